@@ -1,0 +1,1 @@
+"""Pure functions over records and features: what the finished runs say."""

@@ -1,0 +1,1 @@
+"""Data sets: which classes, which images, which split, decoded once."""

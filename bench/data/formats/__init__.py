@@ -1,0 +1,1 @@
+"""Readers of data sets in the layout in which their authors distribute them."""

@@ -1,0 +1,55 @@
+"""Errors that a user can act on: the value, the place, the alternatives, the way out."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+
+__all__ = ["BenchError", "DataError", "GridError", "ModelError", "StoreError", "nearest"]
+
+
+class BenchError(Exception):
+    """An error whose text is meant for the user, not for a programmer.
+
+    Args:
+        message: what is wrong, with the value in it.
+        place: where, as `file:line` or a path; shown before the message.
+        hint: what to do about it; shown on its own line.
+
+    >>> str(BenchError("lr is 'fast'", place="grids/a.yaml:7", hint="write a number"))
+    "grids/a.yaml:7: lr is 'fast'\\n  write a number"
+    """
+
+    def __init__(self, message: str, *, place: str | None = None, hint: str | None = None) -> None:
+        self.message, self.place, self.hint = message, place, hint
+        text = f"{place}: {message}" if place else message
+        super().__init__(f"{text}\n  {hint}" if hint else text)
+
+
+class GridError(BenchError):
+    """The grid file is wrong; nothing was run."""
+
+
+class DataError(BenchError):
+    """Images, classes or splits are not as the spec needs them."""
+
+
+class ModelError(BenchError):
+    """A network, a layer pattern or a weights file does not fit."""
+
+
+class StoreError(BenchError):
+    """A file below the results folder is missing, torn or not ours."""
+
+
+def nearest(value: str, alternatives: Iterable[str], limit: int = 6) -> str:
+    """The alternatives as text, the nearest to `value` first.
+
+    >>> nearest("adaam", ["sgd", "adamw"])
+    'adamw, sgd'
+    """
+    names = sorted(set(alternatives))
+    close = difflib.get_close_matches(value, names, n=limit, cutoff=0.4)
+    ordered = close + [name for name in names if name not in close]
+    more = len(ordered) - limit
+    return ", ".join(ordered[:limit]) + (f", … ({more} more)" if more > 0 else "")

@@ -1,0 +1,1 @@
+"""Ways to have batches executed: here, or on a cluster."""
