@@ -1,0 +1,382 @@
+"""A grid file: named experiments, each a product of axes, expanded to run specs.
+
+    defaults:                       # laid under every experiment
+      target: {dataset: …}
+      train: {lr: 0.01}
+    sources:                        # names for sources (and targets:) used below
+      near: {classes: {side: near}}
+    experiments:
+      near-far:
+        about: LI §4.3
+        set: {pattern: tune}        # laid over the defaults
+        axes:                       # all combinations
+          source: [near]
+          train.lr: [0.01, 0.001]
+        zip:                        # lists that go together
+          - {target.images_per_class: [5, 50], train.epochs: [40, 10]}
+        include:                    # further cells, crossed with the axes they do not name
+          - {source: none, pattern: scratch}
+        exclude:                    # cells to leave out
+          - {train.lr: 0.001, source: none}
+
+Expansion is pure and imports no torch. Every error carries file and line.
+"""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import BenchError, GridError, nearest
+from bench.gridrun import SECTIONS, CellError, RunBuilder, merge
+from bench.spec import RunSpec
+from bench.yamlfile import Document, read_yaml, scalar
+
+__all__ = ["Experiment", "Grid", "load_grid"]
+
+_TOP = ("name", "about", "root", "defaults", "sources", "targets", "experiments", "slurm")
+_EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude")
+
+Assignment = dict[str, Any]
+Place = tuple[str | int, ...]
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named question and the runs that answer it, in the order of the file."""
+
+    name: str
+    about: str
+    runs: tuple[RunSpec, ...]
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An expanded grid file. `root` is where its data lie, if it says so."""
+
+    name: str
+    path: Path
+    about: str
+    root: str | None
+    experiments: tuple[Experiment, ...]
+    slurm: Mapping[str, Any]
+
+    @property
+    def runs(self) -> list[RunSpec]:
+        """The runs of all experiments; a run of two experiments appears twice."""
+        return [run for experiment in self.experiments for run in experiment.runs]
+
+
+def load_grid(
+    path: Path | str,
+    *,
+    depth_of: Callable[[str], int],
+    check_method: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
+    only: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+) -> Grid:
+    """Reads and expands a grid file.
+
+    Args:
+        path: the YAML file.
+        depth_of: number of layers of a network by name (`bench.models.depths.depth_of`).
+        check_method: see `bench.methods.check`.
+        only: names of the experiments to keep; all when empty.
+        overrides: `key.key=value` texts, laid over every cell (`--set`).
+
+    Raises:
+        GridError: with file and line, before anything has run.
+    """
+    path = Path(path)
+    document = read_yaml(path)
+    top = _mapping(document, (), document.value, _TOP)
+    experiments = _mapping(document, ("experiments",), top.get("experiments"), None)
+    if not experiments:
+        raise GridError(
+            "there are no experiments", place=document.place(()), hint="add experiments:"
+        )
+    _check_only(only, experiments, document)
+    builder = RunBuilder(depth_of, check_method)
+    changes = [_override(text) for text in overrides]
+    return Grid(
+        name=str(top.get("name", path.stem)),
+        path=path,
+        about=str(top.get("about", "")),
+        root=top.get("root"),
+        experiments=tuple(
+            _Expander(document, name, builder, changes).experiment()
+            for name in experiments
+            if not only or name in only
+        ),
+        slurm=_mapping(document, ("slurm",), top.get("slurm") or {}, None),
+    )
+
+
+def _check_only(only: Sequence[str], experiments: Mapping[str, Any], document: Document) -> None:
+    for name in only:
+        if name not in experiments:
+            raise GridError(
+                f"there is no experiment {name!r}",
+                place=document.place(("experiments",)),
+                hint=f"experiments: {nearest(name, experiments)}",
+            )
+
+
+def _override(text: str) -> tuple[str, Any]:
+    key, equals, value = text.partition("=")
+    if not equals or key.split(".")[0] not in SECTIONS:
+        raise GridError(
+            f"--set {text!r}: expected KEY=VALUE with KEY one of {nearest(key, SECTIONS, 14)}",
+            hint="for example --set train.epochs=5",
+        )
+    return key.strip(), scalar(value)
+
+
+def _mapping(
+    document: Document, path: Place, value: Any, known: Sequence[str] | None
+) -> dict[str, Any]:
+    """`value` as a mapping with known keys, or an error at its line."""
+    what = str(path[-1]) if path else "the grid"
+    if not isinstance(value, dict):
+        raise GridError(
+            f"{what}: expected a mapping of keys, found {value!r}",
+            place=document.place(path),
+            hint=f"keys: {', '.join(known)}" if known else None,
+        )
+    for key in value:
+        if known is not None and key not in known:
+            raise GridError(
+                f"unknown key {key!r} in {what}",
+                place=document.place((*path, key)),
+                hint=f"known: {nearest(key, known, 14)}",
+            )
+    return value
+
+
+class _Expander:
+    """Expands one experiment; knows where in the file each value came from."""
+
+    def __init__(
+        self,
+        document: Document,
+        name: str,
+        builder: RunBuilder,
+        overrides: Sequence[tuple[str, Any]],
+    ) -> None:
+        self.document, self.name, self.builder = document, name, builder
+        self.path: Place = ("experiments", name)
+        self.overrides = overrides
+        top = document.value
+        self.raw = _mapping(document, self.path, top["experiments"][name], _EXPERIMENT)
+        self.defaults = self._nested(("defaults",), top.get("defaults") or {})
+        self.set = self._nested((*self.path, "set"), self.raw.get("set") or {})
+        self.names = {
+            "source": _mapping(document, ("sources",), top.get("sources") or {}, None),
+            "target": _mapping(document, ("targets",), top.get("targets") or {}, None),
+        }
+
+    def experiment(self) -> Experiment:
+        base = merge(self.defaults, self.set)
+        excluded = self._list("exclude")
+        runs: list[RunSpec] = []
+        used = [0] * len(excluded)
+        for assignment, origins in self._cells():
+            hits = [n for n, pattern in enumerate(excluded) if _matches(pattern, assignment)]
+            for n in hits:
+                used[n] += 1
+            if not hits:
+                runs.append(self._build(base, assignment, origins))
+        if 0 in used:
+            n = used.index(0)
+            raise self._error((*self.path, "exclude", n), f"exclude {excluded[n]} matches no cell")
+        if not runs:
+            raise self._error(self.path, f"experiment {self.name} has no runs")
+        return Experiment(self.name, str(self.raw.get("about", "")), tuple(runs))
+
+    # --- cells: assignments of dotted keys ---
+
+    def _cells(self) -> Iterator[tuple[Assignment, dict[str, Place]]]:
+        axes = self._axes()
+        yield from _product(axes)
+        for n, extra in enumerate(self._list("include")):
+            place: Place = (*self.path, "include", n)
+            fixed = [[({key: value}, {key: (*place, key)})] for key, value in extra.items()]
+            others = [axis for axis in axes if not set(axis[0][0]) & set(extra)]
+            clash = {key for axis in axes for key in axis[0][0] if len(axis[0][0]) > 1} & set(extra)
+            if clash and not all(set(a[0][0]) <= set(extra) for a in axes if set(a[0][0]) & clash):
+                raise self._error(
+                    place, f"include names {sorted(clash)} but not what is zipped with it"
+                )
+            yield from _product(others + fixed)
+
+    def _axes(self) -> list[list[tuple[Assignment, dict[str, Place]]]]:
+        axes: list[list[tuple[Assignment, dict[str, Place]]]] = []
+        path: Place = (*self.path, "axes")
+        given = _mapping(self.document, path, self.raw.get("axes") or {}, None)
+        for key, values in given.items():
+            self._known(key, (*path, key))
+            self._values(values, (*path, key))
+            axes.append([({key: v}, {key: (*path, key, n)}) for n, v in enumerate(values)])
+        for z, group in enumerate(self._list("zip")):
+            axes.append(self._zipped(group, (*self.path, "zip", z)))
+        keys = [key for axis in axes for key in axis[0][0]]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise self._error((*path, key), f"{key} is an axis twice")
+        return axes
+
+    def _zipped(
+        self, group: Mapping[str, Any], path: Place
+    ) -> list[tuple[Assignment, dict[str, Place]]]:
+        for key, values in group.items():
+            self._known(key, (*path, key))
+            self._values(values, (*path, key))
+        lengths = {key: len(values) for key, values in group.items()}
+        if len(set(lengths.values())) != 1:
+            raise self._error(path, f"zipped lists differ in length: {lengths}")
+        return [
+            (
+                {key: values[n] for key, values in group.items()},
+                {key: (*path, key, n) for key in group},
+            )
+            for n in range(next(iter(lengths.values())))
+        ]
+
+    def _list(self, key: str) -> list[dict[str, Any]]:
+        value = self.raw.get(key) or []
+        if isinstance(value, dict):
+            value = [value]
+        path: Place = (*self.path, key)
+        if not isinstance(value, list):
+            raise self._error(path, f"{key}: expected a list of mappings, found {value!r}")
+        for n, item in enumerate(value):
+            for dotted in _mapping(self.document, (*path, n), item, None):
+                self._known(dotted, (*path, n, dotted))
+        return value
+
+    def _known(self, key: str, path: Place) -> None:
+        if key.split(".")[0] not in SECTIONS:
+            raise self._error(path, f"unknown key {key!r}", f"known: {nearest(key, SECTIONS, 14)}")
+
+    def _values(self, values: Any, path: Place) -> None:
+        if not isinstance(values, list) or not values:
+            raise self._error(
+                path, f"expected a list of values, found {values!r}", "write [a, b, …]"
+            )
+
+    def _nested(self, path: Place, value: Any) -> dict[str, Any]:
+        """A mapping of sections in which keys may be dotted."""
+        result: dict[str, Any] = {}
+        for key, item in _mapping(self.document, path, value, None).items():
+            self._known(key, (*path, key))
+            result = merge(result, _undot(key, item))
+        return result
+
+    # --- one cell ---
+
+    def _build(
+        self, base: Mapping[str, Any], assignment: Assignment, origins: Mapping[str, Place]
+    ) -> RunSpec:
+        cell: Mapping[str, Any] = base
+        everything = [*assignment.items(), *self.overrides]
+        for key, value in sorted(everything, key=lambda item: "." in item[0]):
+            cell = _assign(cell, key, value)
+        named: dict[str, Place] = {}
+        for section, table in self.names.items():
+            cell = self._resolve_name(dict(cell), section, table, named)
+        for key, value in everything:
+            if "." in key and key.split(".")[0] in named:
+                cell = _assign(cell, key, value)
+        try:
+            return self.builder.build(cell)
+        except CellError as error:
+            place = self._place(error.key, origins, named)
+            raise GridError(
+                f"{error.message} (experiment {self.name})", place=place, hint=error.hint
+            ) from None
+        except BenchError as error:
+            raise GridError(
+                f"{error.message} (experiment {self.name})",
+                place=self.document.place(self.path),
+                hint=error.hint,
+            ) from None
+
+    def _resolve_name(
+        self,
+        cell: dict[str, Any],
+        section: str,
+        table: Mapping[str, Any],
+        named: dict[str, Place],
+    ) -> dict[str, Any]:
+        value = cell.get(section)
+        name = value.get("name") if isinstance(value, Mapping) else value
+        if not isinstance(name, str) or (section == "source" and name in ("none", "self")):
+            return cell
+        if name not in table:
+            known = nearest(name, [*table, *(("none", "self") if section == "source" else ())])
+            raise self._error(self.path, f"{section} {name!r} is not defined", f"defined: {known}")
+        rest = {k: v for k, v in value.items() if k != "name"} if isinstance(value, Mapping) else {}
+        named[section] = (f"{section}s", name)
+        return {**cell, section: merge(table[name], rest)}
+
+    def _place(
+        self, key: tuple[str, ...], origins: Mapping[str, Place], named: Mapping[str, Place]
+    ) -> str:
+        """The line that the value at `key` came from: axis, set, name or default, in this order."""
+        for dotted, origin in origins.items():
+            parts = tuple(dotted.split("."))
+            if parts == key[: len(parts)] or key == parts[: len(key)]:
+                return self.document.place(origin)
+        if any(name.split(".")[0] == key[0] for name, _ in self.overrides):
+            return "--set"
+        homes: list[Place] = [(*self.path, "set"), ("defaults",)]
+        for depth in range(len(key), 0, -1):
+            if (
+                key[0] in named
+                and (*named[key[0]], *key[1:depth]) in self.document.lines
+                and depth > 1
+            ):
+                return self.document.place((*named[key[0]], *key[1:depth]))
+            for home in homes:
+                if (*home, *key[:depth]) in self.document.lines:
+                    return self.document.place((*home, *key[:depth]))
+        return self.document.place(self.path)
+
+    def _error(self, path: Place, message: str, hint: str | None = None) -> GridError:
+        return GridError(message, place=self.document.place(path), hint=hint)
+
+
+def _product(
+    axes: Sequence[Sequence[tuple[Assignment, dict[str, Place]]]],
+) -> Iterator[tuple[Assignment, dict[str, Place]]]:
+    for combination in itertools.product(*axes):
+        assignment: Assignment = {}
+        origins: dict[str, Place] = {}
+        for part, where in combination:
+            assignment.update(part)
+            origins.update(where)
+        yield assignment, origins
+
+
+def _matches(pattern: Assignment, assignment: Assignment) -> bool:
+    return all(key in assignment and assignment[key] == value for key, value in pattern.items())
+
+
+def _undot(key: str, value: Any) -> dict[str, Any]:
+    for part in reversed(key.split(".")):
+        value = {part: value}
+    return value  # type: ignore[no-any-return]
+
+
+def _assign(cell: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
+    """A copy of `cell` with the dotted key set; a name in the way becomes `{name: …}`."""
+    head, _, rest = key.partition(".")
+    if not rest:
+        return {**cell, head: value}
+    inner = cell.get(head)
+    if isinstance(inner, str) and inner not in ("none", "self"):
+        inner = {"name": inner}
+    return {**cell, head: _assign(inner if isinstance(inner, Mapping) else {}, rest, value)}

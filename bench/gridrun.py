@@ -1,0 +1,386 @@
+"""One cell of a grid, as its author writes it, turned into a run spec.
+
+Sections are merged as plain mappings first, then each is validated once; cells that share a
+section share the validated object, so a grid of a hundred thousand cells stays cheap.
+"""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVar
+
+from pydantic import BaseModel, ValidationError
+
+from bench.errors import BenchError
+from bench.spec import (
+    DataSpec,
+    FromFile,
+    FromRun,
+    FromTimm,
+    Init,
+    LayerPattern,
+    MethodSpec,
+    ModelSpec,
+    RunSpec,
+    Scratch,
+    Seeds,
+    TrainSpec,
+)
+
+__all__ = ["SECTIONS", "CellError", "RunBuilder", "merge"]
+
+SECTIONS = {
+    "target": "the user's data: dataset, classes, image_size, images_per_class, …",
+    "source": "what the network learned from before: the same keys as target, a name, none or self",
+    "parent": "a whole run to start from, for chains",
+    "weights": "pretrained weights instead of a source: {timm: TAG} or {file: PATH, sha256: …}",
+    "model": "a network's name, or {name, filler, drop_rate}",
+    "pattern": "T copied and tuned, F copied and frozen, R random; or tune, freeze, scratch",
+    "method": "how the loss is built: a name, or {name, …options}",
+    "train": "optimiser, learning rate, epochs, …",
+    "pretrain": "the same for the source's own training",
+    "seed": "one number for draw of images, initialisation and order",
+    "seeds": "the three separately: {draw, init, order}",
+    "source_seed": "the seed of the source's own training",
+    "class_draw": "the draw of the classes, in source and target alike",
+    "allow_overlap": "true lets source and target share classes",
+}
+
+_INHERITED = ("dataset", "root", "image_size", "test_from", "on_short", "on_corrupt")
+_NAMED_PATTERNS = {
+    "tune": lambda depth: f"T(1-{depth - 1})R({depth})",
+    "freeze": lambda depth: f"F(1-{depth - 1})R({depth})",
+    "scratch": lambda depth: f"R(1-{depth})",
+}
+
+Model = TypeVar("Model", bound=BaseModel)
+
+
+class CellError(Exception):
+    """What is wrong with a cell, and at which key; `bench.grid` adds the file and line."""
+
+    def __init__(self, key: tuple[str, ...], message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.key, self.message, self.hint = key, message, hint
+
+
+def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
+    """`over` laid over `base`, mappings into mappings; a class recipe of another kind replaces.
+
+    >>> merge({"train": {"lr": 0.1, "epochs": 3}}, {"train": {"lr": 0.2}})
+    {'train': {'lr': 0.2, 'epochs': 3}}
+    """
+    result = dict(base)
+    for key, value in over.items():
+        old = result.get(key)
+        both = isinstance(value, Mapping) and isinstance(old, Mapping)
+        other_kind = both and any(
+            tag in value and value[tag] != old.get(tag)  # type: ignore[union-attr]
+            for tag in ("recipe", "dataset")
+            if tag in value
+        )
+        result[key] = merge(old, value) if both and not other_kind else value  # type: ignore[arg-type]
+    return result
+
+
+class RunBuilder:
+    """Builds run specs from cells; remembers the sections it has validated.
+
+    Args:
+        depth_of: the number of layers of a network, by name; raises ModelError for unknown names.
+        check_method: validates a method's name and options; raises BenchError.
+    """
+
+    def __init__(
+        self,
+        depth_of: Callable[[str], int],
+        check_method: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
+    ) -> None:
+        self.depth_of, self.check_method = depth_of, check_method
+        self._sections: dict[tuple[str, str], Any] = {}
+        self._parents: dict[str, RunSpec] = {}
+
+    def build(self, cell: Mapping[str, Any]) -> RunSpec:
+        """The run that a cell describes.
+
+        Raises:
+            CellError: naming the key that is wrong.
+        """
+        self._known_keys(cell)
+        target = self._required(cell, "target")
+        model = self._model(cell.get("model"))
+        return self._assemble(
+            cell,
+            data=self._data(self._drawn(target, cell), "target"),
+            model=model,
+            pattern=self._pattern(cell.get("pattern"), model),
+            init=self._init(cell, target, model),
+            seeds=self._seeds(cell),
+        )
+
+    def _assemble(self, cell: Mapping[str, Any], **parts: Any) -> RunSpec:
+        try:
+            return RunSpec(
+                method=self._method(cell.get("method", "plain")),
+                train=self._section(TrainSpec, cell.get("train", {}), "train"),
+                allow_overlap=cell.get("allow_overlap", False),
+                **parts,
+            )
+        except ValidationError as error:
+            raise _cell_error(error, ("pattern",)) from None
+
+    # --- sections ---
+
+    def _known_keys(self, cell: Mapping[str, Any]) -> None:
+        from bench.errors import nearest
+
+        for key in cell:
+            if key not in SECTIONS:
+                raise CellError(
+                    (key,), f"unknown key {key!r}", f"known: {nearest(key, SECTIONS, 14)}"
+                )
+        given = [
+            key for key in ("source", "parent", "weights") if cell.get(key) not in (None, "none")
+        ]
+        if len(given) > 1:
+            raise CellError((given[1],), f"{' and '.join(given)} exclude each other", "keep one")
+
+    def _required(self, cell: Mapping[str, Any], key: str) -> Mapping[str, Any]:
+        value = cell.get(key)
+        if not isinstance(value, Mapping):
+            raise CellError((key,), f"{key}: expected a mapping, found {value!r}", SECTIONS[key])
+        return value
+
+    def _section(self, kind: type[Model], raw: Any, name: str) -> Model:
+        if not isinstance(raw, Mapping):
+            raise CellError((name,), f"{name}: expected a mapping, found {raw!r}", SECTIONS[name])
+        memo = (name, json.dumps(raw, sort_keys=True, default=str))
+        if memo not in self._sections:
+            try:
+                self._sections[memo] = kind.model_validate(dict(raw))
+            except ValidationError as error:
+                raise _cell_error(error, (name,)) from None
+        return self._sections[memo]  # type: ignore[no-any-return]
+
+    def _data(self, raw: Mapping[str, Any], name: str) -> DataSpec:
+        return self._section(DataSpec, raw, name)
+
+    def _drawn(self, data: Mapping[str, Any], cell: Mapping[str, Any]) -> Mapping[str, Any]:
+        draw = cell.get("class_draw")
+        classes = data.get("classes")
+        if draw is None or not isinstance(classes, Mapping):
+            return data
+        if classes.get("recipe", "all") in ("all", "listed"):
+            return data
+        return {**data, "classes": {**classes, "class_draw": draw}}
+
+    def _model(self, raw: Any) -> ModelSpec:
+        return self._section(ModelSpec, {"name": raw} if isinstance(raw, str) else raw, "model")
+
+    def _depth(self, model: ModelSpec) -> int:
+        try:
+            return self.depth_of(model.name)
+        except BenchError as error:
+            raise CellError(("model",), error.message, error.hint) from None
+
+    def _pattern(self, raw: Any, model: ModelSpec) -> str:
+        if not isinstance(raw, str):
+            raise CellError(
+                ("pattern",), f"pattern: expected text, found {raw!r}", SECTIONS["pattern"]
+            )
+        memo = (f"pattern {model.name}", raw)
+        if memo not in self._sections:
+            self._sections[memo] = self._check_pattern(raw, model)
+        return self._sections[memo]  # type: ignore[no-any-return]
+
+    def _check_pattern(self, raw: str, model: ModelSpec) -> str:
+        depth = self._depth(model)
+        if raw in _NAMED_PATTERNS:
+            return _NAMED_PATTERNS[raw](depth)
+        try:
+            pattern = LayerPattern.parse(raw)
+        except BenchError as error:
+            raise CellError(("pattern",), error.message, error.hint) from None
+        if pattern.depth != depth:
+            raise CellError(
+                ("pattern",),
+                f"pattern {raw} covers {pattern.depth} layers, but {model.name} has {depth}",
+                f"for example {_NAMED_PATTERNS['tune'](depth)}, or the names tune, freeze, scratch",
+            )
+        return str(pattern)
+
+    def _method(self, raw: Any) -> MethodSpec:
+        given = {"name": raw} if isinstance(raw, str) else raw
+        if not isinstance(given, Mapping) or not isinstance(given.get("name"), str):
+            raise CellError(
+                ("method",), f"method: expected a name, found {raw!r}", SECTIONS["method"]
+            )
+        memo = ("method", json.dumps(given, sort_keys=True, default=str))
+        if memo not in self._sections:
+            options = {key: value for key, value in given.items() if key != "name"}
+            try:
+                resolved = self.check_method(given["name"], options)
+                spec = MethodSpec(name=given["name"], options=tuple(sorted(resolved.items())))
+            except BenchError as error:
+                raise CellError(("method",), error.message, error.hint) from None
+            except ValidationError as error:
+                raise _cell_error(error, ("method",)) from None
+            self._sections[memo] = spec
+        return self._sections[memo]  # type: ignore[no-any-return]
+
+    def _seeds(self, cell: Mapping[str, Any]) -> Seeds:
+        seed = cell.get("seed", 0)
+        raw = {"draw": seed, "init": seed, "order": seed, **cell.get("seeds", {})}
+        return self._section(Seeds, raw, "seeds")
+
+    # --- where the weights come from ---
+
+    def _init(self, cell: Mapping[str, Any], target: Mapping[str, Any], model: ModelSpec) -> Init:
+        if cell.get("weights") not in (None, "none"):
+            return self._weights(cell["weights"])
+        parent = self._parent_cell(cell, target, model)
+        if parent is None:
+            return Scratch()
+        memo = json.dumps(parent, sort_keys=True, default=str)
+        if memo not in self._parents:
+            try:
+                self._parents[memo] = self.build(parent)
+            except CellError as error:
+                key = "source" if error.key[:1] == ("target",) else error.key[0]
+                key = "pretrain" if key == "train" else key
+                raise CellError((key, *error.key[1:]), error.message, error.hint) from None
+        return FromRun.model_construct(kind="run", run=self._parents[memo])
+
+    def _parent_cell(
+        self, cell: Mapping[str, Any], target: Mapping[str, Any], model: ModelSpec
+    ) -> dict[str, Any] | None:
+        base = {
+            key: value for key, value in cell.items() if key not in ("source", "parent", "seeds")
+        }
+        if isinstance(cell.get("parent"), Mapping):
+            return merge(base, cell["parent"])
+        source = cell.get("source")
+        if source in (None, "none"):
+            return None
+        if source == "self":
+            data: Mapping[str, Any] = target
+        elif isinstance(source, Mapping):
+            data = self._inherit(source, target)
+        else:
+            raise CellError(
+                ("source",),
+                f"source {source!r} is not defined",
+                "give it a name under sources:, write a mapping, or one of none, self",
+            )
+        seed = cell.get("seed", 0) if source == "self" else cell.get("source_seed", 0)
+        return {
+            "target": data,
+            "model": cell.get("model"),
+            "pattern": "scratch",
+            "train": cell.get("pretrain", {}),
+            "seed": seed,
+            **({"class_draw": cell["class_draw"]} if "class_draw" in cell else {}),
+        }
+
+    @staticmethod
+    def _inherit(source: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, Any]:
+        """A source stands on the target's data set unless it names its own."""
+        same = source.get("dataset", target.get("dataset")) == target.get("dataset")
+        keys = _INHERITED if same else ("image_size", "on_short", "on_corrupt")
+        data = {key: target[key] for key in keys if key in target} | dict(source)
+        classes = source.get("classes", {})
+        if same and isinstance(classes, Mapping) and "recipe" not in classes:
+            if not classes:
+                raise CellError(
+                    ("source",),
+                    "the source is the target's own data set, so its classes must be named",
+                    "add classes: {…}, or source: self for the target's own scratch model",
+                )
+            data["classes"] = {**target.get("classes", {}), **classes}
+            data["classes"].pop("take", None) if "take" not in classes else None
+        return data
+
+    def _weights(self, raw: Any) -> Init:
+        if raw == "timm":
+            return FromTimm()
+        if isinstance(raw, Mapping) and set(raw) == {"timm"}:
+            return FromTimm(tag=raw["timm"])
+        if isinstance(raw, Mapping) and "file" in raw and set(raw) <= {"file", "sha256"}:
+            return self._weights_file(raw)
+        raise CellError(("weights",), f"weights: cannot read {raw!r}", SECTIONS["weights"])
+
+    def _weights_file(self, raw: Mapping[str, Any]) -> Init:
+        import hashlib
+        from pathlib import Path
+
+        path = Path(str(raw["file"])).expanduser()
+        digest = raw.get("sha256")
+        if digest is None:
+            if not path.is_file():
+                raise CellError(("weights", "file"), f"there is no file {path}", "check the path")
+            with path.open("rb") as file:
+                digest = hashlib.file_digest(file, "sha256").hexdigest()
+        try:
+            return FromFile(path=str(path), sha256=digest)
+        except ValidationError as error:
+            raise _cell_error(error, ("weights",)) from None
+
+
+_TAGS = {"all", "listed", "random", "under", "near_far", "categories", "half"}
+
+
+def _cell_error(error: ValidationError, prefix: tuple[str, ...]) -> CellError:
+    """The first problem of a validation error in the user's words."""
+    from bench.errors import nearest
+
+    problem = error.errors()[0]
+    location = tuple(str(part) for part in problem["loc"] if part not in _TAGS)
+    key = prefix + location if prefix != ("pattern",) or location else prefix
+    value = problem.get("input")
+    text = problem["msg"].removeprefix("Value error, ")
+    hint = None
+    if problem["type"] == "extra_forbidden":
+        text, hint = f"unknown key {location[-1]!r}", None
+        fields = _fields(prefix[0], location[:-1], error)
+        hint = f"known: {nearest(location[-1], fields, 24)}" if fields else None
+    elif problem["type"] != "value_error":
+        text = f"{'.'.join(key)} is {value!r}: {text[0].lower()}{text[1:]}"
+        hint = _number_hint(value)
+    return CellError(key, text, hint)
+
+
+def _number_hint(value: Any) -> str | None:
+    if isinstance(value, str):
+        try:
+            float(value)
+        except ValueError:
+            return None
+        return f"write {value.strip()} without quotes"
+    return None
+
+
+def _fields(section: str, location: tuple[str, ...], error: ValidationError) -> list[str]:
+    kinds: dict[str, type[BaseModel]] = {
+        "target": DataSpec,
+        "source": DataSpec,
+        "train": TrainSpec,
+        "model": ModelSpec,
+        "seeds": Seeds,
+    }
+    if location == ("classes",):
+        import bench.spec as spec
+
+        tag = next((part for part in error.errors()[0]["loc"] if part in _TAGS), None)
+        for kind in (
+            spec.AllClasses,
+            spec.ListedClasses,
+            spec.RandomClasses,
+            spec.UnderSynset,
+            spec.NearFarClasses,
+            spec.SourceCategories,
+            spec.HalfClasses,
+        ):
+            if kind.model_fields["recipe"].default == tag:
+                return list(kind.model_fields)
+    return list(kinds[section].model_fields) if section in kinds and not location else []

@@ -1,0 +1,179 @@
+"""Records to CSV: one row per run, and one per condition with an interval over its seeds.
+
+Deterministic columns first, rows sorted by them, cost columns last; a run without a result has a
+row that says why. The leaderboard is a view: it can be deleted and written again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bench.plan import Plan
+from bench.records import COLUMNS, METRIC_COLUMNS, describe_run
+from bench.store import Store, write_atomic
+
+__all__ = ["aggregate", "rows", "to_csv", "write"]
+
+Row = dict[str, Any]
+
+_SEED_COLUMNS = ("class_draw", "seed_draw", "seed_init", "seed_order")
+_AGGREGATED_METRICS = ("top1_accuracy", "mean_class_accuracy", "test_loss", "val_top1_accuracy")
+_NOT_CONDITIONS = (*METRIC_COLUMNS, *_SEED_COLUMNS, "status", "reason", "run_id", "parent_id")
+
+
+def rows(plan: Plan, store: Store) -> list[Row]:
+    """A row for every run of the plan, sorted by its deterministic columns."""
+    published = store.published()
+    found: dict[str, Row] = {}
+    for run in plan.runs.values():
+        folder = store.folder(run.id, run.spec)
+        record = folder.record() if run.id in published else None
+        row = dict.fromkeys((column.name for column in COLUMNS), None) | describe_run(run.spec)
+        row |= {
+            "experiments": ";".join(sorted(run.experiments)),
+            "role": run.role,
+            "run_id": run.id,
+            "parent_id": run.parent_id,
+            "target_classes": len(run.facts.classes),
+            "source_classes": _source_classes(plan, run.parent_id),
+            "train_images": run.facts.train_images,
+        }
+        if record is not None:
+            row |= {name: value for name, value in record["row"].items() if name in row}
+        else:
+            failures = folder.failures()
+            row["status"] = "failed" if failures else "missing"
+            row["reason"] = _one_line(failures[-1]) if failures else None
+        found[run.id] = row
+    _mark_blocked(plan, found)
+    return sorted(found.values(), key=_sort_key)
+
+
+def _source_classes(plan: Plan, parent_id: str | None) -> int | None:
+    return len(plan.runs[parent_id].facts.classes) if parent_id else None
+
+
+def _mark_blocked(plan: Plan, found: Mapping[str, Row]) -> None:
+    """A missing run below one that ended without weights is blocked, and by whom is said."""
+    bad = [key for key, row in found.items() if row["status"] in ("failed", "diverged")]
+    for key, blocker in plan.descendants(bad).items():
+        if found[key]["status"] == "missing":
+            found[key]["status"] = "blocked"
+            found[key]["reason"] = f"by {blocker}, {found[blocker]['status']}"
+
+
+def _one_line(failure: Mapping[str, Any]) -> str:
+    text = f"{failure.get('reason', 'unknown')}: {failure.get('message', '')}"
+    return " ".join(text.split())[:200]
+
+
+def _sort_key(row: Row) -> list[tuple[int, float, str]]:
+    """Numbers by size, text by letters, nothing first; the id last settles what is left."""
+    keys = ("role", "experiments", *describe_order(), "run_id")
+    return [_orderable(row.get(name)) for name in keys]
+
+
+def describe_order() -> tuple[str, ...]:
+    """The factor columns in leaderboard order."""
+    return tuple(column.name for column in COLUMNS if column.kind == "factor")
+
+
+def _orderable(value: Any) -> tuple[int, float, str]:
+    if value is None:
+        return (0, 0.0, "")
+    if isinstance(value, (int, float)):
+        return (1, float(value), "")
+    return (2, 0.0, str(value))
+
+
+def aggregate(table: Sequence[Row]) -> list[Row]:
+    """One row per condition: mean, sample standard deviation (ddof 1), n and a 95 % interval.
+
+    Rows that differ only in seeds and class draws are one condition. The interval is Student's t
+    on n - 1 degrees of freedom over the finished repetitions; it is empty when n is 1. `n_missing`
+    counts repetitions without a result, `n_diverged` those that diverged.
+    """
+    factors = [c.name for c in COLUMNS if c.kind in ("factor", "identity")]
+    factors = [name for name in factors if name not in _NOT_CONDITIONS]
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in table:
+        groups.setdefault(tuple(row.get(name) for name in factors), []).append(row)
+    return [
+        dict(zip(factors, key, strict=True)) | _summary(members) for key, members in groups.items()
+    ]
+
+
+def _summary(members: Sequence[Row]) -> Row:
+    done = [row for row in members if row["status"] == "done"]
+    summary: Row = {
+        "n": len(done),
+        "n_diverged": sum(row["status"] == "diverged" for row in members),
+        "n_missing": sum(row["status"] not in ("done", "diverged") for row in members),
+        "class_draws": len({row["class_draw"] for row in done}),
+    }
+    for name in _AGGREGATED_METRICS:
+        values = [float(row[name]) for row in done if row[name] is not None]
+        mean, deviation, half = mean_interval(values)
+        summary[f"{name}_mean"] = mean
+        summary[f"{name}_std"] = deviation
+        summary[f"{name}_low"] = None if half is None or mean is None else mean - half
+        summary[f"{name}_high"] = None if half is None or mean is None else mean + half
+    return summary
+
+
+def mean_interval(
+    values: Sequence[float], level: float = 0.95
+) -> tuple[float | None, float | None, float | None]:
+    """Mean, sample standard deviation and half width of Student's interval; None where undefined.
+
+    >>> mean_interval([1.0])
+    (1.0, None, None)
+    """
+    n = len(values)
+    if n == 0:
+        return None, None, None
+    mean = math.fsum(values) / n
+    if n == 1:
+        return mean, None, None
+    from scipy.special import stdtrit
+
+    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    quantile = float(stdtrit(n - 1, 0.5 + level / 2))
+    return mean, deviation, quantile * deviation / math.sqrt(n)
+
+
+def to_csv(table: Iterable[Row], columns: Sequence[str] | None = None) -> str:
+    """The table as CSV; floats with six significant decimals, nothing for None."""
+    table = list(table)
+    names = list(columns or (table[0] if table else ()))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in table:
+        writer.writerow([_cell(row.get(name)) for name in names])
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, float):
+        return (
+            f"{value:.6f}".rstrip("0").rstrip(".")
+            if abs(value) >= 1e-4 or value == 0
+            else repr(value)
+        )
+    return str(value)
+
+
+def write(plan: Plan, store: Store) -> list[Row]:
+    """Writes both leaderboards of a grid; gives the rows back."""
+    table = rows(plan, store)
+    columns = [column.name for column in COLUMNS]
+    write_atomic(store.leaderboard(plan.name), to_csv(table, columns))
+    write_atomic(store.leaderboard(plan.name, "-aggregated"), to_csv(aggregate(table)))
+    return table

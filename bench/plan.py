@@ -1,0 +1,247 @@
+"""The de-duplicated graph of a grid's runs, its batches and its forecast.
+
+Parents come out of the specs, never out of the file: two cells with an equal source share one
+pre-training because its id is equal. Pure; what is known of the data comes in as a function.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.errors import GridError
+from bench.grid import Grid
+from bench.records import source_label
+from bench.spec import RunSpec, canonical_json, run_id
+
+__all__ = [
+    "Batch",
+    "DataFacts",
+    "Plan",
+    "PlannedRun",
+    "Rates",
+    "batches",
+    "forecast_s",
+    "make_plan",
+]
+
+
+@dataclass(frozen=True)
+class DataFacts:
+    """What a plan needs to know of the images that a run selects.
+
+    Attributes:
+        fingerprint: of classes and images, see `bench.data.catalog.Resolved`.
+        classes: names of the classes, in the drawn order.
+        key_space: data sets whose class names mean the same share it (all WordNet-keyed ones do).
+        train_images: number of training images.
+        held_out_images: validation and test images.
+    """
+
+    fingerprint: str
+    classes: tuple[str, ...]
+    key_space: str
+    train_images: int
+    held_out_images: int
+
+
+@dataclass(frozen=True)
+class PlannedRun:
+    """A run with its id, its parent's and the experiments that want it (none for a source)."""
+
+    id: str
+    spec: RunSpec
+    parent_id: str | None
+    experiments: tuple[str, ...]
+    facts: DataFacts
+
+    @property
+    def role(self) -> str:
+        """`source` for a run that is only there for others to start from."""
+        return "finetune" if self.experiments else "source"
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The runs of a grid, each once, parents before children, in the order of the file."""
+
+    name: str
+    runs: Mapping[str, PlannedRun]
+    cells: int
+
+    @property
+    def shared(self) -> int:
+        """How many runs were asked for more than once and are trained once."""
+        asked = self.cells + sum(run.parent_id is not None for run in self.runs.values())
+        return max(0, asked - len(self.runs))
+
+    def children(self, parent_id: str) -> list[PlannedRun]:
+        """The runs that start from `parent_id`."""
+        return [run for run in self.runs.values() if run.parent_id == parent_id]
+
+    def descendants(self, ids: Iterable[str]) -> dict[str, str]:
+        """Every run below `ids`, with the one of `ids` that it is below of."""
+        below: dict[str, str] = {}
+        roots = set(ids)
+        for run in self.runs.values():
+            if run.parent_id in roots:
+                below[run.id] = run.parent_id
+            elif run.parent_id in below:
+                below[run.id] = below[run.parent_id]
+        return below
+
+
+@dataclass(frozen=True)
+class Batch:
+    """Runs that share parent, data and network; one process works through them in order."""
+
+    name: str
+    runs: tuple[PlannedRun, ...]
+
+    @property
+    def parent_id(self) -> str | None:
+        """The run that must be published before any of the batch can start."""
+        return self.runs[0].parent_id
+
+
+def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
+    """The plan of a grid.
+
+    Args:
+        grid: the expanded grid.
+        facts: what is known of a run's data; may raise DataError.
+
+    Raises:
+        GridError: if a source and its target share classes without `allow_overlap: true`.
+    """
+    memo: dict[int, str] = {}
+    known: dict[int, tuple[RunSpec, DataFacts]] = {}
+    found: dict[str, tuple[RunSpec, str | None, DataFacts]] = {}
+    wanted: dict[str, list[str]] = {}
+    checked: set[tuple[int, int]] = set()
+
+    def facts_of(spec: RunSpec) -> DataFacts:
+        key = id(spec)
+        if key not in known:
+            known[key] = (spec, facts(spec))
+        return known[key][1]
+
+    def add(spec: RunSpec, experiment: str) -> str:
+        parent = spec.parent
+        parent_id = None
+        if parent is not None:
+            parent_id = memo.get(id(parent)) or add(parent, experiment)
+            pair = (id(parent), id(spec.data))
+            if pair not in checked and not spec.allow_overlap:
+                _check_disjoint(parent, spec, facts_of(parent), facts_of(spec), grid, experiment)
+                checked.add(pair)
+        key = run_id(spec, lambda run: facts_of(run).fingerprint, memo)
+        memo[id(spec)] = key
+        found.setdefault(key, (spec, parent_id, facts_of(spec)))
+        return key
+
+    cells = 0
+    for experiment in grid.experiments:
+        for spec in experiment.runs:
+            cells += 1
+            names = wanted.setdefault(add(spec, experiment.name), [])
+            if experiment.name not in names:
+                names.append(experiment.name)
+    runs = {
+        key: PlannedRun(key, spec, parent_id, tuple(wanted.get(key, ())), facts_)
+        for key, (spec, parent_id, facts_) in found.items()
+    }
+    return Plan(grid.name, runs, cells)
+
+
+def _check_disjoint(
+    parent: RunSpec,
+    child: RunSpec,
+    source: DataFacts,
+    target: DataFacts,
+    grid: Grid,
+    experiment: str,
+) -> None:
+    if source.key_space != target.key_space or parent.data.identity() == child.data.identity():
+        return
+    shared = sorted(set(source.classes) & set(target.classes))
+    if shared:
+        some = ", ".join(shared[:5]) + (" …" if len(shared) > 5 else "")
+        raise GridError(
+            f"source {source_label(child)} and target share {len(shared)} classes: {some}"
+            f" (experiment {experiment})",
+            place=str(grid.path),
+            hint="draw both by one recipe (near_far, categories, half), or set allow_overlap: true",
+        )
+
+
+def batches(
+    runs: Sequence[PlannedRun],
+    *,
+    cost_s: Callable[[PlannedRun], float],
+    limit_s: float,
+    most_runs: int = 200,
+) -> list[Batch]:
+    """Groups runs that share parent, data and network, in pieces of about `limit_s` seconds.
+
+    Args:
+        runs: what is to be done, parents before children.
+        cost_s: forecast of one run in seconds.
+        limit_s: a piece is closed once it has reached this much work.
+        most_runs: a piece is closed once it has so many runs.
+    """
+    groups: dict[tuple[str, ...], list[PlannedRun]] = {}
+    for run in runs:
+        groups.setdefault(_batch_key(run), []).append(run)
+    result: list[Batch] = []
+    for group in groups.values():
+        piece: list[PlannedRun] = []
+        total = 0.0
+        for run in group:
+            if piece and (total + cost_s(run) > limit_s or len(piece) >= most_runs):
+                result.append(_batch(piece))
+                piece, total = [], 0.0
+            piece.append(run)
+            total += cost_s(run)
+        result.append(_batch(piece))
+    return result
+
+
+def _batch_key(run: PlannedRun) -> tuple[str, ...]:
+    data = run.spec.data
+    selection = canonical_json(data.classes.model_dump(mode="json"))
+    return (run.parent_id or "", data.dataset, selection, str(data.image_size), run.spec.model.name)
+
+
+def _batch(runs: Sequence[PlannedRun]) -> Batch:
+    return Batch(f"{runs[0].id[:12]}-{len(runs)}", tuple(runs))
+
+
+# --- how long it will take ---------------------------------------------------------------------
+
+Rates = Mapping[tuple[str, int], float]
+"""Training images per second by (model, image size), from records."""
+
+_FALLBACK_RATES = {"narrow8_32": 1500.0, "narrow8_64": 350.0}
+_OVERHEAD_S = 0.4
+
+
+def forecast_s(run: PlannedRun, rates: Rates) -> float | None:
+    """Seconds that a run will take on one worker; None when nothing like it was measured.
+
+    A frozen prefix saves the backward pass below it, two thirds of that part's work; held-out
+    images cost a forward pass, a third of a training image, at each evaluation.
+    """
+    spec = run.spec
+    rate = rates.get((spec.model.name, spec.data.image_size)) or _FALLBACK_RATES.get(
+        spec.model.name
+    )
+    if rate is None:
+        return None
+    frozen = spec.layers.frozen_prefix / spec.layers.depth
+    images = max(run.facts.train_images, (spec.train.expand_to or 0) * len(run.facts.classes))
+    val = spec.data.val_per_class * len(run.facts.classes)
+    evaluations = spec.train.epochs / spec.train.evaluate_every
+    work = images * spec.train.epochs * (1 - 0.6 * frozen)
+    work += (val * evaluations + run.facts.held_out_images) / 3
+    return work / rate + _OVERHEAD_S

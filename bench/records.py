@@ -1,0 +1,247 @@
+"""The record: what a finished run leaves, column by column, with units and direction.
+
+A record is one JSON document. Its `row` holds the leaderboard's columns; the deterministic ones
+are equal on every repetition on the same kind of machine, the cost columns are not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+from bench.errors import StoreError
+from bench.spec import (
+    SCHEMA,
+    DataSpec,
+    FromFile,
+    FromRun,
+    FromTimm,
+    HalfClasses,
+    NearFarClasses,
+    RunSpec,
+    SourceCategories,
+    UnderSynset,
+    canonical_json,
+)
+
+__all__ = [
+    "COLUMNS",
+    "COST_COLUMNS",
+    "DETERMINISTIC_COLUMNS",
+    "METRIC_COLUMNS",
+    "Column",
+    "describe_run",
+    "selection_label",
+    "sign",
+    "slug",
+    "source_label",
+    "verify",
+]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A leaderboard column. `better` says which direction is good, if one is."""
+
+    name: str
+    meaning: str
+    kind: Literal["identity", "factor", "metric", "cost"]
+    better: Literal["higher", "lower"] | None = None
+
+
+COLUMNS = (
+    Column("experiments", "experiments of the grid that contain the run, joined by ;", "identity"),
+    Column("status", "done, diverged, failed, blocked or missing", "identity"),
+    Column("role", "finetune, or source for a run that others start from", "identity"),
+    Column("source", "what the layers were copied from; none for scratch", "factor"),
+    Column("source_classes", "number of source classes", "factor"),
+    Column("dataset", "data set of the training images", "factor"),
+    Column("target", "which classes of it", "factor"),
+    Column("target_classes", "number of classes trained on", "factor"),
+    Column("class_draw", "seed of the choice of classes", "factor"),
+    Column("images_per_class", "training images per class asked for; all when empty", "factor"),
+    Column("image_size", "image side in pixels", "factor"),
+    Column("model", "network", "factor"),
+    Column("pattern", "T copied and tuned, F copied and frozen, R random", "factor"),
+    Column("method", "how the loss was built", "factor"),
+    Column("method_options", "options of the method, name=value joined by ;", "factor"),
+    Column("lr", "learning rate of random layers", "factor"),
+    Column("copied_lr_factor", "learning-rate factor of copied layers", "factor"),
+    Column("weight_decay", "weight decay", "factor"),
+    Column("epochs", "epochs of the budget", "factor"),
+    Column("batch_size", "images per forward pass", "factor"),
+    Column("expand_to", "offline expansion to so many images per class; off when empty", "factor"),
+    Column("source_epochs", "epochs of the source's own training", "factor"),
+    Column("seed_draw", "seed of the draw of images", "factor"),
+    Column("seed_init", "seed of the random layers", "factor"),
+    Column("seed_order", "seed of order and augmentation", "factor"),
+    Column(
+        "top1_accuracy", "fraction of test images whose class is named first", "metric", "higher"
+    ),
+    Column(
+        "mean_class_accuracy", "mean over classes of the recall on the test set", "metric", "higher"
+    ),
+    Column("test_loss", "mean cross-entropy on the test set, nats", "metric", "lower"),
+    Column("val_top1_accuracy", "top-1 on validation images at the epoch kept", "metric", "higher"),
+    Column("train_loss", "mean training loss of the last epoch, nats", "metric", "lower"),
+    Column("best_epoch", "epoch whose weights were kept, from 1", "metric"),
+    Column("epochs_run", "epochs that were run", "metric"),
+    Column(
+        "epochs_to_threshold",
+        "first epoch with training accuracy ≥ train.threshold",
+        "metric",
+        "lower",
+    ),
+    Column("steps", "optimiser steps", "metric"),
+    Column("train_images", "training images", "metric"),
+    Column("val_images", "validation images", "metric"),
+    Column("test_images", "test images", "metric"),
+    Column("trainable_parameters", "parameters that were trained", "metric"),
+    Column(
+        "source_test_overlap",
+        "test images that the source was trained on, by content",
+        "metric",
+        "lower",
+    ),
+    Column("reason", "why a run has no result", "identity"),
+    Column("run_id", "identity of the run", "identity"),
+    Column("parent_id", "identity of the run it starts from", "identity"),
+    Column("seconds", "wall-clock time of training and evaluation", "cost", "lower"),
+    Column("images_per_s", "training images per second", "cost", "higher"),
+    Column(
+        "peak_memory_mib", "largest resident memory of the process, or of the GPU", "cost", "lower"
+    ),
+    Column("device", "processor or GPU", "cost"),
+    Column("threads", "CPU threads of the process", "cost"),
+    Column("versions", "torch and timm", "cost"),
+)
+
+DETERMINISTIC_COLUMNS = tuple(c.name for c in COLUMNS if c.kind != "cost")
+COST_COLUMNS = tuple(c.name for c in COLUMNS if c.kind == "cost")
+METRIC_COLUMNS = tuple(c.name for c in COLUMNS if c.kind == "metric")
+
+
+def selection_label(data: DataSpec) -> str:
+    """A selection in a word or two.
+
+    >>> selection_label(DataSpec(dataset="digits"))
+    'all'
+    """
+    classes = data.classes
+    match classes:
+        case NearFarClasses():
+            side = "" if classes.side == "target" else f" {classes.side}"
+            label = f"{classes.root}{side}"
+        case UnderSynset():
+            label = classes.synset
+        case SourceCategories():
+            label = f"categories {classes.n}" if classes.side == "source" else "categories"
+        case HalfClasses():
+            label = f"half {classes.side}"
+        case _:
+            label = classes.recipe
+    return f"{label} take {classes.take}" if classes.take else label
+
+
+def source_label(spec: RunSpec) -> str:
+    """What a run's layers were copied from, in a word or two; `none` for scratch."""
+    match spec.init:
+        case FromRun(run=parent):
+            same = parent.data.dataset == spec.data.dataset
+            if parent.data.identity() == spec.data.identity():
+                return "self"
+            classes = parent.data.classes
+            label = (
+                classes.side
+                if isinstance(classes, NearFarClasses)
+                else selection_label(parent.data)
+            )
+            return label if same else f"{parent.data.dataset} {label}"
+        case FromTimm(tag=tag):
+            return f"timm {tag}" if tag else "timm"
+        case FromFile(sha256=digest):
+            return f"file {digest[:8]}"
+        case _:
+            return "none"
+
+
+def describe_run(spec: RunSpec) -> dict[str, Any]:
+    """The factor columns of a run, from its spec alone."""
+    train, parent = spec.train, spec.parent
+    return {
+        "source": source_label(spec),
+        "dataset": spec.data.dataset,
+        "target": selection_label(spec.data),
+        "class_draw": getattr(spec.data.classes, "class_draw", None),
+        "images_per_class": spec.data.images_per_class,
+        "image_size": spec.data.image_size,
+        "model": spec.model.name,
+        "pattern": spec.pattern,
+        "method": spec.method.name,
+        "method_options": ";".join(f"{k}={v}" for k, v in spec.method.options),
+        "lr": train.lr,
+        "copied_lr_factor": train.copied_lr_factor,
+        "weight_decay": train.weight_decay,
+        "epochs": train.epochs,
+        "batch_size": train.batch_size,
+        "expand_to": train.expand_to,
+        "source_epochs": parent.train.epochs if parent else None,
+        "seed_draw": spec.seeds.draw,
+        "seed_init": spec.seeds.init,
+        "seed_order": spec.seeds.order,
+    }
+
+
+def slug(spec: RunSpec) -> str:
+    """A readable folder-name part: `[a-z0-9.-]`, at most 60 characters.
+
+    >>> from bench.spec import ModelSpec
+    >>> data, model = DataSpec(dataset="digits"), ModelSpec(name="narrow8_32")
+    >>> slug(RunSpec(data=data, model=model, pattern="R(1-8)"))
+    'digits-all-r1-8-lr0.01-s0'
+    """
+    source = source_label(spec)
+    n = spec.data.images_per_class
+    parts = [
+        spec.data.dataset,
+        selection_label(spec.data),
+        f"{n}pc" if n else "",
+        f"from-{source}" if source != "none" else "",
+        spec.method.name if spec.method.name != "plain" else "",
+        spec.pattern.replace("(", "").replace(")", ""),
+        f"lr{spec.train.lr:g}",
+        f"s{spec.seeds.order}",
+    ]
+    text = "-".join(part for part in parts if part).lower()
+    kept = "".join(c if c.isascii() and (c.isalnum() or c == ".") else "-" for c in text)
+    return "-".join(p for p in kept.split("-") if p)[:60].rstrip("-.")
+
+
+def sign(record: Mapping[str, Any]) -> dict[str, Any]:
+    """The record with schema number and the SHA-256 of everything else in it."""
+    body = {**record, "schema": SCHEMA}
+    body.pop("digest", None)
+    return {**body, "digest": hashlib.sha256(canonical_json(body).encode()).hexdigest()}
+
+
+def verify(record: Mapping[str, Any], run_id: str, place: str) -> None:
+    """Checks that a record is whole, of this schema and of this run.
+
+    Raises:
+        StoreError: saying which of the three it is not.
+    """
+    hint = "delete the folder to have the run repeated"
+    if record.get("schema") != SCHEMA:
+        raise StoreError(
+            f"schema {record.get('schema')!r} is not {SCHEMA}, that of this version",
+            place=place,
+            hint=hint,
+        )
+    if record.get("run_id") != run_id:
+        raise StoreError(
+            f"this is the record of run {record.get('run_id')!r}", place=place, hint=hint
+        )
+    if sign(record)["digest"] != record.get("digest"):
+        raise StoreError("the record was changed after it was written", place=place, hint=hint)

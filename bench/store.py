@@ -1,0 +1,239 @@
+"""Every path below the results folder; writes that are whole or absent; reads that are verified.
+
+A run is done when its `record.json` is there and verifies; nothing else means done. The first
+record that is published wins (a hard link fails where a name exists), so a run that was executed
+twice at once has one result. Failures are numbered files beside it, never changed.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+import fcntl
+import hashlib
+import io
+import json
+import os
+import secrets
+import socket
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import StoreError
+from bench.records import sign, slug, verify
+from bench.spec import RunSpec
+
+__all__ = ["RunFolder", "Store", "publish_new", "write_atomic"]
+
+
+def _temporary(path: Path) -> Path:
+    """A name that no other writer has, in the folder of the result so that a rename is atomic."""
+    return path.with_name(
+        f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
+    )
+
+
+def _write_synced(path: Path, content: bytes) -> None:
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def _sync_folder(folder: Path) -> None:
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)
+
+
+def write_atomic(path: Path, content: bytes | str) -> None:
+    """Replaces `path` as a whole; a reader sees the old or the new content, nothing between."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        _write_synced(temporary, content.encode() if isinstance(content, str) else content)
+        temporary.replace(path)
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+
+
+def publish_new(path: Path, content: bytes | str) -> bool:
+    """Creates `path` as a whole unless it exists; True if this call created it."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary = _temporary(path)
+    try:
+        _write_synced(temporary, content.encode() if isinstance(content, str) else content)
+        try:
+            os.link(temporary, path)
+        except FileExistsError:
+            return False
+    finally:
+        temporary.unlink(missing_ok=True)
+    _sync_folder(path.parent)
+    return True
+
+
+@dataclass(frozen=True)
+class RunFolder:
+    """The folder of one run."""
+
+    path: Path
+    run_id: str
+
+    @property
+    def record_path(self) -> Path:
+        """The file whose presence means done."""
+        return self.path / "record.json"
+
+    @property
+    def weights_path(self) -> Path:
+        """Weights of the epoch kept."""
+        return self.path / "model.safetensors"
+
+    @property
+    def predictions_path(self) -> Path:
+        """Scores on the test set, from which every metric can be computed again."""
+        return self.path / "predictions.npz"
+
+    @property
+    def checkpoint_path(self) -> Path:
+        """State of an unfinished run."""
+        return self.path / "checkpoint"
+
+    @property
+    def log_path(self) -> Path:
+        """What the run said, newest attempt last."""
+        return self.path / "log.txt"
+
+    def record(self) -> dict[str, Any] | None:
+        """The verified record; None if the run is not done.
+
+        Raises:
+            StoreError: if there is a record that does not verify.
+        """
+        try:
+            text = self.record_path.read_text()
+        except FileNotFoundError:
+            return None
+        try:
+            record = json.loads(text)
+        except ValueError:
+            record = None
+        if not isinstance(record, dict):
+            raise StoreError(
+                "the record is not JSON",
+                place=str(self.record_path),
+                hint="delete the folder to have the run repeated",
+            )
+        verify(record, self.run_id, str(self.record_path))
+        return record
+
+    def publish(
+        self, record: Mapping[str, Any], history: Sequence[Mapping[str, Any]], spec: RunSpec
+    ) -> bool:
+        """Writes spec and history, then the record; True if this was the first.
+
+        The files that the record names by hash must be in place already.
+        """
+        write_atomic(self.path / "spec.json", spec.model_dump_json(indent=1) + "\n")
+        write_atomic(self.path / "history.csv", _csv(history))
+        content = json.dumps(sign(record), indent=1, sort_keys=True) + "\n"
+        return publish_new(self.record_path, content)
+
+    def failures(self) -> list[dict[str, Any]]:
+        """The failed attempts, oldest first; a torn file counts as a failure without a reason."""
+        found = []
+        for path in sorted(self.path.glob("failed-*.json")):
+            try:
+                found.append(json.loads(path.read_text()))
+            except ValueError:
+                found.append({"reason": "unknown", "message": f"{path} is torn"})
+        return found
+
+    def add_failure(self, failure: Mapping[str, Any]) -> None:
+        """Keeps a failed attempt under the next free number."""
+        content = json.dumps(dict(failure), indent=1, sort_keys=True) + "\n"
+        number = len(self.failures()) + 1
+        while not publish_new(self.path / f"failed-{number:04d}.json", content):
+            number += 1
+
+    @contextlib.contextmanager
+    def claim(self) -> Iterator[bool]:
+        """Holds the run for this process while inside; yields False if another process holds it.
+
+        The lock goes with the process that holds it, however it dies.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        with (self.path / ".lock").open("w") as file:
+            try:
+                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                yield False
+                return
+            yield True
+
+
+@dataclass(frozen=True)
+class Store:
+    """The results folder."""
+
+    root: Path
+
+    @property
+    def cache(self) -> Path:
+        """Decoded images and indices; may be deleted at any time."""
+        return self.root / "cache"
+
+    @property
+    def runs(self) -> Path:
+        """One folder per run."""
+        return self.root / "runs"
+
+    def folder(self, run_id: str, spec: RunSpec) -> RunFolder:
+        """Where the run lives."""
+        return RunFolder(self.runs / f"{slug(spec)}-{run_id}", run_id)
+
+    def find(self, text: str) -> list[RunFolder]:
+        """The runs whose id begins with `text`, or whose folder name contains it."""
+        if not self.runs.is_dir():
+            return []
+        names = sorted(entry.name for entry in self.runs.iterdir() if entry.is_dir())
+        folders = [RunFolder(self.runs / name, name.rpartition("-")[2]) for name in names]
+        exact = [f for f in folders if f.run_id.startswith(text) or f.path.name == text]
+        return exact or [f for f in folders if text in f.path.name]
+
+    def published(self) -> set[str]:
+        """Ids of the runs that have a record, by one walk over the folder names."""
+        if not self.runs.is_dir():
+            return set()
+        with os.scandir(self.runs) as entries:
+            return {
+                entry.name.rpartition("-")[2]
+                for entry in entries
+                if os.path.exists(os.path.join(entry.path, "record.json"))  # noqa: PTH110, PTH118
+            }
+
+    def leaderboard(self, name: str, suffix: str = "") -> Path:
+        """The CSV of a grid."""
+        return self.root / f"{name}{suffix}.csv"
+
+
+def file_digest(path: Path) -> str:
+    """SHA-256 of a file, in hexadecimal."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
+    if not rows:
+        return ""
+    text = io.StringIO()
+    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(rows)
+    return text.getvalue()
