@@ -7,7 +7,6 @@ so their order changes with PYTHONHASHSEED. The format is described in the manua
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -115,20 +114,32 @@ def installed_files() -> NounFiles | None:
 
     Only nltk's way to find its data is used, not its reader; see this module's docstring. A corpus
     that was left zipped is read where it is.
+
+    Raises:
+        DataError: when the data are there and cannot be read, or are not of WordNet 3.0.
     """
     try:
         import nltk.data
     except ImportError:
         return None
-    try:
-        folder = nltk.data.find(f"corpora{os.sep}wordnet")
-        contents = []
-        for name in ("data.noun", "index.noun"):
-            with folder.join(name).open() as file:
-                contents.append(file.read())
-    except (LookupError, OSError):
-        return None
-    return NounFiles(contents[0], contents[1], str(folder))
+    for place in ("corpora/wordnet", "corpora/wordnet.zip/wordnet/"):
+        try:
+            folder = nltk.data.find(place)
+        except LookupError:
+            continue
+        try:
+            contents = []
+            for name in ("data.noun", "index.noun"):
+                with folder.join(name).open() as file:
+                    contents.append(file.read())
+        except OSError as error:
+            raise DataError(
+                f"nltk's WordNet cannot be read: {error}",
+                place=str(folder),
+                hint="fetch it anew: python -m nltk.downloader --force wordnet",
+            ) from error
+        return NounFiles(contents[0], contents[1], str(folder))
+    return None
 
 
 def _sense_offsets(index: bytes) -> Iterator[tuple[str, tuple[int, ...]]]:
