@@ -8,6 +8,7 @@ or of what was left at its default.
 
 from __future__ import annotations
 
+import functools
 import hashlib
 import json
 import re
@@ -218,6 +219,10 @@ class LayerPattern(Frozen):
         Raises:
             ModelError: with the place in the pattern, when the text is not a pattern.
         """
+        return _parse_pattern(text)
+
+    @classmethod
+    def _read(cls, text: str) -> LayerPattern:
         example = 'write for example "T(1-7)R(8)", "F(1-3)T(4-7)R(8)" or "R(1-8)"'
         groups: list[LayerGroup] = []
         at, expected = 0, 1
@@ -273,6 +278,17 @@ class LayerPattern(Frozen):
             return str(group.first) if group.first == group.last else f"{group.first}-{group.last}"
 
         return "".join(f"{group.kind}({span(group)})" for group in self.groups)
+
+
+@functools.lru_cache(maxsize=4096)
+def _canonical_text(text: str) -> str:
+    return str(LayerPattern.parse(text))
+
+
+@functools.lru_cache(maxsize=4096)
+def _parse_pattern(text: str) -> LayerPattern:
+    """A grid has few patterns and many runs."""
+    return LayerPattern._read(text)
 
 
 # --- the network, how it starts, how it is trained ------------------------------------------------
@@ -400,7 +416,7 @@ class RunSpec(Frozen):
     @classmethod
     def _canonical_pattern(cls, text: str) -> str:
         try:
-            return str(LayerPattern.parse(text))
+            return _canonical_text(text)
         except ModelError as error:
             raise ValueError(str(error)) from None
 

@@ -1,0 +1,263 @@
+"""The `bench` command: parse, call, print; nothing else. torch is imported by workers alone."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from bench import __version__
+from bench.errors import BenchError
+
+__all__ = ["app", "main"]
+
+app = typer.Typer(
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+    help="Trains the whole grid of fine-tuning choices and says what works, with what certainty.",
+    epilog="Exit status: 0 all done, 1 some runs failed, 2 the command or the grid is wrong.",
+)
+data_app = typer.Typer(no_args_is_help=True, help="Look at data sets.", rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+
+GridFile = Annotated[Path, typer.Argument(metavar="GRID", help="a YAML file, see grids/")]
+Results = Annotated[Path, typer.Option(help="where runs and leaderboards lie")]
+DataRoot = Annotated[
+    Path | None, typer.Option(help="where data sets lie; else root: in the grid, else BENCH_DATA")
+]
+Only = Annotated[list[str] | None, typer.Option(help="an experiment's name; may be repeated")]
+Set = Annotated[
+    list[str] | None, typer.Option("--set", help="KEY=VALUE laid over every run; may be repeated")
+]
+
+
+@app.command()
+def grid(
+    grid: GridFile,
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    only: Only = None,
+    set_: Set = None,
+    dry_run: Annotated[bool, typer.Option(help="say what would run, and stop")] = False,
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core")] = None,
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process")] = 1,
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    retry_failed: Annotated[bool, typer.Option(help="run failed runs again")] = False,
+) -> None:
+    """Run what is missing of a grid and write its leaderboards."""
+    from bench.launch.command import default_workers
+    from bench.session import open_session
+    from bench.views import plan_table
+
+    if device not in ("auto", "cpu", "cuda"):
+        raise BenchError(f"--device {device!r} is not known", hint="one of auto, cpu, cuda")
+    console = _console()
+    session = open_session(
+        grid,
+        results=results,
+        data_root=data_root,
+        only=only or (),
+        overrides=set_ or (),
+        allow_missing=dry_run,
+    )
+    count = workers or default_workers()
+    states = session.states()
+    table, totals = plan_table(session, states, count)
+    console.print(table)
+    console.print(totals, highlight=False)
+    for missing in session.missing_data:
+        console.print(f"[yellow]data not found[/], so ids and 'done' are not known: {missing}")
+    if not dry_run:
+        _run(grid, session, count, threads, device, retry_failed)
+
+
+def _run(
+    path: Path, session: object, workers: int, threads: int, device: str, retry_failed: bool
+) -> None:
+    from bench.launch.command import run_here
+    from bench.session import Session
+
+    assert isinstance(session, Session)
+    console = _console()
+    tally = run_here(
+        session,
+        console,
+        workers=workers,
+        threads=threads,
+        device=device,
+        retry_failed=retry_failed,
+    )
+    store, name = session.store, session.plan.name
+    console.print(f"leaderboard: {store.leaderboard(name)}", highlight=False)
+    console.print(f"             {store.leaderboard(name, '-aggregated')}", highlight=False)
+    if tally.interrupted:
+        console.print("stopped; finished runs are kept and unfinished ones have checkpoints")
+        console.print(f"to go on: bench grid {path} --results {store.root}", highlight=False)
+        raise typer.Exit(130)
+    states = session.states()
+    bad = sum(state in ("failed", "blocked", "missing") for state in states.values())
+    diverged = sum(state == "diverged" for state in states.values())
+    if diverged:
+        console.print(f"{diverged} runs diverged; that is a result and has its rows")
+    if bad:
+        console.print(f"{bad} runs have no result; see: bench status {path}", highlight=False)
+        console.print("to try failed runs again: add --retry-failed")
+        raise typer.Exit(1)
+    console.print(f"all {len(states)} runs are done", highlight=False)
+
+
+@app.command()
+def status(
+    grid: GridFile,
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    only: Only = None,
+    set_: Set = None,
+) -> None:
+    """Say how a grid stands: done, diverged, failed, blocked, missing."""
+    from bench.session import open_session
+    from bench.views import failure_lines, status_table
+
+    console = _console()
+    session = open_session(
+        grid, results=results, data_root=data_root, only=only or (), overrides=set_ or ()
+    )
+    states = session.states()
+    console.print(status_table(session, states))
+    for line in failure_lines(session, states):
+        console.print(line, highlight=False)
+
+
+@app.command()
+def leaderboard(
+    grid: GridFile,
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    only: Only = None,
+    set_: Set = None,
+) -> None:
+    """Print a grid's results, and write its CSV files anew from the records."""
+    from bench.leaderboard import write
+    from bench.session import open_session
+    from bench.views import leaderboard_tables
+
+    console = _console()
+    session = open_session(
+        grid, results=results, data_root=data_root, only=only or (), overrides=set_ or ()
+    )
+    table = write(session.plan, session.store)
+    for view in leaderboard_tables(session, table):
+        console.print(view)
+        console.print()
+    console.print(f"rows: {session.store.leaderboard(session.plan.name)}", highlight=False)
+
+
+@app.command()
+def show(
+    run: Annotated[str, typer.Argument(help="beginning of a run id, or part of a folder name")],
+    results: Results = Path("results"),
+) -> None:
+    """Show one run: its record, or why there is none."""
+    from bench.store import Store
+    from bench.views import failure_text, run_table
+
+    console = _console()
+    folders = Store(results).find(run)
+    if not folders:
+        raise BenchError(
+            f"no run matches {run!r}", place=str(results), hint="see the run_id column"
+        )
+    if len(folders) > 1:
+        names = "\n  ".join(folder.path.name for folder in folders[:20])
+        raise BenchError(f"{len(folders)} runs match {run!r}", hint=names)
+    folder = folders[0]
+    record = folder.record()
+    console.print(f"{folder.path}", highlight=False)
+    if record is not None:
+        console.print(run_table(record))
+        return
+    for failure in folder.failures():
+        console.print(failure_text(failure), highlight=False)
+    if not folder.failures():
+        console.print("not done yet; run its grid again to go on")
+
+
+@app.command()
+def classes(
+    recipe: Annotated[
+        str | None, typer.Argument(help="a class recipe as YAML, {recipe: random, n: 10}")
+    ] = None,
+    under: Annotated[str | None, typer.Option(help="a synset: dog.n.01 or n02084071")] = None,
+    rule: Annotated[
+        str, typer.Option(help="first_pointer, closure or longest_path")
+    ] = "first_pointer",
+    dataset: Annotated[str, typer.Option(help="whose classes")] = "wordnet-shapes",
+    root: Annotated[str | None, typer.Option(help="where the data set lies")] = None,
+    data_root: DataRoot = None,
+    results: Results = Path("results"),
+    count: Annotated[bool, typer.Option("--count", help="print the number alone")] = False,
+    tree: Annotated[bool, typer.Option("--tree", help="print the WordNet tree")] = False,
+) -> None:
+    """List, count and draw classes: below a synset, or by any recipe of a grid."""
+    from bench.classes import class_lines
+
+    for line in class_lines(
+        recipe=recipe,
+        under=under,
+        rule=rule,
+        dataset=dataset,
+        root=root,
+        data_root=data_root,
+        cache=results / "cache",
+        count=count,
+        tree=tree,
+    ):
+        typer.echo(line)
+
+
+@data_app.command("check")
+def data_check(
+    name: Annotated[str, typer.Argument(help="a data set's name, such as folder")],
+    path: Annotated[str | None, typer.Argument(help="where it lies")] = None,
+    data_root: DataRoot = None,
+    results: Results = Path("results"),
+) -> None:
+    """Check a data set: layout, counts, unreadable and duplicate images."""
+    from bench.data.check import check
+
+    report = check(name, path, data_root=data_root, cache_dir=results / "cache")
+    for line in report.lines():
+        typer.echo(line)
+    if report.problems:
+        raise typer.Exit(1)
+
+
+@app.callback(invoke_without_command=True)
+def _version(
+    version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
+) -> None:
+    if version:
+        typer.echo(f"bench {__version__}")
+        raise typer.Exit
+
+
+def _console():  # type: ignore[no-untyped-def]
+    from rich.console import Console
+
+    return Console(soft_wrap=not sys.stdout.isatty())
+
+
+def main() -> None:
+    """Runs the command; an error of the user's is a message and status 2, not a traceback."""
+    try:
+        app()
+    except BenchError as error:
+        typer.echo(f"error: {error}", err=True)
+        sys.exit(2)
+    except KeyboardInterrupt:
+        typer.echo("ended at once; the same command goes on from what is finished", err=True)
+        sys.exit(130)

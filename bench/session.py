@@ -1,0 +1,157 @@
+"""A grid file, its plan and its results folder, opened together; what commands have in common."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.errors import DataError
+from bench.grid import Grid, load_grid
+from bench.plan import DataFacts, Plan, PlannedRun, Rates, make_plan
+from bench.spec import DataSpec, RunSpec, canonical_json
+from bench.store import Store
+
+__all__ = ["FactFinder", "Session", "open_session"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """An opened grid. `missing_data` is empty unless a dry run went on without the images."""
+
+    grid: Grid
+    plan: Plan
+    store: Store
+    data_root: Path | None
+    missing_data: tuple[str, ...]
+
+    def states(self) -> dict[str, str]:
+        """State of every run: done, diverged, failed, blocked or missing."""
+        published = self.store.published()
+        states: dict[str, str] = {}
+        for run in self.plan.runs.values():
+            folder = self.store.folder(run.id, run.spec)
+            record = folder.record() if run.id in published else None
+            if record is not None:
+                states[run.id] = str(record["row"]["status"])
+            else:
+                states[run.id] = "failed" if folder.failures() else "missing"
+        bad = [key for key, state in states.items() if state in ("failed", "diverged")]
+        for key in self.plan.descendants(bad):
+            if states[key] == "missing":
+                states[key] = "blocked"
+        return states
+
+    def rates(self) -> Rates:
+        """Training images per second by (model, image size): medians over this folder's records."""
+        found: dict[tuple[str, int], list[float]] = {}
+        for run in self._recorded(limit=400):
+            record = self.store.folder(run.id, run.spec).record()
+            rate = record["row"].get("images_per_s") if record else None
+            if rate and run.spec.layers.frozen_prefix == 0:
+                key = (run.spec.model.name, run.spec.data.image_size)
+                found.setdefault(key, []).append(float(rate))
+        return {key: sorted(values)[len(values) // 2] for key, values in found.items()}
+
+    def _recorded(self, limit: int) -> list[PlannedRun]:
+        published = self.store.published()
+        return [run for run in self.plan.runs.values() if run.id in published][:limit]
+
+
+class FactFinder:
+    """Gives a plan what it needs to know of a run's data; each selection is resolved once.
+
+    Args:
+        data_root: where data sets lie.
+        cache: folder for indices.
+        allow_missing: go on without the images (a dry run); `missing` then lists what is missing.
+    """
+
+    def __init__(self, data_root: Path | None, cache: Path, *, allow_missing: bool = False) -> None:
+        self.data_root, self.cache, self.allow_missing = data_root, cache, allow_missing
+        self.missing: list[str] = []
+        self._known: dict[tuple[int, int], tuple[DataSpec, DataFacts]] = {}
+        self._equal: dict[tuple[str, int], DataFacts] = {}
+
+    def __call__(self, spec: RunSpec) -> DataFacts:
+        """The facts of the run's own data.
+
+        Raises:
+            DataError: if the data are not there or cannot be selected as asked.
+        """
+        key = (id(spec.data), spec.seeds.draw)
+        if key not in self._known:
+            text = spec.data.model_dump_json()
+            facts = self._equal.get((text, spec.seeds.draw)) or self._find(spec)
+            self._equal[text, spec.seeds.draw] = facts
+            self._known[key] = (spec.data, facts)
+        return self._known[key][1]
+
+    def _find(self, spec: RunSpec) -> DataFacts:
+        from bench.data.catalog import MissingDataError, resolve
+
+        try:
+            found = resolve(
+                spec.data, spec.seeds.draw, data_root=self.data_root, cache_dir=self.cache
+            )
+        except MissingDataError as error:
+            if not self.allow_missing:
+                raise
+            if str(error) not in self.missing:
+                self.missing.append(str(error))
+            unknown = f"missing {canonical_json(spec.data.identity())} {spec.seeds.draw}"
+            return DataFacts(unknown, (), unknown, spec.data.images_per_class or 0, 0)
+        return DataFacts(
+            fingerprint=found.fingerprint,
+            classes=found.classes,
+            key_space="wordnet" if found.wnid_keyed else found.dataset_fingerprint,
+            train_images=len(found.train),
+            held_out_images=len(found.val) + len(found.test),
+        )
+
+
+def open_session(
+    path: Path,
+    *,
+    results: Path,
+    data_root: Path | None = None,
+    only: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    allow_missing: bool = False,
+) -> Session:
+    """Reads a grid and plans it.
+
+    Raises:
+        BenchError: if the grid is wrong or its data are not there.
+    """
+    from bench.models.depths import depth_of
+
+    grid = load_grid(
+        path, depth_of=depth_of, check_method=_check_method, only=only, overrides=overrides
+    )
+    root = _data_root(grid, data_root)
+    store = Store(results)
+    finder = FactFinder(root, store.cache, allow_missing=allow_missing)
+    try:
+        plan = make_plan(grid, finder)
+    except DataError as error:
+        raise DataError(error.message, place=error.place or str(path), hint=error.hint) from None
+    return Session(grid, plan, store, root, tuple(finder.missing))
+
+
+def _data_root(grid: Grid, given: Path | None) -> Path | None:
+    """`--data-root`, else the grid's `root:` (relative to the grid file), else BENCH_DATA."""
+    if given is not None:
+        return given
+    if grid.root is not None:
+        return (grid.path.parent / Path(grid.root).expanduser()).resolve()
+    from_environment = os.environ.get("BENCH_DATA")
+    return Path(from_environment) if from_environment else None
+
+
+def _check_method(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    from bench.methods import check
+
+    return check(name, options)

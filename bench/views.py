@@ -1,0 +1,179 @@
+"""Tables for the terminal: what would run, how a grid stands, what it found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+from rich.table import Table
+
+from bench.leaderboard import aggregate, describe_order
+from bench.plan import PlannedRun, forecast_s
+from bench.session import Session
+
+__all__ = ["duration", "leaderboard_tables", "plan_table", "run_table", "status_table"]
+
+_STYLES = {"done": "green", "diverged": "yellow", "failed": "red", "blocked": "magenta"}
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them.
+
+    >>> duration(42), duration(130), duration(7300)
+    ('42 s', '2 min 10 s', '2 h 02 min')
+    """
+    whole = round(seconds)
+    if whole < 60:
+        return f"{whole} s"
+    if whole < 3600:
+        return f"{whole // 60} min {whole % 60:02d} s"
+    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def plan_table(session: Session, states: Mapping[str, str], workers: int) -> tuple[Table, str]:
+    """What `--dry-run` shows: a row per experiment, and a sentence of totals."""
+    rates = session.rates()
+    table = Table("experiment", "about", box=None, pad_edge=False)
+    for heading in ("runs", "done", "to do", "work"):
+        table.add_column(heading, justify="right")
+    groups: dict[str, list[PlannedRun]] = {e.name: [] for e in session.grid.experiments}
+    sources = [run for run in session.plan.runs.values() if not run.experiments]
+    for run in session.plan.runs.values():
+        for name in run.experiments:
+            groups[name].append(run)
+    about = {e.name: e.about for e in session.grid.experiments}
+    about["(sources)"] = "trained once, shared by the runs that start from them"
+    if sources:
+        groups["(sources)"] = sources
+    for name, runs in groups.items():
+        left = [run for run in runs if states[run.id] != "done"]
+        costs = [forecast_s(run, rates) for run in left]
+        known = [cost for cost in costs if cost is not None]
+        work = duration(sum(known)) + ("" if len(known) == len(costs) else " + ?")
+        table.add_row(
+            name,
+            escape(about[name]),
+            str(len(runs)),
+            str(len(runs) - len(left)),
+            str(len(left)),
+            work,
+        )
+    return table, _totals(session, states, rates, workers)
+
+
+def _totals(
+    session: Session,
+    states: Mapping[str, str],
+    rates: Mapping[tuple[str, int], float],
+    workers: int,
+) -> str:
+    runs = list(session.plan.runs.values())
+    left = [run for run in runs if states[run.id] != "done"]
+    costs = [forecast_s(run, rates) for run in left]
+    known = sum(cost for cost in costs if cost is not None)
+    counts = Counter(states.values())
+    text = (
+        f"{len(runs)} runs ({session.plan.shared} shared), {counts['done']} done, {len(left)} to do"
+    )
+    if known:
+        origin = "measured here" if rates else "assumed"
+        text += f"; about {duration(known / workers)} on {workers} workers ({origin} speed)"
+    unknown = sum(cost is None for cost in costs)
+    if unknown:
+        text += f"; {unknown} runs of unknown cost: nothing like them has run here yet"
+    return text
+
+
+def status_table(session: Session, states: Mapping[str, str]) -> Table:
+    """Counts of states per experiment."""
+    names = ("done", "diverged", "failed", "blocked", "missing")
+    table = Table("experiment", box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="right", style=_STYLES.get(name))
+    experiments = [e.name for e in session.grid.experiments] + ["(sources)"]
+    for experiment in experiments:
+        runs = [
+            run
+            for run in session.plan.runs.values()
+            if experiment in run.experiments or (experiment == "(sources)" and not run.experiments)
+        ]
+        counts = Counter(states[run.id] for run in runs)
+        if runs:
+            table.add_row(experiment, *(str(counts[name]) for name in names))
+    return table
+
+
+def leaderboard_tables(session: Session, table: Sequence[Mapping[str, Any]]) -> list[Table]:
+    """One table per experiment, best condition first; only the columns that vary are shown."""
+    tables = []
+    for experiment in session.grid.experiments:
+        members = [
+            dict(row) | {"experiments": experiment.name}
+            for row in table
+            if experiment.name in str(row["experiments"]).split(";")
+        ]
+        tables.append(_experiment_table(experiment.name, experiment.about, aggregate(members)))
+    return tables
+
+
+def _experiment_table(name: str, about: str, conditions: Sequence[Mapping[str, Any]]) -> Table:
+    keys = [k for k in describe_order() if len({str(c.get(k)) for c in conditions if k in c}) > 1]
+    title = f"{name}: {about}" if about else name
+    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
+    for key in keys:
+        table.add_column(key)
+    for heading in ("top-1 %", "95 % interval", "n"):
+        table.add_column(heading, justify="right")
+    table.add_column("without result")
+    for row in sorted(conditions, key=lambda c: -(c["top1_accuracy_mean"] or -1.0)):
+        mean, low, high = (row[f"top1_accuracy_{end}"] for end in ("mean", "low", "high"))
+        table.add_row(
+            *(_value(row[key]) for key in keys),
+            "" if mean is None else f"{100 * mean:.1f}",
+            "" if low is None else f"{100 * low:.1f} – {100 * high:.1f}",
+            str(row["n"]),
+            _without(row),
+        )
+    return table
+
+
+def _without(row: Mapping[str, Any]) -> str:
+    parts = [(row["n_diverged"], "diverged"), (row["n_missing"], "missing or failed")]
+    return ", ".join(f"{count} {word}" for count, word in parts if count)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def run_table(record: Mapping[str, Any]) -> Table:
+    """One run, a line per column."""
+    table = Table("column", "value", box=None, pad_edge=False, show_header=False)
+    for name, value in record["row"].items():
+        if value not in (None, ""):
+            table.add_row(name, escape(_value(value)))
+    return table
+
+
+def failure_lines(session: Session, states: Mapping[str, str], most: int = 8) -> list[str]:
+    """The last words of the failed runs, the first `most` of them."""
+    failed = [run for run in session.plan.runs.values() if states[run.id] == "failed"]
+    lines = []
+    for run in failed[:most]:
+        folder = session.store.folder(run.id, run.spec)
+        lines.append(f"\nfailed: {escape(folder.path.name)}")
+        lines.append(failure_text(folder.failures()[-1], lines=6))
+    if len(failed) > most:
+        lines.append(f"\n… and {len(failed) - most} more; bench show RUN tells about each")
+    return lines
+
+
+def failure_text(failure: Mapping[str, Any], lines: int = 40) -> str:
+    """A failed attempt: its reason and the end of what it said, control characters removed."""
+    text = f"{failure.get('reason', 'unknown')}: {failure.get('message', '')}"
+    printable = "".join(c for c in text if c.isprintable() or c == "\n")
+    return escape("\n".join(f"  {line}" for line in printable.strip().split("\n")[-lines:]))
