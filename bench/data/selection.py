@@ -14,6 +14,7 @@ it.
 from __future__ import annotations
 
 import hashlib
+from collections import Counter
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
@@ -83,7 +84,8 @@ def select(
             chosen = Selection(_listed(recipe.names, pool))
         case RandomClasses():
             drawn = _shuffled(pool.classes, f"random|{recipe.class_draw}")
-            chosen = Selection(_first(drawn, recipe.n, f"n random classes of {dataset!r}"))
+            names = _first(drawn, recipe.n, f"n random classes of {dataset!r}")
+            chosen = Selection(names, (("drawn_from", len(drawn)),))
         case SourceCategories():
             chosen = _categories(recipe, pool)
         case HalfClasses():
@@ -151,9 +153,13 @@ class _Pool:
 
 def _shuffled(names: Iterable[str], what: str) -> tuple[str, ...]:
     """The names in a random order that `what` decides."""
-    return tuple(
-        sorted(names, key=lambda n: hashlib.sha256(f"classes|{what}|{n}".encode()).digest())
-    )
+
+    def rank(name: str) -> bytes:
+        # A folder's name need not be valid text; Python writes its bytes as surrogates.
+        text = f"classes|{what}|{name}".encode("utf-8", "surrogatepass")
+        return hashlib.sha256(text).digest()
+
+    return tuple(sorted(names, key=rank))
 
 
 def _first(names: Sequence[str], n: int, what: str) -> tuple[str, ...]:
@@ -178,7 +184,7 @@ def _listed(names: tuple[str, ...], pool: _Pool) -> tuple[str, ...]:
             wnids = {s.name: s.wnid for s in taxonomy().synsets.values() if s.wnid in known}
             hint = f"write {wnids[missing[0]]}" if missing[0] in wnids else hint
         raise DataError(f"data set {pool.dataset!r} has no class {_some(missing)}", hint=hint)
-    twice = sorted({name for name in names if names.count(name) > 1})
+    twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(f"listed more than once: {_some(twice)}", hint="list every class once")
     return names
