@@ -1,0 +1,112 @@
+"""On-line augmentation: batched random crop, mirror and colour jitter, on any device.
+
+All randomness of an epoch is drawn at once, on the CPU, as a table of uniform numbers with a row
+per image shown. The same numbers serve the CPU and a GPU, do not depend on how a step is cut into
+batches, and are a function of (order seed, epoch) alone, so a resumed epoch repeats them.
+"""
+
+from __future__ import annotations
+
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from bench.training.domain import seed_from
+
+__all__ = ["COLOR_STRENGTH", "Augment", "augment", "draw_noise", "normalise"]
+
+Augment = Literal["none", "flip", "crop_flip", "crop_flip_color"]
+
+COLOR_STRENGTH = 0.4
+"""Brightness, contrast and saturation are each scaled by a factor from 1 - 0.4 to 1 + 0.4."""
+
+_DY, _DX, FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION, _COLUMNS = range(7)
+_LUMA = (0.299, 0.587, 0.114)
+
+
+def draw_noise(images: int, seed: int, epoch: int) -> Tensor:
+    """The random numbers of one epoch: float32 (images, 6), uniform in [0, 1), on the CPU.
+
+    Every kind of augmentation draws all columns, so `flip` and `crop_flip` mirror the same images.
+
+    >>> tuple(draw_noise(3, seed=0, epoch=1).shape)
+    (3, 6)
+    """
+    generator = torch.Generator().manual_seed(seed_from(f"augment|{seed}|{epoch}"))
+    return torch.rand(images, _COLUMNS, generator=generator)
+
+
+def augment(
+    images: Tensor,
+    noise: Tensor,
+    kind: Augment,
+    *,
+    crop_pad: int = 4,
+    fill: tuple[int, int, int] = (0, 0, 0),
+) -> Tensor:
+    """Crops (after padding by `crop_pad` pixels of colour `fill`), mirrors, jitters the colours.
+
+    Args:
+        images: uint8 (B, S, S, 3).
+        noise: float32 (B, 6) in [0, 1), rows of `draw_noise`, on the same device.
+        kind: how much of it is done.
+
+    Returns:
+        uint8 (B, S, S, 3).
+
+    >>> batch = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
+    >>> augment(batch, draw_noise(2, 0, 0), "crop_flip").shape
+    torch.Size([2, 8, 8, 3])
+    """
+    if kind == "none":
+        return images
+    images = _crop_and_flip(images, noise, 0 if kind == "flip" else crop_pad, fill)
+    return _jitter(images, noise) if kind == "crop_flip_color" else images
+
+
+def _crop_and_flip(images: Tensor, noise: Tensor, pad: int, fill: tuple[int, int, int]) -> Tensor:
+    """One gather of pixels: each image's window into its padded self, columns reversed or not."""
+    count, height, width, channels = images.shape
+    high, wide = height + 2 * pad, width + 2 * pad
+    if pad:
+        padded = images.new_tensor(fill).expand(count, high, wide, channels).contiguous()
+        padded[:, pad : pad + height, pad : pad + width] = images
+    else:
+        padded = images.contiguous()
+    top = (noise[:, _DY] * (2 * pad + 1)).long()
+    left = (noise[:, _DX] * (2 * pad + 1)).long()
+    column = torch.arange(width, device=images.device)
+    mirrored = (noise[:, FLIP] < 0.5)[:, None]
+    columns = left[:, None] + torch.where(mirrored, width - 1 - column, column)
+    first_row = torch.arange(count, device=images.device) * high + top
+    rows = first_row[:, None] + torch.arange(height, device=images.device)
+    pixel = rows[:, :, None] * wide + columns[:, None, :]
+    return padded.view(-1, channels).index_select(0, pixel.view(-1)).view(images.shape)
+
+
+def _jitter(images: Tensor, noise: Tensor) -> Tensor:
+    """Brightness, then contrast about the image's mean grey, then saturation about each grey."""
+    factors = 1 + COLOR_STRENGTH * (2 * noise[:, _BRIGHTNESS : _SATURATION + 1] - 1)
+    brightness, contrast, saturation = (f[:, None, None, None] for f in factors.unbind(1))
+    luma = torch.tensor(_LUMA, device=images.device)
+    x = (images.float() * brightness).clamp(0, 255)
+    mean_grey = (x * luma).sum(3, keepdim=True).mean((1, 2), keepdim=True)
+    x = (mean_grey + (x - mean_grey) * contrast).clamp(0, 255)
+    grey = (x * luma).sum(3, keepdim=True)
+    return (grey + (x - grey) * saturation).clamp(0, 255).round().to(torch.uint8)
+
+
+def normalise(
+    images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], *, channels_last: bool = True
+) -> Tensor:
+    """(images / 255 - mean) / std as float32 (B, 3, S, S), from uint8 (B, S, S, 3).
+
+    >>> white = torch.full((1, 2, 2, 3), 255, dtype=torch.uint8)
+    >>> float(normalise(white, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).max())
+    2.0
+    """
+    center = torch.tensor(mean, device=images.device) * 255
+    scale = 1 / (torch.tensor(std, device=images.device) * 255)
+    x = ((images.float() - center) * scale).permute(0, 3, 1, 2)
+    return x if channels_last else x.contiguous()

@@ -1,0 +1,114 @@
+"""Training methods by name: one explicit table, nothing imported until it is asked for.
+
+Options are validated without torch, so that a grid can be checked before anything runs.
+"""
+
+from __future__ import annotations
+
+import importlib
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from pydantic import BaseModel, ValidationError
+
+from bench.errors import GridError, nearest
+from bench.spec import TrainSpec
+
+if TYPE_CHECKING:
+    from bench.training.domain import Domain
+    from bench.training.job import Method
+
+__all__ = ["METHODS", "Ingredients", "MethodEntry", "build", "check"]
+
+
+@dataclass(frozen=True)
+class MethodEntry:
+    """Where a method is written; its module must be importable without torch.
+
+    Attributes:
+        module: import path.
+        method: class, built from (Ingredients, options).
+        options: frozen pydantic class of the method's own options.
+        summary: one line for lists.
+    """
+
+    module: str
+    method: str
+    options: str
+    summary: str
+
+
+METHODS: dict[str, MethodEntry] = {
+    "plain": MethodEntry(
+        "bench.methods.plain", "Plain", "PlainOptions", "cross-entropy on the target's own images"
+    ),
+}
+
+
+@dataclass(frozen=True, eq=False)
+class Ingredients:
+    """What a method is made of, beside its options.
+
+    Attributes:
+        target: the images to learn.
+        train: recipe; a method reads the batch size and the accumulation.
+        order_seed: seeds the order of the images.
+        steps_per_epoch: fixed number of optimiser steps; None is one pass over the target.
+        sources: other domains, for methods that borrow.
+    """
+
+    target: Domain
+    train: TrainSpec
+    order_seed: int = 0
+    steps_per_epoch: int | None = None
+    sources: tuple[Domain, ...] = ()
+
+
+def check(name: str, options: Mapping[str, Any], place: str | None = None) -> BaseModel:
+    """The options of the method `name`, validated and complete; imports no torch.
+
+    Raises:
+        GridError: no such method, no such option, or a value that it does not take.
+
+    >>> check("plain", {}).model_dump()
+    {}
+    """
+    entry = METHODS.get(name)
+    if entry is None:
+        raise GridError(
+            f"there is no method {name!r}", place=place, hint=f"methods: {nearest(name, METHODS)}"
+        )
+    schema: type[BaseModel] = getattr(importlib.import_module(entry.module), entry.options)
+    known = list(schema.model_fields)
+    for key in options:
+        if key not in known:
+            raise GridError(
+                f"method {name!r} has no option {key!r}",
+                place=place,
+                hint=f"its options: {nearest(key, known)}" if known else "it has no options",
+            )
+    try:
+        return schema.model_validate(dict(options))
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = ".".join(str(part) for part in first["loc"]) or "options"
+        raise GridError(
+            f"method {name!r}: {option} is {first['input']!r}",
+            place=place,
+            hint=first["msg"],
+        ) from None
+
+
+def build(name: str, options: Mapping[str, Any], ingredients: Ingredients) -> Method:
+    """The method `name`, ready for the training loop.
+
+    Raises:
+        GridError: as `check`.
+    """
+    checked = check(name, options)
+    entry = METHODS[name]
+    method: Method = getattr(importlib.import_module(entry.module), entry.method)(
+        ingredients, checked
+    )
+    return method

@@ -1,0 +1,105 @@
+"""What a training consumes: the images of a domain, and steps that name images by index.
+
+Nothing here needs torch, so methods can be described and their options checked without it.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import DataError
+
+__all__ = ["Domain", "DomainBatch", "Step", "images_in", "rng_from", "seed_from"]
+
+IMAGENET_MEAN = (0.485, 0.456, 0.406)
+IMAGENET_STD = (0.229, 0.224, 0.225)
+
+
+@dataclass(frozen=True, eq=False)
+class Domain:
+    """Labelled images of one label space, decoded, with the normalisation of its network.
+
+    Args:
+        name: for messages and columns.
+        images: uint8 (N, S, S, 3); a memory map is read batch by batch, never as a whole.
+        labels: int64 (N,), each in 0..num_classes-1.
+        num_classes: size of the label space, classes without an image included.
+        mean, std: per colour channel, as fractions of 255.
+
+    Raises:
+        DataError: when shapes, types or labels do not fit together.
+
+    >>> Domain("toy", np.zeros((2, 8, 8, 3), np.uint8), np.array([0, 1]), 2).size
+    2
+    """
+
+    name: str
+    images: NDArray[np.uint8]
+    labels: NDArray[np.int64]
+    num_classes: int
+    mean: tuple[float, float, float] = field(default=IMAGENET_MEAN)
+    std: tuple[float, float, float] = field(default=IMAGENET_STD)
+
+    def __post_init__(self) -> None:
+        images, labels = np.asanyarray(self.images), np.asarray(self.labels)
+        if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
+            raise DataError(
+                f"domain {self.name!r}: images have shape {images.shape} and type {images.dtype}",
+                hint="give uint8 images of shape (N, height, width, 3)",
+            )
+        if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
+            raise DataError(
+                f"domain {self.name!r}: {len(images)} images, but labels have shape "
+                f"{labels.shape} and type {labels.dtype}",
+                hint="give one integer label per image",
+            )
+        if len(labels) and not 0 <= int(labels.min()) <= int(labels.max()) < self.num_classes:
+            raise DataError(
+                f"domain {self.name!r}: labels run from {labels.min()} to {labels.max()}",
+                hint=f"{self.num_classes} classes have labels 0 to {self.num_classes - 1}",
+            )
+        object.__setattr__(self, "images", images)
+        object.__setattr__(self, "labels", labels.astype(np.int64, copy=False))
+
+    @property
+    def size(self) -> int:
+        """The number of images."""
+        return len(self.labels)
+
+
+@dataclass(frozen=True, eq=False)
+class DomainBatch:
+    """Images of one domain within a step: `indices` int64 (n,) into the domain, loss weight."""
+
+    domain: int
+    indices: NDArray[np.int64]
+    weight: float = 1.0
+
+
+Step = tuple[DomainBatch, ...]
+"""All images of one optimiser step. The loss is the sum over its parts of
+weight x mean cross-entropy of the part; the loop itself cuts a step for accumulation."""
+
+
+def images_in(steps: Sequence[Step]) -> int:
+    """The number of images that `steps` show to the network."""
+    return sum(len(part.indices) for step in steps for part in step)
+
+
+def seed_from(text: str) -> int:
+    """A seed of 63 bits from a readable description, the same in every process.
+
+    >>> seed_from("order|0|1") == seed_from("order|0|1") != seed_from("order|0|2")
+    True
+    """
+    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
+
+
+def rng_from(text: str) -> np.random.Generator:
+    """A PCG64 generator seeded by `seed_from`."""
+    return np.random.Generator(np.random.PCG64(seed_from(text)))

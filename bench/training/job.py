@@ -1,0 +1,153 @@
+"""The contract of the training loop: what it is given, asks of a method, and returns."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, Literal, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from bench.spec import TrainSpec
+from bench.training.domain import Domain, Step
+from bench.training.evaluate import Logits
+from bench.training.stepping import Forward
+
+__all__ = ["EpochReport", "Interrupted", "Method", "Outcome", "Predict", "Row", "TrainingJob"]
+
+Predict = Callable[[int], Logits]
+"""domain -> logits (N, C) of its images under the present network."""
+
+Row = dict[str, float | int | None]
+"""One epoch of a history."""
+
+
+class Method(Protocol):
+    """What the loop needs to know of a method.
+
+    `steps` must give the same for the same epoch and `state`, also when it is asked a second time
+    after `restore`: that is how a run resumes within an epoch.
+    """
+
+    @property
+    def domains(self) -> Sequence[Domain]:
+        """The label spaces trained on; a `DomainBatch` names them by position."""
+
+    @property
+    def target(self) -> int:
+        """The domain that validation images belong to."""
+
+    def steps(self, epoch: int, predict: Predict) -> Sequence[Step]:
+        """The optimiser steps of `epoch` (from 0).
+
+        `predict(domain)` gives the present network's logits (N, C) of a domain's images, without
+        augmentation and in evaluation mode; costly, so only for methods that need it.
+        """
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What the method has learned so far, beyond what follows from the epoch's number."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `state` gave."""
+
+
+class Interrupted(Exception):  # noqa: N818 -- a request that was met, not an error
+    """`should_stop` said so; the run continues from its checkpoint when it is trained again."""
+
+
+@dataclass(frozen=True)
+class EpochReport:
+    """Told to `on_epoch` after each epoch; `epoch` counts from 0, images/s excludes evaluation."""
+
+    epoch: int
+    epochs: int
+    train_loss: float
+    val_top1_accuracy: float | None
+    images_per_s: float
+
+
+def _nothing() -> None:
+    """The default of `set_modes`."""
+
+
+def _never() -> bool:
+    return False
+
+
+def _ignore(report: EpochReport) -> None:
+    """The default of `on_epoch`."""
+
+
+@dataclass(frozen=True, eq=False)
+class TrainingJob:
+    """One training, prepared: nothing here is looked up elsewhere.
+
+    Attributes:
+        model: the network; trained in place, and left with the selected weights.
+        method: names the images of each step.
+        groups: parameter groups (see `optim.build`); parameters outside them are frozen.
+        train: recipe.
+        order_seed: seeds augmentation and dropout (the method seeds its own order).
+        validation: decides the epoch that is kept; needed for `select: best_val`.
+        device: where to train.
+        forward: see `Forward`; None is `model(inputs)`, for methods with one domain.
+        prefix: forward pass of the frozen first layers; then `forward` begins behind them.
+        cache_prefix: run the prefix once per image only (`Feed.cache_prefix`; no dropout in it).
+        set_modes: called after each `model.train()`, to put frozen layers back.
+        identity: the run's id; a checkpoint of another is not used.
+        checkpoint: its file; None writes none.
+        checkpoint_every_s, checkpoint_every_epochs: whichever comes first; seconds hold within an
+            epoch too.
+        should_stop: asked after each step.
+        on_epoch: told of each finished epoch.
+    """
+
+    model: nn.Module
+    method: Method
+    groups: Sequence[Mapping[str, Any]]
+    train: TrainSpec
+    order_seed: int = 0
+    validation: Domain | None = None
+    device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    forward: Forward | None = None
+    prefix: Callable[[Tensor], Tensor] | None = None
+    cache_prefix: bool = False
+    set_modes: Callable[[], object] = _nothing
+    identity: str = ""
+    checkpoint: Path | None = None
+    checkpoint_every_s: float = 60.0
+    checkpoint_every_epochs: int | None = None
+    should_stop: Callable[[], bool] = _never
+    on_epoch: Callable[[EpochReport], object] = _ignore
+
+
+@dataclass(frozen=True, eq=False)
+class Outcome:
+    """What a training leaves.
+
+    Attributes:
+        status: `diverged` when a loss was not finite or exploded; a result, not an error.
+        history: a row per epoch: epoch (from 0), lr (of its first step, at factor 1), train_loss,
+            train_top1_accuracy (target images as augmented, while the weights move), val_loss,
+            val_top1_accuracy (None in epochs that were not evaluated).
+        best_epoch: the epoch of `state`; None when a diverged run leaves none.
+        state: the selected weights, on the CPU; of a diverged run those of the best epoch
+            evaluated before, or nothing.
+        steps: optimiser steps.
+        seconds: over all parts of an interrupted run.
+        peak_memory_bytes: of the process, or of the GPU's tensors.
+        notes: what a reader of the record should know (an unusable checkpoint, a resumption).
+    """
+
+    status: Literal["done", "diverged"]
+    history: list[Row]
+    best_epoch: int | None
+    state: dict[str, Tensor]
+    steps: int
+    images_seen: int
+    seconds: float
+    peak_memory_bytes: int
+    diverged_epoch: int | None = None
+    notes: tuple[str, ...] = ()

@@ -1,0 +1,333 @@
+"""The one training loop. It knows no method: it is handed an object that names each step's images.
+
+Loss of a step = sum over its parts d of weight_d x mean cross-entropy of part d; each image counts
+for its own domain only (SFT Eqs. 1 and 3, GE §3.2, ledger X-7). Plain training is the case of one
+domain. Model selection reads the validation images alone; a test set is nowhere in reach.
+
+A run is a function of the job: order, augmentation and dropout are seeded from (order seed, epoch).
+On the CPU, with the same number of threads, a run that was interrupted anywhere and resumed gives
+the same bits as one that was not.
+"""
+
+from __future__ import annotations
+
+import math
+import resource
+import sys
+import time
+from collections.abc import Mapping
+from dataclasses import replace
+
+import torch
+from torch import Tensor
+
+from bench.data.augment import draw_noise
+from bench.errors import BenchError
+from bench.training import checkpoint, evaluate, optim
+from bench.training.domain import images_in, seed_from
+from bench.training.feed import Feed, FeedOptions
+from bench.training.job import EpochReport, Interrupted, Method, Outcome, Row, TrainingJob
+from bench.training.stepping import Forward, Stepper, Sums
+
+__all__ = ["EpochReport", "Interrupted", "Method", "Outcome", "TrainingJob", "set_threads", "train"]
+
+_CHECK_EVERY = 25
+"""Steps between looks at the loss; each look makes a GPU wait."""
+
+
+def set_threads(n: int) -> None:
+    """Computes with `n` CPU threads; results are comparable bit by bit for equal `n` only."""
+    torch.set_num_threads(n)
+
+
+def train(job: TrainingJob) -> Outcome:
+    """Trains `job.model` and says what came out.
+
+    The caller's random state is left as it was. With `job.checkpoint` an interrupted training is
+    continued; the file stays until the caller removes it.
+
+    Raises:
+        BenchError: the job contradicts itself.
+        Interrupted: `job.should_stop` became true; the state has been written.
+    """
+    _check(job)
+    cuda = [job.device] if job.device.type == "cuda" else []
+    with torch.random.fork_rng(devices=cuda):
+        return _Training(job).run()
+
+
+def _check(job: TrainingJob) -> None:
+    domains = job.method.domains
+    if job.train.select == "best_val" and (job.validation is None or job.validation.size == 0):
+        raise BenchError(
+            "select: best_val needs validation images, and there are none",
+            hint="set val_per_class to 1 or more, or select: last",
+        )
+    if job.train.warmup_epochs > job.train.epochs:
+        raise BenchError(
+            f"warmup_epochs is {job.train.warmup_epochs}, but there are {job.train.epochs} epochs",
+            hint="the learning rate would never be reached; shorten the warm-up",
+        )
+    if job.forward is None and len(domains) != 1:
+        raise BenchError(
+            f"{len(domains)} domains, but no forward that knows their heads",
+            hint="use bench.models.heads.MultiHead",
+        )
+
+
+class _Training:
+    """The state of one training; `run` moves it from wherever it is to its end."""
+
+    def __init__(self, job: TrainingJob) -> None:
+        self.job = job
+        if job.train.channels_last:
+            job.model.to(memory_format=torch.channels_last)
+        self.model = job.model.to(job.device)
+        self.optimizer = optim.build(job.groups, job.train)
+        self.epoch, self.step, self.steps_in_epoch = 0, 0, 1
+        self.history: list[Row] = []
+        self.best: dict[str, Tensor] = {}
+        self.best_score: tuple[float, float, int] | None = None
+        self.sums = Sums.zero(job.device)
+        self.first_loss: Tensor | None = None
+        self.rng: dict[str, Tensor] = {}
+        self.steps_done, self.images_seen, self.images_per_s = 0, 0, 0.0
+        self.seconds_before, self.started = 0.0, time.monotonic()
+        self.written, self.epochs_since_written = self.started, 0
+        self.notes: list[str] = []
+        self._prepare_feeds()
+
+    def _prepare_feeds(self) -> None:
+        job, recipe = self.job, self.job.train
+        plain = FeedOptions(job.device, recipe.channels_last, recipe.precision)
+        noisy = replace(plain, augment=recipe.augment, crop_pad=recipe.crop_pad)
+        self.feeds = [Feed(domain, noisy, job.prefix) for domain in job.method.domains]
+        self.validation = (
+            Feed(job.validation, plain, job.prefix)
+            if job.validation is not None and job.validation.size
+            else None
+        )
+        if job.cache_prefix:
+            self.model.eval()
+            for feed in [*self.feeds, *([self.validation] if self.validation else [])]:
+                feed.cache_prefix()
+            self.notes.append("activations of frozen layers were computed once, without dropout")
+        self.forward: Forward = job.forward or (lambda inputs, parts: [self.model(inputs)])
+        self.stepper = Stepper(self.forward, self.optimizer, self.feeds, job.method.target, recipe)
+
+    # --- epochs ------------------------------------------------------------------------------
+
+    def run(self) -> Outcome:
+        """From the checkpoint, or the beginning, to the outcome."""
+        self._resume()
+        epochs = self.job.train.epochs
+        while self.epoch < epochs:
+            diverged = self._train_epoch()
+            if self._finish_epoch(diverged):
+                return self._outcome(self.epoch)
+            self.epoch, self.step, self.sums = self.epoch + 1, 0, Sums.zero(self.job.device)
+            self.epochs_since_written += 1
+            if self.epoch < epochs:
+                self._checkpoint_if_due()
+        parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
+        finite = all(bool(p.isfinite().all()) for p in parameters)
+        return self._outcome(None if finite else epochs - 1)
+
+    def _train_epoch(self) -> bool:
+        """From `self.step` to the end of the epoch; true when the loss has left the rails."""
+        job = self.job
+        steps = job.method.steps(self.epoch, self._predict)
+        if not steps:
+            raise BenchError(f"the method gives no step in epoch {self.epoch}")
+        self.steps_in_epoch = len(steps)
+        noise = draw_noise(images_in(steps), job.order_seed, self.epoch).to(job.device)
+        self.model.train()
+        job.set_modes()
+        self._seed_dropout()
+        row, begun, shown = images_in(steps[: self.step]), time.monotonic(), 0
+        for number in range(self.step, len(steps)):
+            count = images_in(steps[number : number + 1])
+            factor = optim.lr_factor(job.train, self.epoch, number, len(steps))
+            optim.set_lr_factor(self.optimizer, factor)
+            loss = self.stepper.take(steps[number], noise[row : row + count], self.sums)
+            self.first_loss = loss if self.first_loss is None else self.first_loss
+            row, shown, self.step = row + count, shown + count, number + 1
+            self.steps_done, self.images_seen = self.steps_done + 1, self.images_seen + count
+            if self.step % _CHECK_EVERY == 0 and self._diverged():
+                return True
+            self._stop_if_asked()
+            self._checkpoint_if_due(epochs=False)
+        diverged = self._diverged()  # waits for the GPU, so it stands before the clock
+        self.images_per_s = shown / max(time.monotonic() - begun, 1e-9)
+        return diverged
+
+    def _seed_dropout(self) -> None:
+        """Sets the global generators, which only dropout and the like use here."""
+        torch.manual_seed(seed_from(f"dropout|{self.job.order_seed}|{self.epoch}"))
+        if "cpu" in self.rng:
+            torch.set_rng_state(self.rng["cpu"])
+        if "cuda" in self.rng and self.job.device.type == "cuda":
+            torch.cuda.set_rng_state(self.rng["cuda"], self.job.device)
+        self.rng = {}
+
+    def _diverged(self) -> bool:
+        """Whether a step's loss was not finite, or exceeded explode_factor x the first step's.
+
+        A first loss below chance (ln C) counts as chance: a run that starts nearly perfect would
+        else be ended by one ordinary batch.
+        """
+        classes = self.job.method.domains[self.job.method.target].num_classes
+        first = 0.0 if self.first_loss is None else float(self.first_loss)
+        limit = self.job.train.explode_factor * max(first, math.log(max(classes, 2)))
+        worst = float(self.sums.worst)
+        return not (math.isfinite(worst) and worst <= limit)
+
+    def _finish_epoch(self, diverged: bool) -> bool:
+        """Evaluates, selects, reports; true when the run has diverged."""
+        recipe = self.job.train
+        due = self.epoch + 1 == recipe.epochs or (self.epoch + 1) % recipe.evaluate_every == 0
+        val_loss = val_top1 = None
+        if self.validation is not None and due and not diverged:
+            val_loss, val_top1 = self._validate(self.validation)
+            diverged = not math.isfinite(val_loss)
+        train_loss, train_top1 = self.sums.means()
+        row: Row = {
+            "epoch": self.epoch,
+            "lr": recipe.lr * optim.lr_factor(recipe, self.epoch, 0, self.steps_in_epoch),
+            "train_loss": train_loss,
+            "train_top1_accuracy": train_top1,
+            "val_loss": val_loss,
+            "val_top1_accuracy": val_top1,
+        }
+        self.history.append(row)
+        if diverged:
+            return True
+        if val_loss is not None and val_top1 is not None and recipe.select == "best_val":
+            score = (val_top1, -val_loss, -self.epoch)
+            if self.best_score is None or score > self.best_score:
+                self.best_score, self.best = score, _copy(self.model.state_dict())
+        self.job.on_epoch(
+            EpochReport(self.epoch, recipe.epochs, train_loss, val_top1, self.images_per_s)
+        )
+        return False
+
+    def _logits(self, feed: Feed, domain: int) -> evaluate.Logits:
+        self.model.eval()
+        return evaluate.predict_feed(lambda x: self.forward(x, ((domain, len(x)),))[0], feed)
+
+    def _predict(self, domain: int) -> evaluate.Logits:
+        return self._logits(self.feeds[domain], domain)
+
+    def _validate(self, feed: Feed) -> tuple[float, float]:
+        logits, labels = self._logits(feed, self.job.method.target), feed.domain.labels
+        return evaluate.cross_entropy(logits, labels), evaluate.top1_accuracy(logits, labels)
+
+    # --- stopping and resuming ---------------------------------------------------------------
+
+    def _stop_if_asked(self) -> None:
+        if self.job.should_stop():
+            self._write_checkpoint()
+            raise Interrupted(
+                f"stopped in epoch {self.epoch + 1} of {self.job.train.epochs}, "
+                f"after step {self.step} of {self.steps_in_epoch}"
+            )
+
+    def _checkpoint_if_due(self, *, epochs: bool = True) -> None:
+        every = self.job.checkpoint_every_epochs
+        due = time.monotonic() - self.written >= self.job.checkpoint_every_s
+        if due or (epochs and every is not None and self.epochs_since_written >= every):
+            self._write_checkpoint()
+
+    def _write_checkpoint(self) -> None:
+        self.written, self.epochs_since_written = time.monotonic(), 0
+        if self.job.checkpoint is None:
+            return
+        groups = {
+            "model": self.model.state_dict(),
+            "optimizer": optim.state(self.optimizer),
+            "best": self.best,
+            "method": self.job.method.state(),
+            "sums": self.sums.tensors(),
+            "first": {} if self.first_loss is None else {"loss": self.first_loss},
+            "rng": self._rng_state() if self.step else {},
+        }
+        tensors = {f"{group}/{k}": v for group, part in groups.items() for k, v in part.items()}
+        meta = {
+            "epoch": self.epoch,
+            "step": self.step,
+            "history": self.history,
+            "best_score": self.best_score,
+            "steps_done": self.steps_done,
+            "images_seen": self.images_seen,
+            "seconds": self._seconds(),
+        }
+        checkpoint.write(self.job.checkpoint, self.job.identity, tensors, meta)
+
+    def _rng_state(self) -> dict[str, Tensor]:
+        state = {"cpu": torch.get_rng_state()}
+        if self.job.device.type == "cuda":
+            state["cuda"] = torch.cuda.get_rng_state(self.job.device)
+        return state
+
+    def _resume(self) -> None:
+        """Continues from the checkpoint if there is a usable one; notes what it did."""
+        if self.job.checkpoint is None:
+            return
+        found = checkpoint.read(self.job.checkpoint, self.job.identity)
+        if isinstance(found, checkpoint.Checkpoint):
+            mine, its = self.model.state_dict(), found.part("model")
+            if {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in its.items()}:
+                self._take_over(found)
+                return
+            found = f"{self.job.checkpoint} holds another network"
+        if isinstance(found, str):
+            self.notes.append(f"checkpoint not used, started anew: {found}")
+
+    def _take_over(self, found: checkpoint.Checkpoint) -> None:
+        meta = found.meta
+        self.model.load_state_dict(found.part("model"))
+        optim.load_state(self.optimizer, found.part("optimizer"))
+        self.best, self.rng = found.part("best"), found.part("rng")
+        self.job.method.restore(found.part("method"))
+        self.sums = Sums(**{k: v.to(self.job.device) for k, v in found.part("sums").items()})
+        self.first_loss = found.part("first").get("loss")
+        self.epoch, self.step, self.history = meta["epoch"], meta["step"], meta["history"]
+        self.best_score = None if meta["best_score"] is None else tuple(meta["best_score"])
+        self.steps_done, self.images_seen = meta["steps_done"], meta["images_seen"]
+        self.seconds_before = meta["seconds"]
+        self.notes.append(f"resumed in epoch {self.epoch + 1} after step {self.step}")
+
+    # --- the end -----------------------------------------------------------------------------
+
+    def _seconds(self) -> float:
+        return self.seconds_before + time.monotonic() - self.started
+
+    def _outcome(self, diverged_epoch: int | None) -> Outcome:
+        best_epoch = None if self.best_score is None else -self.best_score[2]
+        if self.job.train.select == "last" and diverged_epoch is None:
+            self.best, best_epoch = _copy(self.model.state_dict()), self.epoch - 1
+        if self.best:
+            self.model.load_state_dict(self.best)
+        return Outcome(
+            status="done" if diverged_epoch is None else "diverged",
+            history=self.history,
+            best_epoch=best_epoch,
+            state=self.best,
+            steps=self.steps_done,
+            images_seen=self.images_seen,
+            seconds=self._seconds(),
+            peak_memory_bytes=_peak_memory_bytes(self.job.device),
+            diverged_epoch=diverged_epoch,
+            notes=tuple(self.notes),
+        )
+
+
+def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.items()}
+
+
+def _peak_memory_bytes(device: torch.device) -> int:
+    if device.type == "cuda":
+        return torch.cuda.max_memory_allocated(device)
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -1,0 +1,162 @@
+"""One optimiser step: cut for accumulation, forward, the sum of the domains' losses, backward."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from bench.spec import TrainSpec
+from bench.training.domain import Step
+from bench.training.feed import Feed, autocast
+
+__all__ = ["Forward", "Parts", "Stepper", "Sums"]
+
+Parts = tuple[tuple[int, int], ...]
+"""((domain, number of images), ...) in the order of the batch."""
+
+Forward = Callable[[Tensor, Parts], Sequence[Tensor]]
+"""(inputs of the parts one after the other, parts) -> logits (n, C_domain) of each part."""
+
+
+@dataclass
+class Sums:
+    """Running sums of an epoch, kept on the device so that no step has to wait for a number.
+
+    Attributes:
+        loss: sum over steps of the step's loss x its images, float64.
+        images: images shown.
+        correct, target_images: of the target domain, as trained on.
+        worst: the largest loss of a step; NaN once a loss was NaN.
+    """
+
+    loss: Tensor
+    images: Tensor
+    correct: Tensor
+    target_images: Tensor
+    worst: Tensor
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Sums:
+        """Nothing seen yet."""
+        return cls(*(torch.zeros((), dtype=torch.float64, device=device) for _ in fields(cls)))
+
+    def add(self, loss: Tensor, images: int, correct: Tensor, target_images: int) -> None:
+        """Counts one step."""
+        self.loss += loss * images
+        self.images += images
+        self.correct += correct
+        self.target_images += target_images
+        self.worst = torch.maximum(self.worst, loss.to(self.worst.dtype))
+
+    def means(self) -> tuple[float, float | None]:
+        """Mean loss per image, and accuracy on target images (None when there were none)."""
+        shown = float(self.target_images)
+        accuracy = float(self.correct) / shown if shown else None
+        return float(self.loss) / max(float(self.images), 1.0), accuracy
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, for a checkpoint."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The part of a domain's images that one forward pass takes; `scale` multiplies its summed
+    cross-entropy."""
+
+    domain: int
+    indices: NDArray[np.int64]
+    noise: Tensor
+    scale: float
+
+
+def _cut(step: Step, noise: Tensor, accumulate: int) -> Iterator[list[_Piece]]:
+    """The forward passes of a step; each takes an even share of every domain's images."""
+    starts = np.cumsum([0, *(len(part.indices) for part in step)])
+    shares = [np.array_split(np.arange(len(part.indices)), accumulate) for part in step]
+    for turn in range(accumulate):
+        pieces = [
+            _Piece(
+                part.domain,
+                part.indices[share[turn]],
+                noise[int(starts[i] + share[turn][0]) : int(starts[i] + share[turn][-1]) + 1],
+                part.weight / len(part.indices),
+            )
+            for i, (part, share) in enumerate(zip(step, shares, strict=True))
+            if len(share[turn])
+        ]
+        if pieces:
+            yield pieces
+
+
+class Stepper:
+    """Takes optimiser steps.
+
+    Args:
+        forward: the network with its heads, behind the frozen prefix if there is one.
+        optimizer: over the trained parameters.
+        feeds: one per domain.
+        target: the domain whose training accuracy is counted.
+        train: precision, accumulation and label smoothing.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        optimizer: torch.optim.Optimizer,
+        feeds: Sequence[Feed],
+        target: int,
+        train: TrainSpec,
+    ) -> None:
+        self.forward, self.optimizer, self.feeds = forward, optimizer, feeds
+        self.target, self.train = target, train
+        self.device = feeds[0].options.device
+
+    def take(self, step: Step, noise: Tensor, sums: Sums) -> Tensor:
+        """One step over the images of `step`; returns its loss, on the device.
+
+        Cut into `accumulate` forward passes, the gradient is that of one pass over all images
+        (but for BatchNorm, which sees each pass by itself).
+
+        Args:
+            noise: float32 (images in the step, 6), rows in the order of the step's parts.
+            sums: counts the step.
+        """
+        loss = torch.zeros((), device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        shown = 0
+        self.optimizer.zero_grad(set_to_none=True)
+        for pieces in _cut(step, noise, self.train.accumulate):
+            outputs, labels = self._outputs(pieces)
+            part_loss = sum(
+                piece.scale
+                * cross_entropy(
+                    out.float(), y, reduction="sum", label_smoothing=self.train.label_smoothing
+                )
+                for piece, out, y in zip(pieces, outputs, labels, strict=True)
+            )
+            assert isinstance(part_loss, Tensor)
+            part_loss.backward()  # type: ignore[no-untyped-call]
+            loss += part_loss.detach()
+            for piece, out, y in zip(pieces, outputs, labels, strict=True):
+                if piece.domain == self.target:
+                    correct += (out.detach().argmax(1) == y).sum()
+                    shown += len(piece.indices)
+        self.optimizer.step()
+        sums.add(loss, sum(len(part.indices) for part in step), correct, shown)
+        return loss
+
+    def _outputs(self, pieces: list[_Piece]) -> tuple[Sequence[Tensor], list[Tensor]]:
+        """Logits and labels of each piece, from one forward call over all of them."""
+        inputs = [self.feeds[p.domain].training_batch(p.indices, p.noise) for p in pieces]
+        labels = [self.feeds[p.domain].labels_of(p.indices) for p in pieces]
+        parts = tuple((p.domain, len(p.indices)) for p in pieces)
+        batch = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
+        with autocast(self.device, self.train.precision):
+            return self.forward(batch, parts), labels
