@@ -154,4 +154,4 @@ def _data_root(grid: Grid, given: Path | None) -> Path | None:
 def _check_method(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
     from bench.methods import check
 
-    return check(name, options)
+    return check(name, options).model_dump(mode="json")

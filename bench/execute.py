@@ -1,0 +1,439 @@
+"""One batch to records: the only place where data, network and method are put together.
+
+The local pool and a cluster's jobs call the same function on the same runs. Each run publishes as
+it ends; one failure does not touch its siblings; what is published already is skipped.
+"""
+
+from __future__ import annotations
+
+import functools
+import io
+import shutil
+import traceback
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import Tensor, nn
+
+from bench import methods
+from bench.data import catalog
+from bench.data.expand import expand
+from bench.errors import BenchError, DataError, StoreError
+from bench.models import layers, weights
+from bench.records import describe_run
+from bench.spec import FromRun, RunSpec, Scratch, run_id
+from bench.store import RunFolder, Store, file_digest, write_atomic
+from bench.training import evaluate
+from bench.training.domain import Domain
+from bench.training.job import EpochReport, Interrupted, Outcome, TrainingJob
+from bench.training.loop import train
+
+__all__ = ["Context", "execute_batch"]
+
+Report = Callable[[dict[str, Any]], None]
+
+
+@dataclass(frozen=True)
+class Context:
+    """Where to read and write, and on what to compute.
+
+    Attributes:
+        results: the results folder.
+        data_root: where data sets lie.
+        device: cpu, cuda, or auto for cuda where there is one.
+        threads: CPU threads of the process; part of what makes results bit-identical.
+        checkpoint_s: seconds between checkpoints of a run.
+    """
+
+    results: str
+    data_root: str | None = None
+    device: str = "auto"
+    threads: int = 1
+    checkpoint_s: float = 30.0
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Context:
+        """The context that `asdict` wrote."""
+        return cls(**values)
+
+    def to_json(self) -> dict[str, Any]:
+        """As plain values."""
+        return asdict(self)
+
+    def resolve_data(self, spec: RunSpec) -> catalog.Resolved:
+        """Which images the run selects."""
+        root = Path(self.data_root) if self.data_root else None
+        cache = Store(Path(self.results)).cache
+        return catalog.resolve(spec.data, spec.seeds.draw, data_root=root, cache_dir=cache)
+
+    def load_data(self, spec: RunSpec) -> catalog.Loaded:
+        """The images that the run selects, decoded."""
+        root = Path(self.data_root) if self.data_root else None
+        cache = Store(Path(self.results)).cache
+        return catalog.load(self.resolve_data(spec), spec.data, data_root=root, cache_dir=cache)
+
+    def torch_device(self) -> torch.device:
+        """The device, with `auto` decided.
+
+        Raises:
+            BenchError: when cuda is asked for and absent.
+        """
+        if self.device == "auto":
+            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
+        if self.device == "cuda" and not torch.cuda.is_available():
+            raise BenchError(
+                "--device cuda, but torch finds no GPU", hint="use --device cpu or auto"
+            )
+        return torch.device(self.device)
+
+
+def execute_batch(
+    runs: Sequence[tuple[str, RunSpec]],
+    context: Context,
+    *,
+    report: Report,
+    should_stop: Callable[[], bool],
+) -> None:
+    """Runs what is not published yet, one after the other.
+
+    Args:
+        runs: (id, spec) of runs that share parent, data and network.
+        context: see `Context`.
+        report: is told `{"event": "started" | "epoch" | "ended", "id": …}`; an ended run has a
+            `status`: done, diverged, failed, already (published before), elsewhere (another
+            process has it in hand) or stopped.
+        should_stop: asked after every step; true ends with a checkpoint.
+    """
+    store = Store(Path(context.results))
+    load = _Loader(context)
+    for key, spec in runs:
+        if should_stop():
+            return
+        folder = store.folder(key, spec)
+        with folder.claim() as mine:
+            if not mine:
+                report({"event": "ended", "id": key, "status": "elsewhere"})
+                continue
+            report({"event": "started", "id": key})
+            status, message = _attempt(folder, spec, context, load, report, should_stop)
+        report({"event": "ended", "id": key, "status": status, "message": message})
+        if status == "stopped":
+            return
+
+
+def _attempt(
+    folder: RunFolder,
+    spec: RunSpec,
+    context: Context,
+    load: Callable[[RunSpec], _Data],
+    report: Report,
+    should_stop: Callable[[], bool],
+) -> tuple[str, str]:
+    """One try of one run; whatever goes wrong is kept beside it and does not spread."""
+    try:
+        record = folder.record()
+        if record is not None:
+            status = str(record["row"]["status"])
+            return ("already" if status == "done" else status), ""
+        status = _Run(folder, spec, context, load(spec), report, should_stop).execute()
+        return status, ""
+    except Interrupted:
+        return "stopped", ""
+    except torch.cuda.OutOfMemoryError as error:
+        return _failed(folder, "out of memory", str(error))
+    except MemoryError as error:
+        return _failed(folder, "out of memory", str(error))
+    except BenchError as error:
+        return _failed(folder, type(error).__name__, str(error))
+    except Exception as error:
+        return _failed(folder, type(error).__name__, traceback.format_exc())
+
+
+def _failed(folder: RunFolder, reason: str, message: str) -> tuple[str, str]:
+    folder.add_failure({"run_id": folder.run_id, "reason": reason, "message": message})
+    last = message.strip().splitlines()[-1] if message.strip() else reason
+    return "failed", last
+
+
+class _Loader:
+    """Loads data, keeping the last two selections: the runs of a batch share theirs."""
+
+    def __init__(self, context: Context) -> None:
+        self.context = context
+        self.kept: dict[tuple[str, int], _Data] = {}
+
+    def __call__(self, spec: RunSpec) -> _Data:
+        key = (spec.data.model_dump_json(), spec.seeds.draw)
+        if key not in self.kept:
+            while len(self.kept) > 1:
+                self.kept.pop(next(iter(self.kept)))
+            self.kept[key] = _Data.load(spec, self.context)
+        return self.kept[key]
+
+
+@dataclass(frozen=True, eq=False)
+class _Data:
+    """The images of one selection, as the network's domains."""
+
+    loaded: catalog.Loaded
+    resolved: catalog.Resolved
+
+    @staticmethod
+    def load(spec: RunSpec, context: Context) -> _Data:
+        return _Data(context.load_data(spec), context.resolve_data(spec))
+
+    def domain(self, which: str, model: nn.Module) -> Domain:
+        """`train`, `val` or `test` as a domain, normalised as the network was made for."""
+        index = {"train": self.loaded.train, "val": self.loaded.val, "test": self.loaded.test}[
+            which
+        ]
+        config = getattr(model, "pretrained_cfg", None) or {}
+        normalisation = {
+            key: tuple(float(v) for v in config[key]) for key in ("mean", "std") if key in config
+        }
+        return Domain(
+            which,
+            self.loaded.images[index],
+            self.loaded.labels[index],
+            len(self.loaded.classes),
+            **normalisation,  # type: ignore[arg-type]
+        )
+
+
+class _Run:
+    """One run, from spec to published record."""
+
+    def __init__(
+        self,
+        folder: RunFolder,
+        spec: RunSpec,
+        context: Context,
+        data: _Data,
+        report: Report,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.folder, self.spec, self.context, self.data = folder, spec, context, data
+        self.report, self.should_stop = report, should_stop
+        self.device = context.torch_device()
+
+    def execute(self) -> str:
+        """Trains, evaluates, checks the invariants, publishes; the run's status."""
+        self._check_identity()
+        model = layers.create(
+            self.spec.model, len(self.data.loaded.classes), seed=self.spec.seeds.init
+        )
+        pattern = self.spec.layers
+        layers.apply_pattern(model, pattern, self._parent_state())
+        frozen = layers.frozen_fingerprint(model, pattern)
+        outcome = train(self._job(model))
+        if layers.frozen_fingerprint(model, pattern) != frozen:
+            raise BenchError(
+                "a frozen layer changed during training", hint="this is a bug; please report it"
+            )
+        row = self._row(outcome, model)
+        files = self._write_files(model, outcome, row)
+        record = {
+            "run_id": self.folder.run_id,
+            "row": row,
+            "files": files,
+            "classes": list(self.data.loaded.classes),
+            "images": self.data.resolved.fingerprint,
+            "notes": {"data": dict(self.data.loaded.notes), "training": list(outcome.notes)},
+        }
+        self.folder.publish(record, outcome.history, self.spec)
+        self._remove_checkpoint()
+        return str(row["status"])
+
+    # --- before ---
+
+    def _check_identity(self) -> None:
+        """The images here must be those that the run was planned with."""
+        found = run_id(self.spec, lambda run: self.context.resolve_data(run).fingerprint)
+        if found != self.folder.run_id:
+            raise StoreError(
+                "the images are not those that this run was planned with",
+                place=str(self.folder.path),
+                hint="the data set changed since; plan again with bench grid",
+            )
+
+    def _parent_state(self) -> Mapping[str, Tensor] | None:
+        match self.spec.init:
+            case Scratch():
+                return None
+            case FromRun(run=parent):
+                return self._trained(parent)
+            case other:
+                return weights.load_state(other, self.spec.model.name)
+
+    def _parent_folder(self, parent: RunSpec) -> RunFolder:
+        key = run_id(parent, lambda run: self.context.resolve_data(run).fingerprint)
+        return Store(Path(self.context.results)).folder(key, parent)
+
+    def _trained(self, parent: RunSpec) -> Mapping[str, Tensor]:
+        """The weights of the parent, from its published record only."""
+        folder = self._parent_folder(parent)
+        record = folder.record()
+        if record is None or record["row"]["status"] != "done":
+            raise StoreError(
+                "the run to start from has no result",
+                place=str(folder.path),
+                hint="it must be done first; see bench status",
+            )
+        if file_digest(folder.weights_path) != record["files"].get(folder.weights_path.name):
+            raise StoreError(
+                "these weights are not those that the record names",
+                place=str(folder.weights_path),
+                hint="delete the folder to have the run repeated",
+            )
+        return weights.read_state(folder.weights_path)
+
+    def _job(self, model: nn.Module) -> TrainingJob:
+        spec, recipe = self.spec, self.spec.train
+        domain = self.data.domain("train", model)
+        steps = None
+        if recipe.expand_to is not None:
+            natural = -(-domain.size // (recipe.batch_size * recipe.accumulate))
+            steps = natural if recipe.equal_steps else None
+            images, labels = expand(
+                domain.images, domain.labels, to=recipe.expand_to, seed=spec.seeds.order
+            )
+            domain = Domain("train", images, labels, domain.num_classes, domain.mean, domain.std)
+        ingredients = methods.Ingredients(domain, recipe, spec.seeds.order, steps)
+        method = methods.build(spec.method.name, dict(spec.method.options), ingredients)
+        validation = self.data.domain("val", model)
+        return TrainingJob(
+            model=model,
+            method=method,
+            groups=layers.parameter_groups(model, spec.layers, recipe),
+            train=recipe,
+            order_seed=spec.seeds.order,
+            validation=validation if validation.size else None,
+            device=self.device,
+            set_modes=layers.freeze_modes(model, spec.layers, recipe.frozen_dropout),
+            identity=self.folder.run_id,
+            checkpoint=self.folder.checkpoint_path,
+            checkpoint_every_s=self.context.checkpoint_s,
+            should_stop=self.should_stop,
+            on_epoch=self._on_epoch,
+        )
+
+    def _on_epoch(self, epoch: EpochReport) -> None:
+        self.report(
+            {
+                "event": "epoch",
+                "id": self.folder.run_id,
+                "epoch": epoch.epoch + 1,
+                "epochs": epoch.epochs,
+                "val_top1_accuracy": epoch.val_top1_accuracy,
+            }
+        )
+
+    # --- after ---
+
+    def _row(self, outcome: Outcome, model: nn.Module) -> dict[str, Any]:
+        """The leaderboard columns that the run itself knows."""
+        spec, loaded, history = self.spec, self.data.loaded, outcome.history
+        best = None if outcome.best_epoch is None else history[outcome.best_epoch]
+        row: dict[str, Any] = describe_run(spec) | {
+            "status": outcome.status,
+            "target_classes": len(loaded.classes),
+            "val_top1_accuracy": best["val_top1_accuracy"] if best else None,
+            "train_loss": history[-1]["train_loss"] if history else None,
+            "best_epoch": None if outcome.best_epoch is None else outcome.best_epoch + 1,
+            "epochs_run": len(history),
+            "epochs_to_threshold": evaluate.epochs_to_threshold(history, spec.train.threshold),
+            "steps": outcome.steps,
+            "train_images": len(loaded.train),
+            "val_images": len(loaded.val),
+            "test_images": len(loaded.test),
+            "trainable_parameters": layers.trainable_parameters(model),
+            "source_test_overlap": self._overlap(),
+            "seconds": outcome.seconds,
+            "images_per_s": outcome.images_seen / max(outcome.seconds, 1e-9),
+            "peak_memory_mib": outcome.peak_memory_bytes / 2**20,
+            "device": self._device_name(),
+            "threads": torch.get_num_threads(),
+            "versions": f"torch {torch.__version__}, timm {timm.__version__}",
+        }
+        if outcome.status == "diverged":
+            row["reason"] = (
+                f"loss not finite or exploded in epoch {(outcome.diverged_epoch or 0) + 1}"
+            )
+        return {key: None if _not_finite(value) else value for key, value in row.items()}
+
+    def _overlap(self) -> int:
+        """Test images that an ancestor was trained on, by content (ledger CROSS-1)."""
+        test = {image.sha256 for image in self.data.resolved.test}
+        seen: set[str] = set()
+        for ancestor in self.spec.ancestors():
+            resolved = self.context.resolve_data(ancestor)
+            seen |= {image.sha256 for image in (*resolved.train, *resolved.val)}
+        own = {image.sha256 for image in (*self.data.resolved.train, *self.data.resolved.val)}
+        if own & test:
+            raise DataError(
+                f"{len(own & test)} test images are among the training images",
+                hint="the split is wrong; this is a bug, please report it",
+            )
+        return len(seen & test)
+
+    def _device_name(self) -> str:
+        if self.device.type == "cuda":
+            return torch.cuda.get_device_name(self.device)
+        return _processor()
+
+    def _write_files(
+        self, model: nn.Module, outcome: Outcome, row: dict[str, Any]
+    ) -> dict[str, str]:
+        """Weights and predictions, and the test metrics computed from the latter."""
+        self.folder.path.mkdir(parents=True, exist_ok=True)
+        if outcome.status != "done":
+            return {}
+        test = self.data.domain("test", model)
+        recipe = self.spec.train
+        model.eval()
+        logits = evaluate.predict(
+            model,
+            test,
+            device=self.device,
+            precision=recipe.precision,
+            channels_last=recipe.channels_last,
+        )
+        row["top1_accuracy"] = evaluate.top1_accuracy(logits, test.labels)
+        row["mean_class_accuracy"] = evaluate.mean_class_accuracy(logits, test.labels)
+        row["test_loss"] = evaluate.cross_entropy(logits, test.labels)
+        weights.save_state(model, self.folder.weights_path)
+        content = io.BytesIO()
+        np.savez(content, logits=logits, labels=test.labels)
+        write_atomic(self.folder.predictions_path, content.getvalue())
+        paths = (self.folder.weights_path, self.folder.predictions_path)
+        return {path.name: file_digest(path) for path in paths}
+
+    def _remove_checkpoint(self) -> None:
+        path = self.folder.checkpoint_path
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not np.isfinite(value)
+
+
+@functools.cache
+def _processor() -> str:
+    """The processor's model name, where the system tells it."""
+    import platform
+
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"cpu {line.partition(':')[2].strip()}"
+    except OSError:
+        pass
+    return f"cpu {platform.processor() or platform.machine()}"
