@@ -1,0 +1,105 @@
+"""One trunk, a classifier per domain (SFT Fig. 3, GE §3.2, ledger X-7).
+
+How BatchNorm treats a batch of several domains is not said in the papers. GE mixes the domains in
+each mini-batch and parts them after the average pooling, which is `joint`; it is the default.
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator, Sequence
+from typing import Literal
+
+import torch
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from bench.errors import ModelError
+
+__all__ = ["BatchNormMode", "MultiHead"]
+
+BatchNormMode = Literal["joint", "separate", "frozen"]
+
+
+class MultiHead(nn.Module):
+    """A trunk whose features (n, D) go to the head of each image's own domain.
+
+    Args:
+        trunk: inputs (n, ...) to features (n, D); a timm network without its classifier, say.
+        heads: one classifier per domain, in the order of the domains.
+        batch_norm: `joint`, one pass, statistics of the whole batch; `separate`, a pass per domain,
+            each with its own statistics, of which only the main domain's enter the running ones;
+            `frozen`, one pass with the running statistics, which stay as they are.
+        main: the domain that the network is for.
+
+    >>> net = MultiHead(nn.Flatten(), [nn.Linear(4, 2), nn.Linear(4, 3)])
+    >>> [tuple(out.shape) for out in net(torch.zeros(5, 1, 2, 2), ((0, 3), (1, 2)))]
+    [(3, 2), (2, 3)]
+    """
+
+    def __init__(
+        self,
+        trunk: nn.Module,
+        heads: Sequence[nn.Module],
+        *,
+        batch_norm: BatchNormMode = "joint",
+        main: int = 0,
+    ) -> None:
+        super().__init__()
+        self.trunk, self.heads = trunk, nn.ModuleList(heads)
+        self.batch_norm, self.main = batch_norm, main
+
+    def train(self, mode: bool = True) -> MultiHead:
+        """As `nn.Module.train`; frozen BatchNorm stays in evaluation mode."""
+        super().train(mode)
+        if self.batch_norm == "frozen":
+            for module in _norms(self.trunk):
+                module.eval()
+        return self
+
+    def forward(self, inputs: Tensor, parts: Sequence[tuple[int, int]]) -> list[Tensor]:
+        """Logits (n, C_domain) of each part.
+
+        Args:
+            inputs: the parts' images one after the other.
+            parts: (domain, number of images).
+
+        Raises:
+            ModelError: the numbers do not add up to the batch.
+        """
+        counts = [count for _, count in parts]
+        if sum(counts) != len(inputs):
+            raise ModelError(f"parts of {counts} images, but a batch of {len(inputs)}")
+        if self.batch_norm == "separate":
+            features = [
+                self._pass(chunk, domain)
+                for chunk, (domain, _) in zip(torch.split(inputs, counts), parts, strict=True)
+            ]
+        else:
+            features = list(torch.split(self.trunk(inputs), counts))
+        return [self.heads[domain](x) for x, (domain, _) in zip(features, parts, strict=True)]
+
+    def _pass(self, inputs: Tensor, domain: int) -> Tensor:
+        quiet = self.training and domain != self.main
+        with _unrecorded(self.trunk) if quiet else contextlib.nullcontext():
+            features: Tensor = self.trunk(inputs)
+        return features
+
+
+def _norms(model: nn.Module) -> list[_BatchNorm]:
+    return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+@contextlib.contextmanager
+def _unrecorded(model: nn.Module) -> Iterator[None]:
+    """Normalises by the batch's own statistics without touching the running ones."""
+    recording = [
+        module for module in _norms(model) if module.training and module.track_running_stats
+    ]
+    for module in recording:
+        module.track_running_stats = False
+    try:
+        yield
+    finally:
+        for module in recording:
+            module.track_running_stats = True

@@ -1,0 +1,248 @@
+"""Features of images at a layer of a network, and networks cut at their frozen layers.
+
+A layer is named by module or by number. What "before" and "after the activation" mean is found out
+by watching the network run, so it holds whether normalisation stands between, whether activations
+work in place, and whether the layer is one convolution or a residual block (ledger X-6).
+"""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Collection, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bench.errors import ModelError, nearest
+from bench.training.domain import Domain
+from bench.training.evaluate import BATCH_SIZE
+from bench.training.feed import Feed, FeedOptions, autocast
+
+__all__ = ["Pool", "Stage", "extract", "split_chain"]
+
+Stage = Literal["pre", "post", "end", "output"]
+Pool = Literal["none", "max", "mean", "flatten"]
+
+_ACTIVATION_MODULES = ("torch.nn.modules.activation", "timm.layers.activations")
+_NO_OPERATION = (nn.Flatten, nn.Identity, nn.Dropout, nn.Dropout2d, nn.AlphaDropout)
+
+
+def extract(
+    model: nn.Module,
+    layer: str | int,
+    data: Domain,
+    *,
+    stage: Stage = "post",
+    pool: Pool = "none",
+    batch_size: int = BATCH_SIZE,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+    channels_last: bool = True,
+) -> NDArray[np.float32]:
+    """Features of all images of `data` at one layer, in evaluation mode, not augmented.
+
+    Args:
+        model: on `device`; its modes are left as they were.
+        layer: a module's name, or a layer's number from 1 on (`bench.models.numbering`).
+        data: images with their normalisation.
+        stage: `pre` and `post` are the input and output of the first activation behind the layer's
+            last weights (a classifier has none: its scores are both); `end` is what the layer hands
+            on after activation, pooling and normalisation; `output` is the named module's own
+            output (for a number: `end`).
+        pool: over all places, `max` or `mean` gives (N, C); `flatten` (N, all); `none` leaves maps
+            (N, C, H, W) or tokens (N, T, C).
+
+    Raises:
+        ModelError: no such layer, or no activation behind it to speak of.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Flatten(), nn.Linear(144, 2))
+    >>> images = Domain("toy", np.zeros((5, 8, 8, 3), np.uint8), np.zeros(5, np.int64), 2)
+    >>> extract(net, "0", images, pool="max").shape
+    (5, 4)
+    """
+    feed = Feed(data, FeedOptions(torch.device(device), channels_last, precision))
+    chunks = []
+    with _evaluating(model), torch.inference_mode(), autocast(feed.options.device, precision):
+        where = _locate(model, layer, stage, feed.plain_batch(0, 1))
+        for start in range(0, data.size, batch_size):
+            inputs = feed.plain_batch(start, start + batch_size)
+            chunks.append(_pooled(_capture(model, where, inputs).float(), pool).cpu())
+    features: NDArray[np.float32] = torch.cat(chunks).numpy()
+    return features
+
+
+def split_chain(
+    model: nn.Module, frozen: Collection[str], sample: Tensor
+) -> tuple[nn.Sequential, nn.Sequential] | None:
+    """The network as (frozen first modules, rest), when it is a plain chain of its children.
+
+    Whether it is, is tried on `sample`: prefix and rest in a row must give the network's own output
+    bit for bit. The modules are shared with `model`, so training the rest trains the network.
+
+    Args:
+        frozen: names of the modules of the frozen first layers.
+        sample: normalised inputs (n, 3, S, S).
+
+    Returns:
+        None when the network is no chain or its first child is not frozen.
+
+    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
+    >>> [len(part) for part in split_chain(net, {"0"}, torch.zeros(1, 1, 2, 2))]
+    [1, 1]
+    """
+    children = list(model.named_children())
+    cut = next((i for i, (name, _) in enumerate(children) if name not in frozen), len(children))
+    prefix = nn.Sequential(*(child for _, child in children[:cut]))
+    rest = nn.Sequential(*(child for _, child in children[cut:]))
+    if cut == 0:
+        return None
+    with _evaluating(model), torch.inference_mode():
+        try:
+            same = torch.equal(rest(prefix(sample)), model(sample))
+        except (RuntimeError, TypeError):  # shapes that do not meet: no chain
+            return None
+    return (prefix, rest) if same else None
+
+
+@dataclass(frozen=True)
+class _Place:
+    """The `turn`-th call of a module, and which side of it."""
+
+    module: str
+    turn: int
+    side: Literal["input", "output"]
+
+
+class _Captured(Exception):  # noqa: N818 -- a jump out of the forward pass, not an error
+    """Carries the features; the layers behind need not run."""
+
+    def __init__(self, value: Tensor) -> None:
+        self.value = value
+
+
+@contextlib.contextmanager
+def _evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode, with every module's own mode restored afterwards."""
+    modes = [(module, module.training) for module in model.modules()]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module, training in modes:
+            module.training = training
+
+
+def _capture(model: nn.Module, where: _Place, inputs: Tensor) -> Tensor:
+    """The tensor at `where`; copied at once, since an activation may overwrite it in place."""
+    module, calls = model.get_submodule(where.module), 0
+
+    def take(value: Any) -> None:
+        nonlocal calls
+        calls += 1
+        if calls == where.turn:
+            tensor = value[0] if isinstance(value, tuple) else value
+            raise _Captured(tensor.clone())
+
+    handle = (
+        module.register_forward_pre_hook(lambda _, arguments: take(arguments))
+        if where.side == "input"
+        else module.register_forward_hook(lambda _, __, output: take(output))
+    )
+    try:
+        model(inputs)
+    except _Captured as captured:
+        return captured.value
+    finally:
+        handle.remove()
+    raise ModelError(f"module {where.module!r} did not run", hint="name a module that does")
+
+
+def _trace(model: nn.Module, inputs: Tensor) -> list[str]:
+    """Names of the modules without children, in the order in which they run."""
+    calls: list[str] = []
+    handles = [
+        module.register_forward_pre_hook(lambda _, __, name=name: calls.append(name))
+        for name, module in model.named_modules()
+        if next(module.children(), None) is None
+    ]
+    try:
+        model(inputs)
+    finally:
+        for handle in handles:
+            handle.remove()
+    return calls
+
+
+def _locate(model: nn.Module, layer: str | int, stage: Stage, sample: Tensor) -> _Place:
+    names = dict(model.named_modules())
+    if isinstance(layer, str) and (layer not in names or not layer):
+        raise ModelError(
+            f"there is no layer {layer!r}", hint=f"layers: {nearest(layer, filter(None, names))}"
+        )
+    if isinstance(layer, str) and stage == "output":
+        return _Place(layer, 1, "output")
+    within = _numbered(model, layer) if isinstance(layer, int) else {layer}
+    calls = _trace(model, sample)
+    weighted = [i for i, name in enumerate(calls) if _has_weights(names[name])]
+    own = [i for i in weighted if any(_is_within(calls[i], name) for name in within)]
+    if not own:
+        raise ModelError(
+            f"layer {layer!r} has no weights of its own",
+            hint="stage='output' gives what the module itself gives",
+        )
+    anchor = own[-1]
+    following = next((i for i in weighted if i > anchor), len(calls))
+    behind = range(anchor + 1, following)
+
+    def place(call: int, side: Literal["input", "output"]) -> _Place:
+        return _Place(calls[call], calls[: call + 1].count(calls[call]), side)
+
+    if stage in ("end", "output"):
+        kept = [i for i in behind if not isinstance(names[calls[i]], _NO_OPERATION)]
+        return place(kept[-1] if kept else anchor, "output")
+    activation = next((i for i in behind if _is_activation(names[calls[i]])), None)
+    if activation is not None:
+        return place(activation, "input" if stage == "pre" else "output")
+    if following == len(calls):
+        return place(anchor, "output")
+    raise ModelError(
+        f"no activation module follows layer {layer!r}",
+        hint="stage='output' gives what the module itself gives",
+    )
+
+
+def _numbered(model: nn.Module, number: int) -> set[str]:
+    from bench.models.numbering import numbered_layers
+
+    layers = numbered_layers(model)
+    if not 1 <= number <= len(layers):
+        raise ModelError(f"there is no layer {number}", hint=f"layers: 1 to {len(layers)}")
+    return set(layers[number - 1].modules)
+
+
+def _is_within(name: str, module: str) -> bool:
+    return name == module or name.startswith(f"{module}.")
+
+
+def _has_weights(module: nn.Module) -> bool:
+    """Convolutions and linear maps; a normalisation's weights are vectors and do not count."""
+    return any(p.ndim >= 2 for p in module.parameters(recurse=False))
+
+
+def _is_activation(module: nn.Module) -> bool:
+    return type(module).__module__ in _ACTIVATION_MODULES and not isinstance(
+        module, nn.MultiheadAttention
+    )
+
+
+def _pooled(features: Tensor, pool: Pool) -> Tensor:
+    if pool == "none" or features.ndim == 2:
+        return features
+    if pool == "flatten":
+        return features.flatten(1)
+    places = (1,) if features.ndim == 3 else tuple(range(2, features.ndim))
+    return features.amax(places) if pool == "max" else features.mean(places)
