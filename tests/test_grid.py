@@ -117,7 +117,8 @@ experiments:
 
 def test_overrides_and_only(tmp_path: Path) -> None:
     text = HEAD + (
-        "experiments: {a: {set: {pattern: scratch}}, b: {set: {pattern: scratch}, axes: {seed: [0, 1]}}}"
+        "experiments: {a: {set: {pattern: scratch}},"
+        " b: {set: {pattern: scratch}, axes: {seed: [0, 1]}}}"
     )
     grid = expand(tmp_path, text, only=["b"], overrides=["train.lr=1e-2", "train.epochs=3"])
     assert [run.seeds.order for run in grid.runs] == [0, 1]
@@ -191,7 +192,8 @@ def test_errors_carry_line_value_and_way_out(name: str, tmp_path: Path) -> None:
 
 
 def test_the_line_of_an_axis_value_is_named(tmp_path: Path) -> None:
-    body = "  a:\n    set: {pattern: scratch}\n    axes:\n      train.lr:\n        - 0.1\n        - -3\n"
+    body = "  a:\n    set: {pattern: scratch}\n    axes:\n      train.lr:\n"
+    body += "        - 0.1\n        - -3\n"
     with pytest.raises(GridError, match=r"grid.yaml:15: train.lr is -3"):
         expand(tmp_path, f"{HEAD}experiments:\n{body}")
 

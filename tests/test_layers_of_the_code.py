@@ -1,0 +1,102 @@
+"""The design's rules about imports: layers, and commands that start at once."""
+
+from __future__ import annotations
+
+import ast
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[1]
+LEVELS = [
+    {"bench", "bench.errors", "bench.spec", "bench.records", "bench.yamlfile"},
+    {"bench.grid", "bench.gridrun", "bench.plan", "bench.store"},
+    {"bench.data", "bench.models", "bench.training", "bench.methods"},
+    {"bench.execute"},
+    {"bench.launch", "bench.leaderboard", "bench.session", "bench.views", "bench.classes"},
+    {"bench.cli", "bench.slurm_cli"},
+]
+HEAVY = {"torch", "torchvision", "timm", "pandas", "nltk"}
+
+
+def level(module: str) -> int:
+    for number, names in enumerate(LEVELS):
+        if module in names or any(
+            module.startswith(f"{name}.") for name in names if name != "bench"
+        ):
+            return number
+    raise AssertionError(f"{module} has no place in LEVELS")
+
+
+def imports(path: Path) -> set[str]:
+    found: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text())):
+        if isinstance(node, ast.Import):
+            found |= {alias.name for alias in node.names}
+        elif isinstance(node, ast.ImportFrom) and node.module:
+            found |= {node.module} | {f"{node.module}.{alias.name}" for alias in node.names}
+    return found
+
+
+def modules(package: str) -> list[tuple[str, Path]]:
+    return [
+        (".".join(path.relative_to(ROOT).with_suffix("").parts).removesuffix(".__init__"), path)
+        for path in sorted((ROOT / package).rglob("*.py"))
+    ]
+
+
+@pytest.mark.parametrize(("name", "path"), modules("bench"), ids=lambda value: str(value)[-30:])
+def test_imports_come_only_from_above(name: str, path: Path) -> None:
+    existing = {module for module, _ in modules("bench")}
+    wrong = [
+        found
+        for found in imports(path) & existing
+        if found != "bench" and level(found) > level(name)
+    ]
+    assert not wrong
+    if level(name) < len(LEVELS) - 1:
+        assert not any(found.split(".")[0] == "analysis" for found in imports(path))
+
+
+def loaded(*arguments: str, code: int = 0) -> set[str]:
+    script = (
+        "import sys, bench.cli\n"
+        "sys.argv = ['bench', *sys.argv[1:]]\n"
+        "try: bench.cli.main()\n"
+        "except SystemExit as end: status = end.code or 0\n"
+        "else: status = 0\n"
+        "print('LOADED', *(name for name in sys.modules if '.' not in name))\n"
+        "sys.exit(status)"
+    )
+    result = subprocess.run(
+        [sys.executable, "-c", script, *arguments],
+        capture_output=True,
+        text=True,
+        cwd=ROOT,
+        check=False,
+    )
+    assert result.returncode == code, result.stdout + result.stderr
+    return set(result.stdout.split("LOADED")[1].split())
+
+
+def test_help_is_light() -> None:
+    assert not loaded("--help") & (HEAVY | {"numpy", "pydantic"})
+
+
+def test_dry_run_is_light(tmp_path: Path) -> None:
+    arguments = ("grid", "grids/quickstart.yaml", "--dry-run", "--results", str(tmp_path))
+    assert not loaded(*arguments) & HEAVY
+
+
+def test_grid_errors_are_light(tmp_path: Path) -> None:
+    bad = tmp_path / "bad.yaml"
+    bad.write_text((ROOT / "grids/quickstart.yaml").read_text().replace("tune", "tuna", 1))
+    assert not loaded("grid", str(bad), "--results", str(tmp_path), code=2) & HEAVY
+
+
+@pytest.mark.parametrize("package", ["bench", "analysis"])
+def test_modules_stay_short(package: str) -> None:
+    long = {n: len(p.read_text().splitlines()) for n, p in modules(package)}
+    assert not {name: lines for name, lines in long.items() if lines > 400}

@@ -1,0 +1,79 @@
+"""Leaderboards: order, intervals, and rows for what has no result."""
+
+from __future__ import annotations
+
+import csv
+import io
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from scipy import stats
+
+from bench.leaderboard import aggregate, mean_interval, to_csv
+from bench.records import COLUMNS
+
+ROW = dict.fromkeys((column.name for column in COLUMNS), None) | {
+    "experiments": "a",
+    "status": "done",
+    "source": "near",
+    "pattern": "T(1-7)R(8)",
+    "lr": 0.01,
+}
+
+
+@given(st.lists(st.floats(0, 1), min_size=2, max_size=9))
+def test_interval_is_scipys(values: list[float]) -> None:
+    mean, deviation, half = mean_interval(values)
+    assert mean is not None
+    assert deviation == pytest.approx(np.std(values, ddof=1), abs=1e-12)
+    assert half is not None
+    if deviation and deviation > 1e-9:
+        low, high = stats.t.interval(
+            0.95, len(values) - 1, loc=np.mean(values), scale=stats.sem(values)
+        )
+        assert (mean - half, mean + half) == pytest.approx((low, high), abs=1e-9)
+
+
+def test_one_value_has_no_interval_and_none_has_nothing() -> None:
+    assert mean_interval([0.5]) == (0.5, None, None)
+    assert mean_interval([]) == (None, None, None)
+
+
+def test_seeds_are_aggregated_and_conditions_kept_apart() -> None:
+    table = [
+        ROW
+        | {"lr": lr, "seed_order": seed, "top1_accuracy": lr + seed / 10, "run_id": f"{lr}{seed}"}
+        for lr in (0.01, 0.1)
+        for seed in (0, 1, 2)
+    ]
+    found = {row["lr"]: row for row in aggregate(table)}
+    assert {lr: row["n"] for lr, row in found.items()} == {0.01: 3, 0.1: 3}
+    assert found[0.1]["top1_accuracy_mean"] == pytest.approx(0.2)
+    assert found[0.1]["top1_accuracy_std"] == pytest.approx(0.1)
+    assert found[0.1]["top1_accuracy_low"] < 0.1 < 0.3 < found[0.1]["top1_accuracy_high"]
+
+
+def test_what_has_no_result_is_counted_not_averaged() -> None:
+    table = [
+        ROW | {"seed_order": 0, "top1_accuracy": 0.4},
+        ROW | {"seed_order": 1, "status": "diverged"},
+        ROW | {"seed_order": 2, "status": "failed", "reason": "x"},
+        ROW | {"seed_order": 3, "status": "blocked"},
+    ]
+    (row,) = aggregate(table)
+    assert (row["n"], row["n_diverged"], row["n_missing"]) == (1, 1, 2)
+    assert row["top1_accuracy_mean"] == pytest.approx(0.4)
+    assert row["top1_accuracy_low"] is None
+
+
+def test_csv_reads_back() -> None:
+    table = [{"a": 0.1, "b": None, "c": "x,y\nz", "d": 5e-05, "e": 3}]
+    (found,) = csv.DictReader(io.StringIO(to_csv(table)))
+    assert found == {"a": "0.1", "b": "", "c": "x,y\nz", "d": "5e-05", "e": "3"}
+
+
+def test_deterministic_columns_come_first() -> None:
+    kinds = [column.kind == "cost" for column in COLUMNS]
+    assert kinds == sorted(kinds)

@@ -1,0 +1,142 @@
+"""Specs and their identity: what is the same run, and what is not."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from typing import Any
+
+import pytest
+from pydantic import ValidationError
+
+from bench.records import describe_run, slug, source_label
+from bench.spec import (
+    DataSpec,
+    FromFile,
+    FromRun,
+    MethodSpec,
+    ModelSpec,
+    NearFarClasses,
+    RunSpec,
+    Seeds,
+    TrainSpec,
+    run_id,
+)
+
+MODEL = ModelSpec(name="narrow8_32")
+
+
+def near_far(side: str, **more: Any) -> DataSpec:
+    classes = NearFarClasses(root="dog.n.01", side=side)  # type: ignore[arg-type]
+    return DataSpec(dataset="wordnet-shapes", classes=classes, **more)
+
+
+SOURCE = RunSpec(data=near_far("near"), model=MODEL, pattern="R(1-8)")
+CHILD = RunSpec(
+    data=near_far("target"), model=MODEL, pattern="T(1-7)R(8)", init=FromRun(run=SOURCE)
+)
+
+
+def identity(spec: RunSpec, images: str = "images") -> str:
+    return run_id(spec, lambda run: images)
+
+
+def changed(**update: Any) -> RunSpec:
+    return RunSpec.model_validate(CHILD.model_dump() | update)
+
+
+def test_defaults_written_out_are_the_same_run() -> None:
+    explicit = changed(train=TrainSpec().model_dump() | {"lr": 0.01, "momentum": 0.9})
+    assert identity(explicit) == identity(CHILD)
+    assert len(identity(CHILD)) == 32
+
+
+def test_one_and_one_point_zero_are_the_same_rate() -> None:
+    one, same = TrainSpec.model_validate({"lr": 1}), TrainSpec.model_validate({"lr": 1.0})
+    assert identity(changed(train=one)) == identity(changed(train=same))
+
+
+def test_a_pattern_is_the_same_however_it_is_cut() -> None:
+    assert identity(changed(pattern="T(1-3)T(4-7)R(8)")) == identity(CHILD)
+
+
+@pytest.mark.parametrize(
+    "update",
+    [
+        {"pattern": "F(1-7)R(8)"},
+        {"train": TrainSpec(lr=0.02)},
+        {"seeds": Seeds(order=1)},
+        {"model": ModelSpec(name="narrow8_32", drop_rate=0.1)},
+        {"method": MethodSpec(name="plain", options=(("x", 1),))},
+        {"data": near_far("target", images_per_class=5)},
+        {"init": FromRun(run=SOURCE.model_copy(update={"train": TrainSpec(epochs=11)}))},
+        {"init": FromFile(path="w.pth", sha256="0" * 64)},
+    ],
+)
+def test_what_changes_the_result_changes_the_id(update: dict[str, Any]) -> None:
+    assert identity(changed(**update)) != identity(CHILD)
+
+
+def test_other_images_are_another_run_for_child_and_parent() -> None:
+    assert identity(CHILD, "others") != identity(CHILD)
+
+
+def test_where_files_lie_is_no_part_of_it() -> None:
+    moved = changed(data=near_far("target", root="/elsewhere"))
+    assert identity(moved) == identity(CHILD)
+    first = changed(init=FromFile(path="a.pth", sha256="0" * 64))
+    assert identity(first) == identity(changed(init=FromFile(path="b.pth", sha256="0" * 64)))
+
+
+def test_the_id_does_not_depend_on_the_hash_seed() -> None:
+    script = (
+        "from bench.spec import *\n"
+        "data = DataSpec(dataset='digits')\n"
+        "spec = RunSpec(data=data, model=ModelSpec(name='narrow8_32'), pattern='R(1-8)')\n"
+        "print(run_id(spec, lambda run: 'images'))"
+    )
+    ids = {
+        subprocess.run(
+            [sys.executable, "-c", script],
+            env={"PYTHONHASHSEED": seed},
+            capture_output=True,
+            text=True,
+            check=True,
+        ).stdout
+        for seed in ("0", "1", "2")
+    }
+    assert len(ids) == 1
+
+
+@pytest.mark.parametrize(
+    ("section", "value"),
+    [
+        ("train", {"lr": "0.1"}),
+        ("train", {"lr": float("nan")}),
+        ("train", {"lr": float("inf")}),
+        ("train", {"lr": -1.0}),
+        ("train", {"epochs": 0}),
+        ("train", {"epochs": 1.5}),
+        ("train", {"epochs": True}),
+        ("train", {"typo": 1}),
+        ("pattern", "T(1-7)"),
+    ],
+)
+def test_wrong_values_are_refused(section: str, value: Any) -> None:
+    scratch = RunSpec(data=near_far("target"), model=MODEL, pattern="R(1-8)")
+    with pytest.raises(ValidationError):
+        RunSpec.model_validate(scratch.model_dump() | {section: value})
+
+
+def test_labels_a_person_understands() -> None:
+    assert source_label(CHILD) == "near"
+    assert source_label(SOURCE) == "none"
+    again = RunSpec(data=SOURCE.data, model=MODEL, pattern="T(1-8)", init=FromRun(run=SOURCE))
+    assert source_label(again) == "self"
+    assert slug(CHILD) == "wordnet-shapes-dog.n.01-from-near-t1-7r8-lr0.01-s0"
+    assert describe_run(CHILD)["source_epochs"] == 10
+
+
+def test_a_spec_survives_json() -> None:
+    assert RunSpec.model_validate_json(CHILD.model_dump_json()) == CHILD
+    assert identity(RunSpec.model_validate_json(CHILD.model_dump_json())) == identity(CHILD)

@@ -1,0 +1,138 @@
+"""The store: whole or absent, first wins, verified when read."""
+
+from __future__ import annotations
+
+import json
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from bench.errors import StoreError
+from bench.spec import DataSpec, ModelSpec, RunSpec
+from bench.store import RunFolder, Store, publish_new, write_atomic
+
+SPEC = RunSpec(
+    data=DataSpec(dataset="digits"), model=ModelSpec(name="narrow8_32"), pattern="R(1-8)"
+)
+ID = "0123456789abcdef" * 2
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> RunFolder:
+    return Store(tmp_path).folder(ID, SPEC)
+
+
+def record(accuracy: float = 0.5) -> dict[str, object]:
+    return {"run_id": ID, "row": {"status": "done", "top1_accuracy": accuracy}}
+
+
+def test_a_record_comes_back_as_it_was_written(folder: RunFolder) -> None:
+    assert folder.record() is None
+    assert folder.publish(record(), [{"epoch": 0, "train_loss": 1.5}], SPEC)
+    found = folder.record()
+    assert found is not None
+    assert found["row"] == {"status": "done", "top1_accuracy": 0.5}
+    assert (folder.path / "history.csv").read_text() == "epoch,train_loss\n0,1.5\n"
+    assert RunSpec.model_validate_json((folder.path / "spec.json").read_text()) == SPEC
+
+
+def test_the_first_record_wins(folder: RunFolder) -> None:
+    assert folder.publish(record(0.1), [], SPEC)
+    assert not folder.publish(record(0.2), [], SPEC)
+    found = folder.record()
+    assert found is not None
+    assert found["row"]["top1_accuracy"] == 0.1
+
+
+def _race(path: str, number: int, start: float) -> None:
+    time.sleep(max(0.0, start - time.time()))
+    if publish_new(Path(path), str(number)):
+        (Path(path).parent / f"won-{number}").touch()
+
+
+def test_of_many_publishers_exactly_one_wins(tmp_path: Path) -> None:
+    context = multiprocessing.get_context("spawn")
+    start = time.time() + 2
+    target = tmp_path / "record.json"
+    processes = [context.Process(target=_race, args=(str(target), n, start)) for n in range(4)]
+    for process in processes:
+        process.start()
+    for process in processes:
+        process.join()
+    winners = [path.name for path in tmp_path.glob("won-*")]
+    assert winners == [f"won-{target.read_text()}"]
+    assert not list(tmp_path.glob(".*.tmp"))
+
+
+@pytest.mark.parametrize("change", ["accuracy", "schema", "run_id", "torn"])
+def test_a_record_that_was_changed_is_refused_with_a_way_out(
+    folder: RunFolder, change: str
+) -> None:
+    folder.publish(record(), [], SPEC)
+    text = folder.record_path.read_text()
+    content = json.loads(text)
+    if change == "accuracy":
+        content["row"]["top1_accuracy"] = 0.99
+    elif change != "torn":
+        content[change] = "other"
+    folder.record_path.write_text(text[:40] if change == "torn" else json.dumps(content))
+    with pytest.raises(StoreError, match=r"record.json.*\n.*delete the folder"):
+        folder.record()
+
+
+def test_failures_are_kept_in_order(folder: RunFolder) -> None:
+    for number in range(3):
+        folder.add_failure({"reason": "test", "message": str(number)})
+    assert [failure["message"] for failure in folder.failures()] == ["0", "1", "2"]
+
+
+def test_a_writer_that_is_killed_leaves_old_or_new(tmp_path: Path) -> None:
+    path = tmp_path / "table.csv"
+    write_atomic(path, "0" * 100_000)
+    script = (
+        "import sys, itertools; from pathlib import Path; from bench.store import write_atomic\n"
+        "for n in itertools.count(): write_atomic(Path(sys.argv[1]), str(n % 10) * 100_000)\n"
+    )
+    for delay in (0.3, 0.35, 0.4):
+        process = subprocess.Popen([sys.executable, "-c", script, str(path)])
+        time.sleep(delay)
+        process.send_signal(signal.SIGKILL)
+        process.wait()
+        text = path.read_text()
+        assert len(text) == 100_000
+        assert len(set(text)) == 1
+
+
+def test_a_claim_goes_with_its_process(folder: RunFolder) -> None:
+    script = (
+        "import sys, time; from pathlib import Path; from bench.store import RunFolder\n"
+        "with RunFolder(Path(sys.argv[1]), 'x').claim() as mine:\n"
+        "    print(mine, flush=True)\n    time.sleep(60)"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(folder.path)], stdout=subprocess.PIPE, text=True
+    )
+    assert holder.stdout is not None
+    assert holder.stdout.readline() == "True\n"
+    with folder.claim() as mine:
+        assert not mine
+    os.kill(holder.pid, signal.SIGKILL)
+    holder.wait()
+    holder.stdout.close()
+    with folder.claim() as mine:
+        assert mine
+
+
+def test_find_by_beginning_of_the_id_or_part_of_the_name(folder: RunFolder) -> None:
+    folder.publish(record(), [], SPEC)
+    store = Store(folder.path.parents[1])
+    assert store.find(ID[:6]) == [folder]
+    assert store.find("digits") == [folder]
+    assert store.find("nothing") == []
+    assert store.published() == {ID}
