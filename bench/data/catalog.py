@@ -1,0 +1,379 @@
+"""The data sets by name, where their files lie, and a run's images: selected, split, decoded.
+
+Nothing is ever downloaded. `resolve` says which images a run uses and what their fingerprint is,
+without decoding any; `load` gives their pixels.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from pathlib import Path
+
+import numpy as np
+
+from bench.data import folder
+from bench.data.cache import cached_images
+from bench.data.digits import Digits
+from bench.data.formats import imagenet, tiny_imagenet
+from bench.data.formats.base import Dataset, Image, Int64, Notes, UInt8, digest
+from bench.data.formats.wordnet_shapes import WordnetShapes
+from bench.data.selection import Selection, select
+from bench.data.splits import Pool, some, split_pools
+from bench.errors import DataError, nearest
+from bench.spec import ClassRecipe, DataSpec
+
+__all__ = [
+    "DATASETS",
+    "Dataset",
+    "Format",
+    "Image",
+    "Loaded",
+    "MissingDataError",
+    "Resolved",
+    "fingerprint",
+    "load",
+    "open_dataset",
+    "resolve",
+    "resolve_root",
+]
+
+
+class MissingDataError(DataError):
+    """The files of a data set are not where they were looked for."""
+
+
+# --- the data sets ----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Format:
+    """How a data set of files is found and opened.
+
+    Attributes:
+        open: makes the data set of a root and the cache folder.
+        fits: whether it could lie at a path.
+        expected: what should be there, in words.
+        guesses: where below a folder of data sets it usually lies.
+    """
+
+    open: Callable[[Path, Path], Dataset]
+    fits: Callable[[Path], bool]
+    expected: str
+    guesses: tuple[str, ...] = ()
+
+
+_TINY = "tiny-imagenet-200"
+
+DATASETS: Mapping[str, Callable[[], Dataset] | Format] = {
+    "wordnet-shapes": WordnetShapes,
+    "digits": Digits,
+    "tiny-imagenet": Format(
+        tiny_imagenet.open_tiny_imagenet,
+        tiny_imagenet.fits,
+        tiny_imagenet.EXPECTED,
+        (
+            _TINY,
+            "tiny-imagenet",
+            *(f"{_TINY}{end}" for end in (".tar", ".tar.gz", ".tgz")),
+            *(f"tiny-imagenet{end}" for end in (".tar", ".tar.gz", ".tgz")),
+        ),
+    ),
+    "imagenet": Format(
+        imagenet.open_imagenet,
+        imagenet.fits,
+        imagenet.EXPECTED,
+        ("imagenet", "ILSVRC2012", "imagenet-1k", "ILSVRC/Data/CLS-LOC"),
+    ),
+    "folder": Format(folder.open_folder, folder.fits_folder, folder.FOLDER_EXPECTED),
+    "manifest": Format(folder.open_manifest, folder.fits_manifest, folder.MANIFEST_EXPECTED),
+}
+"""Every data set by its name: one that is always there, or a format of files."""
+
+
+def resolve_root(name: str, root: str | None, data_root: Path | None) -> Path | None:
+    """Where a data set lies; None for those that have no files.
+
+    `root` itself is tried first (relative to the current folder, then to the data folders); else
+    the data folders: `data_root`, then the environment's BENCH_DATA. At each place the data set
+    may be the place itself or have one of its usual names below it.
+
+    Raises:
+        DataError: for an unknown data set, or a root given to one that has no files.
+        MissingDataError: saying what was expected, where, what is there, and how to give it.
+    """
+    entry = _entry(name)
+    if not isinstance(entry, Format):
+        if root is not None:
+            raise DataError(
+                f"data set {name!r} has no files, but root is {root!r}",
+                hint="remove root:, or name another data set "
+                "(dataset: folder reads a folder per class)",
+            )
+        return None
+    environment = os.environ.get("BENCH_DATA")
+    folders = [path for path in (data_root, Path(environment) if environment else None) if path]
+    if root is not None:
+        given = Path(root).expanduser()
+        places = [given, *(folder / given for folder in folders if not given.is_absolute())]
+    else:
+        places = folders
+    for place in places:
+        for candidate in (place, *(place / guess for guess in entry.guesses)):
+            if entry.fits(candidate):
+                return candidate.resolve()
+    raise _missing(name, entry, places)
+
+
+def _entry(name: str) -> Callable[[], Dataset] | Format:
+    if name not in DATASETS:
+        raise DataError(
+            f"data set {name!r} is not known",
+            hint=f"data sets: {nearest(name, DATASETS)}; your own images: folder or manifest",
+        )
+    return DATASETS[name]
+
+
+def _missing(name: str, entry: Format, places: Sequence[Path]) -> MissingDataError:
+    found = "; ".join(f"{place} {_contents(place)}" for place in places)
+    return MissingDataError(
+        f"data set {name!r} was not found: {found or 'no place to look for it is given'}",
+        hint=f"expected {entry.expected}; say where it lies with root: in the grid, "
+        "--data-root FOLDER or the environment variable BENCH_DATA (nothing is downloaded)",
+    )
+
+
+def _contents(place: Path) -> str:
+    if place.is_dir():
+        return f"has {some(sorted(path.name for path in place.iterdir())) or 'nothing in it'}"
+    return "is a file of another kind" if place.exists() else "does not exist"
+
+
+def open_dataset(
+    name: str, root: str | None = None, *, data_root: Path | None, cache_dir: Path
+) -> Dataset:
+    """The data set; of one with files the names and content hashes, indexed the first time.
+
+    A process sees a data set as it was when it was first opened.
+
+    Raises:
+        DataError: when it is not known, not there, or not in the layout expected.
+
+    >>> open_dataset("digits", data_root=None, cache_dir=Path("cache")).classes[:2]
+    ('0', '1')
+    """
+    return _opened(name, root, data_root, cache_dir).dataset
+
+
+@dataclass(frozen=True, eq=False)
+class _Opened:
+    """A data set with what is worth keeping between two resolves of it."""
+
+    dataset: Dataset
+    _pools: dict[tuple[str, bool], tuple[Pool, tuple[str, ...]]] = field(default_factory=dict)
+    _selections: dict[ClassRecipe, Selection] = field(default_factory=dict)
+
+    def pool(self, label: str, skip_corrupt: bool) -> tuple[Pool, tuple[str, ...]]:
+        """The images of a class, and the keys of those left out because they are corrupt."""
+        key = (label, skip_corrupt)
+        if key not in self._pools:
+            corrupt = self.dataset.unreadable(label) if skip_corrupt else ()
+            images = self.dataset.images_of(label)
+            good = tuple(image for image in images if image.key not in corrupt)
+            self._pools[key] = Pool(label, good), corrupt
+        return self._pools[key]
+
+    def select(self, recipe: ClassRecipe) -> Selection:
+        """The classes of a recipe."""
+        if recipe not in self._selections:
+            dataset = self.dataset
+            self._selections[recipe] = select(
+                recipe, dataset.classes, wnid_keyed=dataset.wnid_keyed, dataset=dataset.name
+            )
+        return self._selections[recipe]
+
+
+def _opened(name: str, root: str | None, data_root: Path | None, cache_dir: Path) -> _Opened:
+    path = resolve_root(name, root, data_root)
+    if path is None:
+        return _open(name, None, None, (0, 0))
+    info = path.stat()
+    return _open(name, path, cache_dir.absolute(), (info.st_size, info.st_mtime_ns))
+
+
+@lru_cache(maxsize=32)
+def _open(name: str, path: Path | None, cache_dir: Path | None, stamp: tuple[int, int]) -> _Opened:
+    """Kept per process; `stamp` lets an archive that was replaced be opened anew."""
+    entry = DATASETS[name]
+    if isinstance(entry, Format):
+        if path is None or cache_dir is None:
+            raise TypeError(f"data set {name!r} needs a path and a cache folder")
+        return _Opened(entry.open(path, cache_dir))
+    return _Opened(entry())
+
+
+# --- a run's images -----------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """The images of a run.
+
+    Attributes:
+        classes: in drawn order; the label of an image is the place of its class.
+        fingerprint: of the classes and of the keys and contents of all images, 64 hex digits.
+            Where the files lie and how they are packed plays no part.
+        dataset_fingerprint: of the whole data set; class names compare where it is equal.
+        wnid_keyed: classes are WordNet ids, which compare between data sets.
+        notes: what was left out and why; empty when nothing was.
+    """
+
+    classes: tuple[str, ...]
+    train: tuple[Image, ...]
+    val: tuple[Image, ...]
+    test: tuple[Image, ...]
+    fingerprint: str
+    dataset_fingerprint: str
+    wnid_keyed: bool
+    version: str
+    notes: Notes
+
+    @property
+    def images(self) -> tuple[Image, ...]:
+        """Training, validation and test images, in this order."""
+        return self.train + self.val + self.test
+
+
+def resolve(data: DataSpec, draw: int, *, data_root: Path | None, cache_dir: Path) -> Resolved:
+    """Which images a run uses; no image is decoded, unless `on_corrupt` is skip.
+
+    With `on_corrupt: skip` all images of the selected classes are decoded once before the draw, so
+    that the counts per class stay exact and the fingerprint says what is really used.
+
+    Args:
+        data: the selection.
+        draw: seed of the draw of images (`seeds.draw`).
+        data_root: folder of data sets, see `resolve_root`.
+        cache_dir: indices and decoded images lie below it.
+
+    Raises:
+        DataError: when the data are not there, or cannot be selected or split as asked.
+
+    >>> from bench.spec import DataSpec
+    >>> digits = DataSpec(dataset="digits", images_per_class=5, test_per_class=20)
+    >>> found = resolve(digits, 0, data_root=None, cache_dir=Path("cache"))
+    >>> len(found.classes), len(found.train), len(found.val), len(found.test)
+    (10, 50, 100, 200)
+    """
+    opened = _opened(data.dataset, data.root, data_root, cache_dir)
+    dataset = opened.dataset
+    selection = opened.select(data.classes)
+    pools = [opened.pool(name, data.on_corrupt == "skip") for name in selection.names]
+    corrupt = [key for _, keys in pools for key in keys]
+    parts = split_pools(
+        [pool for pool, _ in pools],
+        images_per_class=data.images_per_class,
+        val_per_class=data.val_per_class,
+        test_per_class=data.test_per_class,
+        test_from=data.test_from,
+        draw=draw,
+        on_short=data.on_short,
+    )
+    notes: Notes = {**dict(selection.notes), **parts.notes}
+    if corrupt:
+        notes |= {"skipped_corrupt": len(corrupt), "skipped_corrupt_images": corrupt}
+    return Resolved(
+        classes=parts.classes,
+        train=parts.train,
+        val=parts.val,
+        test=parts.test,
+        fingerprint=fingerprint(dataset, parts.classes, parts.train, parts.val, parts.test),
+        dataset_fingerprint=dataset.fingerprint,
+        wnid_keyed=dataset.wnid_keyed,
+        version=dataset.version,
+        notes=notes,
+    )
+
+
+def fingerprint(
+    dataset: Dataset,
+    classes: Sequence[str],
+    train: Sequence[Image],
+    val: Sequence[Image],
+    test: Sequence[Image],
+) -> str:
+    """SHA-256 over what is selected: set, version, classes, and key, content and class of images.
+
+    Paths of the machine play no part.
+    """
+    lines = [dataset.name, dataset.version, json.dumps(list(classes))]
+    for name, images in (("train", train), ("val", val), ("test", test)):
+        lines.append(f"{name} {len(images)}")
+        lines += [f"{image.sha256} {image.label}\0{image.key}" for image in images]
+    return digest(lines)
+
+
+@dataclass(frozen=True, eq=False)
+class Loaded:
+    """The pixels of a run.
+
+    Attributes:
+        images: (N, size, size, 3) uint8 RGB, a read-only memory map: index it to get a copy.
+        labels: (N,) places in `classes`.
+        train, val, test: rows of `images`, ascending; disjoint, together all N.
+        classes: names.
+        notes: see `Resolved`.
+    """
+
+    images: UInt8
+    labels: Int64
+    train: Int64
+    val: Int64
+    test: Int64
+    classes: tuple[str, ...]
+    notes: Notes
+
+
+def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_dir: Path) -> Loaded:
+    """The pixels of a selection, decoded once per selection and size and then mapped.
+
+    Args:
+        resolved: what `resolve` gave for `data`.
+        data: the same selection; its `image_size` is the size.
+
+    Raises:
+        DataError: naming an image that cannot be decoded or has changed since it was indexed.
+
+    >>> import tempfile
+    >>> digits = DataSpec(dataset="digits", images_per_class=5, test_per_class=20)
+    >>> with tempfile.TemporaryDirectory() as cache:
+    ...     places = {"data_root": None, "cache_dir": Path(cache)}
+    ...     loaded = load(resolve(digits, 0, **places), digits, **places)
+    ...     loaded.images.shape, loaded.train.shape, loaded.labels[loaded.train].max()
+    ((350, 32, 32, 3), (50,), np.int64(9))
+    """
+    images = resolved.images
+    dataset = open_dataset(data.dataset, data.root, data_root=data_root, cache_dir=cache_dir)
+    pixels = cached_images(
+        images,
+        data.image_size,
+        dataset.read,
+        cache_dir=cache_dir,
+        fingerprint=resolved.fingerprint,
+        version=resolved.version,
+    )
+    place = {name: number for number, name in enumerate(resolved.classes)}
+    ends = np.cumsum([len(resolved.train), len(resolved.val), len(resolved.test)])
+    rows = np.arange(len(images), dtype=np.int64)
+    return Loaded(
+        images=pixels,
+        labels=np.array([place[image.label] for image in images], dtype=np.int64),
+        train=rows[: ends[0]],
+        val=rows[ends[0] : ends[1]],
+        test=rows[ends[1] :],
+        classes=resolved.classes,
+        notes=resolved.notes,
+    )

@@ -1,0 +1,159 @@
+"""Anybody's images: a folder per class, or a CSV manifest.
+
+    flowers/daisy/1.jpg  flowers/rose/2.png                   no split of its own
+    flowers/train/daisy/1.jpg  flowers/test/daisy/9.jpg       train/, val/ (optional), test/
+
+A manifest is a CSV file with the columns `path,label[,split][,group]`; paths are relative to the
+file, splits are train, val or test (empty: train), images of one group never stand in two splits.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections.abc import Iterable, Iterator
+from pathlib import Path, PurePosixPath
+from typing import cast
+
+from bench.data.formats.archive import archive_files, is_archive
+from bench.data.formats.base import Split
+from bench.data.formats.files import Files, folder_files, is_image, listed_files
+from bench.data.formats.imagefiles import FileDataset, Placed, place_images
+from bench.data.splits import some
+from bench.errors import DataError, nearest
+
+__all__ = [
+    "FOLDER_EXPECTED",
+    "MANIFEST_EXPECTED",
+    "fits_folder",
+    "fits_manifest",
+    "open_folder",
+    "open_manifest",
+]
+
+FOLDER_EXPECTED = (
+    "a folder with a folder of images per class, or with train/, val/ and test/ that have one "
+    "each, or a .tar or .tar.gz of it"
+)
+MANIFEST_EXPECTED = (
+    "a CSV file with the columns path,label[,split][,group], or a folder with manifest.csv"
+)
+_SPLITS = ("train", "val", "test")
+
+
+def fits_folder(path: Path) -> bool:
+    """Whether the data set could lie here."""
+    return path.is_dir() or (path.is_file() and is_archive(path))
+
+
+def fits_manifest(path: Path) -> bool:
+    """Whether the data set could lie here."""
+    return (path.is_file() and path.suffix.lower() == ".csv") or (path / "manifest.csv").is_file()
+
+
+def open_folder(root: Path, cache_dir: Path) -> FileDataset:
+    """Indexes a folder or an archive with a folder of images per class.
+
+    Raises:
+        DataError: for images outside a class's folder, or fewer than two classes.
+    """
+    files = archive_files(root, cache_dir) if root.is_file() else folder_files(root, cache_dir)
+    return place_images("folder", files, _place(files), cache_dir, FOLDER_EXPECTED)
+
+
+def _place(files: Files) -> Iterator[Placed]:
+    tops = {path.partition("/")[0] for path in files.sha256}
+    # A class may be called "test"; with split folders there is nothing else beside them.
+    with_splits = "train" in tops and tops <= set(_SPLITS)
+    loose = []
+    for path in files.sha256:
+        parts = path.split("/")
+        if len(parts) < (3 if with_splits else 2):
+            loose.append(path)
+        elif with_splits:
+            yield Placed(path, parts[1], cast(Split, parts[0]))
+        else:
+            yield Placed(path, parts[0], "train")
+    if loose:
+        raise DataError(
+            f"{len(loose)} images lie in no class's folder: {some(loose)}",
+            place=str(files.place),
+            hint=f"expected {FOLDER_EXPECTED}",
+        )
+
+
+def open_manifest(root: Path, cache_dir: Path) -> FileDataset:
+    """Indexes the images that a CSV file lists.
+
+    Raises:
+        DataError: with the line, for unknown columns, empty fields, paths that are listed twice,
+            lead out of the file's folder or to no image.
+    """
+    table = root if root.is_file() else root / "manifest.csv"
+    placed = list(_rows(table, table.read_bytes().decode("utf-8-sig")))
+    files = listed_files(table.parent, [one.path for one in placed], cache_dir)
+    return place_images("manifest", files, placed, cache_dir, MANIFEST_EXPECTED)
+
+
+def _rows(table: Path, text: str) -> Iterator[Placed]:
+    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    _check_columns(table, reader.fieldnames or ())
+    folder = table.parent.resolve()
+    seen: set[str] = set()
+    try:
+        for row in reader:
+            place = f"{table}:{reader.line_num}"
+            yield _row(place, folder, row, seen)
+    except csv.Error as error:
+        raise DataError(f"not a CSV line ({error})", place=f"{table}:{reader.line_num}") from error
+
+
+def _check_columns(table: Path, names: Iterable[str]) -> None:
+    allowed = ("path", "label", "split", "group")
+    columns = list(names)
+    unknown = [name for name in columns if name not in allowed]
+    missing = [name for name in allowed[:2] if name not in columns]
+    if unknown or missing or len(set(columns)) != len(columns):
+        wrong = (
+            f"column {unknown[0]!r} is not known; nearest: {nearest(unknown[0], allowed)}"
+            if unknown
+            else f"column {missing[0]!r} is missing"
+            if missing
+            else "a column is there twice"
+        )
+        raise DataError(wrong, place=f"{table}:1", hint=f"expected {MANIFEST_EXPECTED}")
+
+
+def _row(place: str, folder: Path, row: dict[str | None, str | None], seen: set[str]) -> Placed:
+    if None in row or None in row.values():
+        raise DataError("the line has not as many fields as there are columns", place=place)
+    path, label = row["path"] or "", row["label"] or ""
+    split = row.get("split") or "train"
+    if not path or not label:
+        raise DataError("path or label is empty", place=place, hint="fill it or remove the line")
+    if "\n" in label or "\0" in label:
+        raise DataError(f"label {label!r} is no text on one line", place=place)
+    if split not in _SPLITS:
+        raise DataError(
+            f"split {split!r} is not known", place=place, hint=f"use {nearest(split, _SPLITS)}"
+        )
+    key = _inside(place, folder, path)
+    if key in seen:
+        raise DataError(f"path {path!r} is listed twice", place=place)
+    seen.add(key)
+    return Placed(key, label, cast(Split, split), row.get("group") or None)
+
+
+def _inside(place: str, folder: Path, path: str) -> str:
+    """The path as a key, when it leads to an image below `folder`."""
+    parts = PurePosixPath(path).parts
+    outside = path.startswith("/") or ".." in parts or "\\" in path or "\0" in path
+    if outside or not (folder / path).resolve().is_relative_to(folder):
+        raise DataError(
+            f"path {path!r} leads out of the manifest's folder",
+            place=place,
+            hint="paths are relative to the CSV file, with /; put it beside or above the images",
+        )
+    if not is_image(path) or not (folder / path).is_file():
+        raise DataError(f"there is no image {path!r}", place=place)
+    return "/".join(parts)
