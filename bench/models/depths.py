@@ -1,0 +1,106 @@
+"""How many layers a network has, asked by name and answered without importing torch.
+
+The table beside this file was made by `scripts/build_depths.py` with one release of timm. A network
+that is not in it is built in a process of its own: `python -m bench.models.depths NAME`.
+"""
+
+from __future__ import annotations
+
+import csv
+import functools
+import subprocess
+import sys
+from importlib import metadata, resources
+
+from bench.errors import ModelError, nearest
+
+__all__ = ["TABLE_TIMM", "depth_of"]
+
+TABLE_TIMM = "1.0.31"
+"""The release of timm that the table was made with; with it, the table knows every name."""
+
+_OURS = ("caffenet", "narrow8_32", "resnet18")
+
+
+def depth_of(name: str) -> int:
+    """The number of layers of a network, as `bench.models.layers.depth` counts them.
+
+    Raises:
+        ModelError: when there is no such network, or its layers cannot be numbered.
+
+    >>> depth_of("caffenet"), depth_of("resnet18")
+    (8, 10)
+    """
+    known = _table()
+    if name in known:
+        depth, reason = known[name]
+        if depth is None:
+            raise ModelError(
+                f"the layers of {name!r} cannot be numbered: {reason}",
+                hint="choose another network, for example " + ", ".join(_OURS),
+            )
+        return depth
+    if "." not in name and metadata.version("timm") != TABLE_TIMM:
+        return _ask(name)
+    plain, _, tag = name.partition(".")
+    if tag and plain in known:
+        raise ModelError(
+            f"network {name!r}: {tag!r} names pretrained weights, not a network",
+            hint=f"write {plain!r} here, and the tag {tag!r} in the source that weights come from",
+        )
+    raise _unknown(name)
+
+
+@functools.cache
+def _table() -> dict[str, tuple[int | None, str]]:
+    """Depth by name, and why there is none."""
+    text = resources.files("bench.models").joinpath("depths.csv").read_text(encoding="utf-8")
+    rows = csv.DictReader(text.splitlines())
+    return {r["name"]: (int(r["depth"]) if r["depth"] else None, r["reason"]) for r in rows}
+
+
+def _ask(name: str) -> int:
+    """Builds the network in another process, without memory for its weights, and counts."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "bench.models.depths", name],
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    lines = answer.stdout.split()
+    if answer.returncode == 0 and lines:
+        return int(lines[-1])
+    if answer.returncode == 3:
+        raise _unknown(name)
+    raise ModelError(
+        f"the layers of {name!r} cannot be numbered: {answer.stderr.strip()[-500:]}",
+        hint="choose another network, for example " + ", ".join(_OURS),
+    )
+
+
+def _unknown(name: str) -> ModelError:
+    return ModelError(
+        f"there is no network {name!r}; nearest: {nearest(name, _table())}",
+        hint="give a name from timm.list_models(), or " + ", ".join(_OURS),
+    )
+
+
+def main(arguments: list[str]) -> int:
+    """Prints the depth of one network; 3 says that timm does not know it."""
+    import timm
+    import torch
+
+    from bench.models.layers import create, depth, register_networks
+    from bench.spec import ModelSpec
+
+    (name,) = arguments
+    register_networks()
+    if not timm.is_model(name):
+        return 3
+    with torch.device("meta"):
+        print(depth(create(ModelSpec(name=name), 10, seed=0)))
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main(sys.argv[1:]))

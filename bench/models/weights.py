@@ -1,0 +1,222 @@
+"""Weights to copy from, and weights to keep: safetensors, or PyTorch files without their code.
+
+A `.pth` file is a pickle, which can run code when it is read. Here it goes through
+`torch.load(weights_only=True)`, which builds tensors and plain containers and refuses the rest.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import logging
+import os
+import pickle
+import tempfile
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import timm
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import Tensor, nn
+
+from bench.errors import ModelError, StoreError, nearest
+from bench.models.layers import check_name, register_networks
+from bench.spec import FromFile, FromTimm
+
+__all__ = ["file_sha256", "load_state", "read_state", "save_state"]
+
+WRAPPERS = ("state_dict", "model_state_dict", "model")
+"""Keys under which training scripts keep the weights; the first that is there is opened."""
+
+PREFIXES = ("module.", "_orig_mod.")
+"""What DistributedDataParallel and torch.compile put before every name; taken off."""
+
+_log = logging.getLogger(__name__)
+
+
+def load_state(
+    init: FromTimm | FromFile, model_name: str, image_size: int | None = None
+) -> dict[str, Tensor]:
+    """Parameters and buffers that a run copies from, on the CPU, by the network's own names.
+
+    Args:
+        init: timm's published weights, or a file. A file may hold the names under one of
+            `WRAPPERS` and with `PREFIXES`; what was taken off is said in the log.
+        model_name: the network, as in `ModelSpec.name`.
+        image_size: side of the images, for networks built for one size: timm fits their position
+            tables to it.
+
+    Raises:
+        ModelError: when the file is not there, is not the one of the spec, or holds no weights;
+            when timm has no such weights, or they are neither cached nor to be had.
+    """
+    if isinstance(init, FromFile):
+        return _from_file(init)
+    return _from_timm(init, model_name, image_size)
+
+
+def save_state(model: nn.Module | Mapping[str, Tensor], path: Path) -> None:
+    """Writes parameters and saved buffers as safetensors: complete, or not at all.
+
+    Equal weights give equal bytes, whatever their device and memory format.
+    """
+    state = model.state_dict() if isinstance(model, nn.Module) else model
+    plain = {
+        name: tensor.detach().cpu().contiguous().clone()
+        for name, tensor in state.items()
+        if isinstance(tensor, Tensor)
+    }
+    path = Path(path)
+    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
+    os.close(handle)
+    try:
+        save_file(plain, temporary)
+        with Path(temporary).open("rb+") as written:
+            os.fsync(written.fileno())
+        Path(temporary).chmod(0o644)
+        Path(temporary).replace(path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            Path(temporary).unlink()
+        raise
+    folder = os.open(path.parent, os.O_RDONLY)
+    try:
+        os.fsync(folder)
+    finally:
+        os.close(folder)
+
+
+def read_state(path: Path) -> dict[str, Tensor]:
+    """Reads what `save_state` wrote.
+
+    Raises:
+        StoreError: when the file is missing or torn.
+    """
+    try:
+        state: dict[str, Tensor] = load_file(path)
+    except FileNotFoundError:
+        raise StoreError(
+            "the weights are missing", place=str(path), hint="run the grid again to train them"
+        ) from None
+    except (SafetensorError, OSError) as error:
+        raise StoreError(
+            f"the weights cannot be read: {error}",
+            place=str(path),
+            hint="delete the run's folder and run the grid again",
+        ) from None
+    return state
+
+
+def file_sha256(path: Path) -> str:
+    """SHA-256 of a file's bytes, in hexadecimal.
+
+    Raises:
+        ModelError: when there is no such file.
+    """
+    try:
+        with Path(path).open("rb") as opened:
+            return hashlib.file_digest(opened, "sha256").hexdigest()
+    except OSError as error:
+        raise ModelError(
+            f"cannot read the weights file: {error.strerror}",
+            place=str(path),
+            hint="give the path of a .safetensors, .pth or .pt file",
+        ) from None
+
+
+def _from_file(init: FromFile) -> dict[str, Tensor]:
+    path = Path(init.path)
+    found = file_sha256(path)
+    if found != init.sha256:
+        raise ModelError(
+            f"the weights file has SHA-256 {found}, the spec says {init.sha256}",
+            place=init.path,
+            hint="the file has changed: restore it, or set sha256 to the new value on purpose",
+        )
+    if path.suffix == ".safetensors":
+        try:
+            loaded: Any = load_file(path)
+        except SafetensorError as error:
+            raise ModelError(f"this is no safetensors file: {error}", place=init.path) from None
+    elif path.suffix in (".pth", ".pt"):
+        loaded = _load_torch(path)
+    else:
+        raise ModelError(
+            f"weights are read from .safetensors, .pth and .pt files, not {path.suffix!r}",
+            place=init.path,
+            hint="convert it to .safetensors",
+        )
+    return _unwrap(loaded, init.path)
+
+
+def _load_torch(path: Path) -> Any:
+    try:
+        return torch.load(path, map_location="cpu", weights_only=True)
+    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError) as error:
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        raise ModelError(
+            f"the file cannot be read without running code from it: {reason}",
+            place=str(path),
+            hint="where you trust it, load it yourself and save its state_dict as .safetensors",
+        ) from None
+
+
+def _unwrap(loaded: Any, place: str) -> dict[str, Tensor]:
+    if isinstance(loaded, Mapping):
+        wrapper = next((key for key in WRAPPERS if isinstance(loaded.get(key), Mapping)), None)
+        if wrapper is not None:
+            _log.info("%s: weights are those under %r", place, wrapper)
+            loaded = loaded[wrapper]
+    if not isinstance(loaded, Mapping) or not loaded:
+        raise ModelError(
+            f"the file holds {type(loaded).__name__}, not weights by name",
+            place=place,
+            hint=f"save a state_dict, plain or under one of {', '.join(WRAPPERS)}",
+        )
+    strange = [str(name) for name, value in loaded.items() if not isinstance(value, Tensor)]
+    if strange:
+        raise ModelError(
+            f"the file holds things that are not tensors: {', '.join(strange[:8])}",
+            place=place,
+            hint=f"save a state_dict, plain or under one of {', '.join(WRAPPERS)}",
+        )
+    state = {str(name): value for name, value in loaded.items()}
+    changed = True
+    while changed:
+        changed = False
+        for prefix in PREFIXES:
+            if all(name.startswith(prefix) for name in state):
+                state = {name.removeprefix(prefix): value for name, value in state.items()}
+                _log.info("%s: took %r off every name", place, prefix)
+                changed = True
+    return state
+
+
+def _from_timm(init: FromTimm, model_name: str, image_size: int | None) -> dict[str, Tensor]:
+    register_networks()
+    check_name(model_name)
+    name = model_name if init.tag is None else f"{model_name}.{init.tag}"
+    if not timm.models.is_model_pretrained(name):
+        known = [n.partition(".")[2] for n in timm.list_pretrained(f"{model_name}.*")]
+        raise ModelError(
+            f"timm publishes no weights {name!r}",
+            hint=f"tags of {model_name}: {nearest(init.tag or '', known)}"
+            if known
+            else "pretrain it in the grid (source: a selection), or choose another network",
+        )
+    config = timm.get_pretrained_cfg(name)
+    size = {"img_size": image_size} if image_size and config.fixed_input_size else {}
+    try:
+        with torch.random.fork_rng(devices=[]):
+            model = timm.create_model(name, pretrained=True, **size)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        raise ModelError(
+            f"timm's weights {name!r} are neither cached nor could they be fetched: {reason}",
+            hint="run once where there is a network (they are then cached below HF_HOME), or give "
+            "a local .safetensors file",
+        ) from error
+    return {key: value.detach() for key, value in model.state_dict().items()}

@@ -1,0 +1,73 @@
+"""Counts the layers of every timm network into bench/models/depths.csv.
+
+    python scripts/build_depths.py
+
+Networks are built on the meta device, so they need no memory; the few that compute with their own
+weights while they are built are built on the CPU when they are small enough, and else listed with
+the reason. Takes about ten minutes on one core.
+"""
+
+from __future__ import annotations
+
+import csv
+import os
+import sys
+import warnings
+from pathlib import Path
+
+import timm
+import torch
+
+from bench.models.depths import TABLE_TIMM
+from bench.models.layers import create, depth, register_networks
+from bench.spec import ModelSpec
+
+TABLE = Path(__file__).resolve().parents[1] / "bench" / "models" / "depths.csv"
+
+
+def count(name: str) -> tuple[int | None, str]:
+    """Depth of a network, or why it has none."""
+    spec = ModelSpec(name=name)
+    try:
+        with torch.device("meta"):
+            return depth(create(spec, 10, seed=0)), ""
+    except Exception as error:
+        reason = f"{type(error).__name__}: {error}"
+    if "meta" in reason:
+        try:
+            return depth(create(spec, 10, seed=0)), ""
+        except Exception as error:
+            reason = f"{type(error).__name__}: {error}"
+    return None, " ".join(reason.split())[:200]
+
+
+def main() -> int:
+    """Writes the table and prints what could not be counted."""
+    if timm.__version__ != TABLE_TIMM:
+        print(f"timm is {timm.__version__}: set TABLE_TIMM in bench/models/depths.py to it first")
+        return 1
+    warnings.simplefilter("ignore")
+    register_networks()
+    names = sorted(timm.list_models())
+    temporary = TABLE.with_name(f".{TABLE.name}.tmp")
+    skipped = 0
+    with temporary.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened, lineterminator="\n")
+        writer.writerow(["name", "depth", "reason"])
+        for number, name in enumerate(names, start=1):
+            layers, reason = count(name)
+            writer.writerow([name, layers if layers is not None else "", reason])
+            if layers is None:
+                skipped += 1
+                print(f"{name}: {reason}")
+            if number % 100 == 0:
+                print(f"{number} of {len(names)}", flush=True)
+        opened.flush()
+        os.fsync(opened.fileno())
+    temporary.replace(TABLE)
+    print(f"{len(names)} networks, {skipped} without a depth, {TABLE}")
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())
