@@ -225,7 +225,10 @@ class _Run:
         """Trains, evaluates, checks the invariants, publishes; the run's status."""
         self._check_identity()
         model = layers.create(
-            self.spec.model, len(self.data.loaded.classes), seed=self.spec.seeds.init
+            self.spec.model,
+            len(self.data.loaded.classes),
+            seed=self.spec.seeds.init,
+            image_size=self.spec.data.image_size,
         )
         pattern = self.spec.layers
         layers.apply_pattern(model, pattern, self._parent_state())
@@ -268,7 +271,9 @@ class _Run:
             case FromRun(run=parent):
                 return self._trained(parent)
             case other:
-                return weights.load_state(other, self.spec.model.name)
+                return weights.load_state(
+                    other, self.spec.model.name, image_size=self.spec.data.image_size
+                )
 
     def _parent_folder(self, parent: RunSpec) -> RunFolder:
         key = run_id(parent, lambda run: self.context.resolve_data(run).fingerprint)
