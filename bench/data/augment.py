@@ -2,7 +2,7 @@
 
 All randomness of an epoch is drawn at once, on the CPU, as a table of uniform numbers with a row
 per image shown. The same numbers serve the CPU and a GPU, do not depend on how a step is cut into
-batches, and are a function of (order seed, epoch) alone, so a resumed epoch repeats them.
+batches, and are a function of (order seed, epoch, domain) alone, so a resumed epoch repeats them.
 """
 
 from __future__ import annotations
@@ -25,15 +25,16 @@ _DY, _DX, FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION, _COLUMNS = range(7)
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def draw_noise(images: int, seed: int, epoch: int) -> Tensor:
+def draw_noise(images: int, seed: int, epoch: int, domain: int = 0) -> Tensor:
     """The random numbers of one epoch: float32 (images, 6), uniform in [0, 1), on the CPU.
 
-    Every kind of augmentation draws all columns, so `flip` and `crop_flip` mirror the same images.
+    Every kind of augmentation draws all columns, so `flip` and `crop_flip` mirror the same images;
+    each domain has its own, so that adding a source leaves the target's augmentation as it was.
 
     >>> tuple(draw_noise(3, seed=0, epoch=1).shape)
     (3, 6)
     """
-    generator = torch.Generator().manual_seed(seed_from(f"augment|{seed}|{epoch}"))
+    generator = torch.Generator().manual_seed(seed_from(f"augment|{seed}|{epoch}|{domain}"))
     return torch.rand(images, _COLUMNS, generator=generator)
 
 

@@ -160,7 +160,7 @@ def _matrix(
 def _warp(image: Pixels, matrix: Matrix) -> Image.Image:
     """Resamples bilinearly; beyond its edges an image goes on as its mirror image."""
     height, width = image.shape[:2]
-    padded = np.pad(image, ((height, height), (width, width), (0, 0)), mode="symmetric")
+    padded = image[_mirrored(height)][:, _mirrored(width)]
     shifted = np.array([[1, 0, width], [0, 1, height], [0, 0, 1.0]]) @ matrix
     coefficients = (shifted / shifted[2, 2]).ravel()[:8].tolist()
     return Image.fromarray(padded).transform(
@@ -169,6 +169,12 @@ def _warp(image: Pixels, matrix: Matrix) -> Image.Image:
         coefficients,
         resample=Image.Resampling.BILINEAR,
     )
+
+
+def _mirrored(length: int) -> NDArray[np.int64]:
+    """Positions of a row that goes on as its mirror image to both sides, 3 x length."""
+    there = np.arange(length)
+    return np.concatenate([there[::-1], there, there[::-1]])
 
 
 def _recompressed(picture: Image.Image, quality: int) -> Image.Image:

@@ -21,13 +21,12 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
-from bench.data.augment import draw_noise
 from bench.errors import BenchError
 from bench.training import checkpoint, evaluate, optim
 from bench.training.domain import images_in, seed_from
 from bench.training.feed import Feed, FeedOptions
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, Row, TrainingJob
-from bench.training.stepping import Forward, Stepper, Sums
+from bench.training.stepping import Forward, Stepper, Sums, noise_of
 
 __all__ = ["EpochReport", "Interrupted", "Method", "Outcome", "TrainingJob", "set_threads", "train"]
 
@@ -140,18 +139,18 @@ class _Training:
         if not steps:
             raise BenchError(f"the method gives no step in epoch {self.epoch}")
         self.steps_in_epoch = len(steps)
-        noise = draw_noise(images_in(steps), job.order_seed, self.epoch).to(job.device)
+        noise = noise_of(steps, job.order_seed, self.epoch, job.device)
         self.model.train()
         job.set_modes()
         self._seed_dropout()
-        row, begun, shown = images_in(steps[: self.step]), time.monotonic(), 0
+        begun, shown = time.monotonic(), 0
         for number in range(self.step, len(steps)):
             count = images_in(steps[number : number + 1])
             factor = optim.lr_factor(job.train, self.epoch, number, len(steps))
             optim.set_lr_factor(self.optimizer, factor)
-            loss = self.stepper.take(steps[number], noise[row : row + count], self.sums)
+            loss = self.stepper.take(steps[number], noise[number], self.sums)
             self.first_loss = loss if self.first_loss is None else self.first_loss
-            row, shown, self.step = row + count, shown + count, number + 1
+            shown, self.step = shown + count, number + 1
             self.steps_done, self.images_seen = self.steps_done + 1, self.images_seen + count
             if self.step % _CHECK_EVERY == 0 and self._diverged():
                 return True

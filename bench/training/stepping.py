@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, fields
 
@@ -11,11 +12,12 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.nn.functional import cross_entropy
 
+from bench.data.augment import draw_noise
 from bench.spec import TrainSpec
 from bench.training.domain import Step
 from bench.training.feed import Feed, autocast
 
-__all__ = ["Forward", "Parts", "Stepper", "Sums"]
+__all__ = ["Forward", "Parts", "Stepper", "Sums", "noise_of"]
 
 Parts = tuple[tuple[int, int], ...]
 """((domain, number of images), ...) in the order of the batch."""
@@ -76,19 +78,38 @@ class _Piece:
     scale: float
 
 
-def _cut(step: Step, noise: Tensor, accumulate: int) -> Iterator[list[_Piece]]:
+def noise_of(
+    steps: Sequence[Step], seed: int, epoch: int, device: torch.device
+) -> list[tuple[Tensor, ...]]:
+    """The augmentation's numbers for each part of each step, float32 (images of the part, 6)."""
+    total: Counter[int] = Counter()
+    for part in (part for step in steps for part in step):
+        total[part.domain] += len(part.indices)
+    drawn = {d: draw_noise(n, seed, epoch, d).to(device) for d, n in sorted(total.items())}
+    used: Counter[int] = Counter()
+    noise = []
+    for step in steps:
+        rows = []
+        for part in step:
+            start = used[part.domain]
+            used[part.domain] += len(part.indices)
+            rows.append(drawn[part.domain][start : used[part.domain]])
+        noise.append(tuple(rows))
+    return noise
+
+
+def _cut(step: Step, noise: tuple[Tensor, ...], accumulate: int) -> Iterator[list[_Piece]]:
     """The forward passes of a step; each takes an even share of every domain's images."""
-    starts = np.cumsum([0, *(len(part.indices) for part in step)])
     shares = [np.array_split(np.arange(len(part.indices)), accumulate) for part in step]
     for turn in range(accumulate):
         pieces = [
             _Piece(
                 part.domain,
                 part.indices[share[turn]],
-                noise[int(starts[i] + share[turn][0]) : int(starts[i] + share[turn][-1]) + 1],
+                rows[int(share[turn][0]) : int(share[turn][-1]) + 1],
                 part.weight / len(part.indices),
             )
-            for i, (part, share) in enumerate(zip(step, shares, strict=True))
+            for part, rows, share in zip(step, noise, shares, strict=True)
             if len(share[turn])
         ]
         if pieces:
@@ -118,14 +139,14 @@ class Stepper:
         self.target, self.train = target, train
         self.device = feeds[0].options.device
 
-    def take(self, step: Step, noise: Tensor, sums: Sums) -> Tensor:
+    def take(self, step: Step, noise: tuple[Tensor, ...], sums: Sums) -> Tensor:
         """One step over the images of `step`; returns its loss, on the device.
 
         Cut into `accumulate` forward passes, the gradient is that of one pass over all images
         (but for BatchNorm, which sees each pass by itself).
 
         Args:
-            noise: float32 (images in the step, 6), rows in the order of the step's parts.
+            noise: of the step's parts, see `noise_of`.
             sums: counts the step.
         """
         loss = torch.zeros((), device=self.device)

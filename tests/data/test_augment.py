@@ -1,0 +1,100 @@
+"""On-line augmentation: against an image-by-image twin and torchvision's colour functions."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from torchvision.transforms import functional as tv
+
+from bench.data.augment import COLOR_STRENGTH, augment, draw_noise, normalise
+
+
+def _images(count: int, side: int, seed: int = 0) -> torch.Tensor:
+    values = np.random.default_rng(seed).integers(0, 256, (count, side, side, 3), dtype=np.uint8)
+    return torch.from_numpy(values)
+
+
+def _slow_crop_flip(images: torch.Tensor, noise: torch.Tensor, pad: int, fill: tuple) -> np.ndarray:
+    """One image at a time: paste on a canvas, cut the window out, mirror it."""
+    out = []
+    for image, row in zip(images.numpy(), noise.numpy(), strict=True):
+        side = image.shape[0]
+        canvas = np.empty((side + 2 * pad, side + 2 * pad, 3), np.uint8)
+        canvas[:] = fill
+        canvas[pad : pad + side, pad : pad + side] = image
+        top, left = (int(np.float32(u) * np.float32(2 * pad + 1)) for u in row[:2])
+        window = canvas[top : top + side, left : left + side]
+        out.append(window[:, ::-1] if row[2] < 0.5 else window)
+    return np.stack(out)
+
+
+@given(st.integers(1, 6), st.integers(2, 9), st.integers(0, 5), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_crop_and_flip_equal_the_slow_twin(count: int, side: int, pad: int, seed: int) -> None:
+    images, noise = _images(count, side, seed), draw_noise(count, seed, 0)
+    fill = (1, 2, 3)
+    fast = augment(images, noise, "crop_flip", crop_pad=pad, fill=fill)
+    assert np.array_equal(fast.numpy(), _slow_crop_flip(images, noise, pad, fill))
+
+
+def test_all_windows_and_both_mirrorings_occur() -> None:
+    image = torch.arange(9, dtype=torch.uint8).reshape(1, 3, 3, 1).repeat(1, 1, 1, 3) + 1
+    many = augment(image.repeat(2000, 1, 1, 1), draw_noise(2000, 0, 0), "crop_flip", crop_pad=1)
+    assert len({tuple(one.flatten().tolist()) for one in many}) == 9 * 2
+
+
+def test_flip_alone_mirrors_the_images_that_crop_flip_mirrors() -> None:
+    images, noise = _images(50, 6), draw_noise(50, 3, 1)
+    flipped = augment(images, noise, "flip")
+    assert torch.equal(flipped, augment(images, noise, "crop_flip", crop_pad=0))
+    mirrored = [torch.equal(a, b.flip(1)) for a, b in zip(flipped, images, strict=True)]
+    kept = [torch.equal(a, b) for a, b in zip(flipped, images, strict=True)]
+    assert all(a != b for a, b in zip(mirrored, kept, strict=True))
+    assert 10 < sum(mirrored) < 40
+
+
+def test_none_gives_the_images_back() -> None:
+    images = _images(3, 5)
+    assert augment(images, draw_noise(3, 0, 0), "none") is images
+
+
+def test_color_jitter_agrees_with_torchvision() -> None:
+    images, noise = _images(20, 8), draw_noise(20, 0, 0)
+    noise[:, 2] = 0.9  # no mirroring
+    jittered = augment(images, noise, "crop_flip_color", crop_pad=0)
+    factors = (1 + COLOR_STRENGTH * (2 * noise[:, 3:6] - 1)).tolist()
+    for ours, image, (brightness, contrast, saturation) in zip(
+        jittered, images, factors, strict=True
+    ):
+        x = image.permute(2, 0, 1).float() / 255
+        x = tv.adjust_brightness(x, brightness)
+        x = tv.adjust_saturation(tv.adjust_contrast(x, contrast), saturation)
+        assert (ours.permute(2, 0, 1).float() - x * 255).abs().max() < 1.0
+
+
+def test_normalise_agrees_with_torchvision() -> None:
+    images, mean, std = _images(4, 5), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
+    expected = tv.normalize(images.permute(0, 3, 1, 2).float() / 255, list(mean), list(std))
+    for channels_last in (True, False):
+        ours = normalise(images, mean, std, channels_last=channels_last)
+        torch.testing.assert_close(ours, expected, rtol=1e-5, atol=1e-5)
+        layout = torch.channels_last if channels_last else torch.contiguous_format
+        assert ours.is_contiguous(memory_format=layout)
+
+
+@pytest.mark.parametrize("other", [(1, 0), (0, 1), (0, 0, 1)])
+def test_noise_is_a_function_of_seed_epoch_and_domain(other: tuple[int, ...]) -> None:
+    assert torch.equal(draw_noise(9, 0, 0), draw_noise(9, 0, 0))
+    assert not torch.equal(draw_noise(9, 0, 0), draw_noise(9, *other))
+    assert torch.equal(draw_noise(9, 0, 0)[:4], draw_noise(4, 0, 0))
+
+
+def test_noise_leaves_the_global_generator_alone() -> None:
+    torch.manual_seed(5)
+    expected = torch.rand(3)
+    torch.manual_seed(5)
+    draw_noise(100, 0, 0)
+    assert torch.equal(torch.rand(3), expected)

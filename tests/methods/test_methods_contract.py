@@ -1,0 +1,145 @@
+"""What every method must do, and what plain training shows."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from collections import Counter
+
+import numpy as np
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from bench.errors import DataError, GridError
+from bench.methods import METHODS, Ingredients, build, check
+from bench.methods.plain import Plain, natural_steps
+from bench.spec import TrainSpec
+from bench.training.domain import Domain, images_in
+
+
+def _domain(count: int) -> Domain:
+    return Domain("d", np.zeros((count, 2, 2, 3), np.uint8), np.zeros(count, np.int64), 1)
+
+
+def _ingredients(count: int = 23, seed: int = 0, steps: int | None = None) -> Ingredients:
+    recipe = TrainSpec(batch_size=4, accumulate=2)
+    return Ingredients(_domain(count), recipe, seed, steps, sources=(_domain(31),))
+
+
+def _predict(domain: int) -> np.ndarray:
+    return np.zeros((_domain(23).size, 1), np.float32)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_steps_are_a_function_of_seed_and_epoch(name: str) -> None:
+    def shown(seed: int, epoch: int) -> list:
+        steps = build(name, {}, _ingredients(seed=seed)).steps(epoch, _predict)
+        return [[(p.domain, p.indices.tolist(), p.weight) for p in step] for step in steps]
+
+    assert shown(0, 1) == shown(0, 1)
+    assert shown(0, 1) != shown(1, 1)
+    assert shown(0, 1) != shown(0, 2)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_steps_name_images_that_exist_with_finite_weights(name: str) -> None:
+    method = build(name, {}, _ingredients())
+    assert 0 <= method.target < len(method.domains)
+    for epoch in range(3):
+        steps = method.steps(epoch, _predict)
+        assert steps
+        for part in (part for step in steps for part in step):
+            assert part.indices.dtype == np.int64
+            assert len(part.indices)
+            assert 0 <= part.indices.min() <= part.indices.max()
+            assert part.indices.max() < method.domains[part.domain].size
+            assert np.isfinite(part.weight)
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_a_restored_method_goes_on_as_if_it_had_never_stopped(name: str) -> None:
+    first, second = (build(name, {}, _ingredients()) for _ in range(2))
+    for epoch in range(2):
+        first.steps(epoch, _predict)
+    second.restore(first.state())
+    for a, b in zip(first.steps(1, _predict), second.steps(1, _predict), strict=True):
+        assert [p.indices.tolist() for p in a] == [p.indices.tolist() for p in b]
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_options_are_checked_without_torch(name: str) -> None:
+    code = (
+        f"import sys; from bench.methods import check; check({name!r}, {{}});"
+        "print('torch' in sys.modules)"
+    )
+    found = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, check=True, env=os.environ
+    )
+    assert found.stdout.strip() == "False"
+
+
+@pytest.mark.parametrize("name", METHODS)
+def test_options_are_frozen_and_complete(name: str) -> None:
+    options = check(name, {})
+    assert options.model_config.get("frozen")
+    assert options.model_config.get("extra") == "forbid"
+    assert METHODS[name].summary
+
+
+def test_wrong_names_and_options_are_errors_with_the_alternatives() -> None:
+    with pytest.raises(GridError, match=r"g\.yaml:3: there is no method 'plian'[\s\S]*plain"):
+        check("plian", {}, place="g.yaml:3")
+    with pytest.raises(GridError, match="method 'plain' has no option 'alpha'"):
+        check("plain", {"alpha": 1})
+
+
+# --- plain ------------------------------------------------------------------------------------
+
+
+@given(st.integers(1, 90), st.integers(1, 16), st.integers(1, 4), st.integers(0, 50))
+@settings(deadline=None)
+def test_plain_shows_each_image_once_per_epoch_in_even_steps(
+    count: int, batch_size: int, accumulate: int, epoch: int
+) -> None:
+    recipe = TrainSpec(batch_size=batch_size, accumulate=accumulate)
+    steps = Plain(Ingredients(_domain(count), recipe)).steps(epoch)
+    sizes = [images_in([step]) for step in steps]
+    shown = np.concatenate([part.indices for (part,) in steps])
+    assert sorted(shown.tolist()) == list(range(count))
+    assert len(steps) == natural_steps(count, batch_size, accumulate)
+    assert max(sizes) - min(sizes) <= 1
+    assert max(sizes) <= batch_size * accumulate
+
+
+@given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 12), st.integers(1, 6))
+@settings(deadline=None)
+def test_a_fixed_number_of_steps_shows_all_images_equally_often(
+    count: int, batch_size: int, steps_per_epoch: int, epochs: int
+) -> None:
+    """LI §4.6, equal_steps: the expanded set gets the steps of the set as it was."""
+    recipe = TrainSpec(batch_size=batch_size)
+    method = Plain(Ingredients(_domain(count), recipe, 0, steps_per_epoch))
+    shown: Counter[int] = Counter()
+    for epoch in range(epochs):
+        steps = method.steps(epoch)
+        assert len(steps) == steps_per_epoch
+        shown.update(int(i) for (part,) in steps for i in part.indices)
+    if steps_per_epoch != natural_steps(count, batch_size):
+        assert shown.total() == epochs * steps_per_epoch * batch_size
+    times = [shown[i] for i in range(count)]
+    assert max(times) - min(times) <= 1
+
+
+def test_equal_steps_change_nothing_when_nothing_was_expanded() -> None:
+    """LI-12: the gain where the set is large enough already is 0 by construction."""
+    recipe = TrainSpec(batch_size=8)
+    free, fixed = (Plain(Ingredients(_domain(30), recipe, 0, n)) for n in (None, 4))
+    for a, b in zip(free.steps(3), fixed.steps(3), strict=True):
+        assert np.array_equal(a[0].indices, b[0].indices)
+
+
+def test_no_image_is_an_error() -> None:
+    with pytest.raises(DataError, match="no image to train on"):
+        Plain(Ingredients(_domain(0), TrainSpec()))
