@@ -285,8 +285,7 @@ class _Expander:
         for key, value in sorted(everything, key=lambda item: "." in item[0]):
             cell = _assign(cell, key, value)
         named: dict[str, Place] = {}
-        for section, table in self.names.items():
-            cell = self._resolve_name(dict(cell), section, table, named)
+        cell = self._resolve_names(cell, named)
         for key, value in everything:
             if "." in key and key.split(".")[0] in named:
                 cell = _assign(cell, key, value)
@@ -303,6 +302,15 @@ class _Expander:
                 place=self.document.place(self.path),
                 hint=error.hint,
             ) from None
+
+    def _resolve_names(self, cell: Mapping[str, Any], named: dict[str, Place]) -> dict[str, Any]:
+        """Puts what `sources:` and `targets:` define in place of its name, in parents too."""
+        resolved = dict(cell)
+        for section, table in self.names.items():
+            resolved = self._resolve_name(resolved, section, table, named)
+        if isinstance(resolved.get("parent"), Mapping):
+            resolved["parent"] = self._resolve_names(resolved["parent"], {})
+        return resolved
 
     def _resolve_name(
         self,
