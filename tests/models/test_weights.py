@@ -1,0 +1,163 @@
+"""Weights files: read without running code, checked against the spec, written whole."""
+
+import os
+import pickle
+import stat
+from pathlib import Path
+
+import huggingface_hub.constants
+import pytest
+import torch
+from safetensors.torch import save_file
+from torch import Tensor, nn
+
+from bench.errors import ModelError, StoreError
+from bench.models.layers import apply_pattern, create
+from bench.models.weights import file_sha256, load_state, read_state, save_state
+from bench.spec import FromFile, FromTimm, LayerPattern, ModelSpec
+
+
+def net(seed: int = 0) -> nn.Module:
+    return create(ModelSpec(name="narrow8_32"), 5, seed=seed)
+
+
+def source(path: Path) -> FromFile:
+    return FromFile(path=str(path), sha256=file_sha256(path))
+
+
+def same(one: dict[str, Tensor], two: dict[str, Tensor]) -> bool:
+    return sorted(one) == sorted(two) and all(torch.equal(one[key], two[key]) for key in one)
+
+
+def test_what_is_saved_is_read_bit_by_bit(tmp_path: Path) -> None:
+    model = net()
+    save_state(model, tmp_path / "a.safetensors")
+    assert same(read_state(tmp_path / "a.safetensors"), model.state_dict())
+    assert same(load_state(source(tmp_path / "a.safetensors"), "narrow8_32"), model.state_dict())
+
+
+def test_equal_weights_give_equal_files_and_no_leftovers(tmp_path: Path) -> None:
+    model = net()
+    save_state(model, tmp_path / "a.safetensors")
+    model.to(memory_format=torch.channels_last)
+    save_state(dict(reversed(model.state_dict().items())), tmp_path / "b.safetensors")
+    save_state(model, tmp_path / "b.safetensors")  # replaces
+    assert file_sha256(tmp_path / "a.safetensors") == file_sha256(tmp_path / "b.safetensors")
+    assert sorted(p.name for p in tmp_path.iterdir()) == ["a.safetensors", "b.safetensors"]
+    assert stat.S_IMODE((tmp_path / "a.safetensors").stat().st_mode) & stat.S_IRUSR
+
+
+def test_a_failed_write_leaves_the_old_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.safetensors"
+    save_state(net(), path)
+    before = file_sha256(path)
+
+    def full(descriptor: int) -> None:
+        raise OSError("no space left on device")
+
+    monkeypatch.setattr(os, "fsync", full)
+    with pytest.raises(OSError, match="no space left"):
+        save_state(net(seed=1), path)
+    assert file_sha256(path) == before
+    assert [p.name for p in tmp_path.iterdir()] == ["a.safetensors"]
+
+
+def test_tied_weights_are_saved_under_both_names(tmp_path: Path) -> None:
+    shared = torch.arange(6.0).reshape(2, 3)
+    save_state({"a": shared, "b": shared, "c": shared.T}, tmp_path / "a.safetensors")
+    state = read_state(tmp_path / "a.safetensors")
+    assert torch.equal(state["a"], state["b"])
+    assert torch.equal(state["c"], shared.T)
+
+
+def test_torn_and_missing_files_of_the_store(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    with pytest.raises(StoreError, match="missing"):
+        read_state(path)
+    save_state(net(), path)
+    path.write_bytes(path.read_bytes()[:-5])
+    with pytest.raises(StoreError, match="cannot be read"):
+        read_state(path)
+
+
+@pytest.mark.parametrize("wrapper", [None, "state_dict", "model_state_dict", "model"])
+@pytest.mark.parametrize("prefix", ["", "module.", "_orig_mod.", "module._orig_mod."])
+def test_wrappers_and_prefixes_are_taken_off(
+    tmp_path: Path, wrapper: str | None, prefix: str
+) -> None:
+    state = net(seed=1).state_dict()
+    named = {prefix + key: value for key, value in state.items()}
+    torch.save({wrapper: named, "epoch": 3} if wrapper else named, tmp_path / "a.pth")
+    loaded = load_state(source(tmp_path / "a.pth"), "narrow8_32")
+    assert same(loaded, state)
+    applied = apply_pattern(net(), LayerPattern.parse("T(1-7)R(8)"), loaded)
+    assert len(applied.tuned) == len(state) - 2
+
+
+class Bomb:
+    def __init__(self, path: Path) -> None:
+        self.path = path
+
+    def __reduce__(self) -> tuple[object, ...]:
+        return Path.write_text, (self.path, "code has run")
+
+
+@pytest.mark.parametrize("legacy", [False, True])
+def test_code_in_a_file_is_not_run(tmp_path: Path, legacy: bool) -> None:
+    trace = tmp_path / "trace.txt"
+    if legacy:
+        (tmp_path / "a.pt").write_bytes(pickle.dumps({"weight": Bomb(trace)}, protocol=2))
+    else:
+        torch.save({"weight": torch.zeros(2), "more": Bomb(trace)}, tmp_path / "a.pt")
+    with pytest.raises(ModelError, match="cannot be read without running code"):
+        load_state(source(tmp_path / "a.pt"), "narrow8_32")
+    assert not trace.exists()
+
+
+def test_files_that_are_not_weights(tmp_path: Path) -> None:
+    torch.save([torch.zeros(2)], tmp_path / "list.pth")
+    with pytest.raises(ModelError, match="holds list, not weights"):
+        load_state(source(tmp_path / "list.pth"), "narrow8_32")
+    torch.save({"fc.weight": torch.zeros(2), "epoch": 3}, tmp_path / "mixed.pth")
+    with pytest.raises(ModelError, match="not tensors: epoch"):
+        load_state(source(tmp_path / "mixed.pth"), "narrow8_32")
+    (tmp_path / "a.safetensors").write_bytes(b"no weights")
+    with pytest.raises(ModelError, match="no safetensors file"):
+        load_state(source(tmp_path / "a.safetensors"), "narrow8_32")
+    (tmp_path / "a.ckpt").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"not '\.ckpt'"):
+        load_state(source(tmp_path / "a.ckpt"), "narrow8_32")
+    (tmp_path / "a.pth").write_bytes(b"")
+    with pytest.raises(ModelError, match="cannot be read"):
+        load_state(source(tmp_path / "a.pth"), "narrow8_32")
+
+
+def test_a_file_that_has_changed_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.safetensors"
+    save_file({"a": torch.zeros(2)}, path)
+    init = source(path)
+    save_file({"a": torch.ones(2)}, path)
+    with pytest.raises(ModelError, match=f"the spec says {init.sha256}"):
+        load_state(init, "narrow8_32")
+    path.unlink()
+    with pytest.raises(ModelError, match="No such file"):
+        load_state(init, "narrow8_32")
+
+
+def test_timms_weights_and_what_to_do_without_a_network(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    with pytest.raises(ModelError, match="publishes no weights 'narrow8_32'"):
+        load_state(FromTimm(), "narrow8_32")
+    with pytest.raises(ModelError, match="tags of resnet18: a1_in1k"):
+        load_state(FromTimm(tag="a1_in1"), "resnet18")
+    with pytest.raises(ModelError, match="nearest: resnet18"):
+        load_state(FromTimm(), "resnet81")
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_OFFLINE", True)
+    monkeypatch.setattr(huggingface_hub.constants, "HF_HUB_CACHE", str(tmp_path))
+    monkeypatch.setenv("TORCH_HOME", str(tmp_path))
+    with pytest.raises(ModelError, match="neither cached nor could they be fetched") as raised:
+        load_state(FromTimm(tag="a1_in1k"), "resnet18")
+    assert "give a local .safetensors file" in str(raised.value)
