@@ -19,7 +19,7 @@ from typing import Literal
 from bench.data.formats.base import Image, Notes, Split
 from bench.errors import DataError
 
-__all__ = ["Pool", "Splits", "some", "split", "split_pools"]
+__all__ = ["Pool", "Splits", "kept_keys", "some", "split", "split_pools"]
 
 Images = tuple[Image, ...]
 TestFrom = Literal["auto", "given", "pool"]
@@ -133,7 +133,7 @@ def split_pools(
     has_test = any("test" in pool.parts for pool in pools)
     given_test = _given_test(test_from, has_test, test_per_class)
     val_part: Split = "val" if any("val" in pool.parts for pool in pools) else "train"
-    kept, dropped = _without_duplicates(tuple(pools), given_test)
+    kept, dropped = kept_keys(tuple(pools), given_test)
     notes: Notes = dict(dropped)
     taker = _Taker(pools, kept)
     if given_test:
@@ -218,7 +218,7 @@ def _given_test(test_from: TestFrom, has_test: bool, test_per_class: int | None)
 
 
 @lru_cache(maxsize=256)
-def _without_duplicates(
+def kept_keys(
     pools: tuple[Pool, ...], given_test: bool
 ) -> tuple[frozenset[str] | None, tuple[tuple[str, int], ...]]:
     """Keys of the pool images that stay (None: all do), and counts of those that do not.

@@ -9,12 +9,14 @@ leads outside, with links or with devices is refused as a whole.
 from __future__ import annotations
 
 import hashlib
+import lzma
 import os
 import secrets
 import tarfile
 import zlib
 from collections.abc import Callable, Iterator
-from pathlib import Path, PurePosixPath
+from contextlib import contextmanager
+from pathlib import Path
 from typing import IO
 
 from bench.data.formats.files import Files, is_image, load_table, store_table, table_path
@@ -52,7 +54,8 @@ def archive_files(path: Path, cache_dir: Path, *, texts: frozenset[str] = frozen
     known = load_table(stored, path, blob)
     if known is not None:
         return known
-    found = _index(path, path, texts, None) if plain else _packed(path, blob, texts)
+    with _errors_of(path):
+        found = _index(path, path, texts, None) if plain else _packed(path, blob, texts)
     store_table(stored, found)
     return found
 
@@ -108,24 +111,29 @@ def _index(path: Path, blob: Path, texts: frozenset[str], pack: IO[bytes] | None
     )
 
 
-def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-    """Name, offset of the data and a reader of every visible file, in archive order."""
+@contextmanager
+def _errors_of(path: Path) -> Iterator[None]:
     try:
-        with tarfile.open(path) as archive:
-            for count, member in enumerate(archive):
-                name = _safe_name(path, member)
-                if count >= MAX_MEMBERS:
-                    raise DataError(f"more than {MAX_MEMBERS} members", place=str(path))
-                hidden = any(part.startswith(".") for part in name.split("/"))
-                if member.isreg() and not hidden:
-                    yield name, member.offset_data, _reader(archive, member)
-            _check_end(archive)
-    except (tarfile.TarError, EOFError, OSError, zlib.error) as error:
+        yield
+    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
         raise DataError(
             f"the archive cannot be read to its end ({error})",
             place=str(path),
             hint="it may be incomplete: compare its size with the original, or copy it again",
         ) from error
+
+
+def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
+    """Name, offset of the data and a reader of every visible file, in archive order."""
+    with tarfile.open(path) as archive:
+        for count, member in enumerate(archive):
+            name = _safe_name(path, member)
+            if count >= MAX_MEMBERS:
+                raise DataError(f"more than {MAX_MEMBERS} members", place=str(path))
+            hidden = any(part.startswith(".") for part in name.split("/"))
+            if member.isreg() and not hidden:
+                yield name, member.offset_data, _reader(archive, member)
+        _check_end(archive)
 
 
 def _reader(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], bytes]:
@@ -145,6 +153,8 @@ def _check_end(archive: tarfile.TarFile) -> None:
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             raise EOFError("it has no end mark")
+        while archive.fileobj.read(2**20):  # a compressed stream ends with its own checksum
+            pass
 
 
 def _safe_name(path: Path, member: tarfile.TarInfo) -> str:
@@ -154,7 +164,7 @@ def _safe_name(path: Path, member: tarfile.TarInfo) -> str:
         DataError: for links, devices, and names that are absolute or lead upwards.
     """
     name = member.name
-    parts = PurePosixPath(name).parts
+    parts = name.split("/")
     wrong = None
     if name.startswith("/") or ":" in name.partition("/")[0]:
         wrong = "has an absolute name"
@@ -175,7 +185,7 @@ def _safe_name(path: Path, member: tarfile.TarInfo) -> str:
             place=str(path),
             hint=_WAY_OUT,
         )
-    return "/".join(part for part in parts if part != ".")
+    return "/".join(part for part in parts if part not in ("", "."))
 
 
 def _shared_folder(names: list[str]) -> str:

@@ -1,0 +1,198 @@
+"""Looks a data set over before a grid is spent on it: counts, unreadable images, duplicates."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from statistics import median
+
+from bench.data.catalog import open_dataset, resolve_root
+from bench.data.formats.base import Dataset, Image, Split
+from bench.data.splits import Pool, kept_keys, some
+from bench.spec import DataSpec
+
+__all__ = ["Report", "SplitCount", "check"]
+
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class SplitCount:
+    """Images of one split: in all, and per class."""
+
+    images: int
+    fewest: int
+    median: float
+    most: int
+
+
+@dataclass(frozen=True)
+class Report:
+    """What was found.
+
+    Attributes:
+        place: where the files lie; None for a data set without files.
+        splits: counts of the splits that the data set itself has.
+        unreadable: keys of the images that cannot be decoded.
+        duplicates: number of contents that occur more than once `within_class` (in one split of
+            one class), `across_splits`, `across_classes`.
+        problems: what should be put right first, each with what to do.
+        remarks: what the splits take care of, and what to know.
+    """
+
+    name: str
+    place: Path | None
+    classes: tuple[str, ...]
+    wnid_keyed: bool
+    splits: dict[Split, SplitCount]
+    unreadable: tuple[str, ...]
+    duplicates: dict[str, int]
+    problems: tuple[str, ...]
+    remarks: tuple[str, ...]
+
+    def lines(self) -> list[str]:
+        """The report as text."""
+        keyed = ", WordNet ids" if self.wnid_keyed else ""
+        text = [f"{self.name}{f' in {self.place}' if self.place else ''}"]
+        text.append(f"  {len(self.classes)} classes{keyed}: {some(self.classes, limit=4)}")
+        text += [
+            f"  {split}: {count.images} images, per class {count.fewest} to {count.most}, "
+            f"median {count.median:g}"
+            for split, count in self.splits.items()
+        ]
+        text += [f"  note: {remark}" for remark in self.remarks]
+        text += [f"  problem: {problem}" for problem in self.problems]
+        return [*text, "  no problems" if not self.problems else f"  {len(self.problems)} problems"]
+
+
+def check(name: str, root: str | Path | None, *, data_root: Path | None, cache_dir: Path) -> Report:
+    """Indexes the data set and decodes every image of it once.
+
+    Args:
+        name: of the data set, see `bench.data.catalog.DATASETS`.
+        root: where it lies; None looks where `bench.data.catalog.resolve_root` does.
+        data_root: folder of data sets.
+        cache_dir: index and results of the decoding are kept below it.
+
+    Raises:
+        DataError: when the data set is not there or not in the layout expected.
+
+    >>> report = check("digits", None, data_root=None, cache_dir=Path("cache"))
+    >>> report.lines()[2]
+    '  train: 1797 images, per class 174 to 183, median 180.5'
+    """
+    where = None if root is None else str(root)
+    dataset = open_dataset(name, where, data_root=data_root, cache_dir=cache_dir)
+    images = [image for label in dataset.classes for image in dataset.images_of(label)]
+    unreadable = tuple(key for label in dataset.classes for key in dataset.unreadable(label))
+    counts = _counts(dataset)
+    shared = _duplicates(images)
+    duplicates = {kind: len(contents) for kind, contents in shared.items()}
+    return Report(
+        name=name,
+        place=resolve_root(name, where, data_root),
+        classes=dataset.classes,
+        wnid_keyed=dataset.wnid_keyed,
+        splits={split: _summary(numbers.values()) for split, numbers in counts.items()},
+        unreadable=unreadable,
+        duplicates=duplicates,
+        problems=tuple(_problems(counts, unreadable)),
+        remarks=(*_usual_remarks(dataset), _room(dataset, unreadable), *_shared_remarks(shared)),
+    )
+
+
+Counts = dict[Split, dict[str, int]]
+
+
+def _counts(dataset: Dataset) -> Counts:
+    """Images per class of the splits that occur."""
+    found: Counts = {split: dict.fromkeys(dataset.classes, 0) for split in _SPLITS}
+    for label in dataset.classes:
+        for image in dataset.images_of(label):
+            found[image.split][label] += 1
+    return {split: numbers for split, numbers in found.items() if any(numbers.values())}
+
+
+def _summary(numbers: Iterable[int]) -> SplitCount:
+    ordered = sorted(numbers)
+    return SplitCount(sum(ordered), ordered[0], median(ordered), ordered[-1])
+
+
+def _duplicates(images: Iterable[Image]) -> dict[str, list[str]]:
+    """Contents that occur more than once, as the keys of their images, by kind."""
+    by_content: dict[str, list[Image]] = {}
+    for image in images:
+        by_content.setdefault(image.sha256, []).append(image)
+    found: dict[str, list[str]] = {"within_class": [], "across_splits": [], "across_classes": []}
+    for same in by_content.values():
+        if len(same) == 1:
+            continue
+        keys = " = ".join(image.key for image in same)
+        labels, splits = {image.label for image in same}, {image.split for image in same}
+        if len(labels) > 1:
+            found["across_classes"].append(keys)
+        if len(splits) > 1:
+            found["across_splits"].append(keys)
+        if len({(image.label, image.split) for image in same}) < len(same):
+            found["within_class"].append(keys)
+    return found
+
+
+def _problems(counts: Counts, unreadable: tuple[str, ...]) -> Iterable[str]:
+    if unreadable:
+        yield (
+            f"{len(unreadable)} images cannot be decoded: {some(unreadable)}. Replace them, or set "
+            "on_corrupt: skip"
+        )
+    for split in ("train", "test"):
+        empty = [label for label, count in counts.get(split, {}).items() if count == 0]
+        if empty:
+            yield (
+                f"{len(empty)} classes have no {split} images: {some(empty)}. Add some, or set "
+                "on_short: drop_class"
+            )
+    if "train" not in counts:
+        yield "there are no training images. Put them into train/"
+
+
+def _usual_remarks(dataset: Dataset) -> Iterable[str]:
+    for name, value in dataset.notes.items():
+        yield f"{name.replace('_', ' ')}: {value}"
+    if not dataset.has_test:
+        yield "no test split: set test_per_class: N, and N images of each class are held back"
+
+
+def _room(dataset: Dataset, unreadable: tuple[str, ...]) -> str:
+    """How many images per class can be asked for, after what the splits leave out."""
+    pools = tuple(Pool(label, dataset.images_of(label)) for label in dataset.classes)
+    kept, _ = kept_keys(pools, dataset.has_test)
+    own_val = any("val" in pool.parts for pool in pools)
+    left = {
+        pool.label: sum(
+            image.split == "train"
+            and (kept is None or image.key in kept)
+            and image.key not in unreadable
+            for image in pool.images
+        )
+        for pool in pools
+    }
+    label = min(left, key=lambda label: (left[label], label))
+    val = 0 if own_val else int(DataSpec.model_fields["val_per_class"].default)
+    return (
+        f"images_per_class can be at most {max(left[label] - val, 0)} for all classes"
+        + (f" with {val} for validation" if val else "")
+        + ("" if dataset.has_test else ", less test_per_class")
+        + f" ({label!r} has {left[label]} that can be used)"
+    )
+
+
+def _shared_remarks(duplicates: dict[str, list[str]]) -> Iterable[str]:
+    words = {
+        "within_class": "more than once in a class (kept once)",
+        "across_splits": "in two splits (kept in test, else in validation)",
+        "across_classes": "in two classes (the one in test is kept, else the first)",
+    }
+    for kind, keys in duplicates.items():
+        if keys:
+            yield f"{len(keys)} images are {words[kind]}: {some(keys, limit=3)}"

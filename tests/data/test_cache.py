@@ -1,0 +1,170 @@
+"""The decoded cache: decoded once, shared, verified, whole or absent."""
+
+import hashlib
+import json
+import os
+import subprocess
+import sys
+import time
+
+import numpy as np
+import pytest
+
+from bench.data.cache import STALE_S, cached_images
+from bench.data.formats.base import Image
+from bench.errors import DataError
+
+SIZE = 4
+
+
+def some_images(*names):
+    return [Image(n, "a", "train", hashlib.sha256(n.encode()).hexdigest()) for n in names]
+
+
+def pixels_of(image, size):
+    value = int(image.sha256[:2], 16)
+    return np.full((size, size, 3), value, dtype=np.uint8)
+
+
+class Reader:
+    """Counts what is decoded."""
+
+    def __init__(self):
+        self.decoded = []
+
+    def __call__(self, images, size):
+        for image in images:
+            self.decoded.append(image.key)
+            yield pixels_of(image, size)
+
+
+def get(cache_dir, images, read, *, version="v1", size=SIZE):
+    fingerprint = hashlib.sha256(repr([image.key for image in images]).encode()).hexdigest()
+    return cached_images(
+        images, size, read, cache_dir=cache_dir, fingerprint=fingerprint, version=version
+    )
+
+
+def entries(cache_dir):
+    return sorted(path.name for path in cache_dir.iterdir())
+
+
+def test_images_are_decoded_once_and_mapped_read_only(tmp_path):
+    read, images = Reader(), some_images("x", "y", "z")
+    for _ in range(2):
+        found = get(tmp_path, images, read)
+    assert read.decoded == ["x", "y", "z"]
+    assert isinstance(found, np.memmap)
+    assert not found.flags.writeable
+    assert (found == np.stack([pixels_of(image, SIZE) for image in images])).all()
+    assert [name.endswith("-4") for name in entries(tmp_path)] == [True]
+
+
+def test_another_selection_decodes_only_what_is_new(tmp_path):
+    read = Reader()
+    get(tmp_path, some_images("x", "y"), read)
+    found = get(tmp_path, some_images("z", "y", "x"), read)
+    assert read.decoded == ["x", "y", "z"]
+    expected = [pixels_of(image, SIZE) for image in some_images("z", "y", "x")]
+    assert (found == np.stack(expected)).all()
+
+
+def test_another_size_or_decoder_decodes_anew(tmp_path):
+    read, images = Reader(), some_images("x")
+    get(tmp_path, images, read)
+    get(tmp_path, images, read, size=14)  # the folder of size 4 ends like that of 14
+    get(tmp_path, images, read, version="v2")
+    assert read.decoded == ["x", "x", "x"]
+
+
+@pytest.mark.parametrize("name", ["images.npy", "content.npy", "crc.npy", "manifest.json"])
+@pytest.mark.parametrize("damage", ["missing", "empty", "torn", "foreign"])
+def test_a_damaged_entry_is_made_anew(tmp_path, name, damage):
+    read, images = Reader(), some_images("x", "y")
+    get(tmp_path, images, read)
+    file = tmp_path / entries(tmp_path)[0] / name
+    content = file.read_bytes()
+    file.unlink()
+    if damage != "missing":
+        file.write_bytes({"empty": b"", "torn": content[:-3], "foreign": b"{}" * 80}[damage])
+    found = get(tmp_path, images, read)
+    assert (found[0] == pixels_of(images[0], SIZE)).all()
+    assert len(read.decoded) == 4
+    assert len(entries(tmp_path)) == 1
+
+
+def test_a_flipped_bit_is_noticed(tmp_path):
+    read, images = Reader(), some_images("x", "y")
+    get(tmp_path, images, read)
+    file = tmp_path / entries(tmp_path)[0] / "images.npy"
+    content = bytearray(file.read_bytes())
+    content[-1] ^= 1
+    file.unlink()
+    file.write_bytes(content)
+    assert (get(tmp_path, images, read)[1] == pixels_of(images[1], SIZE)).all()
+    assert read.decoded == ["x", "y", "y"]  # the sound row is copied, the other one is not
+
+
+def test_an_error_while_decoding_leaves_nothing(tmp_path):
+    def read(images, size):
+        yield pixels_of(images[0], size)
+        raise DataError("image 'y' cannot be decoded")
+
+    with pytest.raises(DataError, match="'y'"):
+        get(tmp_path, some_images("x", "y"), read)
+    assert entries(tmp_path) == []
+
+
+def test_a_cache_that_cannot_be_written_is_an_error_with_a_way_out(tmp_path):
+    (tmp_path / "file").write_text("")
+    with pytest.raises(DataError, match="--results"):
+        get(tmp_path / "file", some_images("x"), Reader())
+
+
+def test_what_a_killed_build_left_is_swept_after_a_day(tmp_path):
+    for name, age in (("old", STALE_S + 60), ("new", 60)):
+        left = tmp_path / f".building-{name}"
+        left.mkdir()
+        (left / "images.npy").write_bytes(b"x")
+        for path in (left / "images.npy", left):
+            os.utime(path, (time.time() - age, time.time() - age))
+    get(tmp_path, some_images("x"), Reader())
+    assert [name for name in entries(tmp_path) if name.startswith(".")] == [".building-new"]
+
+
+BUILDER = """
+import sys, time
+from pathlib import Path
+import numpy as np
+from bench.data.cache import cached_images
+from bench.data.formats.base import Image
+
+meeting, me = Path(sys.argv[1]), sys.argv[2]
+images = [Image(str(n), "a", "train", f"{n:064x}") for n in range(3)]
+
+def read(images, size):
+    (meeting / me).touch()
+    while len(list(meeting.iterdir())) < 2:  # both are decoding now
+        time.sleep(0.01)
+    for image in images:
+        yield np.full((size, size, 3), int(image.key) + 1, dtype=np.uint8)
+
+cache = meeting.parent / "cache"
+found = cached_images(images, 2, read, cache_dir=cache, fingerprint="f", version="v")
+print(found.sum(dtype=np.int64))
+"""
+
+
+def test_two_processes_may_build_one_entry_at_once(tmp_path):
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    command = [sys.executable, "-c", BUILDER, str(meeting)]
+    workers = [
+        subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in "ab"
+    ]
+    answers = [worker.communicate(timeout=60)[0].strip() for worker in workers]
+    assert [worker.returncode for worker in workers] == [0, 0]
+    assert answers == [str((1 + 2 + 3) * 12)] * 2
+    assert entries(tmp_path / "cache") == ["f-2"]
+    manifest = json.loads((tmp_path / "cache" / "f-2" / "manifest.json").read_text())
+    assert manifest["images"] == 3
