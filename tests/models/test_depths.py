@@ -86,6 +86,6 @@ def test_with_another_timm_the_network_itself_is_asked(monkeypatch: pytest.Monke
     from bench.models import depths
 
     monkeypatch.setattr(metadata, "version", lambda package: "9.9.9")
-    monkeypatch.setattr(depths, "_table", lambda: {})
+    monkeypatch.setattr(depths, "_table", dict)
     assert depth_of("resnet18") == 10
     assert depths.main(["resnet81"]) == 3  # how the other process says that there is none

@@ -371,13 +371,18 @@ def test_depth_and_source_must_fit_the_pattern() -> None:
 def test_trainable_parameters_by_frozen_depth() -> None:
     """Ledger LI-11: what is left of X-2's table when the first n layers of CaffeNet are frozen."""
     table = [34_944, 307_456, 885_120, 663_936, 442_624, 37_752_832, 16_781_312, 409_700]
-    parent = create(ModelSpec(name="caffenet"), 1000, seed=1).state_dict()
-    model = create(ModelSpec(name="caffenet", filler="li2019"), 100, seed=0)
-    for n in range(8):
-        pattern = LayerPattern.parse(
-            (f"F(1-{n})" if n else "") + f"T({n + 1}-7)" * (n < 7) + "R(8)"
-        )
-        apply_pattern(model, pattern, parent)
+    with torch.device("meta"):
+        described = create(ModelSpec(name="caffenet"), 100, seed=0)
+    sizes = [
+        sum(described.get_parameter(key).numel() for key in layer.parameters)
+        for layer in numbered_layers(described)
+    ]
+    assert sizes == table
+    parent = create(ModelSpec(name="caffenet"), 101, seed=1).state_dict()
+    model = create(ModelSpec(name="caffenet"), 100, seed=0)
+    for n in (1, 5, 7):
+        tuned = f"T({n + 1}-7)" if n < 7 else ""
+        apply_pattern(model, LayerPattern.parse(f"F(1-{n}){tuned}R(8)"), parent)
         assert trainable_parameters(model) == sum(table[n:])
 
 
