@@ -47,7 +47,16 @@ SECTIONS = {
     "allow_overlap": "true lets source and target share classes",
 }
 
-_INHERITED = ("dataset", "root", "image_size", "test_from", "on_short", "on_corrupt")
+_INHERITED = (
+    "dataset",
+    "root",
+    "image_size",
+    "val_per_class",
+    "test_per_class",
+    "test_from",
+    "on_short",
+    "on_corrupt",
+)
 _NAMED_PATTERNS = {
     "tune": lambda depth: f"T(1-{depth - 1})R({depth})",
     "freeze": lambda depth: f"F(1-{depth - 1})R({depth})",

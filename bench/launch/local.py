@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import IO, Any
 
+from bench.errors import BenchError
 from bench.plan import Batch, Plan, PlannedRun
 from bench.store import Store
 
@@ -89,6 +90,7 @@ class Pool:
         self.workers: list[_Worker] = []
         self.selector = selectors.DefaultSelector()
         self.stopping = False
+        self.stillborn = 0
         self.usable: set[str] = set()
         self.unusable: set[str] = set()
 
@@ -221,8 +223,12 @@ class Pool:
         left = [run for run in worker.batch if run.id not in self.usable | self.unusable]
         code = worker.process.returncode
         how = f"killed by signal {-code}" if code < 0 else f"ended with status {code}"
-        if not worker.batch and not worker.running:
-            raise RuntimeError(f"a worker {how} before it could work:\n{worker.last_words()}")
+        if not worker.batch:
+            self.stillborn += not worker.idle
+            if self.stillborn >= self.max_attempts:
+                raise BenchError(
+                    f"workers cannot start; the last one {how}", hint=worker.last_words()
+                )
         culprit = worker.running or left[0].id if left else None
         if culprit is not None:
             self.deaths[culprit] += 1
