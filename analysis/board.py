@@ -1,0 +1,266 @@
+"""A leaderboard as the analyses need it: checked, with the pattern taken apart, and in pairs.
+
+A pair is two finished runs that are equal in every factor except those that are meant to vary. The
+learning rate is either one of the equal factors (`lr="same"`) or chosen for each arm by validation
+accuracy (`lr="best"`), never by test accuracy.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+import pandas as pd
+
+from analysis.statistics import Estimate, interval
+from bench.errors import BenchError, DataError
+from bench.records import COLUMNS
+from bench.spec import LayerPattern
+
+__all__ = [
+    "FACTORS",
+    "PATTERN_FACTORS",
+    "SEEDS",
+    "SOURCE_FACTORS",
+    "Pairs",
+    "best_lr",
+    "key_of",
+    "options",
+    "pair",
+    "prepare",
+    "read",
+    "summarise",
+]
+
+FACTORS = tuple(c.name for c in COLUMNS if c.kind == "factor")
+SEEDS = ("seed_draw", "seed_init", "seed_order")
+SOURCE_FACTORS = ("source", "source_classes", "source_epochs")
+"""What differs when the source differs; another source may have been trained for longer."""
+PATTERN_FACTORS = ("pattern", "copied_lr_factor")
+"""What differs when the pattern differs: a factor for copied layers means nothing without any."""
+_NEEDED = ("status", "dataset", "target", "class_draw", "source", "model", "pattern", "method")
+LrRule = Literal["same", "best"]
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A leaderboard from its CSV; empty cells are missing, the word none is a word.
+
+    Raises:
+        DataError: when the file is absent or holds no row.
+    """
+    if not path.is_file():
+        raise DataError(
+            "there is no such leaderboard", place=str(path), hint="run: bench grid GRID"
+        )
+    return prepare(pd.read_csv(path, keep_default_na=False, na_values=[""]), str(path))
+
+
+def prepare(board: pd.DataFrame, place: str | None = None) -> pd.DataFrame:
+    """The leaderboard with columns added that the analyses use; every row is kept.
+
+    Added: `depth` layers of the pattern, `reinit` random layers at its end, `frozen` layers frozen
+    from the first on, `treatment` (tune, freeze, partly or scratch), `n_per_class` training images
+    per class, `task` (data set, target and class draw).
+
+    Raises:
+        DataError: naming the columns that are absent; also for an empty leaderboard.
+    """
+    if board.empty:
+        raise DataError("the leaderboard is empty", place=place, hint="run: bench grid GRID")
+    absent = [name for name in _NEEDED if name not in board.columns]
+    if absent:
+        raise DataError(
+            f"the leaderboard has no column {', '.join(absent)}",
+            place=place,
+            hint="give the CSV that bench grid wrote, not the aggregated one",
+        )
+    result = board.copy()
+    for name in (*FACTORS, "experiments", "role", "top1_accuracy", "val_top1_accuracy"):
+        if name not in result.columns:
+            result[name] = None
+    parts = [_pattern_parts(text, place) for text in result["pattern"]]
+    for name in ("depth", "reinit", "frozen", "treatment"):
+        result[name] = [part[name] for part in parts]
+    result["n_per_class"] = [_per_class(row) for row in result.to_dict("records")]
+    tasks = [result[name].map(_word) for name in ("dataset", "target", "class_draw")]
+    result["task"] = tasks[0] + " " + tasks[1] + " " + tasks[2]
+    return result
+
+
+def _word(value: Any) -> str:
+    """A cell as text that does not depend on whether its column holds whole or broken numbers."""
+    if value is None or value != value:
+        return "-"
+    return f"{value:.12g}" if isinstance(value, (int, float)) else str(value)
+
+
+def _pattern_parts(text: Any, place: str | None) -> dict[str, Any]:
+    try:
+        pattern = LayerPattern.parse(str(text))
+    except BenchError as error:
+        raise DataError(error.message, place=place) from None
+    kinds = [pattern.kind(layer) for layer in range(1, pattern.depth + 1)]
+    copied = len("".join(kinds).rstrip("R"))
+    treatments = {("T",): "tune", ("F",): "freeze", (): "scratch"}
+    treatment = treatments.get(tuple(sorted(set(kinds[:copied]))), "partly")
+    return {
+        "depth": pattern.depth,
+        "reinit": pattern.depth - copied,
+        "frozen": pattern.frozen_prefix,
+        "treatment": treatment,
+    }
+
+
+def _per_class(row: Mapping[Any, Any]) -> float | None:
+    """Images per class asked for; where all were taken, the mean over the classes."""
+    asked = row.get("images_per_class")
+    if asked is not None and asked == asked:
+        return float(asked)
+    images, classes = row.get("train_images"), row.get("target_classes")
+    if not images or not classes or images != images or classes != classes:
+        return None
+    return float(images) / float(classes)
+
+
+def options(text: Any) -> dict[str, str]:
+    """The options of a method as the leaderboard writes them, name=value joined by ;.
+
+    >>> options("alpha=0;k0=20")
+    {'alpha': '0', 'k0': '20'}
+    """
+    if not isinstance(text, str) or not text:
+        return {}
+    return dict(part.split("=", 1) for part in text.split(";") if "=" in part)
+
+
+def best_lr(board: pd.DataFrame, keep: Collection[str] = ()) -> pd.DataFrame:
+    """Rows at the learning rate with the best mean validation accuracy of their condition.
+
+    A condition is everything but the learning rate, seeds and class draws; equal means go to the
+    smaller rate. Validation decides, so test accuracies of the rows kept are not optimistic.
+
+    Args:
+        keep: further columns that are not part of a condition.
+
+    Raises:
+        DataError: when a condition with several rates has no validation accuracy.
+    """
+    done = board[(board["status"] == "done") & board["top1_accuracy"].notna()]
+    if done.empty:
+        return done
+    condition = [n for n in FACTORS if n not in ("lr", "class_draw", *SEEDS, *keep)]
+    key = key_of(done, condition)
+    kept = []
+    for _, rows in done.groupby(key, sort=True):
+        rates = sorted(set(rows["lr"]))
+        if len(rates) > 1:
+            if rows["val_top1_accuracy"].isna().any():
+                raise DataError(
+                    "no validation accuracy to choose a learning rate by",
+                    hint="give val_per_class in the grid, or compare at equal learning rates",
+                )
+            means = rows.groupby("lr")["val_top1_accuracy"].mean()
+            rows = rows[rows["lr"] == min(rates, key=lambda rate: (-means[rate], rate))]
+        kept.append(rows)
+    return pd.concat(kept)
+
+
+def key_of(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series[str]:
+    """The cells of each row as one text; equal numbers give equal text whatever their type."""
+    words = [frame[name].map(_word) for name in columns]
+    key = words[0].astype(str)
+    for word in words[1:]:
+        key = key + "|" + word
+    return key
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of finished runs, all else equal.
+
+    Attributes:
+        frame: the left run's columns, with `left`, `right` (the metric), `difference` and
+            `seed`.
+        unpaired: finished left runs without a partner.
+        unfinished: rows of either arm without a result: diverged, failed, blocked or missing.
+    """
+
+    frame: pd.DataFrame
+    unpaired: int
+    unfinished: int
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+def pair(
+    board: pd.DataFrame,
+    left: pd.Series[bool],
+    right: pd.Series[bool],
+    vary: Collection[str],
+    metric: str = "top1_accuracy",
+    lr: LrRule = "same",
+) -> Pairs:
+    """Pairs each left run with the right runs that are equal in every factor not in `vary`.
+
+    Args:
+        board: from `prepare`.
+        left, right: which rows are the arms.
+        vary: factor columns that may differ. Several right runs for one left run are averaged.
+        lr: `best` compares each arm at its own best learning rate, by validation.
+
+    >>> rows = [dict(status="done", dataset="d", target="t", class_draw=0, source=s, model="m",
+    ...     pattern="T(1-7)R(8)", method="plain", top1_accuracy=a) for s, a in
+    ...     (("near", 0.5), ("far", 0.4))]
+    >>> board = prepare(pd.DataFrame(rows))
+    >>> found = pair(board, board.source == "near", board.source == "far", SOURCE_FACTORS)
+    >>> round(float(found.frame.difference.iloc[0]), 6)
+    0.1
+    """
+    unknown = [name for name in vary if name not in FACTORS]
+    if unknown:
+        raise DataError(f"{', '.join(unknown)} is not a factor of a leaderboard")
+    if metric not in board.columns:
+        raise DataError(f"the leaderboard has no column {metric}")
+    finished = (board["status"] == "done") & board[metric].notna()
+    unfinished = int(((left | right) & ~finished).sum())
+    arms = [board[finished & mask] for mask in (left, right)]
+    if lr == "best":
+        arms = [best_lr(arm) for arm in arms]
+    keys = [n for n in FACTORS if n not in vary and not (n == "lr" and lr == "best")]
+    if arms[0].empty or arms[1].empty:
+        return Pairs(_with_values(arms[0].iloc[:0], [], []), len(arms[0]), unfinished)
+    partners = arms[1].groupby(key_of(arms[1], keys))[metric].mean()
+    found = key_of(arms[0], keys).map(partners).astype(float)
+    matched = found.notna()
+    frame = arms[0][matched]
+    values = frame[metric].astype(float).tolist(), found[matched].tolist()
+    return Pairs(_with_values(frame, *values), int((~matched).sum()), unfinished)
+
+
+def _with_values(frame: pd.DataFrame, left: list[float], right: list[float]) -> pd.DataFrame:
+    result = frame.copy()
+    result["left"], result["right"] = left, right
+    result["difference"] = [a - b for a, b in zip(left, right, strict=True)]
+    result["seed"] = key_of(frame, SEEDS) if len(frame) else []
+    return result.reset_index(drop=True)
+
+
+def summarise(frame: pd.DataFrame, column: str, name: str) -> Estimate:
+    """Mean of a column over pairs, with the interval that the repetitions allow.
+
+    Pairs of one task and seed (other images per class, other patterns, …) are averaged first: they
+    share their random draws and are no repetitions of each other.
+
+    Raises:
+        DataError: without a pair.
+    """
+    if frame.empty:
+        raise DataError(f"no pairs for {name}", hint="run the experiments it needs first")
+    groups: dict[str, list[float]] = {}
+    means = frame.groupby(["task", "seed"], sort=True)[column].mean()
+    for task, mean in zip(means.index.get_level_values(0), means, strict=True):
+        groups.setdefault(str(task), []).append(float(mean))
+    return interval(groups, name)

@@ -1,0 +1,286 @@
+"""Accuracy against images per class: a power law, how many more labels, and where curves cross.
+
+The error of a classifier falls about as scale · n^-exponent + floor with n images per class. Fig. 12
+of "Multifaceted Analysis of Fine-Tuning …" and Fig. 2 of "Best Practices for Fine-tuning …" draw
+such curves; the point where tuning overtakes freezing, or scratch overtakes a pretrained network,
+is what a user who can label more images wants to know.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import pandas as pd
+from scipy import optimize, stats
+
+from analysis.board import summarise
+from analysis.statistics import finite, generator
+from bench.errors import DataError
+
+__all__ = ["Crossing", "Needed", "PowerLaw", "crossing", "curve", "fit_power_law", "images_for"]
+
+Array = npt.NDArray[np.float64]
+
+
+def curve(frame: pd.DataFrame, metric: str = "top1_accuracy") -> pd.DataFrame:
+    """Mean accuracy at each number of images per class, with its interval.
+
+    Args:
+        frame: finished runs of one arm, from `analysis.board.prepare`; they may hold several tasks
+            and seeds.
+
+    Returns:
+        Columns n_per_class, mean, low, high, n, unit, note; ascending.
+    """
+    runs = frame[(frame["status"] == "done") & frame[metric].notna() & frame["n_per_class"].notna()]
+    if runs.empty:
+        raise DataError("no finished run with images per class", hint="run: bench grid GRID")
+    runs = runs.assign(seed=[str(s) for s in zip(*(runs[c] for c in _SEEDS), strict=True)])
+    rows = []
+    for n, group in runs.groupby("n_per_class", sort=True):
+        e = summarise(group, metric, f"the learning curve at {n}")
+        rows.append(
+            dict(
+                n_per_class=n, mean=e.value, low=e.low, high=e.high, n=e.n, unit=e.unit, note=e.note
+            )
+        )
+    return pd.DataFrame(rows)
+
+
+_SEEDS = ("seed_draw", "seed_init", "seed_order")
+
+
+@dataclass(frozen=True)
+class PowerLaw:
+    """error(n) = scale · n^-exponent + floor, with the exponent's 95 % interval.
+
+    Attributes:
+        covariance: of (log scale, exponent[, floor]), as fitted.
+        smallest, largest: images per class that were measured; beyond is extrapolation.
+        n: points fitted.
+    """
+
+    scale: float
+    exponent: float
+    floor: float
+    exponent_low: float
+    exponent_high: float
+    covariance: Array
+    smallest: float
+    largest: float
+    n: int
+
+    def error(self, images_per_class: float) -> float:
+        """The fitted error, a fraction."""
+        return float(self.scale * images_per_class**-self.exponent + self.floor)
+
+
+def fit_power_law(
+    images_per_class: npt.ArrayLike, error: npt.ArrayLike, floor: float | None = 0.0
+) -> PowerLaw:
+    """Fits the law to measured errors (1 - accuracy).
+
+    Args:
+        images_per_class, error: a point per run; runs of several seeds repeat the same n.
+        floor: the error that no number of images removes; None fits it too.
+
+    With a given floor this is a straight line through log(error - floor) against log n and the
+    interval is that of its slope; with a free floor, least squares on the error. Either interval is
+    Student's t on the points left over.
+
+    Raises:
+        DataError: with fewer than three different n (four with a free floor), or an error at or
+            below the floor.
+
+    >>> n = [5, 10, 20, 40]
+    >>> round(fit_power_law(n, [2 * x**-0.5 for x in n]).exponent, 6)
+    0.5
+    """
+    x, y = finite(images_per_class, "images per class"), finite(error, "the errors")
+    free = floor is None
+    sizes, needed = np.unique(x).size, 4 if free else 3
+    if x.size != y.size:
+        raise DataError(f"{x.size} sizes and {y.size} errors")
+    if sizes < needed or x.size < needed + (1 if free else 0):
+        raise DataError(
+            f"{sizes} different numbers of images per class ({x.size} points)",
+            hint=f"a power law needs {needed} or more: add values to images_per_class",
+        )
+    if (x <= 0).any() or (y <= (floor or 0.0)).any():
+        raise DataError("images per class and error above the floor must be positive")
+    log_scale, exponent, base, covariance = _free(x, y) if floor is None else _line(x, y, floor)
+    half = float(stats.t.ppf(0.975, x.size - len(covariance)) * math.sqrt(covariance[1, 1]))
+    return PowerLaw(
+        math.exp(log_scale),
+        exponent,
+        base,
+        exponent - half,
+        exponent + half,
+        covariance,
+        float(x.min()),
+        float(x.max()),
+        x.size,
+    )
+
+
+def _line(x: Array, y: Array, floor: float) -> tuple[float, float, float, Array]:
+    design = np.column_stack([np.ones(x.size), -np.log(x)])
+    target = np.log(y - floor)
+    solution = np.linalg.lstsq(design, target, rcond=None)[0]
+    residual = target - design @ solution
+    variance = float(residual @ residual) / (x.size - 2)
+    covariance: Array = variance * np.linalg.inv(design.T @ design)
+    return float(solution[0]), float(solution[1]), floor, covariance
+
+
+def _free(x: Array, y: Array) -> tuple[float, float, float, Array]:
+    def law(n: Array, log_scale: float, exponent: float, floor: float) -> Array:
+        errors: Array = np.exp(log_scale - exponent * np.log(n)) + floor
+        return errors
+
+    start = _line(x, y, 0.5 * float(y.min()))
+    bounds = ([-50.0, 0.0, 0.0], [50.0, 10.0, float(y.min())])
+    first = [start[0], min(max(start[1], 0.01), 9.0), 0.5 * float(y.min())]
+    try:
+        found, covariance = optimize.curve_fit(law, x, y, p0=first, bounds=bounds, maxfev=20_000)
+    except RuntimeError as reason:
+        raise DataError(f"the power law did not fit: {reason}", hint="give a floor") from None
+    if not np.isfinite(covariance).all():
+        raise DataError("the floor cannot be told from these points", hint="give a floor")
+    return float(found[0]), float(found[1]), float(found[2]), np.asarray(covariance)
+
+
+@dataclass(frozen=True)
+class Needed:
+    """Images per class for an accuracy; `low`, `high` bound it at 95 %, None: no bound."""
+
+    images_per_class: float
+    low: float | None
+    high: float | None
+    extrapolated: bool
+
+
+def images_for(law: PowerLaw, accuracy: float, draws: int = 2000) -> Needed:
+    """How many images per class the law wants for an accuracy: "how many more labels?".
+
+    The interval comes from parameters drawn from the fit's normal approximation; draws that never
+    reach the accuracy count as infinitely many images.
+
+    Raises:
+        DataError: when the law's floor keeps the accuracy out of reach, or error does not fall.
+    """
+    if not 0 < accuracy < 1:
+        raise DataError(f"accuracy {accuracy} is not a fraction between 0 and 1")
+    wanted = 1 - accuracy - law.floor
+    if wanted <= 0 or law.exponent <= 0:
+        why = "its floor" if wanted <= 0 else "an error that does not fall"
+        raise DataError(
+            f"accuracy {accuracy:g} is out of reach of the fitted curve: {why}",
+            hint="more images of this kind will not do; change the source or the method",
+        )
+    mean = np.array([math.log(law.scale), law.exponent, law.floor][: len(law.covariance)])
+    rng = generator("images for", accuracy)
+    sample = rng.multivariate_normal(mean, law.covariance, size=draws, method="eigh")
+    floors = sample[:, 2] if sample.shape[1] == 3 else np.full(draws, law.floor)
+    left = 1 - accuracy - floors
+    reachable = (left > 0) & (sample[:, 1] > 0)
+    images = np.full(draws, np.inf)
+    logs = (sample[reachable, 0] - np.log(left[reachable])) / sample[reachable, 1]
+    images[reachable] = np.exp(np.minimum(logs, 700))
+    low, high = np.quantile(images, [0.025, 0.975], method="nearest")
+    value = (law.scale / wanted) ** (1 / law.exponent)
+    outside = not law.smallest <= value <= law.largest
+    return Needed(
+        value,
+        float(low) if np.isfinite(low) else None,
+        float(high) if np.isfinite(high) else None,
+        outside,
+    )
+
+
+@dataclass(frozen=True)
+class Crossing:
+    """Where the better of two arms changes, in images per class.
+
+    Attributes:
+        images_per_class: None where the mean curves do not cross within what was measured.
+        low, high: 95 % of the resamples that cross.
+        share: share of the resamples that cross at all.
+        above: which arm is better beyond the crossing (or throughout): left, right or neither.
+        n: repetitions (task and seed) resampled.
+    """
+
+    images_per_class: float | None
+    low: float | None
+    high: float | None
+    share: float | None
+    above: str
+    n: int
+    note: str = ""
+
+
+def crossing(pairs: pd.DataFrame, name: str, resamples: int = 1000) -> Crossing:
+    """The last crossing of two learning curves, from pairs of runs with all else fixed.
+
+    Args:
+        pairs: the frame of `analysis.board.pair`: n_per_class, difference, task and seed.
+        name: seeds the resampling, which is over class draws and, in each, over seeds.
+
+    The difference is interpolated linearly in log n between the sizes measured.
+    """
+    known = pairs[pairs["n_per_class"].notna()]
+    table = known.pivot_table(
+        index=["task", "seed"], columns="n_per_class", values="difference", aggfunc="mean"
+    ).sort_index()
+    if table.shape[1] < 2 or table.empty:
+        raise DataError(
+            f"{table.shape[1]} different numbers of images per class for {name}",
+            hint="a crossing needs two or more: add values to images_per_class",
+        )
+    table = table.dropna()
+    if table.empty:
+        raise DataError(f"no repetition of {name} has every number of images per class")
+    sizes = np.array([float(n) for n in table.columns])
+    values = table.to_numpy(dtype=float)
+    mean = values.mean(axis=0)
+    at = _last_crossing(sizes, mean)
+    above = "left" if mean[-1] > 0 else "right" if mean[-1] < 0 else "neither"
+    if len(values) < 2:
+        return Crossing(at, None, None, None, above, 1, "one repetition: no interval")
+    rows = _resampled_rows([str(t) for t in table.index.get_level_values(0)], name, resamples)
+    draws = [_last_crossing(sizes, values[chosen].mean(axis=0)) for chosen in rows]
+    found = [d for d in draws if d is not None]
+    share = len(found) / resamples
+    note = "" if at is not None else f"no crossing between {sizes[0]:g} and {sizes[-1]:g}"
+    if at is None or not found:
+        return Crossing(at, None, None, share, above, len(values), note)
+    low, high = np.quantile(found, [0.025, 0.975])
+    return Crossing(at, float(low), float(high), share, above, len(values), note)
+
+
+def _resampled_rows(tasks: list[str], name: str, resamples: int) -> list[npt.NDArray[np.int64]]:
+    """Rows of each resample: tasks are drawn, then seeds within each (one task: seeds alone)."""
+    members = {task: np.flatnonzero(np.array(tasks) == task) for task in dict.fromkeys(tasks)}
+    groups = list(members.values())
+    rng = generator("crossing", name)
+    chosen = []
+    for _ in range(resamples):
+        drawn = rng.integers(len(groups), size=len(groups)) if len(groups) > 1 else [0]
+        parts = [rng.choice(groups[g], size=groups[g].size) for g in drawn]
+        chosen.append(np.concatenate(parts))
+    return chosen
+
+
+def _last_crossing(sizes: Array, difference: Array) -> float | None:
+    """Where the difference changes sign for the last time; a size where it is 0 counts."""
+    for i in range(len(sizes) - 1, 0, -1):
+        a, b = float(difference[i - 1]), float(difference[i])
+        if a * b < 0:
+            share = a / (a - b)
+            return float(sizes[i - 1] ** (1 - share) * sizes[i] ** share)
+        if a == 0 and b != 0 and i >= 2:
+            return float(sizes[i - 1])
+    return None
