@@ -70,10 +70,9 @@ class Plan:
     cells: int
 
     @property
-    def shared(self) -> int:
-        """How many runs were asked for more than once and are trained once."""
-        asked = self.cells + sum(run.parent_id is not None for run in self.runs.values())
-        return max(0, asked - len(self.runs))
+    def repeated(self) -> int:
+        """How many cells of the grid are equal to an earlier one, and so cost nothing."""
+        return self.cells - sum(bool(run.experiments) for run in self.runs.values())
 
     def children(self, parent_id: str) -> list[PlannedRun]:
         """The runs that start from `parent_id`."""

@@ -74,12 +74,16 @@ def _totals(
     costs = [forecast_s(run, rates) for run in left]
     known = sum(cost for cost in costs if cost is not None)
     counts = Counter(states.values())
-    text = (
-        f"{len(runs)} runs ({session.plan.shared} shared), {counts['done']} done, {len(left)} to do"
-    )
+    text = f"{len(runs)} runs, {counts['done']} done, {len(left)} to do"
+    children = sum(run.parent_id is not None for run in runs)
+    parents = len({run.parent_id for run in runs if run.parent_id})
+    if parents:
+        text += f"; {children} runs start from {parents} shared ones"
+    if session.plan.repeated:
+        text += f"; {session.plan.repeated} cells stand in two experiments and run once"
     if known:
-        origin = "measured here" if rates else "assumed"
-        text += f"; about {duration(known / workers)} on {workers} workers ({origin} speed)"
+        origin = "at the speed measured here" if rates else "at an assumed speed"
+        text += f"; about {duration(known / workers)} on {workers} workers {origin}"
     unknown = sum(cost is None for cost in costs)
     if unknown:
         text += f"; {unknown} runs of unknown cost: nothing like them has run here yet"

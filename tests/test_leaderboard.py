@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import io
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -77,3 +78,10 @@ def test_csv_reads_back() -> None:
 def test_deterministic_columns_come_first() -> None:
     kinds = [column.kind == "cost" for column in COLUMNS]
     assert kinds == sorted(kinds)
+
+
+def test_the_glossary_explains_every_column() -> None:
+    glossary = (Path(__file__).parents[1] / "results" / "README.md").read_text()
+    for column in COLUMNS:
+        line = f"| `{column.name}` | {column.meaning} | {column.kind} | {column.better or ''} |"
+        assert line in glossary
