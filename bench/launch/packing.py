@@ -1,0 +1,83 @@
+"""Which runs go into which job, with which resources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.launch.resources import Kind, Resources, SlurmSettings
+from bench.launch.situation import RunView
+from bench.launch.submissions import Ledger
+from bench.plan import PlannedRun, Rates, batches, forecast_s
+from bench.store import Store
+
+__all__ = ["Pack", "pack"]
+
+_UNKNOWN_COST_S = 120.0
+_MOST_FACTOR = 8.0
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Runs of one job, its resources, and the run that must be published before."""
+
+    runs: tuple[PlannedRun, ...]
+    kind: Kind
+    resources: Resources
+
+    @property
+    def parent_id(self) -> str | None:
+        """All runs of a pack have the same parent."""
+        return self.runs[0].parent_id
+
+
+def pack(
+    views: Sequence[RunView],
+    settings: SlurmSettings,
+    rates: Rates,
+    ledger: Ledger,
+    store: Store,
+) -> list[Pack]:
+    """Packs, sources first; a run that has failed before gets a job of its own.
+
+    Args:
+        views: what is to be submitted.
+        rates: for the forecast; see `bench.session.Session.rates`.
+        ledger, store: for the reasons of earlier attempts: more memory or time where that was it.
+    """
+    kinds: tuple[Kind, ...] = ("source", "finetune")
+    packs: list[Pack] = []
+    for kind in kinds:
+        mine = [view for view in views if (view.run.role == kind)]
+        resources = settings.resources(kind)
+        fresh = [view.run for view in mine if view.attempts <= 0]
+        packs += [Pack(runs, kind, resources) for runs in _cut(fresh, settings, rates)]
+        for view in mine:
+            if view.attempts > 0:
+                memory, time = _factors(view.run, ledger, store)
+                packs.append(Pack((view.run,), kind, resources.scaled(memory, time)))
+    return packs
+
+
+def _cut(
+    runs: Sequence[PlannedRun], settings: SlurmSettings, rates: Rates
+) -> list[tuple[PlannedRun, ...]]:
+    count = settings.runs_per_job
+    cost: Mapping[str, float] = {
+        run.id: 1.0 if count else forecast_s(run, rates) or _UNKNOWN_COST_S for run in runs
+    }
+    pieces = batches(
+        runs,
+        cost_s=lambda run: cost[run.id],
+        limit_s=float(count) if count else settings.job_min * 60,
+    )
+    return [piece.runs for piece in pieces]
+
+
+def _factors(run: PlannedRun, ledger: Ledger, store: Store) -> tuple[float, float]:
+    """How much more memory and time, doubled for each attempt that ended for want of it."""
+    reasons = [death.reason for death in ledger.deaths.get(run.id, ())]
+    reasons += [str(f.get("reason")) for f in store.folder(run.id, run.spec).failures()]
+    memory = 2.0 ** reasons.count("out of memory")
+    time = 2.0 ** reasons.count("time limit")
+    return min(memory, _MOST_FACTOR), min(time, _MOST_FACTOR)
