@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import cast, get_args
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -32,14 +33,12 @@ def class_lines(
     """
     from bench.data.catalog import open_dataset
     from bench.data.selection import select
-    from bench.data.wordnet import taxonomy
+    from bench.data.wordnet import Rule, taxonomy
 
     if recipe is not None and under is not None:
         raise BenchError("give a recipe or --under, not both")
-    if rule not in ("first_pointer", "closure", "longest_path"):
-        raise BenchError(
-            f"--rule {rule!r} is not known", hint="first_pointer, closure, longest_path"
-        )
+    if rule not in get_args(Rule):
+        raise BenchError(f"--rule {rule!r} is not known", hint=", ".join(get_args(Rule)))
     data = open_dataset(dataset, root, data_root=data_root, cache_dir=cache)
     raw = (
         f"{{recipe: under, synset: {under}, rule: {rule}}}" if under else recipe or "{recipe: all}"
@@ -51,7 +50,7 @@ def class_lines(
         return list(names)
     words = taxonomy()
     if tree:
-        return words.tree_lines(under or "entity.n.01", rule, names)
+        return words.tree_lines(under or "entity.n.01", cast(Rule, rule), names)
     return [f"{name}  {words.name(name)}" for name in names]
 
 
@@ -65,4 +64,6 @@ def _recipe(text: str) -> ClassRecipe:
         return adapter.validate_python(value)
     except ValidationError as error:
         problem = error.errors()[0]
-        raise BenchError(f"recipe {text}: {problem['msg']}", hint=example) from None
+        where = ".".join(str(part) for part in problem["loc"][1:]) or "recipe"
+        reason = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
+        raise BenchError(f"recipe {text}: {where}: {reason}", hint=example) from None

@@ -4,12 +4,17 @@ from __future__ import annotations
 
 import sys
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from bench import __version__
 from bench.errors import BenchError
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+    from bench.session import Session
 
 __all__ = ["app", "main"]
 
@@ -76,12 +81,10 @@ def grid(
 
 
 def _run(
-    path: Path, session: object, workers: int, threads: int, device: str, retry_failed: bool
+    path: Path, session: Session, workers: int, threads: int, device: str, retry_failed: bool
 ) -> None:
     from bench.launch.command import run_here
-    from bench.session import Session
 
-    assert isinstance(session, Session)
     console = _console()
     tally = run_here(
         session,
@@ -245,7 +248,7 @@ def _version(
         raise typer.Exit
 
 
-def _console():  # type: ignore[no-untyped-def]
+def _console() -> Console:
     from rich.console import Console
 
     return Console(soft_wrap=not sys.stdout.isatty())
