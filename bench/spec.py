@@ -12,7 +12,7 @@ import functools
 import hashlib
 import json
 import re
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
@@ -22,6 +22,7 @@ from bench.errors import ModelError
 __all__ = [
     "SCHEMA",
     "AllClasses",
+    "Borrowed",
     "ClassRecipe",
     "DataSpec",
     "FromFile",
@@ -43,6 +44,7 @@ __all__ = [
     "TrainSpec",
     "UnderSynset",
     "canonical_json",
+    "joint_fingerprint",
     "run_id",
 ]
 
@@ -54,6 +56,7 @@ Count = Annotated[int, Strict(), Field(ge=1)]
 NonNegative = Annotated[int, Strict(), Field(ge=0)]
 Float = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Strict(), Field(gt=0, le=1)]
 Bool = Annotated[bool, Strict()]
 
 
@@ -186,6 +189,37 @@ class DataSpec(Frozen):
     def identity(self) -> dict[str, Any]:
         """The fields that say what the data are, without where they lie."""
         return self.model_dump(mode="json", exclude={"root"})
+
+
+class Borrowed(Frozen):
+    """A further selection that a run trains on beside its target (GE, SFT; ledger X-7).
+
+    Only its training images are used. What is left out of them is drawn with the run's own
+    `seeds.draw`; the order of the reductions is that of the fields.
+
+    Attributes:
+        data: the selection; its image size is the target's.
+        draw: seed of the draw of its images, as `seeds.draw` is the target's.
+        categories: fraction of its classes whose images are used (SFT-4 c); None is all.
+        images: fraction of the images of each class that are used (SFT-4 d); None is all.
+        total_images: so many random images in all (GE's random source); None is all.
+        exclude_overlap: leave out images that are in the target's validation or test set
+            (ledger CROSS-1).
+
+    Whatever is left out, the classes stay as they are; methods with the option `reindex` give
+    their classifier only the classes that have images.
+    """
+
+    data: DataSpec
+    draw: NonNegative = 0
+    categories: Fraction | None = None
+    images: Fraction | None = None
+    total_images: Count | None = None
+    exclude_overlap: Bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What says which images these are, without where they lie."""
+        return {**self.model_dump(mode="json"), "data": self.data.identity()}
 
 
 # --- which layers -----------------------------------------------------------------------------
@@ -361,6 +395,12 @@ class TrainSpec(Frozen):
         explode_factor: a loss above this multiple of the first ends the run as diverged.
         threshold: training accuracy for the `epochs_to_threshold` column.
         frozen_dropout: dropout inside frozen layers stays active, as in Caffe (ledger X-1).
+        tuned: which parameters of T layers are trained: all, those of normalisations, or biases;
+            the others stay as they were copied. Running statistics move in any case.
+        layer_lr_decay: copied layer n of N has `layer_lr_decay ** (N - n)` times its learning rate.
+        l2_sp: alpha of L2-SP (Li, Grandvalet, Davoine 2018): copied parameters w are drawn to where
+            they started by `alpha / 2 * |w - w0|²` in place of their weight decay; random layers
+            keep theirs. None is off.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -390,6 +430,23 @@ class TrainSpec(Frozen):
     explode_factor: Positive = 20.0
     threshold: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.7
     frozen_dropout: Bool = True
+    tuned: Literal["all", "norm", "bias"] = "all"
+    layer_lr_decay: Annotated[float, Strict(), Field(gt=0, le=1)] = 1.0
+    l2_sp: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] | None = None
+
+    def identity(self) -> dict[str, Any]:
+        """All fields; those added since schema 1 only where they are used, so that ids stay."""
+        defaults = {name: TrainSpec.model_fields[name].default for name in _ADDED_TO_TRAIN}
+        fields = self.model_dump(mode="json")
+        return {
+            name: value
+            for name, value in fields.items()
+            if name not in defaults or value != defaults[name]
+        }
+
+
+_ADDED_TO_TRAIN = ("tuned", "layer_lr_decay", "l2_sp")
+"""Their defaults say what was done before they existed, and must not be changed."""
 
 
 class Seeds(Frozen):
@@ -411,6 +468,7 @@ class RunSpec(Frozen):
     train: TrainSpec = TrainSpec()
     seeds: Seeds = Seeds()
     allow_overlap: Bool = False
+    borrow: tuple[Borrowed, ...] = ()
 
     @field_validator("pattern")
     @classmethod
@@ -433,6 +491,16 @@ class RunSpec(Frozen):
                 f"pattern {self.pattern} copies nothing, so its source would be trained in vain: "
                 "set source: none, or copy a layer with T or F"
             )
+        return self
+
+    @model_validator(mode="after")
+    def _borrowed_images_have_the_size(self) -> RunSpec:
+        for borrowed in self.borrow:
+            if borrowed.data.image_size != self.data.image_size:
+                raise ValueError(
+                    f"borrowed images of {borrowed.data.image_size} pixels beside a target of "
+                    f"{self.data.image_size}: one network sees both, so they must be of one size"
+                )
         return self
 
     @property
@@ -462,6 +530,17 @@ def canonical_json(value: Any) -> str:
     return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
 
 
+def joint_fingerprint(own: str, borrowed: Sequence[str]) -> str:
+    """One fingerprint of a run's own images and of what it borrows; `own` if it borrows nothing.
+
+    >>> joint_fingerprint("abc", ())
+    'abc'
+    """
+    if not borrowed:
+        return own
+    return hashlib.sha256(canonical_json([own, *borrowed]).encode()).hexdigest()
+
+
 Fingerprint = Callable[[RunSpec], str]
 
 
@@ -470,8 +549,8 @@ def run_id(spec: RunSpec, fingerprint: Fingerprint, memo: dict[int, str] | None 
 
     Args:
         spec: the run.
-        fingerprint: gives the fingerprint of the images that a run selects; see
-            `bench.data.catalog.fingerprint`.
+        fingerprint: gives the fingerprint of the images that a run selects, borrowed ones
+            included; see `bench.data.catalog.fingerprint` and `joint_fingerprint`.
         memo: ids of parents already known, by `id()` of the spec object; a grid shares parents.
     """
     parent = spec.parent
@@ -498,9 +577,10 @@ def _identity(spec: RunSpec, parent_id: str | None, fingerprint: Fingerprint) ->
         "pattern": spec.pattern,
         "init": init,
         "method": spec.method.model_dump(mode="json"),
-        "train": spec.train.model_dump(mode="json"),
+        "train": spec.train.identity(),
         "seeds": spec.seeds.model_dump(mode="json"),
         "allow_overlap": spec.allow_overlap,
+        **({"borrow": [borrowed.identity() for borrowed in spec.borrow]} if spec.borrow else {}),
     }
 
 
