@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shlex
 import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -99,18 +100,19 @@ def _run(
     console.print(f"             {store.leaderboard(name, '-aggregated')}", highlight=False)
     if tally.interrupted:
         console.print("stopped; finished runs are kept and unfinished ones have checkpoints")
-        console.print(f"to go on: bench grid {path} --results {store.root}", highlight=False)
+        console.print(f"to go on: bench {shlex.join(sys.argv[1:])}", highlight=False)
         raise typer.Exit(130)
     states = session.states()
-    bad = sum(state in ("failed", "blocked", "missing") for state in states.values())
-    diverged = sum(state == "diverged" for state in states.values())
+    found = [states[run.id] for run in session.wanted]
+    bad = sum(state in ("failed", "blocked", "missing") for state in found)
+    diverged = found.count("diverged")
     if diverged:
         console.print(f"{diverged} runs diverged; that is a result and has its rows")
     if bad:
         console.print(f"{bad} runs have no result; see: bench status {path}", highlight=False)
         console.print("to try failed runs again: add --retry-failed")
         raise typer.Exit(1)
-    console.print(f"all {len(states)} runs are done", highlight=False)
+    console.print(f"all {len(found)} runs are done", highlight=False)
 
 
 @app.command()

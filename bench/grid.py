@@ -35,7 +35,7 @@ from bench.gridrun import SECTIONS, CellError, RunBuilder, merge
 from bench.spec import RunSpec
 from bench.yamlfile import Document, read_yaml, scalar
 
-__all__ = ["Experiment", "Grid", "load_grid"]
+__all__ = ["Experiment", "Grid", "check_experiments", "load_grid"]
 
 _TOP = ("name", "about", "root", "defaults", "sources", "targets", "experiments", "slurm")
 _EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude")
@@ -75,7 +75,6 @@ def load_grid(
     *,
     depth_of: Callable[[str], int],
     check_method: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
-    only: Sequence[str] = (),
     overrides: Sequence[str] = (),
 ) -> Grid:
     """Reads and expands a grid file.
@@ -84,7 +83,6 @@ def load_grid(
         path: the YAML file.
         depth_of: number of layers of a network by name (`bench.models.depths.depth_of`).
         check_method: see `bench.methods.check`.
-        only: names of the experiments to keep; all when empty.
         overrides: `key.key=value` texts, laid over every cell (`--set`).
 
     Raises:
@@ -98,7 +96,6 @@ def load_grid(
         raise GridError(
             "there are no experiments", place=document.place(()), hint="add experiments:"
         )
-    _check_only(only, experiments, document)
     builder = RunBuilder(depth_of, check_method)
     changes = [_override(text) for text in overrides]
     return Grid(
@@ -107,21 +104,25 @@ def load_grid(
         about=str(top.get("about", "")),
         root=top.get("root"),
         experiments=tuple(
-            _Expander(document, name, builder, changes).experiment()
-            for name in experiments
-            if not only or name in only
+            _Expander(document, name, builder, changes).experiment() for name in experiments
         ),
         slurm=_mapping(document, ("slurm",), top.get("slurm") or {}, None),
     )
 
 
-def _check_only(only: Sequence[str], experiments: Mapping[str, Any], document: Document) -> None:
+def check_experiments(only: Sequence[str], grid: Grid) -> None:
+    """Refuses a name that is no experiment of the grid.
+
+    Raises:
+        GridError: with the nearest names.
+    """
+    names = [experiment.name for experiment in grid.experiments]
     for name in only:
-        if name not in experiments:
+        if name not in names:
             raise GridError(
                 f"there is no experiment {name!r}",
-                place=document.place(("experiments",)),
-                hint=f"experiments: {nearest(name, experiments)}",
+                place=str(grid.path),
+                hint=f"experiments: {nearest(name, names)}",
             )
 
 

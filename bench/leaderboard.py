@@ -16,13 +16,21 @@ from bench.plan import Plan
 from bench.records import COLUMNS, METRIC_COLUMNS, describe_run
 from bench.store import Store, write_atomic
 
-__all__ = ["aggregate", "rows", "to_csv", "write"]
+__all__ = ["aggregate", "conditions", "of_experiment", "rows", "to_csv", "write"]
 
 Row = dict[str, Any]
 
 _SEED_COLUMNS = ("class_draw", "seed_draw", "seed_init", "seed_order")
 _AGGREGATED_METRICS = ("top1_accuracy", "mean_class_accuracy", "test_loss", "val_top1_accuracy")
-_NOT_CONDITIONS = (*METRIC_COLUMNS, *_SEED_COLUMNS, "status", "reason", "run_id", "parent_id")
+_NOT_CONDITIONS = (
+    *METRIC_COLUMNS,
+    *_SEED_COLUMNS,
+    "experiments",
+    "status",
+    "reason",
+    "run_id",
+    "parent_id",
+)
 
 
 def rows(plan: Plan, store: Store) -> list[Row]:
@@ -91,6 +99,24 @@ def _orderable(value: Any) -> tuple[int, float, str]:
 
 
 def aggregate(table: Sequence[Row]) -> list[Row]:
+    """One row per experiment and condition; a run of two experiments counts in both.
+
+    Sources come last, under no experiment's name. See `conditions` for the columns.
+    """
+    names = sorted({name for row in table for name in str(row["experiments"]).split(";")})
+    return [
+        {"experiment": name} | condition
+        for name in sorted(names, key=lambda name: (not name, name))
+        for condition in conditions(of_experiment(table, name))
+    ]
+
+
+def of_experiment(table: Sequence[Row], name: str) -> list[Row]:
+    """The rows of one experiment."""
+    return [row for row in table if name in str(row["experiments"]).split(";")]
+
+
+def conditions(table: Sequence[Row]) -> list[Row]:
     """One row per condition: mean, sample standard deviation (ddof 1), n and a 95 % interval.
 
     Rows that differ only in seeds and class draws are one condition. The interval is Student's t

@@ -36,6 +36,7 @@ class DataFacts:
         key_space: data sets whose class names mean the same share it (all WordNet-keyed ones do).
         train_images: number of training images.
         held_out_images: validation and test images.
+        missing: the images are not there (a dry run); the fingerprint is then made up.
     """
 
     fingerprint: str
@@ -43,6 +44,7 @@ class DataFacts:
     key_space: str
     train_images: int
     held_out_images: int
+    missing: bool = False
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,7 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import DataError
-from bench.grid import Grid, load_grid
+from bench.grid import Experiment, Grid, check_experiments, load_grid
 from bench.plan import DataFacts, Plan, PlannedRun, Rates, make_plan
 from bench.spec import DataSpec, RunSpec, canonical_json
 from bench.store import Store
@@ -19,13 +20,37 @@ __all__ = ["FactFinder", "Session", "open_session"]
 
 @dataclass(frozen=True)
 class Session:
-    """An opened grid. `missing_data` is empty unless a dry run went on without the images."""
+    """An opened grid.
+
+    Attributes:
+        grid, plan, store: of the whole file; a leaderboard is always of the whole file.
+        data_root: where data sets lie.
+        only: names of the experiments that were asked for; all when empty.
+        missing_data: what a dry run went on without.
+    """
 
     grid: Grid
     plan: Plan
     store: Store
     data_root: Path | None
-    missing_data: tuple[str, ...]
+    only: tuple[str, ...] = ()
+    missing_data: tuple[str, ...] = ()
+
+    @property
+    def experiments(self) -> list[Experiment]:
+        """The experiments that were asked for."""
+        return [e for e in self.grid.experiments if not self.only or e.name in self.only]
+
+    @functools.cached_property
+    def wanted(self) -> list[PlannedRun]:
+        """The runs that were asked for, and what they start from; parents first."""
+        if not self.only:
+            return list(self.plan.runs.values())
+        kept: set[str] = set()
+        for run in reversed(list(self.plan.runs.values())):
+            if run.id in kept or set(run.experiments) & set(self.only):
+                kept |= {run.id} | ({run.parent_id} if run.parent_id else set())
+        return [run for run in self.plan.runs.values() if run.id in kept]
 
     def states(self) -> dict[str, str]:
         """State of every run: done, diverged, failed, blocked or missing."""
@@ -102,7 +127,7 @@ class FactFinder:
             if str(error) not in self.missing:
                 self.missing.append(str(error))
             unknown = f"missing {canonical_json(spec.data.identity())} {spec.seeds.draw}"
-            return DataFacts(unknown, (), unknown, spec.data.images_per_class or 0, 0)
+            return DataFacts(unknown, (), unknown, spec.data.images_per_class or 0, 0, missing=True)
         return DataFacts(
             fingerprint=found.fingerprint,
             classes=found.classes,
@@ -128,17 +153,19 @@ def open_session(
     """
     from bench.models.depths import depth_of
 
-    grid = load_grid(
-        path, depth_of=depth_of, check_method=_check_method, only=only, overrides=overrides
-    )
+    grid = load_grid(path, depth_of=depth_of, check_method=_check_method, overrides=overrides)
+    check_experiments(only, grid)
     root = _data_root(grid, data_root)
     store = Store(results)
-    finder = FactFinder(root, store.cache, allow_missing=allow_missing)
+    finder = FactFinder(root, store.cache, allow_missing=allow_missing or bool(only))
     try:
         plan = make_plan(grid, finder)
     except DataError as error:
         raise DataError(error.message, place=error.place or str(path), hint=error.hint) from None
-    return Session(grid, plan, store, root, tuple(finder.missing))
+    session = Session(grid, plan, store, root, tuple(only), tuple(finder.missing))
+    if not allow_missing and any(run.facts.missing for run in session.wanted):
+        raise DataError(finder.missing[0], place=str(path))
+    return session
 
 
 def _data_root(grid: Grid, given: Path | None) -> Path | None:

@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from bench.leaderboard import aggregate, describe_order
+from bench.leaderboard import conditions, describe_order, of_experiment
 from bench.plan import PlannedRun, forecast_s
 from bench.session import Session
 
@@ -38,12 +38,12 @@ def plan_table(session: Session, states: Mapping[str, str], workers: int) -> tup
     table = Table("experiment", "about", box=None, pad_edge=False)
     for heading in ("runs", "done", "to do", "work"):
         table.add_column(heading, justify="right")
-    groups: dict[str, list[PlannedRun]] = {e.name: [] for e in session.grid.experiments}
-    sources = [run for run in session.plan.runs.values() if not run.experiments]
-    for run in session.plan.runs.values():
-        for name in run.experiments:
+    groups: dict[str, list[PlannedRun]] = {e.name: [] for e in session.experiments}
+    sources = [run for run in session.wanted if not run.experiments]
+    for run in session.wanted:
+        for name in set(run.experiments) & set(groups):
             groups[name].append(run)
-    about = {e.name: e.about for e in session.grid.experiments}
+    about = {e.name: e.about for e in session.experiments}
     about["(sources)"] = "trained once, shared by the runs that start from them"
     if sources:
         groups["(sources)"] = sources
@@ -69,7 +69,7 @@ def _totals(
     rates: Mapping[tuple[str, int], float],
     workers: int,
 ) -> str:
-    runs = list(session.plan.runs.values())
+    runs = session.wanted
     left = [run for run in runs if states[run.id] != "done"]
     costs = [forecast_s(run, rates) for run in left]
     known = sum(cost for cost in costs if cost is not None)
@@ -96,11 +96,11 @@ def status_table(session: Session, states: Mapping[str, str]) -> Table:
     table = Table("experiment", box=None, pad_edge=False)
     for name in names:
         table.add_column(name, justify="right", style=_STYLES.get(name))
-    experiments = [e.name for e in session.grid.experiments] + ["(sources)"]
+    experiments = [e.name for e in session.experiments] + ["(sources)"]
     for experiment in experiments:
         runs = [
             run
-            for run in session.plan.runs.values()
+            for run in session.wanted
             if experiment in run.experiments or (experiment == "(sources)" and not run.experiments)
         ]
         counts = Counter(states[run.id] for run in runs)
@@ -109,29 +109,24 @@ def status_table(session: Session, states: Mapping[str, str]) -> Table:
     return table
 
 
-def leaderboard_tables(session: Session, table: Sequence[Mapping[str, Any]]) -> list[Table]:
+def leaderboard_tables(session: Session, table: Sequence[dict[str, Any]]) -> list[Table]:
     """One table per experiment, best condition first; only the columns that vary are shown."""
-    tables = []
-    for experiment in session.grid.experiments:
-        members = [
-            dict(row) | {"experiments": experiment.name}
-            for row in table
-            if experiment.name in str(row["experiments"]).split(";")
-        ]
-        tables.append(_experiment_table(experiment.name, experiment.about, aggregate(members)))
-    return tables
+    return [
+        _experiment_table(e.name, e.about, conditions(of_experiment(table, e.name)))
+        for e in session.experiments
+    ]
 
 
-def _experiment_table(name: str, about: str, conditions: Sequence[Mapping[str, Any]]) -> Table:
-    keys = [k for k in describe_order() if len({str(c.get(k)) for c in conditions if k in c}) > 1]
+def _experiment_table(name: str, about: str, found: Sequence[Mapping[str, Any]]) -> Table:
+    keys = [key for key in describe_order() if _varies(key, found)]
     title = f"{name}: {about}" if about else name
     table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
     for key in keys:
-        table.add_column(key)
+        table.add_column(key, no_wrap=True)
     for heading in ("top-1 %", "95 % interval", "n"):
-        table.add_column(heading, justify="right")
+        table.add_column(heading, justify="right", no_wrap=True)
     table.add_column("without result")
-    for row in sorted(conditions, key=lambda c: -(c["top1_accuracy_mean"] or -1.0)):
+    for row in sorted(found, key=lambda c: -(c["top1_accuracy_mean"] or -1.0)):
         mean, low, high = (row[f"top1_accuracy_{end}"] for end in ("mean", "low", "high"))
         table.add_row(
             *(_value(row[key]) for key in keys),
@@ -141,6 +136,14 @@ def _experiment_table(name: str, about: str, conditions: Sequence[Mapping[str, A
             _without(row),
         )
     return table
+
+
+def _varies(key: str, found: Sequence[Mapping[str, Any]]) -> bool:
+    """Whether a column tells conditions apart; what scratch lacks by nature does not count."""
+    values = {str(row[key]) for row in found if key in row}
+    if key in ("source_classes", "source_epochs"):
+        values.discard("None")
+    return len(values) > 1
 
 
 def _without(row: Mapping[str, Any]) -> str:
@@ -165,7 +168,7 @@ def run_table(record: Mapping[str, Any]) -> Table:
 
 def failure_lines(session: Session, states: Mapping[str, str], most: int = 8) -> list[str]:
     """The last words of the failed runs, the first `most` of them."""
-    failed = [run for run in session.plan.runs.values() if states[run.id] == "failed"]
+    failed = [run for run in session.wanted if states[run.id] == "failed"]
     lines = []
     for run in failed[:most]:
         folder = session.store.folder(run.id, run.spec)

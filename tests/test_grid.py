@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.errors import GridError
-from bench.grid import Grid, load_grid
+from bench.grid import Grid, check_experiments, load_grid
 from bench.methods import check
 from bench.models.depths import depth_of
 from bench.spec import FromRun, LayerPattern, NearFarClasses
@@ -115,14 +115,17 @@ experiments:
     assert [ancestor.pattern for ancestor in run.ancestors()] == ["T(1-7)R(8)", "R(1-8)"]
 
 
-def test_overrides_and_only(tmp_path: Path) -> None:
+def test_overrides_and_names_of_experiments(tmp_path: Path) -> None:
     text = HEAD + (
         "experiments: {a: {set: {pattern: scratch}},"
         " b: {set: {pattern: scratch}, axes: {seed: [0, 1]}}}"
     )
-    grid = expand(tmp_path, text, only=["b"], overrides=["train.lr=1e-2", "train.epochs=3"])
-    assert [run.seeds.order for run in grid.runs] == [0, 1]
+    grid = expand(tmp_path, text, overrides=["train.lr=1e-2", "train.epochs=3"])
+    assert [run.seeds.order for run in grid.runs] == [0, 0, 1]
     assert {(run.train.lr, run.train.epochs) for run in grid.runs} == {(0.01, 3)}
+    check_experiments(["b"], grid)
+    with pytest.raises(GridError, match=r"no experiment 'c'.*\n.*a, b"):
+        check_experiments(["c"], grid)
 
 
 def test_a_number_is_the_same_however_it_is_written(tmp_path: Path) -> None:

@@ -12,7 +12,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.leaderboard import aggregate, mean_interval, to_csv
+from bench.leaderboard import aggregate, conditions, mean_interval, to_csv
 from bench.records import COLUMNS
 
 ROW = dict.fromkeys((column.name for column in COLUMNS), None) | {
@@ -49,7 +49,7 @@ def test_seeds_are_aggregated_and_conditions_kept_apart() -> None:
         for lr in (0.01, 0.1)
         for seed in (0, 1, 2)
     ]
-    found = {row["lr"]: row for row in aggregate(table)}
+    found = {row["lr"]: row for row in conditions(table)}
     assert {lr: row["n"] for lr, row in found.items()} == {0.01: 3, 0.1: 3}
     assert found[0.1]["top1_accuracy_mean"] == pytest.approx(0.2)
     assert found[0.1]["top1_accuracy_std"] == pytest.approx(0.1)
@@ -63,10 +63,22 @@ def test_what_has_no_result_is_counted_not_averaged() -> None:
         ROW | {"seed_order": 2, "status": "failed", "reason": "x"},
         ROW | {"seed_order": 3, "status": "blocked"},
     ]
-    (row,) = aggregate(table)
+    (row,) = conditions(table)
     assert (row["n"], row["n_diverged"], row["n_missing"]) == (1, 1, 2)
     assert row["top1_accuracy_mean"] == pytest.approx(0.4)
     assert row["top1_accuracy_low"] is None
+
+
+def test_a_run_of_two_experiments_counts_in_both() -> None:
+    table = [
+        ROW | {"experiments": names, "seed_order": seed, "top1_accuracy": 0.5}
+        for names, seed in (("a;b", 0), ("a;b", 1), ("a", 2), ("", 0))
+    ]
+    assert [(row["experiment"], row["n"]) for row in aggregate(table)] == [
+        ("a", 3),
+        ("b", 2),
+        ("", 1),
+    ]
 
 
 def test_csv_reads_back() -> None:

@@ -58,7 +58,7 @@ def run_here(
     """
     states = session.states()
     again = ("missing", "failed", "blocked") if retry_failed else ("missing",)
-    todo = [run for run in session.plan.runs.values() if states[run.id] in again]
+    todo = [run for run in session.wanted if states[run.id] in again]
     tally = Tally()
     if todo:
         _run(session, console, todo, states, tally, workers, threads, device, retry_failed)
