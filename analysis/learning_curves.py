@@ -1,15 +1,16 @@
 """Accuracy against images per class: a power law, how many more labels, and where curves cross.
 
-The error of a classifier falls about as scale · n^-exponent + floor with n images per class. Fig. 12
-of "Multifaceted Analysis of Fine-Tuning …" and Fig. 2 of "Best Practices for Fine-tuning …" draw
-such curves; the point where tuning overtakes freezing, or scratch overtakes a pretrained network,
-is what a user who can label more images wants to know.
+The error of a classifier falls about as scale · n^-exponent + floor with n images per class.
+"Multifaceted Analysis of Fine-Tuning …" (Fig. 12) and "Best Practices for Fine-tuning …" (Fig. 2)
+draw accuracy or ratios against n; the point where tuning overtakes freezing, or scratch overtakes
+a pretrained network, is what a user who can label more images wants to know.
 """
 
 from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from itertools import pairwise
 
 import numpy as np
 import numpy.typing as npt
@@ -43,9 +44,15 @@ def curve(frame: pd.DataFrame, metric: str = "top1_accuracy") -> pd.DataFrame:
     for n, group in runs.groupby("n_per_class", sort=True):
         e = summarise(group, metric, f"the learning curve at {n}")
         rows.append(
-            dict(
-                n_per_class=n, mean=e.value, low=e.low, high=e.high, n=e.n, unit=e.unit, note=e.note
-            )
+            {
+                "n_per_class": n,
+                "mean": e.value,
+                "low": e.low,
+                "high": e.high,
+                "n": e.n,
+                "unit": e.unit,
+                "note": e.note,
+            }
         )
     return pd.DataFrame(rows)
 
@@ -240,6 +247,7 @@ def crossing(pairs: pd.DataFrame, name: str, resamples: int = 1000) -> Crossing:
             f"{table.shape[1]} different numbers of images per class for {name}",
             hint="a crossing needs two or more: add values to images_per_class",
         )
+    repetitions = len(table)
     table = table.dropna()
     if table.empty:
         raise DataError(f"no repetition of {name} has every number of images per class")
@@ -254,7 +262,10 @@ def crossing(pairs: pd.DataFrame, name: str, resamples: int = 1000) -> Crossing:
     draws = [_last_crossing(sizes, values[chosen].mean(axis=0)) for chosen in rows]
     found = [d for d in draws if d is not None]
     share = len(found) / resamples
-    note = "" if at is not None else f"no crossing between {sizes[0]:g} and {sizes[-1]:g}"
+    said = [] if at is not None else [f"no crossing between {sizes[0]:g} and {sizes[-1]:g}"]
+    if len(values) < repetitions:
+        said.append(f"{repetitions - len(values)} repetitions lack a size and were left out")
+    note = "; ".join(said)
     if at is None or not found:
         return Crossing(at, None, None, share, above, len(values), note)
     low, high = np.quantile(found, [0.025, 0.975])
@@ -275,12 +286,14 @@ def _resampled_rows(tasks: list[str], name: str, resamples: int) -> list[npt.NDA
 
 
 def _last_crossing(sizes: Array, difference: Array) -> float | None:
-    """Where the difference changes sign for the last time; a size where it is 0 counts."""
-    for i in range(len(sizes) - 1, 0, -1):
-        a, b = float(difference[i - 1]), float(difference[i])
-        if a * b < 0:
-            share = a / (a - b)
-            return float(sizes[i - 1] ** (1 - share) * sizes[i] ** share)
-        if a == 0 and b != 0 and i >= 2:
-            return float(sizes[i - 1])
-    return None
+    """Where the difference changes sign for the last time; touching 0 without that is none."""
+    signs = np.sign(difference)
+    nonzero = np.flatnonzero(signs)
+    changes = [(i, j) for i, j in pairwise(nonzero) if signs[i] != signs[j]]
+    if not changes:
+        return None
+    i, j = changes[-1]
+    if j > i + 1:
+        return float(sizes[i + 1])
+    share = difference[i] / (difference[i] - difference[j])
+    return float(sizes[i] ** (1 - share) * sizes[j] ** share)

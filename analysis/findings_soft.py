@@ -1,0 +1,344 @@
+"""Claims of "Effective Domain Knowledge Transfer with Soft Fine-tuning" (2019) as predicates.
+
+SFT-C1 to SFT-C7 of the papers' claims. Stanford Dogs lies inside ImageNet, so that paper's gain
+there (6.3 points) may come from having seen labelled test images; the published verdicts are read
+from the tables as printed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import pandas as pd
+from scipy import stats
+
+from analysis import arms, published
+from analysis.board import key_of, pair, summarise
+from analysis.evidence import Claim, Evidence, Part, difference, judge, missing, ordered, trend
+
+__all__ = ["CLAIMS"]
+
+_PAPER = "soft-ft-2019"
+_BACKBONES = ("MobileNetV2", "ResNet-50", "InceptionV4")
+_FARS = ("1e-2", "1e-3", "1e-4", "1e-5")
+_INCEPTION = "ImageNet / 299x299 / InceptionV4"
+_SOFT_RUNS = "method: soft and method: plain with the same source, pattern and seeds"
+
+
+def _map(row: str) -> float:
+    return published.value(_PAPER, "Table 2", row, "mAP")
+
+
+def _tar(arm: str, far: str) -> float:
+    return published.value(_PAPER, "Table 5", arm, f"TAR @ FAR={far}")
+
+
+# --- SFT-C1: soft fine-tuning beats fine-tuning ---
+
+
+def _c1_published() -> list[Part]:
+    rows = {
+        f"Stanford 40 {net}": (_map(f"soft fine-tuning / {net}"), _map(f"fine-tuning / {net}"))
+        for net in _BACKBONES
+    }
+    for kind in ("", " (trained on 2 expressions)"):
+        for far in _FARS:
+            pair_ = _tar(f"soft fine-tuning{kind}", far), _tar(f"fine-tuning{kind}", far)
+            rows[f"Oulu CASIA{kind} FAR {far}"] = pair_
+    for data in ("Stanford Dogs", "Aircraft"):
+        ours = published.value(_PAPER, "Table 6", f"soft fine-tuning (ours) / {_INCEPTION}", data)
+        rows[data] = ours, published.value(_PAPER, "Table 6", f"fine-tuning / {_INCEPTION}", data)
+    return [ordered("soft > fine-tuning", rows)]
+
+
+def _c1_runs(evidence: Evidence) -> list[Part]:
+    b = evidence.board
+    return [
+        difference(
+            evidence,
+            "soft > fine-tuning",
+            arms.soft(b),
+            arms.fine_tuned(b),
+            arms.LOSS_FACTORS,
+            _SOFT_RUNS,
+        )
+    ]
+
+
+# --- SFT-C2: the intermediate stage lies between ---
+
+
+def _c2_published() -> list[Part]:
+    middle, net = _map("intermediate stage / ResNet-50"), "ResNet-50"
+    return [
+        ordered("intermediate > fine-tuning", {net: (middle, _map(f"fine-tuning / {net}"))}),
+        ordered("soft > intermediate", {net: (_map(f"soft fine-tuning / {net}"), middle)}),
+    ]
+
+
+def _c2_runs(evidence: Evidence) -> list[Part]:
+    b = evidence.board
+    middle = arms.soft(b, intermediate=True)
+    needed = "method: soft with alpha: 0 beside method: soft and method: plain"
+    vary = arms.LOSS_FACTORS
+    return [
+        difference(
+            evidence, "intermediate > fine-tuning", middle, arms.fine_tuned(b), vary, needed
+        ),
+        difference(evidence, "soft > intermediate", arms.soft(b), middle, vary, needed),
+    ]
+
+
+# --- SFT-C3: better frozen features, better fine-tuned network ---
+
+
+def _c3_published() -> list[Part]:
+    frozen = [
+        published.value(_PAPER, "Table 2", f"pre-training / {n}", "w/o ft") for n in _BACKBONES
+    ]
+    return [
+        trend(
+            "frozen features ↔ fine-tuned", frozen, [_map(f"fine-tuning / {n}") for n in _BACKBONES]
+        )
+    ]
+
+
+def _c3_runs(evidence: Evidence) -> list[Part]:
+    name, b = "frozen features ↔ fine-tuned", evidence.board
+    needed = "model: [three or more], pattern: [freeze, tune], with the same target and seeds"
+    tuned, frozen = arms.fine_tuned(b), arms.frozen_features(b)
+    rule = evidence.lr_rule(tuned | frozen)
+    vary = ("pattern", "copied_lr_factor")
+    frame = pair(b, tuned, frozen, vary, lr=rule).frame
+    found = []
+    if not frame.empty:
+        for _, rows in frame.groupby(key_of(frame, ["task", "seed", "n_per_class"]), sort=True):
+            means = rows.groupby("model")[["left", "right"]].mean()
+            if len(means) >= 3 and means["left"].nunique() > 1 and means["right"].nunique() > 1:
+                rho = float(stats.spearmanr(means["left"], means["right"]).statistic)
+                found.append(
+                    {"task": rows["task"].iloc[0], "seed": rows["seed"].iloc[0], "rho": rho}
+                )
+    if not found:
+        return [missing(name, "no target with three or more networks, frozen and tuned", needed)]
+    e = summarise(pd.DataFrame(found), "rho", name)
+    return [judge(name, e, needed, "positive, where the paper has exactly 1", "Spearman")]
+
+
+# --- SFT-C4: which part of the source is kept ---
+
+
+def _c4_published() -> list[Part]:
+    def row(source: str, target: str = "Stanford 40") -> float:
+        return published.value(_PAPER, "Table 3", f"source={source}; target={target}", "mAP")
+
+    everything, some = row("ImageNet"), row("ImageNet (10% categories)")
+    return [
+        ordered("all source ≥ 10 % of categories", {"": (everything, some)}, strict=False),
+        ordered("10 % of categories > 10 % of images", {"": (some, row("ImageNet (10% images)"))}),
+        ordered(
+            "a small second target does not help",
+            {"": (everything, row("ImageNet", "Stanford 40 & Stanford Dogs"))},
+            strict=False,
+        ),
+    ]
+
+
+def _c4_runs(evidence: Evidence) -> list[Part]:
+    b, vary = evidence.board, arms.LOSS_FACTORS
+    some = arms.soft(b, source_part="categories")
+    images = arms.soft(b, source_part="images")
+    second = arms.soft(b, second_target=True)
+    needed = "method: soft with source_part: [all, categories, images]"
+    return [
+        difference(
+            evidence,
+            "all source ≥ 10 % of categories",
+            arms.soft(b),
+            some,
+            vary,
+            needed,
+            margin=1.0,
+        ),
+        difference(evidence, "10 % of categories > 10 % of images", some, images, vary, needed),
+        difference(
+            evidence,
+            "a small second target does not help",
+            arms.soft(b),
+            second,
+            vary,
+            "method: soft with and without second_target",
+            margin=1.0,
+        ),
+    ]
+
+
+# --- SFT-C5, C6: faces, with expressions missing from the training set ---
+
+
+def _c5_published() -> list[Part]:
+    few = "soft fine-tuning (trained on 2 expressions)"
+    rows = {f"FAR {far}": (_tar(few, far), _tar("fine-tuning", far)) for far in _FARS}
+    return [ordered("soft on 2 expressions > fine-tuning on all", rows)]
+
+
+_FACES = "verification results (arm, expressions, far, tar, seed) of fine-tuning and soft runs"
+
+
+def _tar_runs(evidence: Evidence, far: float, arm: str, expressions: str) -> dict[str, float]:
+    """TAR in points by seed."""
+    table = evidence.verification
+    if table is None:
+        return {}
+    rows = table[
+        (table["arm"] == arm) & (table["expressions"] == expressions) & (table["far"] == far)
+    ]
+    return {
+        str(seed): 100 * float(tar) for seed, tar in zip(rows["seed"], rows["tar"], strict=True)
+    }
+
+
+def _by_seed(name: str, values: dict[str, float]) -> Part:
+    if not values:
+        return missing(name, "no verification results for it", _FACES)
+    frame = pd.DataFrame({"task": "faces", "seed": list(values), "v": list(values.values())})
+    return judge(name, summarise(frame, "v", name), f"more seeds: {_FACES}")
+
+
+def _c5_runs(evidence: Evidence) -> list[Part]:
+    name = "soft on 2 expressions > fine-tuning on all"
+    table = evidence.verification
+    if table is None or table.empty:
+        return [missing(name, "no verification results", _FACES)]
+    parts = []
+    for far in sorted(set(table["far"]), reverse=True):
+        few = _tar_runs(evidence, far, "soft", "two")
+        full = _tar_runs(evidence, far, "fine-tuning", "all")
+        both = {seed: few[seed] - full[seed] for seed in sorted(few.keys() & full.keys())}
+        parts.append(_by_seed(f"{name} at FAR {far:g}", both))
+    return parts
+
+
+def _loss_published(arm: str, far: str) -> float:
+    return _tar(arm, far) - _tar(f"{arm} (trained on 2 expressions)", far)
+
+
+def _c6_published() -> list[Part]:
+    tuned = [_loss_published("fine-tuning", far) for far in _FARS]
+    soft = [_loss_published("soft fine-tuning", far) for far in _FARS]
+    return [
+        ordered("fine-tuning loses more at loose FAR", {"FAR 1e-2": (tuned[0], soft[0])}),
+        ordered("soft loses more at strict FAR", {"FAR 1e-5": (soft[-1], tuned[-1])}),
+    ]
+
+
+def _c6_runs(evidence: Evidence) -> list[Part]:
+    names = ("fine-tuning loses more at loose FAR", "soft loses more at strict FAR")
+    table = evidence.verification
+    if table is None or table["far"].nunique() < 2:
+        return [missing(name, "no verification results at two FARs", _FACES) for name in names]
+
+    def losses(arm: str, far: float) -> dict[str, float]:
+        full, few = (_tar_runs(evidence, far, arm, kind) for kind in ("all", "two"))
+        return {seed: full[seed] - few[seed] for seed in sorted(full.keys() & few.keys())}
+
+    def gap(more: str, less: str, far: float) -> dict[str, float]:
+        a, b = losses(more, far), losses(less, far)
+        return {seed: a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())}
+
+    loose, strict = float(table["far"].max()), float(table["far"].min())
+    return [
+        _by_seed(names[0], gap("fine-tuning", "soft", loose)),
+        _by_seed(names[1], gap("soft", "fine-tuning", strict)),
+    ]
+
+
+# --- SFT-C7: faster convergence ---
+
+
+def _c7_published() -> list[Part]:
+    lead = published.value(
+        _PAPER,
+        "text Sec. 4.4 / Fig. 5",
+        "training accuracy",
+        "lead of soft over fine-tuning at accuracy >= 70%",
+    )
+    part = ordered(
+        "soft is 5 epochs ahead or more", {"from 70 %": (lead, 5.0)}, False, unit="epochs"
+    )
+    note = f"the text says at least {lead:g}; the curves are only drawn"
+    return [
+        Part(part.name, part.verdict, lead, n=1, unit="epochs", counted="statement", detail=note)
+    ]
+
+
+def _c7_runs(evidence: Evidence) -> list[Part]:
+    b, name = evidence.board, "soft reaches the threshold in fewer epochs"
+    if "epochs_to_threshold" not in b.columns:
+        return [missing(name, "the leaderboard has no epochs_to_threshold", _SOFT_RUNS)]
+    return [
+        difference(
+            evidence,
+            name,
+            arms.soft(b),
+            arms.fine_tuned(b),
+            arms.LOSS_FACTORS,
+            f"{_SOFT_RUNS}, long enough for both to reach train.threshold",
+            metric="epochs_to_threshold",
+            scale=-1.0,
+            unit="epochs",
+        )
+    ]
+
+
+CLAIMS: Sequence[Claim] = (
+    Claim(
+        "SFT-C1",
+        _PAPER,
+        "soft fine-tuning beats fine-tuning on every task and network",
+        _c1_published,
+        _c1_runs,
+    ),
+    Claim(
+        "SFT-C2",
+        _PAPER,
+        "the intermediate stage (α = 0) beats fine-tuning, soft beats it",
+        _c2_published,
+        _c2_runs,
+    ),
+    Claim(
+        "SFT-C3",
+        _PAPER,
+        "better frozen features go with a better fine-tuned network",
+        _c3_published,
+        _c3_runs,
+    ),
+    Claim(
+        "SFT-C4",
+        _PAPER,
+        "all source ≥ 10 % of categories > 10 % of images; a small second target does not help",
+        _c4_published,
+        _c4_runs,
+    ),
+    Claim(
+        "SFT-C5",
+        _PAPER,
+        "soft on 2 expressions beats fine-tuning on all, at every FAR",
+        _c5_published,
+        _c5_runs,
+    ),
+    Claim(
+        "SFT-C6",
+        _PAPER,
+        "without most expressions fine-tuning loses more at loose FAR, soft at strict FAR",
+        _c6_published,
+        _c6_runs,
+    ),
+    Claim(
+        "SFT-C7",
+        _PAPER,
+        "soft fine-tuning converges faster: 5 epochs ahead or more from 70 % on",
+        _c7_published,
+        _c7_runs,
+    ),
+)
