@@ -31,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, GridError, nearest
+from bench.gridborrow import RESERVED
 from bench.gridrun import SECTIONS, CellError, RunBuilder, merge
 from bench.spec import RunSpec
 from bench.yamlfile import Document, read_yaml, scalar
@@ -46,11 +47,12 @@ Place = tuple[str | int, ...]
 
 @dataclass(frozen=True)
 class Experiment:
-    """A named question and the runs that answer it, in the order of the file."""
+    """A named question, the runs that answer it in the order of the file, and its line."""
 
     name: str
     about: str
     runs: tuple[RunSpec, ...]
+    place: str
 
 
 @dataclass(frozen=True)
@@ -75,6 +77,7 @@ def load_grid(
     *,
     depth_of: Callable[[str], int],
     check_method: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
+    check_run: Callable[[RunSpec], None] = lambda spec: None,
     overrides: Sequence[str] = (),
 ) -> Grid:
     """Reads and expands a grid file.
@@ -83,6 +86,7 @@ def load_grid(
         path: the YAML file.
         depth_of: number of layers of a network by name (`bench.models.depths.depth_of`).
         check_method: see `bench.methods.check`.
+        check_run: see `bench.methods.check_run`.
         overrides: `key.key=value` texts, laid over every cell (`--set`).
 
     Raises:
@@ -96,7 +100,7 @@ def load_grid(
         raise GridError(
             "there are no experiments", place=document.place(()), hint="add experiments:"
         )
-    builder = RunBuilder(depth_of, check_method)
+    builder = RunBuilder(depth_of, check_method, check_run)
     changes = [_override(text) for text in overrides]
     return Grid(
         name=str(top.get("name", path.stem)),
@@ -195,7 +199,8 @@ class _Expander:
             raise self._error((*self.path, "exclude", n), f"exclude {excluded[n]} matches no cell")
         if not runs:
             raise self._error(self.path, f"experiment {self.name} has no runs")
-        return Experiment(self.name, str(self.raw.get("about", "")), tuple(runs))
+        place = self.document.place(self.path)
+        return Experiment(self.name, str(self.raw.get("about", "")), tuple(runs), place)
 
     # --- cells: assignments of dotted keys ---
 
@@ -309,9 +314,20 @@ class _Expander:
         resolved = dict(cell)
         for section, table in self.names.items():
             resolved = self._resolve_name(resolved, section, table, named)
+        if "borrow" in resolved:
+            resolved["borrow"] = self._resolve_borrow(resolved["borrow"], named)
         if isinstance(resolved.get("parent"), Mapping):
             resolved["parent"] = self._resolve_names(resolved["parent"], {})
         return resolved
+
+    def _resolve_borrow(self, value: Any, named: dict[str, Place]) -> Any:
+        if isinstance(value, list):
+            return [self._resolve_borrow(item, named) for item in value]
+        name = value.get("name") if isinstance(value, Mapping) else value
+        if name in RESERVED:
+            return value
+        cell: dict[str, Any] = {"borrow": value}
+        return self._resolve_name(cell, "borrow", self.names["source"], named)["borrow"]
 
     def _resolve_name(
         self,
@@ -325,10 +341,11 @@ class _Expander:
         if not isinstance(name, str) or (section == "source" and name in ("none", "self")):
             return cell
         if name not in table:
-            known = nearest(name, [*table, *(("none", "self") if section == "source" else ())])
+            words = {"source": ("none", "self"), "borrow": RESERVED}.get(section, ())
+            known = nearest(name, [*table, *words])
             raise self._error(self.path, f"{section} {name!r} is not defined", f"defined: {known}")
         rest = {k: v for k, v in value.items() if k != "name"} if isinstance(value, Mapping) else {}
-        named[section] = (f"{section}s", name)
+        named[section] = ("targets" if section == "target" else "sources", name)
         return {**cell, section: merge(table[name], rest)}
 
     def _place(

@@ -9,9 +9,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from bench.errors import GridError
-from bench.grid import Grid
-from bench.records import source_label
+from bench.errors import DataError, GridError
+from bench.grid import Experiment, Grid
+from bench.records import selection_label, source_label
 from bench.spec import RunSpec, canonical_json, run_id
 
 __all__ = [
@@ -37,6 +37,7 @@ class DataFacts:
         train_images: number of training images.
         held_out_images: validation and test images.
         missing: the images are not there (a dry run); the fingerprint is then made up.
+        borrowed: of what the run borrows, in its order; `train_images` are those used.
     """
 
     fingerprint: str
@@ -45,6 +46,7 @@ class DataFacts:
     train_images: int
     held_out_images: int
     missing: bool = False
+    borrowed: tuple[DataFacts, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -113,6 +115,7 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
         facts: what is known of a run's data; may raise DataError.
 
     Raises:
+        DataError: if the data are not there or cannot be selected so, with the experiment's line.
         GridError: if a source and its target share classes without `allow_overlap: true`.
     """
     memo: dict[int, str] = {}
@@ -127,15 +130,17 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
             known[key] = (spec, facts(spec))
         return known[key][1]
 
-    def add(spec: RunSpec, experiment: str) -> str:
+    def add(spec: RunSpec, experiment: Experiment) -> str:
         parent = spec.parent
         parent_id = None
         if parent is not None:
             parent_id = memo.get(id(parent)) or add(parent, experiment)
             pair = (id(parent), id(spec.data))
             if pair not in checked and not spec.allow_overlap:
-                _check_disjoint(parent, spec, facts_of(parent), facts_of(spec), grid, experiment)
+                _check_disjoint(parent, spec, facts_of(parent), facts_of(spec), experiment)
                 checked.add(pair)
+        if spec.borrow and not spec.allow_overlap:
+            _check_borrowed(spec, facts_of(spec), experiment)
         key = run_id(spec, lambda run: facts_of(run).fingerprint, memo)
         memo[id(spec)] = key
         found.setdefault(key, (spec, parent_id, facts_of(spec)))
@@ -145,7 +150,11 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
     for experiment in grid.experiments:
         for spec in experiment.runs:
             cells += 1
-            names = wanted.setdefault(add(spec, experiment.name), [])
+            try:
+                names = wanted.setdefault(add(spec, experiment), [])
+            except DataError as error:
+                message = f"{error.message} (experiment {experiment.name})"
+                raise type(error)(message, place=experiment.place, hint=error.hint) from None
             if experiment.name not in names:
                 names.append(experiment.name)
     runs = {
@@ -160,8 +169,7 @@ def _check_disjoint(
     child: RunSpec,
     source: DataFacts,
     target: DataFacts,
-    grid: Grid,
-    experiment: str,
+    experiment: Experiment,
 ) -> None:
     if source.key_space != target.key_space or parent.data.identity() == child.data.identity():
         return
@@ -170,10 +178,24 @@ def _check_disjoint(
         some = ", ".join(shared[:5]) + (" …" if len(shared) > 5 else "")
         raise GridError(
             f"source {source_label(child)} and target share {len(shared)} classes: {some}"
-            f" (experiment {experiment})",
-            place=str(grid.path),
+            f" (experiment {experiment.name})",
+            place=experiment.place,
             hint="draw both by one recipe (near_far, categories, half), or set allow_overlap: true",
         )
+
+
+def _check_borrowed(spec: RunSpec, facts: DataFacts, experiment: Experiment) -> None:
+    for borrowed, its in zip(spec.borrow, facts.borrowed, strict=True):
+        shared = sorted(set(its.classes) & set(facts.classes))
+        if its.key_space == facts.key_space and shared:
+            some = ", ".join(shared[:5]) + (" …" if len(shared) > 5 else "")
+            raise GridError(
+                f"the borrowed {selection_label(borrowed.data)} and the target share {len(shared)} "
+                f"classes: {some} (experiment {experiment.name})",
+                place=experiment.place,
+                hint="draw both by one recipe (near_far, categories, half), or set "
+                "allow_overlap: true",
+            )
 
 
 def batches(
@@ -243,6 +265,7 @@ def forecast_s(run: PlannedRun, rates: Rates) -> float | None:
     images = max(run.facts.train_images, (spec.train.expand_to or 0) * len(run.facts.classes))
     val = spec.data.val_per_class * len(run.facts.classes)
     evaluations = spec.train.epochs / spec.train.evaluate_every
+    images *= 1 + len(spec.borrow)  # as many borrowed images as its own stand in each step
     work = images * spec.train.epochs * (1 - 0.6 * frozen)
     work += (val * evaluations + run.facts.held_out_images) / 3
     return work / rate + _OVERHEAD_S

@@ -5,14 +5,14 @@ from __future__ import annotations
 import functools
 import os
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 from bench.errors import DataError
 from bench.grid import Experiment, Grid, check_experiments, load_grid
 from bench.plan import DataFacts, Plan, PlannedRun, Rates, make_plan
-from bench.spec import DataSpec, RunSpec, canonical_json
+from bench.spec import DataSpec, RunSpec, Seeds, canonical_json, joint_fingerprint
 from bench.store import Store
 
 __all__ = ["FactFinder", "Session", "open_session"]
@@ -98,14 +98,26 @@ class FactFinder:
         self.data_root, self.cache, self.allow_missing = data_root, cache, allow_missing
         self.missing: list[str] = []
         self._known: dict[tuple[int, int], tuple[DataSpec, DataFacts]] = {}
+        self._borrowing: dict[str, DataFacts] = {}
         self._equal: dict[tuple[str, int], DataFacts] = {}
 
     def __call__(self, spec: RunSpec) -> DataFacts:
-        """The facts of the run's own data.
+        """The facts of the run's own data and of what it borrows.
 
         Raises:
             DataError: if the data are not there or cannot be selected as asked.
         """
+        own = self._own(spec)
+        if not spec.borrow:
+            return own
+        key = canonical_json(
+            [own.fingerprint, spec.seeds.draw, [b.model_dump(mode="json") for b in spec.borrow]]
+        )
+        if key not in self._borrowing:
+            self._borrowing[key] = self._with_borrowed(spec, own)
+        return self._borrowing[key]
+
+    def _own(self, spec: RunSpec) -> DataFacts:
         key = (id(spec.data), spec.seeds.draw)
         if key not in self._known:
             text = spec.data.model_dump_json()
@@ -113,6 +125,29 @@ class FactFinder:
             self._equal[text, spec.seeds.draw] = facts
             self._known[key] = (spec.data, facts)
         return self._known[key][1]
+
+    def _with_borrowed(self, spec: RunSpec, own: DataFacts) -> DataFacts:
+        from bench.data.borrow import resolve_borrowed
+        from bench.data.catalog import resolve
+
+        alone = [
+            self._own(spec.model_copy(update={"data": b.data, "seeds": Seeds(draw=b.draw)}))
+            for b in spec.borrow
+        ]
+        if not (own.missing or any(facts.missing for facts in alone)):
+            places = {"data_root": self.data_root, "cache_dir": self.cache}
+            target = resolve(spec.data, spec.seeds.draw, **places)  # type: ignore[arg-type]
+            found = resolve_borrowed(spec, target, **places)  # type: ignore[arg-type]
+            alone = [
+                replace(facts, train_images=len(images.rows))
+                for facts, images in zip(alone, found, strict=True)
+            ]
+        return replace(
+            own,
+            fingerprint=joint_fingerprint(own.fingerprint, [facts.fingerprint for facts in alone]),
+            missing=own.missing or any(facts.missing for facts in alone),
+            borrowed=tuple(alone),
+        )
 
     def _find(self, spec: RunSpec) -> DataFacts:
         from bench.data.catalog import MissingDataError, resolve
@@ -153,15 +188,18 @@ def open_session(
     """
     from bench.models.depths import depth_of
 
-    grid = load_grid(path, depth_of=depth_of, check_method=_check_method, overrides=overrides)
+    grid = load_grid(
+        path,
+        depth_of=depth_of,
+        check_method=_check_method,
+        check_run=_check_run,
+        overrides=overrides,
+    )
     check_experiments(only, grid)
     root = _data_root(grid, data_root)
     store = Store(results)
     finder = FactFinder(root, store.cache, allow_missing=allow_missing or bool(only))
-    try:
-        plan = make_plan(grid, finder)
-    except DataError as error:
-        raise DataError(error.message, place=error.place or str(path), hint=error.hint) from None
+    plan = make_plan(grid, finder)
     session = Session(grid, plan, store, root, tuple(only), tuple(finder.missing))
     if not allow_missing and any(run.facts.missing for run in session.wanted):
         raise DataError(finder.missing[0], place=str(path))
@@ -176,6 +214,12 @@ def _data_root(grid: Grid, given: Path | None) -> Path | None:
         return (grid.path.parent / Path(grid.root).expanduser()).resolve()
     from_environment = os.environ.get("BENCH_DATA")
     return Path(from_environment) if from_environment else None
+
+
+def _check_run(spec: RunSpec) -> None:
+    from bench.methods import check_run
+
+    check_run(spec)
 
 
 def _check_method(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
