@@ -12,11 +12,11 @@ import pytest
 ROOT = Path(__file__).parents[1]
 LEVELS = [
     {"bench", "bench.errors", "bench.spec", "bench.records", "bench.yamlfile"},
-    {"bench.grid", "bench.gridrun", "bench.plan", "bench.store"},
+    {"bench.grid", "bench.gridborrow", "bench.gridrun", "bench.plan", "bench.store"},
     {"bench.data", "bench.models", "bench.training", "bench.methods"},
     {"bench.execute"},
     {"bench.launch", "bench.leaderboard", "bench.session", "bench.views", "bench.classes"},
-    {"bench.cli", "bench.slurm_cli"},
+    {"bench.cli", "bench.slurm_cli", "bench.__main__"},
 ]
 HEAVY = {"torch", "torchvision", "timm", "pandas", "nltk"}
 
