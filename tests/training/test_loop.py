@@ -390,6 +390,15 @@ def test_the_divergence_factor_is_the_recipes() -> None:
         assert train(_job(_Broken(5, 60.0), recipe)).status == status
 
 
+def test_a_resumed_run_is_measured_against_the_first_loss_of_all(tmp_path: Path) -> None:
+    recipe, path = _recipe(explode_factor=3.0, lr=1e-6), tmp_path / "c"
+    with pytest.raises(Interrupted):  # begins with a large loss
+        train(_job(_Broken(1, 30.0), recipe, checkpoint=path, should_stop=_stop_after(1)))
+    assert train(_job(_Broken(3, 30.0), recipe, checkpoint=path)).status == "done"
+    path.unlink()
+    assert train(_job(_Broken(3, 30.0), recipe, checkpoint=path)).status == "diverged"
+
+
 # --- selection --------------------------------------------------------------------------------
 
 

@@ -1,0 +1,73 @@
+"""Batches on the device: the same images whether in memory, mapped or behind a cached prefix."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from bench.data.augment import draw_noise
+from bench.errors import BenchError
+from bench.training.domain import Domain
+from bench.training.evaluate import predict_feed
+from bench.training.feed import Feed, FeedOptions
+
+CPU = torch.device("cpu")
+IMAGES = np.random.default_rng(0).integers(0, 256, (9, 6, 6, 3), dtype=np.uint8)
+DATA = Domain("toy", IMAGES, np.arange(9) % 3, 3)
+INDICES = np.array([8, 0, 3, 3])
+
+
+def _prefix() -> nn.Module:
+    torch.manual_seed(0)
+    return nn.Sequential(nn.Conv2d(3, 2, 3), nn.ReLU()).eval()
+
+
+@pytest.mark.parametrize("augment", ["none", "flip"])
+def test_cached_activations_equal_computed_ones(augment: str) -> None:
+    options = FeedOptions(CPU, augment=augment)
+    computed, cached = (Feed(DATA, options, _prefix()) for _ in range(2))
+    cached.cache_prefix(batch_size=4)
+    noise = draw_noise(4, 0, 0)
+    expected = computed.training_batch(INDICES, noise)
+    torch.testing.assert_close(cached.training_batch(INDICES, noise), expected)
+    torch.testing.assert_close(cached.plain_batch(6, 20), computed.plain_batch(6, 20))
+    assert predict_feed(lambda x: x.flatten(1), cached).shape == (9, 32)
+    assert not expected.requires_grad
+
+
+def test_a_memory_map_gives_the_same_batches_and_is_not_read_as_a_whole(tmp_path: Path) -> None:
+    np.save(tmp_path / "images.npy", IMAGES)
+    mapped = np.load(tmp_path / "images.npy", mmap_mode="r")
+    data = Domain("mapped", mapped, DATA.labels, 3)
+    assert data.images is mapped
+    noise = draw_noise(4, 1, 0)
+    batches = [
+        Feed(d, FeedOptions(CPU, augment="crop_flip")).training_batch(INDICES, noise)
+        for d in (DATA, data)
+    ]
+    assert torch.equal(*batches)
+
+
+def test_padding_is_the_mean_colour() -> None:
+    """So that a crop's border is nothing but zero (to a grey level) once normalised."""
+    white = Domain("white", np.full((40, 4, 4, 3), 255, np.uint8), np.zeros(40, np.int64), 1)
+    feed = Feed(white, FeedOptions(CPU, augment="crop_flip", crop_pad=2))
+    x = feed.training_batch(np.arange(40), draw_noise(40, 0, 0))
+    border = x[x < 1]
+    assert len(border)
+    assert border.abs().max() < 0.02
+
+
+def test_labels_follow_the_indices() -> None:
+    assert Feed(DATA, FeedOptions(CPU)).labels_of(INDICES).tolist() == [2, 0, 0, 0]
+
+
+def test_nothing_to_cache_is_an_error() -> None:
+    with pytest.raises(BenchError, match="there is no frozen prefix"):
+        Feed(DATA, FeedOptions(CPU)).cache_prefix()
+    with pytest.raises(BenchError, match="it never repeats"):
+        Feed(DATA, FeedOptions(CPU, augment="crop_flip"), _prefix()).cache_prefix()
