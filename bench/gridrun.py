@@ -13,7 +13,9 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import BenchError
+from bench.gridborrow import BorrowError, read_borrow
 from bench.spec import (
+    Borrowed,
     DataSpec,
     FromFile,
     FromRun,
@@ -35,6 +37,7 @@ SECTIONS = {
     "source": "what the network learned from before: the same keys as target, a name, none or self",
     "parent": "a whole run to start from, for chains",
     "weights": "pretrained weights instead of a source: {timm: TAG} or {file: PATH, sha256: …}",
+    "borrow": "data trained on beside the target: parent, a name, a mapping, or a list of them",
     "model": "a network's name, or {name, filler, drop_rate}",
     "pattern": "T copied and tuned, F copied and frozen, R random; or tune, freeze, scratch",
     "method": "how the loss is built: a name, or {name, …options}",
@@ -99,14 +102,17 @@ class RunBuilder:
     Args:
         depth_of: the number of layers of a network, by name; raises ModelError for unknown names.
         check_method: validates a method's name and options; raises BenchError.
+        check_run: looks whether a run's method suits its parent and what it borrows; raises
+            BenchError.
     """
 
     def __init__(
         self,
         depth_of: Callable[[str], int],
         check_method: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
+        check_run: Callable[[RunSpec], None] = lambda spec: None,
     ) -> None:
-        self.depth_of, self.check_method = depth_of, check_method
+        self.depth_of, self.check_method, self.check_run = depth_of, check_method, check_run
         self._sections: dict[tuple[str, str], Any] = {}
         self._parents: dict[str, RunSpec] = {}
 
@@ -119,14 +125,22 @@ class RunBuilder:
         self._known_keys(cell)
         target = self._required(cell, "target")
         model = self._model(cell.get("model"))
-        return self._assemble(
+        data = self._data(self._drawn(target, cell), "target")
+        init = self._init(cell, target, model)
+        spec = self._assemble(
             cell,
-            data=self._data(self._drawn(target, cell), "target"),
+            data=data,
             model=model,
             pattern=self._pattern(cell.get("pattern"), model),
-            init=self._init(cell, target, model),
+            init=init,
             seeds=self._seeds(cell),
+            borrow=self._borrow(cell, target, init, data.image_size),
         )
+        try:
+            self.check_run(spec)
+        except BenchError as error:
+            raise CellError(("method",), error.message, error.hint) from None
+        return spec
 
     def _assemble(self, cell: Mapping[str, Any], **parts: Any) -> RunSpec:
         try:
@@ -243,6 +257,23 @@ class RunBuilder:
         raw = {"draw": seed, "init": seed, "order": seed, **cell.get("seeds", {})}
         return self._section(Seeds, raw, "seeds")
 
+    def _borrow(
+        self, cell: Mapping[str, Any], target: Mapping[str, Any], init: Init, image_size: int
+    ) -> tuple[Borrowed, ...]:
+        def read_data(raw: Mapping[str, Any]) -> DataSpec:
+            return self._data(self._drawn(self._inherit(raw, target), cell), "borrow")
+
+        try:
+            return read_borrow(
+                cell.get("borrow"),
+                init,
+                image_size=image_size,
+                draw=cell.get("source_seed", 0),
+                read_data=read_data,
+            )
+        except BorrowError as error:
+            raise CellError(("borrow", *error.key), error.message, error.hint) from None
+
     # --- where the weights come from ---
 
     def _init(self, cell: Mapping[str, Any], target: Mapping[str, Any], model: ModelSpec) -> Init:
@@ -264,9 +295,8 @@ class RunBuilder:
     def _parent_cell(
         self, cell: Mapping[str, Any], target: Mapping[str, Any], model: ModelSpec
     ) -> dict[str, Any] | None:
-        base = {
-            key: value for key, value in cell.items() if key not in ("source", "parent", "seeds")
-        }
+        own = ("source", "parent", "seeds", "method", "borrow")
+        base = {key: value for key, value in cell.items() if key not in own}
         if isinstance(cell.get("parent"), Mapping):
             return merge(base, cell["parent"])
         source = cell.get("source")
@@ -373,6 +403,7 @@ def _fields(section: str, location: tuple[str, ...], error: ValidationError) -> 
     kinds: dict[str, type[BaseModel]] = {
         "target": DataSpec,
         "source": DataSpec,
+        "borrow": DataSpec,
         "train": TrainSpec,
         "model": ModelSpec,
         "seeds": Seeds,

@@ -13,13 +13,21 @@ from typing import TYPE_CHECKING, Any
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import GridError, nearest
-from bench.spec import TrainSpec
+from bench.spec import RunSpec, TrainSpec
 
 if TYPE_CHECKING:
     from bench.training.domain import Domain
     from bench.training.job import Method
 
-__all__ = ["METHODS", "Ingredients", "MethodEntry", "build", "check"]
+__all__ = [
+    "METHODS",
+    "Ingredients",
+    "MethodEntry",
+    "build",
+    "check",
+    "check_run",
+    "keeps_source_head",
+]
 
 
 @dataclass(frozen=True)
@@ -31,12 +39,15 @@ class MethodEntry:
         method: class, built from (Ingredients, options).
         options: frozen pydantic class of the method's own options.
         summary: one line for lists.
+        borrows: the least and the greatest number of selections that a run with this method
+            borrows (`RunSpec.borrow`).
     """
 
     module: str
     method: str
     options: str
     summary: str
+    borrows: tuple[int, int] = (0, 0)
 
 
 METHODS: dict[str, MethodEntry] = {
@@ -98,6 +109,48 @@ def check(name: str, options: Mapping[str, Any], place: str | None = None) -> Ba
             place=place,
             hint=first["msg"],
         ) from None
+
+
+def check_run(spec: RunSpec, place: str | None = None) -> None:
+    """Whether the method of a run suits what the run borrows and starts from; imports no torch.
+
+    Raises:
+        GridError: too few or too many borrowed selections, or a source classifier to be kept
+            where there is no parent.
+    """
+    name, given = spec.method.name, len(spec.borrow)
+    entry = METHODS.get(name)
+    if entry is None:
+        check(name, {}, place)
+        return
+    least, most = entry.borrows
+    if given < least:
+        raise GridError(
+            f"method {name!r} trains on borrowed images too, and there are none to borrow",
+            place=place,
+            hint="add borrow: parent (what the parent was trained on), a name of sources: or a "
+            "mapping",
+        )
+    if given > most:
+        borrowing = nearest(name, [key for key, e in METHODS.items() if e.borrows[1]])
+        raise GridError(
+            f"method {name!r} borrows "
+            + (f"at most {most} selections" if most else "no images")
+            + f", and {given} {'is' if given == 1 else 'are'} given",
+            place=place,
+            hint=f"leave out borrow, or choose a method that borrows: {borrowing or 'none yet'}",
+        )
+    if keeps_source_head(spec) and spec.init.kind == "scratch":
+        raise GridError(
+            f"method {name!r} keeps the parent's classifier, and this run starts from nothing",
+            place=place,
+            hint="give it a source, or set method.source_head: random",
+        )
+
+
+def keeps_source_head(spec: RunSpec) -> bool:
+    """Whether the classifier of the first borrowed selection is the parent's (SFT Fig. 3)."""
+    return bool(spec.borrow) and dict(spec.method.options).get("source_head") == "kept"
 
 
 def build(name: str, options: Mapping[str, Any], ingredients: Ingredients) -> Method:
