@@ -8,16 +8,32 @@ or of what was left at its default.
 
 from __future__ import annotations
 
-import functools
 import hashlib
 import json
-import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+from pydantic import Field, Strict, field_validator, model_validator
 
 from bench.errors import ModelError
+from bench.pattern import LayerGroup, LayerPattern, canonical_pattern
+from bench.selections import (
+    AllClasses,
+    Bool,
+    Borrowed,
+    ClassRecipe,
+    Count,
+    DataSpec,
+    Frozen,
+    HalfClasses,
+    ListedClasses,
+    NearFarClasses,
+    NonNegative,
+    Positive,
+    RandomClasses,
+    SourceCategories,
+    UnderSynset,
+)
 
 __all__ = [
     "SCHEMA",
@@ -50,280 +66,6 @@ __all__ = [
 
 SCHEMA = 1
 """Raise it when the meaning of a field changes, so that old records are not taken for new ones."""
-
-Int = Annotated[int, Strict()]
-Count = Annotated[int, Strict(), Field(ge=1)]
-NonNegative = Annotated[int, Strict(), Field(ge=0)]
-Float = Annotated[float, Strict(), Field(allow_inf_nan=False)]
-Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
-Fraction = Annotated[float, Strict(), Field(gt=0, le=1)]
-Bool = Annotated[bool, Strict()]
-
-
-class Frozen(BaseModel):
-    """A value: hashable, unknown fields refused."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
-
-
-# --- which classes ---------------------------------------------------------------------------
-
-
-class _Recipe(Frozen):
-    """Common to all recipes: `take` keeps the first classes of the drawn order (nested subsets)."""
-
-    take: Count | None = None
-
-
-class _DrawnRecipe(_Recipe):
-    """`class_draw` is the seed of the random choice of classes; source and target share it."""
-
-    class_draw: NonNegative = 0
-
-
-class AllClasses(_Recipe):
-    """Every class of the data set, sorted."""
-
-    recipe: Literal["all"] = "all"
-
-
-class ListedClasses(_Recipe):
-    """The classes named, in that order."""
-
-    recipe: Literal["listed"] = "listed"
-    names: tuple[str, ...] = Field(min_length=1)
-
-
-class RandomClasses(_DrawnRecipe):
-    """`n` random classes."""
-
-    recipe: Literal["random"] = "random"
-    n: Count
-
-
-class UnderSynset(_DrawnRecipe):
-    """Classes below a WordNet synset; all of them or `n` random ones.
-
-    `rule` is how "below" is read: along the first hypernym pointer of each synset (LI's 347 under
-    instrumentality), along all pointers (358), or along the longest path.
-    """
-
-    recipe: Literal["under"] = "under"
-    synset: str
-    n: Count | None = None
-    rule: Literal["first_pointer", "closure", "longest_path"] = "first_pointer"
-
-
-class NearFarClasses(_DrawnRecipe):
-    """LI §4.3: a target below `root`, a source near it and a source far from it (ledger LI-4).
-
-    Sizes are LI's; where the data set is smaller they are given smaller.
-    """
-
-    recipe: Literal["near_far"] = "near_far"
-    root: str
-    side: Literal["target", "near", "far"]
-    target_n: Count = 100
-    source_n: Count = 500
-    rule: Literal["first_pointer", "closure", "longest_path"] = "first_pointer"
-    branches: Literal["natural", "artifact_or_food"] = "natural"
-
-
-class SourceCategories(_DrawnRecipe):
-    """LI §4.2: a random target of `target_n` classes, sources of `n` of the remaining ones.
-
-    Sources are nested: the first 80 of the 100 are the source of 80.
-    """
-
-    recipe: Literal["categories"] = "categories"
-    side: Literal["target", "source"]
-    target_n: Count = 100
-    n: Count | None = None
-
-    @model_validator(mode="after")
-    def _source_needs_n(self) -> SourceCategories:
-        if (self.side == "source") != (self.n is not None):
-            raise ValueError("`n` is the number of source classes: give it with side: source only")
-        return self
-
-
-class HalfClasses(_DrawnRecipe):
-    """CHU's Yosinski split: two random halves of the classes, A (source) and B (target)."""
-
-    recipe: Literal["half"] = "half"
-    side: Literal["a", "b"]
-
-
-ClassRecipe = Annotated[
-    AllClasses
-    | ListedClasses
-    | RandomClasses
-    | UnderSynset
-    | NearFarClasses
-    | SourceCategories
-    | HalfClasses,
-    Field(discriminator="recipe"),
-]
-
-
-class DataSpec(Frozen):
-    """A selection: which classes of a data set, how many images per class, at which size.
-
-    `root` says where the files lie and is no part of the identity. The draw of the images is
-    `RunSpec.seeds.draw`. Training sets are nested in `images_per_class`; the test set is the same
-    for every draw. `test_from: given` uses the split that the data set comes with, `pool` cuts
-    `test_per_class` images out of its training images; `auto` is `given` where there is one.
-    """
-
-    dataset: str
-    root: str | None = None
-    classes: ClassRecipe = AllClasses()
-    image_size: Count = 32
-    images_per_class: Count | None = None
-    val_per_class: NonNegative = 10
-    test_per_class: Count | None = None
-    test_from: Literal["auto", "given", "pool"] = "auto"
-    on_short: Literal["error", "cap", "drop_class"] = "error"
-    on_corrupt: Literal["error", "skip"] = "error"
-
-    def identity(self) -> dict[str, Any]:
-        """The fields that say what the data are, without where they lie."""
-        return self.model_dump(mode="json", exclude={"root"})
-
-
-class Borrowed(Frozen):
-    """A further selection that a run trains on beside its target (GE, SFT; ledger X-7).
-
-    Only its training images are used. What is left out of them is drawn with the run's own
-    `seeds.draw`; the order of the reductions is that of the fields.
-
-    Attributes:
-        data: the selection; its image size is the target's.
-        draw: seed of the draw of its images, as `seeds.draw` is the target's.
-        categories: fraction of its classes whose images are used (SFT-4 c); None is all.
-        images: fraction of the images of each class that are used (SFT-4 d); None is all.
-        total_images: so many random images in all (GE's random source); None is all.
-        exclude_overlap: leave out images that are in the target's validation or test set
-            (ledger CROSS-1).
-
-    Whatever is left out, the classes stay as they are; methods with the option `reindex` give
-    their classifier only the classes that have images.
-    """
-
-    data: DataSpec
-    draw: NonNegative = 0
-    categories: Fraction | None = None
-    images: Fraction | None = None
-    total_images: Count | None = None
-    exclude_overlap: Bool = False
-
-    def identity(self) -> dict[str, Any]:
-        """What says which images these are, without where they lie."""
-        return {**self.model_dump(mode="json"), "data": self.data.identity()}
-
-
-# --- which layers -----------------------------------------------------------------------------
-
-
-class LayerGroup(Frozen):
-    """A run of layers that are treated alike: `kind` is T, F or R; layers count from 1."""
-
-    kind: Literal["T", "F", "R"]
-    first: Count
-    last: Count
-
-
-_GROUP = re.compile(r"([TFR])\(\s*(\d+)\s*(?:-\s*(\d+)\s*)?\)")
-
-
-class LayerPattern(Frozen):
-    """CHU's notation: T copied and tuned, F copied and frozen, R random; one treatment a layer.
-
-    >>> pattern = LayerPattern.parse("T(1-7)R(8)")
-    >>> pattern.depth, str(pattern), [pattern.kind(layer) for layer in (7, 8)]
-    (8, 'T(1-7)R(8)', ['T', 'R'])
-    """
-
-    groups: tuple[LayerGroup, ...] = Field(min_length=1)
-
-    @classmethod
-    def parse(cls, text: str) -> LayerPattern:
-        """Reads `T(1-7)R(8)`; groups must follow each other from layer 1 without gap or overlap.
-
-        Raises:
-            ModelError: with the place in the pattern, when the text is not a pattern.
-        """
-        return _parse_pattern(text)
-
-    @classmethod
-    def _read(cls, text: str) -> LayerPattern:
-        example = 'write for example "T(1-7)R(8)", "F(1-3)T(4-7)R(8)" or "R(1-8)"'
-        groups: list[LayerGroup] = []
-        at, expected = 0, 1
-        compact = text.strip()
-        while at < len(compact):
-            match = _GROUP.match(compact, at)
-            if match is None:
-                raise ModelError(
-                    f"layer pattern {text!r}: cannot read {compact[at:]!r}", hint=example
-                )
-            kind, first = match[1], int(match[2])
-            last = int(match[3]) if match[3] else first
-            if first != expected or last < first:
-                raise ModelError(
-                    f"layer pattern {text!r}: group {match[0]!r} should begin at layer {expected}"
-                    if first != expected
-                    else f"layer pattern {text!r}: group {match[0]!r} ends before it begins",
-                    hint=f"every layer is named exactly once, from layer 1 on; {example}",
-                )
-            if groups and groups[-1].kind == kind:
-                first = groups.pop().first
-            groups.append(LayerGroup.model_validate({"kind": kind, "first": first, "last": last}))
-            at, expected = match.end(), last + 1
-        if not groups:
-            raise ModelError("the layer pattern is empty", hint=example)
-        return cls(groups=tuple(groups))
-
-    @property
-    def depth(self) -> int:
-        """The number of layers that the pattern covers."""
-        return self.groups[-1].last
-
-    @property
-    def is_scratch(self) -> bool:
-        """Whether nothing is copied."""
-        return all(group.kind == "R" for group in self.groups)
-
-    def kind(self, layer: int) -> str:
-        """T, F or R for `layer`, counted from 1."""
-        return next(g.kind for g in self.groups if g.first <= layer <= g.last)
-
-    def layers(self, kinds: str) -> list[int]:
-        """The layers whose treatment is one of `kinds`, ascending."""
-        return [n for g in self.groups if g.kind in kinds for n in range(g.first, g.last + 1)]
-
-    @property
-    def frozen_prefix(self) -> int:
-        """How many layers from the first on are frozen without a break."""
-        return self.groups[0].last if self.groups[0].kind == "F" else 0
-
-    def __str__(self) -> str:
-        def span(group: LayerGroup) -> str:
-            return str(group.first) if group.first == group.last else f"{group.first}-{group.last}"
-
-        return "".join(f"{group.kind}({span(group)})" for group in self.groups)
-
-
-@functools.lru_cache(maxsize=4096)
-def _canonical_text(text: str) -> str:
-    return str(LayerPattern.parse(text))
-
-
-@functools.lru_cache(maxsize=4096)
-def _parse_pattern(text: str) -> LayerPattern:
-    """A grid has few patterns and many runs."""
-    return LayerPattern._read(text)
-
 
 # --- the network, how it starts, how it is trained ------------------------------------------------
 
@@ -474,7 +216,7 @@ class RunSpec(Frozen):
     @classmethod
     def _canonical_pattern(cls, text: str) -> str:
         try:
-            return _canonical_text(text)
+            return canonical_pattern(text)
         except ModelError as error:
             raise ValueError(str(error)) from None
 

@@ -11,7 +11,15 @@ import pytest
 
 ROOT = Path(__file__).parents[1]
 LEVELS = [
-    {"bench", "bench.errors", "bench.spec", "bench.records", "bench.yamlfile"},
+    {
+        "bench",
+        "bench.errors",
+        "bench.selections",
+        "bench.pattern",
+        "bench.spec",
+        "bench.records",
+        "bench.yamlfile",
+    },
     {"bench.grid", "bench.gridborrow", "bench.gridrun", "bench.plan", "bench.store"},
     {"bench.data", "bench.models", "bench.training", "bench.methods"},
     {"bench.execute"},

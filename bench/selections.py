@@ -1,0 +1,191 @@
+"""Selections: which classes of a data set, how many images of each, which of them are borrowed."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+
+__all__ = [
+    "AllClasses",
+    "Borrowed",
+    "ClassRecipe",
+    "DataSpec",
+    "Frozen",
+    "HalfClasses",
+    "ListedClasses",
+    "NearFarClasses",
+    "RandomClasses",
+    "SourceCategories",
+    "UnderSynset",
+]
+
+Int = Annotated[int, Strict()]
+Count = Annotated[int, Strict(), Field(ge=1)]
+NonNegative = Annotated[int, Strict(), Field(ge=0)]
+Float = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Strict(), Field(gt=0, le=1)]
+Bool = Annotated[bool, Strict()]
+
+
+class Frozen(BaseModel):
+    """A value: hashable, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+# --- which classes ---------------------------------------------------------------------------
+
+
+class _Recipe(Frozen):
+    """Common to all recipes: `take` keeps the first classes of the drawn order (nested subsets)."""
+
+    take: Count | None = None
+
+
+class _DrawnRecipe(_Recipe):
+    """`class_draw` is the seed of the random choice of classes; source and target share it."""
+
+    class_draw: NonNegative = 0
+
+
+class AllClasses(_Recipe):
+    """Every class of the data set, sorted."""
+
+    recipe: Literal["all"] = "all"
+
+
+class ListedClasses(_Recipe):
+    """The classes named, in that order."""
+
+    recipe: Literal["listed"] = "listed"
+    names: tuple[str, ...] = Field(min_length=1)
+
+
+class RandomClasses(_DrawnRecipe):
+    """`n` random classes."""
+
+    recipe: Literal["random"] = "random"
+    n: Count
+
+
+class UnderSynset(_DrawnRecipe):
+    """Classes below a WordNet synset; all of them or `n` random ones.
+
+    `rule` is how "below" is read: along the first hypernym pointer of each synset (LI's 347 under
+    instrumentality), along all pointers (358), or along the longest path.
+    """
+
+    recipe: Literal["under"] = "under"
+    synset: str
+    n: Count | None = None
+    rule: Literal["first_pointer", "closure", "longest_path"] = "first_pointer"
+
+
+class NearFarClasses(_DrawnRecipe):
+    """LI §4.3: a target below `root`, a source near it and a source far from it (ledger LI-4).
+
+    Sizes are LI's; where the data set is smaller they are given smaller.
+    """
+
+    recipe: Literal["near_far"] = "near_far"
+    root: str
+    side: Literal["target", "near", "far"]
+    target_n: Count = 100
+    source_n: Count = 500
+    rule: Literal["first_pointer", "closure", "longest_path"] = "first_pointer"
+    branches: Literal["natural", "artifact_or_food"] = "natural"
+
+
+class SourceCategories(_DrawnRecipe):
+    """LI §4.2: a random target of `target_n` classes, sources of `n` of the remaining ones.
+
+    Sources are nested: the first 80 of the 100 are the source of 80.
+    """
+
+    recipe: Literal["categories"] = "categories"
+    side: Literal["target", "source"]
+    target_n: Count = 100
+    n: Count | None = None
+
+    @model_validator(mode="after")
+    def _source_needs_n(self) -> SourceCategories:
+        if (self.side == "source") != (self.n is not None):
+            raise ValueError("`n` is the number of source classes: give it with side: source only")
+        return self
+
+
+class HalfClasses(_DrawnRecipe):
+    """CHU's Yosinski split: two random halves of the classes, A (source) and B (target)."""
+
+    recipe: Literal["half"] = "half"
+    side: Literal["a", "b"]
+
+
+ClassRecipe = Annotated[
+    AllClasses
+    | ListedClasses
+    | RandomClasses
+    | UnderSynset
+    | NearFarClasses
+    | SourceCategories
+    | HalfClasses,
+    Field(discriminator="recipe"),
+]
+
+
+class DataSpec(Frozen):
+    """A selection: which classes of a data set, how many images per class, at which size.
+
+    `root` says where the files lie and is no part of the identity. The draw of the images is
+    `RunSpec.seeds.draw`. Training sets are nested in `images_per_class`; the test set is the same
+    for every draw. `test_from: given` uses the split that the data set comes with, `pool` cuts
+    `test_per_class` images out of its training images; `auto` is `given` where there is one.
+    """
+
+    dataset: str
+    root: str | None = None
+    classes: ClassRecipe = AllClasses()
+    image_size: Count = 32
+    images_per_class: Count | None = None
+    val_per_class: NonNegative = 10
+    test_per_class: Count | None = None
+    test_from: Literal["auto", "given", "pool"] = "auto"
+    on_short: Literal["error", "cap", "drop_class"] = "error"
+    on_corrupt: Literal["error", "skip"] = "error"
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that say what the data are, without where they lie."""
+        return self.model_dump(mode="json", exclude={"root"})
+
+
+class Borrowed(Frozen):
+    """A further selection that a run trains on beside its target (GE, SFT; ledger X-7).
+
+    Only its training images are used. What is left out of them is drawn with the run's own
+    `seeds.draw`; the order of the reductions is that of the fields.
+
+    Attributes:
+        data: the selection; its image size is the target's.
+        draw: seed of the draw of its images, as `seeds.draw` is the target's.
+        categories: fraction of its classes whose images are used (SFT-4 c); None is all.
+        images: fraction of the images of each class that are used (SFT-4 d); None is all.
+        total_images: so many random images in all (GE's random source); None is all.
+        exclude_overlap: leave out images that are in the target's validation or test set
+            (ledger CROSS-1).
+
+    Whatever is left out, the classes stay as they are; methods with the option `reindex` give
+    their classifier only the classes that have images.
+    """
+
+    data: DataSpec
+    draw: NonNegative = 0
+    categories: Fraction | None = None
+    images: Fraction | None = None
+    total_images: Count | None = None
+    exclude_overlap: Bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What says which images these are, without where they lie."""
+        return {**self.model_dump(mode="json"), "data": self.data.identity()}
