@@ -144,6 +144,10 @@ def leaderboard(
     data_root: DataRoot = None,
     only: Only = None,
     set_: Set = None,
+    choose: Annotated[
+        list[str] | None,
+        typer.Option(help="a column, such as lr, whose best value on validation data is shown"),
+    ] = None,
 ) -> None:
     """Print a grid's results, and write its CSV files anew from the records."""
     from bench.leaderboard import write
@@ -155,7 +159,7 @@ def leaderboard(
         grid, results=results, data_root=data_root, only=only or (), overrides=set_ or ()
     )
     table = write(session.plan, session.store)
-    for view in leaderboard_tables(session, table):
+    for view in leaderboard_tables(session, table, choose or ()):
         console.print(view)
         console.print()
     console.print(f"rows: {session.store.leaderboard(session.plan.name)}", highlight=False)

@@ -12,11 +12,12 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
+from bench.errors import BenchError, nearest
 from bench.plan import Plan
 from bench.records import COLUMNS, METRIC_COLUMNS, describe_run
 from bench.store import Store, write_atomic
 
-__all__ = ["aggregate", "conditions", "of_experiment", "rows", "to_csv", "write"]
+__all__ = ["aggregate", "best_of", "conditions", "of_experiment", "rows", "to_csv", "write"]
 
 Row = dict[str, Any]
 
@@ -130,6 +131,31 @@ def conditions(table: Sequence[Row]) -> list[Row]:
         groups.setdefault(tuple(row.get(name) for name in factors), []).append(row)
     return [
         dict(zip(factors, key, strict=True)) | _summary(members) for key, members in groups.items()
+    ]
+
+
+def best_of(found: Sequence[Row], columns: Sequence[str]) -> list[Row]:
+    """Of conditions that differ in `columns` alone, the one with the best mean validation accuracy.
+
+    Test accuracies play no part in the choice. Conditions without a finished run are left out only
+    where another one of their group has one.
+
+    Raises:
+        BenchError: for a column that conditions do not have.
+    """
+    for column in columns:
+        if found and column not in found[0]:
+            raise BenchError(
+                f"conditions have no column {column!r}",
+                hint=f"factors: {nearest(column, describe_order())}",
+            )
+    groups: dict[tuple[Any, ...], list[Row]] = {}
+    for row in found:
+        key = [row.get(name) for name in describe_order() if name not in columns]
+        groups.setdefault(tuple(key), []).append(row)
+    return [
+        max(group, key=lambda row: -1.0 if (v := row["val_top1_accuracy_mean"]) is None else v)
+        for group in groups.values()
     ]
 
 

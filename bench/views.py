@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from bench.leaderboard import conditions, describe_order, of_experiment
+from bench.leaderboard import best_of, conditions, describe_order, of_experiment
 from bench.plan import PlannedRun, forecast_s
 from bench.session import Session
 
@@ -109,10 +109,17 @@ def status_table(session: Session, states: Mapping[str, str]) -> Table:
     return table
 
 
-def leaderboard_tables(session: Session, table: Sequence[dict[str, Any]]) -> list[Table]:
-    """One table per experiment, best condition first; only the columns that vary are shown."""
+def leaderboard_tables(
+    session: Session, table: Sequence[dict[str, Any]], choose: Sequence[str] = ()
+) -> list[Table]:
+    """One table per experiment, best condition first; only the columns that vary are shown.
+
+    Columns in `choose` are settled by the validation accuracy first, see `leaderboard.best_of`.
+    """
     return [
-        _experiment_table(e.name, e.about, conditions(of_experiment(table, e.name)))
+        _experiment_table(
+            e.name, e.about, best_of(conditions(of_experiment(table, e.name)), choose)
+        )
         for e in session.experiments
     ]
 

@@ -12,7 +12,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.leaderboard import aggregate, conditions, mean_interval, to_csv
+from bench.errors import BenchError
+from bench.leaderboard import aggregate, best_of, conditions, mean_interval, to_csv
 from bench.records import COLUMNS
 
 ROW = dict.fromkeys((column.name for column in COLUMNS), None) | {
@@ -79,6 +80,22 @@ def test_a_run_of_two_experiments_counts_in_both() -> None:
         ("b", 2),
         ("", 1),
     ]
+
+
+def test_the_learning_rate_is_chosen_on_validation_data() -> None:
+    table = [
+        ROW | {"source": source, "lr": lr, "val_top1_accuracy": val, "top1_accuracy": test}
+        for source, lr, val, test in [
+            ("near", 0.1, 0.6, 0.4),
+            ("near", 0.2, 0.5, 0.9),
+            ("far", 0.1, None, None),
+            ("far", 0.2, 0.3, 0.3),
+        ]
+    ]
+    chosen = best_of(conditions(table), ["lr"])
+    assert [(row["source"], row["lr"]) for row in chosen] == [("near", 0.1), ("far", 0.2)]
+    with pytest.raises(BenchError, match="lr_typo"):
+        best_of(conditions(table), ["lr_typo"])
 
 
 def test_csv_reads_back() -> None:
