@@ -257,7 +257,7 @@ def _version(
 def _console() -> Console:
     from rich.console import Console
 
-    return Console(soft_wrap=not sys.stdout.isatty())
+    return Console() if sys.stdout.isatty() else Console(width=140, soft_wrap=True)
 
 
 def main() -> None:

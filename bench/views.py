@@ -125,7 +125,7 @@ def leaderboard_tables(
 
 
 def _experiment_table(name: str, about: str, found: Sequence[Mapping[str, Any]]) -> Table:
-    keys = [key for key in describe_order() if _varies(key, found)]
+    keys = _telling(found)
     title = f"{name}: {about}" if about else name
     table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
     for key in keys:
@@ -145,12 +145,16 @@ def _experiment_table(name: str, about: str, found: Sequence[Mapping[str, Any]])
     return table
 
 
-def _varies(key: str, found: Sequence[Mapping[str, Any]]) -> bool:
-    """Whether a column tells conditions apart; what scratch lacks by nature does not count."""
-    values = {str(row[key]) for row in found if key in row}
-    if key in ("source_classes", "source_epochs"):
-        values.discard("None")
-    return len(values) > 1
+def _telling(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns that tell conditions apart, without those that only repeat an earlier one."""
+    kept: dict[tuple[int, ...], str] = {}
+    for key in describe_order():
+        values = [str(row.get(key)) for row in found]
+        lacking = "None" in values and key in ("source_classes", "source_epochs")
+        if len(set(values) - ({"None"} if lacking else set())) > 1:
+            places = {value: place for place, value in reversed(list(enumerate(values)))}
+            kept.setdefault(tuple(places[value] for value in values), key)
+    return list(kept.values())
 
 
 def _without(row: Mapping[str, Any]) -> str:
