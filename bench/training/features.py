@@ -8,7 +8,7 @@ work in place, and whether the layer is one convolution or a residual block (led
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Collection, Iterator
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -16,13 +16,14 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.utils.hooks import RemovableHandle
 
 from bench.errors import ModelError, nearest
 from bench.training.domain import Domain
 from bench.training.evaluate import BATCH_SIZE
 from bench.training.feed import Feed, FeedOptions, autocast
 
-__all__ = ["Pool", "Stage", "extract", "split_chain"]
+__all__ = ["LayerTap", "Pool", "Stage", "extract", "split_chain"]
 
 Stage = Literal["pre", "post", "end", "output"]
 Pool = Literal["none", "max", "mean", "flatten"]
@@ -108,6 +109,63 @@ def split_chain(
     return (prefix, rest) if same else None
 
 
+class LayerTap:
+    """What several layers of a network give for the same inputs, in one partial forward pass.
+
+    Args:
+        model: run in evaluation mode; its modes are restored each time.
+        layers: names or numbers, as in `extract`.
+        stage: as in `extract`.
+        sample: normalised inputs (n, 3, S, S) on the network's device, to find the places with.
+
+    Attributes:
+        used: names of the modules that run up to the last of the layers, in order.
+
+    Raises:
+        ModelError: no such layer, or no activation behind it to speak of.
+
+    >>> net = nn.Sequential(nn.Conv2d(3, 4, 3), nn.ReLU(), nn.Conv2d(4, 6, 3), nn.ReLU())
+    >>> tap = LayerTap(net, ["0", "2"], "pre", torch.zeros(1, 3, 8, 8))
+    >>> [tuple(out.shape) for out in tap(torch.zeros(5, 3, 8, 8))], tap.used
+    ([(5, 4, 6, 6), (5, 6, 4, 4)], ('0', '1', '2'))
+    """
+
+    def __init__(
+        self, model: nn.Module, layers: Sequence[str | int], stage: Stage, sample: Tensor
+    ) -> None:
+        self.model = model
+        with _evaluating(model), torch.inference_mode():
+            self._places = [_locate(model, layer, stage, sample) for layer in layers]
+            calls = _trace(model, sample)
+        ends = [_call_number(calls, place) for place in self._places]
+        last = self._places[int(np.argmax(ends))]
+        self.used = tuple(dict.fromkeys(calls[: max(ends) + (last.side == "output")]))
+
+    def __call__(self, inputs: Tensor) -> list[Tensor]:
+        """The layers' outputs, in the order in which they were asked for."""
+        found: dict[int, Tensor] = {}
+        with contextlib.ExitStack() as stack, torch.inference_mode():
+            stack.enter_context(_evaluating(self.model))
+            for number, place in enumerate(self._places):
+
+                def keep(value: Tensor, number: int = number) -> None:
+                    found[number] = value
+                    if len(found) == len(self._places):
+                        raise _Captured(value)
+
+                stack.callback(_watch(self.model, place, keep).remove)
+            with contextlib.suppress(_Captured):
+                self.model(inputs)
+        return [found[number] for number in range(len(self._places))]
+
+
+def _call_number(calls: list[str], place: _Place) -> int:
+    """Which of the traced calls a place belongs to; a module with children: its last child's."""
+    if place.module in calls:
+        return [i for i, name in enumerate(calls) if name == place.module][place.turn - 1]
+    return [i for i, name in enumerate(calls) if _is_within(name, place.module)][-1]
+
+
 @dataclass(frozen=True)
 class _Place:
     """The `turn`-th call of a module, and which side of it."""
@@ -136,8 +194,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _capture(model: nn.Module, where: _Place, inputs: Tensor) -> Tensor:
-    """The tensor at `where`; copied at once, since an activation may overwrite it in place."""
+def _watch(model: nn.Module, where: _Place, tell: Callable[[Tensor], None]) -> RemovableHandle:
+    """Tells the tensor at `where`; copied at once, as an activation may overwrite it in place."""
     module, calls = model.get_submodule(where.module), 0
 
     def take(value: Any) -> None:
@@ -145,13 +203,20 @@ def _capture(model: nn.Module, where: _Place, inputs: Tensor) -> Tensor:
         calls += 1
         if calls == where.turn:
             tensor = value[0] if isinstance(value, tuple) else value
-            raise _Captured(tensor.clone())
+            tell(tensor.clone())
 
-    handle = (
-        module.register_forward_pre_hook(lambda _, arguments: take(arguments))
-        if where.side == "input"
-        else module.register_forward_hook(lambda _, __, output: take(output))
-    )
+    if where.side == "input":
+        return module.register_forward_pre_hook(lambda _, arguments: take(arguments))
+    return module.register_forward_hook(lambda _, __, output: take(output))
+
+
+def _capture(model: nn.Module, where: _Place, inputs: Tensor) -> Tensor:
+    """The tensor at `where`."""
+
+    def stop(value: Tensor) -> None:
+        raise _Captured(value)
+
+    handle = _watch(model, where, stop)
     try:
         model(inputs)
     except _Captured as captured:
