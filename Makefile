@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint clean
+.PHONY: demo test lint slurm clean
 
 demo: $(VENV)/.installed
 	$(BIN)/bench grid grids/quickstart.yaml
@@ -31,3 +31,12 @@ $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
 
 clean:
 	rm -rf $(VENV) build *.egg-info
+
+# A private SLURM cluster on this machine, to try things out. Debian: slurm-wlm munge
+SLURM_HOME ?= /tmp/bench-slurm-$(shell id -u)
+slurm: $(VENV)/.installed
+	@SLURM_CPUS=$${SLURM_CPUS:-4} scripts/slurm_up.sh $(SLURM_HOME)
+	@echo 'To use it, run the line above in your shell, then for example:'
+	@echo '  $(BIN)/bench grid grids/quickstart.yaml --slurm'
+	@echo '  $(BIN)/bench status grids/quickstart.yaml --watch'
+	@echo 'To end it: scripts/slurm_down.sh $(SLURM_HOME) --purge'

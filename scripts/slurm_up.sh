@@ -28,6 +28,7 @@ fail() {
 [ $# -ge 1 ] || { say "usage: slurm_up.sh FOLDER"; exit 2; }
 mkdir -p "$1"
 home=$(cd "$1" && pwd -P)
+[ -O "$home" ] || { say "$home belongs to somebody else"; exit 1; }
 chmod 755 "$home"
 mkdir -p "$home"/{log,run,state,spool,munge}
 chmod 700 "$home/munge"

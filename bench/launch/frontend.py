@@ -13,11 +13,12 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.errors import BenchError, GridError, nearest
-from bench.launch.reconcile import Command, Outcome, Reconciler
+from bench.launch.reconcile import Reconciler
 from bench.launch.resources import SlurmSettings, read_settings
 from bench.launch.safety import printable
 from bench.launch.situation import STATES, RunView, Situation
-from bench.launch.submissions import Desk
+from bench.launch.submissions import Command, Desk
+from bench.launch.submitting import Outcome
 from bench.session import Session
 from bench.store import Store
 from bench.views import duration, status_table
@@ -93,9 +94,10 @@ def submit_grid(
     step = reconciler(session, overrides, only=only, set_=set_)
     outcome = step.submit(begin=True, retry_failed=retry_failed)
     _say(console, outcome)
-    if outcome.jobs:
+    while outcome.jobs:
         time.sleep(_GLANCE_S)
         seen = step.view()
+        outcome.jobs = len(seen.notes)  # what was cancelled may set free what cannot start either
         for note in seen.notes:
             console.print(f"[red]{escape(printable(note))}[/]", highlight=False)
         outcome.situation = seen.situation

@@ -32,7 +32,7 @@ __all__ = ["CANCEL", "Job", "read_events"]
 CANCEL = "cancel.json"
 """In a job's folder: a list of runs to leave alone, or `"all"`."""
 
-_EPOCH_EVERY_S = 2.0
+_EPOCH_EVERY_S = 1.0
 _LOOK_EVERY_S = 2.0
 _ELSEWHERE_S = 3.0
 

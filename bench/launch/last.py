@@ -9,8 +9,9 @@ from typing import Any
 
 from bench import leaderboard
 from bench.errors import BenchError
-from bench.launch.reconcile import Command, Reconciler
+from bench.launch.reconcile import Reconciler
 from bench.launch.resources import SlurmSettings
+from bench.launch.submissions import Command
 from bench.session import Session, open_session
 
 __all__ = ["last_job", "open_command"]

@@ -8,72 +8,25 @@ last job of a grid repeats it on the cluster until nothing is left to do.
 
 from __future__ import annotations
 
-import contextlib
-import hashlib
 import json
-import re
-import secrets
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field, replace
-from typing import Any
+from dataclasses import replace
 
 from bench import leaderboard
 from bench.errors import StoreError
 from bench.launch.job import CANCEL
-from bench.launch.packing import Pack, pack
-from bench.launch.queue import ClusterError, Limits, Queue, QueuedJob
-from bench.launch.resources import Resources, SlurmSettings
+from bench.launch.queue import ClusterError, Queue, QueuedJob
+from bench.launch.resources import SlurmSettings
 from bench.launch.safety import check_private, code_digest
 from bench.launch.settle import Judge
 from bench.launch.situation import GIVEN_UP, Situation, look
-from bench.launch.submissions import Desk, Ending, Job, Ledger, settle_entry
+from bench.launch.submissions import Command, Desk, Ending, Job, Ledger, settle_entry
+from bench.launch.submitting import Outcome, Submission
 from bench.session import Session
-from bench.spec import canonical_json
-from bench.store import publish_new, write_atomic
+from bench.store import write_atomic
 
-__all__ = ["Command", "Outcome", "Reconciler"]
-
-_MOST_DEPENDENCIES = 200
-
-
-@dataclass(frozen=True)
-class Command:
-    """A user's command, as its last job repeats it: the grid's text and all options."""
-
-    name: str
-    file_name: str
-    text: str
-    only: tuple[str, ...]
-    overrides: tuple[str, ...]
-    data_root: str | None
-    settings: Mapping[str, Any]
-
-    @property
-    def key(self) -> str:
-        """Identity of the command: what it would do, not when it was given."""
-        return hashlib.sha256(canonical_json(vars(self)).encode()).hexdigest()[:16]
-
-    def to_json(self) -> dict[str, Any]:
-        """As a payload holds it."""
-        return dict(vars(self))
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Command:
-        """What `to_json` gave."""
-        lists = {name: tuple(values[name]) for name in ("only", "overrides")}
-        return cls(**{**values, **lists})
-
-
-@dataclass
-class Outcome:
-    """What a step did, and how things stand after it."""
-
-    situation: Situation
-    jobs: int = 0
-    runs: int = 0
-    deferred: int = 0
-    notes: list[str] = field(default_factory=list)
+__all__ = ["Reconciler"]
 
 
 class Reconciler:
@@ -144,7 +97,7 @@ class Reconciler:
                 self._begin(ledger, jobs, retry_failed)
             found = self._look(ledger, jobs)
             self._give_up(found)
-            outcome = _Submission(self, ledger, jobs, found).run()
+            outcome = Submission(self, ledger, jobs, found).run()
             outcome.notes[:0] = notes
             outcome.situation = replace(self._look(ledger, _with_new(jobs, ledger)), cluster="ok")
             if not outcome.situation.in_queue and not outcome.deferred:
@@ -307,191 +260,3 @@ def _said(ending: Ending) -> str:
     if ending.state == "CANNOT_START":
         return f"job {ending.job} could never start and was cancelled: {ending.reason}"
     return f"job {ending.job} did not run: {ending.reason}"
-
-
-class _Submission:
-    """The second half of the step: from what is missing to jobs in the queue."""
-
-    def __init__(
-        self,
-        owner: Reconciler,
-        ledger: Ledger,
-        jobs: Mapping[str, QueuedJob],
-        found: Situation,
-    ) -> None:
-        self.owner, self.ledger, self.jobs, self.found = owner, ledger, jobs, found
-        self.settings, self.desk = owner.settings, owner.desk
-        self.holders = {run: job.name for job in ledger.open for run in job.runs}
-        self.ids = {name: job.id for name, job in jobs.items() if job.alive}
-        self.code = code_digest()
-
-    def run(self) -> Outcome:
-        outcome = Outcome(self.found)
-        missing = self.found.of("missing")
-        rates = self.owner.session.rates() if missing else {}
-        packs = pack(missing, self.settings, rates, self.ledger, self.owner.store)
-        chosen = self._choose(packs)
-        if chosen:
-            self._submit(chosen, outcome)
-        outcome.deferred += sum(len(p.runs) for p in packs) - sum(len(p.runs) for p in chosen)
-        if self.settings.last_job:
-            self._last_job(outcome)
-        return outcome
-
-    def _choose(self, packs: Sequence[Pack]) -> list[Pack]:
-        """As many as the queue takes; a child only when its parent is done or in the queue."""
-        room = self._room()
-        chosen: list[Pack] = []
-        coming = set(self.holders)
-        for piece in packs:
-            parent = piece.parent_id
-            ready = parent is None or parent in coming or self._done(parent)
-            if ready and len(chosen) < room:
-                chosen.append(piece)
-                coming |= {run.id for run in piece.runs}
-        return chosen
-
-    def _done(self, run_id: str) -> bool:
-        return self.found.runs[run_id].state == "done"
-
-    def _room(self) -> float:
-        """How many more jobs the queue takes; one place is kept for the last job."""
-        mine = sum(job.alive for job in self.jobs.values())
-        limits = Limits(None, None)
-        with contextlib.suppress(ClusterError):  # sbatch itself will say when it is enough
-            limits = self.owner.queue.limits()
-        bounds = [n - mine for n in (limits.most,) if n is not None]
-        if self.settings.max_jobs is not None:
-            bounds.append(self.settings.max_jobs - len(self.ledger.open))
-        kept = 1 if self.settings.last_job else 0
-        return max(0, min(bounds) - kept) if bounds else float("inf")
-
-    # --- runs ---
-
-    def _submit(self, packs: Sequence[Pack], outcome: Outcome) -> None:
-        """Intents first, then sbatch; what is not reached is taken back or found again by name."""
-        names = [self._name(n) for n in range(len(packs))]
-        for name, piece in zip(names, packs, strict=True):
-            self._write_payload(name, piece)
-        jobs = [
-            Job(
-                name,
-                piece.kind,
-                tuple(run.id for run in piece.runs),
-                self.owner.command.key,
-                piece.resources.model_dump(exclude_none=True),
-                self.code,
-            )
-            for name, piece in zip(names, packs, strict=True)
-        ]
-        self.desk.write(self.ledger, {"kind": "submit", "jobs": [job.to_json() for job in jobs]})
-        for job in jobs:
-            self.holders |= dict.fromkeys(job.runs, job.name)
-        from bench.launch.slurm import QueueFullError, RefusedError
-
-        for n, (name, piece) in enumerate(zip(names, packs, strict=True)):
-            try:
-                self._sbatch(name, piece)
-            except (QueueFullError, RefusedError) as error:
-                state = "QUEUE_FULL" if isinstance(error, QueueFullError) else "REFUSED"
-                rest = [Ending(later, state, error.message) for later in names[n:]]
-                self.desk.write(self.ledger, settle_entry(rest))
-                outcome.deferred += sum(len(p.runs) for p in packs[n:])
-                if state == "REFUSED":
-                    raise
-                outcome.notes.append(f"the queue is full, the rest follows: {error.message}")
-                return
-            outcome.jobs += 1
-            outcome.runs += len(piece.runs)
-
-    def _sbatch(self, name: str, piece: Pack) -> None:
-        from bench.launch.slurm import sbatch
-
-        parent = piece.parent_id
-        holder = self.holders.get(parent) if parent else None
-        self.ids[name] = sbatch(
-            self.desk.job_folder(name),
-            name,
-            piece.resources,
-            after=[self.ids[holder]] if holder in self.ids else [],
-            signal_delay_s=self.settings.signal_delay_s,
-        )
-
-    def _name(self, n: int) -> str:
-        """Readable, at most 40 characters, and used once in the world."""
-        readable = re.sub(r"[^a-z0-9]+", "-", self.owner.plan.name.lower()).strip("-")[:18]
-        return f"{readable or 'grid'}-{self.ledger.next_number:04d}-{n:03d}-{secrets.token_hex(4)}"
-
-    def _write_payload(self, name: str, piece: Pack) -> None:
-        settings, session = self.settings, self.owner.session
-        root = session.data_root
-        runs = [
-            {"id": run.id, "spec": run.spec.model_dump(mode="json"), "parent_id": run.parent_id}
-            for run in piece.runs
-        ]
-        self._payload(
-            name,
-            {
-                "role": piece.kind,
-                "runs": runs,
-                "lag_s": settings.lag_s,
-                "max_requeues": settings.max_requeues,
-                "context": {
-                    "results": str(session.store.root.resolve()),
-                    "data_root": str(root.resolve()) if root else None,
-                    "device": settings.device,
-                    "threads": settings.threads,
-                    "checkpoint_s": settings.checkpoint_s,
-                },
-            },
-        )
-
-    def _payload(self, name: str, values: Mapping[str, Any]) -> None:
-        folder = self.desk.job_folder(name)
-        folder.mkdir(mode=0o700)
-        publish_new(
-            folder / "payload.json", json.dumps({**values, "name": name, "code": self.code})
-        )
-
-    # --- the last job ---
-
-    def _last_job(self, outcome: Outcome) -> None:
-        """One job that starts when all others have ended, in whatever way, unless there is one."""
-        plan = self.owner.plan.runs
-        mine = [job for job in self.ledger.open if any(run in plan for run in job.runs)]
-        if not mine and not outcome.deferred:
-            return
-        key = self.owner.command.key
-        waiting = [
-            job.name
-            for job in self.ledger.open
-            if job.role == "leaderboard" and job.grid == key and job.name != self.owner.own_job
-        ]
-        if waiting:
-            return
-        after = [self.ids[job.name] for job in mine if job.name in self.ids]
-        unknown = any(job.name not in self.ids for job in mine)
-        name = self._name(999)
-        resources: Resources = self.settings.resources("leaderboard")
-        command = self.owner.command.to_json()
-        results = str(self.owner.store.root.resolve())
-        self._payload(name, {"role": "leaderboard", "command": command, "results": results})
-        job = Job(name, "leaderboard", (), key, resources.model_dump(exclude_none=True), self.code)
-        self.desk.write(self.ledger, {"kind": "submit", "jobs": [job.to_json()]})
-        from bench.launch.slurm import QueueFullError, RefusedError, sbatch
-
-        try:
-            sbatch(
-                self.desk.job_folder(name),
-                name,
-                resources,
-                after=after[-_MOST_DEPENDENCIES:],
-                begin_s=self.settings.grace_s if unknown or not after else 0.0,
-                signal_delay_s=self.settings.signal_delay_s,
-            )
-        except (QueueFullError, RefusedError, ClusterError) as error:
-            self.desk.write(self.ledger, settle_entry([Ending(name, "REFUSED", error.message)]))
-            outcome.notes.append(
-                f"no last job could be submitted, so run bench resume when the queue is empty: "
-                f"{error.message}"
-            )

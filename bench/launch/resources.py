@@ -168,12 +168,12 @@ class SlurmSettings(Resources):
         """Everything decided: the kind's own, over the common ones, over the defaults."""
         common = Resources(**{name: getattr(self, name) for name in Resources.model_fields})
         if kind == "leaderboard":
-            # A GPU asked for runs is not asked for writing a table.
-            common = common.model_copy(update={"gpus_per_node": None, "gres": None})
-            common = common.model_copy(update={"timeout_min": None, "memory_gib": None})
+            # What is asked for runs is not needed for writing a table.
+            for name in ("gpus_per_node", "gres", "cpus_per_task", "timeout_min", "memory_gib"):
+                common = common.model_copy(update={name: None})
         own: Resources = getattr(self, kind)
         found = own.over(common).over(_DEFAULTS[kind])
-        if found.cpus_per_task is not None and found.cpus_per_task < self.threads:
+        if kind != "leaderboard" and (found.cpus_per_task or 1) < self.threads:
             found = found.model_copy(update={"cpus_per_task": self.threads})
         return found
 

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import hashlib
 import json
 import os
 import shutil
@@ -25,9 +26,10 @@ from typing import Any
 
 from bench.errors import StoreError
 from bench.launch.safety import make_private
+from bench.spec import canonical_json
 from bench.store import publish_new
 
-__all__ = ["Death", "Desk", "Ending", "Job", "Ledger", "settle_entry"]
+__all__ = ["Command", "Death", "Desk", "Ending", "Job", "Ledger", "settle_entry"]
 
 _KEPT_FOLDERS = 200
 
@@ -54,6 +56,34 @@ class Job:
             "resources": dict(self.resources),
             "code": self.code,
         }
+
+
+@dataclass(frozen=True)
+class Command:
+    """A user's command, as its last job repeats it: the grid's text and all options."""
+
+    name: str
+    file_name: str
+    text: str
+    only: tuple[str, ...]
+    overrides: tuple[str, ...]
+    data_root: str | None
+    settings: Mapping[str, Any]
+
+    @property
+    def key(self) -> str:
+        """Identity of the command: what it would do, not when it was given."""
+        return hashlib.sha256(canonical_json(vars(self)).encode()).hexdigest()[:16]
+
+    def to_json(self) -> dict[str, Any]:
+        """As a payload holds it."""
+        return dict(vars(self))
+
+    @classmethod
+    def from_json(cls, values: Mapping[str, Any]) -> Command:
+        """What `to_json` gave."""
+        lists = {name: tuple(values[name]) for name in ("only", "overrides")}
+        return cls(**{**values, **lists})
 
 
 @dataclass(frozen=True)

@@ -1,0 +1,363 @@
+"""The parts of the launcher that need no cluster: settings, ledger, safety, verdicts, words."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+
+from bench.errors import GridError, StoreError
+from bench.launch.frontend import slurm_overrides
+from bench.launch.job import CANCEL, read_events
+from bench.launch.queue import ClusterError, Queue, QueuedJob, never_starts
+from bench.launch.resources import Resources, read_settings
+from bench.launch.safety import check_private, code_digest, make_private, printable
+from bench.launch.settle import Judge, in_hand
+from bench.launch.submissions import Desk, Ending, Job, Ledger, settle_entry
+
+# --- settings ---
+
+
+def test_the_kind_goes_before_the_common_and_the_common_before_the_default() -> None:
+    section = {"partition": "gpu", "memory_gib": 8, "source": {"timeout_min": 600, "qos": "long"}}
+    settings = read_settings(section, [("finetune.memory_gib", 2)])
+    source, finetune = settings.resources("source"), settings.resources("finetune")
+    assert (source.partition, source.memory_gib, source.timeout_min, source.qos) == (
+        "gpu",
+        8.0,
+        600,
+        "long",
+    )
+    assert (finetune.memory_gib, finetune.timeout_min, finetune.qos) == (2.0, 60, None)
+
+
+def test_the_last_job_asks_for_little() -> None:
+    settings = read_settings({"gpus_per_node": 8, "gres": "gpu:a100:8", "cpus_per_task": 64})
+    last = settings.resources("leaderboard")
+    assert (last.gpus_per_node, last.gres, last.cpus_per_task) == (0, None, 1)
+
+
+def test_cpus_are_no_fewer_than_threads() -> None:
+    assert read_settings({"threads": 4}).resources("finetune").cpus_per_task == 4
+
+
+@pytest.mark.parametrize(
+    ("section", "words"),
+    [
+        ({"partion": "gpu"}, ["'partion'", "known: partition"]),
+        ({"source": {"timout_min": 1}}, ["source.timout_min", "known: timeout_min"]),
+        ({"timeout_min": "two hours"}, ["slurm.timeout_min", "'two hours'"]),
+        ({"memory_gib": -1}, ["slurm.memory_gib", "-1"]),
+        ({"partition": "a\n#SBATCH --uid=0"}, ["one line"]),
+        ({"additional": {"array": "0-9"}}, ["--array", "bench itself"]),
+        ({"additional": {"Bad Name": 1}}, ["Bad Name"]),
+        ({"additional": {"comment": "a\nb"}}, ["one line"]),
+    ],
+)
+def test_a_wrong_section_is_said_with_its_key(section: dict[str, Any], words: list[str]) -> None:
+    with pytest.raises(GridError) as caught:
+        read_settings(section, place="grids/a.yaml")
+    for word in [*words, "grids/a.yaml"]:
+        assert word in str(caught.value)
+
+
+def test_an_override_that_is_no_assignment_is_refused() -> None:
+    with pytest.raises(GridError, match="KEY=VALUE"):
+        slurm_overrides(["partition"])
+
+
+def test_scaling_keeps_what_is_open_open() -> None:
+    assert Resources(memory_gib=1.5).scaled(2, 3) == Resources(memory_gib=3.0)
+
+
+# --- ledger ---
+
+
+def job(name: str, *runs: str, role: str = "finetune") -> Job:
+    return Job(name, role, runs, "key", {"memory_gib": 1.0}, "code")
+
+
+def submit(*jobs: Job) -> dict[str, Any]:
+    return {"kind": "submit", "jobs": [job.to_json() for job in jobs]}
+
+
+@pytest.fixture
+def desk(tmp_path: Path) -> Desk:
+    tmp_path.chmod(0o700)
+    desk = Desk(tmp_path / "slurm")
+    desk.prepare()
+    return desk
+
+
+def test_the_ledger_is_the_sum_of_its_entries(desk: Desk) -> None:
+    ledger = desk.read()
+    desk.write(ledger, submit(job("a", "r1", "r2"), job("b", "r3")))
+    desk.write(ledger, settle_entry([Ending("a", "COMPLETED")]))
+    desk.write(ledger, {"kind": "cancel", "runs": ["r3"]})
+    read = desk.read()
+    assert read == ledger
+    assert [j.name for j in read.open] == ["b"]
+    assert read.cancelled == {"r3"}
+    assert read.next_number == 4
+
+
+def test_of_two_writers_on_the_same_state_one_wins(desk: Desk) -> None:
+    first, second = desk.read(), desk.read()
+    desk.write(first, submit(job("a", "r1")))
+    with pytest.raises(StoreError, match="quicker"):
+        desk.write(second, submit(job("b", "r1")))
+    assert [j.name for j in desk.read().open] == ["a"]
+
+
+def test_a_torn_entry_is_no_empty_entry(desk: Desk) -> None:
+    (desk.ledger_folder / "000001.json").write_text('{"kind": "sub')
+    with pytest.raises(StoreError, match="torn"):
+        desk.read()
+
+
+def test_the_lock_keeps_others_out_and_dies_with_its_holder(desk: Desk) -> None:
+    script = (
+        "import sys; from pathlib import Path; from bench.launch.submissions import Desk\n"
+        "with Desk(Path(sys.argv[1])).lock(): print('mine', flush=True); sys.stdin.read()"
+    )
+    holder = subprocess.Popen(
+        [sys.executable, "-c", script, str(desk.root)],
+        stdin=subprocess.PIPE,
+        stdout=subprocess.PIPE,
+        text=True,
+    )
+    assert holder.stdout is not None
+    assert holder.stdin is not None
+    assert holder.stdout.readline() == "mine\n"
+    with pytest.raises(StoreError, match="at work"), desk.lock(wait_s=0.3):
+        pass
+    holder.kill()
+    holder.wait()
+    holder.stdout.close()
+    holder.stdin.close()
+    with desk.lock(wait_s=5):
+        pass
+
+
+# --- safety ---
+
+
+def test_a_folder_that_others_may_write_is_refused_with_the_remedy(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    private = make_private(tmp_path / "a" / "slurm")
+    assert private.stat().st_mode & 0o777 == 0o700
+    check_private(private)
+    (tmp_path / "a").chmod(0o777)
+    with pytest.raises(StoreError, match="chmod go-w"):
+        check_private(private)
+    (tmp_path / "a").chmod(0o755)
+    private.chmod(0o755)
+    with pytest.raises(StoreError, match="chmod 700"):
+        check_private(private)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can give a folder away")
+def test_a_folder_of_somebody_else_is_refused(tmp_path: Path) -> None:
+    tmp_path.chmod(0o700)
+    folder = tmp_path / "theirs" / "slurm"
+    folder.mkdir(parents=True, mode=0o700)
+    os.chown(folder, 65534, 65534)
+    with pytest.raises(StoreError, match="not to you"):
+        check_private(folder)
+    os.chown(folder, 0, 0)
+    os.chown(folder.parent, 65534, 65534)
+    with pytest.raises(StoreError, match="exchange"):
+        check_private(folder)
+
+
+def test_the_code_digest_is_of_names_and_contents(tmp_path: Path) -> None:
+    (tmp_path / "a.py").write_text("x = 1\n")
+    first = code_digest(tmp_path)
+    (tmp_path / "notes.txt").write_text("not code")
+    assert code_digest(tmp_path) == first
+    (tmp_path / "a.py").rename(tmp_path / "b.py")
+    second = code_digest(tmp_path)
+    (tmp_path / "b.py").write_text("x = 2\n")
+    assert len({first, second, code_digest(tmp_path)}) == 3
+
+
+@given(st.text())
+def test_printed_text_cannot_repaint_a_terminal(text: str) -> None:
+    assert all(char.isprintable() or char in "\n\t" for char in printable(text))
+
+
+# --- queue ---
+
+
+def fake(tmp_path: Path, monkeypatch: pytest.MonkeyPatch, **programs: str) -> None:
+    for name, body in programs.items():
+        path = tmp_path / name
+        path.write_text(f"#!/bin/sh\n{body}\n")
+        path.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:{os.environ['PATH']}")
+
+
+def test_jobs_are_read_by_name_and_the_living_one_counts(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    lines = "7|RUNNING|n1|None|mine-1\\n6|FAILED|n0|NonZeroExitCode|mine-1\\n8|PENDING||A|b|c\\n"
+    fake(tmp_path, monkeypatch, squeue=f"printf '{lines}'")
+    jobs = Queue().jobs()
+    assert jobs["mine-1"] == QueuedJob("7", "mine-1", "RUNNING", "None", "n1")
+    assert jobs["b|c"].reason == "A"  # a name may hold anything
+
+
+def test_a_controller_that_fails_or_hangs_is_an_error_not_an_empty_queue(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    fake(tmp_path, monkeypatch, squeue="echo 'slurm_load_jobs error: no' >&2; exit 1")
+    with pytest.raises(ClusterError, match="slurm_load_jobs"):
+        Queue().jobs()
+    fake(tmp_path, monkeypatch, squeue="exec sleep 30")
+    with pytest.raises(ClusterError, match="did not answer"):
+        Queue(timeout_s=0.3).jobs()
+
+
+def test_no_accounting_is_not_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    fake(tmp_path, monkeypatch, sacct="echo 'Slurm accounting storage is disabled' >&2; exit 1")
+    assert Queue().accounting() is None
+    fake(tmp_path, monkeypatch, sacct="echo '5|CANCELLED by 0|n0|0:0|mine'")
+    assert Queue().accounting() == {
+        "mine": QueuedJob("5", "mine", "CANCELLED", "exit code 0:0", "n0")
+    }
+
+
+def test_waiting_is_not_the_same_as_waiting_for_ever() -> None:
+    assert never_starts("PartitionConfig")
+    assert never_starts("(BadConstraints)")
+    for reason in ("Priority", "Resources", "Dependency", "JobHeldUser", "ReqNodeNotAvail", "None"):
+        assert never_starts(reason) is None
+    held = QueuedJob("1", "a", "PENDING", "launch failed requeued held")
+    assert held.launch_failed
+    assert held.alive
+
+
+# --- how jobs ended ---
+
+
+def write_events(folder: Path, attempt: int, *events: Mapping[str, Any], torn: str = "") -> None:
+    folder.mkdir(mode=0o700, exist_ok=True)
+    text = "".join(json.dumps(event) + "\n" for event in events)
+    (folder / f"events-{attempt:04d}-n0-1.jsonl").write_text(text + torn)
+
+
+def began(run: str) -> dict[str, str]:
+    return {"event": "started", "id": run}
+
+
+def ended(run: str, status: str = "done") -> dict[str, str]:
+    return {"event": "ended", "id": run, "status": status}
+
+
+def judge(desk: Desk, *published: str, grace_s: float = 1e9, **queue: QueuedJob) -> Judge:
+    return Judge(desk, queue, lambda: None, set(published), grace_s)
+
+
+def entered(desk: Desk, *jobs: Job) -> Ledger:
+    ledger = desk.read()
+    desk.write(ledger, submit(*jobs))
+    return ledger
+
+
+def dead(state: str, reason: str = "") -> QueuedJob:
+    return QueuedJob("1", "a", state, reason, "n0")
+
+
+def test_the_run_in_hand_is_to_blame_and_no_other(desk: Desk) -> None:
+    (a,) = entered(desk, job("a", "r1", "r2", "r3")).open
+    write_events(desk.job_folder("a"), 0, began("r1"), ended("r1"), began("r2"), torn='{"ev')
+    assert in_hand(read_events(desk.job_folder("a"))) == "r2"
+    found = judge(desk, "r1", a=dead("FAILED")).verdict(a)
+    assert found is not None
+    assert [(d.run, d.reason, d.final) for d in found.charged] == [("r2", "job failed", False)]
+
+
+@pytest.mark.parametrize(
+    ("state", "reason"),
+    [
+        ("OUT_OF_MEMORY", "out of memory"),
+        ("TIMEOUT", "time limit"),
+        ("NODE_FAIL", "node failure"),
+        ("FAILED", "job failed"),
+    ],
+)
+def test_reasons_are_told_apart(desk: Desk, state: str, reason: str) -> None:
+    (a,) = entered(desk, job("a", "r1")).open
+    write_events(desk.job_folder("a"), 0, began("r1"))
+    found = judge(desk, a=dead(state)).verdict(a)
+    assert found is not None
+    assert [d.reason for d in found.charged] == [reason]
+
+
+def test_memory_is_seen_in_the_words_where_the_state_does_not_say_so(desk: Desk) -> None:
+    (a,) = entered(desk, job("a", "r1")).open
+    write_events(desk.job_folder("a"), 0, began("r1"))
+    words = "slurmstepd: error: Step 1.0 exceeded memory limit (289 > 268), being killed\n"
+    (desk.job_folder("a") / "1_0_log.err").write_text(words)
+    found = judge(desk, a=dead("FAILED")).verdict(a)
+    assert found is not None
+    assert [d.reason for d in found.charged] == ["out of memory"]
+
+
+def test_nobody_is_to_blame_for_preemption_or_what_was_asked_for(desk: Desk) -> None:
+    (a,) = entered(desk, job("a", "r1")).open
+    write_events(desk.job_folder("a"), 0, began("r1"), ended("r1", "stopped"))
+    for state in ("PREEMPTED", "FAILED", "COMPLETED"):
+        found = judge(desk, a=dead(state)).verdict(a)
+        assert found is not None
+        assert found.charged == ()
+    (desk.job_folder("a") / CANCEL).write_text('"all"')
+    found = judge(desk, a=dead("CANCELLED")).verdict(a)
+    assert found is not None
+    assert found.charged == ()
+
+
+def test_scancel_by_hand_is_respected(desk: Desk) -> None:
+    (a,) = entered(desk, job("a", "r1", "r2")).open
+    found = judge(desk, "r1", a=dead("CANCELLED")).verdict(a)
+    assert found is not None
+    assert [(d.run, d.final) for d in found.charged] == [("r2", True)]
+
+
+def test_a_job_that_nobody_knows_is_waited_for_and_then_lost(desk: Desk) -> None:
+    (a,) = entered(desk, job("a", "r1")).open
+    desk.job_folder("a").mkdir()
+    assert judge(desk).verdict(a) is None
+    found = judge(desk, grace_s=0).verdict(a)
+    assert found == Ending("a", "NEVER_ARRIVED", "its submission was cut off")
+    (desk.job_folder("a") / "12_submitted.pkl").write_bytes(b"")
+    found = judge(desk, grace_s=0).verdict(a)
+    assert found is not None
+    assert (found.state, found.charged) == ("LOST", ())
+    found = judge(desk, "r1").verdict(a)  # done is what the store says
+    assert found is not None
+    assert found.state == "COMPLETED"
+
+
+def test_accounting_is_asked_for_what_the_controller_forgot(desk: Desk) -> None:
+    (a,) = entered(desk, job("a", "r1")).open
+    write_events(desk.job_folder("a"), 0, began("r1"))
+    found = Judge(desk, {}, lambda: {"a": dead("TIMEOUT")}, set(), 1e9).verdict(a)
+    assert found is not None
+    assert [d.reason for d in found.charged] == ["time limit"]
+
+
+def test_a_job_before_its_first_run_blames_all_so_that_it_ends(desk: Desk) -> None:
+    (a,) = entered(desk, job("a", "r1", "r2")).open
+    desk.job_folder("a").mkdir()
+    found = judge(desk, a=dead("FAILED", "NonZeroExitCode")).verdict(a)
+    assert found is not None
+    assert [(d.run, d.final) for d in found.charged] == [("r1", False), ("r2", False)]
