@@ -282,7 +282,9 @@ def histogram_codes(source: Numbers, target: Numbers, bins: int) -> tuple[Codes,
     """The bin of every response, (n, F) each, by edges of equal mass in the target."""
     if bins < 2:
         raise DataError(f"{bins} bins", hint="two or more")
-    inner = np.quantile(target, np.linspace(0, 1, bins + 1)[1:-1], axis=0)
+    # Edges that are responses themselves: a monotone change of a filter changes nothing.
+    shares = np.linspace(0, 1, bins + 1)[1:-1]
+    inner = np.quantile(target, shares, axis=0, method="inverted_cdf")
     codes = [np.empty(side.shape, dtype=np.int64) for side in (source, target)]
     for f in range(target.shape[1]):
         # Equal edges leave bins between them empty on both sides: they add nothing.

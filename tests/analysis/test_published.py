@@ -1,0 +1,95 @@
+"""The published numbers: complete, typed, rendered cell by cell."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import pytest
+
+from analysis import published
+from analysis.statistics import Estimate
+from bench.errors import DataError
+
+SHIPPED = Path(published.__file__).with_name("published.csv")
+
+
+def _raw() -> list[dict[str, str]]:
+    with SHIPPED.open(encoding="utf-8", newline="") as file:
+        return list(csv.DictReader(file))
+
+
+def test_shipped_facts_are_the_shared_ones(shared: Path) -> None:
+    assert SHIPPED.read_bytes() == (shared / "reference" / "published.csv").read_bytes()
+
+
+def test_every_cell_is_rendered_in_its_place() -> None:
+    raw = _raw()
+    rendered = {key: published.table(*key) for key in published.tables()}
+    for line in raw:
+        frame = rendered[line["paper"], line["table_or_figure"]]
+        cell = frame.loc[line["row"], line["column"]]
+        assert cell == line["value"] or cell == pytest.approx(float(line["value"]), rel=1e-15)
+    assert (
+        sum(int(frame.notna().to_numpy().sum()) for frame in rendered.values()) == len(raw) == 525
+    )
+
+
+def test_numbers_are_numbers_and_words_are_words() -> None:
+    assert published.value("soft-ft-2019", "Table 1", "VGGFace2", "# training samples") == 3.14e6
+    cell = published.look_up("chu-2016", "Table 1", "MITIndoor", "Test images per class")
+    assert cell.value == "*"
+    with pytest.raises(DataError, match="not a number"):
+        _ = cell.number
+    by_text = [c for c in published.cells() if isinstance(c.value, str)]
+    assert {c.unit for c in by_text} <= {
+        "name",
+        "count",
+        "list",
+        "range",
+        "recommendation",
+        "setting",
+    }
+
+
+@pytest.mark.parametrize(
+    ("key", "said"),
+    [
+        (("li-2018", "Table 1", "C1", "size"), "li-2019"),
+        (("li-2019", "Table 9", "C1", "size"), "Table"),
+        (("li-2019", "Table 2", "81", "Accuracy mean"), "80"),
+        (("li-2019", "Table 2", "80", "Accuracy"), "Accuracy mean"),
+    ],
+)
+def test_a_wrong_key_names_the_part_and_the_nearest(key: tuple[str, ...], said: str) -> None:
+    with pytest.raises(DataError, match=said):
+        published.look_up(*key)
+
+
+def test_published_and_measured_stand_side_by_side() -> None:
+    measured = {
+        ("80", "Accuracy mean"): Estimate(60.0, 58.0, 62.0, 5),
+        ("800", "Accuracy mean"): 78.5,
+    }
+    frame = published.side_by_side("li-2019", "Table 2", measured).set_index(["row", "column"])
+    assert frame.loc[("80", "Accuracy mean"), ["published", "measured", "low", "n"]].tolist() == [
+        61.35,
+        60.0,
+        58.0,
+        5,
+    ]
+    assert frame.loc[("800", "Accuracy mean"), "measured"] == 78.5
+    assert len(frame) == len(published._of("li-2019", "Table 2"))
+    with pytest.raises(DataError, match="no cell"):
+        published.side_by_side("li-2019", "Table 2", {("80", "Top-1"): 1.0})
+
+
+def test_misprints_are_noted() -> None:
+    assert any("28.61" in note for note in published.notes("li-2019", "Table 1"))
+    assert any("Coral > Plankton" in note for note in published.notes("chu-2016", "Table 2"))
+
+
+def test_frame_is_tidy() -> None:
+    frame = published.frame()
+    assert frame.shape == (525, 7)
+    assert not frame.duplicated(["paper", "table", "row", "column"]).any()
