@@ -11,7 +11,6 @@ import io
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -20,76 +19,27 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from bench import methods
-from bench.data import catalog
-from bench.data.expand import expand
+from bench.assembly import (
+    Context,
+    Data,
+    Loader,
+    assemble_network,
+    build_method,
+    classes_of_parent,
+)
 from bench.errors import BenchError, DataError, StoreError
 from bench.models import layers, weights
+from bench.models.tuning import tune_only
 from bench.records import describe_run
 from bench.spec import FromRun, RunSpec, Scratch, run_id
 from bench.store import RunFolder, Store, file_digest, write_atomic
 from bench.training import evaluate
-from bench.training.domain import Domain
-from bench.training.job import EpochReport, Interrupted, Outcome, TrainingJob
+from bench.training.job import EpochReport, Interrupted, Method, Outcome, TrainingJob
 from bench.training.loop import train
 
 __all__ = ["Context", "execute_batch"]
 
 Report = Callable[[dict[str, Any]], None]
-
-
-@dataclass(frozen=True)
-class Context:
-    """Where to read and write, and on what to compute.
-
-    Attributes:
-        results: the results folder.
-        data_root: where data sets lie.
-        device: cpu, cuda, or auto for cuda where there is one.
-        threads: CPU threads of the process; part of what makes results bit-identical.
-        checkpoint_s: seconds between checkpoints of a run.
-    """
-
-    results: str
-    data_root: str | None = None
-    device: str = "auto"
-    threads: int = 1
-    checkpoint_s: float = 30.0
-
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Context:
-        """The context that `asdict` wrote."""
-        return cls(**values)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
-    def resolve_data(self, spec: RunSpec) -> catalog.Resolved:
-        """Which images the run selects."""
-        root = Path(self.data_root) if self.data_root else None
-        cache = Store(Path(self.results)).cache
-        return catalog.resolve(spec.data, spec.seeds.draw, data_root=root, cache_dir=cache)
-
-    def load_data(self, spec: RunSpec) -> catalog.Loaded:
-        """The images that the run selects, decoded."""
-        root = Path(self.data_root) if self.data_root else None
-        cache = Store(Path(self.results)).cache
-        return catalog.load(self.resolve_data(spec), spec.data, data_root=root, cache_dir=cache)
-
-    def torch_device(self) -> torch.device:
-        """The device, with `auto` decided.
-
-        Raises:
-            BenchError: when cuda is asked for and absent.
-        """
-        if self.device == "auto":
-            return torch.device("cuda" if torch.cuda.is_available() else "cpu")
-        if self.device == "cuda" and not torch.cuda.is_available():
-            raise BenchError(
-                "--device cuda, but torch finds no GPU", hint="use --device cpu or auto"
-            )
-        return torch.device(self.device)
 
 
 def execute_batch(
@@ -110,7 +60,7 @@ def execute_batch(
         should_stop: asked after every step; true ends with a checkpoint.
     """
     store = Store(Path(context.results))
-    load = _Loader(context)
+    load = Loader(context)
     for key, spec in runs:
         if should_stop():
             return
@@ -130,7 +80,7 @@ def _attempt(
     folder: RunFolder,
     spec: RunSpec,
     context: Context,
-    load: Callable[[RunSpec], _Data],
+    load: Callable[[RunSpec], Data],
     report: Report,
     should_stop: Callable[[], bool],
 ) -> tuple[str, str]:
@@ -160,51 +110,6 @@ def _failed(folder: RunFolder, reason: str, message: str) -> tuple[str, str]:
     return "failed", last
 
 
-class _Loader:
-    """Loads data, keeping the last two selections: the runs of a batch share theirs."""
-
-    def __init__(self, context: Context) -> None:
-        self.context = context
-        self.kept: dict[tuple[str, int], _Data] = {}
-
-    def __call__(self, spec: RunSpec) -> _Data:
-        key = (spec.data.model_dump_json(), spec.seeds.draw)
-        if key not in self.kept:
-            while len(self.kept) > 1:
-                self.kept.pop(next(iter(self.kept)))
-            self.kept[key] = _Data.load(spec, self.context)
-        return self.kept[key]
-
-
-@dataclass(frozen=True, eq=False)
-class _Data:
-    """The images of one selection, as the network's domains."""
-
-    loaded: catalog.Loaded
-    resolved: catalog.Resolved
-
-    @staticmethod
-    def load(spec: RunSpec, context: Context) -> _Data:
-        return _Data(context.load_data(spec), context.resolve_data(spec))
-
-    def domain(self, which: str, model: nn.Module) -> Domain:
-        """`train`, `val` or `test` as a domain, normalised as the network was made for."""
-        index = {"train": self.loaded.train, "val": self.loaded.val, "test": self.loaded.test}[
-            which
-        ]
-        config = getattr(model, "pretrained_cfg", None) or {}
-        normalisation = {
-            key: tuple(float(v) for v in config[key]) for key in ("mean", "std") if key in config
-        }
-        return Domain(
-            which,
-            self.loaded.images[index],
-            self.loaded.labels[index],
-            len(self.loaded.classes),
-            **normalisation,  # type: ignore[arg-type]
-        )
-
-
 class _Run:
     """One run, from spec to published record."""
 
@@ -213,7 +118,7 @@ class _Run:
         folder: RunFolder,
         spec: RunSpec,
         context: Context,
-        data: _Data,
+        data: Data,
         report: Report,
         should_stop: Callable[[], bool],
     ) -> None:
@@ -232,21 +137,29 @@ class _Run:
         )
         pattern = self.spec.layers
         layers.apply_pattern(model, pattern, self._parent_state())
+        tune_only(model, pattern, self.spec.train.tuned)
         frozen = layers.frozen_fingerprint(model, pattern)
-        outcome = train(self._job(model))
+        method = build_method(self.spec, self.data, model)
+        outcome = train(self._job(model, method))
         if layers.frozen_fingerprint(model, pattern) != frozen:
             raise BenchError(
                 "a frozen layer changed during training", hint="this is a bug; please report it"
             )
         row = self._row(outcome, model)
         files = self._write_files(model, outcome, row)
+        notes: dict[str, Any] = {
+            "data": dict(self.data.loaded.notes),
+            "training": list(outcome.notes),
+            "method": dict(method.notes(outcome.history)),
+        }
         record = {
             "run_id": self.folder.run_id,
             "row": row,
             "files": files,
             "classes": list(self.data.loaded.classes),
             "images": self.data.resolved.fingerprint,
-            "notes": {"data": dict(self.data.loaded.notes), "training": list(outcome.notes)},
+            "notes": notes,
+            **self._borrowed(),
         }
         self.folder.publish(record, outcome.history, self.spec)
         self._remove_checkpoint()
@@ -256,7 +169,7 @@ class _Run:
 
     def _check_identity(self) -> None:
         """The images here must be those that the run was planned with."""
-        found = run_id(self.spec, lambda run: self.context.resolve_data(run).fingerprint)
+        found = run_id(self.spec, self.context.fingerprint)
         if found != self.folder.run_id:
             raise StoreError(
                 "the images are not those that this run was planned with",
@@ -276,7 +189,7 @@ class _Run:
                 )
 
     def _parent_folder(self, parent: RunSpec) -> RunFolder:
-        key = run_id(parent, lambda run: self.context.resolve_data(run).fingerprint)
+        key = run_id(parent, self.context.fingerprint)
         return Store(Path(self.context.results)).folder(key, parent)
 
     def _trained(self, parent: RunSpec) -> Mapping[str, Tensor]:
@@ -297,24 +210,22 @@ class _Run:
             )
         return weights.read_state(folder.weights_path)
 
-    def _job(self, model: nn.Module) -> TrainingJob:
+    def _job(self, model: nn.Module, method: Method) -> TrainingJob:
         spec, recipe = self.spec, self.spec.train
-        domain = self.data.domain("train", model)
-        steps = None
-        if recipe.expand_to is not None:
-            natural = -(-domain.size // (recipe.batch_size * recipe.accumulate))
-            steps = natural if recipe.equal_steps else None
-            images, labels = expand(
-                domain.images, domain.labels, to=recipe.expand_to, seed=spec.seeds.order
-            )
-            domain = Domain("train", images, labels, domain.num_classes, domain.mean, domain.std)
-        ingredients = methods.Ingredients(domain, recipe, spec.seeds.order, steps)
-        method = methods.build(spec.method.name, dict(spec.method.options), ingredients)
+        network = assemble_network(
+            spec,
+            model,
+            method,
+            self.data,
+            self._parent_state,
+            lambda: classes_of_parent(spec, self.context),
+        )
         validation = self.data.domain("val", model)
         return TrainingJob(
-            model=model,
+            model=network.module,
             method=method,
-            groups=layers.parameter_groups(model, spec.layers, recipe),
+            groups=network.groups,
+            forward=network.forward,
             train=recipe,
             order_seed=spec.seeds.order,
             validation=validation if validation.size else None,
@@ -340,6 +251,24 @@ class _Run:
 
     # --- after ---
 
+    def _borrowed(self) -> dict[str, Any]:
+        """What the record says of borrowed images; nothing where there are none."""
+        if not self.data.borrowed:
+            return {}
+        return {
+            "borrowed": [
+                {
+                    "classes": list(loaded.classes),
+                    "classes_used": images.classes_used,
+                    "images": len(images.rows),
+                    "excluded_overlap": images.excluded,
+                    "fingerprint": images.resolved.fingerprint,
+                    "notes": dict(loaded.notes),
+                }
+                for loaded, images in self.data.borrowed
+            ]
+        }
+
     def _row(self, outcome: Outcome, model: nn.Module) -> dict[str, Any]:
         """The leaderboard columns that the run itself knows."""
         spec, loaded, history = self.spec, self.data.loaded, outcome.history
@@ -357,6 +286,8 @@ class _Run:
             "val_images": len(loaded.val),
             "test_images": len(loaded.test),
             "trainable_parameters": layers.trainable_parameters(model),
+            "borrowed_classes": sum(i.classes_used for _, i in self.data.borrowed) or None,
+            "borrowed_images": sum(len(i.rows) for _, i in self.data.borrowed) or None,
             "source_test_overlap": self._overlap(),
             "seconds": outcome.seconds,
             "images_per_s": outcome.images_seen / max(outcome.seconds, 1e-9),
@@ -372,12 +303,16 @@ class _Run:
         return {key: None if _not_finite(value) else value for key, value in row.items()}
 
     def _overlap(self) -> int:
-        """Test images that an ancestor was trained on, by content (ledger CROSS-1)."""
+        """Test images that the run borrows or an ancestor was trained on, by content (CROSS-1)."""
         test = {image.sha256 for image in self.data.resolved.test}
         seen: set[str] = set()
         for ancestor in self.spec.ancestors():
             resolved = self.context.resolve_data(ancestor)
             seen |= {image.sha256 for image in (*resolved.train, *resolved.val)}
+            for images in self.context.resolve_borrowed(ancestor, resolved):
+                seen |= {image.sha256 for image in images.images}
+        for _, images in self.data.borrowed:
+            seen |= {image.sha256 for image in images.images}
         own = {image.sha256 for image in (*self.data.resolved.train, *self.data.resolved.val)}
         if own & test:
             raise DataError(

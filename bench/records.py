@@ -14,6 +14,7 @@ from typing import Any, Literal
 from bench.errors import StoreError
 from bench.spec import (
     SCHEMA,
+    Borrowed,
     DataSpec,
     FromFile,
     FromRun,
@@ -32,6 +33,7 @@ __all__ = [
     "DETERMINISTIC_COLUMNS",
     "METRIC_COLUMNS",
     "Column",
+    "borrowed_label",
     "describe_run",
     "selection_label",
     "sign",
@@ -74,6 +76,12 @@ COLUMNS = (
     Column("batch_size", "images per forward pass", "factor"),
     Column("expand_to", "offline expansion to so many images per class; off when empty", "factor"),
     Column("source_epochs", "epochs of the source's own training", "factor"),
+    Column("borrowed", "data trained on beside the target, joined by ;", "factor"),
+    Column("tuned", "which parameters of T layers were trained; all when empty", "factor"),
+    Column(
+        "layer_lr_decay", "rate of a copied layer over that of the next; 1 when empty", "factor"
+    ),
+    Column("l2_sp", "strength of the pull to the copied values; off when empty", "factor"),
     Column("seed_draw", "seed of the draw of images", "factor"),
     Column("seed_init", "seed of the random layers", "factor"),
     Column("seed_order", "seed of order and augmentation", "factor"),
@@ -98,10 +106,12 @@ COLUMNS = (
     Column("train_images", "training images", "metric"),
     Column("val_images", "validation images", "metric"),
     Column("test_images", "test images", "metric"),
+    Column("borrowed_classes", "classes of the borrowed images", "metric"),
+    Column("borrowed_images", "images to borrow from", "metric"),
     Column("trainable_parameters", "parameters that were trained", "metric"),
     Column(
         "source_test_overlap",
-        "test images that the source was trained on, by content",
+        "test images that the source was trained on or that were borrowed, by content",
         "metric",
         "lower",
     ),
@@ -151,7 +161,7 @@ def source_label(spec: RunSpec) -> str:
         case FromRun(run=parent):
             same = parent.data.dataset == spec.data.dataset
             if parent.data.identity() == spec.data.identity():
-                return "self"
+                return "self" if parent.init.kind == "scratch" else _chain_label(parent)
             classes = parent.data.classes
             label = (
                 classes.side
@@ -165,6 +175,36 @@ def source_label(spec: RunSpec) -> str:
             return f"file {digest[:8]}"
         case _:
             return "none"
+
+
+def _chain_label(parent: RunSpec) -> str:
+    """A chain on the target itself: where it began, and what its last link did."""
+    method = f" {parent.method.name}" if parent.method.name != "plain" else ""
+    return f"{source_label(parent)} > self {parent.pattern}{method}"
+
+
+def borrowed_label(spec: RunSpec, borrowed: Borrowed) -> str:
+    """What a run borrows, in a word or two: `parent` for what its parent was trained on."""
+    parent = spec.parent
+    if (
+        parent is not None
+        and borrowed.draw == parent.seeds.draw
+        and borrowed.data.model_copy(update={"image_size": parent.data.image_size}).identity()
+        == parent.data.identity()
+    ):
+        label = "parent"
+    else:
+        label = selection_label(borrowed.data)
+        if borrowed.data.dataset != spec.data.dataset:
+            label = f"{borrowed.data.dataset} {label}"
+    parts = [
+        label,
+        f"{borrowed.categories:g} of classes" if borrowed.categories is not None else "",
+        f"{borrowed.images:g} of images" if borrowed.images is not None else "",
+        f"{borrowed.total_images} random images" if borrowed.total_images is not None else "",
+        "without overlap" if borrowed.exclude_overlap else "",
+    ]
+    return ", ".join(part for part in parts if part)
 
 
 def describe_run(spec: RunSpec) -> dict[str, Any]:
@@ -188,6 +228,10 @@ def describe_run(spec: RunSpec) -> dict[str, Any]:
         "batch_size": train.batch_size,
         "expand_to": train.expand_to,
         "source_epochs": parent.train.epochs if parent else None,
+        "borrowed": ";".join(borrowed_label(spec, b) for b in spec.borrow) or None,
+        "tuned": None if train.tuned == "all" else train.tuned,
+        "layer_lr_decay": None if train.layer_lr_decay == 1 else train.layer_lr_decay,
+        "l2_sp": train.l2_sp,
         "seed_draw": spec.seeds.draw,
         "seed_init": spec.seeds.init,
         "seed_order": spec.seeds.order,

@@ -176,15 +176,14 @@ class TrainSpec(Frozen):
     layer_lr_decay: Annotated[float, Strict(), Field(gt=0, le=1)] = 1.0
     l2_sp: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] | None = None
 
+    def quiet_options(self) -> set[str]:
+        """Options of copied layers that are at their default, which changes nothing."""
+        defaults = {name: TrainSpec.model_fields[name].default for name in _ADDED_TO_TRAIN}
+        return {name for name, value in defaults.items() if getattr(self, name) == value}
+
     def identity(self) -> dict[str, Any]:
         """All fields; those added since schema 1 only where they are used, so that ids stay."""
-        defaults = {name: TrainSpec.model_fields[name].default for name in _ADDED_TO_TRAIN}
-        fields = self.model_dump(mode="json")
-        return {
-            name: value
-            for name, value in fields.items()
-            if name not in defaults or value != defaults[name]
-        }
+        return self.model_dump(mode="json", exclude=self.quiet_options())
 
 
 _ADDED_TO_TRAIN = ("tuned", "layer_lr_decay", "l2_sp")
@@ -232,6 +231,17 @@ class RunSpec(Frozen):
             raise ValueError(
                 f"pattern {self.pattern} copies nothing, so its source would be trained in vain: "
                 "set source: none, or copy a layer with T or F"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _options_of_copied_layers_have_some(self) -> RunSpec:
+        quiet = self.train.quiet_options()
+        used = [name for name in _ADDED_TO_TRAIN if name not in quiet]
+        if used and not LayerPattern.parse(self.pattern).layers("T"):
+            raise ValueError(
+                f"train.{used[0]} is about copied and tuned layers, and pattern {self.pattern} has "
+                "none: leave it out, or give a layer T"
             )
         return self
 

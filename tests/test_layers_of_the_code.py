@@ -22,7 +22,7 @@ LEVELS = [
     },
     {"bench.grid", "bench.gridborrow", "bench.gridrun", "bench.plan", "bench.store"},
     {"bench.data", "bench.models", "bench.training", "bench.methods"},
-    {"bench.execute"},
+    {"bench.assembly", "bench.execute"},
     {"bench.launch", "bench.leaderboard", "bench.session", "bench.views", "bench.classes"},
     {"bench.cli", "bench.slurm_cli", "bench.__main__"},
 ]

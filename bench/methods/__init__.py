@@ -16,6 +16,11 @@ from bench.errors import GridError, nearest
 from bench.spec import RunSpec, TrainSpec
 
 if TYPE_CHECKING:
+    from pathlib import Path
+
+    import torch
+    from torch import nn
+
     from bench.training.domain import Domain
     from bench.training.job import Method
 
@@ -54,6 +59,34 @@ METHODS: dict[str, MethodEntry] = {
     "plain": MethodEntry(
         "bench.methods.plain", "Plain", "PlainOptions", "cross-entropy on the target's own images"
     ),
+    "joint": MethodEntry(
+        "bench.methods.joint",
+        "Joint",
+        "JointOptions",
+        "target and source losses in full, both classifiers random (GE)",
+        borrows=(1, 8),
+    ),
+    "soft": MethodEntry(
+        "bench.methods.soft",
+        "Soft",
+        "SoftOptions",
+        "the source's loss fades out, its classifier is the parent's (SFT)",
+        borrows=(1, 2),
+    ),
+    "selective": MethodEntry(
+        "bench.methods.selective",
+        "Selective",
+        "SelectiveOptions",
+        "joint training on source images that each target image chooses (GE)",
+        borrows=(1, 8),
+    ),
+    "soft_selective": MethodEntry(
+        "bench.methods.selective",
+        "SoftSelective",
+        "SoftSelectiveOptions",
+        "soft fine-tuning on source images that each target image chooses (SFT and GE)",
+        borrows=(1, 2),
+    ),
 }
 
 
@@ -67,6 +100,10 @@ class Ingredients:
         order_seed: seeds the order of the images.
         steps_per_epoch: fixed number of optimiser steps; None is one pass over the target.
         sources: other domains, for methods that borrow.
+        network: as it is when training begins, for methods that look at its features before; None
+            when it copies nothing.
+        cache: folder for what can be computed again; None keeps nothing.
+        device: where to compute.
     """
 
     target: Domain
@@ -74,6 +111,9 @@ class Ingredients:
     order_seed: int = 0
     steps_per_epoch: int | None = None
     sources: tuple[Domain, ...] = ()
+    network: nn.Module | None = None
+    cache: Path | None = None
+    device: torch.device | str = "cpu"
 
 
 def check(name: str, options: Mapping[str, Any], place: str | None = None) -> BaseModel:

@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
 from bench.errors import DataError
-from bench.training.domain import Domain, DomainBatch, Step, rng_from
+from bench.methods.streams import endless
+from bench.training.domain import BatchNormMode, Domain, DomainBatch, Head, Step, rng_from
 
 if TYPE_CHECKING:
     from torch import Tensor
 
     from bench.methods import Ingredients
-    from bench.training.job import Predict
+    from bench.training.job import Predict, Row
 
 __all__ = ["Plain", "PlainOptions", "natural_steps"]
 
@@ -53,6 +55,8 @@ class Plain:
     """
 
     target = 0
+    heads: Mapping[int, Head] = MappingProxyType({})
+    batch_norm: BatchNormMode = "joint"
 
     def __init__(self, ingredients: Ingredients, options: PlainOptions | None = None) -> None:
         self.domains: tuple[Domain, ...] = (ingredients.target,)
@@ -71,17 +75,12 @@ class Plain:
             chunks = np.array_split(self._order(epoch), self._steps)
         else:
             shown = self._steps * self._per_step
-            chunks = np.split(self._stretch(epoch * shown, shown), self._steps)
+            row = endless(f"order|{self._seed}", self._size, epoch * shown, shown)
+            chunks = np.split(row, self._steps)
         return [(DomainBatch(0, chunk),) for chunk in chunks]
 
     def _order(self, number: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return rng_from(f"order|{self._seed}|{number}").permutation(self._size)
-
-    def _stretch(self, start: int, length: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
-        """`length` indices from position `start` of all shuffled passes one after the other."""
-        first, last = start // self._size, (start + length - 1) // self._size
-        row = np.concatenate([self._order(number) for number in range(first, last + 1)])
-        return row[start - first * self._size :][:length]
 
     def state(self) -> Mapping[str, Tensor]:
         """Nothing: the epoch's number says it all."""
@@ -89,3 +88,7 @@ class Plain:
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Nothing to take back."""
+
+    def notes(self, history: Sequence[Row]) -> Mapping[str, Any]:
+        """Nothing beyond the leaderboard."""
+        return {}

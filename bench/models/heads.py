@@ -7,18 +7,17 @@ each mini-batch and parts them after the average pooling, which is `joint`; it i
 from __future__ import annotations
 
 import contextlib
+import hashlib
 from collections.abc import Iterator, Sequence
-from typing import Literal
 
 import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench.errors import ModelError
+from bench.training.domain import BatchNormMode, seed_from
 
-__all__ = ["BatchNormMode", "MultiHead"]
-
-BatchNormMode = Literal["joint", "separate", "frozen"]
+__all__ = ["MultiHead"]
 
 
 class MultiHead(nn.Module):
@@ -77,17 +76,34 @@ class MultiHead(nn.Module):
             ]
         else:
             features = list(torch.split(self.trunk(inputs), counts))
-        return [self.heads[domain](x) for x, (domain, _) in zip(features, parts, strict=True)]
+        logits = [self.heads[domain](x) for x, (domain, _) in zip(features, parts, strict=True)]
+        return [x.flatten(1) for x in logits]  # a classifier may be a 1 x 1 convolution
 
     def _pass(self, inputs: Tensor, domain: int) -> Tensor:
-        quiet = self.training and domain != self.main
-        with _unrecorded(self.trunk) if quiet else contextlib.nullcontext():
+        if not self.training or domain == self.main:
             features: Tensor = self.trunk(inputs)
-        return features
+            return features
+        with _unrecorded(self.trunk), _own_dropout(inputs.device, domain):
+            quiet: Tensor = self.trunk(inputs)
+        return quiet
 
 
 def _norms(model: nn.Module) -> list[_BatchNorm]:
     return [module for module in model.modules() if isinstance(module, _BatchNorm)]
+
+
+@contextlib.contextmanager
+def _own_dropout(device: torch.device, domain: int) -> Iterator[None]:
+    """Random numbers for dropout that leave those of the main domain as they would be without.
+
+    They follow from the present state and the domain, so a resumed run draws them again.
+    """
+    cuda = [device] if device.type == "cuda" else []
+    state = torch.cuda.get_rng_state(device) if cuda else torch.get_rng_state()
+    text = f"domain|{domain}|{hashlib.sha256(state.numpy().tobytes()).hexdigest()}"
+    with torch.random.fork_rng(devices=cuda):
+        torch.manual_seed(seed_from(text))
+        yield
 
 
 @contextlib.contextmanager

@@ -206,7 +206,8 @@ def parameter_groups(
     Copied layers have the learning rate `lr * copied_lr_factor`, random ones `lr`; a bias (a
     parameter called so, of a normalisation too) `bias_lr_mult` times its layer's, and no weight
     decay unless `bias_weight_decay`. Besides `params`, `lr` and `weight_decay` each group holds
-    `lr_factor` (its `lr` over the spec's) and `names`.
+    `lr_factor` (its `lr` over the spec's), `l2_sp` and `names`. Copied layer n of N has
+    `layer_lr_decay ** (N - n)` times its rate, and with `l2_sp` that pull in place of weight decay.
 
     Raises:
         ModelError: when a frozen layer would be trained, because the pattern was not applied.
@@ -214,7 +215,7 @@ def parameter_groups(
     layers = numbered_layers(model)
     _check_depth(model, pattern, layers)
     parameters = dict(model.named_parameters())
-    groups: dict[tuple[float, float], dict[str, Any]] = {}
+    groups: dict[tuple[float, float, float], dict[str, Any]] = {}
     for layer in layers:
         kind = pattern.kind(layer.number)
         for name in layer.parameters:
@@ -227,16 +228,22 @@ def parameter_groups(
             if not parameter.requires_grad:
                 continue
             bias = name.rpartition(".")[2] == "bias"
-            factor = train.copied_lr_factor if kind == "T" else 1.0
+            factor, decay, pull = 1.0, train.weight_decay, 0.0
+            if kind == "T":
+                factor = train.copied_lr_factor
+                factor *= train.layer_lr_decay ** (len(layers) - layer.number)
+                if train.l2_sp is not None:
+                    decay, pull = 0.0, train.l2_sp
             factor *= train.bias_lr_mult if bias else 1.0
-            decay = 0.0 if bias and not train.bias_weight_decay else train.weight_decay
+            decay = 0.0 if bias and not train.bias_weight_decay else decay
             group = groups.setdefault(
-                (factor, decay),
+                (factor, decay, pull),
                 {
                     "params": [],
                     "lr": train.lr * factor,
                     "weight_decay": decay,
                     "lr_factor": factor,
+                    "l2_sp": pull,
                     "names": [],
                 },
             )

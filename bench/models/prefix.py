@@ -21,7 +21,7 @@ from torch import Tensor, nn
 
 from bench.models.numbering import Layer, numbered_layers
 
-__all__ = ["Forward", "prefix_has_dropout", "prefix_suffix"]
+__all__ = ["Forward", "prefix_has_dropout", "prefix_suffix", "until_input_of"]
 
 Forward = Callable[[Tensor], Tensor]
 
@@ -80,7 +80,7 @@ def prefix_suffix(
         def prefix(images: Tensor) -> Tensor:
             """Layers 1 to n, without a graph."""
             with torch.no_grad():
-                return _until(model, cut, images)
+                return until_input_of(model, cut, images)
 
         model.eval()
         crossing = prefix(images)
@@ -230,8 +230,8 @@ def _unset(options: dict[str, Any]) -> bool:
     return all(value is None or value is False for value in options.values())
 
 
-def _until(model: nn.Module, cut: nn.Module, images: Tensor) -> Tensor:
-    """Runs the network up to the input of `cut`."""
+def until_input_of(model: nn.Module, cut: nn.Module, images: Tensor) -> Tensor:
+    """What the module `cut` is handed when `model` is run on `images`; nothing behind it is run."""
 
     def stop(module: nn.Module, args: tuple[Any, ...]) -> None:
         raise _Stop(args[0])

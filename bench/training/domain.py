@@ -8,13 +8,27 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
+from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.errors import DataError
 
-__all__ = ["Domain", "DomainBatch", "Step", "images_in", "rng_from", "seed_from"]
+__all__ = [
+    "BatchNormMode",
+    "Domain",
+    "DomainBatch",
+    "Head",
+    "Step",
+    "borrowed_weight",
+    "images_in",
+    "rng_from",
+    "seed_from",
+]
+
+BatchNormMode = Literal["joint", "separate", "frozen"]
+"""One pass over all domains; a pass for each; one with the statistics as they are."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -73,6 +87,19 @@ class Domain:
 
 
 @dataclass(frozen=True, eq=False)
+class Head:
+    """How the classifier of a domain beside the target begins.
+
+    Attributes:
+        kept: with the weights of the parent's classifier; else at random.
+        classes: int64 (C,), the class of the borrowed selection that each output stands for.
+    """
+
+    kept: bool
+    classes: NDArray[np.int64]
+
+
+@dataclass(frozen=True, eq=False)
 class DomainBatch:
     """Images of one domain within a step: `indices` int64 (n,) into the domain, loss weight."""
 
@@ -84,6 +111,12 @@ class DomainBatch:
 Step = tuple[DomainBatch, ...]
 """All images of one optimiser step. The loss is the sum over its parts of
 weight x mean cross-entropy of the part; the loop itself cuts a step for accumulation."""
+
+
+def borrowed_weight(steps: Sequence[Step], target: int) -> float:
+    """The weight that other domains than `target` have in the loss, mean over `steps`."""
+    total = sum(part.weight for step in steps for part in step if part.domain != target)
+    return total / len(steps)
 
 
 def images_in(steps: Sequence[Step]) -> int:

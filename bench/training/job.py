@@ -11,11 +11,19 @@ import torch
 from torch import Tensor, nn
 
 from bench.spec import TrainSpec
-from bench.training.domain import Domain, Step
+from bench.training.domain import BatchNormMode, Domain, Head, Step
 from bench.training.evaluate import Logits
 from bench.training.stepping import Forward
 
-__all__ = ["EpochReport", "Interrupted", "Method", "Outcome", "Predict", "Row", "TrainingJob"]
+__all__ = [
+    "EpochReport",
+    "Interrupted",
+    "Method",
+    "Outcome",
+    "Predict",
+    "Row",
+    "TrainingJob",
+]
 
 Predict = Callable[[int], Logits]
 """domain -> logits (N, C) of its images under the present network."""
@@ -39,6 +47,14 @@ class Method(Protocol):
     def target(self) -> int:
         """The domain that validation images belong to."""
 
+    @property
+    def heads(self) -> Mapping[int, Head]:
+        """How the classifier of each domain but the target begins, by the domain's position."""
+
+    @property
+    def batch_norm(self) -> BatchNormMode:
+        """How BatchNorm treats several domains; of no account with one."""
+
     def steps(self, epoch: int, predict: Predict) -> Sequence[Step]:
         """The optimiser steps of `epoch` (from 0).
 
@@ -51,6 +67,9 @@ class Method(Protocol):
 
     def restore(self, state: Mapping[str, Tensor]) -> None:
         """Takes back what `state` gave."""
+
+    def notes(self, history: Sequence[Row]) -> Mapping[str, Any]:
+        """What the record should say of this training beyond the leaderboard: JSON values."""
 
 
 class Interrupted(Exception):  # noqa: N818 -- a request that was met, not an error
@@ -131,7 +150,8 @@ class Outcome:
         status: `diverged` when a loss was not finite or exploded; a result, not an error.
         history: a row per epoch: epoch (from 0), lr (of its first step, at factor 1), train_loss,
             train_top1_accuracy (target images as augmented, while the weights move), val_loss,
-            val_top1_accuracy (None in epochs that were not evaluated).
+            val_top1_accuracy (None in epochs that were not evaluated); with several domains
+            borrowed_weight (mean weight of the others in the loss of a step).
         best_epoch: the epoch of `state`; None when a diverged run leaves none.
         state: the selected weights, on the CPU; of a diverged run those of the best epoch
             evaluated before, or nothing.

@@ -23,7 +23,7 @@ from torch import Tensor
 
 from bench.errors import BenchError
 from bench.training import checkpoint, evaluate, optim
-from bench.training.domain import images_in, seed_from
+from bench.training.domain import borrowed_weight, images_in, seed_from
 from bench.training.feed import Feed, FeedOptions
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, Row, TrainingJob
 from bench.training.stepping import Forward, Stepper, Sums, noise_of
@@ -84,6 +84,7 @@ class _Training:
         self.model = job.model.to(job.device)
         self.optimizer = optim.build(job.groups, job.train)
         self.epoch, self.step, self.steps_in_epoch = 0, 0, 1
+        self.borrowed_weight = 0.0
         self.history: list[Row] = []
         self.best: dict[str, Tensor] = {}
         self.best_score: tuple[float, float, int] | None = None
@@ -139,6 +140,7 @@ class _Training:
         if not steps:
             raise BenchError(f"the method gives no step in epoch {self.epoch}")
         self.steps_in_epoch = len(steps)
+        self.borrowed_weight = borrowed_weight(steps, job.method.target)
         noise = noise_of(steps, job.order_seed, self.epoch, job.device)
         self.model.train()
         job.set_modes()
@@ -198,6 +200,8 @@ class _Training:
             "val_loss": val_loss,
             "val_top1_accuracy": val_top1,
         }
+        if len(self.job.method.domains) > 1:
+            row["borrowed_weight"] = self.borrowed_weight
         self.history.append(row)
         if diverged:
             return True

@@ -12,7 +12,7 @@ from torch import Tensor
 from bench.errors import BenchError
 from bench.spec import TrainSpec
 
-__all__ = ["build", "load_state", "lr_factor", "set_lr_factor", "state"]
+__all__ = ["Anchors", "build", "load_state", "lr_factor", "set_lr_factor", "state"]
 
 
 def build(groups: Sequence[Mapping[str, Any]], train: TrainSpec) -> torch.optim.Optimizer:
@@ -50,6 +50,30 @@ def build(groups: Sequence[Mapping[str, Any]], train: TrainSpec) -> torch.optim.
         weight_decay=train.weight_decay,
         nesterov=train.nesterov and train.momentum > 0,
     )
+
+
+class Anchors:
+    """L2-SP (Li, Grandvalet, Davoine 2018): copied parameters are drawn to where they started.
+
+    Adds the gradient of `l2_sp / 2 * |w - w0|²` to that of the loss, for parameters of groups with
+    an `l2_sp` above 0. w0 are the values at construction, so it must precede the first step and any
+    checkpoint.
+    """
+
+    def __init__(self, optimizer: torch.optim.Optimizer) -> None:
+        self._pulled = [
+            (parameter, parameter.detach().clone(), float(group["l2_sp"]))
+            for group in optimizer.param_groups
+            if group.get("l2_sp")
+            for parameter in group["params"]
+        ]
+
+    @torch.no_grad()
+    def pull(self) -> None:
+        """Adds to the gradients; parameters without one are not touched."""
+        for parameter, start, strength in self._pulled:
+            if parameter.grad is not None:
+                parameter.grad.add_(parameter - start, alpha=strength)
 
 
 def lr_factor(train: TrainSpec, epoch: int, step: int, steps: int) -> float:

@@ -16,6 +16,7 @@ from bench.data.augment import draw_noise
 from bench.spec import TrainSpec
 from bench.training.domain import Step
 from bench.training.feed import Feed, autocast
+from bench.training.optim import Anchors
 
 __all__ = ["Forward", "Parts", "Stepper", "Sums", "noise_of"]
 
@@ -137,6 +138,7 @@ class Stepper:
     ) -> None:
         self.forward, self.optimizer, self.feeds = forward, optimizer, feeds
         self.target, self.train = target, train
+        self.anchors = Anchors(optimizer)
         self.device = feeds[0].options.device
 
     def take(self, step: Step, noise: tuple[Tensor, ...], sums: Sums) -> Tensor:
@@ -169,6 +171,7 @@ class Stepper:
                 if piece.domain == self.target:
                     correct += (out.detach().argmax(1) == y).sum()
                     shown += len(piece.indices)
+        self.anchors.pull()
         self.optimizer.step()
         sums.add(loss, sum(len(part.indices) for part in step), correct, shown)
         return loss
