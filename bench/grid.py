@@ -24,7 +24,6 @@ Expansion is pure and imports no torch. Every error carries file and line.
 
 from __future__ import annotations
 
-import itertools
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,6 +31,7 @@ from typing import Any
 
 from bench.errors import BenchError, GridError, nearest
 from bench.gridborrow import RESERVED
+from bench.gridcells import Assignment, Place, assign, matches, product, undot
 from bench.gridrun import SECTIONS, CellError, RunBuilder, merge
 from bench.spec import RunSpec
 from bench.yamlfile import Document, read_yaml, scalar
@@ -40,9 +40,6 @@ __all__ = ["Experiment", "Grid", "check_experiments", "load_grid"]
 
 _TOP = ("name", "about", "root", "defaults", "sources", "targets", "experiments", "slurm")
 _EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude")
-
-Assignment = dict[str, Any]
-Place = tuple[str | int, ...]
 
 
 @dataclass(frozen=True)
@@ -189,7 +186,7 @@ class _Expander:
         runs: list[RunSpec] = []
         used = [0] * len(excluded)
         for assignment, origins in self._cells():
-            hits = [n for n, pattern in enumerate(excluded) if _matches(pattern, assignment)]
+            hits = [n for n, pattern in enumerate(excluded) if matches(pattern, assignment)]
             for n in hits:
                 used[n] += 1
             if not hits:
@@ -206,7 +203,7 @@ class _Expander:
 
     def _cells(self) -> Iterator[tuple[Assignment, dict[str, Place]]]:
         axes = self._axes()
-        yield from _product(axes)
+        yield from product(axes)
         for n, extra in enumerate(self._list("include")):
             place: Place = (*self.path, "include", n)
             fixed = [[({key: value}, {key: (*place, key)})] for key, value in extra.items()]
@@ -216,7 +213,7 @@ class _Expander:
                 raise self._error(
                     place, f"include names {sorted(clash)} but not what is zipped with it"
                 )
-            yield from _product(others + fixed)
+            yield from product(others + fixed)
 
     def _axes(self) -> list[list[tuple[Assignment, dict[str, Place]]]]:
         axes: list[list[tuple[Assignment, dict[str, Place]]]] = []
@@ -278,7 +275,7 @@ class _Expander:
         result: dict[str, Any] = {}
         for key, item in _mapping(self.document, path, value, None).items():
             self._known(key, (*path, key))
-            result = merge(result, _undot(key, item))
+            result = merge(result, undot(key, item))
         return result
 
     # --- one cell ---
@@ -289,12 +286,12 @@ class _Expander:
         cell: Mapping[str, Any] = base
         everything = [*assignment.items(), *self.overrides]
         for key, value in sorted(everything, key=lambda item: "." in item[0]):
-            cell = _assign(cell, key, value)
+            cell = assign(cell, key, value)
         named: dict[str, Place] = {}
         cell = self._resolve_names(cell, named)
         for key, value in everything:
             if "." in key and key.split(".")[0] in named:
-                cell = _assign(cell, key, value)
+                cell = assign(cell, key, value)
         try:
             return self.builder.build(cell)
         except CellError as error:
@@ -373,36 +370,3 @@ class _Expander:
 
     def _error(self, path: Place, message: str, hint: str | None = None) -> GridError:
         return GridError(message, place=self.document.place(path), hint=hint)
-
-
-def _product(
-    axes: Sequence[Sequence[tuple[Assignment, dict[str, Place]]]],
-) -> Iterator[tuple[Assignment, dict[str, Place]]]:
-    for combination in itertools.product(*axes):
-        assignment: Assignment = {}
-        origins: dict[str, Place] = {}
-        for part, where in combination:
-            assignment.update(part)
-            origins.update(where)
-        yield assignment, origins
-
-
-def _matches(pattern: Assignment, assignment: Assignment) -> bool:
-    return all(key in assignment and assignment[key] == value for key, value in pattern.items())
-
-
-def _undot(key: str, value: Any) -> dict[str, Any]:
-    for part in reversed(key.split(".")):
-        value = {part: value}
-    return value  # type: ignore[no-any-return]
-
-
-def _assign(cell: Mapping[str, Any], key: str, value: Any) -> dict[str, Any]:
-    """A copy of `cell` with the dotted key set; a name in the way becomes `{name: …}`."""
-    head, _, rest = key.partition(".")
-    if not rest:
-        return {**cell, head: value}
-    inner = cell.get(head)
-    if isinstance(inner, str) and inner not in ("none", "self"):
-        inner = {"name": inner}
-    return {**cell, head: _assign(inner if isinstance(inner, Mapping) else {}, rest, value)}
