@@ -50,9 +50,9 @@ def test_student_interval_covers_as_often_as_it_says() -> None:
 def test_a_a_comparison_is_claimed_in_one_of_twenty() -> None:
     rng = np.random.default_rng(2)
     claims = [
-        compare(rng.normal(size=6), rng.normal(size=6)).claim != "undecided" for _ in range(400)
+        compare(rng.normal(size=6), rng.normal(size=6)).claim != "undecided" for _ in range(250)
     ]
-    assert 0.02 < np.mean(claims) < 0.09
+    assert 0.015 < np.mean(claims) < 0.1
 
 
 def test_one_value_has_no_interval_and_says_so() -> None:
@@ -99,7 +99,7 @@ def test_hierarchical_bootstrap_agrees_with_the_literal_loops() -> None:
         f"draw{i}": list(rng.normal(rng.normal(0.5, 0.3), 0.1, size=2 + i % 3)) for i in range(12)
     }
     found = hierarchical_bootstrap(groups, "test")
-    low, high = _slow_hierarchical(groups, 3000)
+    low, high = _slow_hierarchical(groups, 1500)
     assert found.value == pytest.approx(np.mean([np.mean(v) for v in groups.values()]))
     assert found.low == pytest.approx(low, abs=0.02)
     assert found.high == pytest.approx(high, abs=0.02)
@@ -165,7 +165,11 @@ def test_logit_accuracy_keeps_the_ends_finite() -> None:
 def test_a_ranking_is_claimed_only_where_the_paired_interval_excludes_zero() -> None:
     base = np.array([0.1, 0.5, 0.9, 0.3])
     found = rank(
-        {"b": base, "a": base + [0.1, 0.11, 0.09, 0.1], "c": base + [0.3, -0.3, 0.2, -0.1]}
+        {
+            "b": base,
+            "a": base + np.array([0.1, 0.11, 0.09, 0.1]),
+            "c": base + np.array([0.3, -0.3, 0.2, -0.1]),
+        }
     )
     claims = {(c.left, c.right): c.claim for c in found}
     assert claims["a", "b"] == "higher"
