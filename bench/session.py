@@ -115,7 +115,24 @@ class FactFinder:
         )
         if key not in self._borrowing:
             self._borrowing[key] = self._with_borrowed(spec, own)
+        self._check_kept_classifier(spec, self._borrowing[key])
         return self._borrowing[key]
+
+    def _check_kept_classifier(self, spec: RunSpec, facts: DataFacts) -> None:
+        """The parent's classifier must know the classes that it is kept for (SFT)."""
+        from bench.methods import keeps_source_head
+
+        if spec.parent is None or not keeps_source_head(spec):
+            return
+        parent, source = self._own(spec.parent), facts.borrowed[0]
+        unknown = sorted(set(source.classes) - set(parent.classes))
+        if unknown and not (parent.missing or source.missing):
+            raise DataError(
+                f"method {spec.method.name!r} keeps the parent's classifier, and it does not know "
+                f"{len(unknown)} of {len(source.classes)} borrowed classes: "
+                f"{', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}",
+                hint="borrow: parent, or set method.source_head: random",
+            )
 
     def _own(self, spec: RunSpec) -> DataFacts:
         key = (id(spec.data), spec.seeds.draw)
