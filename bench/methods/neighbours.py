@@ -1,0 +1,351 @@
+"""The source images of selective joint fine-tuning: one of each target image's own neighbours.
+
+Ge, Yu (2017), "Borrowing Treasures from the Wealthy: Deep Transfer Learning through Selective Joint
+Fine-tuning", §3.1 and §3.3 (ledger GE-1 to GE-5). Training goes in rounds; before each round but
+the first, images that the network gets wrong or is not sure of are given more neighbours.
+
+Not said in the paper, so options, with the ledger's defaults: 100 bins and epsilon 2.2204e-16 as in
+the released code; kernels before their activation; five rounds, that is four updates of K; all the
+neighbours that K can grow to are stored (the released code caps at 5000). The paper wants "at least
+200,000 retrieved images", typically 20 to 30 % of the source: without `k0`, K0 is the smallest
+whose union has a quarter of the source.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+import numpy as np
+from numpy.typing import NDArray
+from pydantic import BaseModel, ConfigDict, Field, Strict
+
+from bench.errors import DataError, GridError, ModelError
+from bench.methods.streams import Indices
+from bench.training.domain import Domain, rng_from
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.methods import Ingredients
+    from bench.methods.filter_banks import Bank
+    from bench.methods.retrieval import Neighbours
+    from bench.training.job import Predict
+
+__all__ = ["NearestStream", "Pool", "SelectionOptions", "pool_of", "round_starts", "select"]
+
+Count = Annotated[int, Strict(), Field(ge=1)]
+Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+
+
+class SelectionOptions(BaseModel):
+    """How source images are selected.
+
+    Attributes:
+        bank: `kernels` of the network that the run starts from, or `gabor` filters (GE Table 1).
+        layers: for kernels: numbers or module names, separated by commas.
+        stage: for kernels: before (`pre`) or after (`post`) the activation.
+        colour: for Gabor: filter red, green and blue instead of the luminance.
+        crop: side of the central part of the images that is described, as a fraction.
+        bins: of each filter's histogram.
+        epsilon: added to the shares before the logarithm; 1e-6 to 1e-2 smooths.
+        k0: neighbours of each target image in the first round; None is `min_source`'s choice.
+        min_source: K0 is the smallest whose union has so many images; None is a quarter.
+        stored: neighbours that K may grow to; None is all that the rounds can ask for.
+        rounds: parts of the training, equally long.
+        adaptive: K grows between rounds (Eq. 3); else it stays K0.
+        delta: entropy in nats from which on a right prediction counts as unsure.
+        wrong_factor, unsure_factor: growth of K in units of K0 (sigma_0 and sigma_1).
+        restart: the learning-rate schedule begins anew with each round.
+        fuse: test scores are the mean of the softmax outputs of the rounds' networks.
+        memory_mib: bound on the memory of the retrieval.
+    """
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    bank: Literal["kernels", "gabor"] = "kernels"
+    layers: str = "1,2"
+    stage: Literal["pre", "post"] = "pre"
+    colour: Annotated[bool, Strict()] = False
+    crop: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.875
+    bins: Annotated[int, Strict(), Field(ge=2)] = 100
+    epsilon: Positive = 2.2204e-16
+    k0: Count | None = None
+    min_source: Count | None = None
+    stored: Count | None = None
+    rounds: Count = 5
+    adaptive: Annotated[bool, Strict()] = True
+    delta: Annotated[float, Strict(), Field(ge=0)] = 0.1
+    wrong_factor: Annotated[int, Strict(), Field(ge=0)] = 4
+    unsure_factor: Annotated[int, Strict(), Field(ge=0)] = 2
+    restart: Annotated[bool, Strict()] = True
+    fuse: Annotated[bool, Strict()] = False
+    memory_mib: Count = 1024
+
+    @property
+    def growth(self) -> int:
+        """The most that K can become, in units of K0."""
+        step = max(self.wrong_factor, self.unsure_factor)
+        return 1 + step * (self.rounds - 1) if self.adaptive else 1
+
+
+def round_starts(epochs: int, rounds: int) -> tuple[int, ...]:
+    """First epoch (from 0) of each round; lengths differ by at most one epoch.
+
+    Raises:
+        GridError: fewer epochs than rounds.
+
+    >>> round_starts(12, 5)
+    (0, 3, 5, 8, 10)
+    """
+    if epochs < rounds:
+        raise GridError(
+            f"{rounds} rounds do not fit in {epochs} epochs",
+            hint="raise train.epochs, or lower method.rounds",
+        )
+    return tuple(math.ceil(number * epochs / rounds) for number in range(rounds))
+
+
+def select(
+    ingredients: Ingredients, source: Domain, options: SelectionOptions
+) -> tuple[Neighbours, int, dict[str, Any]]:
+    """The neighbours of all target images in `source`, K0, and notes for the record.
+
+    Raises:
+        DataError: K0 or `stored` above the size of the source, or `stored` below K0.
+        ModelError: kernels of a network are asked for, and there is no trained one.
+    """
+    from bench.methods.adaptive import auto_k0
+    from bench.methods.descriptors import describe, edges_of
+    from bench.methods.retrieval import nearest_sources
+
+    target, cache = ingredients.target, ingredients.cache
+    _check_numbers(options, source)
+    bank = _bank(ingredients, options)
+    folder = cache / "retrieval" if cache else None
+    edges, how = edges_of(bank, target, options.bins, memory_mib=options.memory_mib, cache=folder)
+    ours, theirs = (describe(bank, data, edges, cache=folder) for data in (target, source))
+
+    def nearest(k: int) -> Neighbours:
+        return nearest_sources(
+            ours,
+            theirs,
+            k,
+            epsilon=options.epsilon,
+            memory_mib=options.memory_mib,
+            device=ingredients.device,
+            cache=folder,
+        )
+
+    k0 = options.k0
+    if k0 is None:
+        wanted = options.min_source or math.ceil(source.size / 4)
+        k = min(source.size, 4 * math.ceil(wanted / target.size))
+        while (k0 := auto_k0(nearest(k), wanted)) is None:
+            k = min(source.size, 2 * k)
+    stored = options.stored or min(source.size, options.growth * k0)
+    if stored < k0:
+        raise DataError(
+            f"stored is {stored}, fewer than the {k0} neighbours of the first round",
+            hint="raise method.stored, or lower method.k0 or method.min_source",
+        )
+    notes = {
+        "bank": [f"{group.name}: {group.filters} filters" for group in bank.groups],
+        "bin_edges": how,
+        "k0": k0,
+        "stored_neighbours": stored,
+    }
+    return nearest(stored), k0, notes
+
+
+def _check_numbers(options: SelectionOptions, source: Domain) -> None:
+    """K0 and its like against the source, before anything is computed."""
+    for name in ("k0", "min_source", "stored"):
+        value = getattr(options, name)
+        if value is not None and value > source.size:
+            raise DataError(
+                f"method.{name} is {value}, but the source has {source.size} images",
+                hint=f"give at most {source.size}, or borrow more",
+            )
+    if options.k0 is not None and options.min_source is not None:
+        raise GridError(
+            "method.k0 and method.min_source both say how many neighbours to begin with",
+            hint="keep one",
+        )
+
+
+def _bank(ingredients: Ingredients, options: SelectionOptions) -> Bank:
+    from bench.methods.filter_banks import GaborBank, KernelBank
+
+    size, device = ingredients.target.images.shape[1], ingredients.device
+    if options.bank == "gabor":
+        return GaborBank(size, crop=options.crop, colour=options.colour, device=device)
+    if ingredients.network is None:
+        raise ModelError(
+            "the kernels of the network are to describe the images, but it starts from nothing",
+            hint="give the run a source, or set method.bank: gabor",
+        )
+    named = [name.strip() for name in options.layers.split(",") if name.strip()]
+    layers = [int(name) if name.isdigit() else name for name in named]
+    return KernelBank(
+        ingredients.network, layers, size, stage=options.stage, crop=options.crop, device=device
+    )
+
+
+# --- the images that can be shown ------------------------------------------------------------
+
+
+@dataclass(frozen=True, eq=False)
+class Pool:
+    """The source as a method trains on it.
+
+    Attributes:
+        domain: all source images (not copied); those that are never shown are labelled 0.
+        classes: int64 (C,), the source class that each label stands for.
+        shown: bool (images,), those that can be shown.
+    """
+
+    domain: Domain
+    classes: Indices
+    shown: NDArray[np.bool_]
+
+
+def pool_of(source: Domain, rows: Indices, *, reindex: bool, least: int = 0) -> Pool:
+    """The images `rows` of the source, with their classes numbered anew from 0 without a gap.
+
+    Args:
+        source: borrowed images.
+        rows: those that some target image can be paired with.
+        reindex: number anew the classes that have images in `rows`; else keep all classes.
+        least: with `reindex`, classes with fewer images in `rows` are left out.
+
+    Raises:
+        DataError: no class has so many images.
+    """
+    within = np.zeros(source.size, np.bool_)
+    within[rows] = True
+    if not reindex:
+        return Pool(source, np.arange(source.num_classes, dtype=np.int64), within)
+    count = np.bincount(source.labels[rows], minlength=source.num_classes)
+    classes = np.flatnonzero(count >= max(1, least)).astype(np.int64)
+    if not len(classes):
+        raise DataError(
+            f"no class of the {len(rows)} selected images has {least} or more",
+            hint="lower method.least_images_per_class, or raise method.k0",
+        )
+    shown = within & np.isin(source.labels, classes)
+    labels = np.where(shown, np.searchsorted(classes, source.labels), 0)
+    domain = Domain(source.name, source.images, labels, len(classes), source.mean, source.std)
+    return Pool(domain, classes, shown)
+
+
+class NearestStream:
+    """For each target image one of its first K_i neighbours, each with the same chance.
+
+    Args:
+        neighbours: of all target images.
+        shown: bool (source images,), the neighbours that can be shown.
+        k0: K of the first round.
+        labels: int64 (targets,), to see which predictions are wrong.
+        starts: first epoch of each round.
+        options: how K grows.
+        name: seeds the choice.
+
+    Raises:
+        DataError: a target image has no neighbour that can be shown.
+    """
+
+    def __init__(
+        self,
+        neighbours: Neighbours,
+        shown: NDArray[np.bool_],
+        k0: int,
+        labels: Indices,
+        starts: Sequence[int],
+        options: SelectionOptions,
+        name: str,
+    ) -> None:
+        self.neighbours, self.k0, self.labels = neighbours, k0, labels
+        self.starts, self.options, self.name = tuple(starts), options, name
+        allowed = shown[neighbours.indices]
+        # Those that can be shown first, in their order; and how many of the first K they are.
+        order = np.argsort(~allowed, axis=1, kind="stable")
+        self._nearest = np.take_along_axis(neighbours.indices, order, 1)
+        self._available = allowed.cumsum(1)
+        self.k: Indices = np.full(len(labels), k0, np.int64)
+        self.round = 0
+        self.log: list[dict[str, float]] = []
+        if not (self._available[:, k0 - 1] > 0).all():
+            raise DataError(
+                f"{(self._available[:, k0 - 1] == 0).sum()} target images have no neighbour left",
+                hint="lower method.least_images_per_class, or raise method.k0",
+            )
+        self._write_down(0.0, 0.0)
+
+    def draw(self, epoch: int, chunks: Sequence[Indices], predict: Predict) -> list[Indices]:
+        """As `SourceStream.draw`; the first epoch of a round looks at the network's predictions."""
+        now = sum(start <= epoch for start in self.starts) - 1
+        if now > self.round:
+            self._grow(now, predict)
+        images = np.concatenate(chunks)
+        chance = rng_from(f"{self.name}|{epoch}").random(len(images))
+        count = self._available[images, self.k[images] - 1]
+        place = np.minimum((chance * count).astype(np.int64), count - 1)
+        drawn = self._nearest[images, place]
+        return np.split(drawn, np.cumsum([len(chunk) for chunk in chunks])[:-1])
+
+    def _grow(self, now: int, predict: Predict) -> None:
+        from bench.methods.adaptive import grow, prediction_entropy
+
+        self.round = now
+        if not self.options.adaptive:
+            return
+        logits = predict(0)
+        wrong, entropy = logits.argmax(1) != self.labels, prediction_entropy(logits)
+        self.k = grow(
+            self.k,
+            wrong,
+            entropy,
+            k0=self.k0,
+            cap=self.neighbours.stored,
+            delta=self.options.delta,
+            wrong_factor=self.options.wrong_factor,
+            unsure_factor=self.options.unsure_factor,
+        )
+        self._write_down(
+            float(wrong.mean()), float((~wrong & (entropy >= self.options.delta)).mean())
+        )
+
+    def _write_down(self, wrong: float, unsure: float) -> None:
+        from bench.methods.adaptive import chosen
+
+        self.log.append(
+            {
+                "round": float(self.round + 1),
+                "wrong": wrong,
+                "right_but_unsure": unsure,
+                "mean_k": float(self.k.mean()),
+                "largest_k": float(self.k.max()),
+                "at_cap": float((self.k >= self.neighbours.stored).sum()),
+                "source_images": float(len(chosen(self.neighbours, self.k))),
+            }
+        )
+
+    def state(self) -> Mapping[str, Tensor]:
+        """K of every target image, the round, and what was seen before each round."""
+        import torch
+
+        log = [list(entry.values()) for entry in self.log]
+        return {
+            "k": torch.from_numpy(self.k.copy()),
+            "round": torch.tensor(self.round),
+            "log": torch.tensor(log, dtype=torch.float64),
+        }
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `state` gave."""
+        self.k, self.round = state["k"].cpu().numpy().copy(), int(state["round"])
+        names = list(self.log[0])
+        self.log = [dict(zip(names, row, strict=True)) for row in state["log"].tolist()]
