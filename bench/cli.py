@@ -9,12 +9,21 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench import __version__
+from bench import __version__, slurm_cli
 from bench.errors import BenchError
+from bench.options import DataRoot, GridFile, Only, Results, RetryFailed, Set, console
+from bench.slurm_cli import (
+    Account,
+    Partition,
+    Qos,
+    RunsPerJob,
+    Slurm,
+    SlurmSet,
+    TimeoutMin,
+    grid_on_slurm,
+)
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from bench.session import Session
 
 __all__ = ["app", "main"]
@@ -30,16 +39,6 @@ app = typer.Typer(
 data_app = typer.Typer(no_args_is_help=True, help="Look at data sets.", rich_markup_mode=None)
 app.add_typer(data_app, name="data")
 
-GridFile = Annotated[Path, typer.Argument(metavar="GRID", help="a YAML file, see grids/")]
-Results = Annotated[Path, typer.Option(help="where runs and leaderboards lie")]
-DataRoot = Annotated[
-    Path | None, typer.Option(help="where data sets lie; else root: in the grid, else BENCH_DATA")
-]
-Only = Annotated[list[str] | None, typer.Option(help="an experiment's name; may be repeated")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="KEY=VALUE laid over every run; may be repeated")
-]
-
 
 @app.command()
 def grid(
@@ -52,7 +51,14 @@ def grid(
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
-    retry_failed: Annotated[bool, typer.Option(help="run failed runs again")] = False,
+    retry_failed: RetryFailed = False,
+    slurm: Slurm = False,
+    slurm_set: SlurmSet = None,
+    slurm_partition: Partition = None,
+    slurm_account: Account = None,
+    slurm_qos: Qos = None,
+    slurm_timeout_min: TimeoutMin = None,
+    slurm_runs_per_job: RunsPerJob = None,
 ) -> None:
     """Run what is missing of a grid and write its leaderboards."""
     from bench.launch.command import default_workers
@@ -61,7 +67,27 @@ def grid(
 
     if device not in ("auto", "cpu", "cuda"):
         raise BenchError(f"--device {device!r} is not known", hint="one of auto, cpu, cuda")
-    console = _console()
+    given = {
+        "slurm_partition": slurm_partition,
+        "slurm_account": slurm_account,
+        "slurm_qos": slurm_qos,
+        "slurm_timeout_min": slurm_timeout_min,
+        "slurm_runs_per_job": slurm_runs_per_job,
+    }
+    if slurm and not dry_run:
+        grid_on_slurm(
+            grid,
+            results=results,
+            data_root=data_root,
+            only=only,
+            set_=set_,
+            retry_failed=retry_failed,
+            slurm_set=slurm_set,
+            **given,
+        )
+    if not slurm and (slurm_set or any(value is not None for value in given.values())):
+        raise BenchError("--slurm-… options are for --slurm", hint="add --slurm, or leave them out")
+    out = console()
     session = open_session(
         grid,
         results=results,
@@ -73,10 +99,10 @@ def grid(
     count = workers or default_workers()
     states = session.states()
     table, totals = plan_table(session, states, count)
-    console.print(table)
-    console.print(totals, highlight=False)
+    out.print(table)
+    out.print(totals, highlight=False)
     for missing in session.missing_data:
-        console.print(f"[yellow]data not found[/], so ids and 'done' are not known: {missing}")
+        out.print(f"[yellow]data not found[/], so ids and 'done' are not known: {missing}")
     if not dry_run:
         _run(grid, session, count, threads, device, retry_failed)
 
@@ -86,55 +112,33 @@ def _run(
 ) -> None:
     from bench.launch.command import run_here
 
-    console = _console()
+    out = console()
     tally = run_here(
         session,
-        console,
+        out,
         workers=workers,
         threads=threads,
         device=device,
         retry_failed=retry_failed,
     )
     store, name = session.store, session.plan.name
-    console.print(f"leaderboard: {store.leaderboard(name)}", highlight=False)
-    console.print(f"             {store.leaderboard(name, '-aggregated')}", highlight=False)
+    out.print(f"leaderboard: {store.leaderboard(name)}", highlight=False)
+    out.print(f"             {store.leaderboard(name, '-aggregated')}", highlight=False)
     if tally.interrupted:
-        console.print("stopped; finished runs are kept and unfinished ones have checkpoints")
-        console.print(f"to go on: bench {shlex.join(sys.argv[1:])}", highlight=False)
+        out.print("stopped; finished runs are kept and unfinished ones have checkpoints")
+        out.print(f"to go on: bench {shlex.join(sys.argv[1:])}", highlight=False)
         raise typer.Exit(130)
     states = session.states()
     found = [states[run.id] for run in session.wanted]
     bad = sum(state in ("failed", "blocked", "missing") for state in found)
     diverged = found.count("diverged")
     if diverged:
-        console.print(f"{diverged} runs diverged; that is a result and has its rows")
+        out.print(f"{diverged} runs diverged; that is a result and has its rows")
     if bad:
-        console.print(f"{bad} runs have no result; see: bench status {path}", highlight=False)
-        console.print("to try failed runs again: add --retry-failed")
+        out.print(f"{bad} runs have no result; see: bench status {path}", highlight=False)
+        out.print("to try failed runs again: add --retry-failed")
         raise typer.Exit(1)
-    console.print(f"all {len(found)} runs are done", highlight=False)
-
-
-@app.command()
-def status(
-    grid: GridFile,
-    results: Results = Path("results"),
-    data_root: DataRoot = None,
-    only: Only = None,
-    set_: Set = None,
-) -> None:
-    """Say how a grid stands: done, diverged, failed, blocked, missing."""
-    from bench.session import open_session
-    from bench.views import failure_lines, status_table
-
-    console = _console()
-    session = open_session(
-        grid, results=results, data_root=data_root, only=only or (), overrides=set_ or ()
-    )
-    states = session.states()
-    console.print(status_table(session, states))
-    for line in failure_lines(session, states):
-        console.print(line, highlight=False)
+    out.print(f"all {len(found)} runs are done", highlight=False)
 
 
 @app.command()
@@ -154,15 +158,15 @@ def leaderboard(
     from bench.session import open_session
     from bench.views import leaderboard_tables
 
-    console = _console()
+    out = console()
     session = open_session(
         grid, results=results, data_root=data_root, only=only or (), overrides=set_ or ()
     )
     table = write(session.plan, session.store)
     for view in leaderboard_tables(session, table, choose or ()):
-        console.print(view)
-        console.print()
-    console.print(f"rows: {session.store.leaderboard(session.plan.name)}", highlight=False)
+        out.print(view)
+        out.print()
+    out.print(f"rows: {session.store.leaderboard(session.plan.name)}", highlight=False)
 
 
 @app.command()
@@ -174,7 +178,7 @@ def show(
     from bench.store import Store
     from bench.views import failure_text, run_table
 
-    console = _console()
+    out = console()
     folders = Store(results).find(run)
     if not folders:
         raise BenchError(
@@ -185,14 +189,14 @@ def show(
         raise BenchError(f"{len(folders)} runs match {run!r}", hint=names)
     folder = folders[0]
     record = folder.record()
-    console.print(f"{folder.path}", highlight=False)
+    out.print(f"{folder.path}", highlight=False)
     if record is not None:
-        console.print(run_table(record))
+        out.print(run_table(record))
         return
     for failure in folder.failures():
-        console.print(failure_text(failure), highlight=False)
+        out.print(failure_text(failure), highlight=False)
     if not folder.failures():
-        console.print("not done yet; run its grid again to go on")
+        out.print("not done yet; run its grid again to go on")
 
 
 @app.command()
@@ -245,6 +249,9 @@ def data_check(
         raise typer.Exit(1)
 
 
+slurm_cli.register(app)
+
+
 @app.callback(invoke_without_command=True)
 def _version(
     version: Annotated[bool, typer.Option("--version", help="print the version")] = False,
@@ -252,12 +259,6 @@ def _version(
     if version:
         typer.echo(f"bench {__version__}")
         raise typer.Exit
-
-
-def _console() -> Console:
-    from rich.console import Console
-
-    return Console() if sys.stdout.isatty() else Console(width=140, soft_wrap=True)
 
 
 def main() -> None:

@@ -6,12 +6,13 @@
 
 from __future__ import annotations
 
-import sys
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Annotated, Any
 
 import typer
+
+from bench.options import DataRoot, GridFile, Only, Results, RetryFailed, Set, console
 
 __all__ = [
     "Account",
@@ -28,17 +29,6 @@ __all__ = [
     "resume",
     "status",
 ]
-
-GridFile = Annotated[Path, typer.Argument(metavar="GRID", help="a YAML file, see grids/")]
-Results = Annotated[Path, typer.Option(help="where runs and leaderboards lie")]
-DataRoot = Annotated[
-    Path | None, typer.Option(help="where data sets lie; else root: in the grid, else BENCH_DATA")
-]
-Only = Annotated[list[str] | None, typer.Option(help="an experiment's name; may be repeated")]
-Set = Annotated[
-    list[str] | None, typer.Option("--set", help="KEY=VALUE laid over every run; may be repeated")
-]
-RetryFailed = Annotated[bool, typer.Option(help="run failed runs again")]
 
 Slurm = Annotated[bool, typer.Option("--slurm", help="submit to the SLURM cluster, and return")]
 SlurmSet = Annotated[
@@ -77,7 +67,7 @@ def grid_on_slurm(
     overrides = slurm_overrides(slurm_set, **named)
     code = submit_grid(
         session,
-        _console(),
+        console(),
         overrides,
         only=only or (),
         set_=set_ or (),
@@ -131,7 +121,7 @@ def status(
     from bench.launch.frontend import show_status
 
     session = _open(grid, results, data_root, only, set_)
-    show_status(session, _console(), watch=watch, as_json=as_json, every_s=every)
+    show_status(session, console(), watch=watch, as_json=as_json, every_s=every)
 
 
 def cancel(
@@ -146,7 +136,7 @@ def cancel(
 
     # The whole grid is opened, so that sources which other experiments need are known.
     session = _open(grid, results, data_root, None, set_)
-    raise typer.Exit(cancel_grid(session, _console(), only or ()))
+    raise typer.Exit(cancel_grid(session, console(), only or ()))
 
 
 def logs(
@@ -182,9 +172,3 @@ def _open(
         only=only or (),
         overrides=set_ or (),
     )
-
-
-def _console() -> Any:
-    from rich.console import Console
-
-    return Console(soft_wrap=not sys.stdout.isatty())

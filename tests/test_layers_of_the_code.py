@@ -32,7 +32,7 @@ LEVELS = [
     {"bench.data", "bench.models", "bench.training", "bench.methods"},
     {"bench.assembly", "bench.execute"},
     {"bench.launch", "bench.leaderboard", "bench.session", "bench.views", "bench.classes"},
-    {"bench.cli", "bench.slurm_cli", "bench.__main__"},
+    {"bench.cli", "bench.slurm_cli", "bench.options", "bench.__main__"},
 ]
 HEAVY = {"torch", "torchvision", "timm", "pandas", "nltk"}
 
