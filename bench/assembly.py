@@ -18,6 +18,7 @@ from bench.data.expand import expand
 from bench.data.wordnet import taxonomy
 from bench.errors import BenchError, DataError
 from bench.methods import Ingredients
+from bench.methods.fixed import FeatureTask, Fitted
 from bench.models import layers
 from bench.models.domains import ParentHead, head_groups, new_head, with_heads
 from bench.spec import FromRun, RunSpec
@@ -34,6 +35,7 @@ __all__ = [
     "assemble_network",
     "build_method",
     "classes_of_parent",
+    "fit_features",
 ]
 
 
@@ -181,7 +183,7 @@ def _as_own(spec: RunSpec, number: int) -> RunSpec:
     return spec.model_copy(update={"data": borrowed.data, "seeds": seeds})
 
 
-def build_method(spec: RunSpec, data: Data, model: nn.Module) -> Method:
+def build_method(spec: RunSpec, data: Data, model: nn.Module, context: Context) -> Method:
     """The method of a run over its images, expanded offline if it says so (LI §4.6)."""
     recipe = spec.train
     domain = data.domain("train", model)
@@ -193,8 +195,40 @@ def build_method(spec: RunSpec, data: Data, model: nn.Module) -> Method:
             domain.images, domain.labels, to=recipe.expand_to, seed=spec.seeds.order
         )
         domain = Domain("train", images, labels, domain.num_classes, domain.mean, domain.std)
-    ingredients = Ingredients(domain, recipe, spec.seeds.order, steps, data.sources(model))
+    ingredients = Ingredients(
+        domain,
+        recipe,
+        spec.seeds.order,
+        steps,
+        data.sources(model),
+        network=None if spec.init.kind == "scratch" else model,
+        cache=context.cache,
+        device=context.torch_device(),
+    )
     return methods.build(spec.method.name, dict(spec.method.options), ingredients)
+
+
+def fit_features(
+    spec: RunSpec, data: Data, model: nn.Module, context: Context, folder: Path
+) -> Fitted:
+    """A classifier on features of the network, for methods of kind `features`.
+
+    Args:
+        spec: the run.
+        data: its images.
+        model: its network; the pattern has been applied.
+        context: where to compute.
+        folder: for features that do not fit in memory, while it lasts.
+    """
+    validation = data.domain("val", model)
+    task = FeatureTask(
+        model,
+        data.domain("train", model),
+        validation if validation.size else None,
+        context.torch_device(),
+        folder,
+    )
+    return methods.build_features(spec.method.name, dict(spec.method.options)).fit(task)
 
 
 @dataclass(frozen=True, eq=False)
@@ -248,7 +282,12 @@ def assemble_network(
             parent=parent,
         )
         heads.append((made, head.kept))
-    module = with_heads(model, [made for made, _ in heads], batch_norm=method.batch_norm)
+    module = with_heads(
+        model,
+        [made for made, _ in heads],
+        batch_norm=method.batch_norm,
+        image_size=spec.data.image_size,
+    )
     return Network(module, groups + head_groups(heads, spec.train), module)
 
 

@@ -132,7 +132,11 @@ def _keep(own: Tensor, parent: ParentHead, name: str) -> None:
 
 
 def with_heads(
-    model: nn.Module, heads: Sequence[nn.Module], *, batch_norm: BatchNormMode
+    model: nn.Module,
+    heads: Sequence[nn.Module],
+    *,
+    batch_norm: BatchNormMode,
+    image_size: int | None = None,
 ) -> MultiHead:
     """`model` as domain 0 and `heads` as the classifiers of domains 1, 2, …
 
@@ -140,6 +144,7 @@ def with_heads(
         model: a network; trained in place, its own classifier serves domain 0.
         heads: see `new_head`.
         batch_norm: see `MultiHead`.
+        image_size: side of the images in pixels; None is the network's own size.
 
     Raises:
         ModelError: when the network's classifier is not the last thing that happens in it.
@@ -147,15 +152,15 @@ def with_heads(
     classifier = model.get_submodule(classifier_name(model))
     trunk = Trunk(model, classifier)
     network = MultiHead(trunk, [classifier, *heads], batch_norm=batch_norm)
-    _check_same(model, network)
+    _check_same(model, network, image_size)
     return network
 
 
-def _check_same(model: nn.Module, network: MultiHead) -> None:
+def _check_same(model: nn.Module, network: MultiHead, image_size: int | None) -> None:
     """The network with heads must give for domain 0 what the network gives."""
     config = getattr(model, "pretrained_cfg", None) or {}
-    size = config.get("input_size") or (3, 224, 224)
-    images = torch.zeros((1, *size))
+    channels, height, width = config.get("input_size") or (3, 224, 224)
+    images = torch.zeros((1, channels, image_size or height, image_size or width))
     training = model.training
     network.eval()
     try:
