@@ -26,14 +26,17 @@ from bench.assembly import (
     assemble_network,
     build_method,
     classes_of_parent,
+    fit_features,
 )
 from bench.errors import BenchError, DataError, StoreError
+from bench.methods import METHODS
 from bench.models import layers, weights
 from bench.models.tuning import tune_only
 from bench.records import describe_run
 from bench.spec import FromRun, RunSpec, Scratch, run_id
 from bench.store import RunFolder, Store, file_digest, write_atomic
 from bench.training import evaluate
+from bench.training.domain import Domain
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, TrainingJob
 from bench.training.loop import train
 
@@ -125,13 +128,15 @@ class _Run:
         self.folder, self.spec, self.context, self.data = folder, spec, context, data
         self.report, self.should_stop = report, should_stop
         self.device = context.torch_device()
+        self.trained: nn.Module | None = None
+        self.scorer: nn.Module | None = None
 
     def execute(self) -> str:
         """Trains, evaluates, checks the invariants, publishes; the run's status."""
         self._check_identity()
         model = layers.create(
             self.spec.model,
-            len(self.data.loaded.classes),
+            self._outputs(),
             seed=self.spec.seeds.init,
             image_size=self.spec.data.image_size,
         )
@@ -139,18 +144,17 @@ class _Run:
         layers.apply_pattern(model, pattern, self._parent_state())
         tune_only(model, pattern, self.spec.train.tuned)
         frozen = layers.frozen_fingerprint(model, pattern)
-        method = build_method(self.spec, self.data, model)
-        outcome = train(self._job(model, method))
+        outcome, said = self._fit(model) if self._on_features() else self._train(model)
         if layers.frozen_fingerprint(model, pattern) != frozen:
             raise BenchError(
                 "a frozen layer changed during training", hint="this is a bug; please report it"
             )
-        row = self._row(outcome, model)
+        row = self._row(outcome, self.scorer or model)
         files = self._write_files(model, outcome, row)
         notes: dict[str, Any] = {
             "data": dict(self.data.loaded.notes),
             "training": list(outcome.notes),
-            "method": dict(method.notes(outcome.history)),
+            "method": said,
         }
         record = {
             "run_id": self.folder.run_id,
@@ -165,7 +169,28 @@ class _Run:
         self._remove_checkpoint()
         return str(row["status"])
 
+    def _train(self, model: nn.Module) -> tuple[Outcome, dict[str, Any]]:
+        method = build_method(self.spec, self.data, model, self.context)
+        job = self._job(model, method)
+        self.trained = job.model
+        outcome = train(job)
+        return outcome, dict(method.notes(outcome.history))
+
+    def _fit(self, model: nn.Module) -> tuple[Outcome, dict[str, Any]]:
+        fitted = fit_features(self.spec, self.data, model, self.context, self.folder.path)
+        self.scorer = fitted.model
+        return fitted.outcome, fitted.notes
+
+    def _on_features(self) -> bool:
+        return METHODS[self.spec.method.name].kind == "features"
+
     # --- before ---
+
+    def _outputs(self) -> int:
+        """Classes of the network's own classifier; of a copied one that is not trained, its own."""
+        if self._on_features() and self.spec.layers.kind(self.spec.layers.depth) != "R":
+            return len(classes_of_parent(self.spec, self.context) or self.data.loaded.classes)
+        return len(self.data.loaded.classes)
 
     def _check_identity(self) -> None:
         """The images here must be those that the run was planned with."""
@@ -236,6 +261,8 @@ class _Run:
             checkpoint_every_s=self.context.checkpoint_s,
             should_stop=self.should_stop,
             on_epoch=self._on_epoch,
+            restarts=tuple(getattr(method, "restarts", ())),
+            keep_before=tuple(getattr(method, "fused", ())),
         )
 
     def _on_epoch(self, epoch: EpochReport) -> None:
@@ -300,6 +327,9 @@ class _Run:
             row["reason"] = (
                 f"loss not finite or exploded in epoch {(outcome.diverged_epoch or 0) + 1}"
             )
+        if best is not None and self._on_features():  # its history has a row per C, not per epoch
+            row |= {"train_loss": best["train_loss"], "best_epoch": None, "epochs_run": None}
+            row["epochs_to_threshold"] = None
         return {key: None if _not_finite(value) else value for key, value in row.items()}
 
     def _overlap(self) -> int:
@@ -334,24 +364,42 @@ class _Run:
         if outcome.status != "done":
             return {}
         test = self.data.domain("test", model)
-        recipe = self.spec.train
-        model.eval()
-        logits = evaluate.predict(
-            model,
-            test,
-            device=self.device,
-            precision=recipe.precision,
-            channels_last=recipe.channels_last,
-        )
+        logits = self._test_scores(model, outcome, test)
         row["top1_accuracy"] = evaluate.top1_accuracy(logits, test.labels)
         row["mean_class_accuracy"] = evaluate.mean_class_accuracy(logits, test.labels)
+        shares = logits if self.spec.method.name == "svm" else evaluate.softmax(logits)
+        row["mean_average_precision"] = evaluate.mean_average_precision(shares, test.labels)
         row["test_loss"] = evaluate.cross_entropy(logits, test.labels)
-        weights.save_state(model, self.folder.weights_path)
+        weights.save_state(outcome.state if self.scorer else model, self.folder.weights_path)
         content = io.BytesIO()
         np.savez(content, logits=logits, labels=test.labels)
         write_atomic(self.folder.predictions_path, content.getvalue())
         paths = (self.folder.weights_path, self.folder.predictions_path)
         return {path.name: file_digest(path) for path in paths}
+
+    def _test_scores(self, model: nn.Module, outcome: Outcome, test: Domain) -> evaluate.Logits:
+        """Scores of the test images; log of the mean softmax where rounds are fused (GE-7)."""
+        recipe = self.spec.train
+        scorer = self.scorer or model
+
+        def scores() -> evaluate.Logits:
+            scorer.eval()
+            return evaluate.predict(
+                scorer,
+                test,
+                device=self.device,
+                precision="float32" if self.scorer else recipe.precision,
+                channels_last=recipe.channels_last,
+            )
+
+        if not outcome.kept or self.trained is None:
+            return scores()
+        shares = []
+        for state in (*outcome.kept, outcome.state):  # the selected weights last: they stay
+            self.trained.load_state_dict(state)
+            shares.append(evaluate.softmax(scores()))
+        fused: evaluate.Logits = np.log(np.mean(shares, axis=0).clip(1e-38))
+        return fused
 
     def _remove_checkpoint(self) -> None:
         path = self.folder.checkpoint_path

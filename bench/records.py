@@ -91,6 +91,12 @@ COLUMNS = (
     Column(
         "mean_class_accuracy", "mean over classes of the recall on the test set", "metric", "higher"
     ),
+    Column(
+        "mean_average_precision",
+        "mean over classes of the average precision of a class's test scores",
+        "metric",
+        "higher",
+    ),
     Column("test_loss", "mean cross-entropy on the test set, nats", "metric", "lower"),
     Column("val_top1_accuracy", "top-1 on validation images at the epoch kept", "metric", "higher"),
     Column("train_loss", "mean training loss of the last epoch, nats", "metric", "lower"),

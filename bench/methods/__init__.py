@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from collections.abc import Mapping
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ValidationError
 
@@ -21,14 +21,17 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
+    from bench.methods.fixed import FeatureTask, Fitted
     from bench.training.domain import Domain
     from bench.training.job import Method
 
 __all__ = [
     "METHODS",
+    "FeatureMethod",
     "Ingredients",
     "MethodEntry",
     "build",
+    "build_features",
     "check",
     "check_run",
     "keeps_source_head",
@@ -44,6 +47,8 @@ class MethodEntry:
         method: class, built from (Ingredients, options).
         options: frozen pydantic class of the method's own options.
         summary: one line for lists.
+        kind: `steps` names the images of optimiser steps for the training loop; `features` fits
+            a classifier to features of the network as it is.
         borrows: the least and the greatest number of selections that a run with this method
             borrows (`RunSpec.borrow`).
     """
@@ -53,6 +58,7 @@ class MethodEntry:
     options: str
     summary: str
     borrows: tuple[int, int] = (0, 0)
+    kind: Literal["steps", "features"] = "steps"
 
 
 METHODS: dict[str, MethodEntry] = {
@@ -87,7 +93,31 @@ METHODS: dict[str, MethodEntry] = {
         "soft fine-tuning on source images that each target image chooses (SFT and GE)",
         borrows=(1, 2),
     ),
+    "svm": MethodEntry(
+        "bench.methods.svm",
+        "Svm",
+        "SvmOptions",
+        "a linear SVM on features of the network as it is (LI, SFT)",
+        kind="features",
+    ),
+    "probe": MethodEntry(
+        "bench.methods.probe",
+        "Probe",
+        "ProbeOptions",
+        "logistic regression on a layer of the network as it is (LI)",
+        kind="features",
+    ),
 }
+
+
+class FeatureMethod(Protocol):
+    """A method of kind `features`."""
+
+    softmax: bool
+    """Whether its scores are logits, of which the softmax is a probability."""
+
+    def fit(self, task: FeatureTask) -> Fitted:
+        """A classifier on features of the task's network."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -180,6 +210,19 @@ def check_run(spec: RunSpec, place: str | None = None) -> None:
             place=place,
             hint=f"leave out borrow, or choose a method that borrows: {borrowing or 'none yet'}",
         )
+    if entry.kind == "features" and spec.layers.layers("T"):
+        raise GridError(
+            f"method {name!r} trains no layer, but pattern {spec.pattern} says that some are tuned",
+            place=place,
+            hint="write F for the copied layers: freeze, or for example F(1-7)R(8)",
+        )
+    if dict(spec.method.options).get("bank") == "kernels" and spec.init.kind == "scratch":
+        raise GridError(
+            f"method {name!r} describes images by the network's kernels, and this run starts from "
+            "nothing",
+            place=place,
+            hint="give it a source, or set method.bank: gabor",
+        )
     if keeps_source_head(spec) and spec.init.kind == "scratch":
         raise GridError(
             f"method {name!r} keeps the parent's classifier, and this run starts from nothing",
@@ -191,6 +234,18 @@ def check_run(spec: RunSpec, place: str | None = None) -> None:
 def keeps_source_head(spec: RunSpec) -> bool:
     """Whether the classifier of the first borrowed selection is the parent's (SFT Fig. 3)."""
     return bool(spec.borrow) and dict(spec.method.options).get("source_head") == "kept"
+
+
+def build_features(name: str, options: Mapping[str, Any]) -> FeatureMethod:
+    """The method `name` of kind `features`.
+
+    Raises:
+        GridError: as `check`.
+    """
+    checked = check(name, options)
+    entry = METHODS[name]
+    method: FeatureMethod = getattr(importlib.import_module(entry.module), entry.method)(checked)
+    return method
 
 
 def build(name: str, options: Mapping[str, Any], ingredients: Ingredients) -> Method:

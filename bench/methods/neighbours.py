@@ -333,6 +333,14 @@ class NearestStream:
             }
         )
 
+    def rounds(self) -> list[dict[str, float]]:
+        """What was seen before each round, for the record; nothing is predicted before the first."""
+        seen = ("wrong", "right_but_unsure")
+        return [
+            {key: value for key, value in entry.items() if number or key not in seen}
+            for number, entry in enumerate(self.log)
+        ]
+
     def state(self) -> Mapping[str, Tensor]:
         """K of every target image, the round, and what was seen before each round."""
         import torch

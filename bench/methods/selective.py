@@ -155,6 +155,6 @@ def _selection_notes(
     selections: Sequence[Mapping[str, Any]], streams: Sequence[NearestStream]
 ) -> list[dict[str, Any]]:
     return [
-        {**selection, "rounds": stream.log}
+        {**selection, "rounds": stream.rounds()}
         for selection, stream in zip(selections, streams, strict=True)
     ]

@@ -121,6 +121,8 @@ class TrainingJob:
             epoch too.
         should_stop: asked after each step.
         on_epoch: told of each finished epoch.
+        restarts: epochs (from 0) at which the learning-rate schedule begins anew.
+        keep_before: epochs before which the weights are kept, for `Outcome.kept`.
     """
 
     model: nn.Module
@@ -140,6 +142,8 @@ class TrainingJob:
     checkpoint_every_epochs: int | None = None
     should_stop: Callable[[], bool] = _never
     on_epoch: Callable[[EpochReport], object] = _ignore
+    restarts: tuple[int, ...] = ()
+    keep_before: tuple[int, ...] = ()
 
 
 @dataclass(frozen=True, eq=False)
@@ -158,6 +162,7 @@ class Outcome:
         steps: optimiser steps.
         seconds: over all parts of an interrupted run.
         peak_memory_bytes: of the process, or of the GPU's tensors.
+        kept: weights before the epochs of `keep_before`, in their order, on the CPU.
         notes: what a reader of the record should know (an unusable checkpoint, a resumption).
     """
 
@@ -171,3 +176,4 @@ class Outcome:
     peak_memory_bytes: int
     diverged_epoch: int | None = None
     notes: tuple[str, ...] = ()
+    kept: tuple[dict[str, Tensor], ...] = ()

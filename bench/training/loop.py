@@ -28,7 +28,16 @@ from bench.training.feed import Feed, FeedOptions
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, Row, TrainingJob
 from bench.training.stepping import Forward, Stepper, Sums, noise_of
 
-__all__ = ["EpochReport", "Interrupted", "Method", "Outcome", "TrainingJob", "set_threads", "train"]
+__all__ = [
+    "EpochReport",
+    "Interrupted",
+    "Method",
+    "Outcome",
+    "TrainingJob",
+    "peak_memory_bytes",
+    "set_threads",
+    "train",
+]
 
 _CHECK_EVERY = 25
 """Steps between looks at the loss; each look makes a GPU wait."""
@@ -67,6 +76,12 @@ def _check(job: TrainingJob) -> None:
             f"warmup_epochs is {job.train.warmup_epochs}, but there are {job.train.epochs} epochs",
             hint="the learning rate would never be reached; shorten the warm-up",
         )
+    if job.train.warmup_epochs > min(job.restarts, default=job.train.epochs):
+        raise BenchError(
+            f"warmup_epochs is {job.train.warmup_epochs}, but the schedule begins anew at epoch "
+            f"{min(job.restarts) + 1}",
+            hint="shorten the warm-up, or set method.restart: false",
+        )
     if job.forward is None and len(domains) != 1:
         raise BenchError(
             f"{len(domains)} domains, but no forward that knows their heads",
@@ -87,6 +102,7 @@ class _Training:
         self.borrowed_weight = 0.0
         self.history: list[Row] = []
         self.best: dict[str, Tensor] = {}
+        self.kept: dict[int, dict[str, Tensor]] = {}
         self.best_score: tuple[float, float, int] | None = None
         self.sums = Sums.zero(job.device)
         self.first_loss: Tensor | None = None
@@ -122,6 +138,8 @@ class _Training:
         self._resume()
         epochs = self.job.train.epochs
         while self.epoch < epochs:
+            if self.epoch in self.job.keep_before and self.epoch not in self.kept:
+                self.kept[self.epoch] = _copy(self.model.state_dict())
             diverged = self._train_epoch()
             if self._finish_epoch(diverged):
                 return self._outcome(self.epoch)
@@ -148,7 +166,7 @@ class _Training:
         begun, shown = time.monotonic(), 0
         for number in range(self.step, len(steps)):
             count = images_in(steps[number : number + 1])
-            factor = optim.lr_factor(job.train, self.epoch, number, len(steps))
+            factor = self._lr_factor(number)
             optim.set_lr_factor(self.optimizer, factor)
             loss = self.stepper.take(steps[number], noise[number], self.sums)
             self.first_loss = loss if self.first_loss is None else self.first_loss
@@ -161,6 +179,11 @@ class _Training:
         diverged = self._diverged()  # waits for the GPU, so it stands before the clock
         self.images_per_s = shown / max(time.monotonic() - begun, 1e-9)
         return diverged
+
+    def _lr_factor(self, step: int) -> float:
+        return optim.lr_factor(
+            self.job.train, self.epoch, step, self.steps_in_epoch, self.job.restarts
+        )
 
     def _seed_dropout(self) -> None:
         """Sets the global generators, which only dropout and the like use here."""
@@ -194,7 +217,7 @@ class _Training:
         train_loss, train_top1 = self.sums.means()
         row: Row = {
             "epoch": self.epoch,
-            "lr": recipe.lr * optim.lr_factor(recipe, self.epoch, 0, self.steps_in_epoch),
+            "lr": recipe.lr * self._lr_factor(0),
             "train_loss": train_loss,
             "train_top1_accuracy": train_top1,
             "val_loss": val_loss,
@@ -253,6 +276,7 @@ class _Training:
             "sums": self.sums.tensors(),
             "first": {} if self.first_loss is None else {"loss": self.first_loss},
             "rng": self._rng_state() if self.step else {},
+            **{f"kept{epoch}": state for epoch, state in self.kept.items()},
         }
         tensors = {f"{group}/{k}": v for group, part in groups.items() for k, v in part.items()}
         meta = {
@@ -260,6 +284,7 @@ class _Training:
             "step": self.step,
             "history": self.history,
             "best_score": self.best_score,
+            "kept": sorted(self.kept),
             "steps_done": self.steps_done,
             "images_seen": self.images_seen,
             "seconds": self._seconds(),
@@ -291,6 +316,7 @@ class _Training:
         self.model.load_state_dict(found.part("model"))
         optim.load_state(self.optimizer, found.part("optimizer"))
         self.best, self.rng = found.part("best"), found.part("rng")
+        self.kept = {epoch: found.part(f"kept{epoch}") for epoch in meta["kept"]}
         self.job.method.restore(found.part("method"))
         self.sums = Sums(**{k: v.to(self.job.device) for k, v in found.part("sums").items()})
         self.first_loss = found.part("first").get("loss")
@@ -316,10 +342,11 @@ class _Training:
             history=self.history,
             best_epoch=best_epoch,
             state=self.best,
+            kept=tuple(self.kept[epoch] for epoch in sorted(self.kept)),
             steps=self.steps_done,
             images_seen=self.images_seen,
             seconds=self._seconds(),
-            peak_memory_bytes=_peak_memory_bytes(self.job.device),
+            peak_memory_bytes=peak_memory_bytes(self.job.device),
             diverged_epoch=diverged_epoch,
             notes=tuple(self.notes),
         )
@@ -329,7 +356,8 @@ def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.items()}
 
 
-def _peak_memory_bytes(device: torch.device) -> int:
+def peak_memory_bytes(device: torch.device) -> int:
+    """The most that this process, or the tensors on the GPU, have taken so far."""
     if device.type == "cuda":
         return torch.cuda.max_memory_allocated(device)
     unit = 1 if sys.platform == "darwin" else 1024
