@@ -76,6 +76,12 @@ def test_imports_come_only_from_above(name: str, path: Path) -> None:
         assert not any(found.split(".")[0] == "analysis" for found in imports(path))
 
 
+@pytest.mark.parametrize(("name", "path"), modules("analysis"), ids=lambda value: str(value)[-30:])
+def test_analysis_knows_specs_and_data_but_no_launching(name: str, path: Path) -> None:
+    existing = {module for module, _ in modules("bench")}
+    assert not {found for found in imports(path) & existing if level(found) > 2}
+
+
 def loaded(*arguments: str, code: int = 0) -> set[str]:
     script = (
         "import sys, bench.cli\n"
