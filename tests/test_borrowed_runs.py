@@ -1,0 +1,198 @@
+"""Whole runs that borrow: executed as a worker would, on a few scanned digits."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bench.execute import Context, execute_batch
+from bench.models.layers import apply_pattern, create
+from bench.spec import (
+    Borrowed,
+    DataSpec,
+    FromRun,
+    MethodSpec,
+    ModelSpec,
+    RunSpec,
+    Scratch,
+    SourceCategories,
+    TrainSpec,
+    run_id,
+)
+from bench.store import RunFolder, Store
+
+
+def _data(side: Any, n: int | None, images: int) -> DataSpec:
+    return DataSpec(
+        dataset="digits",
+        classes=SourceCategories(side=side, target_n=4, n=n),
+        images_per_class=images,
+        val_per_class=4,
+        test_per_class=5,
+    )
+
+
+TARGET, SOURCE = _data("target", None, 4), _data("source", 5, 6)
+MODEL = ModelSpec(name="narrow8_32", drop_rate=0.3)
+RECIPE = TrainSpec(epochs=2, batch_size=8, lr=0.02, augment="none")
+PARENT = RunSpec(data=SOURCE, model=MODEL, pattern="R(1-8)", train=RECIPE)
+PARENTS = Borrowed(data=SOURCE)
+
+
+def tuned(method: str = "plain", *, pattern: str = "T(1-7)R(8)", **changes: Any) -> RunSpec:
+    options = changes.pop("options", {})
+    return RunSpec(
+        data=TARGET,
+        model=MODEL,
+        pattern=pattern,
+        init=FromRun(run=changes.pop("parent", PARENT)),
+        method=MethodSpec(name=method, options=tuple(sorted(options.items()))),
+        train=RECIPE.model_copy(update=changes.pop("train", {})),
+        **changes,
+    )
+
+
+class Bench:
+    """A results folder, and runs executed in it."""
+
+    def __init__(self, folder: Path) -> None:
+        self.context = Context(results=str(folder), device="cpu")
+        self.store = Store(folder)
+
+    def run(self, spec: RunSpec) -> RunFolder:
+        key = run_id(spec, self.context.fingerprint)
+        events: list[dict[str, Any]] = []
+        execute_batch([(key, spec)], self.context, report=events.append, should_stop=lambda: False)
+        assert events[-1]["status"] in ("done", "already"), events[-1]
+        return self.store.folder(key, spec)
+
+    def weights(self, spec: RunSpec) -> dict[str, torch.Tensor]:
+        return load_file(self.run(spec).weights_path)
+
+    def record(self, spec: RunSpec) -> dict[str, Any]:
+        record = self.run(spec).record()
+        assert record is not None
+        return record
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
+    torch.set_num_threads(1)
+    made = Bench(tmp_path_factory.mktemp("results"))
+    made.run(PARENT)
+    return made
+
+
+def test_a_weightless_source_with_separate_batch_norm_changes_no_bit(bench: Bench) -> None:
+    """X-7 (d), with dropout, from the parent to the saved file."""
+    plain = bench.weights(tuned())
+    options = {"source_weight": 0.0, "batch_norm": "separate"}
+    joint = bench.weights(tuned("joint", options=options, borrow=(PARENTS,)))
+    assert plain.keys() == joint.keys()
+    assert all(torch.equal(value, joint[name]) for name, value in plain.items())
+    mixed = bench.weights(tuned("joint", options={"source_weight": 0.0}, borrow=(PARENTS,)))
+    assert not all(torch.equal(value, mixed[name]) for name, value in plain.items())
+
+
+def test_the_record_says_what_was_borrowed_and_when_alpha_was_one(bench: Bench) -> None:
+    spec = tuned("soft", options={"ramp_epochs": 1.0, "source_head": "kept"}, borrow=(PARENTS,))
+    record = bench.record(spec)
+    assert record["row"]["borrowed"] == "parent"
+    assert (record["row"]["borrowed_classes"], record["row"]["borrowed_images"]) == (5, 30)
+    assert record["borrowed"][0]["classes"] == bench.record(PARENT)["classes"]
+    notes = record["notes"]["method"]
+    assert notes["alpha_is_1_from_epoch"] == 2
+    assert notes["val_top1_accuracy_at_the_end"] is not None
+    history = (bench.run(spec).path / "history.csv").read_text().splitlines()
+    place = history[0].split(",").index("borrowed_weight")
+    assert [line.split(",")[place] for line in history[1:]] == ["1.0", "0.0"]
+
+
+def test_only_the_networks_own_weights_are_saved(bench: Bench) -> None:
+    """A child copies from a soft run as from any other."""
+    soft = tuned("soft", options={"source_head": "kept"}, borrow=(PARENTS,))
+    assert bench.weights(soft).keys() == bench.weights(tuned()).keys()
+    assert bench.record(tuned(parent=soft, pattern="T(1-8)"))["row"]["status"] == "done"
+
+
+def test_a_tenth_of_the_images_and_a_second_target(bench: Bench) -> None:
+    other = Borrowed(data=_data("source", 3, 4), images=0.5)
+    few = Borrowed(data=SOURCE, categories=0.4)
+    record = bench.record(tuned("soft", options={"source_head": "kept"}, borrow=(few, other)))
+    assert [part["images"] for part in record["borrowed"]] == [12, 6]
+    assert [part["classes_used"] for part in record["borrowed"]] == [2, 3]
+    assert record["row"]["borrowed"] == "parent, 0.4 of classes;categories 3, 0.5 of images"
+
+
+def test_from_scratch_joint_training_needs_no_parent(bench: Bench) -> None:
+    """GE-7: selective joint from scratch has both heads and the trunk at random."""
+    spec = RunSpec(
+        data=TARGET,
+        model=MODEL,
+        pattern="R(1-8)",
+        init=Scratch(),
+        method=MethodSpec(name="joint"),
+        train=RECIPE,
+        borrow=(PARENTS,),
+    )
+    assert bench.record(spec)["row"]["source"] == "none"
+
+
+def test_frozen_layers_stay_frozen_beside_a_source(bench: Bench) -> None:
+    spec = tuned("joint", pattern="F(1-3)T(4-7)R(8)", borrow=(PARENTS,))
+    before, after = bench.weights(PARENT), bench.weights(spec)
+    for name, value in before.items():
+        if name.startswith(("conv1", "conv2", "conv3")):
+            assert torch.equal(value, after[name]), name
+
+
+def _chain(parent: RunSpec) -> RunSpec:
+    return tuned(parent=parent, pattern="T(1-8)")
+
+
+def test_lp_ft_starts_with_the_probes_outputs(bench: Bench) -> None:
+    """Kumar et al. 2022: before its first step, the network tuned next gives what the probe gave."""
+    probe = tuned(pattern="F(1-7)R(8)")
+    folder = bench.run(probe)
+    model = create(MODEL, 4, seed=11)
+    apply_pattern(model, _chain(probe).layers, bench.weights(probe))
+    images = torch.randn(3, 3, 32, 32, generator=torch.Generator().manual_seed(0))
+    probed = create(MODEL, 4, seed=0)
+    probed.load_state_dict(load_file(folder.weights_path))
+    with torch.inference_mode():
+        assert torch.equal(model.eval()(images), probed.eval()(images))
+    assert bench.record(_chain(probe))["row"]["source"] == "categories 5 > self F(1-7)R(8)"
+
+
+def test_sf_ft_continues_the_targets_own_scratch_model(bench: Bench) -> None:
+    """LI-5: same classes, whole network copied, classifier included."""
+    scratch = RunSpec(data=TARGET, model=MODEL, pattern="R(1-8)", train=RECIPE)
+    first, second = bench.record(scratch), bench.record(_chain(scratch))
+    assert second["row"]["source"] == "self"
+    assert second["classes"] == first["classes"]
+    assert second["row"]["source_test_overlap"] == 0
+    before, after = bench.weights(scratch), bench.weights(_chain(scratch))
+    moved = float((after["fc8.fc.weight"] - before["fc8.fc.weight"]).norm())
+    assert 0 < moved < float(before["fc8.fc.weight"].norm())
+
+
+def test_rows_of_today_run(bench: Bench) -> None:
+    counts = {}
+    for name, change in {
+        "all": {},
+        "norm": {"tuned": "norm"},
+        "bias": {"tuned": "bias"},
+        "l2_sp": {"l2_sp": 0.1},
+        "decay": {"layer_lr_decay": 0.5},
+    }.items():
+        row = bench.record(tuned(train=change))["row"]
+        assert row["status"] == "done"
+        assert np.isfinite(row["top1_accuracy"])
+        counts[name] = row["trainable_parameters"]
+    assert counts["all"] == counts["l2_sp"] == counts["decay"]
+    assert max(counts["norm"], counts["bias"]) < counts["all"] / 10
