@@ -156,7 +156,7 @@ def _chain(parent: RunSpec) -> RunSpec:
 
 
 def test_lp_ft_starts_with_the_probes_outputs(bench: Bench) -> None:
-    """Kumar et al. 2022: before its first step, the network tuned next gives what the probe gave."""
+    """Kumar et al. 2022: before its first step the network tuned next gives the same outputs."""
     probe = tuned(pattern="F(1-7)R(8)")
     folder = bench.run(probe)
     model = create(MODEL, 4, seed=11)
