@@ -33,7 +33,7 @@ __all__ = [
 ]
 
 _SHOWN = 12
-_GLANCE_S = 3.0
+_GLANCE_S = 2.0
 
 
 def slurm_overrides(texts: Sequence[str] | None, **common: Any) -> list[tuple[str, Any]]:

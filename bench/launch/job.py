@@ -35,6 +35,7 @@ CANCEL = "cancel.json"
 _EPOCH_EVERY_S = 1.0
 _LOOK_EVERY_S = 2.0
 _ELSEWHERE_S = 3.0
+_FRUITLESS = 3
 
 
 class Job:
@@ -80,10 +81,17 @@ def _run(folder: Path) -> int:
         events({"event": "finished"})
     elif stop.requeue and not (folder / CANCEL).exists():
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        if restarts < payload["max_requeues"]:
+        if restarts < payload["max_requeues"] and not _in_vain(read_events(folder)):
             return _requeue()
-        events({"event": "limit", "id": work.stopped, "restarts": restarts})
+        events({"event": "limit", "id": work.next_run, "restarts": restarts})
     return status
+
+
+def _in_vain(attempts: Sequence[Sequence[Mapping[str, Any]]]) -> bool:
+    """Whether the last attempts ended before any run did a step: the time is too short for that."""
+    last = attempts[-_FRUITLESS:]
+    fruitless = [not any(event["event"] == "ended" for event in events) for events in last]
+    return len(fruitless) == _FRUITLESS and all(fruitless)
 
 
 def _requeue() -> int:
@@ -196,7 +204,6 @@ class _Work:
         self.finished: set[str] = set()
         self.elsewhere: set[str] = set()
         self.in_hand: str | None = None
-        self.stopped: str | None = None
         self.unwanted: frozenset[str] = frozenset()
         self.looked_at = 0.0
 
@@ -213,6 +220,11 @@ class _Work:
                 # Another process has it in hand, such as this job's former self on a lost node.
                 time.sleep(_ELSEWHERE_S)
         return 5
+
+    @property
+    def next_run(self) -> str | None:
+        """The first run that is not finished."""
+        return next((key for key, _ in self.runs if key not in self.finished), None)
 
     def _execute(self, todo: Sequence[tuple[str, RunSpec]]) -> None:
         threads = self.payload["context"]["threads"]
@@ -234,8 +246,6 @@ class _Work:
         elif kind == "ended":
             self.in_hand = None
             status = event["status"]
-            if status == "stopped":
-                self.stopped = run_id
             if status == "elsewhere":
                 self.elsewhere.add(run_id)
             elif status != "stopped":

@@ -38,7 +38,7 @@ def pack(
     ledger: Ledger,
     store: Store,
 ) -> list[Pack]:
-    """Packs, sources first; a run that has failed before gets a job of its own.
+    """Packs, sources first; a run with which a job has died gets a job of its own.
 
     Args:
         views: what is to be submitted.
@@ -50,12 +50,16 @@ def pack(
     for kind in kinds:
         mine = [view for view in views if (view.run.role == kind)]
         resources = settings.resources(kind)
-        fresh = [view.run for view in mine if view.attempts <= 0]
-        packs += [Pack(runs, kind, resources) for runs in _cut(fresh, settings, rates)]
+        together: list[PlannedRun] = []
+        alone: list[Pack] = []
         for view in mine:
-            if view.attempts > 0:
-                memory, time = _factors(view.run, ledger, store)
-                packs.append(Pack((view.run,), kind, resources.scaled(memory, time)))
+            memory, time = _factors(view.run, ledger, store) if view.attempts > 0 else (1.0, 1.0)
+            if memory * time > 1 or _killed_a_job(view.run, ledger):
+                alone.append(Pack((view.run,), kind, resources.scaled(memory, time)))
+            else:
+                together.append(view.run)
+        packs += [Pack(runs, kind, resources) for runs in _cut(together, settings, rates)]
+        packs += alone
     return packs
 
 
@@ -72,6 +76,11 @@ def _cut(
         limit_s=float(count) if count else settings.job_min * 60,
     )
     return [piece.runs for piece in pieces]
+
+
+def _killed_a_job(run: PlannedRun, ledger: Ledger) -> bool:
+    """Whether a job died with it in hand; its siblings are spared the next time."""
+    return any(not death.final for death in ledger.deaths.get(run.id, ()))
 
 
 def _factors(run: PlannedRun, ledger: Ledger, store: Store) -> tuple[float, float]:

@@ -64,6 +64,8 @@ class Reconciler:
             jobs = self.queue.jobs() if ledger.open else {}
         except ClusterError as error:
             found = replace(self._look(ledger, {}), cluster="down", trouble=str(error))
+            for view in found.of("pending"):
+                view.reason = "was submitted; the cluster does not answer"
             return Outcome(found)
         notes: list[str] = []
         try:
@@ -93,6 +95,7 @@ class Reconciler:
             jobs = self.queue.jobs()
             notes = self._settle(ledger, jobs)
             if begin:
+                self.desk.shorten(ledger)
                 self._replace_old_code(ledger, jobs)
                 self._begin(ledger, jobs, retry_failed)
             found = self._look(ledger, jobs)
@@ -121,6 +124,12 @@ class Reconciler:
             jobs = self.queue.jobs()
             notes = self._settle(ledger, jobs)
             unwanted = self._unwanted(self._look(ledger, jobs), only)
+            unwanted -= {
+                run
+                for job in ledger.open
+                if not self._of_this_grid(job, ledger)
+                for run in job.runs
+            }
             self.desk.write(ledger, {"kind": "cancel", "runs": sorted(unwanted)})
             ended = self._mark_jobs(ledger, unwanted, everything=not only)
             self.queue.cancel(jobs[name].id for name in ended if name in jobs)

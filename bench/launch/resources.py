@@ -136,7 +136,7 @@ class SlurmSettings(Resources):
             fine-tuning, and for the last job, which writes the leaderboards and tries again.
         runs_per_job: runs in one job; default is as many as make `job_min` of work.
         job_min: minutes of work in a job, by the forecast.
-        max_jobs: jobs in the queue at once; default is what the cluster allows.
+        max_jobs: jobs in the queue at once, the last job not counted; default is what is allowed.
         max_attempts: how often a run that fails is tried.
         max_requeues: how often a job puts itself back into the queue at its time limit.
         signal_delay_s: how long before its end a job is told to write a checkpoint.

@@ -117,7 +117,7 @@ class Judge:
             if event["event"] == "refused":
                 return Ending(job.name, "CODE_CHANGED", str(event["message"]))
             if event["event"] == "limit":
-                message = f"put back into the queue {event['restarts']} times at its time limit"
+                message = f"no end in sight after {event['restarts']} returns to the queue"
                 charged = self._all(job, "time limit", message, only=str(event["id"]))
                 return Ending(job.name, "TIMEOUT", reason, charged)
         if state == "CANCELLED":

@@ -89,6 +89,7 @@ def look(
         max_attempts: a run that failed so often is not tried again.
     """
     holders = {run: job for job in ledger.open for run in job.runs}
+    submitted = ledger.submitted
     published = store.published()
     views: dict[str, RunView] = {}
     events: dict[str, list[list[dict[str, Any]]]] = {}
@@ -112,8 +113,11 @@ def look(
             _of_job(view, job.name, queue.get(job.name), events[job.name])
         elif run.id in ledger.cancelled:
             view.state = "cancelled"
-        elif view.attempts >= max_attempts or any(death.final for death in _standing(run, ledger)):
-            view.state = "failed"
+        else:
+            # What failed on this machine has failed; on the cluster it is tried again.
+            most = max_attempts if run.id in submitted else 1
+            final = any(death.final for death in _standing(run, ledger))
+            view.state = "failed" if final or view.attempts >= most else "missing"
     _block(plan, views)
     return Situation(views)
 

@@ -32,6 +32,7 @@ from bench.store import publish_new
 __all__ = ["Command", "Death", "Desk", "Ending", "Job", "Ledger", "settle_entry"]
 
 _KEPT_FOLDERS = 200
+_LONG = 500
 
 
 @dataclass(frozen=True)
@@ -119,7 +120,14 @@ class Ledger:
     forgiven_deaths: dict[str, int] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
     commands: dict[str, Mapping[str, Any]] = field(default_factory=dict)
+    earlier: frozenset[str] = frozenset()
+    first_number: int = 1
     next_number: int = 1
+
+    @property
+    def submitted(self) -> frozenset[str]:
+        """Runs that were ever in a job."""
+        return self.earlier.union(*(job.runs for job in self.jobs.values()))
 
     @property
     def open(self) -> list[Job]:
@@ -132,6 +140,16 @@ class Ledger:
             case "submit":
                 for job in entry["jobs"]:
                     self.jobs[job["name"]] = Job(**job | {"runs": tuple(job["runs"])}, entry=path)
+            case "sum":
+                if path is not None:
+                    self.first_number = int(path.stem)
+                self.jobs.clear()
+                self.endings.clear()
+                self.commands.clear()
+                self.deaths = {r: [Death(**d) for d in f] for r, f in entry["deaths"].items()}
+                self.forgiven, self.cancelled = dict(entry["forgiven"]), set(entry["cancelled"])
+                self.forgiven_deaths = dict(entry["forgiven_deaths"])
+                self.earlier = frozenset(entry["submitted"])
             case "settle":
                 for found in entry["jobs"]:
                     charged = tuple(Death(**death) for death in found["charged"])
@@ -227,6 +245,8 @@ class Desk:
                 continue
             try:
                 ledger.add(json.loads(path.read_text()), path)
+            except FileNotFoundError:  # shortened meanwhile; the sum follows
+                continue
             except (ValueError, KeyError, TypeError) as error:
                 raise StoreError(f"torn entry ({error})", place=str(path)) from None
             ledger.next_number = int(path.stem) + 1
@@ -255,6 +275,27 @@ class Desk:
             return float("inf")
         finally:
             probe.unlink(missing_ok=True)
+
+    def shorten(self, ledger: Ledger) -> None:
+        """Replaces a long ledger by one entry that has its sum, when no job is open."""
+        if ledger.open or ledger.next_number - ledger.first_number < _LONG:
+            return
+        for name in ledger.jobs:
+            shutil.rmtree(self.job_folder(name), ignore_errors=True)
+        entry = {
+            "kind": "sum",
+            "deaths": {run: [vars(d) for d in found] for run, found in ledger.deaths.items()},
+            "forgiven": ledger.forgiven,
+            "forgiven_deaths": ledger.forgiven_deaths,
+            "cancelled": sorted(ledger.cancelled),
+            "submitted": sorted(ledger.submitted),
+        }
+        number = ledger.next_number
+        ledger.jobs.clear()
+        self.write(ledger, entry)
+        for path in self.ledger_folder.glob("*.json"):
+            if int(path.stem) < number:
+                path.unlink(missing_ok=True)
 
     def tidy(self, ledger: Ledger, ended: Sequence[str]) -> None:
         """Removes the pickles of jobs that have just ended, and folders of those of long ago."""

@@ -100,11 +100,15 @@ class Submission:
         limits = Limits(None, None)
         with contextlib.suppress(ClusterError):  # sbatch itself will say when it is enough
             limits = self.owner.queue.limits()
-        bounds = [n - mine for n in (limits.most,) if n is not None]
+        bounds: list[float] = [float("inf")]
+        if limits.most is not None:
+            # Two at once and a running last job are the least with which the rest can follow.
+            kept = 1 if self.settings.last_job and limits.most >= 3 else 0
+            bounds.append(limits.most - mine - kept)
         if self.settings.max_jobs is not None:
-            bounds.append(self.settings.max_jobs - len(self.ledger.open))
-        kept = 1 if self.settings.last_job else 0
-        return max(0, min(bounds) - kept) if bounds else float("inf")
+            working = sum(job.role != "leaderboard" for job in self.ledger.open)
+            bounds.append(self.settings.max_jobs - working)
+        return max(0.0, min(bounds))
 
     # --- runs ---
 
@@ -209,8 +213,6 @@ class Submission:
         ]
         if waiting:
             return
-        after = [self.ids[job.name] for job in mine if job.name in self.ids]
-        unknown = any(job.name not in self.ids for job in mine)
         name = self._name(999)
         resources: Resources = self.settings.resources("leaderboard")
         command = self.owner.command.to_json()
@@ -218,20 +220,45 @@ class Submission:
         self._payload(name, {"role": "leaderboard", "command": command, "results": results})
         job = Job(name, "leaderboard", (), key, resources.model_dump(exclude_none=True), self.code)
         self.desk.write(self.ledger, {"kind": "submit", "jobs": [job.to_json()]})
-        from bench.launch.slurm import QueueFullError, RefusedError, sbatch
+        from bench.launch.slurm import QueueFullError, RefusedError
 
         try:
-            sbatch(
-                self.desk.job_folder(name),
-                name,
-                resources,
-                after=after[-_MOST_DEPENDENCIES:],
-                begin_s=self.settings.grace_s if unknown or not after else 0.0,
-                signal_delay_s=self.settings.signal_delay_s,
-            )
+            try:
+                self._sbatch_last(name, resources, mine)
+            except QueueFullError:
+                if not self._make_room(outcome):
+                    raise
+                self._sbatch_last(name, resources, mine)
         except (QueueFullError, RefusedError, ClusterError) as error:
             self.desk.write(self.ledger, settle_entry([Ending(name, "REFUSED", error.message)]))
             outcome.notes.append(
-                f"no last job could be submitted, so run bench resume when the queue is empty: "
+                "no last job could be submitted; when the queue is empty, run bench resume: "
                 f"{error.message}"
             )
+
+    def _sbatch_last(self, name: str, resources: Resources, mine: Sequence[Job]) -> None:
+        """After all jobs that have a number; later, if there are some of which nothing is known."""
+        from bench.launch.slurm import sbatch
+
+        after = [self.ids[job.name] for job in mine if job.name in self.ids]
+        sbatch(
+            self.desk.job_folder(name),
+            name,
+            resources,
+            after=after[-_MOST_DEPENDENCIES:],
+            begin_s=self.settings.grace_s if len(after) < len(mine) or not after else 0.0,
+            signal_delay_s=self.settings.signal_delay_s,
+        )
+
+    def _make_room(self, outcome: Outcome) -> bool:
+        """Takes back the newest job of this step for a last one, which then submits its runs."""
+        if outcome.jobs < 2:
+            return False
+        newest = [job for job in self.ledger.open if job.role != "leaderboard"][-1]
+        self.owner.queue.cancel([self.ids.pop(newest.name)])
+        ending = Ending(newest.name, "QUEUE_FULL", "taken back for the last job")
+        self.desk.write(self.ledger, settle_entry([ending]))
+        outcome.jobs -= 1
+        outcome.runs -= len(newest.runs)
+        outcome.deferred += len(newest.runs)
+        return True

@@ -43,8 +43,8 @@ PartitionName=one Nodes=n0 PriorityTier=1 MaxTime=INFINITE State=UP
 TINY: dict[str, Any] = {
     "defaults": {
         "target": {
-            "dataset": "digits",
-            "classes": {"recipe": "half", "side": "b"},
+            "dataset": "wordnet-shapes",
+            "classes": {"recipe": "half", "side": "b", "take": 5},
             "image_size": 32,
             "images_per_class": 4,
             "val_per_class": 2,
@@ -54,7 +54,7 @@ TINY: dict[str, Any] = {
         "train": {"epochs": 2, "batch_size": 16, "evaluate_every": 1},
         "pretrain": {"epochs": 2, "batch_size": 16, "evaluate_every": 1},
     },
-    "sources": {"other": {"classes": {"side": "a"}, "images_per_class": 4}},
+    "sources": {"other": {"classes": {"side": "a", "take": 5}, "images_per_class": 4}},
     "slurm": {
         "memory_gib": 1.5,
         "grace_s": 5,

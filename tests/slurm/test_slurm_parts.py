@@ -16,12 +16,12 @@ from hypothesis import strategies as st
 
 from bench.errors import GridError, StoreError
 from bench.launch.frontend import slurm_overrides
-from bench.launch.job import CANCEL, read_events
+from bench.launch.job import CANCEL, _in_vain, read_events
 from bench.launch.queue import ClusterError, Queue, QueuedJob, never_starts
 from bench.launch.resources import Resources, read_settings
 from bench.launch.safety import check_private, code_digest, make_private, printable
 from bench.launch.settle import Judge, in_hand
-from bench.launch.submissions import Desk, Ending, Job, Ledger, settle_entry
+from bench.launch.submissions import Death, Desk, Ending, Job, Ledger, settle_entry
 
 # --- settings ---
 
@@ -107,6 +107,24 @@ def test_the_ledger_is_the_sum_of_its_entries(desk: Desk) -> None:
     assert [j.name for j in read.open] == ["b"]
     assert read.cancelled == {"r3"}
     assert read.next_number == 4
+
+
+def test_a_long_ledger_is_replaced_by_its_sum(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("bench.launch.submissions._LONG", 3)
+    ledger = desk.read()
+    desk.write(ledger, submit(job("a", "r1", "r2")))
+    desk.shorten(ledger)
+    assert len(list(desk.ledger_folder.iterdir())) == 1  # a job is open
+    death = Death("r1", "a", "time limit", "TIMEOUT")
+    desk.write(ledger, settle_entry([Ending("a", "TIMEOUT", "", (death,))]))
+    desk.write(ledger, {"kind": "cancel", "runs": ["r2"]})
+    desk.shorten(ledger)
+    assert [path.name for path in desk.ledger_folder.iterdir()] == ["000004.json"]
+    read = desk.read()
+    assert (read.deaths, read.cancelled, read.submitted) == ({"r1": [death]}, {"r2"}, {"r1", "r2"})
+    assert read.next_number == 5
+    desk.write(read, submit(job("b", "r1")))
+    assert [j.name for j in desk.read().open] == ["b"]
 
 
 def test_of_two_writers_on_the_same_state_one_wins(desk: Desk) -> None:
@@ -310,6 +328,20 @@ def test_memory_is_seen_in_the_words_where_the_state_does_not_say_so(desk: Desk)
     found = judge(desk, a=dead("FAILED")).verdict(a)
     assert found is not None
     assert [d.reason for d in found.charged] == ["out of memory"]
+
+
+def test_a_time_limit_that_allows_no_step_is_not_tried_for_ever(desk: Desk) -> None:
+    (a,) = entered(desk, job("a", "r1", "r2")).open
+    folder = desk.job_folder("a")
+    write_events(folder, 0, began("r1"), ended("r1"), began("r2"), ended("r2", "stopped"))
+    write_events(folder, 1, {"event": "began"})
+    write_events(folder, 2, {"event": "began"}, began("r2"))
+    assert not _in_vain(read_events(folder))
+    write_events(folder, 3, {"event": "began"}, {"event": "limit", "id": "r2", "restarts": 3})
+    assert _in_vain(read_events(folder))
+    found = judge(desk, "r1", a=dead("FAILED")).verdict(a)
+    assert found is not None
+    assert [(d.run, d.reason) for d in found.charged] == [("r2", "time limit")]
 
 
 def test_nobody_is_to_blame_for_preemption_or_what_was_asked_for(desk: Desk) -> None:
