@@ -135,36 +135,76 @@ def options(text: Any) -> dict[str, str]:
     return dict(part.split("=", 1) for part in text.split(";") if "=" in part)
 
 
-def best_lr(board: pd.DataFrame, keep: Collection[str] = ()) -> pd.DataFrame:
-    """Rows at the learning rate with the best mean validation accuracy of their condition.
+def best_lr(board: pd.DataFrame) -> pd.DataFrame:
+    """Finished rows at the learning rate with the best validation accuracy of their condition.
 
-    A condition is everything but the learning rate, seeds and class draws; equal means go to the
-    smaller rate. Validation decides, so test accuracies of the rows kept are not optimistic.
-
-    Args:
-        keep: further columns that are not part of a condition.
+    A condition is everything but the learning rate, seeds and class draws. Validation decides, so
+    the test accuracies of the rows kept are not optimistic. Rates are compared on the repetitions
+    that all of them finished, where there are any; equal means go to the smaller rate.
 
     Raises:
         DataError: when a condition with several rates has no validation accuracy.
     """
     done = board[(board["status"] == "done") & board["top1_accuracy"].notna()]
-    if done.empty:
-        return done
-    condition = [n for n in FACTORS if n not in ("lr", "class_draw", *SEEDS, *keep)]
-    key = key_of(done, condition)
-    kept = []
-    for _, rows in done.groupby(key, sort=True):
-        rates = sorted(set(rows["lr"]))
-        if len(rates) > 1:
-            if rows["val_top1_accuracy"].isna().any():
-                raise DataError(
-                    "no validation accuracy to choose a learning rate by",
-                    hint="give val_per_class in the grid, or compare at equal learning rates",
-                )
-            means = rows.groupby("lr")["val_top1_accuracy"].mean()
-            rows = rows[rows["lr"] == min(rates, key=lambda rate: (-means[rate], rate))]
-        kept.append(rows)
-    return pd.concat(kept)
+    runs = _runs(done, "top1_accuracy")
+    conditions: dict[tuple[str, ...], list[_Run]] = {}
+    for run in runs:
+        conditions.setdefault(run.words(_CONDITION), []).append(run)
+    kept = {r.place for group in conditions.values() for r in _at_best(group)}
+    return done[[place in kept for place in range(len(done))]]
+
+
+@dataclass(frozen=True)
+class _Run:
+    """A finished run: its place in its arm, its factors as words, its metric and validation."""
+
+    place: int
+    factors: Mapping[str, str]
+    value: float
+    validation: float | None
+
+    def words(self, names: Sequence[str]) -> tuple[str, ...]:
+        return tuple(self.factors[name] for name in names)
+
+
+_REPETITION = ("class_draw", *SEEDS)
+_CONDITION = tuple(name for name in FACTORS if name not in ("lr", *_REPETITION))
+
+
+def _runs(frame: pd.DataFrame, metric: str) -> list[_Run]:
+    columns = [[_word(value) for value in frame[name]] for name in FACTORS]
+    validations = [None if v is None or v != v else float(v) for v in frame["val_top1_accuracy"]]
+    values = [float(v) for v in frame[metric]]
+    rows = zip(zip(*columns, strict=True), values, validations, strict=True)
+    return [
+        _Run(place, dict(zip(FACTORS, words, strict=True)), value, validation)
+        for place, (words, value, validation) in enumerate(rows)
+    ]
+
+
+def _at_best(runs: Sequence[_Run], allowed: Collection[str] | None = None) -> list[_Run]:
+    """The runs of one condition at their best rate, among the allowed ones."""
+    by_rate: dict[str, list[_Run]] = {}
+    for run in runs:
+        rate = run.factors["lr"]
+        if allowed is None or rate in allowed:
+            by_rate.setdefault(rate, []).append(run)
+    if len(by_rate) < 2:
+        return [run for group in by_rate.values() for run in group]
+    repetitions = [{run.words(_REPETITION) for run in group} for group in by_rate.values()]
+    shared = set.intersection(*repetitions) or set.union(*repetitions)
+
+    def mean(rate: str) -> float:
+        found = [r.validation for r in by_rate[rate] if r.words(_REPETITION) in shared]
+        known = [v for v in found if v is not None]
+        if len(known) < len(found):
+            raise DataError(
+                "no validation accuracy to choose a learning rate by",
+                hint="give val_per_class in the grid, or compare at equal learning rates",
+            )
+        return sum(known) / len(known)
+
+    return by_rate[min(by_rate, key=lambda rate: (-mean(rate), float(rate)))]
 
 
 def key_of(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series[str]:
@@ -209,7 +249,9 @@ def pair(
         board: from `prepare`.
         left, right: which rows are the arms.
         vary: factor columns that may differ. Several right runs for one left run are averaged.
-        lr: `best` compares each arm at its own best learning rate, by validation.
+        lr: `best` compares each arm at its own best learning rate, by validation; both choose
+            among the rates that both tried, so that neither was tuned harder, and among their own
+            where they have none in common.
 
     >>> rows = [dict(status="done", dataset="d", target="t", class_draw=0, source=s, model="m",
     ...     pattern="T(1-7)R(8)", method="plain", top1_accuracy=a) for s, a in
@@ -226,18 +268,41 @@ def pair(
         raise DataError(f"the leaderboard has no column {metric}")
     finished = (board["status"] == "done") & board[metric].notna()
     unfinished = int(((left | right) & ~finished).sum())
-    arms = [board[finished & mask] for mask in (left, right)]
+    frame = board[finished & left]
+    arms = _runs(frame, metric), _runs(board[finished & right], metric)
+    keys = [n for n in FACTORS if n not in vary]
     if lr == "best":
-        arms = [best_lr(arm) for arm in arms]
-    keys = [n for n in FACTORS if n not in vary and not (n == "lr" and lr == "best")]
-    if arms[0].empty or arms[1].empty:
-        return Pairs(_with_values(arms[0].iloc[:0], [], []), len(arms[0]), unfinished)
-    partners = arms[1].groupby(key_of(arms[1], keys))[metric].mean()
-    found = key_of(arms[0], keys).map(partners).astype(float)
-    matched = found.notna()
-    frame = arms[0][matched]
-    values = frame[metric].astype(float).tolist(), found[matched].tolist()
-    return Pairs(_with_values(frame, *values), int((~matched).sum()), unfinished)
+        keys.remove("lr")
+        arms = _tuned_alike(*arms, [n for n in keys if n not in _REPETITION])
+    partners: dict[tuple[str, ...], list[float]] = {}
+    for run in arms[1]:
+        partners.setdefault(run.words(keys), []).append(run.value)
+    matched = [(run, partners[run.words(keys)]) for run in arms[0] if run.words(keys) in partners]
+    rows = frame.iloc[[run.place for run, _ in matched]]
+    values = [run.value for run, _ in matched], [sum(v) / len(v) for _, v in matched]
+    return Pairs(_with_values(rows, *values), len(arms[0]) - len(matched), unfinished)
+
+
+def _tuned_alike(
+    left: Sequence[_Run], right: Sequence[_Run], shared: Sequence[str]
+) -> tuple[list[_Run], list[_Run]]:
+    """Each condition of either arm at its best rate among those that both arms tried."""
+    rates: tuple[dict[tuple[str, ...], set[str]], ...] = ({}, {})
+    for side, runs in zip(rates, (left, right), strict=True):
+        for run in runs:
+            side.setdefault(run.words(shared), set()).add(run.factors["lr"])
+    chosen: tuple[list[_Run], list[_Run]] = ([], [])
+    for kept, runs in zip(chosen, (left, right), strict=True):
+        conditions: dict[tuple[str, ...], list[_Run]] = {}
+        for run in runs:
+            conditions.setdefault(run.words(_CONDITION), []).append(run)
+        for group in conditions.values():
+            both = set.intersection(*(side.get(group[0].words(shared), set()) for side in rates))
+            own = {run.factors["lr"] for run in group}
+            kept += _at_best(group, (both & own) or None)
+    for kept in chosen:
+        kept.sort(key=lambda run: run.place)
+    return chosen
 
 
 def _with_values(frame: pd.DataFrame, left: list[float], right: list[float]) -> pd.DataFrame:

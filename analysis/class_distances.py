@@ -68,11 +68,11 @@ def earth_movers(source: Centroids, target: Centroids) -> float:
 
 def _transport(cost: Array, supply: Array, demand: Array) -> float:
     from scipy.optimize import linprog
-    from scipy.sparse import eye_array, kron, vstack
+    from scipy.sparse import identity, kron, vstack
 
     s, t = cost.shape
-    rows = kron(eye_array(s), np.ones((1, t)))
-    columns = kron(np.ones((1, s)), eye_array(t))
+    rows = kron(identity(s), np.ones((1, t)))
+    columns = kron(np.ones((1, s)), identity(t))
     # One constraint follows from the others; leaving it out keeps rounding from contradicting it.
     balance = vstack([rows, columns]).tocsr()[:-1]
     amounts = np.concatenate([supply, demand])[:-1]

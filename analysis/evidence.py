@@ -97,8 +97,8 @@ class Evidence:
         distances: keys of `analysis.ratios.DISTANCE_KEYS`; cosine, and mmd, svm, cnn where
             measured, optionally with `<name>_low` and `<name>_high`.
         verification: arm (fine-tuning or soft), expressions (all or two), far, tar, seed.
-        probes: network (near, far, self, FT-near, FT-far), layer, accuracy, seed; layers by the
-            names of CaffeNet's, or own ones in the order in which they come.
+        probes: network (near, far, self, FT-near, FT-far), layer, accuracy, seed; layers from the
+            lowest up. By default the probes among the leaderboard's runs.
         sensitivities: a, b, percentage, reverse_percentage, n_classes.
         lr: whether arms are compared at equal learning rates or each at its best by validation;
             None: at its best where there are several and validation accuracies.

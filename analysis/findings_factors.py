@@ -124,7 +124,7 @@ def _c3_published() -> list[Part]:
 
 def _c3_runs(evidence: Evidence) -> list[Part]:
     b = evidence.board
-    again = arms.fine_tuned(b) & arms.source_is(b, "self")
+    again = arms.fine_tuned_again(b)
     needed = "source: self and source: none with three or more seeds or class draws"
     return [equivalent(evidence, "self ≈ scratch", again, arms.scratch(b), _FROM_SCRATCH, needed)]
 

@@ -10,7 +10,7 @@ from collections.abc import Sequence
 import pandas as pd
 from scipy import stats
 
-from analysis import published
+from analysis import arms, published
 from analysis.board import summarise
 from analysis.evidence import (
     FAILS,
@@ -29,7 +29,7 @@ __all__ = ["CLAIMS"]
 _PAPER = "li-2019"
 _FIG_9 = "Fig. 9 (values given in text Sec. 4.3.1)"
 _FIG_10 = "Fig. 10a (values given in text Sec. 4.3.2)"
-_PROBES = "layer probes (network, layer, accuracy, seed) of near, far, self, FT-near and FT-far"
+_PROBES = "method: probe for every layer, of near, far, self, and of both fine-tuned on the target"
 _OWN, _FOREIGN = ("FT-near", "FT-far", "self"), ("near", "far")
 
 
@@ -69,13 +69,13 @@ def _layer_gap(
 
 
 def _c10_runs(evidence: Evidence) -> list[Part]:
-    table = evidence.probes
+    table = arms.probes(evidence.board) if evidence.probes is None else evidence.probes
     names = (
         "last layer > the one before for features trained on the target",
         "the one before > last layer for foreign features",
         "far > self in the lower half of the layers",
     )
-    if table is None or table.empty:
+    if table.empty:
         return [missing(name, "no layer probes", _PROBES) for name in names]
     layers = list(dict.fromkeys(table["layer"]))
     if len(layers) < 2:

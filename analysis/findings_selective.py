@@ -67,9 +67,9 @@ def _c1_published() -> list[Part]:
 
 def _c1_runs(evidence: Evidence) -> list[Part]:
     b, vary = evidence.board, arms.LOSS_FACTORS
-    chosen, random = arms.selective(b), arms.selective(b, "random", adaptive=None, bank=None)
-    whole, plain = arms.is_method(b, "joint"), arms.fine_tuned(b)
-    needed = f"{_RUNS}; selective also with choice: random"
+    chosen, random = arms.selective(b), arms.joint(b, "random")
+    whole, plain = arms.joint(b), arms.fine_tuned(b)
+    needed = f"{_RUNS}; joint with and without borrow.total_images"
     return [
         difference(evidence, "selective > all source", chosen, whole, vary, needed),
         equivalent(
@@ -99,26 +99,47 @@ def _c2_published() -> list[Part]:
 
 def _c2_runs(evidence: Evidence) -> list[Part]:
     b, vary = evidence.board, arms.LOSS_FACTORS
-    chosen, fixed = arms.selective(b), arms.selective(b, adaptive=False)
-    gabor = arms.selective(b, bank="gabor")
-    return [
+    chosen, kernels = arms.selective(b), arms.selective(b, adaptive=False)
+    gabor = arms.selective(b, bank="gabor"), arms.selective(b, adaptive=False, bank="gabor")
+    deeper = arms.selective(b, layers=None), arms.selective(b, adaptive=False, layers=None)
+    both, other = chosen | kernels, gabor[0] | gabor[1]
+    needed = "method: selective with"
+    vary_bank = ("method_options",)
+    parts = [
         difference(
             evidence,
             "adaptive K > fixed K",
             chosen,
-            fixed,
+            kernels,
             vary,
-            "method: selective with adaptive: [true, false]",
-        ),
-        difference(
-            evidence,
-            "kernels > Gabor",
-            chosen,
-            gabor,
-            vary,
-            "method: selective with bank: [kernels, gabor]",
-        ),
+            f"{needed} adaptive: [true, false]",
+        )
     ]
+    for name, others, how in (
+        ("first layers > Gabor", other, "bank: [kernels, gabor]"),
+        ("first layers > deeper ones", deeper[0] | deeper[1], 'layers: ["1,2", "1,2,3,4,5"]'),
+    ):
+        parts.append(_same_growth(evidence, name, both, others, vary_bank, f"{needed} {how}"))
+    return parts
+
+
+def _same_growth(
+    evidence: Evidence,
+    name: str,
+    left: pd.Series[bool],
+    right: pd.Series[bool],
+    vary: Sequence[str],
+    needed: str,
+) -> Part:
+    """Difference of two banks where K grows alike in both: adaptive runs if there are any."""
+    grows = evidence.board["method_options"].map(
+        lambda text: options(text).get("adaptive", "True") == "True"
+    )
+    done = evidence.board["status"] == "done"
+    for growth in (grows, ~grows):
+        if (left & growth & done).any() and (right & growth & done).any():
+            return difference(evidence, name, left & growth, right & growth, vary, needed)
+    return missing(name, "no pair of finished runs", needed)
 
 
 _LEAST_GAIN, _MOST_GAIN = 2.0, 10.0
@@ -171,14 +192,14 @@ def _c4_published() -> list[Part]:
 
 def _c4_runs(evidence: Evidence) -> list[Part]:
     b = evidence.board
-    chosen = arms.selective(b, adaptive=None, bank=None)
-    near, far, both = (chosen & arms.source_is(b, name) for name in ("near", "far", "both"))
-    needed = "method: selective with source: [near, far, both]"
+    chosen = arms.selective(b)
+    near, far = chosen & arms.source_is(b, "near"), chosen & arms.source_is(b, "far")
+    both = arms.is_method(b, "selective") & arms.borrows(b, selections=2)
+    vary = (*SOURCE_FACTORS, "borrowed", "method_options")
+    needed = "method: selective with source: [near, far], and borrowing from both"
     return [
-        difference(evidence, "near source > far source", near, far, SOURCE_FACTORS, needed),
-        difference(
-            evidence, "both together no better", near, both, SOURCE_FACTORS, needed, margin=1.0
-        ),
+        difference(evidence, "near source > far source", near, far, vary, needed),
+        difference(evidence, "both together no better", near, both, vary, needed, margin=1.0),
     ]
 
 

@@ -13,7 +13,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis import arms, published
-from analysis.board import key_of, pair, summarise
+from analysis.board import PATTERN_FACTORS, key_of, pair, summarise
 from analysis.evidence import Claim, Evidence, Part, difference, judge, missing, ordered, trend
 
 __all__ = ["CLAIMS"]
@@ -79,7 +79,7 @@ def _c2_published() -> list[Part]:
 def _c2_runs(evidence: Evidence) -> list[Part]:
     b = evidence.board
     middle = arms.soft(b, intermediate=True)
-    needed = "method: soft with alpha: 0 beside method: soft and method: plain"
+    needed = "method: {name: soft, schedule: zero} beside method: soft and method: plain"
     vary = arms.LOSS_FACTORS
     return [
         difference(
@@ -108,7 +108,7 @@ def _c3_runs(evidence: Evidence) -> list[Part]:
     needed = "model: [three or more], pattern: [freeze, tune], with the same target and seeds"
     tuned, frozen = arms.fine_tuned(b), arms.frozen_features(b)
     rule = evidence.lr_rule(tuned | frozen)
-    vary = ("pattern", "copied_lr_factor")
+    vary = (*PATTERN_FACTORS, *arms.LOSS_FACTORS)
     frame = pair(b, tuned, frozen, vary, lr=rule).frame
     found = []
     if not frame.empty:
@@ -146,10 +146,10 @@ def _c4_published() -> list[Part]:
 
 def _c4_runs(evidence: Evidence) -> list[Part]:
     b, vary = evidence.board, arms.LOSS_FACTORS
-    some = arms.soft(b, source_part="categories")
-    images = arms.soft(b, source_part="images")
-    second = arms.soft(b, second_target=True)
-    needed = "method: soft with source_part: [all, categories, images]"
+    some = arms.soft(b, part="categories")
+    images = arms.soft(b, part="images")
+    second = arms.soft(b, targets=2)
+    needed = "method: soft that borrows all, 0.1 of categories and 0.1 of images"
     return [
         difference(
             evidence,
@@ -167,7 +167,7 @@ def _c4_runs(evidence: Evidence) -> list[Part]:
             arms.soft(b),
             second,
             vary,
-            "method: soft with and without second_target",
+            "method: soft with and without a second borrowed data set",
             margin=1.0,
         ),
     ]

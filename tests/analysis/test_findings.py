@@ -115,8 +115,14 @@ def _arms(arms: Sequence[tuple[float, dict[str, Any]]], **shared: Any) -> Rows:
     ]
 
 
-def _methods(*values: tuple[float, str, str]) -> Rows:
-    return _arms([(a, {"method": m, "method_options": o}) for a, m, o in values])
+def _methods(*values: tuple[float, str, str] | tuple[float, str, str, str]) -> Rows:
+    """Arms by accuracy, method, options and what is borrowed, by default the parent's data."""
+    given = []
+    for a, method, options, *borrowed in values:
+        default = None if method == "plain" else "parent"
+        label = borrowed[0] if borrowed else default
+        given.append((a, {"method": method, "method_options": options, "borrowed": label}))
+    return _arms(given)
 
 
 def _sources(*values: tuple[float, str], **shared: Any) -> Rows:
@@ -227,14 +233,16 @@ COSINES = pd.DataFrame({"target": [f"t{k}" for k in range(4)], "cosine": [0.1, 0
 PLANTED: dict[str, Callable[[int], Rows]] = {
     "SFT-C1": lambda e: _methods((0.5 + 0.1 * e, "soft", ""), (0.5, "plain", "")),
     "SFT-C2": lambda e: _methods(
-        (0.5 + 0.2 * e, "soft", ""), (0.5 + 0.1 * e, "soft", "alpha=0.0"), (0.5, "plain", "")
+        (0.5 + 0.2 * e, "soft", ""),
+        (0.5 + 0.1 * e, "soft", "schedule=zero;source_head=kept"),
+        (0.5, "plain", ""),
     ),
     "SFT-C3": _sft_c3,
     "SFT-C4": lambda e: _methods(
         (0.5 + 0.2 * e, "soft", ""),
-        (0.5 + 0.1 * e, "soft", "source_part=categories"),
-        (0.5, "soft", "source_part=images"),
-        (0.5 + 0.15 * e, "soft", "second_target=dogs"),
+        (0.5 + 0.1 * e, "soft", "", "parent, 0.1 of classes"),
+        (0.5, "soft", "", "parent, 0.1 of images"),
+        (0.5 + 0.15 * e, "soft", "", "parent;dogs all"),
     ),
     "SFT-C7": lambda e: [
         row
@@ -244,19 +252,24 @@ PLANTED: dict[str, Callable[[int], Rows]] = {
     "GE-C1": lambda e: _methods(
         (0.6 + 0.1 * e, "selective", ""),
         (0.6, "joint", ""),
-        (0.6, "selective", "choice=random"),
+        (0.6, "joint", "", "parent, 500 random images"),
         (0.6 - 0.1 * e, "plain", ""),
     ),
     "GE-C2": lambda e: _methods(
         (0.5 + 0.1 * e, "selective", "adaptive=True"),
         (0.5, "selective", "adaptive=False"),
         (0.5, "selective", "adaptive=True;bank=gabor"),
+        (0.5, "selective", "adaptive=True;layers=1,2,3,4,5"),
     ),
     "GE-C3": lambda e: _methods((0.5 + 0.06 * e, "selective", ""), (0.5, "plain", "")),
     "GE-C4": lambda e: _arms(
         [
-            (a, {"source": s, "method": "selective"})
-            for a, s in ((0.5 + 0.1 * e, "near"), (0.5, "far"), (0.5 + 0.09 * e - 0.01, "both"))
+            (a, {"source": s, "method": "selective", "borrowed": b})
+            for a, s, b in (
+                (0.5 + 0.1 * e, "near", "parent"),
+                (0.5, "far", "parent"),
+                (0.5 + 0.09 * e - 0.01, "near", "parent;far"),
+            )
         ]
     ),
     "GE-C5": lambda e: [
@@ -275,7 +288,12 @@ PLANTED: dict[str, Callable[[int], Rows]] = {
             (0.9, {"source": "categories 800", "source_classes": 800}),
         ]
     ),
-    "LI-C3": lambda e: _sources((0.5 if e > 0 else 0.9, "self"), (0.5, "none")),
+    "LI-C3": lambda e: _arms(
+        [
+            (0.5 if e > 0 else 0.9, {"source": "self", "pattern": "T(1-8)"}),
+            (0.5, {"source": "none", "pattern": SCRATCH}),
+        ]
+    ),
     "LI-C4": _li_c4,
     "LI-C5": _li_c5,
     "LI-C6": _li_c6,
@@ -396,6 +414,48 @@ def test_claims_on_layers() -> None:
     lacking = _probes(1)
     lacking = lacking[lacking["network"] != "self"]
     assert _judged("LI-C10", rows, probes=lacking).verdict == "not enough evidence"
+
+
+def test_probes_are_read_from_a_leaderboard() -> None:
+    sources = {
+        "near": "near",
+        "far": "tiny-imagenet far",
+        "self": "self",
+        "FT-near": "near > self T(1-7)R(8)",
+        "FT-far": "far > self T(1-7)R(8)",
+    }
+    rows = [
+        _row(a, method="probe", method_options=f"layer={k + 1}", source=sources[n], seed=s)
+        for k, layer in enumerate(("conv1", "conv3", "fc7", "fc8"))
+        for n, a, s in _probes(1)
+        .query("layer == @layer")[["network", "accuracy", "seed"]]
+        .to_numpy()
+    ]
+    other = _row(0.9, method="probe", method_options="layer=penultimate")
+    found = _judged("LI-C10", [*reversed(rows), other])
+    given = _judged("LI-C10", PLANTED["SFT-C1"](1), probes=_probes(1))
+    assert found.verdict == given.verdict == "holds"
+    assert found.effect == pytest.approx(given.effect)
+
+
+def test_svms_on_frozen_features_stand_for_before_fine_tuning() -> None:
+    rows = [r for r in PLANTED["LI-C4"](1) if r["pattern"] != FREEZE]
+    svms = _arms(
+        [
+            (
+                a,
+                {
+                    "source": s,
+                    "method": "svm",
+                    "method_options": "layer=penultimate",
+                    "pattern": FREEZE,
+                },
+            )
+            for a, s in ((0.7, "near"), (0.4, "far"))
+        ]
+    )
+    assert _judged("LI-C4", rows).verdict == "not enough evidence"
+    assert _judged("LI-C4", rows + svms).verdict == "holds"
 
 
 def _sensitivities(more: float, before: float, after: float, classes: int) -> pd.DataFrame:

@@ -324,3 +324,32 @@ def test_distances_must_say_whose_they_are() -> None:
     with pytest.raises(DataError, match="two distances"):
         with_distance(frame, pd.DataFrame({"dataset": ["cub"] * 2, "cosine": [0.1, 0.2]}))
     assert with_distance(frame, None)["distance"].isna().all()
+
+
+def test_neither_arm_is_tuned_harder_than_the_other() -> None:
+    # near tried three rates, far one of them: only that one is compared.
+    rows = [
+        _row(source=s, lr=lr, seed_draw=seed, val_top1_accuracy=a, top1_accuracy=a)
+        for s, rates in (("near", {0.01: 0.5, 0.03: 0.7, 0.1: 0.6}), ("far", {0.01: 0.4}))
+        for lr, a in rates.items()
+        for seed in (0, 1)
+    ]
+    board = _board(rows)
+    arms = board["source"] == "near", board["source"] == "far"
+    found = pair(board, *arms, SOURCE_FACTORS, lr="best")
+    assert found.frame["difference"].tolist() == pytest.approx([0.1, 0.1])
+    # Without a rate in common each arm has its own best.
+    rows = [row | {"lr": 0.2} if row["source"] == "far" else row for row in rows]
+    board = _board(rows)
+    found = pair(board, *arms, SOURCE_FACTORS, lr="best")
+    assert found.frame["lr"].tolist() == [0.03, 0.03]
+    assert found.frame["difference"].tolist() == pytest.approx([0.3, 0.3])
+
+
+def test_rates_are_compared_on_the_repetitions_that_all_finished() -> None:
+    # Seed 1 is easy; only rate 0.1 has it. On the seed that both have, 0.01 is better.
+    rows = [
+        _row(lr=lr, seed_draw=seed, val_top1_accuracy=v, top1_accuracy=v)
+        for lr, seed, v in ((0.01, 0, 0.5), (0.1, 0, 0.4), (0.1, 1, 0.9))
+    ]
+    assert best_lr(_board(rows))["lr"].tolist() == [0.01]
