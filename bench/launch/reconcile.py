@@ -147,8 +147,10 @@ class Reconciler:
     # --- parts ---
 
     def _look(self, ledger: Ledger, jobs: Mapping[str, QueuedJob]) -> Situation:
+        """The runs that were asked for; the plan has those of the whole file."""
         most = self.settings.max_attempts
-        return look(self.plan, self.store, self.desk, ledger, jobs, most)
+        found = look(self.plan, self.store, self.desk, ledger, jobs, most)
+        return replace(found, runs={run.id: found.runs[run.id] for run in self.session.wanted})
 
     def _unwanted(self, found: Situation, only: Sequence[str]) -> set[str]:
         """The unfinished runs to cancel; sources go when nothing that is left needs them."""

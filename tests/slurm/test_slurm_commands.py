@@ -115,12 +115,14 @@ def test_cancelling_one_experiment_leaves_the_other(grid: Make) -> None:
         "drop": {"set": plain | {"train.epochs": 2000}, "axes": {"seed": [0, 1]}},
     }
     g = grid(experiments=experiments, slurm={"runs_per_job": 3})
-    g.submit()
+    assert "3 runs submitted in 1 jobs" in g.submit()
     g.wait_for_event("epoch")
     assert g.bench("cancel", "--only", "drop").returncode == 0
-    g.wait()  # one job had them all, and went on with what is left
+    g.wait()
     states = {view["experiments"][0]: view["state"] for view in g.status()["runs"]}
     assert states == {"keep": "done", "drop": "cancelled"}
+    assert "0 runs submitted in 0 jobs" in g.submit("--only", "keep")
+    assert not g.cluster.jobs()
 
 
 def test_without_a_cluster_it_is_said_and_nothing_happens(grid: Make, tmp_path: Path) -> None:
