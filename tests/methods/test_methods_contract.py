@@ -2,37 +2,56 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
+import tempfile
 from collections import Counter
+from pathlib import Path
 
 import numpy as np
 import pytest
+import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import DataError, GridError
-from bench.methods import METHODS, Ingredients, build, check
+from bench.methods import METHODS, Ingredients, build, build_features, check
+from bench.methods.fixed import FeatureTask
 from bench.methods.plain import Plain, natural_steps
-from bench.spec import TrainSpec
+from bench.models import layers
+from bench.spec import ModelSpec, TrainSpec
+from bench.training import evaluate
 from bench.training.domain import Domain, images_in
 
+STEPPED = [name for name, entry in METHODS.items() if entry.kind == "steps"]
+FITTED = [name for name, entry in METHODS.items() if entry.kind == "features"]
+_cache = tempfile.TemporaryDirectory()  # what methods look up in the images, once for all tests
 
-def _domain(count: int) -> Domain:
-    return Domain("d", np.zeros((count, 2, 2, 3), np.uint8), np.zeros(count, np.int64), 1)
+
+def _domain(count: int, side: int = 2) -> Domain:
+    return Domain("d", np.zeros((count, side, side, 3), np.uint8), np.zeros(count, np.int64), 1)
 
 
 def _ingredients(count: int = 23, seed: int = 0, steps: int | None = None) -> Ingredients:
     recipe = TrainSpec(batch_size=4, accumulate=2)
-    return Ingredients(_domain(count), recipe, seed, steps, sources=(_domain(31),))
+    return Ingredients(
+        _domain(count, 32),
+        recipe,
+        seed,
+        steps,
+        sources=(_domain(31, 32),),
+        network=layers.create(ModelSpec(name="narrow8_32"), 2, seed=0),
+        cache=Path(_cache.name),
+    )
 
 
 def _predict(domain: int) -> np.ndarray:
     return np.zeros((_domain(23).size, 1), np.float32)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STEPPED)
 def test_steps_are_a_function_of_seed_and_epoch(name: str) -> None:
     def shown(seed: int, epoch: int) -> list:
         steps = build(name, {}, _ingredients(seed=seed)).steps(epoch, _predict)
@@ -43,7 +62,7 @@ def test_steps_are_a_function_of_seed_and_epoch(name: str) -> None:
     assert shown(0, 1) != shown(0, 2)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STEPPED)
 def test_steps_name_images_that_exist_with_finite_weights(name: str) -> None:
     method = build(name, {}, _ingredients())
     assert 0 <= method.target < len(method.domains)
@@ -58,7 +77,33 @@ def test_steps_name_images_that_exist_with_finite_weights(name: str) -> None:
             assert np.isfinite(part.weight)
 
 
-@pytest.mark.parametrize("name", METHODS)
+@pytest.mark.parametrize("name", STEPPED)
+def test_each_further_domain_has_a_head_whose_outputs_are_classes(name: str) -> None:
+    method = build(name, {}, _ingredients())
+    assert set(method.heads) == set(range(len(method.domains))) - {method.target}
+    for number, head in method.heads.items():
+        assert head.classes.dtype == np.int64
+        assert len(head.classes) == method.domains[number].num_classes
+        assert len(set(head.classes.tolist())) == len(head.classes)
+    assert method.batch_norm in ("joint", "separate", "frozen")
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_notes_are_json(name: str) -> None:
+    method = build(name, {}, _ingredients())
+    rows: list = [{"epoch": n, "val_top1_accuracy": v} for n, v in enumerate((None, 0.25))]
+    for history in ([], rows):
+        json.dumps(dict(method.notes(history)), allow_nan=False)
+
+
+@pytest.mark.parametrize("name", STEPPED)
+def test_methods_say_how_much_they_borrow(name: str) -> None:
+    least, most = METHODS[name].borrows
+    assert 0 <= least <= most
+    assert len(build(name, {}, _ingredients()).domains) == 1 + bool(most)
+
+
+@pytest.mark.parametrize("name", STEPPED)
 def test_a_restored_method_goes_on_as_if_it_had_never_stopped(name: str) -> None:
     first, second = (build(name, {}, _ingredients()) for _ in range(2))
     for epoch in range(2):
@@ -66,6 +111,23 @@ def test_a_restored_method_goes_on_as_if_it_had_never_stopped(name: str) -> None
     second.restore(first.state())
     for a, b in zip(first.steps(1, _predict), second.steps(1, _predict), strict=True):
         assert [p.indices.tolist() for p in a] == [p.indices.tolist() for p in b]
+
+
+@pytest.mark.parametrize("name", FITTED)
+def test_fitted_methods_score_every_class_and_leave_the_network_as_it_is(
+    name: str, tmp_path: Path
+) -> None:
+    rng = np.random.default_rng(0)
+    images, labels = rng.integers(0, 256, (24, 32, 32, 3), dtype=np.uint8), np.arange(24) % 3
+    data = Domain("d", images, labels, 3)
+    net = layers.create(ModelSpec(name="narrow8_32"), 2, seed=0)
+    before = {key: value.clone() for key, value in net.state_dict().items()}
+    method = build_features(name, {})
+    fitted = method.fit(FeatureTask(net, data, None, torch.device("cpu"), tmp_path))
+    assert fitted.outcome.status == "done"
+    assert evaluate.predict(fitted.model, data).shape == (24, 3)
+    assert all(torch.equal(before[key], value) for key, value in net.state_dict().items())
+    assert not list(tmp_path.iterdir())
 
 
 @pytest.mark.parametrize("name", METHODS)
