@@ -130,6 +130,7 @@ class _Run:
         self.device = context.torch_device()
         self.trained: nn.Module | None = None
         self.scorer: nn.Module | None = None
+        self.logits = True
 
     def execute(self) -> str:
         """Trains, evaluates, checks the invariants, publishes; the run's status."""
@@ -178,7 +179,7 @@ class _Run:
 
     def _fit(self, model: nn.Module) -> tuple[Outcome, dict[str, Any]]:
         fitted = fit_features(self.spec, self.data, model, self.context, self.folder.path)
-        self.scorer = fitted.model
+        self.scorer, self.logits = fitted.model, fitted.logits
         return fitted.outcome, fitted.notes
 
     def _on_features(self) -> bool:
@@ -367,7 +368,7 @@ class _Run:
         logits = self._test_scores(model, outcome, test)
         row["top1_accuracy"] = evaluate.top1_accuracy(logits, test.labels)
         row["mean_class_accuracy"] = evaluate.mean_class_accuracy(logits, test.labels)
-        shares = logits if self.spec.method.name == "svm" else evaluate.softmax(logits)
+        shares = evaluate.softmax(logits) if self.logits else logits
         row["mean_average_precision"] = evaluate.mean_average_precision(shares, test.labels)
         row["test_loss"] = evaluate.cross_entropy(logits, test.labels)
         weights.save_state(outcome.state if self.scorer else model, self.folder.weights_path)

@@ -113,9 +113,6 @@ METHODS: dict[str, MethodEntry] = {
 class FeatureMethod(Protocol):
     """A method of kind `features`."""
 
-    softmax: bool
-    """Whether its scores are logits, of which the softmax is a probability."""
-
     def fit(self, task: FeatureTask) -> Fitted:
         """A classifier on features of the task's network."""
 

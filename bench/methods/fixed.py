@@ -74,11 +74,13 @@ class Fitted:
         model: images to scores, the network's features and the classifier in one module.
         outcome: its history has a row for each C, numbered as epochs are, in the order tried.
         notes: for the record.
+        logits: whether the softmax of the scores is a probability.
     """
 
     model: FeatureModel
     outcome: Outcome
     notes: dict[str, Any]
+    logits: bool
 
 
 class FeatureModel(nn.Module):
@@ -150,7 +152,7 @@ def fit(task: FeatureTask, recipe: Recipe) -> Fitted:
     said = {"c": choices[best], "features": columns, "solver": how, "c_chosen_on": "validation"}
     if not held:
         said["c_chosen_on"] = "nothing: there are no validation images"
-    return Fitted(model, outcome, said)
+    return Fitted(model, outcome, said, logits=recipe.loss == "logistic")
 
 
 def _solve(x: NDArray[np.float32], task: FeatureTask, recipe: Recipe, c: float, how: str) -> Linear:

@@ -7,7 +7,8 @@ The whole source, or a random part of it (`borrow.total_images`), gives the rows
 "random source"; images chosen by the target are another stream in the same method.
 
 Where the paper is silent or the released code differs, it is an option: loss weights 1:1 (code:
-0.5:0.5); classes without images are dropped from the source's classifier (as in the code);
+0.5:0.5); classes without images are dropped from the source's classifier (as in the code); the
+code's replacement of a step's third and further images of a class (default: off);
 BatchNorm sees both domains together. A mini-batch of `batch_size` is so many pairs: GE's 20 images
 are `batch_size: 10`.
 """
@@ -22,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from bench.methods.plain import Plain
 from bench.methods.streams import Indices, Shuffled, SourceStream, reindexed, sources_of
-from bench.training.domain import BatchNormMode, Domain, DomainBatch, Head, Step
+from bench.training.domain import BatchNormMode, Domain, DomainBatch, Head, Step, rng_from
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -30,7 +31,7 @@ if TYPE_CHECKING:
     from bench.methods import Ingredients
     from bench.training.job import Predict, Row
 
-__all__ = ["Joint", "JointOptions", "Weight"]
+__all__ = ["Joint", "JointOptions", "Weight", "spread"]
 
 Weight = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 
@@ -44,6 +45,8 @@ class JointOptions(BaseModel):
             `bench.models.heads.MultiHead`.
         reindex: the source's classifier has only the classes that have images.
         least_images_per_class: with `reindex`, source classes with fewer images are left out.
+        most_per_class: further images of one target class within a step give way to images of
+            classes that the step lacks (the released code allows 2); None leaves them.
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -53,6 +56,29 @@ class JointOptions(BaseModel):
     batch_norm: BatchNormMode = "joint"
     reindex: Annotated[bool, Strict()] = True
     least_images_per_class: Annotated[int, Strict(), Field(ge=0)] = 0
+    most_per_class: Annotated[int, Strict(), Field(ge=1)] | None = None
+
+
+def spread(chunk: Indices, labels: Indices, most: int, rng: np.random.Generator) -> Indices:
+    """A step's target images with at most `most` of a class, as far as absent classes last.
+
+    Each further image is replaced by a random one of a class that the step lacks; absent classes
+    come in random order, each once (GE's released code, ledger GE-6 b).
+
+    Args:
+        chunk: (n,) images of the step.
+        labels: (N,) of all target images.
+        most: images of a class that may stay.
+        rng: for the replacements.
+    """
+    result, shown = chunk.copy(), labels[chunk]
+    seen: dict[int, int] = {}
+    absent = [int(c) for c in rng.permutation(np.setdiff1d(labels, shown))]
+    for place, label in enumerate(shown.tolist()):
+        seen[label] = seen.get(label, 0) + 1
+        if seen[label] > most and absent:
+            result[place] = rng.choice(np.flatnonzero(labels == absent.pop()))
+    return result
 
 
 class Joint:
@@ -77,7 +103,7 @@ class Joint:
         streams: Sequence[SourceStream] | None = None,
     ) -> None:
         self.options = options
-        self.plain = Plain(ingredients)
+        self.plain, self._seed = Plain(ingredients), ingredients.order_seed
         sources: list[Domain] = []
         self.heads: dict[int, Head] = {}
         for number, source in enumerate(sources_of(ingredients, "joint"), start=1):
@@ -95,7 +121,7 @@ class Joint:
 
     def steps(self, epoch: int, predict: Predict) -> Sequence[Step]:
         """The target's steps, each with as many images of every source."""
-        chunks: list[Indices] = [part.indices for (part,) in self.plain.steps(epoch)]
+        chunks = self._chunks(epoch)
         drawn = [stream.draw(epoch, chunks, predict) for stream in self.streams]
         return [
             (
@@ -107,6 +133,14 @@ class Joint:
             )
             for place, chunk in enumerate(chunks)
         ]
+
+    def _chunks(self, epoch: int) -> list[Indices]:
+        """The target images of each step."""
+        chunks = [part.indices for (part,) in self.plain.steps(epoch)]
+        if self.options.most_per_class is None:
+            return chunks
+        labels, rng = self.domains[0].labels, rng_from(f"spread|{self._seed}|{epoch}")
+        return [spread(chunk, labels, self.options.most_per_class, rng) for chunk in chunks]
 
     def state(self) -> Mapping[str, Tensor]:
         """That of the streams."""

@@ -334,7 +334,7 @@ class NearestStream:
         )
 
     def rounds(self) -> list[dict[str, float]]:
-        """What was seen before each round, for the record; nothing is predicted before the first."""
+        """What was seen before each round, for the record; nothing before the first."""
         seen = ("wrong", "right_but_unsure")
         return [
             {key: value for key, value in entry.items() if number or key not in seen}

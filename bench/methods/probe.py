@@ -33,7 +33,6 @@ class Probe:
     """Fits the probe; see the module's docstring."""
 
     choices = (0.001, 0.01, 0.1, 1.0, 10.0)
-    softmax = True
 
     def __init__(self, options: ProbeOptions) -> None:
         self.options = options

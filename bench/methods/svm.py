@@ -57,7 +57,6 @@ class Svm:
     """Fits the SVM; see the module's docstring."""
 
     choices = (0.01, 0.1, 1.0, 10.0)
-    softmax = False
 
     def __init__(self, options: SvmOptions) -> None:
         self.options = options

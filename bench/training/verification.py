@@ -1,0 +1,204 @@
+"""Are two images of one identity? TAR at FAR, and splits that keep identities apart (SFT §4.3).
+
+SFT trains on identities as classes, drops the classifiers, and compares penultimate features by
+cosine over all pairs of test images (ledger X-5, SFT-6): the true-acceptance rate at the threshold
+where the false-acceptance rate just stays within 1e-2 to 1e-5.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.errors import DataError, nearest
+from bench.training.domain import rng_from
+
+__all__ = ["FARS", "Verification", "split_identities", "tar_at_far", "verify"]
+
+FARS = (1e-2, 1e-3, 1e-4, 1e-5)
+FEWEST_ACCEPTED = 10
+_BLOCK_ROWS = 512
+
+Scores = NDArray[np.floating]
+
+
+@dataclass(frozen=True)
+class Verification:
+    """What a verification gives.
+
+    Attributes:
+        tar: true-acceptance rate by false-acceptance rate.
+        threshold: a pair is accepted when its score is above this, by false-acceptance rate.
+        genuine_pairs, impostor_pairs: how many there were.
+        warnings: rates for which there are too few impostors to be trusted.
+    """
+
+    tar: dict[float, float]
+    threshold: dict[float, float]
+    genuine_pairs: int
+    impostor_pairs: int
+    warnings: tuple[str, ...]
+
+
+def tar_at_far(genuine: Scores, impostor: Scores, fars: Sequence[float] = FARS) -> Verification:
+    """True-acceptance rates at given false-acceptance rates.
+
+    The threshold is the lowest at which the share of impostor pairs accepted is at most the rate;
+    impostors with equal scores are accepted together or not at all.
+
+    Args:
+        genuine: scores of pairs of one identity, higher is more alike.
+        impostor: scores of pairs of two.
+        fars: rates in (0, 1).
+
+    Raises:
+        DataError: no genuine pair, no impostor pair, or a rate outside (0, 1).
+
+    >>> tar_at_far(np.array([0.9, 0.4]), np.array([0.5, 0.1]), [0.5]).tar
+    {0.5: 1.0}
+    """
+    most = max((int(far * len(impostor)) + 2 for far in fars), default=0)
+    highest = np.sort(impostor)[::-1][:most]
+    return _tar(np.asarray(genuine), highest, len(impostor), fars)
+
+
+def _tar(genuine: Scores, highest: Scores, impostors: int, fars: Sequence[float]) -> Verification:
+    """As `tar_at_far`, from the highest impostor scores in falling order."""
+    for kind, count in (("genuine", len(genuine)), ("impostor", impostors)):
+        if not count:
+            raise DataError(
+                f"there is no {kind} pair to verify with",
+                hint="the images need at least two identities, and two images of one of them",
+            )
+    tar, threshold, warnings = {}, {}, []
+    for far in fars:
+        if not 0 < far < 1:
+            raise DataError(f"the false-acceptance rate is {far}", hint="give one between 0 and 1")
+        accepted = int(far * impostors)
+        while (accepted + 1) / impostors <= far:  # as a division rounds, not as a product does
+            accepted += 1
+        while accepted / impostors > far:
+            accepted -= 1
+        limit = float(highest[accepted]) if accepted < impostors else -np.inf
+        tar[far], threshold[far] = float((genuine > limit).mean()), limit
+        if impostors * far < FEWEST_ACCEPTED:
+            warnings.append(
+                f"FAR {far:g}: {impostors} impostor pairs accept {impostors * far:.1f} at most; "
+                f"{FEWEST_ACCEPTED} are needed for a rate to be trusted"
+            )
+    return Verification(tar, threshold, len(genuine), impostors, tuple(warnings))
+
+
+def verify(
+    features: NDArray[np.float32], identities: NDArray[np.integer], fars: Sequence[float] = FARS
+) -> Verification:
+    """Verification by the cosine of features over all unordered pairs of images.
+
+    Args:
+        features: (N, D), say what the classifier is handed.
+        identities: (N,).
+        fars: false-acceptance rates.
+
+    Only the impostor scores that can be thresholds are kept, so memory is of the order of the
+    largest rate times N^2.
+
+    Raises:
+        DataError: as `tar_at_far`, or a feature of length 0 or not finite.
+    """
+    length = np.linalg.norm(features, axis=1, keepdims=True)
+    if not np.isfinite(length).all() or not (length > 0).all():
+        raise DataError(
+            "some images have features of length 0 or not finite, which have no cosine",
+            hint="take a layer before an activation that is 0 everywhere",
+        )
+    unit = (features / length).astype(np.float32)
+    count = len(unit)
+    genuine: list[Scores] = []
+    highest = np.empty(0, np.float32)
+    same = int(sum(n * (n - 1) // 2 for n in np.unique(identities, return_counts=True)[1]))
+    impostors = count * (count - 1) // 2 - same
+    most = max((int(far * impostors) + 2 for far in fars), default=0)
+    for start in range(0, count, _BLOCK_ROWS):
+        block = unit[start : start + _BLOCK_ROWS] @ unit[start:].T
+        rows = np.arange(len(block))[:, None]
+        later = np.arange(block.shape[1])[None] > rows
+        alike = identities[start : start + _BLOCK_ROWS, None] == identities[None, start:]
+        genuine.append(block[later & alike])
+        highest = np.concatenate([highest, block[later & ~alike]])
+        if len(highest) > most:
+            highest = np.partition(highest, len(highest) - most)[-most:]
+    ordered = np.sort(highest)[::-1]
+    return _tar(np.concatenate([*genuine, np.empty(0)]), ordered, impostors, fars)
+
+
+def split_identities(
+    rows: Sequence[Mapping[str, str]],
+    *,
+    identity: str = "group",
+    test_identities: int | Sequence[str],
+    train_where: Mapping[str, Sequence[str]] | None = None,
+    draw: int = 0,
+) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+    """Training and test images such that no identity stands on both sides (SFT-6).
+
+    Args:
+        rows: a line per image, as a manifest has them: column to value.
+        identity: the column that says who is shown.
+        test_identities: how many identities to test on, drawn at random, or which.
+        train_where: training images have one of these values in these columns, such as
+            `{"expression": ["surprise", "sadness"]}`; test images are not restricted.
+        draw: seed of the random choice.
+
+    Returns:
+        indices of `rows` (training, test), ascending.
+
+    Raises:
+        DataError: no such column, value or identity; or one of the sides would be empty.
+
+    >>> rows = [{"group": who, "label": who} for who in "aabbcc"]
+    >>> [part.tolist() for part in split_identities(rows, test_identities=["b"])]
+    [[0, 1, 4, 5], [2, 3]]
+    """
+    who = _column(rows, identity)
+    known = sorted(set(who))
+    if isinstance(test_identities, int):
+        if not 0 < test_identities < len(known):
+            raise DataError(
+                f"{test_identities} of {len(known)} identities are to be tested on",
+                hint="leave at least one for each side",
+            )
+        order = rng_from(f"identities|{draw}").permutation(len(known))
+        tested = {known[i] for i in order[:test_identities]}
+    else:
+        tested = set(test_identities)
+        for name in sorted(tested - set(known)):
+            raise DataError(f"there is no identity {name!r}", hint=f"known: {nearest(name, known)}")
+    kept = np.ones(len(rows), np.bool_)
+    for column, values in (train_where or {}).items():
+        found = _column(rows, column)
+        for value in values:
+            if value not in found:
+                raise DataError(
+                    f"no image has {column} {value!r}", hint=f"known: {nearest(value, found)}"
+                )
+        kept &= np.isin(found, list(values))
+    test = np.isin(who, sorted(tested))
+    train = ~test & kept
+    if not train.any() or not test.any():
+        raise DataError(
+            f"{train.sum()} training and {test.sum()} test images are left",
+            hint="test on fewer identities, or restrict the training images less",
+        )
+    return np.flatnonzero(train).astype(np.int64), np.flatnonzero(test).astype(np.int64)
+
+
+def _column(rows: Sequence[Mapping[str, str]], name: str) -> list[str]:
+    if not rows or name not in rows[0]:
+        columns = list(rows[0]) if rows else []
+        raise DataError(
+            f"the manifest has no column {name!r}", hint=f"its columns: {nearest(name, columns)}"
+        )
+    return [row[name] for row in rows]
