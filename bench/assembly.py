@@ -273,7 +273,8 @@ def assemble_network(
             names = [classes[int(c)] for c in head.classes]
             state = parent_state()
             assert state is not None  # RunSpec: a run that copies nothing keeps nothing
-            parent = ParentHead(state, _rows(names, parent_classes()))
+            known = parent_classes()
+            parent = ParentHead(state, _rows(names, known), len(known or ()))
         made = new_head(
             spec.model,
             len(head.classes),

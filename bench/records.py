@@ -114,7 +114,7 @@ COLUMNS = (
     Column("test_images", "test images", "metric"),
     Column("borrowed_classes", "classes of the borrowed images", "metric"),
     Column("borrowed_images", "images to borrow from", "metric"),
-    Column("trainable_parameters", "parameters that were trained", "metric"),
+    Column("trainable_parameters", "parameters of the network that were trained", "metric"),
     Column(
         "source_test_overlap",
         "test images that the source was trained on or that were borrowed, by content",

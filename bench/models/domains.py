@@ -51,10 +51,12 @@ class ParentHead:
     Attributes:
         state: the parent's weights, by name.
         rows: int64 (C,), its output for each class of the domain.
+        outputs: how many outputs it should have, so that no other classifier is taken for it.
     """
 
     state: Mapping[str, Tensor]
     rows: NDArray[np.int64]
+    outputs: int
 
 
 def classifier_name(model: nn.Module) -> str:
@@ -114,10 +116,10 @@ def _keep(own: Tensor, parent: ParentHead, name: str) -> None:
             f"the parent has no classifier to keep: its weights have no {name}",
             hint="set method.source_head: random, or start from weights with their classifier",
         )
-    if len(parent.rows) and int(parent.rows.max()) >= len(theirs):
+    if len(theirs) != parent.outputs:
         raise ModelError(
             f"the parent's classifier {name} has {len(theirs)} outputs, "
-            f"and output {int(parent.rows.max())} is to be kept",
+            f"and it should know {parent.outputs} classes",
             hint="borrow what the parent was trained on, or set method.source_head: random",
         )
     kept = theirs[torch.from_numpy(parent.rows)]

@@ -15,7 +15,7 @@ from torch import Tensor
 
 from bench.errors import DataError, GridError
 from bench.methods import Ingredients, build, check
-from bench.methods.joint import Joint, JointOptions
+from bench.methods.joint import Joint, JointOptions, spread
 from bench.methods.soft import Soft, SoftOptions
 from bench.methods.streams import Shuffled, endless, reindexed
 from bench.spec import TrainSpec
@@ -63,6 +63,31 @@ def test_target_steps_are_those_of_plain_training() -> None:
         strict=True,
     ):
         assert np.array_equal(joint[0].indices, plain[0].indices)
+
+
+@given(st.lists(st.integers(0, 5), min_size=12, max_size=40), st.integers(1, 3))
+def test_a_class_too_often_in_a_step_gives_way_to_absent_ones(labels: list[int], most: int) -> None:
+    """GE's released code, option of GE-6 (b)."""
+    all_labels, chunk = np.array(labels), np.arange(8)
+    found = spread(chunk, all_labels, most, np.random.default_rng(0))
+    before, after = Counter(labels[:8]), Counter(all_labels[found].tolist())
+    absent = set(labels) - set(before)
+    surplus = sum(max(0, n - most) for n in before.values())
+    assert len(found) == 8
+    assert sum(found != chunk) == min(surplus, len(absent))
+    assert set(after) - set(before) <= absent
+    assert all(after[label] >= min(n, most) for label, n in before.items())
+
+
+def test_spreading_is_an_option_of_the_steps() -> None:
+    target = domain([0] * 30 + list(range(1, 7)), 7)
+    ingredients = Ingredients(target, TrainSpec(batch_size=6), sources=(SOURCE,))
+    most = []
+    for options in ({}, {"most_per_class": 2}):
+        steps = build("joint", options, ingredients).steps(0, predict)
+        counts = [Counter(target.labels[step[0].indices].tolist()) for step in steps]
+        most.append(max(max(count.values()) for count in counts))
+    assert most[0] > 2 == most[1]
 
 
 def test_several_sources_stand_side_by_side() -> None:

@@ -68,7 +68,7 @@ def test_a_kept_head_has_the_parents_outputs_for_its_classes() -> None:
     spec = ModelSpec(name="narrow8_32")
     parent = create(spec, 6, seed=7)
     rows = np.array([4, 0, 5])
-    head = new_head(spec, 3, seed=0, parent=ParentHead(parent.state_dict(), rows)).eval()
+    head = new_head(spec, 3, seed=0, parent=ParentHead(parent.state_dict(), rows, 6)).eval()
     child = create(spec, 2, seed=1)
     child.load_state_dict(
         {k: v for k, v in parent.state_dict().items() if not k.startswith("fc8")}, strict=False
@@ -83,14 +83,16 @@ def test_a_parent_without_a_classifier_is_an_error() -> None:
     spec = ModelSpec(name="narrow8_32")
     bare = {k: v for k, v in create(spec, 4, seed=0).state_dict().items() if "fc8" not in k}
     with pytest.raises(ModelError, match=r"no classifier to keep[\s\S]*source_head: random"):
-        new_head(spec, 2, seed=0, parent=ParentHead(bare, np.array([0, 1])))
+        new_head(spec, 2, seed=0, parent=ParentHead(bare, np.array([0, 1]), 4))
 
 
-def test_a_parent_with_too_few_outputs_is_an_error() -> None:
+@pytest.mark.parametrize("outputs", [3, 10])
+def test_a_classifier_of_other_classes_is_not_taken_for_the_parents(outputs: int) -> None:
+    """Weights for 21 thousand classes are not those for ILSVRC2012."""
     spec = ModelSpec(name="narrow8_32")
-    small = create(spec, 4, seed=0).state_dict()
-    with pytest.raises(ModelError, match="has 4 outputs, and output 9 is to be kept"):
-        new_head(spec, 2, seed=0, parent=ParentHead(small, np.array([0, 9])))
+    state = create(spec, 4, seed=0).state_dict()
+    with pytest.raises(ModelError, match=f"has 4 outputs, and it should know {outputs} classes"):
+        new_head(spec, 2, seed=0, parent=ParentHead(state, np.array([0, 2]), outputs))
 
 
 def test_a_network_without_a_classifier_is_an_error() -> None:
