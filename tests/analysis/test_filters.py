@@ -93,10 +93,10 @@ def test_the_papers_size_in_about_a_second_on_one_core() -> None:
     labels = np.repeat(np.arange(100), 50)
     times = []
     for _ in range(3):
-        start = time.perf_counter()
+        start = time.process_time()
         found = average_precision(scores, labels)
-        times.append(time.perf_counter() - start)
-    assert min(times) < 2.0  # 0.13 s on an idle core
+        times.append(time.process_time() - start)
+    assert min(times) < 1.0  # seconds of one core, however many others share it; 0.13 when idle
     for f, c in ((0, 0), (100, 50), (255, 99)):
         assert found[f, c] == pytest.approx(
             average_precision_score(labels == c, scores[:, f]), abs=1e-12
