@@ -262,11 +262,14 @@ class Grid:
                 ]
         return bad
 
-    def wait_for_event(self, kind: str, count: int = 1, seconds: float = 60) -> dict[str, Any]:
-        """The `count`-th event of a kind."""
+    def wait_for_event(
+        self, kind: str, count: int = 1, seconds: float = 60, job: str = ""
+    ) -> dict[str, Any]:
+        """The `count`-th event of a kind, of jobs whose names begin with `job`."""
 
         def found() -> list[dict[str, Any]]:
             events = [event for event in self.events() if event["event"] == kind]
+            events = [event for event in events if event["job"].startswith(job)]
             return events if len(events) >= count else []
 
         return wait_until(f"{count} x {kind}", found, seconds, 0.05)[count - 1]

@@ -233,7 +233,7 @@ def test_with_accounting_limits_are_kept_and_the_forgotten_is_known(
     # A killed job that the controller has forgotten is known from accounting alone.
     h = grid_on(cluster)(5, epochs=400, name="killed", slurm={"last_job": False, "grace_s": 600})
     h.submit()
-    job = h.wait_for_event("epoch")["job"]
+    job = h.wait_for_event("epoch", job="killed")["job"]
     os.kill(h.pids(job)[0], 9)
     wait_until("forgotten by the controller", lambda: job not in cluster.jobs("all"))
     wait_until("written to accounting", lambda: h.status()["runs"][0]["attempts"] == 1, 60, 1.0)

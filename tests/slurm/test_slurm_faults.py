@@ -286,7 +286,7 @@ def test_cancel_leaves_nothing_behind_and_resume_goes_on(grid: Make) -> None:
     time.sleep(2)
     assert not g.cluster.jobs()
     assert g.bench("resume").returncode == 0
-    g.wait()
+    g.wait(150)
     all_done(g, 2)
     assert resumed(g, run)
 
