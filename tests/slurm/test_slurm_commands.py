@@ -253,8 +253,8 @@ def test_overhead_of_180_packed_runs_is_under_a_second_each(grid: Make) -> None:
     assert g.torn() == []
     ends = [e for e in g.events() if e["event"] in ("started", "ended")]
     inside = sum((1 if e["event"] == "ended" else -1) * e["at_s"] for e in ends)
-    finished = [e for e in g.events() if e["event"] == "finished"]
-    spent = sum(e["at_s"] for e in finished)
-    print(f"180 runs: {wall:.1f} s in all, {spent:.1f} s in jobs, {inside:.1f} s in runs")
-    print(f"overhead: {(spent - inside) / 180:.3f} s per run in jobs")
-    assert (spent - inside) / 180 < 1.0
+    jobs = len({e["job"] for e in ends})  # all at once: the cluster says that it has the CPUs
+    overhead = (wall - inside / jobs) / 180
+    print(f"180 runs in {jobs} jobs: {wall:.1f} s, of which {inside / jobs:.1f} s in runs")
+    print(f"overhead: {overhead:.3f} s per run")
+    assert overhead < 1.0
