@@ -6,7 +6,6 @@ it ends; one failure does not touch its siblings; what is published already is s
 
 from __future__ import annotations
 
-import functools
 import io
 import shutil
 import traceback
@@ -28,10 +27,11 @@ from bench.assembly import (
     classes_of_parent,
     fit_features,
 )
-from bench.errors import BenchError, DataError, StoreError
+from bench.errors import BenchError, StoreError
 from bench.methods import METHODS
 from bench.models import layers, weights
 from bench.models.tuning import tune_only
+from bench.provenance import borrowed_record, device_name, overlap_with_tests
 from bench.records import describe_run
 from bench.spec import FromRun, RunSpec, Scratch, run_id
 from bench.store import RunFolder, Store, file_digest, write_atomic
@@ -164,7 +164,7 @@ class _Run:
             "classes": list(self.data.loaded.classes),
             "images": self.data.resolved.fingerprint,
             "notes": notes,
-            **self._borrowed(),
+            **borrowed_record(self.data),
         }
         self.folder.publish(record, outcome.history, self.spec)
         self._remove_checkpoint()
@@ -279,24 +279,6 @@ class _Run:
 
     # --- after ---
 
-    def _borrowed(self) -> dict[str, Any]:
-        """What the record says of borrowed images; nothing where there are none."""
-        if not self.data.borrowed:
-            return {}
-        return {
-            "borrowed": [
-                {
-                    "classes": list(loaded.classes),
-                    "classes_used": images.classes_used,
-                    "images": len(images.rows),
-                    "excluded_overlap": images.excluded,
-                    "fingerprint": images.resolved.fingerprint,
-                    "notes": dict(loaded.notes),
-                }
-                for loaded, images in self.data.borrowed
-            ]
-        }
-
     def _row(self, outcome: Outcome, model: nn.Module) -> dict[str, Any]:
         """The leaderboard columns that the run itself knows."""
         spec, loaded, history = self.spec, self.data.loaded, outcome.history
@@ -316,11 +298,11 @@ class _Run:
             "trainable_parameters": layers.trainable_parameters(model),
             "borrowed_classes": sum(i.classes_used for _, i in self.data.borrowed) or None,
             "borrowed_images": sum(len(i.rows) for _, i in self.data.borrowed) or None,
-            "source_test_overlap": self._overlap(),
+            "source_test_overlap": overlap_with_tests(self.spec, self.data, self.context),
             "seconds": outcome.seconds,
             "images_per_s": outcome.images_seen / max(outcome.seconds, 1e-9),
             "peak_memory_mib": outcome.peak_memory_bytes / 2**20,
-            "device": self._device_name(),
+            "device": device_name(self.device),
             "threads": torch.get_num_threads(),
             "versions": f"torch {torch.__version__}, timm {timm.__version__}",
         }
@@ -332,30 +314,6 @@ class _Run:
             row |= {"train_loss": best["train_loss"], "best_epoch": None, "epochs_run": None}
             row["epochs_to_threshold"] = None
         return {key: None if _not_finite(value) else value for key, value in row.items()}
-
-    def _overlap(self) -> int:
-        """Test images that the run borrows or an ancestor was trained on, by content (CROSS-1)."""
-        test = {image.sha256 for image in self.data.resolved.test}
-        seen: set[str] = set()
-        for ancestor in self.spec.ancestors():
-            resolved = self.context.resolve_data(ancestor)
-            seen |= {image.sha256 for image in (*resolved.train, *resolved.val)}
-            for images in self.context.resolve_borrowed(ancestor, resolved):
-                seen |= {image.sha256 for image in images.images}
-        for _, images in self.data.borrowed:
-            seen |= {image.sha256 for image in images.images}
-        own = {image.sha256 for image in (*self.data.resolved.train, *self.data.resolved.val)}
-        if own & test:
-            raise DataError(
-                f"{len(own & test)} test images are among the training images",
-                hint="the split is wrong; this is a bug, please report it",
-            )
-        return len(seen & test)
-
-    def _device_name(self) -> str:
-        if self.device.type == "cuda":
-            return torch.cuda.get_device_name(self.device)
-        return _processor()
 
     def _write_files(
         self, model: nn.Module, outcome: Outcome, row: dict[str, Any]
@@ -412,17 +370,3 @@ class _Run:
 
 def _not_finite(value: Any) -> bool:
     return isinstance(value, float) and not np.isfinite(value)
-
-
-@functools.cache
-def _processor() -> str:
-    """The processor's model name, where the system tells it."""
-    import platform
-
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"cpu {line.partition(':')[2].strip()}"
-    except OSError:
-        pass
-    return f"cpu {platform.processor() or platform.machine()}"

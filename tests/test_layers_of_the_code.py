@@ -30,8 +30,15 @@ LEVELS = [
         "bench.store",
     },
     {"bench.data", "bench.models", "bench.training", "bench.methods"},
-    {"bench.assembly", "bench.execute"},
-    {"bench.launch", "bench.leaderboard", "bench.session", "bench.views", "bench.classes"},
+    {"bench.assembly", "bench.execute", "bench.provenance"},
+    {
+        "bench.launch",
+        "bench.leaderboard",
+        "bench.session",
+        "bench.views",
+        "bench.classes",
+        "bench.retrieve_command",
+    },
     {"bench.cli", "bench.slurm_cli", "bench.options", "bench.__main__"},
 ]
 HEAVY = {"torch", "torchvision", "timm", "pandas", "nltk"}

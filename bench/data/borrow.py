@@ -1,9 +1,9 @@
 """Which images of a further selection a run borrows (ledger X-7, SFT-4, GE-7, CROSS-1).
 
-"Effective Domain Knowledge Transfer with Soft Fine-tuning", Table 3: a random tenth of the
-source's categories with all their images, or a tenth of the images of each category. Ge & Yu,
-"Borrowing Treasures from the Wealthy", Table 2: a random source of a given size. The papers drew once; here the draw is the run's own `seeds.draw`, so it is repeated
-with the seeds.
+"Effective Domain Knowledge Transfer with Soft Fine-tuning", Table 3: a random tenth of the source's
+categories with all their images, or a tenth of the images of each category. Ge & Yu, "Borrowing
+Treasures from the Wealthy", Table 2: a random source of a given size. The papers drew once; here
+the draw is the run's own `seeds.draw`, so it is repeated with the seeds.
 
 What stays is the first in the order of SHA-256 of a readable text, so smaller fractions are nested
 in larger ones.
