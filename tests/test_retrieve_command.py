@@ -1,0 +1,69 @@
+"""`bench retrieve`: the CSV and the picture's ranks (GE-10)."""
+
+from __future__ import annotations
+
+import csv
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.errors import BenchError
+from bench.methods.retrieval import Neighbours
+from bench.retrieve_command import RANKS, Retrieval, retrieve, shown_images, shown_rows
+
+CLASSES = "{{dataset: digits, test_per_class: 20, images_per_class: {}, classes: {}}}"
+TARGET = CLASSES.format(4, "{recipe: listed, names: ['3', '8']}")
+SOURCE = CLASSES.format(20, "{recipe: listed, names: ['0', '1', '5']}")
+
+
+def test_the_picture_shows_the_ranks_that_it_says() -> None:
+    order = np.stack([np.random.default_rng(row).permutation(60) for row in range(3)])
+    near = Neighbours(order[:, :45], np.zeros((3, 45), np.float32), 60)
+    for row, images in shown_images(near, [2, 0]):
+        assert images == [int(order[row, rank - 1]) for rank in (1, 10, 20, 30, 40)]
+    few = Neighbours(order[:, :12], np.zeros((3, 12), np.float32), 60)
+    assert [len(images) for _, images in shown_images(few, [0])] == [2]
+    assert RANKS == (1, 10, 20, 30, 40)
+
+
+def test_rows_are_of_every_class() -> None:
+    assert shown_rows(np.array([1, 1, 1, 0, 0, 2]), 4) == [0, 3, 5, 1]
+
+
+def test_neighbours_are_written_as_csv_and_picture(tmp_path: Path) -> None:
+    asked = Retrieval(k=12, bins=10, rows=3)
+    lines = retrieve(TARGET, SOURCE, tmp_path / "out", results=tmp_path, asked=asked)
+    assert "8 target images, 12 neighbours of each" in lines[1]
+    text = (tmp_path / "out/neighbours.csv").read_text()
+    rows = list(csv.DictReader(io.StringIO(text)))
+    assert len(rows) == 8 * 12
+    for start in range(0, len(rows), 12):
+        part = rows[start : start + 12]
+        assert [int(row["rank"]) for row in part] == list(range(1, 13))
+        assert len({row["target_image"] for row in part}) == 1
+        assert len({row["source_image"] for row in part}) == 12
+        distances = [float(row["distance"]) for row in part]
+        assert distances == sorted(distances)
+    assert {row["target_class"] for row in rows} == {"3", "8"}
+    assert {row["source_class"] for row in rows} <= {"0", "1", "5"}
+    with Image.open(tmp_path / "out/neighbours.png") as picture:
+        assert picture.format == "PNG"
+        assert picture.width > picture.height / 2
+
+
+def test_wrong_input_is_an_error(tmp_path: Path) -> None:
+    def asking(target: str = TARGET, asked: Retrieval | None = None) -> None:
+        retrieve(target, SOURCE, tmp_path / "out", results=tmp_path, asked=asked)
+
+    with pytest.raises(BenchError, match="k0 is 61, but the source has 60 images"):
+        asking(asked=Retrieval(k=61, bins=10))
+    with pytest.raises(BenchError, match="k is 0"):
+        asking(asked=Retrieval(k=0))
+    with pytest.raises(BenchError, match=r"target \{datasets: digits\}"):
+        asking("{datasets: digits}")
+    with pytest.raises(BenchError, match="0 runs match 'abc'"):
+        asking(asked=Retrieval(run="abc"))
+    assert not (tmp_path / "out").exists()
