@@ -249,6 +249,30 @@ def data_check(
         raise typer.Exit(1)
 
 
+@app.command()
+def retrieve(
+    target: Annotated[str, typer.Option(help="a selection as YAML, {dataset: digits, …}")],
+    source: Annotated[str, typer.Option(help="the selection to search")],
+    out: Annotated[Path, typer.Option(help="folder for neighbours.csv and neighbours.png")],
+    run: Annotated[
+        str | None, typer.Option(help="run whose kernels describe images; else Gabor filters")
+    ] = None,
+    layers: Annotated[str, typer.Option(help="layers of that run's network")] = "1,2",
+    k: Annotated[int, typer.Option(min=1, help="neighbours of each target image")] = 40,
+    bins: Annotated[int, typer.Option(min=2, help="bins of each filter's histogram")] = 100,
+    memory_mib: Annotated[int, typer.Option(min=64, help="bound on the search's memory")] = 1024,
+    data_root: DataRoot = None,
+    results: Results = Path("results"),
+) -> None:
+    """Find the source images nearest to each target image (selective joint fine-tuning)."""
+    from bench.retrieve_command import Retrieval
+    from bench.retrieve_command import retrieve as find
+
+    asked = Retrieval(run=run, layers=layers, k=k, bins=bins, memory_mib=memory_mib)
+    for line in find(target, source, out, results=results, data_root=data_root, asked=asked):
+        typer.echo(line)
+
+
 slurm_cli.register(app)
 
 
