@@ -26,7 +26,7 @@ RetryFailed = Annotated[bool, typer.Option(help="run failed runs again")]
 
 
 def console() -> Console:
-    """The terminal, or lines of 140 characters where there is none."""
+    """The terminal, or lines of 170 characters where there is none."""
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=140, soft_wrap=True)
+    return Console() if sys.stdout.isatty() else Console(width=170, soft_wrap=True)

@@ -125,6 +125,7 @@ def leaderboard_tables(
 
 
 def _experiment_table(name: str, about: str, found: Sequence[Mapping[str, Any]]) -> Table:
+    found = [_with_options(row) for row in found]
     keys = _telling(found)
     title = f"{name}: {about}" if about else name
     table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
@@ -145,12 +146,31 @@ def _experiment_table(name: str, about: str, found: Sequence[Mapping[str, Any]])
     return table
 
 
+_GATHERED = ("method_options", "tuned", "layer_lr_decay", "l2_sp", "source_epochs")
+"""Columns that few conditions fill; shown as one."""
+
+
+def _with_options(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with one column of what is not usual about its method and recipe."""
+    from bench.methods import check
+
+    defaults = check(str(row["method"]), {}).model_dump(mode="json")
+    usual = {f"{name}={value}" for name, value in defaults.items()}
+    given = str(row["method_options"] or "").split(";")
+    parts = [option for option in given if option and option not in usual]
+    for name, unset in (("tuned", "all"), ("layer_lr_decay", 1.0), ("l2_sp", 0.0)):
+        if row.get(name) not in (None, unset):
+            parts.append(f"{name}={_value(row[name])}")
+    kept = {key: value for key, value in row.items() if key not in _GATHERED}
+    return kept | {"options": "; ".join(parts) or None}
+
+
 def _telling(found: Sequence[Mapping[str, Any]]) -> list[str]:
     """The columns that tell conditions apart, without those that only repeat an earlier one."""
     kept: dict[tuple[int, ...], str] = {}
-    for key in describe_order():
+    for key in (*describe_order(), "options"):
         values = [str(row.get(key)) for row in found]
-        lacking = "None" in values and key in ("source_classes", "source_epochs")
+        lacking = "None" in values and key == "source_classes"
         if len(set(values) - ({"None"} if lacking else set())) > 1:
             places = {value: place for place, value in reversed(list(enumerate(values)))}
             kept.setdefault(tuple(places[value] for value in values), key)
