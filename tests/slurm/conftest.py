@@ -149,10 +149,9 @@ def _start(folder: Path, extra: str = "", **environment: str) -> Cluster:
 def running_cluster() -> Iterator[Cluster]:
     folder = Path(tempfile.mkdtemp(prefix="bench-slurm-"))
     try:
-        cluster = _start(folder, SLURM_NODES="2")
-        yield cluster
-        cluster.down()
+        yield _start(folder, SLURM_NODES="2")
     finally:
+        Cluster(folder / "c").down()  # also when only half of it has started
         shutil.rmtree(folder, ignore_errors=True)
 
 
@@ -167,19 +166,18 @@ def cluster(running_cluster: Cluster) -> Iterator[Cluster]:
 @pytest.fixture
 def other_cluster() -> Iterator[Callable[..., Cluster]]:
     """Starts further clusters, ended with the test."""
-    started: list[Cluster] = []
     folders: list[Path] = []
 
     def start(**environment: str) -> Cluster:
         folders.append(Path(tempfile.mkdtemp(prefix="bench-slurm-")))
-        started.append(_start(folders[-1], **environment))
-        return started[-1]
+        return _start(folders[-1], **environment)
 
-    yield start
-    for cluster in started:
-        cluster.down()
-    for folder in folders:
-        shutil.rmtree(folder, ignore_errors=True)
+    try:
+        yield start
+    finally:
+        for folder in folders:
+            Cluster(folder / "c").down()
+            shutil.rmtree(folder, ignore_errors=True)
 
 
 @dataclass
