@@ -18,6 +18,7 @@
           - {source: none, pattern: scratch}
         exclude:                    # cells to leave out
           - {train.lr: 0.001, source: none}
+        baseline: {source: none, pattern: scratch}   # what each cell is compared with, in pairs
 
 Expansion is pure and imports no torch. Every error carries file and line.
 """
@@ -39,17 +40,21 @@ from bench.yamlfile import Document, read_yaml, scalar
 __all__ = ["Experiment", "Grid", "check_experiments", "load_grid"]
 
 _TOP = ("name", "about", "root", "defaults", "sources", "targets", "experiments", "slurm")
-_EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude")
+_EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude", "baseline")
 
 
 @dataclass(frozen=True)
 class Experiment:
-    """A named question, the runs that answer it in the order of the file, and its line."""
+    """A named question, the runs that answer it in the order of the file, and its line.
+
+    `baselines` has the run that each of `runs` is compared with; it is empty without `baseline:`.
+    """
 
     name: str
     about: str
     runs: tuple[RunSpec, ...]
     place: str
+    baselines: tuple[RunSpec, ...] = ()
 
 
 @dataclass(frozen=True)
@@ -171,6 +176,7 @@ class _Expander:
         self.document, self.name, self.builder = document, name, builder
         self.path: Place = ("experiments", name)
         self.overrides = overrides
+        self.axis_keys: list[str] = []
         top = document.value
         self.raw = _mapping(document, self.path, top["experiments"][name], _EXPERIMENT)
         self.defaults = self._nested(("defaults",), top.get("defaults") or {})
@@ -182,8 +188,9 @@ class _Expander:
 
     def experiment(self) -> Experiment:
         base = merge(self.defaults, self.set)
-        excluded = self._list("exclude")
+        excluded, baseline = self._list("exclude"), self._baseline()
         runs: list[RunSpec] = []
+        baselines: list[RunSpec] = []
         used = [0] * len(excluded)
         for assignment, origins in self._cells():
             hits = [n for n, pattern in enumerate(excluded) if matches(pattern, assignment)]
@@ -191,18 +198,32 @@ class _Expander:
                 used[n] += 1
             if not hits:
                 runs.append(self._build(base, assignment, origins))
+                if baseline is not None:
+                    shared = {key: assignment[key] for key in self.axis_keys if key in assignment}
+                    baselines.append(self._build(base, shared | baseline, origins))
         if 0 in used:
             n = used.index(0)
             raise self._error((*self.path, "exclude", n), f"exclude {excluded[n]} matches no cell")
         if not runs:
             raise self._error(self.path, f"experiment {self.name} has no runs")
         place = self.document.place(self.path)
-        return Experiment(self.name, str(self.raw.get("about", "")), tuple(runs), place)
+        about = str(self.raw.get("about", ""))
+        return Experiment(self.name, about, tuple(runs), place, tuple(baselines))
+
+    def _baseline(self) -> Assignment | None:
+        """What distinguishes the baseline from the experiment's own cells; {} is its base cell."""
+        path: Place = (*self.path, "baseline")
+        if "baseline" not in self.raw:
+            return None
+        for key in _mapping(self.document, path, self.raw["baseline"], None):
+            self._known(key, (*path, key))
+        return dict(self.raw["baseline"])
 
     # --- cells: assignments of dotted keys ---
 
     def _cells(self) -> Iterator[tuple[Assignment, dict[str, Place]]]:
         axes = self._axes()
+        self.axis_keys = [key for axis in axes for key in axis[0][0]]
         yield from product(axes)
         for n, extra in enumerate(self._list("include")):
             place: Place = (*self.path, "include", n)

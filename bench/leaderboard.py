@@ -17,7 +17,16 @@ from bench.plan import Plan
 from bench.records import COLUMNS, METRIC_COLUMNS, describe_run
 from bench.store import Store, write_atomic
 
-__all__ = ["aggregate", "best_of", "conditions", "of_experiment", "rows", "to_csv", "write"]
+__all__ = [
+    "aggregate",
+    "baselines_of",
+    "best_of",
+    "conditions",
+    "of_experiment",
+    "rows",
+    "to_csv",
+    "write",
+]
 
 Row = dict[str, Any]
 
@@ -99,17 +108,24 @@ def _orderable(value: Any) -> tuple[int, float, str]:
     return (2, 0.0, str(value))
 
 
-def aggregate(table: Sequence[Row]) -> list[Row]:
+def aggregate(table: Sequence[Row], plan: Plan | None = None) -> list[Row]:
     """One row per experiment and condition; a run of two experiments counts in both.
 
-    Sources come last, under no experiment's name. See `conditions` for the columns.
+    Sources come last, under no experiment's name. See `conditions` for the columns. With the
+    plan, conditions are compared with the baselines that it names.
     """
     names = sorted({name for row in table for name in str(row["experiments"]).split(";")})
     return [
         {"experiment": name} | condition
         for name in sorted(names, key=lambda name: (not name, name))
-        for condition in conditions(of_experiment(table, name))
+        for condition in conditions(of_experiment(table, name), baselines_of(name, plan))
     ]
+
+
+def baselines_of(experiment: str, plan: Plan | None) -> dict[str, str]:
+    """Run ids of an experiment with the ids that they are compared with."""
+    pairs = plan.baselines.items() if plan else ()
+    return {run: baseline for (name, run), baseline in pairs if name == experiment}
 
 
 def of_experiment(table: Sequence[Row], name: str) -> list[Row]:
@@ -117,21 +133,45 @@ def of_experiment(table: Sequence[Row], name: str) -> list[Row]:
     return [row for row in table if name in str(row["experiments"]).split(";")]
 
 
-def conditions(table: Sequence[Row]) -> list[Row]:
+def conditions(table: Sequence[Row], baselines: Mapping[str, str] | None = None) -> list[Row]:
     """One row per condition: mean, sample standard deviation (ddof 1), n and a 95 % interval.
 
     Rows that differ only in seeds and class draws are one condition. The interval is Student's t
     on n - 1 degrees of freedom over the finished repetitions; it is empty when n is 1. `n_missing`
-    counts repetitions without a result, `n_diverged` those that diverged.
+    counts repetitions without a result, `n_diverged` those that diverged. `top1_over_baseline` is
+    the mean difference to the baseline of the same draw and seeds, over `n_pairs` pairs.
     """
+    accuracy = {row["run_id"]: row["top1_accuracy"] for row in table if row["status"] == "done"}
     factors = [c.name for c in COLUMNS if c.kind in ("factor", "identity")]
     factors = [name for name in factors if name not in _NOT_CONDITIONS]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in table:
         groups.setdefault(tuple(row.get(name) for name in factors), []).append(row)
     return [
-        dict(zip(factors, key, strict=True)) | _summary(members) for key, members in groups.items()
+        dict(zip(factors, key, strict=True))
+        | _summary(members)
+        | _paired(members, accuracy, baselines or {})
+        for key, members in groups.items()
     ]
+
+
+def _paired(
+    members: Sequence[Row], accuracy: Mapping[str, float], baselines: Mapping[str, str]
+) -> Row:
+    """Differences in top-1 accuracy to the baseline's run with the same draw and seeds."""
+    pairs = [(row["run_id"], baselines.get(row["run_id"])) for row in members]
+    values = [
+        accuracy[run] - accuracy[other]
+        for run, other in pairs
+        if other is not None and run != other and run in accuracy and other in accuracy
+    ]
+    mean, _, half = mean_interval(values)
+    return {
+        "n_pairs": len(values) or None,
+        "top1_over_baseline_mean": mean,
+        "top1_over_baseline_low": None if half is None or mean is None else mean - half,
+        "top1_over_baseline_high": None if half is None or mean is None else mean + half,
+    }
 
 
 def best_of(found: Sequence[Row], columns: Sequence[str]) -> list[Row]:
@@ -227,5 +267,5 @@ def write(plan: Plan, store: Store) -> list[Row]:
     table = rows(plan, store)
     columns = [column.name for column in COLUMNS]
     write_atomic(store.leaderboard(plan.name), to_csv(table, columns))
-    write_atomic(store.leaderboard(plan.name, "-aggregated"), to_csv(aggregate(table)))
+    write_atomic(store.leaderboard(plan.name, "-aggregated"), to_csv(aggregate(table, plan)))
     return table

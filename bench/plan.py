@@ -7,7 +7,7 @@ pre-training because its id is equal. Pure; what is known of the data comes in a
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from bench.errors import DataError, GridError
 from bench.grid import Experiment, Grid
@@ -67,11 +67,15 @@ class PlannedRun:
 
 @dataclass(frozen=True)
 class Plan:
-    """The runs of a grid, each once, parents before children, in the order of the file."""
+    """The runs of a grid, each once, parents before children, in the order of the file.
+
+    `baselines` has, by experiment and run id, the id of the run that it is compared with.
+    """
 
     name: str
     runs: Mapping[str, PlannedRun]
     cells: int
+    baselines: Mapping[tuple[str, str], str] = field(default_factory=dict)
 
     @property
     def repeated(self) -> int:
@@ -146,22 +150,29 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
         found.setdefault(key, (spec, parent_id, facts_of(spec)))
         return key
 
+    def want(spec: RunSpec, experiment: Experiment) -> str:
+        try:
+            key = add(spec, experiment)
+        except DataError as error:
+            message = f"{error.message} (experiment {experiment.name})"
+            raise type(error)(message, place=experiment.place, hint=error.hint) from None
+        names = wanted.setdefault(key, [])
+        if experiment.name not in names:
+            names.append(experiment.name)
+        return key
+
     cells = 0
+    baselines: dict[tuple[str, str], str] = {}
     for experiment in grid.experiments:
-        for spec in experiment.runs:
-            cells += 1
-            try:
-                names = wanted.setdefault(add(spec, experiment), [])
-            except DataError as error:
-                message = f"{error.message} (experiment {experiment.name})"
-                raise type(error)(message, place=experiment.place, hint=error.hint) from None
-            if experiment.name not in names:
-                names.append(experiment.name)
+        keys = [want(spec, experiment) for spec in experiment.runs]
+        cells += len(keys)
+        for key, spec in zip(keys, experiment.baselines, strict=False):
+            baselines[experiment.name, key] = want(spec, experiment)
     runs = {
         key: PlannedRun(key, spec, parent_id, tuple(wanted.get(key, ())), facts_)
         for key, (spec, parent_id, facts_) in found.items()
     }
-    return Plan(grid.name, runs, cells)
+    return Plan(grid.name, runs, cells, baselines)
 
 
 def _check_disjoint(

@@ -9,7 +9,12 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from bench.leaderboard import best_of, conditions, describe_order, of_experiment
+from bench.leaderboard import (
+    best_of,
+    conditions,
+    describe_order,
+    of_experiment,
+)
 from bench.plan import PlannedRun, forecast_s
 from bench.session import Session
 
@@ -133,6 +138,9 @@ def _experiment_table(name: str, about: str, found: Sequence[Mapping[str, Any]])
         table.add_column(key, no_wrap=True)
     for heading in ("top-1 %", "95 % interval", "n"):
         table.add_column(heading, justify="right", no_wrap=True)
+    compared = any(row["n_pairs"] for row in found)
+    if compared:
+        table.add_column("over baseline, paired", justify="right", no_wrap=True)
     table.add_column("without result")
     for row in sorted(found, key=lambda c: -(c["top1_accuracy_mean"] or -1.0)):
         mean, low, high = (row[f"top1_accuracy_{end}"] for end in ("mean", "low", "high"))
@@ -141,6 +149,7 @@ def _experiment_table(name: str, about: str, found: Sequence[Mapping[str, Any]])
             "" if mean is None else f"{100 * mean:.1f}",
             "" if low is None else f"{100 * low:.1f} – {100 * high:.1f}",
             str(row["n"]),
+            *([_difference(row)] if compared else []),
             _without(row),
         )
     return table
@@ -175,6 +184,15 @@ def _telling(found: Sequence[Mapping[str, Any]]) -> list[str]:
             places = {value: place for place, value in reversed(list(enumerate(values)))}
             kept.setdefault(tuple(places[value] for value in values), key)
     return list(kept.values())
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    """Points over the baseline with their interval; a dash for the baseline itself."""
+    mean, low, high = (row[f"top1_over_baseline_{end}"] for end in ("mean", "low", "high"))
+    if mean is None:
+        return "–"
+    interval = "" if low is None else f" ({100 * low:+.1f} – {100 * high:+.1f})"
+    return f"{100 * mean:+.1f}{interval}"
 
 
 def _without(row: Mapping[str, Any]) -> str:

@@ -98,6 +98,25 @@ def test_the_learning_rate_is_chosen_on_validation_data() -> None:
         best_of(conditions(table), ["lr_typo"])
 
 
+def test_differences_to_the_baseline_are_paired() -> None:
+    table = [
+        ROW
+        | {"method": method, "run_id": f"{method}{seed}", "seed_order": seed, "top1_accuracy": a}
+        for method, accuracies in {"plain": (0.2, 0.4, 0.6), "soft": (0.3, 0.4, 0.8)}.items()
+        for seed, a in enumerate(accuracies)
+    ]
+    baselines = {
+        f"{method}{seed}": f"plain{seed}" for method in ("plain", "soft") for seed in (0, 1, 2)
+    }
+    plain, soft = conditions(table, baselines)
+    assert plain["n_pairs"] is None
+    assert soft["n_pairs"] == 3
+    low, high = stats.t.interval(0.95, 2, loc=0.1, scale=stats.sem([0.1, 0.0, 0.2]))
+    assert soft["top1_over_baseline_mean"] == pytest.approx(0.1)
+    assert soft["top1_over_baseline_low"] == pytest.approx(low)
+    assert soft["top1_over_baseline_high"] == pytest.approx(high)
+
+
 def test_csv_reads_back() -> None:
     table = [{"a": 0.1, "b": None, "c": "x,y\nz", "d": 5e-05, "e": 3}]
     (found,) = csv.DictReader(io.StringIO(to_csv(table)))

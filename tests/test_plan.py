@@ -84,6 +84,18 @@ def test_classes_in_source_and_target_are_an_error_unless_allowed(tmp_path: Path
     assert len(make_plan(grid_of(tmp_path, allowed), same).runs) == 2
 
 
+def test_baselines_have_the_same_draw_and_seeds(tmp_path: Path) -> None:
+    text = HEAD + (
+        "experiments: {a: {set: {source: near, pattern: tune}, axes: {seed: [0, 1]},"
+        " include: [{pattern: freeze}, {source: none, pattern: scratch}], baseline: {}}}"
+    )
+    plan = plan_of(tmp_path, text)
+    assert len(plan.baselines) == 6
+    for (_, run), baseline in plan.baselines.items():
+        assert plan.runs[baseline].spec.pattern == "T(1-7)R(8)"
+        assert plan.runs[baseline].spec.seeds == plan.runs[run].spec.seeds
+
+
 CHU = """\
 defaults:
   source: {dataset: imagenet, classes: {recipe: all}}
