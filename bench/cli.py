@@ -74,6 +74,10 @@ def grid(
         "slurm_timeout_min": slurm_timeout_min,
         "slurm_runs_per_job": slurm_runs_per_job,
     }
+    if slurm and workers is not None:
+        raise BenchError(
+            "--workers is for this machine", hint="with --slurm use --slurm-set max_jobs=N"
+        )
     if slurm and not dry_run:
         grid_on_slurm(
             grid,
@@ -83,6 +87,8 @@ def grid(
             set_=set_,
             retry_failed=retry_failed,
             slurm_set=slurm_set,
+            slurm_threads=threads if threads != 1 else None,
+            slurm_device=device if device != "auto" else None,
             **given,
         )
     if not slurm and (slurm_set or any(value is not None for value in given.values())):

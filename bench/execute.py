@@ -150,6 +150,10 @@ class _Run:
             raise BenchError(
                 "a frozen layer changed during training", hint="this is a bug; please report it"
             )
+        published = self.folder.record()
+        if published is not None:  # executed elsewhere at the same time: its files stay as they are
+            self._remove_checkpoint()
+            return str(published["row"]["status"])
         row = self._row(outcome, self.scorer or model)
         files = self._write_files(model, outcome, row)
         notes: dict[str, Any] = {

@@ -93,7 +93,8 @@ COLUMNS = (
     ),
     Column(
         "mean_average_precision",
-        "mean over classes of the average precision of a class's test scores",
+        "mean over classes of the average precision of a class's test scores "
+        "(softmax; decision values for `svm`)",
         "metric",
         "higher",
     ),
