@@ -10,7 +10,7 @@ demo: $(VENV)/.installed
 	$(BIN)/bench leaderboard grids/quickstart.yaml
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
