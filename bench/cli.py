@@ -127,6 +127,8 @@ def _run(
         device=device,
         retry_failed=retry_failed,
     )
+    if not tally.interrupted:
+        _print_short_tables(session)
     store, name = session.store, session.plan.name
     out.print(f"leaderboard: {store.leaderboard(name)}", highlight=False)
     out.print(f"             {store.leaderboard(name, '-aggregated')}", highlight=False)
@@ -145,6 +147,24 @@ def _run(
         out.print("to try failed runs again: add --retry-failed")
         raise typer.Exit(1)
     out.print(f"all {len(found)} runs are done", highlight=False)
+
+
+_MOST_CONDITIONS = 60
+"""Longer tables are for `bench leaderboard` and the CSV files."""
+
+
+def _print_short_tables(session: Session) -> None:
+    from bench.leaderboard import rows
+    from bench.views import leaderboard_tables
+
+    out = console()
+    views = leaderboard_tables(session, rows(session.plan, session.store))
+    if sum(view.row_count for view in views) > _MOST_CONDITIONS:
+        out.print(f"to see the tables: bench leaderboard {session.grid.path}", highlight=False)
+        return
+    for view in views:
+        out.print(view)
+        out.print()
 
 
 @app.command()

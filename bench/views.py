@@ -10,6 +10,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from bench.leaderboard import (
+    baselines_of,
     best_of,
     conditions,
     describe_order,
@@ -122,10 +123,9 @@ def leaderboard_tables(
     Columns in `choose` are settled by the validation accuracy first, see `leaderboard.best_of`.
     """
     return [
-        _experiment_table(
-            e.name, e.about, best_of(conditions(of_experiment(table, e.name)), choose)
-        )
+        _experiment_table(e.name, e.about, best_of(found, choose))
         for e in session.experiments
+        for found in [conditions(of_experiment(table, e.name), baselines_of(e.name, session.plan))]
     ]
 
 
@@ -141,7 +141,9 @@ def _experiment_table(name: str, about: str, found: Sequence[Mapping[str, Any]])
     compared = any(row["n_pairs"] for row in found)
     if compared:
         table.add_column("over baseline, paired", justify="right", no_wrap=True)
-    table.add_column("without result")
+    gaps = any(_without(row) for row in found)
+    if gaps:
+        table.add_column("without result")
     for row in sorted(found, key=lambda c: -(c["top1_accuracy_mean"] or -1.0)):
         mean, low, high = (row[f"top1_accuracy_{end}"] for end in ("mean", "low", "high"))
         table.add_row(
@@ -150,7 +152,7 @@ def _experiment_table(name: str, about: str, found: Sequence[Mapping[str, Any]])
             "" if low is None else f"{100 * low:.1f} – {100 * high:.1f}",
             str(row["n"]),
             *([_difference(row)] if compared else []),
-            _without(row),
+            *([_without(row)] if gaps else []),
         )
     return table
 
