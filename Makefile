@@ -3,13 +3,17 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test lint slurm clean
+.PHONY: demo test test-slurm lint slurm clean
 
 demo: $(VENV)/.installed
 	$(BIN)/bench grid grids/quickstart.yaml
 
 test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+
+# Real faults on real daemons; needs Debian's slurm-wlm and munge. Best on a quiet machine.
+test-slurm: $(VENV)/.installed-test
+	$(BIN)/python -m pytest -m slurm tests/slurm
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
