@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench import __version__, slurm_cli
+from bench import __version__, data_cli, slurm_cli
 from bench.errors import BenchError
 from bench.options import DataRoot, GridFile, Only, Results, RetryFailed, Set, console
 from bench.slurm_cli import (
@@ -36,8 +36,6 @@ app = typer.Typer(
     help="Trains the whole grid of fine-tuning choices and says what works, with what certainty.",
     epilog="Exit status: 0 all done, 1 some runs failed, 2 the command or the grid is wrong.",
 )
-data_app = typer.Typer(no_args_is_help=True, help="Look at data sets.", rich_markup_mode=None)
-app.add_typer(data_app, name="data")
 
 
 @app.command()
@@ -258,23 +256,6 @@ def classes(
         typer.echo(line)
 
 
-@data_app.command("check")
-def data_check(
-    name: Annotated[str, typer.Argument(help="a data set's name, such as folder")],
-    path: Annotated[str | None, typer.Argument(help="where it lies")] = None,
-    data_root: DataRoot = None,
-    results: Results = Path("results"),
-) -> None:
-    """Check a data set: layout, counts, unreadable and duplicate images."""
-    from bench.data.check import check
-
-    report = check(name, path, data_root=data_root, cache_dir=results / "cache")
-    for line in report.lines():
-        typer.echo(line)
-    if report.problems:
-        raise typer.Exit(1)
-
-
 @app.command()
 def retrieve(
     target: Annotated[str, typer.Option(help="a selection as YAML, {dataset: digits, …}")],
@@ -299,6 +280,7 @@ def retrieve(
         typer.echo(line)
 
 
+data_cli.register(app)
 slurm_cli.register(app)
 
 

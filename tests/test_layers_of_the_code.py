@@ -39,7 +39,7 @@ LEVELS = [
         "bench.classes",
         "bench.retrieve_command",
     },
-    {"bench.cli", "bench.slurm_cli", "bench.options", "bench.__main__"},
+    {"bench.cli", "bench.data_cli", "bench.slurm_cli", "bench.options", "bench.__main__"},
 ]
 HEAVY = {"torch", "torchvision", "timm", "pandas", "nltk"}
 
