@@ -33,6 +33,7 @@ from typing import Any
 from bench.errors import BenchError, GridError, nearest
 from bench.gridborrow import RESERVED
 from bench.gridcells import Assignment, Place, assign, matches, product, undot
+from bench.gridpreset import split_presets, with_presets
 from bench.gridrun import SECTIONS, CellError, RunBuilder, merge
 from bench.spec import RunSpec
 from bench.yamlfile import Document, read_yaml, scalar
@@ -89,13 +90,15 @@ def load_grid(
         depth_of: number of layers of a network by name (`bench.models.depths.depth_of`).
         check_method: see `bench.methods.check`.
         check_run: see `bench.methods.check_run`.
-        overrides: `key.key=value` texts, laid over every cell (`--set`).
+        overrides: `key.key=value` texts, laid over every cell (`--set`); `preset=NAME` lays a
+            preset over the file first (see `bench.gridpreset`).
 
     Raises:
         GridError: with file and line, before anything has run.
     """
     path = Path(path)
-    document = read_yaml(path)
+    presets, overrides = split_presets(overrides)
+    document = with_presets(read_yaml(path), presets)
     top = _mapping(document, (), document.value, _TOP)
     experiments = _mapping(document, ("experiments",), top.get("experiments"), None)
     if not experiments:

@@ -25,6 +25,7 @@ LEVELS = [
         "bench.gridborrow",
         "bench.gridcells",
         "bench.griderrors",
+        "bench.gridpreset",
         "bench.gridrun",
         "bench.plan",
         "bench.store",
