@@ -7,6 +7,7 @@ accuracy (`lr="best"`), never by test accuracy.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any, Literal
 
 import pandas as pd
 
+from analysis.board_checks import NEEDED, WHICH_FILE, check
 from analysis.statistics import Estimate, interval
 from bench.errors import BenchError, DataError
 from bench.records import COLUMNS
@@ -29,18 +31,21 @@ __all__ = [
     "key_of",
     "options",
     "pair",
+    "parse",
     "prepare",
     "read",
+    "read_folder",
     "summarise",
 ]
 
-FACTORS = tuple(c.name for c in COLUMNS if c.kind == "factor")
+FACTORS = ("grid", *(c.name for c in COLUMNS if c.kind == "factor"))
+"""What must be equal in a pair. A leaderboard does not hold every option of a run, so runs of two
+grids are never paired: `grid` is the file that a row comes from, empty for a single one."""
 SEEDS = ("seed_draw", "seed_init", "seed_order")
 SOURCE_FACTORS = ("source", "source_classes", "source_epochs")
 """What differs when the source differs; another source may have been trained for longer."""
 PATTERN_FACTORS = ("pattern", "copied_lr_factor")
 """What differs when the pattern differs: a factor for copied layers means nothing without any."""
-_NEEDED = ("status", "dataset", "target", "class_draw", "source", "model", "pattern", "method")
 LrRule = Literal["same", "best"]
 
 
@@ -48,13 +53,59 @@ def read(path: Path) -> pd.DataFrame:
     """A leaderboard from its CSV; empty cells are missing, the word none is a word.
 
     Raises:
-        DataError: when the file is absent or holds no row.
+        DataError: when the file is absent, is no leaderboard or holds no row.
     """
     if not path.is_file():
+        raise DataError("there is no such leaderboard", place=str(path), hint=WHICH_FILE)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DataError("this is not a text file", place=str(path), hint=WHICH_FILE) from None
+    return parse(text, str(path))
+
+
+def parse(text: str, place: str | None = None) -> pd.DataFrame:
+    """A leaderboard from the text of its CSV, see `read`.
+
+    >>> parse("status,pattern\\n")
+    Traceback (most recent call last):
+        ...
+    bench.errors.DataError: this is not a leaderboard: it has no column dataset, target, …
+      give the CSV that bench grid wrote (results/GRID.csv), not the aggregated one
+    """
+    try:
+        table = pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])
+    except pd.errors.EmptyDataError:
+        raise DataError("the file is empty", place=place, hint=WHICH_FILE) from None
+    except (pd.errors.ParserError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"this is no CSV table: {reason}", place=place, hint=WHICH_FILE) from None
+    return prepare(table, place)
+
+
+def read_folder(folder: Path) -> pd.DataFrame:
+    """All leaderboards of a results folder in one; `grid` says which file a row comes from.
+
+    Aggregated tables are left out, and so are files that are no leaderboards.
+
+    Raises:
+        DataError: when there is none, or one cannot be read.
+    """
+    paths = sorted(folder.glob("*.csv")) if folder.is_dir() else []
+    boards = [read(path).assign(grid=path.stem) for path in paths if _looks_right(path)]
+    if not boards:
         raise DataError(
-            "there is no such leaderboard", place=str(path), hint="run: bench grid GRID"
+            "there is no leaderboard in this folder", place=str(folder), hint="run: bench grid GRID"
         )
-    return prepare(pd.read_csv(path, keep_default_na=False, na_values=[""]), str(path))
+    known = [board.dropna(axis="columns", how="all") for board in boards]
+    joined = pd.concat(known, ignore_index=True)
+    return prepare(joined[[name for name in joined.columns if name not in _ADDED]], str(folder))
+
+
+def _looks_right(path: Path) -> bool:
+    with path.open("rb") as file:
+        header = file.readline(100_000).decode("utf-8", "replace").strip().split(",")
+    return set(NEEDED) <= set(header)
 
 
 def prepare(board: pd.DataFrame, place: str | None = None) -> pd.DataFrame:
@@ -62,20 +113,14 @@ def prepare(board: pd.DataFrame, place: str | None = None) -> pd.DataFrame:
 
     Added: `depth` layers of the pattern, `reinit` random layers at its end, `frozen` layers frozen
     from the first on, `treatment` (tune, freeze, partly or scratch), `n_per_class` training images
-    per class, `task` (data set, target and class draw).
+    per class, `task` (data set, target and class draw; of a folder or a manifest the grid too,
+    since the leaderboard does not say whose images they are).
 
     Raises:
-        DataError: naming the columns that are absent; also for an empty leaderboard.
+        DataError: naming the columns that are absent or hold what they cannot; also for an empty
+            leaderboard.
     """
-    if board.empty:
-        raise DataError("the leaderboard is empty", place=place, hint="run: bench grid GRID")
-    absent = [name for name in _NEEDED if name not in board.columns]
-    if absent:
-        raise DataError(
-            f"the leaderboard has no column {', '.join(absent)}",
-            place=place,
-            hint="give the CSV that bench grid wrote, not the aggregated one",
-        )
+    check(board, place)
     result = board.copy()
     for name in (*FACTORS, "experiments", "role", "top1_accuracy", "val_top1_accuracy"):
         if name not in result.columns:
@@ -86,7 +131,13 @@ def prepare(board: pd.DataFrame, place: str | None = None) -> pd.DataFrame:
     result["n_per_class"] = [_per_class(row) for row in result.to_dict("records")]
     tasks = [result[name].map(_word) for name in ("dataset", "target", "class_draw")]
     result["task"] = tasks[0] + " " + tasks[1] + " " + tasks[2]
+    own = result["dataset"].isin(["folder", "manifest"]) & result["grid"].notna()
+    if own.any():
+        result.loc[own, "task"] += " of " + result.loc[own, "grid"].map(_word)
     return result
+
+
+_ADDED = ("depth", "reinit", "frozen", "treatment", "n_per_class", "task")
 
 
 def _word(value: Any) -> str:
