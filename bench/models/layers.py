@@ -17,7 +17,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.errors import ModelError, nearest
-from bench.models import caffenet, narrow
+from bench.models import caffenet, halved, narrow
 from bench.models.numbering import Layer, depth, numbered_layers
 from bench.models.prefix import prefix_has_dropout, prefix_suffix
 from bench.spec import LayerPattern, ModelSpec, TrainSpec
@@ -43,6 +43,7 @@ def register_networks() -> None:
     """Makes this package's networks known to timm; may be called again."""
     caffenet.register()
     narrow.register()
+    halved.register()
 
 
 def create(
