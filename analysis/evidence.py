@@ -16,6 +16,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.board import LrRule, key_of, pair, summarise
+from analysis.repetitions import MOST_REPETITIONS, repetitions_wanted
 from analysis.statistics import Estimate, student_interval
 from bench.errors import DataError
 
@@ -48,7 +49,8 @@ class Part:
     """One comparison of a claim.
 
     `effect` has unit `unit` and the sign that the claim predicts is positive, unless `detail` says
-    otherwise. `needed` says what to run where there is not enough.
+    otherwise. `needed` says what to run where there is not enough; `wanted` how many repetitions
+    would do in all (`repetitions_wanted`), where there are some.
     """
 
     name: str
@@ -62,13 +64,15 @@ class Part:
     p: float | None = None
     detail: str = ""
     needed: str = ""
+    wanted: int | None = None
 
 
 @dataclass(frozen=True)
 class Finding:
     """The verdict on one claim. Effect, interval and n are those of the part that decided.
 
-    `p` is the largest p-value of the parts: all of them must be real for the claim to be.
+    `p` is the largest p-value of the parts where the claim holds, since all of them must be real;
+    where it fails, the smallest times their number, since one failing part is enough.
     """
 
     claim: str
@@ -141,7 +145,6 @@ def combine(
     verdict = FAILS if FAILS in verdicts else UNDECIDED if UNDECIDED in verdicts else HOLDS
     deciding = [p for p in parts if p.verdict == verdict]
     main = next((p for p in deciding if p.effect is not None), deciding[0])
-    p_values = [p.p for p in parts if p.p is not None]
     several = len(parts) > 1
     said = [f"{p.name}: {p.verdict}" + (f" ({p.detail})" if p.detail else "") for p in parts]
     return Finding(
@@ -156,11 +159,42 @@ def combine(
         main.n,
         main.unit,
         main.counted,
-        max(p_values) if len(p_values) == len(parts) else None,
+        _joint_p(verdict, parts),
         "; ".join(said) if several else main.detail,
-        "; ".join(dict.fromkeys(p.needed for p in parts if p.needed)),
+        "; ".join(_to_run(parts)),
         tuple(parts),
     )
+
+
+def _joint_p(verdict: Verdict, parts: Sequence[Part]) -> float | None:
+    known = [p.p for p in parts if p.p is not None]
+    if verdict == FAILS:
+        failing = [p.p for p in parts if p.verdict == FAILS and p.p is not None]
+        return min(1.0, len(parts) * min(failing)) if failing else None
+    return max(known) if len(known) == len(parts) else None
+
+
+def _to_run(parts: Sequence[Part]) -> list[str]:
+    """What is needed, each thing once, with the repetitions that its most doubtful part wants."""
+    asked: dict[str, list[Part]] = {}
+    for part in parts:
+        if part.needed:
+            asked.setdefault(part.needed, []).append(part)
+    return [needed + _how_many(group) for needed, group in asked.items()]
+
+
+def _how_many(group: Sequence[Part]) -> str:
+    counted = [part for part in group if part.wanted is not None]
+    if not counted:
+        return ""
+    most = max(counted, key=lambda part: part.wanted or 0)
+    unit = most.counted if most.counted.endswith("s") else f"{most.counted}s"
+    if (most.wanted or 0) > MOST_REPETITIONS:
+        return (
+            f" (over {MOST_REPETITIONS} {unit} instead of {most.n}: the effect, if there is one, "
+            "is small against its spread)"
+        )
+    return f" (about {most.wanted} {unit} instead of {most.n})"
 
 
 # --- parts from published numbers ---------------------------------------------------------------
@@ -218,8 +252,10 @@ def _from_estimate(
 def judge(name: str, e: Estimate, needed: str, detail: str = "", unit: str = "points") -> Part:
     """Holds where the whole interval is above zero, fails where it is below."""
     verdict = {1: HOLDS, -1: FAILS}.get(e.sign, UNDECIDED)
-    more = "" if verdict != UNDECIDED else needed
-    return _from_estimate(name, verdict, e, detail, unit, more)
+    if verdict != UNDECIDED:
+        return _from_estimate(name, verdict, e, detail, unit)
+    part = _from_estimate(name, verdict, e, detail, unit, needed)
+    return replace(part, wanted=repetitions_wanted(e))
 
 
 def _pairs(
@@ -262,7 +298,7 @@ def difference(
         return missing(name, "no pair of finished runs", needed)
     shifted = frame.assign(effect=scale * frame["difference"] + margin)
     e = summarise(shifted, "effect", name)
-    part = judge(name, e, f"more seeds or class draws: {needed}", detail, unit)
+    part = judge(name, e, needed, detail, unit)
     if not margin:
         return part
     effect, low, high = (None if v is None else v - margin for v in (e.value, e.low, e.high))
@@ -346,4 +382,4 @@ def slope(
     if not found:
         return missing(name, f"no task with {least} different values of {x}", needed)
     e = summarise(pd.DataFrame(found), "slope", name)
-    return judge(name, e, f"more seeds or class draws: {needed}", f"{len(found)} slopes", unit)
+    return judge(name, e, needed, f"{len(found)} slopes", unit)

@@ -65,7 +65,7 @@ def _layer_gap(
     if gap.empty:
         return missing(name, f"no network with probes of both {high} and {low}", _PROBES)
     e = summarise(gap.assign(task="probes"), "gap", name)
-    return judge(name, e, f"more seeds: {_PROBES}", f"{', '.join(sorted(set(gap['network'])))}")
+    return judge(name, e, _PROBES, f"{', '.join(sorted(set(gap['network'])))}")
 
 
 def _c10_runs(evidence: Evidence) -> list[Part]:
@@ -103,7 +103,7 @@ def _network_gap(
     if gap.empty:
         return missing(name, f"no layer with probes of both {high} and {low}", _PROBES)
     e = summarise(gap.assign(task="probes"), "gap", name)
-    return judge(name, e, f"more seeds: {_PROBES}", f"layers {', '.join(layers)}")
+    return judge(name, e, _PROBES, f"layers {', '.join(layers)}")
 
 
 # --- LI-C11: sensitivity of filters ---

@@ -50,7 +50,7 @@ def _log_ratio(name: str, rows: pd.DataFrame, needed: str, detail: str, sign: in
     return judge(
         name,
         e,
-        f"more seeds or class draws: {needed}",
+        needed,
         f"{len(rows)} pairs {detail}".strip(),
         _PERCENT,
     )

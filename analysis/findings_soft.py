@@ -202,7 +202,7 @@ def _by_seed(name: str, values: dict[str, float]) -> Part:
     if not values:
         return missing(name, "no verification results for it", _FACES)
     frame = pd.DataFrame({"task": "faces", "seed": list(values), "v": list(values.values())})
-    return judge(name, summarise(frame, "v", name), f"more seeds: {_FACES}")
+    return judge(name, summarise(frame, "v", name), _FACES)
 
 
 def _c5_runs(evidence: Evidence) -> list[Part]:
