@@ -299,7 +299,8 @@ class _Expander:
         result: dict[str, Any] = {}
         for key, item in _mapping(self.document, path, value, None).items():
             self._known(key, (*path, key))
-            result = merge(result, undot(key, item))
+            named = "." in key and isinstance(result.get(key.split(".")[0]), str)
+            result = assign(result, key, item) if named else merge(result, undot(key, item))
         return result
 
     # --- one cell ---

@@ -120,6 +120,7 @@ class _Reader:
         self.lines: dict[Path_, int] = {}
         self.built = 0
         self.open: set[int] = set()
+        self.own: dict[int, set[str]] = {}
 
     def build(self, node: yaml.Node, path: Path_) -> Any:
         line = node.start_mark.line + 1
@@ -155,9 +156,11 @@ class _Reader:
 
     def _mapping(self, node: yaml.Node, path: Path_) -> dict[str, Any]:
         assert isinstance(node, yaml.MappingNode)
-        own = {key.value for key, _ in node.value if key.value != "<<"}
-        self._refuse_twice(node)
-        self.loader.flatten_mapping(node)
+        if id(node) not in self.own:  # an alias brings the same node again, unfolded already
+            self.own[id(node)] = {key.value for key, _ in node.value if key.value != "<<"}
+            self._refuse_twice(node)
+            self.loader.flatten_mapping(node)
+        own = self.own[id(node)]
         result: dict[str, Any] = {}
         for key, child in node.value:
             name = str(key.value)

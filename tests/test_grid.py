@@ -243,3 +243,19 @@ def test_the_product_is_complete_and_in_order(
     ]
     prefix = {"tune": 0, "freeze": 7}
     assert found == list(itertools.product([prefix[p] for p in patterns], lrs, seeds))
+
+
+def test_a_named_target_can_be_changed_in_set_and_an_alias_with_merge_used_twice(
+    tmp_path: Path,
+) -> None:
+    text = HEAD.replace("sources:", "targets:\n  own: {classes: {side: target}}\nsources:") + """
+experiments:
+  a:
+    set: {target: own, target.images_per_class: 7, train: &t {<<: {epochs: 3}, lr: 0.5}}
+    axes: {source: [near], pattern: [tune], seed: [0]}
+  b: {set: {train: {<<: *t, epochs: 4}, source: near, pattern: tune, pretrain: *t}}
+"""
+    first, second = expand(tmp_path, text).runs
+    assert (first.data.images_per_class, first.train.lr, first.train.epochs) == (7, 0.5, 3)
+    assert (second.train.lr, second.train.epochs) == (0.5, 4)
+    assert second.parent is not None and second.parent.train.epochs == 3
