@@ -51,5 +51,7 @@ def nearest(value: str, alternatives: Iterable[str], limit: int = 6) -> str:
     names = sorted(set(alternatives))
     close = difflib.get_close_matches(value, names, n=limit, cutoff=0.4)
     ordered = close + [name for name in names if name not in close]
+    if len(ordered) <= limit + 2:  # a name is as short as saying how many are not shown
+        return ", ".join(ordered)
     more = len(ordered) - limit
     return ", ".join(ordered[:limit]) + (f", … ({more} more)" if more > 0 else "")

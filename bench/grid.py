@@ -138,8 +138,9 @@ def check_experiments(only: Sequence[str], grid: Grid) -> None:
 def _override(text: str) -> tuple[str, Any]:
     key, equals, value = text.partition("=")
     if not equals or key.split(".")[0] not in SECTIONS:
+        known = nearest(key, SECTIONS, len(SECTIONS))
         raise GridError(
-            f"--set {text!r}: expected KEY=VALUE with KEY one of {nearest(key, SECTIONS, 14)}",
+            f"--set {text!r}: expected KEY=VALUE with KEY one of {known}",
             hint="for example --set train.epochs=5",
         )
     return key.strip(), scalar(value)

@@ -344,9 +344,10 @@ class RunBuilder:
 
     def _weights_file(self, raw: Mapping[str, Any]) -> Init:
         import hashlib
-        from pathlib import Path
 
-        path = Path(str(raw["file"])).expanduser()
+        from bench.paths import user_path
+
+        path = user_path(str(raw["file"]))
         digest = raw.get("sha256")
         if digest is None:
             if not path.is_file():

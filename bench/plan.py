@@ -6,7 +6,7 @@ pre-training because its id is equal. Pure; what is known of the data comes in a
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 
 from bench.errors import DataError, GridError
@@ -96,6 +96,20 @@ class Plan:
             elif run.parent_id in below:
                 below[run.id] = below[run.parent_id]
         return below
+
+    def to_repeat(self, states: Mapping[str, str], damaged: Collection[str]) -> list[str]:
+        """Of finished runs whose files are damaged those that an unfinished run starts from.
+
+        Args:
+            states: of every run; `done` and `diverged` are finished.
+            damaged: ids of finished runs whose files are missing or cut.
+        """
+        again: set[str] = set()
+        for run in reversed(list(self.runs.values())):  # children come after their parents
+            unfinished = run.id in again or states[run.id] not in ("done", "diverged")
+            if unfinished and run.parent_id in damaged:
+                again.add(run.parent_id)
+        return [key for key in self.runs if key in again]
 
 
 @dataclass(frozen=True)
@@ -261,12 +275,15 @@ _OVERHEAD_S = 0.4
 
 
 def forecast_s(run: PlannedRun, rates: Rates) -> float | None:
-    """Seconds that a run will take on one worker; None when nothing like it was measured.
+    """Seconds that a run will take on one worker; None when nothing like it was measured or
+    its images are not there to be counted.
 
     A frozen prefix saves the backward pass below it, two thirds of that part's work; held-out
     images cost a forward pass, a third of a training image, at each evaluation.
     """
     spec = run.spec
+    if run.facts.missing:  # the number of images is not known
+        return None
     rate = rates.get((spec.model.name, spec.data.image_size)) or _FALLBACK_RATES.get(
         spec.model.name
     )

@@ -191,7 +191,7 @@ def _network(run: str, store: Store) -> nn.Module:
     record = folder.record()
     if record is None:
         raise BenchError("the run has no result yet", place=str(folder.path))
-    spec = RunSpec.model_validate_json((folder.path / "spec.json").read_text())
+    spec = RunSpec.model_validate_json((folder.path / "spec.json").read_text(encoding="utf-8"))
     state = weights.read_state(folder.weights_path)
     network = layers.create(
         spec.model, len(record["classes"]), seed=0, image_size=spec.data.image_size

@@ -14,6 +14,7 @@ LEVELS = [
     {
         "bench",
         "bench.errors",
+        "bench.paths",
         "bench.selections",
         "bench.pattern",
         "bench.spec",
@@ -31,7 +32,7 @@ LEVELS = [
         "bench.store",
     },
     {"bench.data", "bench.models", "bench.training", "bench.methods"},
-    {"bench.assembly", "bench.execute", "bench.provenance"},
+    {"bench.assembly", "bench.execute", "bench.finish", "bench.provenance"},
     {
         "bench.launch",
         "bench.leaderboard",
@@ -40,7 +41,15 @@ LEVELS = [
         "bench.classes",
         "bench.retrieve_command",
     },
-    {"bench.cli", "bench.data_cli", "bench.slurm_cli", "bench.options", "bench.__main__"},
+    {
+        "bench.cli",
+        "bench.data_cli",
+        "bench.findings_cli",
+        "bench.recommend_cli",
+        "bench.slurm_cli",
+        "bench.options",
+        "bench.__main__",
+    },
 ]
 HEAVY = {"torch", "torchvision", "timm", "pandas", "nltk"}
 

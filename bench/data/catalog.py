@@ -24,6 +24,7 @@ from bench.data.formats.wordnet_shapes import WordnetShapes
 from bench.data.selection import Selection, select
 from bench.data.splits import Pool, some, split_pools
 from bench.errors import DataError, nearest
+from bench.paths import user_path
 from bench.spec import ClassRecipe, DataSpec
 
 __all__ = [
@@ -115,9 +116,10 @@ def resolve_root(name: str, root: str | None, data_root: Path | None) -> Path | 
             )
         return None
     environment = os.environ.get("BENCH_DATA")
-    folders = [path for path in (data_root, Path(environment) if environment else None) if path]
+    given_places = (data_root, user_path(environment, "BENCH_DATA") if environment else None)
+    folders = [path for path in given_places if path]
     if root is not None:
-        given = Path(root).expanduser()
+        given = user_path(root)
         places = [given, *(folder / given for folder in folders if not given.is_absolute())]
     else:
         places = folders

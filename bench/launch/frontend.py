@@ -68,7 +68,7 @@ def reconciler(
     command = Command(
         name=grid.name,
         file_name=grid.path.name,
-        text=grid.path.read_text(),
+        text=grid.path.read_text(encoding="utf-8"),
         only=tuple(only),
         overrides=tuple(set_),
         data_root=str(session.data_root.resolve()) if session.data_root else None,
@@ -114,7 +114,7 @@ def _say(console: Console, outcome: Outcome) -> None:
     if outcome.deferred:
         text += f"; {outcome.deferred} follow when the queue has room or their source is done"
     console.print(f"{text}; {_counted(outcome.situation)}", highlight=False)
-    for note in outcome.notes:
+    for note in (*outcome.notes, *outcome.situation.notes):
         console.print(escape(printable(note)), highlight=False)
 
 
@@ -160,7 +160,7 @@ def status_json(session: Session, outcome: Outcome) -> dict[str, Any]:
         "cluster": found.cluster,
         "trouble": found.trouble,
         "counts": {state: found.counts[state] for state in STATES},
-        "notes": outcome.notes,
+        "notes": [*outcome.notes, *found.notes],
         "runs": [{"name": _name(session, view), **view.to_json()} for view in found.runs.values()],
     }
 
@@ -182,7 +182,8 @@ def status_page(session: Session, outcome: Outcome) -> Group:
             table.add_row(f"… {len(views) - _SHOWN} more", state, "", "bench status --json: all")
     if table.row_count:
         parts += ["", table]
-    parts += [f"[yellow]{escape(printable(note))}[/]" for note in outcome.notes]
+    notes = [*outcome.notes, *found.notes]
+    parts += [f"[yellow]{escape(printable(note))}[/]" for note in notes]
     return Group(*parts)
 
 

@@ -43,7 +43,7 @@ def last_job(payload: Mapping[str, Any], folder: Path) -> None:
 def open_command(command: Command, results: Path, folder: Path) -> Session:
     """The session that a command opened, from the text that its grid had then."""
     copy = folder / command.file_name
-    copy.write_text(command.text)
+    copy.write_text(command.text, encoding="utf-8")
     return open_session(
         copy,
         results=results,
