@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench import __version__, data_cli, slurm_cli
+from bench import __version__, data_cli, findings_cli, slurm_cli
 from bench.errors import BenchError
 from bench.options import DataRoot, GridFile, Only, Results, RetryFailed, Set, console
 from bench.slurm_cli import (
@@ -281,6 +281,7 @@ def retrieve(
 
 
 data_cli.register(app)
+findings_cli.register(app)
 slurm_cli.register(app)
 
 

@@ -1,0 +1,291 @@
+"""`bench findings`: which of the papers' claims hold on a user's runs, and what would decide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.errors import BenchError, nearest
+from bench.options import DataRoot, Results, Set, console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from analysis.evidence import Evidence, Finding, Part
+
+__all__ = ["effect_text", "evidence_of", "findings_text", "register"]
+
+
+def findings(
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[GRID|FOLDER|CSV]",
+            help="a grid, a results folder or a leaderboard; the results folder if left out",
+        ),
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="the papers' own numbers instead of runs")
+    ] = False,
+    claim: Annotated[
+        list[str] | None, typer.Option(help="a claim such as LI-C4; may be repeated")
+    ] = None,
+    csv: Annotated[Path | None, typer.Option(help="write all numbers to this CSV file")] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="every claim, its parts and what each would need")
+    ] = False,
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    set_: Set = None,
+) -> None:
+    """Say which of the papers' claims hold here, with interval and n, and what is not decided."""
+    if published and source is not None:
+        raise BenchError(
+            "--published looks at the papers' numbers alone",
+            hint="leave it out: the papers' verdicts stand beside those on your runs in any case",
+        )
+    from analysis import findings as tests
+
+    known = [c.id for c in tests.CLAIMS]
+    for name in claim or ():
+        if name not in known:
+            raise BenchError(f"there is no claim {name!r}", hint=nearest(name, known, len(known)))
+    claims = [c for c in tests.CLAIMS if not claim or c.id in claim]
+    in_print = tests.on_published(claims)
+    out = console()
+    measured: list[Finding] = []
+    if published:
+        out.print("the papers' claims on the papers' own numbers", highlight=False)
+    else:
+        evidence, heading = evidence_of(source or results, results, data_root, set_ or ())
+        for line in heading:
+            out.print(line, highlight=False, markup=False)
+        measured = tests.on_runs(evidence, claims)
+    for part in findings_text(measured, in_print, details=details or bool(claim)):
+        out.print(part, highlight=False, markup=False)
+    if csv is not None:
+        from bench.store import write_atomic
+
+        write_atomic(csv, tests.table(measured, in_print).to_csv(index=False))
+        out.print(f"all numbers: {csv}", highlight=False, markup=False)
+
+
+def evidence_of(
+    source: Path, results: Path, data_root: Path | None, overrides: Sequence[str] = ()
+) -> tuple[Evidence, list[str]]:
+    """Runs and measurements of a grid file, a results folder or a leaderboard, and what they are.
+
+    Returns:
+        The evidence, and lines that say how much there is and what is missing.
+
+    Raises:
+        BenchError: the source does not exist, is no leaderboard, or has no row.
+    """
+    from analysis import board as boards
+    from analysis import measured as measuring
+
+    if source.suffix in (".yaml", ".yml"):
+        from bench.leaderboard import rows, to_csv
+        from bench.session import open_session
+
+        session = open_session(source, results=results, data_root=data_root, overrides=overrides)
+        board = boards.parse(to_csv(rows(session.plan, session.store)), str(source))
+        found = measuring.measurements(session.plan, session.store)
+        missing = [f"not measured: {sentence}" for sentence in found.missing]
+        return measuring.evidence(board, found), [_counts(board, str(source)), *missing]
+    if overrides:
+        raise BenchError("--set belongs to a grid", hint="give a grid file, or leave --set out")
+    if source.is_dir():
+        board = boards.read_folder(source)
+        grids = sorted(set(board["grid"]))
+        names = ", ".join(grids)
+        said = f"{source}: {len(grids)} leaderboards ({names})" if grids[1:] else f"{source}"
+    else:
+        board, said = boards.read(source), str(source)
+    return measuring.evidence(board), [_counts(board, said)]
+
+
+def _counts(board: object, place: str) -> str:
+    import pandas as pd
+
+    from analysis.board import SEEDS, key_of
+
+    if not isinstance(board, pd.DataFrame):
+        raise TypeError("a board is a table")
+    done = board[board["status"] == "done"]
+    tuned = done[done["role"] != "source"] if "role" in done.columns else done
+    text = f"{place}: {len(tuned)} finished runs, {tuned['task'].nunique()} class draws or targets"
+    if len(done) < len(board):
+        text += f"; {len(board) - len(done)} runs have no result"
+    if len(tuned) and key_of(tuned, ["task", *SEEDS]).nunique() == 1:
+        text += "; one seed only, so no interval and no verdict: add seed: [0, 1, 2] to the grid"
+    return text
+
+
+# --- what is printed ---
+
+
+def findings_text(
+    measured: Sequence[Finding], published: Sequence[Finding], details: bool = False
+) -> list[Table | str]:
+    """The table and the lines below it.
+
+    Args:
+        measured: on a user's runs; empty shows the published numbers alone.
+        published: the same claims on the papers' numbers.
+        details: every claim with its parts, also those without a run.
+    """
+    from analysis.evidence import UNDECIDED
+    from analysis.findings import table
+
+    found = list(measured) or list(published)
+    printed = {f.claim: f for f in published}
+    rows = table(measured, published).to_dict("records")
+    adjusted = {str(row["claim"]): row["p_holm"] for row in rows}
+    ranked = sorted(found, key=lambda f: (f.verdict == UNDECIDED, f.effect is None))
+    shown = [f for f in ranked if details or f.effect is not None or f.verdict != UNDECIDED]
+    left = [f for f in ranked if f not in shown]
+    parts: list[Table | str] = []
+    if shown:
+        parts.append(_table(shown, printed if measured else None, adjusted))
+        parts += _footnotes(found, adjusted)
+    parts += _below(shown, left, details, bool(measured))
+    return parts
+
+
+def _table(
+    shown: Sequence[Finding], printed: dict[str, Finding] | None, adjusted: dict[str, object]
+) -> Table:
+    from rich.table import Table
+
+    view = Table("claim", "what it says", "verdict", box=None, pad_edge=False)
+    view.add_column("effect, 95 % interval", no_wrap=True)
+    view.add_column("n", no_wrap=True)
+    view.add_column("p (Holm)", justify="right", no_wrap=True)
+    if printed is not None:
+        view.add_column("in the paper")
+    for f in shown:
+        cells = [f.claim, f.text, f.verdict, effect_text(f), _n(f), _p(adjusted[f.claim])]
+        if printed is not None:
+            cells.append(_in_print(printed[f.claim]))
+        view.add_row(*cells)
+    return view
+
+
+def effect_text(f: Finding | Part) -> str:
+    """Effect with interval and unit; a logarithm of ratios as the ratio.
+
+    >>> from analysis.findings import claim, on_published
+    >>> effect_text(on_published([claim("SFT-C1")])[0])
+    '+5.6 (+3.5 to +7.8) points'
+    """
+    if f.effect is None:
+        return "–"
+    logarithm = "log ratio" in f.unit and " per " not in f.unit
+    ends = [f.effect, f.low, f.high]
+    if logarithm:
+        value, *limits = [None if v is None else f"{math.exp(v / 100):.2f}" for v in ends]
+        text, unit = f"× {value}", ""
+    else:
+        form = ".2f" if f.unit == "Spearman" else "+.1f" if _is_wide(f.effect) else "+.2f"
+        value, *limits = [None if v is None else f"{v:{form}}" for v in ends]
+        text, unit = str(value), f" {f.unit}"
+    between = "" if None in limits else f" ({limits[0]} to {limits[1]})"
+    return f"{text}{between}{unit}"
+
+
+def _is_wide(effect: float) -> bool:
+    return abs(effect) >= 0.1
+
+
+def _n(f: Finding) -> str:
+    plural = f.counted if f.n == 1 else f"{f.counted}s".replace("classs", "classes")
+    return f"{f.n} {plural}" if f.n else "–"
+
+
+def _p(value: object) -> str:
+    if not isinstance(value, float) or math.isnan(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _in_print(f: Finding) -> str:
+    from analysis.evidence import UNDECIDED
+
+    if f.verdict == UNDECIDED and f.effect is None:
+        return "not printed as numbers"
+    return f"{f.verdict}: {effect_text(f)}" if f.effect is not None else f.verdict
+
+
+def _footnotes(found: Sequence[Finding], adjusted: dict[str, object]) -> list[Table | str]:
+    from analysis.evidence import UNDECIDED
+
+    notes: list[Table | str] = [
+        "",
+        "An effect is positive in the direction that the claim predicts; points are percentage "
+        "points of top-1 accuracy; × is a ratio of accuracies.",
+    ]
+    tested = [name for name, p in adjusted.items() if isinstance(p, float) and p == p]
+    weak = [
+        f.claim
+        for f in found
+        if f.verdict != UNDECIDED and f.claim in tested and float(str(adjusted[f.claim])) > 0.05
+    ]
+    if weak:
+        notes.append(
+            f"Verdicts go by each claim's own interval. With {len(tested)} claims tested at once, "
+            f"{', '.join(weak)} could be chance: p after Holm is above 0.05."
+        )
+    return notes
+
+
+def _below(
+    shown: Sequence[Finding], left: Sequence[Finding], details: bool, measured: bool
+) -> list[Table | str]:
+    from analysis.evidence import UNDECIDED
+
+    lines: list[Table | str] = []
+    if details:
+        for f in shown:
+            lines += ["", f"{f.claim}  {f.verdict}: {f.text}", *(f"  {p}" for p in _parts(f))]
+            lines += [f"  to decide it, run: {f.needed}"] if f.needed else []
+        return lines
+    open_ = [f for f in shown if f.verdict == UNDECIDED]
+    if open_:
+        lines += ["", "Not decided; to decide, run:"]
+        lines += [f"  {f.claim:7}{_short(f)}" for f in open_]
+    if left and measured:
+        ids = ", ".join(f.claim for f in left)
+        lines += ["", f"{len(left)} claims have no runs here: {ids}"]
+        lines.append("What each needs: add --details, or --claim ID")
+    elif left:
+        ids = ", ".join(f.claim for f in left)
+        lines += ["", f"{len(left)} claims rest on values that are only drawn: {ids}"]
+    return lines
+
+
+def _parts(f: Finding) -> list[str]:
+    """A line for each part of a claim; of a claim with one part, what there is to know."""
+    if len(f.parts) == 1:
+        return [f.detail] if f.detail else []
+    lines = []
+    for part in f.parts:
+        numbers = [] if part.effect is None else [effect_text(part), f"n {part.n}"]
+        said = [*numbers, *([part.detail] if part.detail else [])]
+        lines.append(f"{part.name}: {part.verdict}" + (f" ({'; '.join(said)})" if said else ""))
+    return lines
+
+
+def _short(f: Finding, most: int = 200) -> str:
+    """What to run, cut where it gets long; --details has all of it."""
+    text = f.needed or "more repetitions"
+    return text if len(text) <= most else f"{text[:most].rsplit(' ', 1)[0]} …"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the application."""
+    app.command()(findings)
