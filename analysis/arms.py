@@ -56,16 +56,16 @@ def scratch(board: pd.DataFrame) -> pd.Series[bool]:
     return is_method(board, "plain") & (board["treatment"] == "scratch")
 
 
-def frozen_features(board: pd.DataFrame) -> pd.Series[bool]:
+def frozen_features(board: pd.DataFrame) -> tuple[pd.Series[bool], pd.Series[bool]]:
     """The source's features as they are, before fine-tuning, with a new classifier.
 
-    Linear SVMs on the penultimate layer where the leaderboard has them, else runs with all layers
-    but the last frozen.
+    Returns:
+        Linear SVMs on the penultimate layer, as the papers have them; and runs with all layers but
+        the last frozen, which stand for them where no pair of SVMs can be made.
     """
     svm = _with_options(board, "svm", lambda o: o.get("layer", "penultimate") == "penultimate")
-    if (svm & (board["status"] == "done")).any():
-        return svm
-    return is_method(board, "plain") & (board["treatment"] == "freeze") & (board["reinit"] == 1)
+    plain = is_method(board, "plain") & (board["reinit"] == 1)
+    return svm, plain & (board["treatment"] == "freeze")
 
 
 def layers_frozen(board: pd.DataFrame) -> pd.Series[bool]:

@@ -69,7 +69,7 @@ class Part:
 
 @dataclass(frozen=True)
 class Finding:
-    """The verdict on one claim. Effect, interval and n are those of the part that decided.
+    """The verdict on one claim. Effect, interval and n are those of `main`, the part that decided.
 
     `p` is the largest p-value of the parts where the claim holds, since all of them must be real;
     where it fails, the smallest times their number, since one failing part is enough.
@@ -90,6 +90,7 @@ class Finding:
     detail: str
     needed: str
     parts: tuple[Part, ...]
+    main: Part
 
 
 @dataclass(frozen=True)
@@ -163,6 +164,7 @@ def combine(
         "; ".join(said) if several else main.detail,
         "; ".join(_to_run(parts)),
         tuple(parts),
+        main,
     )
 
 
@@ -180,7 +182,7 @@ def _to_run(parts: Sequence[Part]) -> list[str]:
     for part in parts:
         if part.needed:
             asked.setdefault(part.needed, []).append(part)
-    return [needed + _how_many(group) for needed, group in asked.items()]
+    return [_how_many(group) + needed for needed, group in asked.items()]
 
 
 def _how_many(group: Sequence[Part]) -> str:
@@ -190,11 +192,8 @@ def _how_many(group: Sequence[Part]) -> str:
     most = max(counted, key=lambda part: part.wanted or 0)
     unit = most.counted if most.counted.endswith("s") else f"{most.counted}s"
     if (most.wanted or 0) > MOST_REPETITIONS:
-        return (
-            f" (over {MOST_REPETITIONS} {unit} instead of {most.n}: the effect, if there is one, "
-            "is small against its spread)"
-        )
-    return f" (about {most.wanted} {unit} instead of {most.n})"
+        return f"over {MOST_REPETITIONS} {unit} instead of {most.n}, small as the effect is: "
+    return f"about {most.wanted} {unit} instead of {most.n}: "
 
 
 # --- parts from published numbers ---------------------------------------------------------------
@@ -218,12 +217,15 @@ def ordered(
         rows: label → (left, right), as printed.
         tolerance: the left may be lower by so much.
 
-    The interval is Student's t over the rows; rows are data sets or networks, not repetitions.
+    The interval is Student's t over three rows or more; they are data sets or networks, not
+    repetitions.
     """
     differences = {label: left - right for label, (left, right) in rows.items()}
     least = 1e-9 if strict else -tolerance - 1e-9
     bad = {label: d for label, d in differences.items() if d < least}
     estimate = student_interval(list(differences.values()), unit="published row")
+    if len(rows) < 3:
+        estimate = replace(estimate, low=None, high=None, p=None, note="")
     seen = ", ".join(f"{label} {d:+.4g}" for label, d in differences.items())
     detail = f"against it {', '.join(f'{k} {d:+.4g}' for k, d in bad.items())}; " if bad else ""
     return _from_estimate(name, FAILS if bad else HOLDS, estimate, detail + seen, unit)

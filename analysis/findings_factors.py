@@ -119,7 +119,7 @@ def _c3_published() -> list[Part]:
     spread = _table_2("Scratch", "Accuracy spread")
     detail = f"difference {gap:.2f}, printed spread of scratch {spread:g}"
     verdict = HOLDS if abs(gap) < spread else FAILS
-    return [Part("self ≈ scratch", verdict, gap, -spread, spread, 5, counted="run", detail=detail)]
+    return [Part("self ≈ scratch", verdict, gap, n=5, counted="run", detail=detail)]
 
 
 def _c3_runs(evidence: Evidence) -> list[Part]:
@@ -176,7 +176,8 @@ def _c4_runs(evidence: Evidence) -> list[Part]:
     near, far = tuned & arms.source_is(b, "near"), tuned & arms.source_is(b, "far")
     runs = f"source: [near, far, none], pattern: tune (scratch for none), {_SEEDED}"
     frozen = f"source: [near, far], pattern: [tune, freeze], {_SEEDED}"
-    before = _near_far(evidence, arms.frozen_features(b))
+    svm, frozen_runs = (_near_far(evidence, rows) for rows in arms.frozen_features(b))
+    before = frozen_runs if svm.empty else svm
     return [
         difference(evidence, "near > far", near, far, SOURCE_FACTORS, runs),
         difference(evidence, "far > scratch", far, arms.scratch(b), _FROM_SCRATCH, runs),

@@ -106,23 +106,29 @@ def _c3_published() -> list[Part]:
 def _c3_runs(evidence: Evidence) -> list[Part]:
     name, b = "frozen features ↔ fine-tuned", evidence.board
     needed = "model: [three or more], pattern: [freeze, tune], with the same target and seeds"
-    tuned, frozen = arms.fine_tuned(b), arms.frozen_features(b)
-    rule = evidence.lr_rule(tuned | frozen)
-    vary = (*PATTERN_FACTORS, *arms.LOSS_FACTORS)
-    frame = pair(b, tuned, frozen, vary, lr=rule).frame
-    found = []
-    if not frame.empty:
-        for _, rows in frame.groupby(key_of(frame, ["task", "seed", "n_per_class"]), sort=True):
-            means = rows.groupby("model")[["left", "right"]].mean()
-            if len(means) >= 3 and means["left"].nunique() > 1 and means["right"].nunique() > 1:
-                rho = float(stats.spearmanr(means["left"], means["right"]).statistic)
-                found.append(
-                    {"task": rows["task"].iloc[0], "seed": rows["seed"].iloc[0], "rho": rho}
-                )
+    vary, tuned = (*PATTERN_FACTORS, *arms.LOSS_FACTORS), arms.fine_tuned(b)
+    found: list[dict[str, object]] = []
+    for frozen in arms.frozen_features(b):
+        rule = evidence.lr_rule(tuned | frozen)
+        found = found or _rank_correlations(pair(b, tuned, frozen, vary, lr=rule).frame)
     if not found:
         return [missing(name, "no target with three or more networks, frozen and tuned", needed)]
     e = summarise(pd.DataFrame(found), "rho", name)
     return [judge(name, e, needed, "positive, where the paper has exactly 1", "Spearman")]
+
+
+def _rank_correlations(frame: pd.DataFrame) -> list[dict[str, object]]:
+    """Spearman's over three or more networks, for each task, seed and images per class."""
+    found: list[dict[str, object]] = []
+    if frame.empty:
+        return found
+    for _, rows in frame.groupby(key_of(frame, ["task", "seed", "n_per_class"]), sort=True):
+        means = rows.groupby("model")[["left", "right"]].mean()
+        if len(means) >= 3 and means["left"].nunique() > 1 and means["right"].nunique() > 1:
+            rho = float(stats.spearmanr(means["left"], means["right"]).statistic)
+            first = rows.iloc[0]
+            found.append({"task": first["task"], "seed": first["seed"], "rho": rho})
+    return found
 
 
 # --- SFT-C4: which part of the source is kept ---

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -143,37 +143,63 @@ def findings_text(
     from analysis.findings import table
 
     found = list(measured) or list(published)
-    printed = {f.claim: f for f in published}
     rows = table(measured, published).to_dict("records")
-    adjusted = {str(row["claim"]): row["p_holm"] for row in rows}
+    adjusted = {str(row["claim"]): row["p_holm"] for row in rows} if measured else {}
     ranked = sorted(found, key=lambda f: (f.verdict == UNDECIDED, f.effect is None))
-    shown = [f for f in ranked if details or f.effect is not None or f.verdict != UNDECIDED]
+    shown = [f for f in ranked if details or any(p.effect is not None for p in f.parts)]
     left = [f for f in ranked if f not in shown]
     parts: list[Table | str] = []
     if shown:
-        parts.append(_table(shown, printed if measured else None, adjusted))
-        parts += _footnotes(found, adjusted)
-    parts += _below(shown, left, details, bool(measured))
-    return parts
+        parts.append(_table(shown, {f.claim: f for f in published}, adjusted))
+        parts += ["", *(_footnotes(found, adjusted) if measured else [_AS_PRINTED])]
+    return parts + _below(shown, left, details, bool(measured))
+
+
+_SIGNS = (
+    "An effect is positive in the direction that the claim predicts; points are percentage points "
+    "of accuracy, × a ratio of accuracies."
+)
+_AS_PRINTED = (
+    f"{_SIGNS}\nPublished numbers are single values, so an ordering is read as printed; intervals "
+    "are over the rows of a table and decide nothing."
+)
 
 
 def _table(
-    shown: Sequence[Finding], printed: dict[str, Finding] | None, adjusted: dict[str, object]
+    shown: Sequence[Finding], printed: Mapping[str, Finding], adjusted: Mapping[str, object]
 ) -> Table:
     from rich.table import Table
 
     view = Table("claim", "what it says", "verdict", box=None, pad_edge=False)
-    view.add_column("effect, 95 % interval", no_wrap=True)
+    view.add_column("effect, 95 % interval")
     view.add_column("n", no_wrap=True)
-    view.add_column("p (Holm)", justify="right", no_wrap=True)
-    if printed is not None:
+    if adjusted:
+        view.add_column("p (Holm)", justify="right", no_wrap=True)
         view.add_column("in the paper")
     for f in shown:
-        cells = [f.claim, f.text, f.verdict, effect_text(f), _n(f), _p(adjusted[f.claim])]
-        if printed is not None:
-            cells.append(_in_print(printed[f.claim]))
+        cells = [f.claim, f.text, _verdict(f), _main(f), _n(f)]
+        if adjusted:
+            cells += [_p(adjusted[f.claim]), _in_print(printed[f.claim])]
         view.add_row(*cells)
     return view
+
+
+def _verdict(f: Finding) -> str:
+    """The verdict, and of a claim with several parts how many bear it."""
+    from analysis.evidence import UNDECIDED
+
+    if len(f.parts) == 1:
+        return f.verdict
+    same = sum(part.verdict == f.verdict for part in f.parts)
+    on = "on " if f.verdict == UNDECIDED else ""
+    return f"{f.verdict} ({on}{same} of {len(f.parts)} parts)"
+
+
+def _main(f: Finding) -> str:
+    """The effect of the part that decides; its name where there are several."""
+    if f.effect is None:
+        return "–"
+    return f"{f.main.name}: {effect_text(f)}" if len(f.parts) > 1 else effect_text(f)
 
 
 def effect_text(f: Finding | Part) -> str:
@@ -214,39 +240,36 @@ def _p(value: object) -> str:
 
 
 def _in_print(f: Finding) -> str:
-    from analysis.evidence import UNDECIDED
+    from analysis.evidence import FAILS, UNDECIDED
 
     if f.verdict == UNDECIDED and f.effect is None:
         return "not printed as numbers"
-    return f"{f.verdict}: {effect_text(f)}" if f.effect is not None else f.verdict
+    if f.effect is None:
+        return f.verdict
+    return f"{f.verdict}: {_main(f) if f.verdict == FAILS else effect_text(f)}"
 
 
-def _footnotes(found: Sequence[Finding], adjusted: dict[str, object]) -> list[Table | str]:
+def _footnotes(found: Sequence[Finding], adjusted: Mapping[str, object]) -> list[Table | str]:
     from analysis.evidence import UNDECIDED
 
-    notes: list[Table | str] = [
-        "",
-        "An effect is positive in the direction that the claim predicts; points are percentage "
-        "points of top-1 accuracy; × is a ratio of accuracies.",
+    tested = {name: p for name, p in adjusted.items() if isinstance(p, float) and p == p}
+    weak = [f.claim for f in found if f.verdict != UNDECIDED and tested.get(f.claim, 0.0) > _CHANCE]
+    if not weak:
+        return [_SIGNS]
+    return [
+        _SIGNS,
+        f"Verdicts go by each claim's own interval. With {len(tested)} claims tested at once, "
+        f"{', '.join(weak)} could be chance: p after Holm is above {_CHANCE:g}.",
     ]
-    tested = [name for name, p in adjusted.items() if isinstance(p, float) and p == p]
-    weak = [
-        f.claim
-        for f in found
-        if f.verdict != UNDECIDED and f.claim in tested and float(str(adjusted[f.claim])) > 0.05
-    ]
-    if weak:
-        notes.append(
-            f"Verdicts go by each claim's own interval. With {len(tested)} claims tested at once, "
-            f"{', '.join(weak)} could be chance: p after Holm is above 0.05."
-        )
-    return notes
+
+
+_CHANCE = 0.05
 
 
 def _below(
     shown: Sequence[Finding], left: Sequence[Finding], details: bool, measured: bool
 ) -> list[Table | str]:
-    from analysis.evidence import UNDECIDED
+    from analysis.evidence import FAILS, UNDECIDED
 
     lines: list[Table | str] = []
     if details:
@@ -254,18 +277,24 @@ def _below(
             lines += ["", f"{f.claim}  {f.verdict}: {f.text}", *(f"  {p}" for p in _parts(f))]
             lines += [f"  to decide it, run: {f.needed}"] if f.needed else []
         return lines
-    open_ = [f for f in shown if f.verdict == UNDECIDED]
+    for f in shown:
+        if f.verdict == FAILS:
+            lines.append(f"{f.claim} fails: {_name(f)}{f.main.detail}")
+    open_ = [f for f in shown if f.verdict == UNDECIDED and measured]
     if open_:
         lines += ["", "Not decided; to decide, run:"]
-        lines += [f"  {f.claim:7}{_short(f)}" for f in open_]
-    if left and measured:
-        ids = ", ".join(f.claim for f in left)
-        lines += ["", f"{len(left)} claims have no runs here: {ids}"]
-        lines.append("What each needs: add --details, or --claim ID")
-    elif left:
-        ids = ", ".join(f.claim for f in left)
-        lines += ["", f"{len(left)} claims rest on values that are only drawn: {ids}"]
+        lines += [f"  {f.claim:7}{_short(f.needed or 'more repetitions')}" for f in open_]
+    partly = [f.claim for f in shown if f.verdict == UNDECIDED]
+    if left or (partly and not measured):
+        ids = [f.claim for f in left] + ([] if measured else [f"{name} in part" for name in partly])
+        what = "have no runs here" if measured else "rest on values that are only drawn"
+        lines += ["", f"{len(ids)} claims {what}: {', '.join(ids)}"]
+        lines += ["What each needs: add --details, or --claim ID"] if measured else []
     return lines
+
+
+def _name(f: Finding) -> str:
+    return f"{f.main.name}: " if len(f.parts) > 1 else ""
 
 
 def _parts(f: Finding) -> list[str]:
@@ -280,9 +309,8 @@ def _parts(f: Finding) -> list[str]:
     return lines
 
 
-def _short(f: Finding, most: int = 200) -> str:
+def _short(text: str, most: int = 200) -> str:
     """What to run, cut where it gets long; --details has all of it."""
-    text = f.needed or "more repetitions"
     return text if len(text) <= most else f"{text[:most].rsplit(' ', 1)[0]} …"
 
 
