@@ -6,15 +6,12 @@ it ends; one failure does not touch its siblings; what is published already is s
 
 from __future__ import annotations
 
-import io
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import numpy as np
-import timm
 import torch
 from torch import Tensor, nn
 
@@ -28,15 +25,13 @@ from bench.assembly import (
     fit_features,
 )
 from bench.errors import BenchError, StoreError
+from bench.finish import Finished, row_of, write_files
 from bench.methods import METHODS
 from bench.models import layers, weights
 from bench.models.tuning import tune_only
-from bench.provenance import borrowed_record, device_name, overlap_with_tests
-from bench.records import describe_run
+from bench.provenance import borrowed_record
 from bench.spec import FromRun, RunSpec, Scratch, run_id
-from bench.store import RunFolder, Store, file_digest, write_atomic
-from bench.training import evaluate
-from bench.training.domain import Domain
+from bench.store import RunFolder, Store, file_digest
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, TrainingJob
 from bench.training.loop import train
 
@@ -59,7 +54,8 @@ def execute_batch(
         context: see `Context`.
         report: is told `{"event": "started" | "epoch" | "ended", "id": …}`; an ended run has a
             `status`: done, diverged, failed, already (published before), elsewhere (another
-            process has it in hand) or stopped.
+            process has it in hand) or stopped. `{"event": "note", "id", "message"}` says that a
+            finished run is trained again because its files are gone.
         should_stop: asked after every step; true ends with a checkpoint.
     """
     store = Store(Path(context.results))
@@ -90,9 +86,13 @@ def _attempt(
     """One try of one run; whatever goes wrong is kept beside it and does not spread."""
     try:
         record = folder.record()
-        if record is not None:
+        damage = folder.damage(record) if record is not None else []
+        if record is not None and not damage:
             status = str(record["row"]["status"])
             return ("already" if status == "done" else status), ""
+        if damage:  # who gave the run to this process needs its files
+            text = f"trained again to have its files back: {', '.join(damage)}"
+            report({"event": "note", "id": folder.run_id, "message": text})
         status = _Run(folder, spec, context, load(spec), report, should_stop).execute()
         return status, ""
     except Interrupted:
@@ -102,15 +102,19 @@ def _attempt(
     except MemoryError as error:
         return _failed(folder, "out of memory", str(error))
     except BenchError as error:
-        return _failed(folder, type(error).__name__, str(error))
+        said = f"{error.place}: {error.message}" if error.place else error.message
+        return _failed(folder, type(error).__name__, str(error), said)
     except Exception as error:
-        return _failed(folder, type(error).__name__, traceback.format_exc())
+        text = "".join(traceback.format_exception_only(error)).strip()
+        return _failed(folder, type(error).__name__, traceback.format_exc(), text)
 
 
-def _failed(folder: RunFolder, reason: str, message: str) -> tuple[str, str]:
+def _failed(
+    folder: RunFolder, reason: str, message: str, said: str | None = None
+) -> tuple[str, str]:
+    """Keeps the whole message beside the run; `said` is what a line of progress has room for."""
     folder.add_failure({"run_id": folder.run_id, "reason": reason, "message": message})
-    last = message.strip().splitlines()[-1] if message.strip() else reason
-    return "failed", last
+    return "failed", said or message.strip() or reason
 
 
 class _Run:
@@ -131,6 +135,7 @@ class _Run:
         self.trained: nn.Module | None = None
         self.scorer: nn.Module | None = None
         self.logits = True
+        self.files: Mapping[str, bytes | Path] = {}
 
     def execute(self) -> str:
         """Trains, evaluates, checks the invariants, publishes; the run's status."""
@@ -150,29 +155,17 @@ class _Run:
             raise BenchError(
                 "a frozen layer changed during training", hint="this is a bug; please report it"
             )
-        published = self.folder.record()
-        if published is not None:  # executed elsewhere at the same time: its files stay as they are
-            self._remove_checkpoint()
-            return str(published["row"]["status"])
-        row = self._row(outcome, self.scorer or model)
-        files = self._write_files(model, outcome, row)
-        notes: dict[str, Any] = {
-            "data": dict(self.data.loaded.notes),
-            "training": list(outcome.notes),
-            "method": said,
-        }
-        record = {
-            "run_id": self.folder.run_id,
-            "row": row,
-            "files": files,
-            "classes": list(self.data.loaded.classes),
-            "images": self.data.resolved.fingerprint,
-            "notes": notes,
-            **borrowed_record(self.data),
-        }
-        self.folder.publish(record, outcome.history, self.spec)
-        self._remove_checkpoint()
-        return str(row["status"])
+        finished = Finished(
+            self.spec,
+            self.data,
+            model,
+            outcome,
+            trained=self.trained,
+            scorer=self.scorer,
+            logits=self.logits,
+            files=self.files,
+        )
+        return self._publish(finished, said)
 
     def _train(self, model: nn.Module) -> tuple[Outcome, dict[str, Any]]:
         method = build_method(self.spec, self.data, model, self.context)
@@ -183,7 +176,7 @@ class _Run:
 
     def _fit(self, model: nn.Module) -> tuple[Outcome, dict[str, Any]]:
         fitted = fit_features(self.spec, self.data, model, self.context, self.folder.path)
-        self.scorer, self.logits = fitted.model, fitted.logits
+        self.scorer, self.logits, self.files = fitted.model, fitted.logits, fitted.files
         return fitted.outcome, fitted.notes
 
     def _on_features(self) -> bool:
@@ -232,13 +225,24 @@ class _Run:
                 place=str(folder.path),
                 hint="it must be done first; see bench status",
             )
-        if file_digest(folder.weights_path) != record["files"].get(folder.weights_path.name):
+        path = folder.file_named(record, "model")
+        if path is None:
+            raise StoreError("the run to start from keeps no weights", place=str(folder.path))
+        again = "then bench grid with --retry-failed trains the source once more, and goes on"
+        if not path.exists():
             raise StoreError(
-                "these weights are not those that the record names",
-                place=str(folder.weights_path),
-                hint="delete the folder to have the run repeated",
+                f"the weights of the source {folder.path.name} are gone",
+                place=str(path),
+                hint=f"nothing need be deleted; {again.removeprefix('then ')}",
             )
-        return weights.read_state(folder.weights_path)
+        if file_digest(path) != record["files"][path.name]:
+            raise StoreError(
+                f"the weights of the source {folder.path.name} are damaged: they are not those "
+                "that the record names",
+                place=str(path),
+                hint=f"delete this one file, which is the source's; {again}",
+            )
+        return weights.read_state(path)
 
     def _job(self, model: nn.Module, method: Method) -> TrainingJob:
         spec, recipe = self.spec, self.spec.train
@@ -283,86 +287,41 @@ class _Run:
 
     # --- after ---
 
-    def _row(self, outcome: Outcome, model: nn.Module) -> dict[str, Any]:
-        """The leaderboard columns that the run itself knows."""
-        spec, loaded, history = self.spec, self.data.loaded, outcome.history
-        best = None if outcome.best_epoch is None else history[outcome.best_epoch]
-        row: dict[str, Any] = describe_run(spec) | {
-            "status": outcome.status,
-            "target_classes": len(loaded.classes),
-            "val_top1_accuracy": best["val_top1_accuracy"] if best else None,
-            "train_loss": history[-1]["train_loss"] if history else None,
-            "best_epoch": None if outcome.best_epoch is None else outcome.best_epoch + 1,
-            "epochs_run": len(history),
-            "epochs_to_threshold": evaluate.epochs_to_threshold(history, spec.train.threshold),
-            "steps": outcome.steps,
-            "train_images": len(loaded.train),
-            "val_images": len(loaded.val),
-            "test_images": len(loaded.test),
-            "trainable_parameters": layers.trainable_parameters(model),
-            "borrowed_classes": sum(i.classes_used for _, i in self.data.borrowed) or None,
-            "borrowed_images": sum(len(i.rows) for _, i in self.data.borrowed) or None,
-            "source_test_overlap": overlap_with_tests(self.spec, self.data, self.context),
-            "seconds": outcome.seconds,
-            "images_per_s": outcome.images_seen / max(outcome.seconds, 1e-9),
-            "peak_memory_mib": outcome.peak_memory_bytes / 2**20,
-            "device": device_name(self.device),
-            "threads": torch.get_num_threads(),
-            "versions": f"torch {torch.__version__}, timm {timm.__version__}",
-        }
-        if outcome.status == "diverged":
-            row["reason"] = (
-                f"loss not finite or exploded in epoch {(outcome.diverged_epoch or 0) + 1}"
-            )
-        if best is not None and self._on_features():  # its history has a row per C, not per epoch
-            row |= {"train_loss": best["train_loss"], "best_epoch": None, "epochs_run": None}
-            row["epochs_to_threshold"] = None
-        return {key: None if _not_finite(value) else value for key, value in row.items()}
+    def _publish(self, finished: Finished, said: Mapping[str, Any]) -> str:
+        """Files first, then the record that names them; of two executions the first record stays.
 
-    def _write_files(
-        self, model: nn.Module, outcome: Outcome, row: dict[str, Any]
-    ) -> dict[str, str]:
-        """Weights and predictions, and the test metrics computed from the latter."""
-        self.folder.path.mkdir(parents=True, exist_ok=True)
-        if outcome.status != "done":
-            return {}
-        test = self.data.domain("test", model)
-        logits = self._test_scores(model, outcome, test)
-        row["top1_accuracy"] = evaluate.top1_accuracy(logits, test.labels)
-        row["mean_class_accuracy"] = evaluate.mean_class_accuracy(logits, test.labels)
-        shares = evaluate.softmax(logits) if self.logits else logits
-        row["mean_average_precision"] = evaluate.mean_average_precision(shares, test.labels)
-        row["test_loss"] = evaluate.cross_entropy(logits, test.labels)
-        weights.save_state(outcome.state if self.scorer else model, self.folder.weights_path)
-        content = io.BytesIO()
-        np.savez(content, logits=logits, labels=test.labels)
-        write_atomic(self.folder.predictions_path, content.getvalue())
-        paths = (self.folder.weights_path, self.folder.predictions_path)
-        return {path.name: file_digest(path) for path in paths}
-
-    def _test_scores(self, model: nn.Module, outcome: Outcome, test: Domain) -> evaluate.Logits:
-        """Scores of the test images; log of the mean softmax where rounds are fused (GE-7)."""
-        recipe = self.spec.train
-        scorer = self.scorer or model
-
-        def scores() -> evaluate.Logits:
-            scorer.eval()
-            return evaluate.predict(
-                scorer,
-                test,
-                device=self.device,
-                precision="float32" if self.scorer else recipe.precision,
-                channels_last=recipe.channels_last,
-            )
-
-        if not outcome.kept or self.trained is None:
-            return scores()
-        shares = []
-        for state in (*outcome.kept, outcome.state):  # the selected weights last: they stay
-            self.trained.load_state_dict(state)
-            shares.append(evaluate.softmax(scores()))
-        fused: evaluate.Logits = np.log(np.mean(shares, axis=0).clip(1e-38))
-        return fused
+        Where a record is there and its files are not, this execution was to bring them back: it
+        does if it gives the same bytes, else its own record takes the place.
+        """
+        earlier = self.folder.record()
+        damage = self.folder.damage(earlier) if earlier is not None else []
+        if earlier is None or damage:
+            row = row_of(finished, self.context)
+            files = write_files(finished, self.folder, self.device, row)
+            notes = {
+                "data": dict(self.data.loaded.notes),
+                "training": list(finished.outcome.notes),
+                "method": dict(said),
+            }
+            if damage:
+                notes["repeated"] = damage
+            record = {
+                "run_id": self.folder.run_id,
+                "row": row,
+                **files,
+                "classes": list(self.data.loaded.classes),
+                "images": self.data.resolved.fingerprint,
+                "notes": notes,
+                **borrowed_record(self.data),
+            }
+            if earlier is not None and self.folder.damage(earlier):
+                self.folder.withdraw()
+            self.folder.publish(record, finished.outcome.history, self.spec)
+            self.folder.sweep()
+        self._remove_checkpoint()
+        published = self.folder.record()
+        assert published is not None
+        return str(published["row"]["status"])
 
     def _remove_checkpoint(self) -> None:
         path = self.folder.checkpoint_path
@@ -370,7 +329,3 @@ class _Run:
             shutil.rmtree(path)
         else:
             path.unlink(missing_ok=True)
-
-
-def _not_finite(value: Any) -> bool:
-    return isinstance(value, float) and not np.isfinite(value)

@@ -2,7 +2,9 @@
 
 A run is done when its `record.json` is there and verifies; nothing else means done. The first
 record that is published wins (a hard link fails where a name exists), so a run that was executed
-twice at once has one result. Failures are numbered files beside it, never changed.
+twice at once has one result. Weights and other files carry their hash in their names and the record
+names them, so they cannot be those of another execution. Failures are numbered files beside it,
+never changed.
 """
 
 from __future__ import annotations
@@ -14,6 +16,7 @@ import hashlib
 import io
 import json
 import os
+import re
 import secrets
 import socket
 from collections.abc import Iterator, Mapping, Sequence
@@ -25,7 +28,12 @@ from bench.errors import StoreError
 from bench.records import sign, slug, verify
 from bench.spec import RunSpec
 
-__all__ = ["RunFolder", "Store", "publish_new", "write_atomic"]
+__all__ = ["Kept", "RunFolder", "Store", "publish_new", "write_atomic"]
+
+_DIGITS = 16
+_KEPT_NAME = re.compile(rf"[a-z0-9_]+-[0-9a-f]{{{_DIGITS}}}\.(safetensors|npz)")
+_OLD_NAMES = frozenset({"model.safetensors", "predictions.npz"})
+"""As schema 1 first named them; records that name them are read."""
 
 
 def _temporary(path: Path) -> Path:
@@ -79,6 +87,15 @@ def publish_new(path: Path, content: bytes | str) -> bool:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """A file of a run as its record names it."""
+
+    name: str
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
 class RunFolder:
     """The folder of one run."""
 
@@ -92,13 +109,13 @@ class RunFolder:
 
     @property
     def weights_path(self) -> Path:
-        """Weights of the epoch kept."""
-        return self.path / "model.safetensors"
+        """Weights of the epoch kept, as the record names them; see `published_file`."""
+        return self.published_file("model")
 
     @property
     def predictions_path(self) -> Path:
         """Scores on the test set, from which every metric can be computed again."""
-        return self.path / "predictions.npz"
+        return self.published_file("predictions")
 
     @property
     def checkpoint_path(self) -> Path:
@@ -144,6 +161,86 @@ class RunFolder:
         write_atomic(self.path / "history.csv", _csv(history))
         content = json.dumps(sign(record), indent=1, sort_keys=True) + "\n"
         return publish_new(self.record_path, content)
+
+    # --- files beside the record ---
+
+    def keep(self, name: str, content: bytes | Path) -> Kept:
+        """Keeps a file under a name that has its hash in it: `model.npz` as `model-<hash>.npz`.
+
+        Two executions of the run with unlike results write unlike names, whenever they end.
+
+        Args:
+            name: role and suffix, such as `model.safetensors`.
+            content: the bytes, or a finished file in the run's folder, which is moved.
+        """
+        role, suffix = Path(name).stem, Path(name).suffix
+        self.path.mkdir(parents=True, exist_ok=True)
+        if isinstance(content, bytes):
+            digest, size = hashlib.sha256(content).hexdigest(), len(content)
+            path = self.path / f"{role}-{digest[:_DIGITS]}{suffix}"
+            write_atomic(path, content)
+        else:
+            digest, size = file_digest(content), content.stat().st_size
+            path = self.path / f"{role}-{digest[:_DIGITS]}{suffix}"
+            with content.open("rb+") as file:
+                os.fsync(file.fileno())
+            content.replace(path)
+            _sync_folder(self.path)
+        return Kept(path.name, digest, size)
+
+    def file_named(self, record: Mapping[str, Any], role: str) -> Path | None:
+        """The file that a record names for a role (`model`, `predictions`, …), if it names one."""
+        pattern = re.compile(rf"{re.escape(role)}(-[0-9a-f]{{{_DIGITS}}})?\.[a-z0-9]+")
+        names = [name for name in record.get("files", {}) if pattern.fullmatch(name)]
+        return self.path / names[0] if names else None
+
+    def published_file(self, role: str) -> Path:
+        """The file of a role, by the published record.
+
+        Raises:
+            StoreError: there is no record, or it names no such file.
+        """
+        record = self.record()
+        path = self.file_named(record, role) if record else None
+        if path is None:
+            what = f"its record names no {role} file" if record else "the run has no result"
+            raise StoreError(what, place=str(self.path), hint="see bench show and bench status")
+        return path
+
+    def damage(self, record: Mapping[str, Any]) -> list[str]:
+        """What is wrong with the files that a record names: missing, or cut; `[]` if nothing is.
+
+        By names and sizes only, so that it may be asked of every run; who reads a file compares
+        its hash too.
+        """
+        found = []
+        sizes = record.get("sizes", {})
+        for name in sorted(record.get("files", {})):
+            try:
+                size = (self.path / name).stat().st_size
+            except OSError:
+                found.append(f"{name} is missing")
+                continue
+            if size == 0 or size != sizes.get(name, size):
+                found.append(f"{name} has {size} of {sizes.get(name, 'its')} bytes")
+        return found
+
+    def sweep(self) -> None:
+        """Removes what other executions of the run have left and the record does not name."""
+        record = self.record()
+        if record is None:
+            return
+        for path in self.path.iterdir():
+            ours = _KEPT_NAME.fullmatch(path.name) or path.name in _OLD_NAMES
+            if ours and path.name not in record.get("files", {}) and path.is_file():
+                path.unlink(missing_ok=True)
+
+    def withdraw(self) -> None:
+        """Takes the record back: its files are gone and the run is to be published again."""
+        self.record_path.unlink(missing_ok=True)
+        _sync_folder(self.path)
+
+    # --- failures ---
 
     def failures(self) -> list[dict[str, Any]]:
         """The failed attempts, oldest first; a torn file counts as a failure without a reason."""

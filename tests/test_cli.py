@@ -114,7 +114,8 @@ def test_metrics_can_be_computed_again_from_the_predictions(finished: Path) -> N
     table = {row["run_id"]: row for row in rows(finished)}
     for folder in (finished / "results" / "runs").iterdir():
         row = table[folder.name.rpartition("-")[2]]
-        with np.load(folder / "predictions.npz", allow_pickle=False) as stored:
+        (predictions,) = folder.glob("predictions-*.npz")
+        with np.load(predictions, allow_pickle=False) as stored:
             logits, labels = stored["logits"].astype(float), stored["labels"]
         chance = np.exp(logits - logits.max(1, keepdims=True))
         chance /= chance.sum(1, keepdims=True)
@@ -213,19 +214,38 @@ def test_a_failing_source_blocks_its_children_alone(tmp_path: Path) -> None:
     assert "by " in next(row["reason"] for row in rows(tmp_path) if row["status"] == "blocked")
 
 
-def test_a_torn_weights_file_is_found(finished: Path, tmp_path: Path) -> None:
+@pytest.mark.parametrize("how", ["gone", "cut", "changed"])
+def test_damaged_source_weights_are_told_and_can_be_had_again(
+    how: str, finished: Path, tmp_path: Path
+) -> None:
     import shutil
 
     shutil.copytree(finished, tmp_path, dirs_exist_ok=True)
-    table = rows(tmp_path)
+    table, before = rows(tmp_path), published(tmp_path)
     parent = next(row["parent_id"] for row in table if row["parent_id"])
-    (weights,) = tmp_path.glob(f"results/runs/*{parent}/model.safetensors")
-    weights.write_bytes(weights.read_bytes()[:-8])
-    arguments = ("grid", "grid.yaml", "--workers", "2", "--set", "train.epochs=2")
-    bench(*arguments, cwd=tmp_path, code=1)
-    assert "not those that the record names" in bench(
-        "status", "grid.yaml", *arguments[4:], cwd=tmp_path
-    )
+    (weights,) = tmp_path.glob(f"results/runs/*{parent}/model-*.safetensors")
+    content = weights.read_bytes()
+    if how == "gone":
+        weights.unlink()
+    else:
+        weights.write_bytes(content[:-8] if how == "cut" else content[:-1] + b"?")
+    if how != "changed":  # nobody needs them: it is said, and the result stands
+        assert "its result stands" in bench("status", "grid.yaml", cwd=tmp_path)
+        assert "all 7 runs are done" in bench("grid", "grid.yaml", cwd=tmp_path)
+    shorter = ("--set", "train.epochs=2")
+    arguments = ("grid", "grid.yaml", "--workers", "2", *shorter)
+    if how == "changed":  # its size is right, so only who reads it notices
+        output = bench(*arguments, cwd=tmp_path, code=1)
+        assert "of the source" in " ".join(output.split())
+        assert "damaged" in " ".join(output.split())
+        assert str(weights.name) in "".join(output.split())
+        assert "which is the source's" in bench("status", "grid.yaml", *shorter, cwd=tmp_path)
+        weights.unlink()
+        bench(*arguments, "--retry-failed", cwd=tmp_path)
+    else:
+        assert "trained again" in " ".join(bench(*arguments, cwd=tmp_path).split())
+    assert weights.read_bytes() == content
+    assert published(tmp_path).items() >= before.items()  # its record stands as it was
 
 
 def test_wrong_commands_end_with_status_2(tmp_path: Path) -> None:
@@ -243,5 +263,11 @@ def test_a_record_says_how_it_came_about(finished: Path) -> None:
         record = json.loads(path.read_text())
         assert len(record["classes"]) in (4, 5)
         assert record["row"]["versions"].startswith("torch ")
-        assert set(record["files"]) == {"model.safetensors", "predictions.npz"}
+        assert set(record["files"]) == {
+            f"{stem}-{record['files'][name][:16]}.{suffix}"
+            for name in record["files"]
+            for stem, suffix in [("model", "safetensors"), ("predictions", "npz")]
+            if name.startswith(stem)
+        }
+        assert len(record["files"]) == 2
         assert record["row"]["source_test_overlap"] == 0

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import multiprocessing
 import os
@@ -48,6 +49,44 @@ def test_the_first_record_wins(folder: RunFolder) -> None:
     found = folder.record()
     assert found is not None
     assert found["row"]["top1_accuracy"] == 0.1
+
+
+def test_files_are_named_by_their_content_and_found_through_the_record(folder: RunFolder) -> None:
+    kept = folder.keep("model.safetensors", b"one")
+    assert kept.name == f"model-{hashlib.sha256(b'one').hexdigest()[:16]}.safetensors"
+    other = folder.path / ".of-my-own.tmp"
+    other.write_bytes(b"two")
+    loser = folder.keep("model.safetensors", other)
+    assert not other.exists()
+    found = record() | {"files": {kept.name: kept.sha256}, "sizes": {kept.name: kept.size_bytes}}
+    assert folder.publish(found, [], SPEC)
+    assert folder.weights_path.read_bytes() == b"one"
+    folder.sweep()
+    assert (folder.path / kept.name).exists()
+    assert not (folder.path / loser.name).exists()
+    with pytest.raises(StoreError, match="names no predictions file"):
+        _ = folder.predictions_path
+
+
+def test_a_record_that_names_files_the_old_way_is_read(folder: RunFolder) -> None:
+    folder.path.mkdir(parents=True)
+    (folder.path / "model.safetensors").write_bytes(b"old")
+    old = record() | {"files": {"model.safetensors": "0" * 64, "predictions.npz": "0" * 64}}
+    folder.publish(old, [], SPEC)
+    folder.sweep()
+    assert folder.weights_path.read_bytes() == b"old"
+    assert folder.damage(old) == ["predictions.npz is missing"]
+
+
+def test_damage_is_seen_by_names_and_sizes(folder: RunFolder) -> None:
+    kept = folder.keep("predictions.npz", b"12345678")
+    found = {"files": {kept.name: kept.sha256}, "sizes": {kept.name: kept.size_bytes}}
+    assert folder.damage(found) == []
+    (folder.path / kept.name).write_bytes(b"1234")
+    assert folder.damage(found) == [f"{kept.name} has 4 of 8 bytes"]
+    (folder.path / kept.name).unlink()
+    assert folder.damage(found) == [f"{kept.name} is missing"]
+    assert folder.damage({"files": {}}) == []
 
 
 def _race(path: str, number: int, start: float) -> None:

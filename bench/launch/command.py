@@ -183,6 +183,8 @@ class _Display:
             self._now(f"{self._name(run_id)} epoch {event['epoch']}/{event['epochs']}{shown}")
         elif kind == "worker_died":
             self.say(f"[yellow]a worker {event['message']}[/]; trying its run again")
+        elif kind == "note":
+            self.say(escape(f"{self._name(run_id)}: {event['message']}"))
         elif kind == "ended":
             self._ended(run_id, event)
 

@@ -104,7 +104,7 @@ class Reconciler:
             outcome.notes[:0] = notes
             outcome.situation = replace(self._look(ledger, _with_new(jobs, ledger)), cluster="ok")
             if not outcome.situation.in_queue and not outcome.deferred:
-                leaderboard.write(self.plan, self.store)
+                leaderboard.write(self.plan, self.store, self.session.board)
             return outcome
 
     def cancel(self, only: Sequence[str] = (), wait_s: float = 60.0) -> Outcome:
@@ -140,7 +140,7 @@ class Reconciler:
                     break
                 time.sleep(0.5)
             notes += self._settle(ledger, jobs)
-            leaderboard.write(self.plan, self.store)
+            leaderboard.write(self.plan, self.store, self.session.board)
             notes.append(f"{len(unwanted)} runs cancelled, {len(ended)} jobs ended")
             return Outcome(replace(self._look(ledger, jobs), cluster="ok"), notes=notes)
 
@@ -166,6 +166,17 @@ class Reconciler:
             if run.id in kept and run.parent_id is not None:
                 kept.add(run.parent_id)
         return left - kept
+
+    def _usable(self, ledger: Ledger) -> set[str]:
+        """Ids of finished runs; of those in open jobs only where their files are there too."""
+        published = self.store.published()
+        for job in ledger.open:
+            for run in published.intersection(job.runs).intersection(self.plan.runs):
+                folder = self.store.folder(run, self.plan.runs[run].spec)
+                record = folder.record()
+                if record is not None and folder.damage(record):
+                    published.discard(run)
+        return published
 
     def _mark_jobs(self, ledger: Ledger, unwanted: set[str], *, everything: bool) -> list[str]:
         """Leaves word in the jobs' folders; the names of those that have nothing else to do."""
@@ -199,7 +210,7 @@ class Reconciler:
                 asked.append(self.queue.accounting())
             return asked[0]
 
-        judge = Judge(self.desk, jobs, accounting, self.store.published(), self.settings.grace_s)
+        judge = Judge(self.desk, jobs, accounting, self._usable(ledger), self.settings.grace_s)
         endings = [
             ending
             for job in ledger.open

@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
+from bench.errors import StoreError
 from bench.launch.job import read_events
 from bench.launch.queue import QueuedJob
 from bench.launch.settle import in_hand
@@ -19,7 +20,12 @@ __all__ = ["GIVEN_UP", "RunView", "Situation", "attempts_of", "look"]
 GIVEN_UP = "given_up"
 """Marks a failure that sums up failed attempts; it is not an attempt of its own."""
 
-STATES = ("done", "diverged", "running", "pending", "missing", "failed", "blocked", "cancelled")
+_SHOWN = 5
+
+STATES = (
+    *("done", "diverged", "running", "pending", "missing"),
+    *("failed", "damaged", "blocked", "cancelled"),
+)
 
 
 @dataclass
@@ -84,6 +90,9 @@ def look(
 ) -> Situation:
     """The state of every run; reads, changes nothing.
 
+    A finished run whose files are damaged is missing when an unfinished one starts from it, and
+    noted in any case.
+
     Args:
         queue: jobs by name; empty where the cluster is down or was never used.
         max_attempts: a run that failed so often is not tried again.
@@ -93,12 +102,27 @@ def look(
     published = store.published()
     views: dict[str, RunView] = {}
     events: dict[str, list[list[dict[str, Any]]]] = {}
+    damage: dict[str, list[str]] = {}
+    finished: dict[str, str] = {}
     for run in plan.runs.values():
         folder = store.folder(run.id, run.spec)
-        record = folder.record() if run.id in published else None
-        if record is not None:
-            views[run.id] = RunView(run, str(record["row"]["status"]))
+        try:
+            record = folder.record() if run.id in published else None
+        except StoreError as error:
+            finished[run.id] = "damaged"
+            views[run.id] = RunView(run, "damaged", reason=str(error))
             continue
+        if record is not None:
+            finished[run.id] = str(record["row"]["status"])
+            if wrong := folder.damage(record):
+                damage[run.id] = wrong
+    states = dict.fromkeys(plan.runs, "missing") | finished
+    again = plan.to_repeat(states, damage)
+    for run in plan.runs.values():
+        if run.id in finished and run.id not in again:
+            views.setdefault(run.id, RunView(run, finished[run.id]))
+            continue
+        folder = store.folder(run.id, run.spec)
         failures = folder.failures()
         view = views[run.id] = RunView(run, "missing")
         view.attempts = attempts_of(run.id, failures, ledger)
@@ -119,7 +143,25 @@ def look(
             final = any(death.final for death in _standing(run, ledger))
             view.state = "failed" if final or view.attempts >= most else "missing"
     _block(plan, views)
-    return Situation(views)
+    return Situation(views, notes=_of_damage(store, plan, damage, again))
+
+
+def _of_damage(
+    store: Store, plan: Plan, damage: Mapping[str, Sequence[str]], again: Sequence[str]
+) -> tuple[str, ...]:
+    """What is said of finished runs whose files are not as their records say."""
+    notes = []
+    for key, wrong in list(damage.items())[:_SHOWN]:
+        name = store.folder(key, plan.runs[key].spec).path.name
+        then = (
+            "it is trained again for the runs that start from it"
+            if key in again
+            else "its result stands; delete its folder to have it trained again"
+        )
+        notes.append(f"{name} is done, but {', '.join(wrong)}: {then}")
+    if len(damage) > _SHOWN:
+        notes.append(f"… and {len(damage) - _SHOWN} more finished runs with damaged files")
+    return tuple(notes)
 
 
 def _standing(run: PlannedRun, ledger: Ledger) -> list[Any]:
@@ -160,7 +202,8 @@ def _of_job(
 
 def _block(plan: Plan, views: Mapping[str, RunView]) -> None:
     """A run below one that ended without weights is blocked, and by whom is said."""
-    bad = [key for key, view in views.items() if view.state in ("failed", "diverged", "cancelled")]
+    ended = ("failed", "damaged", "diverged", "cancelled")
+    bad = [key for key, view in views.items() if view.state in ended]
     for key, by in plan.descendants(bad).items():
         if views[key].state == "missing":
             views[key].state = "blocked"

@@ -228,12 +228,12 @@ def test_a_failing_parent_blocks_its_child_and_nothing_waits_for_ever(grid: Make
     experiments = {"e": {"set": {"source": "other", "pattern": "tune"}, "axes": {"seed": [0]}}}
     g = grid(experiments=experiments, slurm={"max_attempts": 2})
     run = next(r for r in g.status()["runs"] if not r["experiments"])
-    # The parent cannot write its weights: there is a folder of that name.
+    # The parent cannot publish its history: there is a folder of that name.
     name = next(iter(g.status()["runs"]))["name"]
     assert name
     g.bench("grid", "--dry-run")
     folder = g.results / "runs" / f"{full_name(g, run['id'])}"
-    (folder / "model.safetensors").mkdir(parents=True)
+    (folder / "history.csv").mkdir(parents=True)
     g.submit()
     g.wait()
     status = g.status()
@@ -248,7 +248,7 @@ def test_a_failing_parent_blocks_its_child_and_nothing_waits_for_ever(grid: Make
     assert ",blocked," in table
     assert ",failed," in table
     # Mended, it goes on.
-    (folder / "model.safetensors").rmdir()
+    (folder / "history.csv").rmdir()
     g.submit("--retry-failed")
     g.wait()
     all_done(g, 2)
