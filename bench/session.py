@@ -56,13 +56,18 @@ class Session:
         """State of every run: done, diverged, failed, blocked or missing."""
         published = self.store.published()
         states: dict[str, str] = {}
+        damaged: set[str] = set()
         for run in self.plan.runs.values():
             folder = self.store.folder(run.id, run.spec)
             record = folder.record() if run.id in published else None
             if record is not None:
                 states[run.id] = str(record["row"]["status"])
+                if folder.damage(record):
+                    damaged.add(run.id)
             else:
                 states[run.id] = "failed" if folder.failures() else "missing"
+        for key in self.plan.to_repeat(states, damaged):
+            states[key] = "missing"  # its result stands, but its files are wanted and gone
         bad = [key for key, state in states.items() if state in ("failed", "diverged")]
         for key in self.plan.descendants(bad):
             if states[key] == "missing":

@@ -8,8 +8,8 @@ that was fitted to the training images alone.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -75,12 +75,14 @@ class Fitted:
         outcome: its history has a row for each C, numbered as epochs are, in the order tried.
         notes: for the record.
         logits: whether the softmax of the scores is a probability.
+        files: to publish besides: name (`features.npz`) and bytes, or a file in the run's folder.
     """
 
     model: FeatureModel
     outcome: Outcome
     notes: dict[str, Any]
     logits: bool
+    files: Mapping[str, bytes | Path] = field(default_factory=dict)
 
 
 class FeatureModel(nn.Module):
