@@ -18,6 +18,7 @@ from bench.data.expand import expand
 from bench.data.wordnet import taxonomy
 from bench.errors import BenchError, DataError
 from bench.methods import Ingredients
+from bench.methods.extracting import Selected
 from bench.methods.fixed import FeatureTask, Fitted
 from bench.models import layers
 from bench.models.domains import ParentHead, head_groups, new_head, with_heads
@@ -122,6 +123,12 @@ class Data:
         ]
         return _domain(which, self.loaded, index, model)
 
+    def selected(self) -> Selected:
+        """All images of the run, as they lie in the cache."""
+        loaded = self.loaded
+        rows = {"train": loaded.train, "val": loaded.val, "test": loaded.test}
+        return Selected(loaded.images, loaded.labels, rows, self.resolved.images, loaded.classes)
+
     def sources(self, model: nn.Module) -> tuple[Domain, ...]:
         """The borrowed images as domains, in the order of the spec."""
         return tuple(
@@ -209,9 +216,14 @@ def build_method(spec: RunSpec, data: Data, model: nn.Module, context: Context) 
 
 
 def fit_features(
-    spec: RunSpec, data: Data, model: nn.Module, context: Context, folder: Path
+    spec: RunSpec,
+    data: Data,
+    model: nn.Module,
+    context: Context,
+    folder: Path,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> Fitted:
-    """A classifier on features of the network, for methods of kind `features`.
+    """A classifier on features of the network, or the features: all kinds but `steps`.
 
     Args:
         spec: the run.
@@ -219,15 +231,16 @@ def fit_features(
         model: its network; the pattern has been applied.
         context: where to compute.
         folder: for features that do not fit in memory, while it lasts.
+        should_stop: see `FeatureTask`.
     """
-    validation = data.domain("val", model)
-    task = FeatureTask(
-        model,
-        data.domain("train", model),
-        validation if validation.size else None,
-        context.torch_device(),
-        folder,
-    )
+    device = context.torch_device()
+    if methods.METHODS[spec.method.name].kind == "extraction":
+        some = _domain("like", data.loaded, np.arange(1), model)
+        task = FeatureTask(model, some, None, device, folder, data.selected(), should_stop)
+    else:
+        validation = data.domain("val", model)
+        held = validation if validation.size else None
+        task = FeatureTask(model, data.domain("train", model), held, device, folder)
     return methods.build_features(spec.method.name, dict(spec.method.options)).fit(task)
 
 

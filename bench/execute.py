@@ -175,12 +175,14 @@ class _Run:
         return outcome, dict(method.notes(outcome.history))
 
     def _fit(self, model: nn.Module) -> tuple[Outcome, dict[str, Any]]:
-        fitted = fit_features(self.spec, self.data, model, self.context, self.folder.path)
+        fitted = fit_features(
+            self.spec, self.data, model, self.context, self.folder.path, self.should_stop
+        )
         self.scorer, self.logits, self.files = fitted.model, fitted.logits, fitted.files
         return fitted.outcome, fitted.notes
 
     def _on_features(self) -> bool:
-        return METHODS[self.spec.method.name].kind == "features"
+        return METHODS[self.spec.method.name].kind != "steps"
 
     # --- before ---
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import secrets
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -20,7 +20,7 @@ from bench.models import layers, weights
 from bench.provenance import device_name, overlap_with_tests
 from bench.records import describe_run
 from bench.spec import RunSpec
-from bench.store import RunFolder
+from bench.store import Kept, RunFolder
 from bench.training import evaluate
 from bench.training.domain import Domain
 from bench.training.job import Outcome
@@ -102,6 +102,8 @@ def write_files(
     folder.path.mkdir(parents=True, exist_ok=True)
     if run.outcome.status != "done":
         return {"files": {}, "sizes": {}}
+    if METHODS[run.spec.method.name].kind == "extraction":  # its files are all of its result
+        return _named([folder.keep(name, run.files[name]) for name in sorted(run.files)])
     test = run.data.domain("test", run.model)
     scores = _test_scores(run, device, test)
     row["top1_accuracy"] = evaluate.top1_accuracy(scores, test.labels)
@@ -113,6 +115,10 @@ def write_files(
     np.savez(content, logits=scores, labels=test.labels)
     kept = [_keep_weights(run, folder), folder.keep("predictions.npz", content.getvalue())]
     kept += [folder.keep(name, run.files[name]) for name in sorted(run.files)]
+    return _named(kept)
+
+
+def _named(kept: Sequence[Kept]) -> dict[str, Any]:
     return {
         "files": {file.name: file.sha256 for file in kept},
         "sizes": {file.name: file.size_bytes for file in kept},

@@ -12,7 +12,7 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.errors import BenchError, nearest
+from bench.errors import BenchError, StoreError, nearest
 from bench.plan import Plan
 from bench.records import COLUMNS, METRIC_COLUMNS, describe_run
 from bench.store import Store, write_atomic
@@ -44,12 +44,21 @@ _NOT_CONDITIONS = (
 
 
 def rows(plan: Plan, store: Store) -> list[Row]:
-    """A row for every run of the plan, sorted by its deterministic columns."""
+    """A row for every training of the plan, sorted by its deterministic columns.
+
+    Extractions train nothing and have no row; see `analysis.measured`.
+    """
     published = store.published()
     found: dict[str, Row] = {}
     for run in plan.runs.values():
+        if run.role == "extract":
+            continue
         folder = store.folder(run.id, run.spec)
-        record = folder.record() if run.id in published else None
+        record, damage = None, None
+        try:
+            record = folder.record() if run.id in published else None
+        except StoreError as error:
+            damage = error
         row = dict.fromkeys((column.name for column in COLUMNS), None) | describe_run(run.spec)
         row |= {
             "experiments": ";".join(sorted(run.experiments)),
@@ -62,6 +71,8 @@ def rows(plan: Plan, store: Store) -> list[Row]:
         }
         if record is not None:
             row |= {name: value for name, value in record["row"].items() if name in row}
+        elif damage is not None:
+            row["status"], row["reason"] = "damaged", " ".join(str(damage).split())
         else:
             failures = folder.failures()
             row["status"] = "failed" if failures else "missing"
@@ -77,9 +88,9 @@ def _source_classes(plan: Plan, parent_id: str | None) -> int | None:
 
 def _mark_blocked(plan: Plan, found: Mapping[str, Row]) -> None:
     """A missing run below one that ended without weights is blocked, and by whom is said."""
-    bad = [key for key, row in found.items() if row["status"] in ("failed", "diverged")]
+    bad = [key for key, row in found.items() if row["status"] in ("failed", "diverged", "damaged")]
     for key, blocker in plan.descendants(bad).items():
-        if found[key]["status"] == "missing":
+        if key in found and found[key]["status"] == "missing":
             found[key]["status"] = "blocked"
             found[key]["reason"] = f"by {blocker}, {found[blocker]['status']}"
 
@@ -116,7 +127,7 @@ def aggregate(table: Sequence[Row], plan: Plan | None = None) -> list[Row]:
     """
     names = sorted({name for row in table for name in str(row["experiments"]).split(";")})
     return [
-        {"experiment": name} | condition
+        {"experiment": name} | {k: v for k, v in condition.items() if k != "train_images_used"}
         for name in sorted(names, key=lambda name: (not name, name))
         for condition in conditions(of_experiment(table, name), baselines_of(name, plan))
     ]
@@ -206,6 +217,7 @@ def _summary(members: Sequence[Row]) -> Row:
         "n_diverged": sum(row["status"] == "diverged" for row in members),
         "n_missing": sum(row["status"] not in ("done", "diverged") for row in members),
         "class_draws": len({row["class_draw"] for row in done}),
+        "train_images_used": _images_used(done),
     }
     for name in _AGGREGATED_METRICS:
         values = [float(row[name]) for row in done if row[name] is not None]
@@ -215,6 +227,22 @@ def _summary(members: Sequence[Row]) -> Row:
         summary[f"{name}_low"] = None if half is None or mean is None else mean - half
         summary[f"{name}_high"] = None if half is None or mean is None else mean + half
     return summary
+
+
+def _images_used(done: Sequence[Row]) -> str | None:
+    """How many training images there were where they are not as many as asked for: `51 of 60`."""
+    counts: set[tuple[int, int]] = set()
+    for row in done:
+        asked, classes, used = (
+            row.get(name) for name in ("images_per_class", "target_classes", "train_images")
+        )
+        if asked is not None and classes is not None and used is not None:
+            counts.add((int(used), int(asked) * int(classes)))
+    if all(used == asked for used, asked in counts):
+        return None
+    least, most = min(counts), max(counts)
+    used = f"{least[0]}" if least[0] == most[0] else f"{least[0]} to {most[0]}"
+    return f"{used} of {most[1]}"
 
 
 def mean_interval(
@@ -262,10 +290,25 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def write(plan: Plan, store: Store) -> list[Row]:
-    """Writes both leaderboards of a grid; gives the rows back."""
+def write(plan: Plan, store: Store, name: str | None = None) -> list[Row]:
+    """Writes both leaderboards of a grid; gives the rows back.
+
+    Args:
+        name: of the files, `Session.board`; else the grid's.
+
+    Raises:
+        StoreError: the results folder cannot be written.
+    """
     table = rows(plan, store)
     columns = [column.name for column in COLUMNS]
-    write_atomic(store.leaderboard(plan.name), to_csv(table, columns))
-    write_atomic(store.leaderboard(plan.name, "-aggregated"), to_csv(aggregate(table, plan)))
+    name = name or plan.name
+    try:
+        write_atomic(store.leaderboard(name), to_csv(table, columns))
+        write_atomic(store.leaderboard(name, "-aggregated"), to_csv(aggregate(table, plan)))
+    except OSError as error:
+        raise StoreError(
+            f"the leaderboard cannot be written: {error.strerror}",
+            place=str(store.leaderboard(name)),
+            hint="the results themselves are safe; free the folder, then: bench leaderboard GRID",
+        ) from None
     return table

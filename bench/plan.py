@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 
 from bench.errors import DataError, GridError
 from bench.grid import Experiment, Grid
+from bench.measures import Measure
 from bench.records import selection_label, source_label
 from bench.spec import RunSpec, canonical_json, run_id
 
@@ -51,17 +52,23 @@ class DataFacts:
 
 @dataclass(frozen=True)
 class PlannedRun:
-    """A run with its id, its parent's and the experiments that want it (none for a source)."""
+    """A run with its id, its parent's and the experiments that want it (none for a source).
+
+    `measures` names the experiments of whose runs an extraction measures something.
+    """
 
     id: str
     spec: RunSpec
     parent_id: str | None
     experiments: tuple[str, ...]
     facts: DataFacts
+    measures: tuple[str, ...] = ()
 
     @property
     def role(self) -> str:
-        """`source` for a run that is only there for others to start from."""
+        """`source` for a run that is only there for others to start from; `extract`: features."""
+        if self.spec.method.name == "extract":
+            return "extract"
         return "finetune" if self.experiments else "source"
 
 
@@ -70,12 +77,14 @@ class Plan:
     """The runs of a grid, each once, parents before children, in the order of the file.
 
     `baselines` has, by experiment and run id, the id of the run that it is compared with.
+    `measures` has the measurements, each with the ids of its parts' extractions.
     """
 
     name: str
     runs: Mapping[str, PlannedRun]
     cells: int
     baselines: Mapping[tuple[str, str], str] = field(default_factory=dict)
+    measures: tuple[tuple[Measure, tuple[str, ...]], ...] = ()
 
     @property
     def repeated(self) -> int:
@@ -148,7 +157,7 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
             known[key] = (spec, facts(spec))
         return known[key][1]
 
-    def add(spec: RunSpec, experiment: Experiment) -> str:
+    def add(spec: RunSpec, experiment: Experiment | Measure) -> str:
         parent = spec.parent
         parent_id = None
         if parent is not None:
@@ -164,12 +173,16 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
         found.setdefault(key, (spec, parent_id, facts_of(spec)))
         return key
 
-    def want(spec: RunSpec, experiment: Experiment) -> str:
+    def placed(spec: RunSpec, experiment: Experiment | Measure) -> str:
         try:
-            key = add(spec, experiment)
+            return add(spec, experiment)
         except DataError as error:
-            message = f"{error.message} (experiment {experiment.name})"
+            what = "measure" if isinstance(experiment, Measure) else "experiment"
+            message = f"{error.message} ({what} {experiment.name})"
             raise type(error)(message, place=experiment.place, hint=error.hint) from None
+
+    def want(spec: RunSpec, experiment: Experiment) -> str:
+        key = placed(spec, experiment)
         names = wanted.setdefault(key, [])
         if experiment.name not in names:
             names.append(experiment.name)
@@ -182,11 +195,25 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
         cells += len(keys)
         for key, spec in zip(keys, experiment.baselines, strict=False):
             baselines[experiment.name, key] = want(spec, experiment)
+    measured: dict[str, list[str]] = {}
+    measures = []
+    for measure in grid.measures:
+        ids = tuple(placed(part.run, measure) for part in measure.parts)
+        measures.append((measure, ids))
+        for key, part in zip(ids, measure.parts, strict=True):
+            measured.setdefault(key, []).extend(part.experiments)
     runs = {
-        key: PlannedRun(key, spec, parent_id, tuple(wanted.get(key, ())), facts_)
+        key: PlannedRun(
+            key,
+            spec,
+            parent_id,
+            tuple(wanted.get(key, ())),
+            facts_,
+            tuple(dict.fromkeys(measured.get(key, ()))),
+        )
         for key, (spec, parent_id, facts_) in found.items()
     }
-    return Plan(grid.name, runs, cells, baselines)
+    return Plan(grid.name, runs, cells, baselines, tuple(measures))
 
 
 def _check_disjoint(
@@ -194,7 +221,7 @@ def _check_disjoint(
     child: RunSpec,
     source: DataFacts,
     target: DataFacts,
-    experiment: Experiment,
+    experiment: Experiment | Measure,
 ) -> None:
     if source.key_space != target.key_space or parent.data.identity() == child.data.identity():
         return
@@ -209,7 +236,7 @@ def _check_disjoint(
         )
 
 
-def _check_borrowed(spec: RunSpec, facts: DataFacts, experiment: Experiment) -> None:
+def _check_borrowed(spec: RunSpec, facts: DataFacts, experiment: Experiment | Measure) -> None:
     for borrowed, its in zip(spec.borrow, facts.borrowed, strict=True):
         shared = sorted(set(its.classes) & set(facts.classes))
         if its.key_space == facts.key_space and shared:
@@ -289,6 +316,8 @@ def forecast_s(run: PlannedRun, rates: Rates) -> float | None:
     )
     if rate is None:
         return None
+    if run.role == "extract":  # one forward pass
+        return (run.facts.train_images + run.facts.held_out_images) / 3 / rate + _OVERHEAD_S
     frozen = spec.layers.frozen_prefix / spec.layers.depth
     images = max(run.facts.train_images, (spec.train.expand_to or 0) * len(run.facts.classes))
     val = spec.data.val_per_class * len(run.facts.classes)

@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import functools
 import os
+import shlex
+import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
-from bench.errors import DataError
+from bench.errors import DataError, StoreError, nearest
 from bench.grid import Experiment, Grid, check_experiments, load_grid
+from bench.paths import user_path
 from bench.plan import DataFacts, Plan, PlannedRun, Rates, make_plan
 from bench.spec import DataSpec, RunSpec, Seeds, canonical_json, joint_fingerprint
 from bench.store import Store
+from bench.variant import board_name
 
-__all__ = ["FactFinder", "Session", "open_session"]
+__all__ = ["FactFinder", "Session", "check_results", "open_session"]
 
 
 @dataclass(frozen=True)
@@ -27,6 +31,8 @@ class Session:
         data_root: where data sets lie.
         only: names of the experiments that were asked for; all when empty.
         missing_data: what a dry run went on without.
+        board: name of the leaderboard's files, see `bench.variant.board_name`.
+        given: the options that the grid was opened with, as they are typed.
     """
 
     grid: Grid
@@ -35,6 +41,16 @@ class Session:
     data_root: Path | None
     only: tuple[str, ...] = ()
     missing_data: tuple[str, ...] = ()
+    board: str = ""
+    given: tuple[str, ...] = ()
+
+    def leaderboard(self, suffix: str = "") -> Path:
+        """The CSV of these runs; with `-aggregated` that of their conditions."""
+        return self.store.leaderboard(self.board or self.plan.name, suffix)
+
+    def command(self, name: str, *more: str) -> str:
+        """A command about the same runs in the same folder, to be typed as it is."""
+        return shlex.join(["bench", name, str(self.grid.path), *self.given, *more])
 
     @property
     def experiments(self) -> list[Experiment]:
@@ -48,18 +64,25 @@ class Session:
             return list(self.plan.runs.values())
         kept: set[str] = set()
         for run in reversed(list(self.plan.runs.values())):
-            if run.id in kept or set(run.experiments) & set(self.only):
+            if run.id in kept or {*run.experiments, *run.measures} & set(self.only):
                 kept |= {run.id} | ({run.parent_id} if run.parent_id else set())
         return [run for run in self.plan.runs.values() if run.id in kept]
 
     def states(self) -> dict[str, str]:
-        """State of every run: done, diverged, failed, blocked or missing."""
+        """State of every run: done, diverged, failed, damaged, blocked or missing.
+
+        Damaged is a run whose record cannot be read or was changed; the others go on without it.
+        """
         published = self.store.published()
         states: dict[str, str] = {}
         damaged: set[str] = set()
         for run in self.plan.runs.values():
             folder = self.store.folder(run.id, run.spec)
-            record = folder.record() if run.id in published else None
+            try:
+                record = folder.record() if run.id in published else None
+            except StoreError:
+                states[run.id] = "damaged"
+                continue
             if record is not None:
                 states[run.id] = str(record["row"]["status"])
                 if folder.damage(record):
@@ -68,7 +91,7 @@ class Session:
                 states[run.id] = "failed" if folder.failures() else "missing"
         for key in self.plan.to_repeat(states, damaged):
             states[key] = "missing"  # its result stands, but its files are wanted and gone
-        bad = [key for key, state in states.items() if state in ("failed", "diverged")]
+        bad = [key for key, state in states.items() if state in ("failed", "diverged", "damaged")]
         for key in self.plan.descendants(bad):
             if states[key] == "missing":
                 states[key] = "blocked"
@@ -78,9 +101,12 @@ class Session:
         """Training images per second by (model, image size): medians over this folder's records."""
         found: dict[tuple[str, int], list[float]] = {}
         for run in self._recorded(limit=400):
-            record = self.store.folder(run.id, run.spec).record()
+            try:
+                record = self.store.folder(run.id, run.spec).record()
+            except StoreError:
+                continue  # it is shown as damaged; its speed is not needed
             rate = record["row"].get("images_per_s") if record else None
-            if rate and run.spec.layers.frozen_prefix == 0:
+            if rate and run.spec.layers.frozen_prefix == 0 and run.role != "extract":
                 key = (run.spec.model.name, run.spec.data.image_size)
                 found.setdefault(key, []).append(float(rate))
         return {key: sorted(values)[len(values) // 2] for key, values in found.items()}
@@ -202,27 +228,44 @@ def open_session(
     only: Sequence[str] = (),
     overrides: Sequence[str] = (),
     allow_missing: bool = False,
+    folder: Folder = "any",
 ) -> Session:
     """Reads a grid and plans it.
 
+    Args:
+        folder: what the results folder has to be, see `check_results`.
+
     Raises:
-        BenchError: if the grid is wrong or its data are not there.
+        BenchError: if the grid is wrong, or its data or the results folder are not there.
     """
     from bench.models.depths import depth_of
 
-    grid = load_grid(
-        path,
-        depth_of=depth_of,
-        check_method=_check_method,
-        check_run=_check_run,
-        overrides=overrides,
-    )
+    def load(texts: Sequence[str]) -> Grid:
+        return load_grid(
+            path,
+            depth_of=depth_of,
+            check_method=_check_method,
+            check_run=_check_run,
+            overrides=texts,
+        )
+
+    grid = load(overrides)
+    check_results(results, folder)
     check_experiments(only, grid)
     root = _data_root(grid, data_root)
     store = Store(results)
     finder = FactFinder(root, store.cache, allow_missing=allow_missing or bool(only))
     plan = make_plan(grid, finder)
-    session = Session(grid, plan, store, root, tuple(only), tuple(finder.missing))
+    session = Session(
+        grid,
+        plan,
+        store,
+        root,
+        tuple(only),
+        tuple(finder.missing),
+        board=board_name(grid, overrides, lambda: load(())),
+        given=_as_typed(results, data_root, only, overrides),
+    )
     if not allow_missing and any(run.facts.missing for run in session.wanted):
         raise DataError(finder.missing[0], place=str(path))
     return session
@@ -233,9 +276,59 @@ def _data_root(grid: Grid, given: Path | None) -> Path | None:
     if given is not None:
         return given
     if grid.root is not None:
-        return (grid.path.parent / Path(grid.root).expanduser()).resolve()
+        return (grid.path.parent / user_path(grid.root, str(grid.path))).resolve()
     from_environment = os.environ.get("BENCH_DATA")
-    return Path(from_environment) if from_environment else None
+    return user_path(from_environment, "BENCH_DATA") if from_environment else None
+
+
+def _as_typed(
+    results: Path, data_root: Path | None, only: Sequence[str], overrides: Sequence[str]
+) -> tuple[str, ...]:
+    """The options that another command needs to speak of the same runs."""
+    usual = results.absolute() == Path("results").absolute()
+    named = [] if usual else [("--results", str(results))]
+    named += [("--data-root", str(data_root))] if data_root is not None else []
+    named += [("--only", name) for name in only] + [("--set", text) for text in overrides]
+    return tuple(part for pair in named for part in pair)
+
+
+Folder = Literal["any", "existing", "writable"]
+
+
+def check_results(path: Path, folder: Folder = "any") -> None:
+    """Refuses a results folder that cannot be one, before anything is read or run.
+
+    Args:
+        path: the folder.
+        folder: `existing` for commands that only look: a folder of a mistyped name is not made;
+            `writable` for those that write: it is made, and a file is written into it to see.
+
+    Raises:
+        StoreError: saying what is there instead.
+    """
+    hint = "give another folder with --results"
+    if path.exists() and not path.is_dir():
+        raise StoreError("this is a file; results need a folder", place=str(path), hint=hint)
+    if folder == "existing" and not path.exists():
+        beside = path.absolute().parent
+        found = (
+            [p.name for p in beside.iterdir() if (p / "runs").is_dir()] if beside.is_dir() else []
+        )
+        known = f"; results here: {nearest(path.name, found)}" if found else ""
+        raise StoreError(
+            "there is no such results folder",
+            place=str(path),
+            hint=f"run a grid first, or say where its results lie with --results{known}",
+        )
+    if folder == "writable":
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise StoreError(
+                f"results cannot be written here: {error.strerror}", place=str(path), hint=hint
+            ) from None
 
 
 def _check_run(spec: RunSpec) -> None:

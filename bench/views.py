@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from typing import Any
 
 from rich.markup import escape
@@ -16,12 +16,24 @@ from bench.leaderboard import (
     describe_order,
     of_experiment,
 )
+from bench.notes import counted, record_lines
 from bench.plan import PlannedRun, forecast_s
 from bench.session import Session
 
-__all__ = ["duration", "leaderboard_tables", "plan_table", "run_table", "status_table"]
+__all__ = [
+    "duration",
+    "leaderboard_tables",
+    "plan_table",
+    "run_table",
+    "status_table",
+    "to_do",
+]
 
+_WITHOUT_EXPERIMENT = {"(sources)": "source", "(features)": "extract"}
+"""Rows of runs that no experiment names, and their role."""
 _STYLES = {"done": "green", "diverged": "yellow", "failed": "red", "blocked": "magenta"}
+_STYLES |= {"damaged": "red"}
+_WITHOUT_RESULT = ("diverged", "failed", "damaged", "blocked")
 
 
 def duration(seconds: float) -> str:
@@ -38,35 +50,57 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
-def plan_table(session: Session, states: Mapping[str, str], workers: int) -> tuple[Table, str]:
+def to_do(states: Mapping[str, str], retry_failed: bool) -> set[str]:
+    """Ids of the runs that a command runs; diverged is a result, damaged is for the user."""
+    again = ("missing", "failed", "blocked") if retry_failed else ("missing",)
+    return {key for key, state in states.items() if state in again}
+
+
+def plan_table(
+    session: Session, states: Mapping[str, str], workers: int, *, retry_failed: bool = False
+) -> tuple[Table, str]:
     """What `--dry-run` shows: a row per experiment, and a sentence of totals."""
+    todo = to_do(states, retry_failed)
     rates = session.rates()
     table = Table("experiment", "about", box=None, pad_edge=False)
-    for heading in ("runs", "done", "to do", "work"):
+    given_up = any(states[r.id] != "done" and r.id not in todo for r in session.wanted)
+    headings = ("runs", "done", "to do", "work", *(("no result",) if given_up else ()))
+    for heading in headings:
         table.add_column(heading, justify="right")
     groups: dict[str, list[PlannedRun]] = {e.name: [] for e in session.experiments}
-    sources = [run for run in session.wanted if not run.experiments]
+    sources = [run for run in session.wanted if run.role == "source"]
+    features = [run for run in session.wanted if run.role == "extract" and not run.experiments]
     for run in session.wanted:
         for name in set(run.experiments) & set(groups):
             groups[name].append(run)
     about = {e.name: e.about for e in session.experiments}
     about["(sources)"] = "trained once, shared by the runs that start from them"
+    about["(features)"] = "what measure: asks for; nothing is trained"
     if sources:
         groups["(sources)"] = sources
+    if features:
+        groups["(features)"] = features
     for name, runs in groups.items():
-        left = [run for run in runs if states[run.id] != "done"]
-        costs = [forecast_s(run, rates) for run in left]
-        known = [cost for cost in costs if cost is not None]
-        work = duration(sum(known)) + ("" if len(known) == len(costs) else " + ?")
+        left = [run for run in runs if run.id in todo]
+        done = sum(states[run.id] == "done" for run in runs)
+        others = len(runs) - done - len(left)
         table.add_row(
             name,
             escape(about[name]),
             str(len(runs)),
-            str(len(runs) - len(left)),
+            str(done),
             str(len(left)),
-            work,
+            _work([forecast_s(run, rates) for run in left]),
+            *([str(others) if others else ""] if given_up else []),
         )
-    return table, _totals(session, states, rates, workers)
+    return table, _totals(session, states, rates, workers, todo)
+
+
+def _work(costs: Sequence[float | None]) -> str:
+    known = [cost for cost in costs if cost is not None]
+    if len(known) == len(costs):
+        return duration(sum(known))
+    return f"{duration(sum(known))} + ?" if known else "?"
 
 
 def _totals(
@@ -74,40 +108,51 @@ def _totals(
     states: Mapping[str, str],
     rates: Mapping[tuple[str, int], float],
     workers: int,
+    todo: Collection[str],
 ) -> str:
     runs = session.wanted
-    left = [run for run in runs if states[run.id] != "done"]
+    left = [run for run in runs if run.id in todo]
     costs = [forecast_s(run, rates) for run in left]
     known = sum(cost for cost in costs if cost is not None)
-    counts = Counter(states.values())
-    text = f"{len(runs)} runs, {counts['done']} done, {len(left)} to do"
+    counts = Counter(states[run.id] for run in runs if run.id not in todo)
+    ended = [f"{counts[s]} {s}" for s in _WITHOUT_RESULT if counts[s]]
+    parts = [counted(len(runs), "run"), f"{counts['done']} done", *ended, f"{len(left)} to do"]
+    text = ", ".join(parts)
     children = sum(run.parent_id is not None for run in runs)
     parents = len({run.parent_id for run in runs if run.parent_id})
     if parents:
-        text += f"; {children} runs start from {parents} shared ones"
-    if session.plan.repeated:
-        text += f"; {session.plan.repeated} cells stand in two experiments and run once"
+        shared = "a shared one" if parents == 1 else f"{parents} shared ones"
+        text += f"; {counted(children, 'run starts', 'runs start')} from {shared}"
+    if again := session.plan.repeated:
+        text += (
+            f"; {counted(again, 'cell is', 'cells are')} equal to others, which run once for all"
+        )
+    if any(run.facts.missing for run in left):
+        return f"{text}; how long it takes is not known without the data"
     if known:
         origin = "at the speed measured here" if rates else "at an assumed speed"
-        text += f"; about {duration(known / workers)} on {workers} workers {origin}"
+        text += f"; about {duration(known / workers)} on {counted(workers, 'worker')} {origin}"
     unknown = sum(cost is None for cost in costs)
     if unknown:
-        text += f"; {unknown} runs of unknown cost: nothing like them has run here yet"
+        text += f"; {counted(unknown, 'run')} of unknown cost: nothing like it has run here yet"
     return text
 
 
 def status_table(session: Session, states: Mapping[str, str]) -> Table:
     """Counts of states per experiment."""
-    names = ("done", "diverged", "failed", "blocked", "missing")
+    names: tuple[str, ...] = ("done", "diverged", "failed", "damaged", "blocked", "missing")
+    if "damaged" not in states.values():
+        names = tuple(name for name in names if name != "damaged")
     table = Table("experiment", box=None, pad_edge=False)
     for name in names:
         table.add_column(name, justify="right", style=_STYLES.get(name))
-    experiments = [e.name for e in session.experiments] + ["(sources)"]
+    experiments = [e.name for e in session.experiments] + list(_WITHOUT_EXPERIMENT)
     for experiment in experiments:
         runs = [
             run
             for run in session.wanted
-            if experiment in run.experiments or (experiment == "(sources)" and not run.experiments)
+            if experiment in run.experiments
+            or (not run.experiments and _WITHOUT_EXPERIMENT.get(experiment) == run.role)
         ]
         counts = Counter(states[run.id] for run in runs)
         if runs:
@@ -141,6 +186,9 @@ def _experiment_table(name: str, about: str, found: Sequence[Mapping[str, Any]])
     compared = any(row["n_pairs"] for row in found)
     if compared:
         table.add_column("over baseline, paired", justify="right", no_wrap=True)
+    short = any(row.get("train_images_used") for row in found)
+    if short:
+        table.add_column("training images", justify="right", no_wrap=True)
     gaps = any(_without(row) for row in found)
     if gaps:
         table.add_column("without result")
@@ -152,6 +200,7 @@ def _experiment_table(name: str, about: str, found: Sequence[Mapping[str, Any]])
             "" if low is None else f"{100 * low:.1f} – {100 * high:.1f}",
             str(row["n"]),
             *([_difference(row)] if compared else []),
+            *([row.get("train_images_used") or "as asked"] if short else []),
             *([_without(row)] if gaps else []),
         )
     return table
@@ -209,11 +258,17 @@ def _value(value: Any) -> str:
 
 
 def run_table(record: Mapping[str, Any]) -> Table:
-    """One run, a line per column."""
+    """One run, a line per column, then what else its record says."""
     table = Table("column", "value", box=None, pad_edge=False, show_header=False)
     for name, value in record["row"].items():
         if value not in (None, ""):
             table.add_row(name, escape(_value(value)))
+    others = record_lines(record)
+    if others:
+        table.add_section()
+        table.add_row("", "")
+    for name, text in others:
+        table.add_row(escape(name), escape(text))
     return table
 
 

@@ -81,7 +81,7 @@ def _run(
     cost = {run.id: forecast_s(run, rates) or 10.0 for run in session.plan.runs.values()}
     display = _Display(console, session, todo, cost, tally, workers)
     total = sum(cost[run.id] for run in todo)
-    ordered = sorted(todo, key=lambda run: (bool(run.experiments), -cost[run.id]))
+    ordered = sorted(todo, key=lambda run: (run.role != "source", -cost[run.id]))
     pieces = batches(
         ordered, cost_s=lambda run: cost[run.id], limit_s=max(5.0, total / workers / 8)
     )

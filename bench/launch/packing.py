@@ -48,7 +48,7 @@ def pack(
     kinds: tuple[Kind, ...] = ("source", "finetune")
     packs: list[Pack] = []
     for kind in kinds:
-        mine = [view for view in views if (view.run.role == kind)]
+        mine = [view for view in views if (view.run.role == "source") == (kind == "source")]
         resources = settings.resources(kind)
         together: list[PlannedRun] = []
         alone: list[Pack] = []

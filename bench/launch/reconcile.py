@@ -160,7 +160,7 @@ class Reconciler:
         kept = {
             run.id
             for run in self.plan.runs.values()
-            if run.experiments and not set(run.experiments) <= set(only)
+            if {*run.experiments, *run.measures} - set(only)
         }
         for run in reversed(list(self.plan.runs.values())):  # children come after their parents
             if run.id in kept and run.parent_id is not None:
@@ -173,7 +173,10 @@ class Reconciler:
         for job in ledger.open:
             for run in published.intersection(job.runs).intersection(self.plan.runs):
                 folder = self.store.folder(run, self.plan.runs[run].spec)
-                record = folder.record()
+                try:
+                    record = folder.record()
+                except StoreError:  # it is shown as damaged, and its children as blocked
+                    continue
                 if record is not None and folder.damage(record):
                     published.discard(run)
         return published

@@ -48,7 +48,7 @@ class MethodEntry:
         options: frozen pydantic class of the method's own options.
         summary: one line for lists.
         kind: `steps` names the images of optimiser steps for the training loop; `features` fits
-            a classifier to features of the network as it is.
+            a classifier to features of the network as it is; `extraction` keeps the features.
         borrows: the least and the greatest number of selections that a run with this method
             borrows (`RunSpec.borrow`).
     """
@@ -58,7 +58,7 @@ class MethodEntry:
     options: str
     summary: str
     borrows: tuple[int, int] = (0, 0)
-    kind: Literal["steps", "features"] = "steps"
+    kind: Literal["steps", "features", "extraction"] = "steps"
 
 
 METHODS: dict[str, MethodEntry] = {
@@ -107,11 +107,18 @@ METHODS: dict[str, MethodEntry] = {
         "logistic regression on a layer of the network as it is (LI)",
         kind="features",
     ),
+    "extract": MethodEntry(
+        "bench.methods.extract",
+        "Extract",
+        "ExtractOptions",
+        "features of the network as it is, kept as a file for measurements",
+        kind="extraction",
+    ),
 }
 
 
 class FeatureMethod(Protocol):
-    """A method of kind `features`."""
+    """A method of kind `features` or `extraction`."""
 
     def fit(self, task: FeatureTask) -> Fitted:
         """A classifier on features of the task's network."""
@@ -207,7 +214,7 @@ def check_run(spec: RunSpec, place: str | None = None) -> None:
             place=place,
             hint=f"leave out borrow, or choose a method that borrows: {borrowing or 'none yet'}",
         )
-    if entry.kind == "features" and spec.layers.layers("T"):
+    if entry.kind != "steps" and spec.layers.layers("T"):
         raise GridError(
             f"method {name!r} trains no layer, but pattern {spec.pattern} says that some are tuned",
             place=place,
@@ -234,7 +241,7 @@ def keeps_source_head(spec: RunSpec) -> bool:
 
 
 def build_features(name: str, options: Mapping[str, Any]) -> FeatureMethod:
-    """The method `name` of kind `features`.
+    """The method `name` of kind `features` or `extraction`.
 
     Raises:
         GridError: as `check`.

@@ -11,7 +11,7 @@ import time
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -28,6 +28,9 @@ from bench.training.feed import Feed, FeedOptions
 from bench.training.job import Outcome, Row
 from bench.training.loop import peak_memory_bytes
 
+if TYPE_CHECKING:
+    from bench.methods.extracting import Selected
+
 __all__ = ["FeatureModel", "FeatureTask", "Fitted", "Recipe", "fit"]
 
 BATCH_SIZE = 256
@@ -43,6 +46,8 @@ class FeatureTask:
         validation: images that choose C; None when there are none.
         device: where the network runs.
         folder: for features that do not fit in memory; they are removed afterwards.
+        selection: all images of the run, for methods of kind `extraction`; None: those of `train`.
+        should_stop: asked between blocks by methods that can go on later.
     """
 
     model: nn.Module
@@ -50,6 +55,8 @@ class FeatureTask:
     validation: Domain | None
     device: torch.device
     folder: Path
+    selection: Selected | None = None
+    should_stop: Callable[[], bool] = lambda: False
 
 
 @dataclass(frozen=True)
@@ -71,14 +78,15 @@ class Fitted:
     """The classifier and what became of the fit.
 
     Attributes:
-        model: images to scores, the network's features and the classifier in one module.
+        model: images to scores, the network's features and the classifier in one module; None
+            for an extraction, which fits none.
         outcome: its history has a row for each C, numbered as epochs are, in the order tried.
         notes: for the record.
         logits: whether the softmax of the scores is a probability.
         files: to publish besides: name (`features.npz`) and bytes, or a file in the run's folder.
     """
 
-    model: FeatureModel
+    model: FeatureModel | None
     outcome: Outcome
     notes: dict[str, Any]
     logits: bool

@@ -23,7 +23,7 @@ from bench.training.domain import Domain
 from bench.training.evaluate import BATCH_SIZE
 from bench.training.feed import Feed, FeedOptions, autocast
 
-__all__ = ["LayerTap", "Pool", "Stage", "extract", "split_chain"]
+__all__ = ["LayerTap", "Pool", "Stage", "extract", "pooled", "split_chain"]
 
 Stage = Literal["pre", "post", "end", "output"]
 Pool = Literal["none", "max", "mean", "flatten"]
@@ -71,7 +71,7 @@ def extract(
         where = _locate(model, layer, stage, feed.plain_batch(0, 1))
         for start in range(0, data.size, batch_size):
             inputs = feed.plain_batch(start, start + batch_size)
-            chunks.append(_pooled(_capture(model, where, inputs).float(), pool).cpu())
+            chunks.append(pooled(_capture(model, where, inputs).float(), pool).cpu())
     features: NDArray[np.float32] = torch.cat(chunks).numpy()
     return features
 
@@ -304,7 +304,8 @@ def _is_activation(module: nn.Module) -> bool:
     )
 
 
-def _pooled(features: Tensor, pool: Pool) -> Tensor:
+def pooled(features: Tensor, pool: Pool) -> Tensor:
+    """Maps (N, C, H, W) or tokens (N, T, C) as `extract` hands them on; (N, C) stays."""
     if pool == "none" or features.ndim == 2:
         return features
     if pool == "flatten":
