@@ -5,13 +5,23 @@ from __future__ import annotations
 import shlex
 import sys
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench import __version__, data_cli, findings_cli, slurm_cli
+from bench import __version__, data_cli, findings_cli, look_cli, slurm_cli
 from bench.errors import BenchError
-from bench.options import DataRoot, GridFile, Only, Results, RetryFailed, Set, console
+from bench.options import (
+    DataRoot,
+    GridFile,
+    Only,
+    Results,
+    RetryFailed,
+    Set,
+    any_terminal,
+    as_path,
+    console,
+)
 from bench.slurm_cli import (
     Account,
     Partition,
@@ -34,7 +44,8 @@ app = typer.Typer(
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
     help="Trains the whole grid of fine-tuning choices and says what works, with what certainty.",
-    epilog="Exit status: 0 all done, 1 some runs failed, 2 the command or the grid is wrong.",
+    epilog="Exit status: 0 all done, 1 some runs failed, 2 the command or the grid is wrong, "
+    "130 interrupted.",
 )
 
 
@@ -60,6 +71,7 @@ def grid(
 ) -> None:
     """Run what is missing of a grid and write its leaderboards."""
     from bench.launch.command import default_workers
+    from bench.notes import counted
     from bench.session import open_session
     from bench.views import plan_table
 
@@ -99,22 +111,28 @@ def grid(
         only=only or (),
         overrides=set_ or (),
         allow_missing=dry_run,
+        folder="any" if dry_run else "writable",
     )
     count = workers or default_workers()
     states = session.states()
-    table, totals = plan_table(session, states, count)
+    table, totals = plan_table(session, states, count, retry_failed=retry_failed)
     out.print(table)
     out.print(totals, highlight=False)
     for missing in session.missing_data:
         out.print(f"[yellow]data not found[/], so ids and 'done' are not known: {missing}")
+    failed = sum(states[run.id] == "failed" for run in session.wanted)
+    if failed and not retry_failed:
+        out.print(
+            f"{counted(failed, 'run has', 'runs have')} failed: add --retry-failed to try again"
+        )
     if not dry_run:
-        _run(grid, session, count, threads, device, retry_failed)
+        _run(session, count, threads, device, retry_failed)
 
 
-def _run(
-    path: Path, session: Session, workers: int, threads: int, device: str, retry_failed: bool
-) -> None:
+def _run(session: Session, workers: int, threads: int, device: str, retry_failed: bool) -> None:
+    from bench.endings import ending_lines, leaderboard_lines
     from bench.launch.command import run_here
+    from bench.leaderboard import rows
 
     out = console()
     tally = run_here(
@@ -125,102 +143,40 @@ def _run(
         device=device,
         retry_failed=retry_failed,
     )
+    table = rows(session.plan, session.store)
     if not tally.interrupted:
-        _print_short_tables(session)
-    store, name = session.store, session.plan.name
-    out.print(f"leaderboard: {store.leaderboard(name)}", highlight=False)
-    out.print(f"             {store.leaderboard(name, '-aggregated')}", highlight=False)
+        _print_short_tables(session, table)
+    for line in leaderboard_lines(session):
+        out.print(line, highlight=False)
     if tally.interrupted:
         out.print("stopped; finished runs are kept and unfinished ones have checkpoints")
         out.print(f"to go on: bench {shlex.join(sys.argv[1:])}", highlight=False)
         raise typer.Exit(130)
-    states = session.states()
-    found = [states[run.id] for run in session.wanted]
-    bad = sum(state in ("failed", "blocked", "missing") for state in found)
-    diverged = found.count("diverged")
-    if diverged:
-        out.print(f"{diverged} runs diverged; that is a result and has its rows")
+    lines, bad = ending_lines(session, table)
+    for line in lines:
+        out.print(line, highlight=False)
     if bad:
-        out.print(f"{bad} runs have no result; see: bench status {path}", highlight=False)
-        out.print("to try failed runs again: add --retry-failed")
         raise typer.Exit(1)
-    out.print(f"all {len(found)} runs are done", highlight=False)
 
 
 _MOST_CONDITIONS = 60
 """Longer tables are for `bench leaderboard` and the CSV files."""
 
 
-def _print_short_tables(session: Session) -> None:
-    from bench.leaderboard import rows
+def _print_short_tables(session: Session, table: list[dict[str, Any]]) -> None:
     from bench.views import leaderboard_tables
 
     out = console()
-    views = leaderboard_tables(session, rows(session.plan, session.store))
+    views = leaderboard_tables(session, table)
     if sum(view.row_count for view in views) > _MOST_CONDITIONS:
-        out.print(f"to see the tables: bench leaderboard {session.grid.path}", highlight=False)
+        out.print(f"to see the tables: {session.command('leaderboard')}", highlight=False)
         return
     for view in views:
         out.print(view)
         out.print()
 
 
-@app.command()
-def leaderboard(
-    grid: GridFile,
-    results: Results = Path("results"),
-    data_root: DataRoot = None,
-    only: Only = None,
-    set_: Set = None,
-    choose: Annotated[
-        list[str] | None,
-        typer.Option(help="a column, such as lr, whose best value on validation data is shown"),
-    ] = None,
-) -> None:
-    """Print a grid's results, and write its CSV files anew from the records."""
-    from bench.leaderboard import write
-    from bench.session import open_session
-    from bench.views import leaderboard_tables
-
-    out = console()
-    session = open_session(
-        grid, results=results, data_root=data_root, only=only or (), overrides=set_ or ()
-    )
-    table = write(session.plan, session.store)
-    for view in leaderboard_tables(session, table, choose or ()):
-        out.print(view)
-        out.print()
-    out.print(f"rows: {session.store.leaderboard(session.plan.name)}", highlight=False)
-
-
-@app.command()
-def show(
-    run: Annotated[str, typer.Argument(help="beginning of a run id, or part of a folder name")],
-    results: Results = Path("results"),
-) -> None:
-    """Show one run: its record, or why there is none."""
-    from bench.store import Store
-    from bench.views import failure_text, run_table
-
-    out = console()
-    folders = Store(results).find(run)
-    if not folders:
-        raise BenchError(
-            f"no run matches {run!r}", place=str(results), hint="see the run_id column"
-        )
-    if len(folders) > 1:
-        names = "\n  ".join(folder.path.name for folder in folders[:20])
-        raise BenchError(f"{len(folders)} runs match {run!r}", hint=names)
-    folder = folders[0]
-    record = folder.record()
-    out.print(f"{folder.path}", highlight=False)
-    if record is not None:
-        out.print(run_table(record))
-        return
-    for failure in folder.failures():
-        out.print(failure_text(failure), highlight=False)
-    if not folder.failures():
-        out.print("not done yet; run its grid again to go on")
+look_cli.register(app)
 
 
 @app.command()
@@ -260,7 +216,10 @@ def classes(
 def retrieve(
     target: Annotated[str, typer.Option(help="a selection as YAML, {dataset: digits, …}")],
     source: Annotated[str, typer.Option(help="the selection to search")],
-    out: Annotated[Path, typer.Option(help="folder for neighbours.csv and neighbours.png")],
+    out: Annotated[
+        Path,
+        typer.Option(help="folder for neighbours.csv and neighbours.png", callback=as_path),
+    ],
     run: Annotated[
         str | None, typer.Option(help="run whose kernels describe images; else Gabor filters")
     ] = None,
@@ -296,11 +255,18 @@ def _version(
 
 def main() -> None:
     """Runs the command; an error of the user's is a message and status 2, not a traceback."""
+    any_terminal()
     try:
         app()
     except BenchError as error:
         typer.echo(f"error: {error}", err=True)
         sys.exit(2)
-    except KeyboardInterrupt:
-        typer.echo("ended at once; the same command goes on from what is finished", err=True)
-        sys.exit(130)
+    except OSError as error:  # a full disk, a file without permission: not ours to explain further
+        typer.echo(f"error: {error.filename or 'files'}: {error.strerror or error}", err=True)
+        sys.exit(2)
+    except SystemExit as end:
+        if end.code == 130 and isinstance(
+            getattr(end.__context__, "__cause__", None), KeyboardInterrupt
+        ):
+            typer.echo("ended at once; the same command goes on from what is finished", err=True)
+        raise

@@ -24,6 +24,7 @@ __all__ = [
     "conditions",
     "of_experiment",
     "rows",
+    "save",
     "to_csv",
     "write",
 ]
@@ -300,6 +301,16 @@ def write(plan: Plan, store: Store, name: str | None = None) -> list[Row]:
         StoreError: the results folder cannot be written.
     """
     table = rows(plan, store)
+    save(table, plan, store, name)
+    return table
+
+
+def save(table: Sequence[Row], plan: Plan, store: Store, name: str | None = None) -> None:
+    """Writes rows that `rows` gave, and their conditions.
+
+    Raises:
+        StoreError: the results folder cannot be written.
+    """
     columns = [column.name for column in COLUMNS]
     name = name or plan.name
     try:
@@ -311,4 +322,3 @@ def write(plan: Plan, store: Store, name: str | None = None) -> list[Row]:
             place=str(store.leaderboard(name)),
             hint="the results themselves are safe; free the folder, then: bench leaderboard GRID",
         ) from None
-    return table

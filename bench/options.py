@@ -1,22 +1,52 @@
-"""Options that several commands share, and the console they print to."""
+"""Options that several commands share, and the terminal they print to."""
 
 from __future__ import annotations
 
+import codecs
+import io
 import sys
+import unicodedata
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from bench.paths import user_path
+
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = ["DataRoot", "GridFile", "Only", "Results", "RetryFailed", "Set", "console"]
+__all__ = [
+    "DataRoot",
+    "GridFile",
+    "Only",
+    "Results",
+    "RetryFailed",
+    "Set",
+    "any_terminal",
+    "as_path",
+    "console",
+]
 
-GridFile = Annotated[Path, typer.Argument(metavar="GRID", help="a YAML file, see grids/")]
-Results = Annotated[Path, typer.Option(help="where runs and leaderboards lie")]
+
+def as_path(value: Path | None) -> Path | None:
+    """Callback of an option that is a path: `~` and `~user` become home folders.
+
+    Raises:
+        BenchError: there is no such user.
+    """
+    return None if value is None else user_path(value)
+
+
+GridFile = Annotated[
+    Path, typer.Argument(metavar="GRID", help="a YAML file, see grids/", callback=as_path)
+]
+Results = Annotated[Path, typer.Option(help="where runs and leaderboards lie", callback=as_path)]
 DataRoot = Annotated[
-    Path | None, typer.Option(help="where data sets lie; else root: in the grid, else BENCH_DATA")
+    Path | None,
+    typer.Option(
+        help="where data sets lie; else root: in the grid, else BENCH_DATA", callback=as_path
+    ),
 ]
 Only = Annotated[list[str] | None, typer.Option(help="an experiment's name; may be repeated")]
 Set = Annotated[
@@ -30,3 +60,46 @@ def console() -> Console:
     from rich.console import Console
 
     return Console() if sys.stdout.isatty() else Console(width=170, soft_wrap=True)
+
+
+# --- terminals that do not know every letter ---
+
+_SPELT = {
+    **dict.fromkeys("–—−", "-"),
+    **dict.fromkeys("‘’", "'"),
+    "§": "section ",
+    "…": "...",
+    "×": "x",
+    "≥": ">=",
+    "≤": "<=",
+    "±": "+/-",
+    "→": "->",
+    "α": "alpha",
+    "σ": "sigma",
+    "°": " deg",
+}
+
+
+def spelt(text: str) -> str:
+    """The text in ASCII: letters without their accents, signs in words, `?` for what is left.
+
+    >>> spelt("LI §4.3: 41 – 45 %, naïve, 猫")
+    'LI section 4.3: 41 - 45 %, naive, ?'
+    """
+    plain = "".join(_SPELT.get(letter, letter) for letter in text)
+    parts = (c for c in unicodedata.normalize("NFKD", plain) if not unicodedata.combining(c))
+    return "".join(c if c.isascii() else "?" for c in parts)
+
+
+def _spell(error: UnicodeError) -> tuple[str, int]:
+    if not isinstance(error, UnicodeEncodeError):
+        raise error
+    return spelt(error.object[error.start : error.end]), error.end
+
+
+def any_terminal() -> None:
+    """From now on, what the terminal's encoding does not have is spelt out, never an error."""
+    codecs.register_error("bench.spelt", _spell)
+    for stream in (sys.stdout, sys.stderr):
+        if isinstance(stream, io.TextIOWrapper):
+            stream.reconfigure(errors="bench.spelt")

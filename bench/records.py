@@ -55,7 +55,7 @@ class Column:
 
 COLUMNS = (
     Column("experiments", "experiments of the grid that contain the run, joined by ;", "identity"),
-    Column("status", "done, diverged, failed, blocked or missing", "identity"),
+    Column("status", "done, diverged, failed, damaged, blocked or missing", "identity"),
     Column("role", "finetune, or source for a run that others start from", "identity"),
     Column("source", "what the layers were copied from; none for scratch", "factor"),
     Column("source_classes", "number of source classes", "factor"),

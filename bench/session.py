@@ -239,6 +239,7 @@ def open_session(
         BenchError: if the grid is wrong, or its data or the results folder are not there.
     """
     from bench.models.depths import depth_of
+    from bench.models.published import check_size, check_tag
 
     def load(texts: Sequence[str]) -> Grid:
         return load_grid(
@@ -246,6 +247,8 @@ def open_session(
             depth_of=depth_of,
             check_method=_check_method,
             check_run=_check_run,
+            check_tag=check_tag,
+            check_size=check_size,
             overrides=texts,
         )
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 import typer
 
@@ -62,7 +62,7 @@ def grid_on_slurm(
     """
     from bench.launch.frontend import slurm_overrides, submit_grid
 
-    session = _open(grid, results, data_root, only, set_)
+    session = _open(grid, results, data_root, only, set_, folder="writable")
     named = {key.removeprefix("slurm_"): value for key, value in common.items()}
     overrides = slurm_overrides(slurm_set, **named)
     code = submit_grid(
@@ -162,6 +162,7 @@ def _open(
     data_root: Path | None,
     only: Sequence[str] | None,
     set_: Sequence[str] | None,
+    folder: Literal["existing", "writable"] = "existing",
 ) -> Any:
     from bench.session import open_session
 
@@ -171,4 +172,5 @@ def _open(
         data_root=data_root,
         only=only or (),
         overrides=set_ or (),
+        folder=folder,
     )

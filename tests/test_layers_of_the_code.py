@@ -45,6 +45,7 @@ LEVELS = [
     {
         "bench.launch",
         "bench.leaderboard",
+        "bench.endings",
         "bench.notes",
         "bench.session",
         "bench.variant",
@@ -56,6 +57,7 @@ LEVELS = [
         "bench.cli",
         "bench.data_cli",
         "bench.findings_cli",
+        "bench.look_cli",
         "bench.recommend_cli",
         "bench.slurm_cli",
         "bench.options",

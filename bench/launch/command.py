@@ -16,9 +16,10 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from bench import leaderboard
 from bench.launch.local import Pool
+from bench.launch.preflight import check_before
 from bench.plan import PlannedRun, batches, forecast_s
 from bench.session import Session
-from bench.views import duration
+from bench.views import duration, to_do
 
 __all__ = ["Tally", "default_workers", "run_here"]
 
@@ -55,15 +56,30 @@ def run_here(
     """Runs what is missing of a grid with local workers; writes the leaderboards at the end.
 
     Ctrl-C asks the workers to write a checkpoint and ends; the same command continues.
+
+    Raises:
+        BenchError: what is to be done cannot start on this machine; nothing was run.
     """
     states = session.states()
-    again = ("missing", "failed", "blocked") if retry_failed else ("missing",)
-    todo = [run for run in session.wanted if states[run.id] in again]
+    chosen = to_do(states, retry_failed)
+    todo = [run for run in session.wanted if run.id in chosen]
     tally = Tally()
     if todo:
-        _run(session, console, todo, states, tally, workers, threads, device, retry_failed)
-    leaderboard.write(session.plan, session.store)
+        environment = check_before(todo, device, lambda text: console.print(text, highlight=False))
+        machine = _Machine(workers, threads, device, environment)
+        _run(session, console, todo, states, tally, machine, retry_failed)
+    leaderboard.write(session.plan, session.store, session.board)
     return tally
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What there is here to run on."""
+
+    workers: int
+    threads: int
+    device: str
+    environment: Mapping[str, str]
 
 
 def _run(
@@ -72,11 +88,10 @@ def _run(
     todo: list[PlannedRun],
     states: Mapping[str, str],
     tally: Tally,
-    workers: int,
-    threads: int,
-    device: str,
+    machine: _Machine,
     retry_failed: bool,
 ) -> None:
+    workers = machine.workers
     rates = session.rates()
     cost = {run.id: forecast_s(run, rates) or 10.0 for run in session.plan.runs.values()}
     display = _Display(console, session, todo, cost, tally, workers)
@@ -85,19 +100,20 @@ def _run(
     pieces = batches(
         ordered, cost_s=lambda run: cost[run.id], limit_s=max(5.0, total / workers / 8)
     )
-    bad = ("diverged",) if retry_failed else ("diverged", "failed", "blocked")
+    bad = {"diverged", "damaged"} | (set() if retry_failed else {"failed", "blocked"})
     pool = Pool(
         session.plan,
         session.store,
         {
             "results": str(session.store.root.resolve()),
             "data_root": str(session.data_root.resolve()) if session.data_root else None,
-            "device": device,
-            "threads": threads,
+            "device": machine.device,
+            "threads": machine.threads,
         },
         workers=workers,
-        threads=threads,
+        threads=machine.threads,
         listener=display.hear,
+        environment=machine.environment,
     )
     with display, _polite_interrupt(pool, display):
         result = pool.run(
@@ -207,7 +223,8 @@ class _Display:
         if not self.console.is_terminal and time.monotonic() - self.said_at > 15:
             self.said_at = time.monotonic()
             done = self.count - len(self.left)
-            self.console.print(f"{done} of {self.count} runs, {self._time_left()}")
+            left = self._time_left()
+            self.console.print(f"{done} of {self.count} runs" + (f", {left}" if left else ""))
 
     def _time_left(self) -> str:
         """From the share of the forecast work that is done, once there is some."""

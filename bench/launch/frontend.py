@@ -103,10 +103,10 @@ def submit_grid(
         outcome.situation = seen.situation
     counts = outcome.situation.counts
     if outcome.situation.in_queue:
-        console.print(f"to follow it: bench status {session.grid.path} --watch", highlight=False)
+        console.print(f"to follow it: {session.command('status', '--watch')}", highlight=False)
     elif counts["done"] + counts["diverged"] == sum(counts.values()):
-        console.print(f"leaderboard: {session.store.leaderboard(session.plan.name)}")
-    return 1 if counts["failed"] or counts["blocked"] else 0
+        console.print(f"leaderboard: {session.leaderboard()}")
+    return 1 if counts["failed"] or counts["damaged"] or counts["blocked"] else 0
 
 
 def _say(console: Console, outcome: Outcome) -> None:
@@ -147,7 +147,7 @@ def show_status(
                 console.clear()
             console.print(status_page(session, outcome))
         if not watch or not outcome.situation.in_queue:
-            return 1 if outcome.situation.counts["failed"] else 0
+            return 1 if outcome.situation.of("failed", "damaged") else 0
         time.sleep(every_s)
 
 
@@ -157,6 +157,7 @@ def status_json(session: Session, outcome: Outcome) -> dict[str, Any]:
     return {
         "grid": session.plan.name,
         "results": str(session.store.root),
+        "leaderboard": str(session.leaderboard()),
         "cluster": found.cluster,
         "trouble": found.trouble,
         "counts": {state: found.counts[state] for state in STATES},
@@ -173,7 +174,7 @@ def status_page(session: Session, outcome: Outcome) -> Group:
     if found.cluster == "down":
         parts.append(f"[red]{escape(printable(found.trouble))}[/]")
     table = Table("run", "state", "job", "what about it", box=None, pad_edge=False)
-    for state in ("running", "failed", "pending", "blocked", "cancelled", "missing"):
+    for state in ("running", "damaged", "failed", "pending", "blocked", "cancelled", "missing"):
         views = found.of(state)
         for view in views[:_SHOWN]:
             about = escape(_about(view))
@@ -189,7 +190,7 @@ def status_page(session: Session, outcome: Outcome) -> Group:
 
 def _as_known(states: Mapping[str, str]) -> dict[str, str]:
     """The states of the table of counts: what is in the queue or cancelled has no result yet."""
-    known = ("done", "diverged", "failed", "blocked")
+    known = ("done", "diverged", "failed", "damaged", "blocked")
     return {key: state if state in known else "missing" for key, state in states.items()}
 
 
@@ -203,6 +204,8 @@ def _about(view: RunView) -> str:
     if view.state == "failed":
         tried = f"after {view.attempts} attempts: " if view.attempts > 1 else ""
         return tried + "\n".join([*lines[:1], *lines[1:][-3:]])[:600]
+    if view.state == "damaged":  # the file and the way out
+        return " ".join(lines)
     text = " ".join(lines)[:200]
     if view.attempts:
         return f"attempt {view.attempts + 1}; {text}"

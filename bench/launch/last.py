@@ -26,7 +26,7 @@ def last_job(payload: Mapping[str, Any], folder: Path) -> None:
     """
     command = Command.from_json(payload["command"])
     session = open_command(command, Path(payload["results"]), folder)
-    leaderboard.write(session.plan, session.store)
+    leaderboard.write(session.plan, session.store, session.board)
     settings = SlurmSettings.model_validate(command.settings)
     try:
         step = Reconciler(session, command, settings, own_job=str(payload["name"]))

@@ -35,6 +35,7 @@ class _Worker:
     batch: list[PlannedRun] = field(default_factory=list)
     running: str | None = None
     idle: bool = False
+    begun: bool = False
     buffer: str = ""
 
     def send(self, message: Mapping[str, Any]) -> None:
@@ -66,8 +67,9 @@ class Pool:
         context: what a worker needs to know, as JSON values; see `bench.execute.Context`.
         workers: number of processes.
         threads: CPU threads of each.
-        max_attempts: how often a run whose worker died is tried.
         listener: is told every event.
+        environment: laid over that of the workers.
+        max_attempts: how often a run whose worker died is tried.
     """
 
     def __init__(
@@ -79,11 +81,13 @@ class Pool:
         workers: int,
         threads: int,
         listener: Listener,
+        environment: Mapping[str, str] | None = None,
         max_attempts: int = 3,
     ) -> None:
         self.plan, self.store, self.context = plan, store, context
         self.size, self.threads = workers, threads
         self.listener, self.max_attempts = listener, max_attempts
+        self.environment = dict(environment or {})
         self.deaths: collections.Counter[str] = collections.Counter()
         self.waiting: list[Batch] = []
         self.later: list[tuple[float, list[PlannedRun]]] = []
@@ -113,10 +117,16 @@ class Pool:
         return PoolResult(self.stopping)
 
     def stop(self) -> None:
-        """Asks every worker to write a checkpoint and end; `run` returns soon after."""
+        """Asks every worker to write a checkpoint and end; `run` returns soon after.
+
+        One that still imports its libraries has nothing in hand, and is not waited for.
+        """
         self.stopping = True
         for worker in self.workers:
-            worker.send({"stop": True})
+            if worker.begun:
+                worker.send({"stop": True})
+            else:
+                worker.process.kill()
 
     # --- one turn ---
 
@@ -161,11 +171,11 @@ class Pool:
         worker.send({"batch": runs, "context": self.context})
 
     def _start(self) -> None:
-        environment = os.environ | {
-            name: str(self.threads)
-            for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        }
-        errors = tempfile.TemporaryFile("w+", prefix="bench-worker-")  # noqa: SIM115
+        libraries = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
+        environment = os.environ | dict.fromkeys(libraries, str(self.threads)) | self.environment
+        errors = tempfile.TemporaryFile(  # noqa: SIM115
+            "w+", prefix="bench-worker-", encoding="utf-8", errors="replace"
+        )
         process = subprocess.Popen(
             [sys.executable, "-m", "bench.launch.worker"],
             stdin=subprocess.PIPE,
@@ -193,6 +203,7 @@ class Pool:
 
     def _hear(self, worker: _Worker, event: Mapping[str, Any]) -> None:
         kind, run_id = event["event"], event.get("id")
+        worker.begun = True
         if kind == "idle":
             left = [run for run in worker.batch if run.id not in self.usable | self.unusable]
             worker.batch, worker.running, worker.idle = [], None, True

@@ -1,0 +1,143 @@
+"""What every run of a command would fail on, tried once before any of them starts.
+
+Is there the GPU that was asked for, and are timm's weights cached or to be had? Found out in a
+process of its own, because the command itself imports no torch. It also fetches the weights once,
+before several workers would; afterwards nobody asks the network again.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+from bench.errors import BenchError
+from bench.plan import PlannedRun
+from bench.spec import FromTimm
+
+__all__ = ["check_before", "main"]
+
+_OFFLINE = {"HF_HUB_OFFLINE": "1"}
+
+
+def check_before(
+    runs: Sequence[PlannedRun], device: str, say: Callable[[str], None]
+) -> dict[str, str]:
+    """Checks what `runs` need of this machine; gives what the workers' environment needs.
+
+    Args:
+        runs: those that are about to be run.
+        device: `auto`, `cpu` or `cuda`.
+        say: told before something that may take a while.
+
+    Raises:
+        BenchError: there is no GPU though cuda was asked for, or no weights; nothing has run.
+    """
+    wanted = _weights(runs)
+    if device == "cuda" or wanted:
+        asked = {"device": device, "weights": list(wanted)}
+        # First without the network: what is cached must not wait for a network that is not there.
+        problems = _ask(asked, os.environ | _OFFLINE)
+        absent = [tuple(key) for key in problems["weights"]]
+        if absent and not problems["device"] and os.environ.get("HF_HUB_OFFLINE") != "1":
+            names = ", ".join(_name(*key[:2]) for key in absent)
+            say(f"fetching timm's weights of {names}, once for all runs")
+            problems = _ask({"device": "auto", "weights": absent}, os.environ)
+        _complain(problems, wanted, len(runs))
+    return dict(_OFFLINE) if wanted else {}
+
+
+def _weights(runs: Sequence[PlannedRun]) -> dict[tuple[str, str | None, int], int]:
+    """(network, tag, image size) of timm's weights with the number of runs that copy from them."""
+    found: dict[tuple[str, str | None, int], int] = {}
+    for run in runs:
+        if isinstance(run.spec.init, FromTimm):
+            key = (run.spec.model.name, run.spec.init.tag, run.spec.data.image_size)
+            found[key] = found.get(key, 0) + 1
+    return found
+
+
+def _complain(
+    problems: Mapping[str, Any],
+    wanted: Mapping[tuple[str, str | None, int], int],
+    runs: int,
+) -> None:
+    if problems["device"]:
+        raise BenchError(str(problems["device"]), hint="use --device cpu or auto")
+    if problems["weights"]:
+        several = len(problems["weights"]) > 1
+        count = sum(wanted[tuple(key)] for key in problems["weights"])  # type: ignore[index]
+        message, hint = problems["reasons"][0]
+        others = ", ".join(_name(*key[:2]) for key in problems["weights"][1:])
+        raise BenchError(
+            f"{message}; {count} of the {runs} runs to do start from "
+            f"{'these or ' + others if several else 'them'}, so nothing was run",
+            hint=f"{hint}; in a grid: weights: {{file: PATH}}, or leave those runs out with --only",
+        )
+
+
+def _name(model: str, tag: str | None) -> str:
+    return f"{model}.{tag}" if tag else model
+
+
+def _ask(asked: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
+    result = subprocess.run(
+        [sys.executable, "-m", "bench.launch.preflight"],
+        input=json.dumps(asked),
+        capture_output=True,
+        encoding="utf-8",
+        errors="replace",
+        env=dict(environment),
+        check=False,
+        start_new_session=True,  # Ctrl-C reaches the command alone, which ends this process
+    )
+    if result.returncode != 0:
+        words = "\n".join(result.stderr.strip().splitlines()[-12:])
+        raise BenchError("torch and timm cannot be started here", hint=words)
+    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    return answer
+
+
+# --- in the process of its own ---
+
+
+def main() -> int:
+    """Reads what is asked as JSON, answers in one line of JSON."""
+    asked = json.load(sys.stdin)
+    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
+    os.dup2(2, 1)  # what libraries print is no part of the answer
+    problems = {"device": _no_device(asked["device"]), "weights": [], "reasons": []}
+    for model, tag, image_size in asked["weights"]:
+        reason = _no_weights(model, tag, image_size)
+        if reason is not None:
+            problems["weights"].append([model, tag, image_size])
+            problems["reasons"].append(reason)
+    print(json.dumps(problems), file=out, flush=True)
+    return 0
+
+
+def _no_device(device: str) -> str | None:
+    from bench.assembly import Context
+
+    try:
+        Context(results=".", device=device).torch_device()
+    except BenchError as error:
+        return error.message
+    return None
+
+
+def _no_weights(model: str, tag: str | None, image_size: int) -> tuple[str, str] | None:
+    from bench.models.weights import load_state
+
+    try:
+        load_state(FromTimm(tag=tag), model, image_size=image_size)
+    except BenchError as error:
+        return error.message, error.hint or ""
+    return None
+
+
+if __name__ == "__main__":
+    sys.exit(main())
