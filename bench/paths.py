@@ -29,8 +29,7 @@ def user_path(text: str | os.PathLike[str], place: str | None = None) -> Path:
     except RuntimeError:
         name = path.parts[0]
         raise BenchError(
-            f"the home folder {name!r} of {str(path)!r} is not known",
+            f"there is no home folder {name!r}",
             place=place,
-            hint="write the whole path, or ~/ for your own home folder"
-            + (f"; a folder that is really called so is ./{path}" if name != "~" else ""),
+            hint=f"in {str(path)!r}: write the whole path, or ~/ for your own home folder",
         ) from None

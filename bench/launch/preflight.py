@@ -69,7 +69,7 @@ def _complain(
         raise BenchError(str(problems["device"]), hint="use --device cpu or auto")
     if problems["weights"]:
         several = len(problems["weights"]) > 1
-        count = sum(wanted[tuple(key)] for key in problems["weights"])  # type: ignore[index]
+        count = sum(wanted[tuple(key)] for key in problems["weights"])
         message, hint = problems["reasons"][0]
         others = ", ".join(_name(*key[:2]) for key in problems["weights"][1:])
         raise BenchError(
@@ -109,13 +109,15 @@ def main() -> int:
     asked = json.load(sys.stdin)
     out = os.fdopen(os.dup(1), "w", encoding="utf-8")
     os.dup2(2, 1)  # what libraries print is no part of the answer
-    problems = {"device": _no_device(asked["device"]), "weights": [], "reasons": []}
+    weights: list[list[Any]] = []
+    reasons: list[tuple[str, str]] = []
     for model, tag, image_size in asked["weights"]:
         reason = _no_weights(model, tag, image_size)
         if reason is not None:
-            problems["weights"].append([model, tag, image_size])
-            problems["reasons"].append(reason)
-    print(json.dumps(problems), file=out, flush=True)
+            weights.append([model, tag, image_size])
+            reasons.append(reason)
+    answer = {"device": _no_device(asked["device"]), "weights": weights, "reasons": reasons}
+    print(json.dumps(answer), file=out, flush=True)
     return 0
 
 
