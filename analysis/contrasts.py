@@ -262,7 +262,13 @@ def _with_main(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
     most: dict[Any, int] = {}
     for row in rows:
         most[row["n_per_class"]] = max(row["pairs"], most.get(row["n_per_class"], 0))
-    return [row | {"main": row["pairs"] == most[row["n_per_class"]]} for row in rows]
+    main = [row["pairs"] == most[row["n_per_class"]] for row in rows]
+    # Of settings with as many pairs the usual one, which needs no name, comes before others.
+    usual = {r["n_per_class"] for r, m in zip(rows, main, strict=True) if m and not r["setting"]}
+    return [
+        row | {"main": m and (not row["setting"] or row["n_per_class"] not in usual)}
+        for row, m in zip(rows, main, strict=True)
+    ]
 
 
 _COLUMNS = (

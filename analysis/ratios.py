@@ -20,7 +20,15 @@ from typing import Literal
 import pandas as pd
 
 from analysis.bands import data_band, distance_band
-from analysis.board import PATTERN_FACTORS, LrRule, Pairs, key_of, pair, summarise
+from analysis.board import (
+    PATTERN_FACTORS,
+    SOURCE_FACTORS,
+    LrRule,
+    Pairs,
+    key_of,
+    pair,
+    summarise,
+)
 from bench.errors import DataError
 
 __all__ = [
@@ -29,6 +37,7 @@ __all__ = [
     "band_averages",
     "copy_ratios",
     "gains",
+    "scratch_ratios",
     "tune_freeze_ratios",
     "with_distance",
 ]
@@ -139,6 +148,24 @@ def tune_freeze_ratios(
     arm = (board["reinit"] == 1) & (board["method"] == "plain")
     left, right = arm & (board["treatment"] == "tune"), arm & (board["treatment"] == "freeze")
     return _ratios(pair(board, left, right, PATTERN_FACTORS, lr=lr), "tune / freeze", distances)
+
+
+def scratch_ratios(
+    board: pd.DataFrame,
+    treatment: Literal["tune", "freeze"],
+    distances: pd.DataFrame | None = None,
+    lr: LrRule = "same",
+) -> Ratios:
+    """Accuracy with all layers but the last copied over that of training from scratch.
+
+    The same chart as CHU's for the question before: a ratio above 1 says that copying pays.
+    """
+    plain = board["method"] == "plain"
+    left = plain & (board["reinit"] == 1) & (board["treatment"] == treatment)
+    right = plain & (board["treatment"] == "scratch")
+    found = pair(board, left, right, (*SOURCE_FACTORS, *PATTERN_FACTORS), lr=lr)
+    word = {"tune": "tuned", "freeze": "frozen"}[treatment]
+    return _ratios(found, f"{word} / scratch", distances)
 
 
 def band_averages(ratios: Ratios, by: Literal["data", "distance"]) -> pd.DataFrame:
