@@ -278,3 +278,15 @@ def test_unions_against_sets_and_the_smallest_k0() -> None:
     assert auto_k0(Neighbours(near.indices[:, :1], near.distances[:, :1], 40), 20) is None
     with pytest.raises(DataError, match="41 source images"):
         auto_k0(near, 41)
+
+
+def test_the_factors_are_the_same_on_a_processor_and_on_a_device() -> None:
+    """The device's way, on the CPU: both prepare the same numbers."""
+    data = _descriptors(37)
+    side = retrieval._Side(data, EPSILON, torch.device("cpu"))
+    joined, own = side.rows(3, 37, logs_first=True)
+    columns = data.counts.shape[1]
+    logs, shares, theirs = torch.empty(34, columns), torch.empty(34, columns), torch.empty(34)
+    side._fill_on_device(3, logs, shares, theirs)
+    assert torch.allclose(joined, torch.cat([logs, shares], 1), rtol=1e-5, atol=1e-5)
+    assert torch.allclose(own, theirs, rtol=1e-4)
