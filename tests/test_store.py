@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 import multiprocessing
 import os
@@ -10,6 +11,7 @@ import signal
 import subprocess
 import sys
 import time
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -66,6 +68,32 @@ def test_files_are_named_by_their_content_and_found_through_the_record(folder: R
     assert not (folder.path / loser.name).exists()
     with pytest.raises(StoreError, match="names no predictions file"):
         _ = folder.predictions_path
+
+
+@pytest.mark.parametrize("order", sorted(set(itertools.permutations("AAABBB"))), ids="".join)
+@pytest.mark.parametrize("other", [b"two", b"one"], ids=["unlike", "alike"])
+def test_two_executions_that_end_together_leave_one_whole_result(
+    folder: RunFolder, order: tuple[str, ...], other: bytes
+) -> None:
+    """Each writes its files, publishes and sweeps; in whatever order these steps fall."""
+
+    def execution(content: bytes) -> Iterator[None]:
+        kept = folder.keep("model.safetensors", content)
+        yield
+        named = {"files": {kept.name: kept.sha256}, "sizes": {kept.name: kept.size_bytes}}
+        folder.publish(record() | named, [], SPEC)
+        yield
+        folder.sweep()
+        yield
+
+    steps = {"A": execution(b"one"), "B": execution(other)}
+    for name in order:
+        next(steps[name])
+    found = folder.record()
+    assert found is not None
+    assert folder.damage(found) == []
+    (weights,) = folder.path.glob("*.safetensors")
+    assert found["files"] == {weights.name: hashlib.sha256(weights.read_bytes()).hexdigest()}
 
 
 def test_a_record_that_names_files_the_old_way_is_read(folder: RunFolder) -> None:

@@ -8,6 +8,7 @@ mariadb-server-core, mariadb-client-core and slurm-wlm-mysql-plugin are wanted.
 from __future__ import annotations
 
 import collections
+import contextlib
 import json
 import os
 import shutil
@@ -33,7 +34,7 @@ BENCH = [sys.executable, "-c", "from bench.cli import main; main()"]
 EXTRA_CONF = """\
 PreemptType=preempt/partition_prio
 PreemptMode=REQUEUE
-SlurmdTimeout=8
+SlurmdTimeout=6
 PartitionName=low Nodes=ALL PriorityTier=1 PreemptMode=REQUEUE MaxTime=INFINITE State=UP
 PartitionName=lowcancel Nodes=ALL PriorityTier=1 PreemptMode=CANCEL MaxTime=INFINITE State=UP
 PartitionName=high Nodes=ALL PriorityTier=10 PreemptMode=OFF MaxTime=INFINITE State=UP
@@ -119,6 +120,19 @@ class Cluster:
         """SIGKILL to one of its daemons."""
         os.kill(int((self.folder / "run" / f"{name}.pid").read_text()), signal.SIGKILL)
 
+    def clear_held(self) -> None:
+        """Releases what SLURM holds after a failed launch, as an operator would."""
+        self.up()
+        text = self.call("squeue", "--noheader", "--states=PD", "--format=%i|%r")
+        held = [line.split("|")[0] for line in text.splitlines() if "held" in line]
+        if held:
+            self.call("scontrol", "release", *held, check=False)
+
+    def take_away(self, seconds: float = 1) -> None:
+        """A job of higher priority takes all nodes for a moment: real pre-emption."""
+        command = ["sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"]
+        self.call(*command, f"--wrap=sleep {seconds}")
+
     def clear(self) -> None:
         """No jobs, all daemons up: as a test would like to find it."""
         self.up()
@@ -181,6 +195,28 @@ def other_cluster() -> Iterator[Callable[..., Cluster]]:
 
 
 @dataclass
+class Gate:
+    """A place where one process of a job waits until it is let go; see gate/sitecustomize.py."""
+
+    path: Path
+
+    def reached(self, seconds: float = 90) -> dict[str, Any]:
+        """Waits for a process to be held; the event that it said, its `pid` and its `job`."""
+        held = self.path.with_suffix(".held")
+
+        def found() -> Any:
+            with contextlib.suppress(OSError, ValueError):
+                return json.loads(held.read_text())
+
+        return wait_until(f"a process at {self.path.name}", found, seconds, 0.05)
+
+    def open(self) -> None:
+        """Lets the process go."""
+        self.path.unlink(missing_ok=True)
+        self.path.with_suffix(".held").unlink(missing_ok=True)
+
+
+@dataclass
 class Grid:
     """A grid file and its results, worked through the command line."""
 
@@ -188,19 +224,38 @@ class Grid:
     path: Path
     results: Path
 
+    def hold(self, event: str, run: int = 1) -> Gate:
+        """Holds the first process that says `event` (started, epoch) of the `run`-th it began.
+
+        A signal that asks the process to stop lets it go too.
+        """
+        gates = self.path.parent / "gates"
+        gates.mkdir(exist_ok=True)
+        gate = Gate(gates / f"{event}-{run}")
+        gate.path.touch()
+        return gate
+
     def bench(
         self, command: str, *options: str, env: Mapping[str, str] | None = None
     ) -> subprocess.CompletedProcess[str]:
         """`bench COMMAND GRID --results RESULTS OPTIONS`."""
         return subprocess.run(
             [*BENCH, command, str(self.path), "--results", str(self.results), *options],
-            env=self.cluster.client() | dict(env or {}),
+            env=self.environment() | dict(env or {}),
             cwd=ROOT,
             capture_output=True,
             text=True,
             timeout=120 * PATIENCE,
             check=False,
         )
+
+    def environment(self) -> dict[str, str]:
+        """Of a command on this grid; its jobs inherit it."""
+        paths = [str(ROOT / "tests" / "slurm" / "gate"), os.environ.get("PYTHONPATH", "")]
+        return self.cluster.client() | {
+            "PYTHONPATH": os.pathsep.join(path for path in paths if path),
+            "BENCH_TEST_GATES": str(self.path.parent / "gates"),
+        }
 
     def submit(self, *options: str, expect: int = 0) -> str:
         """`bench grid --slurm`; its output."""
@@ -259,6 +314,19 @@ class Grid:
                     if file_digest(folder.path / name) != digest
                 ]
         return bad
+
+    def unnamed(self) -> list[Path]:
+        """Weights and predictions that no record names."""
+        from bench.store import Store
+
+        return [
+            path
+            for folder in Store(self.results).find("-")
+            if (record := folder.record()) is not None
+            for pattern in ("*.safetensors", "*.npz")
+            for path in folder.path.glob(pattern)
+            if path.name not in record["files"]
+        ]
 
     def wait_for_event(
         self, kind: str, count: int = 1, seconds: float = 60, job: str = ""

@@ -238,6 +238,15 @@ def test_with_accounting_limits_are_kept_and_the_forgotten_is_known(
     wait_until("forgotten by the controller", lambda: job not in cluster.jobs("all"))
     wait_until("written to accounting", lambda: h.status()["runs"][0]["attempts"] == 1, 60, 1.0)
     assert h.status()["runs"][0]["reason"].startswith("job failed")
+    # Accounting that goes away is no obstacle: what the controller knows is enough.
+    cluster.kill_daemon("slurmdbd")
+    i = grid_on(cluster)(6, epochs=1, name="without")
+    i.submit()
+    i.wait()
+    assert i.counts() == {"done": 1}
+    assert i.torn() == []
+    assert "0 runs submitted" in i.submit()
+    assert i.executions()[i.status()["runs"][0]["id"]] == 1
 
 
 @pytest.mark.slow

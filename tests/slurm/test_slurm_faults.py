@@ -1,15 +1,20 @@
 """Real faults on real daemons: no result lost, none doubled, none torn, no command that hangs.
 
-`LONG` epochs are enough to hit a run in its middle; what is asserted is results, executions and the
+A run is held in its middle (`Grid.hold`) until the fault is there, so every fault hits what it is
+meant to hit, on a quiet machine and on a busy one. What is asserted is results, executions and the
 final state, after the queue has become empty by itself: nobody helps but the grid's last job.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import os
+import random
+import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -19,7 +24,7 @@ import pytest
 
 pytestmark = pytest.mark.slurm
 
-LONG = 30
+ROOT = Path(__file__).parents[2]
 Make = Callable[..., Any]
 
 
@@ -34,15 +39,14 @@ def all_done(grid: Any, runs: int) -> None:
     assert grid.counts() == {"done": runs}
     assert len(grid.records()) == runs
     assert grid.torn() == []
+    assert grid.unnamed() == []
     table = (grid.results / f"{grid.path.stem}.csv").read_text()
     assert table.count(",done,") == runs
+    assert not grid.cluster.jobs()
 
 
-def kill(grid: Any, job: str = "") -> None:
-    pids = grid.pids(job)
-    assert pids, "nothing to kill"
-    for pid in pids:
-        os.kill(pid, signal.SIGKILL)
+def kill(pid: int) -> None:
+    os.kill(pid, signal.SIGKILL)
 
 
 def resumed(grid: Any, run_id: str) -> bool:
@@ -51,32 +55,34 @@ def resumed(grid: Any, run_id: str) -> bool:
 
 
 def test_a_killed_run_is_run_again_and_the_other_kept(grid: Make) -> None:
-    g = grid(0, 1, epochs=LONG, slurm={"runs_per_job": 1})
+    g = grid(0, 1, slurm={"runs_per_job": 1})
+    gate = g.hold("epoch")
     g.submit()
-    first = g.wait_for_event("epoch")
-    kill(g, first["job"])
+    held = gate.reached()
+    kill(held["pid"])
     g.wait()
     all_done(g, 2)
     assert sorted(g.executions().values()) == [1, 2]
-    assert g.executions()[first["id"]] == 2
+    assert g.executions()[held["id"]] == 2
 
 
 def test_a_kill_in_the_middle_of_a_pack_costs_the_run_in_hand(grid: Make) -> None:
-    g = grid(0, 1, 2, epochs=LONG, slurm={"runs_per_job": 3})
+    g = grid(0, 1, 2, slurm={"runs_per_job": 3})
+    gate = g.hold("epoch", run=2)
     g.submit()
-    second = g.wait_for_event("started", 2)
-    kill(g)
+    held = gate.reached()
+    kill(held["pid"])
     g.wait()
     all_done(g, 3)
     assert [g.executions()[run] for run in ids_in_order(g)] == [1, 2, 1]
-    assert ids_in_order(g)[1] == second["id"]
+    assert ids_in_order(g)[1] == held["id"]
 
 
 def test_a_submission_cut_in_two_is_adopted(grid: Make, tmp_path: Path) -> None:
     g = grid(0, 1, 2, slurm={"runs_per_job": 1})
     shim = tmp_path / "bin" / "sbatch"
     shim.parent.mkdir()
-    real = subprocess.run(["which", "sbatch"], capture_output=True, text=True).stdout.strip()
+    real = shutil.which("sbatch")
     # Kills the submitting command when the first job has been taken and not yet been heard of.
     shim.write_text(f'#!/bin/sh\n{real} "$@"\nkill -9 $PPID\n')
     shim.chmod(0o755)
@@ -90,9 +96,10 @@ def test_a_submission_cut_in_two_is_adopted(grid: Make, tmp_path: Path) -> None:
 
 
 def test_an_operators_requeue_does_not_repeat_what_is_done(grid: Make) -> None:
-    g = grid(0, 1, epochs=LONG, slurm={"runs_per_job": 2})
+    g = grid(0, 1, slurm={"runs_per_job": 2})
+    gate = g.hold("epoch", run=2)
     g.submit()
-    job = g.wait_for_event("started", 2)["job"]
+    job = gate.reached()["job"]
     g.cluster.call("scontrol", "requeue", g.cluster.jobs()[job][0])
     g.wait()
     all_done(g, 2)
@@ -101,51 +108,68 @@ def test_an_operators_requeue_does_not_repeat_what_is_done(grid: Make) -> None:
 
 
 def test_the_signal_before_the_time_limit_checkpoints_and_requeues(grid: Make) -> None:
-    g = grid(0, 1, 2, epochs=LONG, slurm={"runs_per_job": 3})
+    g = grid(0, 1, 2, slurm={"runs_per_job": 3})
+    gate = g.hold("epoch", run=2)
     g.submit()
-    g.wait_for_event("started", 2)
-    epoch = g.wait_for_event("epoch", 2)
-    g.cluster.call("scancel", "--signal", "USR2", g.cluster.jobs()[epoch["job"]][0])
+    held = gate.reached()
+    g.cluster.call("scancel", "--signal", "USR2", g.cluster.jobs()[held["job"]][0])
     g.wait()
     all_done(g, 3)
-    first, second, third = ids_in_order(g)
-    assert [g.executions()[run] for run in (first, second, third)] == [1, 2, 1]
-    assert resumed(g, second)
-    assert len({event["job"] for event in g.events() if event.get("id") == second}) == 1
+    assert [g.executions()[run] for run in ids_in_order(g)] == [1, 2, 1]
+    assert resumed(g, held["id"])
+    assert len({event["job"] for event in g.events() if event.get("id") == held["id"]}) == 1
+
+
+def test_the_time_limit_in_the_middle_of_a_pack(grid: Make) -> None:
+    """The real limit: SLURM looks at it every 30 s, so this takes its minute."""
+    g = grid(0, 1, 2, slurm={"runs_per_job": 3, "timeout_min": 1, "signal_delay_s": 20})
+    gate = g.hold("epoch", run=2)
+    g.submit()
+    held = gate.reached()
+    g.wait(180)
+    all_done(g, 3)
+    assert [g.executions()[run] for run in ids_in_order(g)] == [1, 2, 1]
+    assert resumed(g, held["id"])
 
 
 def test_preemption_that_requeues_resumes_in_the_middle(grid: Make) -> None:
-    g = grid(0, 1, epochs=LONG, slurm={"runs_per_job": 2, "partition": "low"})
+    g = grid(0, 1, slurm={"runs_per_job": 2, "partition": "low"})
+    gate = g.hold("epoch")
     g.submit()
-    g.wait_for_event("epoch")
-    g.cluster.call("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 3")
+    held = gate.reached()
+    g.cluster.take_away()
     g.wait()
     all_done(g, 2)
-    first, second = ids_in_order(g)
-    assert (g.executions()[first], g.executions()[second]) == (2, 1)
-    assert resumed(g, first)
+    assert [g.executions()[run] for run in ids_in_order(g)] == [2, 1]
+    assert resumed(g, held["id"])
+    assert len({event["job"] for event in g.events() if event.get("id") == held["id"]}) == 1
 
 
 def test_preemption_that_cancels_is_picked_up(grid: Make) -> None:
-    g = grid(0, 1, epochs=LONG, slurm={"runs_per_job": 2, "partition": "lowcancel"})
+    g = grid(0, 1, slurm={"runs_per_job": 2, "partition": "lowcancel"})
+    gate = g.hold("epoch")
     g.submit()
-    g.wait_for_event("epoch")
-    g.cluster.call("sbatch", "--partition=high", "--nodes=2", "--exclusive", "--wrap=sleep 3")
+    held = gate.reached()
+    g.cluster.take_away()
     g.wait()
-    g.submit()  # nothing to do when the last job was quick enough
-    g.wait()
+    if g.counts() != {"done": 2}:  # the last job was taken away too: the user goes on
+        assert g.bench("resume").returncode == 0
+        g.wait()
     all_done(g, 2)
-    assert resumed(g, ids_in_order(g)[0])
+    assert [g.executions()[run] for run in ids_in_order(g)] == [2, 1]
+    assert resumed(g, held["id"])
+    assert len({event["job"] for event in g.events() if event.get("id") == held["id"]}) == 2
 
 
 def test_a_node_daemon_that_is_away_for_a_moment_costs_nothing(grid: Make) -> None:
-    g = grid(0, 1, epochs=LONG, slurm={"runs_per_job": 2})
+    g = grid(0, 1, slurm={"runs_per_job": 2})
+    gate = g.hold("epoch")
     g.submit()
-    g.wait_for_event("epoch")
+    gate.reached()
     for name in ("slurmd-n0", "slurmd-n1"):
         g.cluster.kill_daemon(name)
-    time.sleep(1)
     g.cluster.up()
+    gate.open()
     g.wait()
     all_done(g, 2)
     assert set(g.executions().values()) == {1}
@@ -160,25 +184,39 @@ def test_a_lost_node_that_goes_on_writes_no_second_result(
     Where locks reach over nodes the second waits for the first; where they do not, both run, and
     the first record wins.
     """
-    g = grid(0, epochs=8 * LONG)
+    g = grid(0)
+    gate = g.hold("epoch")
     g.submit()
-    job = g.wait_for_event("epoch")["job"]
-    node = g.cluster.jobs()[job][2]
+    held = gate.reached()
+    node = g.cluster.jobs()[held["job"]][2]
     if not locks:
         (lock,) = g.results.glob("runs/*/.lock")
         lock.unlink()
     g.cluster.kill_daemon(f"slurmd-{node}")
-    wait_until("a second start", lambda: len(g.pids(job)) > 1, 60)
-    old = g.pids(job)[0]
-    assert Path(f"/proc/{old}").exists()
-    g.wait(150)
+    wait_until("a second start", lambda: len(g.pids(held["job"])) > 1)
+    assert Path(f"/proc/{held['pid']}").exists()
+    if not locks:
+        wait_until("the second's record", g.records)
+    before = published(g)
+    gate.open()
+    wait_until("the end of the first", lambda: not Path(f"/proc/{held['pid']}").exists())
+    g.wait()
     g.cluster.up()
     g.wait()
     all_done(g, 1)
     assert set(g.executions().values()) == ({1} if locks else {2})
+    assert before == (published(g) if not locks else {})
 
 
-def test_a_controller_killed_right_after_submission_loses_no_run(grid: Make) -> None:
+def published(grid: Any) -> dict[str, tuple[int, int]]:
+    """Inode and time of every record: both change when it is written again."""
+    paths = grid.results.glob("runs/*/record.json")
+    return {path.parent.name: (path.stat().st_ino, path.stat().st_mtime_ns) for path in paths}
+
+
+def test_a_controller_killed_right_after_submission_loses_no_run(
+    grid: Make, wait_until: Make
+) -> None:
     g = grid(0, 1, 2, slurm={"runs_per_job": 1})
     submitted = g.bench("grid", "--slurm")
     g.cluster.kill_daemon("slurmctld")
@@ -188,17 +226,21 @@ def test_a_controller_killed_right_after_submission_loses_no_run(grid: Make) -> 
     assert "nothing was submitted" in down.stderr
     assert g.status()["cluster"] == "down"
     g.cluster.up()
-    g.wait()
-    time.sleep(5)  # the grace time of what the controller has forgotten
-    g.submit()
+
+    def finished() -> bool:  # what the controller has forgotten is lost after the grace time
+        g.wait()
+        return g.counts() == {"done": 3} or bool(g.submit() and False)
+
+    wait_until("all runs", finished, every=1)
     g.wait()
     all_done(g, 3)
+    assert max(g.executions().values()) <= 2  # a held job may have been released and run again
 
 
 def test_out_of_memory_is_told_apart_and_retried_with_more(grid: Make) -> None:
     g = grid(0, slurm={"memory_gib": 0.2, "max_attempts": 4})
     g.submit()
-    g.wait()
+    g.wait(180)
     all_done(g, 1)
     memory = [
         job["resources"]["memory_gib"]
@@ -209,13 +251,12 @@ def test_out_of_memory_is_told_apart_and_retried_with_more(grid: Make) -> None:
     ]
     assert memory == [0.2 * 2**n for n in range(len(memory))]
     assert len(memory) > 1
+    assert max(g.executions().values()) <= len(memory)
     reasons = {d["reason"] for e in ledger(g) for j in e.get("jobs", ()) for d in deaths(j)}
     assert reasons == {"out of memory"}
 
 
 def ledger(grid: Any) -> list[dict[str, Any]]:
-    import json
-
     folder = grid.results / "slurm" / "ledger"
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
@@ -224,41 +265,64 @@ def deaths(job: dict[str, Any]) -> list[dict[str, Any]]:
     return list(job.get("charged", ()))
 
 
+CHILD = {"e": {"set": {"source": "other", "pattern": "tune"}, "axes": {"seed": [0]}}}
+
+
+def parent_and_child(grid: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """The views of the source and of the run that starts from it."""
+    views = sorted(grid.status()["runs"], key=lambda view: bool(view["experiments"]))
+    return views[0], views[1]
+
+
+def folder_of(grid: Any, run_id: str) -> Path:
+    from bench.session import open_session
+
+    session = open_session(grid.path, results=grid.results)
+    return Path(session.store.folder(run_id, session.plan.runs[run_id].spec).path)
+
+
 def test_a_failing_parent_blocks_its_child_and_nothing_waits_for_ever(grid: Make) -> None:
-    experiments = {"e": {"set": {"source": "other", "pattern": "tune"}, "axes": {"seed": [0]}}}
-    g = grid(experiments=experiments, slurm={"max_attempts": 2})
-    run = next(r for r in g.status()["runs"] if not r["experiments"])
+    g = grid(experiments=CHILD, slurm={"max_attempts": 2})
     # The parent cannot publish its history: there is a folder of that name.
-    name = next(iter(g.status()["runs"]))["name"]
-    assert name
-    g.bench("grid", "--dry-run")
-    folder = g.results / "runs" / f"{full_name(g, run['id'])}"
-    (folder / "history.csv").mkdir(parents=True)
+    obstacle = folder_of(g, parent_and_child(g)[0]["id"]) / "history.csv"
+    obstacle.mkdir(parents=True)
     g.submit()
     g.wait()
-    status = g.status()
-    states = {r["id"]: r for r in status["runs"]}
-    assert states[run["id"]]["state"] == "failed"
-    assert states[run["id"]]["attempts"] == 2
-    child = next(r for r in status["runs"] if r["experiments"])
+    parent, child = parent_and_child(g)
+    assert (parent["state"], parent["attempts"]) == ("failed", 2)
     assert child["state"] == "blocked"
-    assert run["id"][:12] in child["reason"]
-    assert g.executions()[child["id"]] == 0
+    assert parent["id"][:12] in child["reason"]
+    assert g.executions() == {parent["id"]: 2}
     table = (g.results / "tiny.csv").read_text()
     assert ",blocked," in table
     assert ",failed," in table
     # Mended, it goes on.
-    (folder / "history.csv").rmdir()
+    obstacle.rmdir()
     g.submit("--retry-failed")
     g.wait()
     all_done(g, 2)
+    assert g.executions() == {parent["id"]: 3, child["id"]: 1}
 
 
-def full_name(grid: Any, run_id: str) -> str:
-    from bench.session import open_session
-
-    session = open_session(grid.path, results=grid.results)
-    return session.store.folder(run_id, session.plan.runs[run_id].spec).path.name
+def test_source_weights_that_are_gone_are_trained_again(grid: Make) -> None:
+    g = grid(experiments=CHILD)
+    g.submit("--only", "e")
+    g.wait()
+    all_done(g, 2)
+    parent = parent_and_child(g)[0]
+    folder, before = folder_of(g, parent["id"]), published(g)
+    (weights,) = folder.glob("model-*.safetensors")
+    content = weights.read_bytes()
+    weights.unlink()
+    assert "its result stands" in g.bench("status").stdout
+    assert "0 runs submitted" in g.submit()
+    h = grid(experiments={"e": CHILD["e"] | {"axes": {"seed": [0, 1]}}})
+    assert "it is trained again" in h.submit()
+    h.wait()
+    all_done(h, 4)  # of the other seed the source too
+    assert weights.read_bytes() == content
+    assert before.items() <= published(h).items()
+    assert h.executions()[parent["id"]] == 2
 
 
 def test_a_job_that_can_never_start_is_found_and_said(grid: Make) -> None:
@@ -272,42 +336,40 @@ def test_a_job_that_can_never_start_is_found_and_said(grid: Make) -> None:
     g.submit()  # with what there is, it runs
     g.wait()
     all_done(g, 2)
+    assert set(g.executions().values()) == {1}
 
 
 def test_cancel_leaves_nothing_behind_and_resume_goes_on(grid: Make) -> None:
-    g = grid(0, 1, epochs=8 * LONG, slurm={"runs_per_job": 2})
+    g = grid(0, 1, slurm={"runs_per_job": 2})
+    gate = g.hold("epoch")
     g.submit()
-    run = g.wait_for_event("epoch")["id"]
+    held = gate.reached()
     done = g.bench("cancel")
     assert done.returncode == 0, done.stderr
     assert not g.cluster.jobs()
     assert not g.pids()
     assert g.counts() == {"cancelled": 2}
     time.sleep(2)
-    assert not g.cluster.jobs()
+    assert not g.cluster.jobs()  # nothing comes back
     assert g.bench("resume").returncode == 0
-    g.wait(150)
+    g.wait()
     all_done(g, 2)
-    assert resumed(g, run)
+    assert [g.executions()[run] for run in ids_in_order(g)] == [2, 1]
+    assert resumed(g, held["id"])
+
+
+def command(grid: Any) -> list[str]:
+    start = [sys.executable, "-c", "from bench.cli import main; main()", "grid"]
+    return [*start, str(grid.path), "--results", str(grid.results), "--slurm"]
 
 
 def test_two_submissions_at_once_run_nothing_twice(grid: Make) -> None:
     g = grid(*range(6), slurm={"runs_per_job": 2})
-    command = [*g_command(g), "--slurm"]
-    environment = g.cluster.client()
-    root = Path(__file__).parents[2]
-    both = [subprocess.Popen(command, env=environment, cwd=root) for _ in range(2)]
+    both = [subprocess.Popen(command(g), env=g.environment(), cwd=ROOT) for _ in range(2)]
     assert [process.wait(300) for process in both] == [0, 0]
     g.wait()
     all_done(g, 6)
     assert set(g.executions().values()) == {1}
-
-
-def g_command(grid: Any) -> list[str]:
-    import sys
-
-    start = [sys.executable, "-c", "from bench.cli import main; main()", "grid"]
-    return [*start, str(grid.path), "--results", str(grid.results)]
 
 
 def fill(path: Path) -> None:
@@ -324,17 +386,21 @@ def test_a_full_disk_tears_nothing_and_resumes(grid: Make, tmp_path: Path) -> No
     if os.geteuid() or subprocess.run(mount, capture_output=True, check=False).returncode:
         pytest.skip("a small disk is made by mounting one, which only root may")
     try:
-        g = grid(0, 1, epochs=LONG, slurm={"runs_per_job": 2}, results=disk / "results")
+        g = grid(0, 1, slurm={"runs_per_job": 2}, results=disk / "results")
+        gate = g.hold("epoch")
         g.submit()
-        g.wait_for_event("epoch")
+        gate.reached()
         fill(disk / "ballast")
-        g.wait(150)
+        gate.open()
+        g.wait()
+        assert not g.records()
         assert g.torn() == []
-        assert g.status()["runs"]
+        assert g.status()["runs"]  # looking needs no space
         (disk / "ballast").unlink()
         g.submit("--retry-failed")
         g.wait()
         all_done(g, 2)
+        assert max(g.executions().values()) <= 3
     finally:
         subprocess.run(["umount", "--lazy", str(disk)], check=False)
 
@@ -346,8 +412,8 @@ def test_a_fresh_cluster_over_old_results_confuses_nothing(
     g = grid_on(old)(0, 1)
     g.submit()
     g.wait()
-    before = g.executions()
-    assert set(before.values()) == {1}
+    all_done(g, 2)
+    before = published(g)
     pending = grid_on(old)(2, name="later", slurm={"partition": "high", "nodelist": "n0"})
     old.call("scontrol", "update", "partition=high", "state=down")
     pending.submit()
@@ -356,20 +422,67 @@ def test_a_fresh_cluster_over_old_results_confuses_nothing(
 
     new = other_cluster()  # numbers begin with 1 again
     g = grid_on(new)(0, 1, 2, slurm={"grace_s": 1})
-    g.submit()
-    g.wait()
-    if g.counts() != {"done": 3}:  # the old cluster's job was still waited for
+
+    def finished() -> bool:  # the old cluster's job is waited for until its grace time is over
         g.submit()
         g.wait()
+        return g.counts() == {"done": 3}
+
+    wait_until("all runs", finished, every=1)
     all_done(g, 3)
     assert set(g.executions().values()) == {1}
+    assert before.items() <= published(g).items()
 
 
-def test_the_time_limit_in_the_middle_of_a_pack(grid: Make) -> None:
-    """SLURM looks at time limits every 30 s, so this takes its minutes."""
-    slurm = {"runs_per_job": 3, "timeout_min": 1, "signal_delay_s": 20}
-    g = grid(0, 1, 2, epochs=6 * LONG, slurm=slurm)
-    g.submit()
-    g.wait(400)
-    all_done(g, 3)
-    assert sum(g.executions().values()) <= 3 + 2 * len({e["file"] for e in g.events()})
+@pytest.mark.slow
+@pytest.mark.parametrize("seed", [1, 2])
+def test_random_faults_lose_nothing(grid: Make, seed: int) -> None:
+    """Kills, requeues, signals, cut submissions and dead daemons, one after the other."""
+    g = grid(*range(24), epochs=10, slurm={"runs_per_job": 4, "max_attempts": 50, "grace_s": 2})
+    draw = random.Random(seed)
+    faults: dict[str, Callable[[], object]] = {
+        "kill": lambda: [kill(pid) for pid in draw.sample(g.pids(), min(2, len(g.pids())))],
+        "requeue": lambda: one_job(g, draw, "scontrol", "requeue"),
+        "signal": lambda: one_job(g, draw, "scancel", "--signal=USR2"),
+        "preempt": g.cluster.take_away,
+        "cut": lambda: cut_short(g, draw.uniform(0.2, 3.0)),
+        "submit": lambda: g.bench("grid", "--slurm"),
+        "slurmd": lambda: g.cluster.kill_daemon(draw.choice(["slurmd-n0", "slurmd-n1"])),
+        "slurmctld": lambda: g.cluster.kill_daemon("slurmctld"),
+    }
+    g.bench("grid", "--slurm")
+    done, count = 0, 0
+    while done < 24 and count < 60:
+        fault = draw.choice(sorted(faults))
+        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
+            faults[fault]()
+        count += 1
+        time.sleep(draw.uniform(0.0, 3.0))
+        g.cluster.up()
+        g.bench("resume")
+        done = len(g.records())
+    for _ in range(20):  # and then in peace
+        g.cluster.clear_held()
+        g.wait()
+        if g.counts() == {"done": 24}:
+            break
+        g.bench("resume", "--retry-failed")
+    all_done(g, 24)
+    executions = sum(g.executions().values())
+    print(f"{count} faults, {executions} executions of 24 runs")
+
+
+def one_job(grid: Any, draw: random.Random, *words: str) -> None:
+    numbers = [number for number, state, _ in grid.cluster.jobs("R").values() if state == "RUNNING"]
+    if numbers:
+        grid.cluster.call(*words, draw.choice(sorted(numbers)), check=False)
+
+
+def cut_short(grid: Any, seconds: float) -> None:
+    """A submission that is killed after some time."""
+    process = subprocess.Popen(command(grid), env=grid.environment(), cwd=ROOT)
+    try:
+        process.wait(seconds)
+    except subprocess.TimeoutExpired:
+        process.kill()
+        process.wait()
