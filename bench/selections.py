@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
 
 __all__ = [
     "AllClasses",
@@ -27,6 +28,7 @@ Float = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Strict(), Field(gt=0, le=1)]
 Bool = Annotated[bool, Strict()]
+OptionValue = Bool | Int | Annotated[str, Strict()] | tuple[str, ...]
 
 
 class Frozen(BaseModel):
@@ -140,7 +142,8 @@ class DataSpec(Frozen):
 
     `root` says where the files lie and is no part of the identity. The draw of the images is
     `RunSpec.seeds.draw`. Training sets are nested in `images_per_class`; the test set is the same
-    for every draw. `test_from: given` uses the split that the data set comes with, `pool` cuts
+    for every draw. `options` are those of the data set (`bench data list NAME`), written as a
+    mapping. `test_from: given` uses the split that the data set comes with, `pool` cuts
     `test_per_class` images out of its training images; `auto` is `given` where there is one.
     """
 
@@ -154,10 +157,24 @@ class DataSpec(Frozen):
     test_from: Literal["auto", "given", "pool"] = "auto"
     on_short: Literal["error", "cap", "drop_class"] = "error"
     on_corrupt: Literal["error", "skip"] = "error"
+    options: tuple[tuple[str, OptionValue], ...] = ()
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _sorted_pairs(cls, value: Any) -> Any:
+        pairs = value.items() if isinstance(value, Mapping) else value
+        if not isinstance(pairs, Iterable) or isinstance(pairs, str):
+            raise ValueError("options are a mapping, such as {partial: true}")
+        found = [tuple(pair) for pair in pairs]
+        return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in found))
 
     def identity(self) -> dict[str, Any]:
-        """The fields that say what the data are, without where they lie."""
-        return self.model_dump(mode="json", exclude={"root"})
+        """The fields that say what the data are, without where they lie.
+
+        Options joined later; where there are none, ids are what they were before.
+        """
+        left_out = {"root"} if self.options else {"root", "options"}
+        return self.model_dump(mode="json", exclude=left_out)
 
 
 class Borrowed(Frozen):

@@ -8,19 +8,17 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
 
-from bench.data import folder
 from bench.data.cache import cached_images
-from bench.data.digits import Digits
-from bench.data.formats import imagenet, tiny_imagenet
+from bench.data.datasets import DATASETS, Format, check_options
 from bench.data.formats.base import Dataset, Image, Int64, Notes, UInt8, digest
-from bench.data.formats.wordnet_shapes import WordnetShapes
+from bench.data.formats.contract import Value
 from bench.data.selection import Selection, select
 from bench.data.splits import Pool, some, split_pools
 from bench.errors import DataError, nearest
@@ -47,52 +45,7 @@ class MissingDataError(DataError):
     """The files of a data set are not where they were looked for."""
 
 
-# --- the data sets ----------------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Format:
-    """How a data set of files is found and opened.
-
-    Attributes:
-        open: makes the data set of a root and the cache folder.
-        fits: whether it could lie at a path.
-        expected: what should be there, in words.
-        guesses: where below a folder of data sets it usually lies.
-    """
-
-    open: Callable[[Path, Path], Dataset]
-    fits: Callable[[Path], bool]
-    expected: str
-    guesses: tuple[str, ...] = ()
-
-
-_TINY = "tiny-imagenet-200"
-
-DATASETS: Mapping[str, Callable[[], Dataset] | Format] = {
-    "wordnet-shapes": WordnetShapes,
-    "digits": Digits,
-    "tiny-imagenet": Format(
-        tiny_imagenet.open_tiny_imagenet,
-        tiny_imagenet.fits,
-        tiny_imagenet.EXPECTED,
-        (
-            _TINY,
-            "tiny-imagenet",
-            *(f"{_TINY}{end}" for end in (".tar", ".tar.gz", ".tgz")),
-            *(f"tiny-imagenet{end}" for end in (".tar", ".tar.gz", ".tgz")),
-        ),
-    ),
-    "imagenet": Format(
-        imagenet.open_imagenet,
-        imagenet.fits,
-        imagenet.EXPECTED,
-        ("imagenet", "ILSVRC2012", "imagenet-1k", "ILSVRC/Data/CLS-LOC"),
-    ),
-    "folder": Format(folder.open_folder, folder.fits_folder, folder.FOLDER_EXPECTED),
-    "manifest": Format(folder.open_manifest, folder.fits_manifest, folder.MANIFEST_EXPECTED),
-}
-"""Every data set by its name: one that is always there, or a format of files."""
+# --- where they lie -----------------------------------------------------------------------
 
 
 def resolve_root(name: str, root: str | None, data_root: Path | None) -> Path | None:
@@ -155,7 +108,12 @@ def _contents(place: Path) -> str:
 
 
 def open_dataset(
-    name: str, root: str | None = None, *, data_root: Path | None, cache_dir: Path
+    name: str,
+    root: str | None = None,
+    *,
+    data_root: Path | None,
+    cache_dir: Path,
+    options: tuple[tuple[str, Value], ...] = (),
 ) -> Dataset:
     """The data set; of one with files the names and content hashes, indexed the first time.
 
@@ -167,7 +125,7 @@ def open_dataset(
     >>> open_dataset("digits", data_root=None, cache_dir=Path("cache")).classes[:2]
     ('0', '1')
     """
-    return _opened(name, root, data_root, cache_dir).dataset
+    return _opened(name, root, data_root, cache_dir, options).dataset
 
 
 @dataclass(frozen=True, eq=False)
@@ -198,22 +156,36 @@ class _Opened:
         return self._selections[recipe]
 
 
-def _opened(name: str, root: str | None, data_root: Path | None, cache_dir: Path) -> _Opened:
+def _opened(
+    name: str,
+    root: str | None,
+    data_root: Path | None,
+    cache_dir: Path,
+    options: tuple[tuple[str, Value], ...],
+) -> _Opened:
+    check_options(name, options)
     path = resolve_root(name, root, data_root)
     if path is None:
-        return _open(name, None, None, (0, 0))
+        return _open(name, None, None, (0, 0), ())
     info = path.stat()
-    return _open(name, path, cache_dir.absolute(), (info.st_size, info.st_mtime_ns))
+    return _open(name, path, cache_dir.absolute(), (info.st_size, info.st_mtime_ns), options)
 
 
 @lru_cache(maxsize=32)
-def _open(name: str, path: Path | None, cache_dir: Path | None, stamp: tuple[int, int]) -> _Opened:
+def _open(
+    name: str,
+    path: Path | None,
+    cache_dir: Path | None,
+    stamp: tuple[int, int],
+    options: tuple[tuple[str, Value], ...],
+) -> _Opened:
     """Kept per process; `stamp` lets an archive that was replaced be opened anew."""
     entry = DATASETS[name]
     if isinstance(entry, Format):
         if path is None or cache_dir is None:
             raise TypeError(f"data set {name!r} needs a path and a cache folder")
-        return _Opened(entry.open(path, cache_dir))
+        given = (options,) if entry.options else ()
+        return _Opened(entry.open(path, cache_dir, *given))
     return _Opened(entry())
 
 
@@ -270,7 +242,7 @@ def resolve(data: DataSpec, draw: int, *, data_root: Path | None, cache_dir: Pat
     >>> len(found.classes), len(found.train), len(found.val), len(found.test)
     (10, 50, 100, 200)
     """
-    opened = _opened(data.dataset, data.root, data_root, cache_dir)
+    opened = _opened(data.dataset, data.root, data_root, cache_dir, data.options)
     dataset = opened.dataset
     selection = opened.select(data.classes)
     pools = [opened.pool(name, data.on_corrupt == "skip") for name in selection.names]
@@ -358,7 +330,13 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
     ((350, 32, 32, 3), (50,), np.int64(9))
     """
     images = resolved.images
-    dataset = open_dataset(data.dataset, data.root, data_root=data_root, cache_dir=cache_dir)
+    dataset = open_dataset(
+        data.dataset,
+        data.root,
+        data_root=data_root,
+        cache_dir=cache_dir,
+        options=data.options,
+    )
     pixels = cached_images(
         images,
         data.image_size,

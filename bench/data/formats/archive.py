@@ -13,6 +13,7 @@ import lzma
 import os
 import secrets
 import tarfile
+import zipfile
 import zlib
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -22,7 +23,16 @@ from typing import IO
 from bench.data.formats.files import Files, is_image, load_table, store_table, table_path
 from bench.errors import DataError
 
-__all__ = ["MAX_MEMBERS", "MAX_MEMBER_BYTES", "archive_files", "is_archive"]
+__all__ = [
+    "MAX_MEMBERS",
+    "MAX_MEMBER_BYTES",
+    "archive_errors",
+    "archive_files",
+    "is_archive",
+    "is_plain",
+    "members",
+    "safe_name",
+]
 
 MAX_MEMBERS = 5_000_000
 MAX_MEMBER_BYTES = 256 * 2**20
@@ -49,18 +59,19 @@ def archive_files(path: Path, cache_dir: Path, *, texts: frozenset[str] = frozen
     info = path.stat()
     signature = hashlib.sha256(f"{info.st_size}|{info.st_mtime_ns}".encode()).hexdigest()
     stored = table_path(cache_dir, str(path.resolve()), signature)
-    plain = _is_plain(path)
+    plain = is_plain(path)
     blob = path if plain else stored.with_suffix(".pack")
     known = load_table(stored, path, blob)
     if known is not None:
         return known
-    with _errors_of(path):
+    with archive_errors(path):
         found = _index(path, path, texts, None) if plain else _packed(path, blob, texts)
     store_table(stored, found)
     return found
 
 
-def _is_plain(path: Path) -> bool:
+def is_plain(path: Path) -> bool:
+    """Whether it is a tar without compression, whose members can be read where they lie."""
     try:
         with tarfile.open(path, "r:"):
             return True
@@ -86,7 +97,7 @@ def _index(path: Path, blob: Path, texts: frozenset[str], pack: IO[bytes] | None
     rows: dict[str, tuple[str, tuple[int, int]]] = {}
     read_texts: dict[str, str] = {}
     others: list[str] = []
-    for name, offset, read in _members(path):
+    for name, offset, _, read in members(path, limit=MAX_MEMBER_BYTES):
         if name in rows or name in read_texts:
             raise DataError(f"member {name!r} is there twice", place=str(path), hint=_WAY_OUT)
         if is_image(name):
@@ -112,10 +123,18 @@ def _index(path: Path, blob: Path, texts: frozenset[str], pack: IO[bytes] | None
 
 
 @contextmanager
-def _errors_of(path: Path) -> Iterator[None]:
+def archive_errors(path: Path) -> Iterator[None]:
+    """Turns what the readers of archives raise on torn ones into an error with advice."""
     try:
         yield
-    except (tarfile.TarError, EOFError, OSError, zlib.error, lzma.LZMAError) as error:
+    except (
+        tarfile.TarError,
+        zipfile.BadZipFile,
+        EOFError,
+        OSError,
+        zlib.error,
+        lzma.LZMAError,
+    ) as error:
         raise DataError(
             f"the archive cannot be read to its end ({error})",
             place=str(path),
@@ -123,17 +142,35 @@ def _errors_of(path: Path) -> Iterator[None]:
         ) from error
 
 
-def _members(path: Path) -> Iterator[tuple[str, int, Callable[[], bytes]]]:
-    """Name, offset of the data and a reader of every visible file, in archive order."""
-    with tarfile.open(path) as archive:
+Member = tuple[str, int, int, Callable[[], bytes]]
+
+
+def members(
+    path: Path, *, span: tuple[int, int] | None = None, limit: int = MAX_MEMBER_BYTES
+) -> Iterator[Member]:
+    """Name, offset of the data, size in bytes and a reader of every visible file, in its order.
+
+    Args:
+        path: a tar archive.
+        span: offset and size of an archive that lies in it, to be read in its place.
+        limit: of the size of a member.
+    """
+    with path.open("rb") as inside, _opened(path, inside, span) as archive:
         for count, member in enumerate(archive):
-            name = _safe_name(path, member)
+            name = _safe_name(path, member, limit)
             if count >= MAX_MEMBERS:
                 raise DataError(f"more than {MAX_MEMBERS} members", place=str(path))
             hidden = any(part.startswith(".") for part in name.split("/"))
             if member.isreg() and not hidden:
-                yield name, member.offset_data, _reader(archive, member)
-        _check_end(archive)
+                yield name, member.offset_data, member.size, _reader(archive, member)
+        _check_end(archive, span)
+
+
+def _opened(path: Path, inside: IO[bytes], span: tuple[int, int] | None) -> tarfile.TarFile:
+    if span is None:
+        return tarfile.open(path)
+    inside.seek(span[0])
+    return tarfile.open(fileobj=inside, mode="r:")
 
 
 def _reader(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], bytes]:
@@ -147,33 +184,49 @@ def _reader(archive: tarfile.TarFile, member: tarfile.TarInfo) -> Callable[[], b
     return read
 
 
-def _check_end(archive: tarfile.TarFile) -> None:
+def _check_end(archive: tarfile.TarFile, span: tuple[int, int] | None) -> None:
     """tarfile takes a damaged header for the end; the true end is a block of zeros."""
     if archive.fileobj is not None:
         archive.fileobj.seek(archive.offset)
         if archive.fileobj.read(tarfile.BLOCKSIZE) != tarfile.NUL * tarfile.BLOCKSIZE:
             raise EOFError("it has no end mark")
+        if span is not None:
+            if archive.offset > sum(span):
+                raise EOFError("an archive in it has no end mark")
+            return
         while archive.fileobj.read(2**20):  # a compressed stream ends with its own checksum
             pass
 
 
-def _safe_name(path: Path, member: tarfile.TarInfo) -> str:
-    """The member's posix name without `./`.
+def _safe_name(path: Path, member: tarfile.TarInfo, limit: int) -> str:
+    """The member's posix name without `./`; see `safe_name`."""
+    special = member.issparse() or not (member.isreg() or member.isdir())
+    return safe_name(path, member.name, member.size, special=special, limit=limit)
+
+
+def safe_name(
+    path: Path, name: str, size: int, *, special: bool, limit: int = MAX_MEMBER_BYTES
+) -> str:
+    """A member's posix name without `./`, of any kind of archive.
+
+    Args:
+        path: the archive, for messages.
+        size: bytes of its content.
+        special: it is neither a file nor a folder.
 
     Raises:
-        DataError: for links, devices, and names that are absolute or lead upwards.
+        DataError: for special files, large ones, and names that are absolute or lead upwards.
     """
-    name = member.name
     parts = name.split("/")
     wrong = None
     if name.startswith("/") or ":" in name.partition("/")[0]:
         wrong = "has an absolute name"
     elif ".." in parts or "\\" in name or "\0" in name or "\n" in name:
         wrong = "has a name that leads outside or is no plain path"
-    elif member.issparse() or not (member.isreg() or member.isdir()):
+    elif special:
         wrong = "is a link, a device or another special file"
-    elif member.size > MAX_MEMBER_BYTES:
-        wrong = f"has {member.size} bytes, more than the limit of {MAX_MEMBER_BYTES}"
+    elif size > limit:
+        wrong = f"has {size} bytes, more than the limit of {limit}"
     else:
         try:
             name.encode()

@@ -16,7 +16,7 @@ from PIL import ImageOps
 
 from bench.data.formats.base import UInt8
 
-__all__ = ["DECODE_VERSION", "UnreadableError", "decode"]
+__all__ = ["DECODE_VERSION", "UnreadableError", "decode", "decode_whole"]
 
 DECODE_VERSION = 1
 """Raise it when the same bytes give other pixels: fingerprints and caches depend on it."""
@@ -41,6 +41,21 @@ def decode(data: bytes, size: int) -> UInt8:
             picture.draft(None, (2 * size, 2 * size))
             upright = ImageOps.exif_transpose(picture)
             return _square(_rgb(upright), size)
+    except UnreadableError:
+        raise
+    except Exception as error:  # Pillow's decoders raise anything on hostile bytes
+        raise UnreadableError(f"{type(error).__name__}: {error}") from error
+
+
+def decode_whole(data: bytes) -> UInt8:
+    """Pixels (height, width, 3) of the whole upright image, not resized.
+
+    Raises:
+        UnreadableError: as `decode`.
+    """
+    try:
+        with Pillow.open(io.BytesIO(data)) as picture:
+            return np.asarray(_rgb(ImageOps.exif_transpose(picture)))
     except UnreadableError:
         raise
     except Exception as error:  # Pillow's decoders raise anything on hostile bytes

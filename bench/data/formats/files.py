@@ -30,6 +30,7 @@ __all__ = [
     "load_table",
     "store_table",
     "table_path",
+    "walk",
 ]
 
 TABLE_FORMAT = "bench file table 1"
@@ -159,10 +160,21 @@ def _indexed(
     return found
 
 
+def walk(folder: Path, prefix: str = "") -> Iterator[tuple[str, int, int]]:
+    """Posix path (after `prefix`), size in bytes and modification time in ns of every file.
+
+    Links are followed, hidden files are left out.
+
+    Raises:
+        DataError: for links that lead in circles or nowhere, and names that are not UTF-8.
+    """
+    return _walk(folder, None, prefix)
+
+
 def _walk(
     folder: Path, tops: frozenset[str] | None, prefix: str = "", above: tuple[Any, ...] = ()
 ) -> Iterator[tuple[str, int, int]]:
-    """Posix path, size in bytes and modification time in ns of every file."""
+    """As `walk`; `tops` are the only folders that are looked into."""
     here = folder.stat()
     if (here.st_dev, here.st_ino) in above:
         raise DataError(

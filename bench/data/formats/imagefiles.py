@@ -8,6 +8,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
+from typing import Protocol
 
 from bench.data.formats.base import Image, Notes, Split, UInt8, all_wnids, digest
 from bench.data.formats.decode import DECODE_VERSION, UnreadableError, decode
@@ -15,9 +16,24 @@ from bench.data.formats.files import Files, ahead
 from bench.errors import DataError
 from bench.store import write_atomic
 
-__all__ = ["FileDataset", "Placed", "place_images"]
+__all__ = ["FileDataset", "ImageFiles", "Placed", "place_images"]
 
 READABLE_FORMAT = "bench readable images 1"
+
+
+class ImageFiles(Protocol):
+    """The image files of a data set; see `bench.data.formats.files.Files`."""
+
+    @property
+    def place(self) -> Path: ...
+    @property
+    def sha256(self) -> Mapping[str, str]: ...
+    @property
+    def others(self) -> int: ...
+
+    def read(self, path: str) -> bytes:
+        """The bytes of an image, checked."""
+        ...
 
 
 @dataclass(frozen=True, slots=True)
@@ -61,7 +77,7 @@ class FileDataset:
     """A data set of image files; see `bench.data.formats.base.Dataset` for the contract."""
 
     name: str
-    files: Files
+    files: ImageFiles
     by_label: Mapping[str, tuple[Image, ...]]
     cache_dir: Path
 
@@ -110,9 +126,8 @@ class FileDataset:
         """Decodes `images` in their order; (size, size, 3) each."""
 
         def pixels(image: Image) -> UInt8:
-            data = self.files.read(image.key)
             try:
-                return decode(data, size)
+                return decode(self.files.read(image.key), size)
             except UnreadableError as error:
                 raise DataError(
                     f"image {image.key!r} cannot be decoded ({error})",

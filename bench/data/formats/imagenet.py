@@ -1,44 +1,129 @@
-"""ILSVRC2012 with a folder per class in train/ and val/; val/ is the test split."""
+"""ILSVRC2012: folders, a tar per class, or the three files as they were downloaded.
+
+Validation images may lie flat; their classes then come from the development kit or from Kaggle's
+`LOC_val_solution.csv`. Validation is the test split, because the labels of test were never
+published. Keys are `train/<wnid>/…` and `val/<wnid>/…` however the set is packed.
+"""
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator
-from pathlib import Path
 
+from bench.data.formats.annotations import mat_table
 from bench.data.formats.base import all_wnids
-from bench.data.formats.files import Files, folder_files
-from bench.data.formats.imagefiles import FileDataset, Placed, place_images
+from bench.data.formats.contract import Counts, Entry, Format, Options
+from bench.data.formats.files import is_image
+from bench.data.formats.tree import Archive, Tree
 from bench.errors import DataError
 
-__all__ = ["EXPECTED", "fits", "open_imagenet"]
+__all__ = ["IMAGENET"]
 
-EXPECTED = "a folder with train/<wnid>/*.JPEG and val/<wnid>/*.JPEG"
-
-
-def fits(path: Path) -> bool:
-    """Whether the data set could lie here."""
-    return (path / "train").is_dir() and (path / "val").is_dir()
+_KIT = "ILSVRC2012_devkit_t12/data/"
+_TRUTH = "ILSVRC2012_validation_ground_truth.txt"
+_KAGGLE = "LOC_val_solution.csv"
+_VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 
 
-def open_imagenet(root: Path, cache_dir: Path) -> FileDataset:
-    """Indexes the folders; the first time every image is read once.
-
-    Raises:
-        DataError: when a class folder is no wnid, or val/ is not sorted into folders.
-    """
-    files = folder_files(root, cache_dir, tops=frozenset({"train", "val"}))
-    return place_images("imagenet", files, _place(files), cache_dir, EXPECTED)
-
-
-def _place(files: Files) -> Iterator[Placed]:
-    for path in files.sha256:
-        top, *folders, _ = path.split("/")
+def _read(tree: Tree, options: Options) -> Iterator[Entry]:
+    flat = []
+    for path in tree.spans:
+        top, *folders, name = path.split("/")
+        if top not in ("train", "val") or not is_image(name):
+            continue
+        if not folders and top == "val":
+            flat.append(path)
+            continue
         if not folders or not all_wnids(folders[:1]):
-            raise DataError(
-                f"image {path!r} does not lie in the folder of a class such as n02084071",
-                place=str(files.place),
-                hint=f"expected {EXPECTED}; sort val/ into a folder per class first"
-                if top == "val" and not folders
-                else f"expected {EXPECTED}; classes with other names: dataset: folder",
-            )
-        yield Placed(path, folders[0], "test" if top == "val" else "train")
+            raise _no_class(tree, path)
+        yield Entry(path, folders[0], "test" if top == "val" else "train")
+    if flat:
+        labels = _flat_labels(tree)
+        for path in flat:
+            name = path.removeprefix("val/")
+            if name not in labels:
+                raise tree.wrong(f"image {path!r} has no class in the ground truth")
+            yield Entry(path, labels[name], "test", f"val/{labels[name]}/{name}")
+
+
+def _no_class(tree: Tree, path: str) -> DataError:
+    return DataError(
+        f"image {path!r} does not lie in the folder of a class such as n02084071",
+        place=str(tree.place),
+        hint=f"{tree.hint}; classes with other names: dataset: folder",
+    )
+
+
+def _flat_labels(tree: Tree) -> dict[str, str]:
+    """Class by name of the validation image."""
+    for folder in (_KIT, "", "data/"):
+        if folder + _TRUTH in tree.spans:
+            return _of_kit(tree, folder)
+    if _KAGGLE in tree.spans:
+        return _of_kaggle(tree)
+    raise tree.wrong(
+        f"val/ is flat, and neither {_KIT}{_TRUTH} nor {_KAGGLE} says the classes: put one there, "
+        "or sort val/ into a folder per class"
+    )
+
+
+def _of_kit(tree: Tree, folder: str) -> dict[str, str]:
+    synsets = mat_table(tree, folder + "meta.mat", "synsets")["synsets"]
+    try:
+        ids = [int(number) for number in synsets["ILSVRC2012_ID"].ravel()]
+        wnids = [str(wnid) for wnid in synsets["WNID"].ravel()]
+    except (ValueError, TypeError, IndexError) as error:
+        raise tree.wrong(
+            f"its synsets are not as expected ({error})", f"{folder}meta.mat"
+        ) from error
+    wnid_of = dict(zip(ids, wnids, strict=True))
+    labels = {}
+    for count, (number, line) in enumerate(tree.lines(folder + _TRUTH), start=1):
+        if not line.isdigit() or int(line) not in wnid_of:
+            raise tree.wrong(f"{line!r} is no ILSVRC2012_ID", folder + _TRUTH, number)
+        labels[f"ILSVRC2012_val_{count:08d}.JPEG"] = wnid_of[int(line)]
+    return labels
+
+
+def _of_kaggle(tree: Tree) -> dict[str, str]:
+    labels = {}
+    for number, line in tree.lines(_KAGGLE):
+        name, _, prediction = line.partition(",")
+        wnid = prediction.partition(" ")[0]
+        if _VAL.fullmatch(f"{name}.JPEG") and all_wnids([wnid]):
+            labels[f"{name}.JPEG"] = wnid
+        elif number > 1:
+            raise tree.wrong(f"{line!r} is not <image>,<wnid> …", _KAGGLE, number)
+    return labels
+
+
+IMAGENET = Format(
+    name="imagenet",
+    title="ImageNet ILSVRC2012",
+    read=_read,
+    expected="a folder with train/<wnid>/*.JPEG or train/<wnid>.tar, and val/<wnid>/*.JPEG or flat "
+    "val/*.JPEG with the development kit; or ILSVRC2012_img_train.tar, ILSVRC2012_img_val.tar and "
+    "ILSVRC2012_devkit_t12.tar.gz",
+    marks=(
+        "train/n*/*.[jJ][pP]*",
+        "train/n*.tar",
+        "val/ILSVRC2012_val_*",
+        "ILSVRC/Data/CLS-LOC/train",
+    ),
+    folders=("train", "val", "ILSVRC2012_devkit_t12", "ILSVRC", "data"),
+    archives=(
+        Archive("train/n*.tar", gives="", into="{stem}"),
+        Archive("ILSVRC2012_img_train.tar", gives="", into="train", nested=True),
+        Archive("ILSVRC2012_img_val.tar", gives="", into="val"),
+        Archive("ILSVRC2012_devkit_t12.tar.gz", gives="ILSVRC2012_devkit_t12/"),
+    ),
+    inner=("ILSVRC/Data/CLS-LOC",),
+    guesses=("imagenet", "ILSVRC2012", "imagenet-1k", "ILSVRC/Data/CLS-LOC"),
+    counts=lambda options: Counts(1000, {"train": 1_281_167, "test": 50_000}),
+    classes="1000, WordNet ids",
+    images="1,281,167 / 50,000",
+    splits="train, test (validation)",
+    used_for="all four papers: source; LI and CHU: also target",
+    where="https://image-net.org/download-images after registration (ILSVRC2012, Task 1 and 2)",
+    licence="non-commercial research and education; the terms are accepted at registration",
+)
