@@ -113,6 +113,7 @@ def grid(
         allow_missing=dry_run,
         folder="any" if dry_run else "writable",
     )
+    session.try_networks()
     count = workers or default_workers()
     states = session.states()
     table, totals = plan_table(session, states, count, retry_failed=retry_failed)

@@ -31,16 +31,30 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, GridError, nearest
-from bench.gridborrow import RESERVED
 from bench.gridcells import Assignment, Place, assign, matches, product, undot
+from bench.griderrors import CellError
+from bench.gridmeasure import read_measures
+from bench.gridnames import Names
+from bench.gridorigins import Origins, Override, read_override
 from bench.gridpreset import split_presets, with_presets
-from bench.gridrun import SECTIONS, CellError, RunBuilder, merge
-from bench.spec import RunSpec
-from bench.yamlfile import Document, read_yaml, scalar
+from bench.gridrun import SECTIONS, RunBuilder, merge
+from bench.measures import Measure
+from bench.spec import RunSpec, canonical_json
+from bench.yamlfile import Document, read_yaml
 
 __all__ = ["Experiment", "Grid", "check_experiments", "load_grid"]
 
-_TOP = ("name", "about", "root", "defaults", "sources", "targets", "experiments", "slurm")
+_TOP = (
+    "name",
+    "about",
+    "root",
+    "defaults",
+    "sources",
+    "targets",
+    "experiments",
+    "measure",
+    "slurm",
+)
 _EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude", "baseline")
 
 
@@ -68,6 +82,7 @@ class Grid:
     root: str | None
     experiments: tuple[Experiment, ...]
     slurm: Mapping[str, Any]
+    measures: tuple[Measure, ...] = ()
 
     @property
     def runs(self) -> list[RunSpec]:
@@ -81,6 +96,8 @@ def load_grid(
     depth_of: Callable[[str], int],
     check_method: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
     check_run: Callable[[RunSpec], None] = lambda spec: None,
+    check_tag: Callable[[str, str | None], None] = lambda model, tag: None,
+    check_size: Callable[[str, int], None] = lambda model, image_size: None,
     overrides: Sequence[str] = (),
 ) -> Grid:
     """Reads and expands a grid file.
@@ -90,6 +107,8 @@ def load_grid(
         depth_of: number of layers of a network by name (`bench.models.depths.depth_of`).
         check_method: see `bench.methods.check`.
         check_run: see `bench.methods.check_run`.
+        check_tag: see `bench.models.published.check_tag`.
+        check_size: see `bench.models.published.check_size`.
         overrides: `key.key=value` texts, laid over every cell (`--set`); `preset=NAME` lays a
             preset over the file first (see `bench.gridpreset`).
 
@@ -105,17 +124,20 @@ def load_grid(
         raise GridError(
             "there are no experiments", place=document.place(()), hint="add experiments:"
         )
-    builder = RunBuilder(depth_of, check_method, check_run)
-    changes = [_override(text) for text in overrides]
+    _texts(document, top)
+    builder = RunBuilder(depth_of, check_method, check_run, check_tag, check_size)
+    changes = [read_override(text, SECTIONS) for text in overrides]
+    expanded = tuple(
+        _Expander(document, name, builder, changes).experiment() for name in experiments
+    )
     return Grid(
         name=str(top.get("name", path.stem)),
         path=path,
         about=str(top.get("about", "")),
         root=top.get("root"),
-        experiments=tuple(
-            _Expander(document, name, builder, changes).experiment() for name in experiments
-        ),
+        experiments=expanded,
         slurm=_mapping(document, ("slurm",), top.get("slurm") or {}, None),
+        measures=read_measures(document, expanded, depth_of=depth_of, check_method=check_method),
     )
 
 
@@ -135,17 +157,6 @@ def check_experiments(only: Sequence[str], grid: Grid) -> None:
             )
 
 
-def _override(text: str) -> tuple[str, Any]:
-    key, equals, value = text.partition("=")
-    if not equals or key.split(".")[0] not in SECTIONS:
-        known = nearest(key, SECTIONS, len(SECTIONS))
-        raise GridError(
-            f"--set {text!r}: expected KEY=VALUE with KEY one of {known}",
-            hint="for example --set train.epochs=5",
-        )
-    return key.strip(), scalar(value)
-
-
 def _mapping(
     document: Document, path: Place, value: Any, known: Sequence[str] | None
 ) -> dict[str, Any]:
@@ -162,9 +173,27 @@ def _mapping(
             raise GridError(
                 f"unknown key {key!r} in {what}",
                 place=document.place((*path, key)),
-                hint=f"known: {nearest(key, known, 14)}",
+                hint=f"known: {nearest(key, known, len(known))}",
             )
     return value
+
+
+def _texts(document: Document, top: Mapping[str, Any]) -> None:
+    """Looks at name, about and root; the name becomes that of files."""
+    for key in ("name", "about", "root"):
+        value = top.get(key)
+        if value is not None and not isinstance(value, str):
+            hint = f"write it in quotes: '{value}'" if isinstance(value, int | float) else None
+            raise GridError(
+                f"{key} is {value!r}: expected text", place=document.place((key,)), hint=hint
+            )
+    name = top.get("name", "-")
+    if not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
+        raise GridError(
+            f"name is {name!r}: the leaderboards are named after it",
+            place=document.place(("name",)),
+            hint="give a name without / that does not begin with a dot",
+        )
 
 
 class _Expander:
@@ -175,7 +204,7 @@ class _Expander:
         document: Document,
         name: str,
         builder: RunBuilder,
-        overrides: Sequence[tuple[str, Any]],
+        overrides: Sequence[Override],
     ) -> None:
         self.document, self.name, self.builder = document, name, builder
         self.path: Place = ("experiments", name)
@@ -185,10 +214,10 @@ class _Expander:
         self.raw = _mapping(document, self.path, top["experiments"][name], _EXPERIMENT)
         self.defaults = self._nested(("defaults",), top.get("defaults") or {})
         self.set = self._nested((*self.path, "set"), self.raw.get("set") or {})
-        self.names = {
-            "source": _mapping(document, ("sources",), top.get("sources") or {}, None),
-            "target": _mapping(document, ("targets",), top.get("targets") or {}, None),
-        }
+        self.names = Names(
+            _mapping(document, ("sources",), top.get("sources") or {}, None),
+            _mapping(document, ("targets",), top.get("targets") or {}, None),
+        )
 
     def experiment(self) -> Experiment:
         base = merge(self.defaults, self.set)
@@ -261,7 +290,7 @@ class _Expander:
     ) -> list[tuple[Assignment, dict[str, Place]]]:
         for key, values in group.items():
             self._known(key, (*path, key))
-            self._values(values, (*path, key))
+            self._values(values, (*path, key), zipped=True)
         lengths = {key: len(values) for key, values in group.items()}
         if len(set(lengths.values())) != 1:
             raise self._error(path, f"zipped lists differ in length: {lengths}")
@@ -287,13 +316,23 @@ class _Expander:
 
     def _known(self, key: str, path: Place) -> None:
         if key.split(".")[0] not in SECTIONS:
-            raise self._error(path, f"unknown key {key!r}", f"known: {nearest(key, SECTIONS, 14)}")
+            raise self._error(
+                path, f"unknown key {key!r}", f"known: {nearest(key, SECTIONS, len(SECTIONS))}"
+            )
 
-    def _values(self, values: Any, path: Place) -> None:
+    def _values(self, values: Any, path: Place, zipped: bool = False) -> None:
         if not isinstance(values, list) or not values:
             raise self._error(
                 path, f"expected a list of values, found {values!r}", "write [a, b, …]"
             )
+        seen: list[str] = []
+        for n, value in enumerate(values):
+            text = canonical_json(value)
+            if text in seen and not zipped:
+                raise self._error(
+                    (*path, n), f"{path[-1]} has {value!r} twice", "an axis has different values"
+                )
+            seen.append(text)
 
     def _nested(self, path: Place, value: Any) -> dict[str, Any]:
         """A mapping of sections in which keys may be dotted."""
@@ -310,20 +349,22 @@ class _Expander:
         self, base: Mapping[str, Any], assignment: Assignment, origins: Mapping[str, Place]
     ) -> RunSpec:
         cell: Mapping[str, Any] = base
-        everything = [*assignment.items(), *self.overrides]
+        everything = [*assignment.items(), *((one.key, one.value) for one in self.overrides)]
         for key, value in sorted(everything, key=lambda item: "." in item[0]):
             cell = assign(cell, key, value)
         named: dict[str, Place] = {}
-        cell = self._resolve_names(cell, named)
-        for key, value in everything:
-            if "." in key and key.split(".")[0] in named:
-                cell = assign(cell, key, value)
         try:
+            cell = self.names.resolve(cell, named)
+            for key, value in everything:
+                if "." in key and key.split(".")[0] in named:
+                    cell = assign(cell, key, value)
             return self.builder.build(cell)
         except CellError as error:
-            place = self._place(error.key, origins, named)
+            where = Origins(self.document, self.path, self.overrides, origins, named)
             raise GridError(
-                f"{error.message} (experiment {self.name})", place=place, hint=error.hint
+                f"{error.message} (experiment {self.name})",
+                place=where.place(error.key),
+                hint=error.hint,
             ) from None
         except BenchError as error:
             raise GridError(
@@ -331,68 +372,6 @@ class _Expander:
                 place=self.document.place(self.path),
                 hint=error.hint,
             ) from None
-
-    def _resolve_names(self, cell: Mapping[str, Any], named: dict[str, Place]) -> dict[str, Any]:
-        """Puts what `sources:` and `targets:` define in place of its name, in parents too."""
-        resolved = dict(cell)
-        for section, table in self.names.items():
-            resolved = self._resolve_name(resolved, section, table, named)
-        if "borrow" in resolved:
-            resolved["borrow"] = self._resolve_borrow(resolved["borrow"], named)
-        if isinstance(resolved.get("parent"), Mapping):
-            resolved["parent"] = self._resolve_names(resolved["parent"], {})
-        return resolved
-
-    def _resolve_borrow(self, value: Any, named: dict[str, Place]) -> Any:
-        if isinstance(value, list):
-            return [self._resolve_borrow(item, named) for item in value]
-        name = value.get("name") if isinstance(value, Mapping) else value
-        if name in RESERVED:
-            return value
-        cell: dict[str, Any] = {"borrow": value}
-        return self._resolve_name(cell, "borrow", self.names["source"], named)["borrow"]
-
-    def _resolve_name(
-        self,
-        cell: dict[str, Any],
-        section: str,
-        table: Mapping[str, Any],
-        named: dict[str, Place],
-    ) -> dict[str, Any]:
-        value = cell.get(section)
-        name = value.get("name") if isinstance(value, Mapping) else value
-        if not isinstance(name, str) or (section == "source" and name in ("none", "self")):
-            return cell
-        if name not in table:
-            words = {"source": ("none", "self"), "borrow": RESERVED}.get(section, ())
-            known = nearest(name, [*table, *words])
-            raise self._error(self.path, f"{section} {name!r} is not defined", f"defined: {known}")
-        rest = {k: v for k, v in value.items() if k != "name"} if isinstance(value, Mapping) else {}
-        named[section] = ("targets" if section == "target" else "sources", name)
-        return {**cell, section: merge(table[name], rest)}
-
-    def _place(
-        self, key: tuple[str, ...], origins: Mapping[str, Place], named: Mapping[str, Place]
-    ) -> str:
-        """The line that the value at `key` came from: axis, set, name or default, in this order."""
-        for dotted, origin in origins.items():
-            parts = tuple(dotted.split("."))
-            if parts == key[: len(parts)] or key == parts[: len(key)]:
-                return self.document.place(origin)
-        if any(name.split(".")[0] == key[0] for name, _ in self.overrides):
-            return "--set"
-        homes: list[Place] = [(*self.path, "set"), ("defaults",)]
-        for depth in range(len(key), 0, -1):
-            if (
-                key[0] in named
-                and (*named[key[0]], *key[1:depth]) in self.document.lines
-                and depth > 1
-            ):
-                return self.document.place((*named[key[0]], *key[1:depth]))
-            for home in homes:
-                if (*home, *key[:depth]) in self.document.lines:
-                    return self.document.place((*home, *key[:depth]))
-        return self.document.place(self.path)
 
     def _error(self, path: Place, message: str, hint: str | None = None) -> GridError:
         return GridError(message, place=self.document.place(path), hint=hint)

@@ -14,15 +14,15 @@ from pydantic import BaseModel, ValidationError
 
 from bench.errors import BenchError
 from bench.gridborrow import BorrowError, read_borrow
+from bench.gridchecks import check_draws, check_training
 from bench.griderrors import CellError, cell_error
+from bench.gridpattern import read_pattern
+from bench.gridweights import WeightsReader
 from bench.spec import (
     Borrowed,
     DataSpec,
-    FromFile,
     FromRun,
-    FromTimm,
     Init,
-    LayerPattern,
     MethodSpec,
     ModelSpec,
     RunSpec,
@@ -54,6 +54,7 @@ SECTIONS = {
 _INHERITED = (
     "dataset",
     "root",
+    "options",
     "image_size",
     "val_per_class",
     "test_per_class",
@@ -61,12 +62,6 @@ _INHERITED = (
     "on_short",
     "on_corrupt",
 )
-_NAMED_PATTERNS = {
-    "tune": lambda depth: f"T(1-{depth - 1})R({depth})",
-    "freeze": lambda depth: f"F(1-{depth - 1})R({depth})",
-    "scratch": lambda depth: f"R(1-{depth})",
-}
-
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -97,6 +92,9 @@ class RunBuilder:
         check_method: validates a method's name and options; raises BenchError.
         check_run: looks whether a run's method suits its parent and what it borrows; raises
             BenchError.
+        check_tag: looks whether timm has weights for a network, by its name and their tag; raises
+            BenchError.
+        check_size: looks whether a network, by its name, takes images of a size; raises BenchError.
     """
 
     def __init__(
@@ -104,8 +102,13 @@ class RunBuilder:
         depth_of: Callable[[str], int],
         check_method: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
         check_run: Callable[[RunSpec], None] = lambda spec: None,
+        check_tag: Callable[[str, str | None], None] = lambda model, tag: None,
+        check_size: Callable[[str, int], None] = lambda model, image_size: None,
     ) -> None:
         self.depth_of, self.check_method, self.check_run = depth_of, check_method, check_run
+        self.check_size = check_size
+        self._weights = WeightsReader(check_tag)
+        self._sizes: set[tuple[str, int]] = set()
         self._sections: dict[tuple[str, str], Any] = {}
         self._parents: dict[str, RunSpec] = {}
 
@@ -115,6 +118,12 @@ class RunBuilder:
         Raises:
             CellError: naming the key that is wrong.
         """
+        spec = self._build(cell)
+        if "class_draw" in cell:
+            check_draws(spec)
+        return spec
+
+    def _build(self, cell: Mapping[str, Any]) -> RunSpec:
         self._known_keys(cell)
         target = self._required(cell, "target")
         model = self._model(cell.get("model"))
@@ -129,6 +138,8 @@ class RunBuilder:
             seeds=self._seeds(cell),
             borrow=self._borrow(cell, target, init, data.image_size),
         )
+        check_training(spec)
+        self._check_size(model, data.image_size)
         try:
             self.check_run(spec)
         except BenchError as error:
@@ -144,7 +155,12 @@ class RunBuilder:
                 **parts,
             )
         except ValidationError as error:
-            raise cell_error(error, ("pattern",)) from None
+            raise self._of_the_whole(cell_error(error, ())) from None
+
+    @staticmethod
+    def _of_the_whole(error: CellError) -> CellError:
+        """An error of several sections together is shown at the one that is most often meant."""
+        return error if error.key else CellError(("pattern",), error.message, error.hint)
 
     # --- sections ---
 
@@ -154,8 +170,18 @@ class RunBuilder:
         for key in cell:
             if key not in SECTIONS:
                 raise CellError(
-                    (key,), f"unknown key {key!r}", f"known: {nearest(key, SECTIONS, 14)}"
+                    (key,),
+                    f"unknown key {key!r}",
+                    f"write {key.split('.')[0]}: {{…}}; dots are for set, axes, zip and include"
+                    if key.split(".")[0] in SECTIONS
+                    else f"known: {nearest(key, SECTIONS, len(SECTIONS))}",
                 )
+        if cell.get("parent") is not None and not isinstance(cell["parent"], Mapping):
+            raise CellError(
+                ("parent",),
+                f"parent is {cell['parent']!r}: expected a mapping",
+                "a parent is a whole run, {source: near, pattern: freeze}; source: takes a name",
+            )
         given = [
             key for key in ("source", "parent", "weights") if cell.get(key) not in (None, "none")
         ]
@@ -164,6 +190,8 @@ class RunBuilder:
 
     def _required(self, cell: Mapping[str, Any], key: str) -> Mapping[str, Any]:
         value = cell.get(key)
+        if value is None:
+            raise CellError((key,), f"{key} is missing", f"{key}: {SECTIONS[key]}")
         if not isinstance(value, Mapping):
             raise CellError((key,), f"{key}: expected a mapping, found {value!r}", SECTIONS[key])
         return value
@@ -192,7 +220,18 @@ class RunBuilder:
         return {**data, "classes": {**classes, "class_draw": draw}}
 
     def _model(self, raw: Any) -> ModelSpec:
+        if raw is None:
+            raise CellError(("model",), "model is missing", "for example model: narrow8_32")
         return self._section(ModelSpec, {"name": raw} if isinstance(raw, str) else raw, "model")
+
+    def _check_size(self, model: ModelSpec, image_size: int) -> None:
+        if (model.name, image_size) in self._sizes:
+            return
+        try:
+            self.check_size(model.name, image_size)
+        except BenchError as error:
+            raise CellError(("target", "image_size"), error.message, error.hint) from None
+        self._sizes.add((model.name, image_size))
 
     def _depth(self, model: ModelSpec) -> int:
         try:
@@ -201,30 +240,10 @@ class RunBuilder:
             raise CellError(("model",), error.message, error.hint) from None
 
     def _pattern(self, raw: Any, model: ModelSpec) -> str:
-        if not isinstance(raw, str):
-            raise CellError(
-                ("pattern",), f"pattern: expected text, found {raw!r}", SECTIONS["pattern"]
-            )
-        memo = (f"pattern {model.name}", raw)
+        memo = (f"pattern {model.name}", repr(raw))
         if memo not in self._sections:
-            self._sections[memo] = self._check_pattern(raw, model)
+            self._sections[memo] = read_pattern(raw, model.name, self._depth(model))
         return self._sections[memo]  # type: ignore[no-any-return]
-
-    def _check_pattern(self, raw: str, model: ModelSpec) -> str:
-        depth = self._depth(model)
-        if raw in _NAMED_PATTERNS:
-            return _NAMED_PATTERNS[raw](depth)
-        try:
-            pattern = LayerPattern.parse(raw)
-        except BenchError as error:
-            raise CellError(("pattern",), error.message, error.hint) from None
-        if pattern.depth != depth:
-            raise CellError(
-                ("pattern",),
-                f"pattern {raw} covers {pattern.depth} layers, but {model.name} has {depth}",
-                f"for example {_NAMED_PATTERNS['tune'](depth)}, or the names tune, freeze, scratch",
-            )
-        return str(pattern)
 
     def _method(self, raw: Any) -> MethodSpec:
         given = {"name": raw} if isinstance(raw, str) else raw
@@ -246,9 +265,14 @@ class RunBuilder:
         return self._sections[memo]  # type: ignore[no-any-return]
 
     def _seeds(self, cell: Mapping[str, Any]) -> Seeds:
-        seed = cell.get("seed", 0)
-        raw = {"draw": seed, "init": seed, "order": seed, **cell.get("seeds", {})}
-        return self._section(Seeds, raw, "seeds")
+        seed, own = cell.get("seed", 0), cell.get("seeds", {})
+        if not isinstance(own, Mapping):
+            raise CellError(("seeds",), f"seeds: expected a mapping, found {own!r}", "{draw: 0}")
+        raw = {"draw": seed, "init": seed, "order": seed, **own}
+        try:
+            return self._section(Seeds, raw, "seeds")
+        except CellError as error:
+            raise (error if error.key[-1] in own else error.at(("seed",))) from None
 
     def _borrow(
         self, cell: Mapping[str, Any], target: Mapping[str, Any], init: Init, image_size: int
@@ -271,18 +295,16 @@ class RunBuilder:
 
     def _init(self, cell: Mapping[str, Any], target: Mapping[str, Any], model: ModelSpec) -> Init:
         if cell.get("weights") not in (None, "none"):
-            return self._weights(cell["weights"])
+            return self._weights(cell["weights"], model)
         parent = self._parent_cell(cell, target, model)
         if parent is None:
             return Scratch()
         memo = json.dumps(parent, sort_keys=True, default=str)
         if memo not in self._parents:
             try:
-                self._parents[memo] = self.build(parent)
+                self._parents[memo] = self._build(parent)
             except CellError as error:
-                key = "source" if error.key[:1] == ("target",) else error.key[0]
-                key = "pretrain" if key == "train" else key
-                raise CellError((key, *error.key[1:]), error.message, error.hint) from None
+                raise error.at(_key_in_child(error.key, cell)) from None
         return FromRun.model_construct(kind="run", run=self._parents[memo])
 
     def _parent_cell(
@@ -333,28 +355,13 @@ class RunBuilder:
             data["classes"].pop("take", None) if "take" not in classes else None
         return data
 
-    def _weights(self, raw: Any) -> Init:
-        if raw == "timm":
-            return FromTimm()
-        if isinstance(raw, Mapping) and set(raw) == {"timm"}:
-            return FromTimm(tag=raw["timm"])
-        if isinstance(raw, Mapping) and "file" in raw and set(raw) <= {"file", "sha256"}:
-            return self._weights_file(raw)
-        raise CellError(("weights",), f"weights: cannot read {raw!r}", SECTIONS["weights"])
 
-    def _weights_file(self, raw: Mapping[str, Any]) -> Init:
-        import hashlib
-
-        from bench.paths import user_path
-
-        path = user_path(str(raw["file"]))
-        digest = raw.get("sha256")
-        if digest is None:
-            if not path.is_file():
-                raise CellError(("weights", "file"), f"there is no file {path}", "check the path")
-            with path.open("rb") as file:
-                digest = hashlib.file_digest(file, "sha256").hexdigest()
-        try:
-            return FromFile(path=str(path), sha256=digest)
-        except ValidationError as error:
-            raise cell_error(error, ("weights",)) from None
+def _key_in_child(key: tuple[str, ...], cell: Mapping[str, Any]) -> tuple[str, ...]:
+    """Where the author of `cell` wrote what its parent has at `key`."""
+    parent = cell.get("parent")
+    if isinstance(parent, Mapping):
+        return ("parent", *key) if key[0] in parent else key
+    own = {"train": "pretrain", "seed": "source_seed"}
+    if cell.get("source") == "self":
+        return ("pretrain", *key[1:]) if key[0] == "train" else key
+    return (("source" if key[0] == "target" else own.get(key[0], key[0])), *key[1:])

@@ -97,6 +97,22 @@ class Session:
                 states[key] = "blocked"
         return states
 
+    def try_networks(self) -> None:
+        """Tries out networks and files of weights of the runs asked for, in another process.
+
+        Raises:
+            GridError: for a network that does not take the images, or weights that do not fit it.
+        """
+        from bench.models.trial import check_networks
+
+        places = {experiment.name: experiment.place for experiment in self.grid.experiments}
+        here = str(self.grid.path)
+        runs = (
+            (run.spec, len(run.facts.classes), places.get(next(iter(run.experiments), ""), here))
+            for run in self.wanted
+        )
+        check_networks(runs, self.store.cache)
+
     def rates(self) -> Rates:
         """Training images per second by (model, image size): medians over this folder's records."""
         found: dict[tuple[str, int], list[float]] = {}

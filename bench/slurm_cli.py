@@ -63,6 +63,7 @@ def grid_on_slurm(
     from bench.launch.frontend import slurm_overrides, submit_grid
 
     session = _open(grid, results, data_root, only, set_, folder="writable")
+    session.try_networks()
     named = {key.removeprefix("slurm_"): value for key, value in common.items()}
     overrides = slurm_overrides(slurm_set, **named)
     code = submit_grid(

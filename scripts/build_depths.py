@@ -1,6 +1,7 @@
-"""Counts the layers of every timm network into bench/models/depths.csv.
+"""Counts the layers of every timm network into bench/models/depths.csv; and tags of weights.
 
-    python scripts/build_depths.py
+    python scripts/build_depths.py           # the tags, bench/models/published.csv, take a second
+    python scripts/build_depths.py --tags    # the tags alone
 
 Networks are built on the meta device, so they need no memory; the few that compute with their own
 weights while they are built are built on the CPU. What cannot be counted has a reason in the table.
@@ -23,7 +24,9 @@ from bench.models.depths import TABLE_TIMM
 from bench.models.layers import create, depth, register_networks
 from bench.spec import ModelSpec
 
-TABLE = Path(__file__).resolve().parents[1] / "bench" / "models" / "depths.csv"
+MODELS = Path(__file__).resolve().parents[1] / "bench" / "models"
+TABLE = MODELS / "depths.csv"
+TAGS = MODELS / "published.csv"
 
 
 def count(name: str) -> tuple[int | None, str]:
@@ -48,6 +51,21 @@ def explain(error: Exception) -> str:
     return " ".join(text.split())[:200]
 
 
+def write_tags() -> None:
+    """The tags of the weights that timm publishes of each network, the default one first."""
+    tags: dict[str, list[str]] = {}
+    for full in timm.list_pretrained():
+        name, _, tag = full.partition(".")
+        tags.setdefault(name, []).append(tag)
+    with TAGS.open("w", newline="", encoding="utf-8") as opened:
+        writer = csv.writer(opened, lineterminator="\n")
+        writer.writerow(["name", "tags"])
+        for name, known in sorted(tags.items()):
+            default = timm.models.get_pretrained_cfg(name).tag
+            writer.writerow([name, " ".join(sorted(known, key=lambda tag: (tag != default, tag)))])
+    print(f"{len(tags)} networks with published weights, {TAGS}")
+
+
 def main() -> int:
     """Writes the table and prints what could not be counted."""
     if timm.__version__ != TABLE_TIMM:
@@ -55,6 +73,9 @@ def main() -> int:
         return 1
     warnings.simplefilter("ignore")
     register_networks()
+    write_tags()
+    if "--tags" in sys.argv:
+        return 0
     names = sorted(timm.list_models())
     temporary = TABLE.with_name(f".{TABLE.name}.tmp")
     skipped = 0

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import hashlib
 import itertools
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -15,7 +17,16 @@ from bench.errors import GridError
 from bench.grid import Grid, check_experiments, load_grid
 from bench.methods import check
 from bench.models.depths import depth_of
-from bench.spec import FromRun, LayerPattern, NearFarClasses
+from bench.models.published import check_size, check_tag
+from bench.recipes import EPILOG, RECIPES
+from bench.spec import (
+    ClassRecipe,
+    DataSpec,
+    FromFile,
+    FromRun,
+    LayerPattern,
+    NearFarClasses,
+)
 
 HEAD = """\
 defaults:
@@ -36,7 +47,14 @@ def expand(path: Path, text: str, **options: Any) -> Grid:
     def check_method(name: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
         return check(name, given).model_dump(mode="json")
 
-    return load_grid(file, depth_of=depth_of, check_method=check_method, **options)
+    return load_grid(
+        file,
+        depth_of=depth_of,
+        check_method=check_method,
+        check_tag=check_tag,
+        check_size=check_size,
+        **options,
+    )
 
 
 def test_axes_multiply_zipped_lists_go_together_and_includes_cross(tmp_path: Path) -> None:
@@ -129,11 +147,9 @@ def test_overrides_and_names_of_experiments(tmp_path: Path) -> None:
 
 
 def test_a_number_is_the_same_however_it_is_written(tmp_path: Path) -> None:
-    text = (
-        HEAD
-        + "experiments: {a: {set: {pattern: scratch}, axes: {train.lr: [1, 1.0, 1e0, 1.0e+0]}}}"
-    )
-    assert {run.train.lr for run in expand(tmp_path, text).runs} == {1.0}
+    for written in ("1", "1.0", "1e0", "1.0e+0"):
+        text = HEAD + f"experiments: {{a: {{set: {{pattern: scratch, train.lr: {written}}}}}}}"
+        assert [run.train.lr for run in expand(tmp_path, text).runs] == [1.0]
 
 
 WRONG = {
@@ -157,7 +173,12 @@ WRONG = {
         "'0.1'",
         "without quotes",
     ),
-    "true for number": ("a: {set: {pattern: scratch, train.epochs: true}}", 10, "True", "integer"),
+    "true for number": (
+        "a: {set: {pattern: scratch, train.epochs: true}}",
+        10,
+        "True",
+        "whole number",
+    ),
     "unknown source": ("a: {set: {pattern: tune, source: neer}}", 10, "'neer'", "near"),
     "depth": ("a: {set: {source: near, pattern: T(1-8)R(9)}}", 10, "8", "tune"),
     "pattern gap": ("a: {set: {source: near, pattern: T(1-6)R(8)}}", 10, "layer 7", "exactly once"),
@@ -183,6 +204,102 @@ WRONG = {
 }
 
 
+WRONG |= {
+    "no pattern": ("a: {}", 10, "pattern is missing", "T(1-7)R(8)"),
+    "no model": ("a: {set: {model: null, pattern: scratch}}", 10, "model is missing", "narrow8_32"),
+    "no target": ("a: {set: {target: null, pattern: tune}}", 10, "target is missing", "dataset"),
+    "every key": ("a: {set: {weight: timm}}", 10, "'weight'", "weights, allow_overlap"),
+    "no validation": (
+        "a: {set: {pattern: scratch, target.val_per_class: 0}}",
+        10,
+        "val_per_class is 0",
+        "select: last",
+    ),
+    "long warm-up": (
+        "a: {set: {pattern: scratch, train: {epochs: 3, warmup_epochs: 3.5}}}",
+        10,
+        "warmup_epochs is 3.5",
+        "less than 3",
+    ),
+    "small images": (
+        "a: {set: {pattern: scratch, target.image_size: 8}}",
+        10,
+        "8 pixels",
+        "at least 16",
+    ),
+    "huge images": (
+        "a: {set: {pattern: scratch, target.image_size: 99999}}",
+        10,
+        "99999",
+        "such as 32",
+    ),
+    "padding": ("a: {set: {pattern: scratch, train.crop_pad: 32}}", 10, "crop_pad is 32", "32"),
+    "ours has no published weights": (
+        "a: {set: {pattern: tune, weights: timm}}",
+        10,
+        "no weights for 'narrow8_32'",
+        "resnet18",
+    ),
+    "tag": (
+        "a: {set: {model: resnet18, pattern: tune, weights: {timm: a1}}}",
+        10,
+        "'a1'",
+        "tags: a",
+    ),
+    "weights as text": ("a: {set: {pattern: tune, weights: x.pth}}", 10, "x.pth", "{file: x.pth}"),
+    "weights of all sorts": ("a: {set: {pattern: tune, weights: 7}}", 10, "7", "{timm: TAG}"),
+    "no file": ("a: {set: {pattern: tune, weights: {file: x.pth}}}", 10, "x.pth", ".safetensors"),
+    "seeds": ("a: {set: {pattern: scratch, seeds: 3}}", 10, "seeds", "draw"),
+    "seed": ("a: {set: {pattern: scratch, seed: one}}", 10, "seed is 'one'", "whole number"),
+    "list for a value": (
+        "a: {set: {pattern: scratch, train.lr: [0.1, 0.2]}}",
+        10,
+        "[0.1, 0.2]",
+        "under axes:",
+    ),
+    "parent by name": ("a: {set: {pattern: tune, parent: near}}", 10, "'near'", "whole run"),
+    "value twice": (
+        "a: {set: {pattern: scratch}, axes: {seed: [0, 1, 0]}}",
+        10,
+        "0 twice",
+        "different values",
+    ),
+    "flag": ("a: {set: {pattern: scratch, allow_overlap: 1}}", 10, "overlap is 1", "true or false"),
+    "draw of nothing": (
+        "a: {set: {pattern: scratch, target.classes: {recipe: all}, class_draw: 1}}",
+        10,
+        "class_draw",
+        "random",
+    ),
+}
+RECIPES_WRONG = {
+    "unknown": ("{recipe: rnd, n: 1}", "no recipe 'rnd'", "random"),
+    "none": ("{n: 3}", "which recipe", "near_far"),
+    "a word": ("random", "'random': expected a recipe", "{recipe: random, n: 10}"),
+    "a list": ("[a, b]", "['a', 'b']", "listed"),
+    "missing field": ("{recipe: random}", "classes.n is missing", "{recipe: random, n: 10}"),
+    "unknown field": ("{recipe: random, m: 3}", "'m'", "class_draw, n,"),
+    "numbers for names": ("{recipe: listed, names: [3, 4]}", "names.0 is 3", "'3'"),
+    "side": ("{recipe: half, side: c}", "'c': must be 'a' or 'b'", "side: a"),
+    "no source size": ("{recipe: categories, side: source}", "side: source only", "n: 40"),
+}
+
+
+@pytest.mark.parametrize("name", RECIPES_WRONG)
+def test_errors_of_recipes_are_in_plain_words(name: str, tmp_path: Path) -> None:
+    classes, value, way_out = RECIPES_WRONG[name]
+    text = "experiments:\n  a:\n    set:\n      target:\n        dataset: digits\n"
+    text += f"        classes: {classes}\n      model: narrow8_32\n      pattern: scratch\n"
+    with pytest.raises(GridError) as caught:
+        expand(tmp_path, text)
+    message = str(caught.value)
+    assert "grid.yaml:6" in message
+    assert value in message
+    assert way_out in message
+    assert "discriminator" not in message
+    assert "Input" not in message
+
+
 @pytest.mark.parametrize("name", WRONG)
 def test_errors_carry_line_value_and_way_out(name: str, tmp_path: Path) -> None:
     body, line, value, way_out = WRONG[name]
@@ -199,6 +316,120 @@ def test_the_line_of_an_axis_value_is_named(tmp_path: Path) -> None:
     body += "        - 0.1\n        - -3\n"
     with pytest.raises(GridError, match=r"grid.yaml:15: train.lr is -3"):
         expand(tmp_path, f"{HEAD}experiments:\n{body}")
+
+
+def placed(tmp_path: Path, text: str, *overrides: str) -> str:
+    with pytest.raises(GridError) as caught:
+        expand(tmp_path, text, overrides=overrides)
+    assert caught.value.place is not None
+    return caught.value.place.removeprefix(str(tmp_path))
+
+
+def test_the_line_of_a_sources_definition_is_named(tmp_path: Path) -> None:
+    body = "experiments:\n  a:\n    set: {pattern: tune}\n    axes:\n      source: [near, far]\n"
+    for near, line in (
+        ("{classes: {side: neer}}", 7),
+        ("{image_siz: 3, classes: {side: near}}", 7),
+        ("\n    classes:\n      side: neer", 9),
+    ):
+        text = HEAD.replace("{classes: {side: near}}", near) + body
+        assert placed(tmp_path, text) == f"/grid.yaml:{line}"
+
+
+def test_the_line_is_that_of_the_strongest_of_several_values(tmp_path: Path) -> None:
+    text = HEAD.replace("model:", "train: {lr: 0.1, epochs: x}\n  pretrain: {lr: y}\n  model:")
+    body = "experiments:\n  a:\n    set:\n      pattern: tune\n      source: near\n"
+    assert placed(tmp_path, text + body) == "/grid.yaml:6"
+    assert placed(tmp_path, text + body, "pretrain.lr=0.1") == "/grid.yaml:5"
+    fixed = text.replace("epochs: x", "epochs: 3").replace("lr: y", "lr: 1")
+    assert placed(tmp_path, fixed + body + "      train.epochs: -1\n") == "/grid.yaml:16"
+    axes = "    axes:\n      target:\n        - name: t\n        - image_size: x\n"
+    targets = "targets:\n  t: {dataset: digits, test_per_class: 5, classes: {recipe: all}}\n"
+    named = targets + fixed.replace("defaults:", "defaults: # ")
+    assert placed(tmp_path, named + body + axes).startswith("/grid.yaml:")
+
+
+def test_a_value_of_the_command_line_is_blamed_on_it(tmp_path: Path) -> None:
+    text = HEAD + "experiments: {a: {set: {pattern: scratch}, axes: {train.lr: [0.1, 0.2]}}}"
+    for option in ("train.lr=fast", "target.image_size=big", "source=neer", "pattern=T(1-9)"):
+        assert placed(tmp_path, text, "seed=3", option) == f"--set {option}"
+    for option in ("trian.lr=1", "train.lr"):
+        with pytest.raises(GridError, match=rf"--set {option}.*\n.*KEY=VALUE.*weights"):
+            expand(tmp_path, text, overrides=[option])
+
+
+def test_names_and_roots_of_a_grid_are_text(tmp_path: Path) -> None:
+    rest = HEAD + "experiments: {a: {set: {pattern: scratch}}}"
+    for line, says in (
+        ("root: 5", "root is 5"),
+        ("name: ../x", "name is '../x'"),
+        ("name: 7", "name is 7"),
+        ("about: [1]", "about is"),
+    ):
+        with pytest.raises(GridError, match=f"grid.yaml:1: {says}"):
+            expand(tmp_path, f"{line}\n{rest}")
+
+
+@pytest.mark.parametrize(
+    ("name", "content", "says"),
+    [
+        ("a.safetensors", b"hello", "no safetensors file"),
+        ("a.safetensors", b"", "no safetensors file"),
+        ("a.safetensors", (2).to_bytes(8, "little") + b"{}", "holds no weights"),
+        ("a.safetensors", (4).to_bytes(8, "little") + b"[1]x", "header cannot be read"),
+        ("a.pth", b"hello", "torch.save"),
+        ("a.pth", b"PK\3\4 and no end", "torn"),
+        ("a.bin", b"hello", "another kind"),
+    ],
+)
+def test_a_file_that_holds_no_weights_is_refused(
+    tmp_path: Path, name: str, content: bytes, says: str
+) -> None:
+    file = tmp_path / name
+    file.write_bytes(content)
+    text = HEAD + f"experiments: {{a: {{set: {{pattern: tune, weights: {{file: '{file}'}}}}}}}}"
+    with pytest.raises(GridError, match=rf"grid.yaml:9: .*{says}.*\n.*\w"):
+        expand(tmp_path, text)
+
+
+def test_whole_files_of_weights_are_known_by_their_content(tmp_path: Path) -> None:
+    import numpy as np
+    from safetensors.numpy import save
+
+    whole = save({"a": np.zeros(3, np.float32), "b": np.ones((2, 2), np.float32)})
+    file = tmp_path / "a.safetensors"
+    digest = hashlib.sha256(whole).hexdigest()
+    for content, sha256, says in (
+        (whole, None, None),
+        (whole, digest, None),
+        (whole[:-1], None, "torn"),
+        (whole + b"x", None, "torn"),
+        (whole, "0" * 64, "has changed"),
+    ):
+        file.write_bytes(content)
+        more = f", sha256: '{sha256}'" if sha256 else ""
+        text = HEAD + f"experiments: {{a: {{set: {{pattern: tune, weights: {{file: '{file}'{more}"
+        if says is None:
+            (run,) = expand(tmp_path, text + "}}}}").runs
+            assert isinstance(run.init, FromFile)
+            assert run.init.sha256 == digest
+        else:
+            with pytest.raises(GridError, match=says):
+                expand(tmp_path, text + "}}}}")
+
+
+def test_recipes_in_the_help_are_those_of_the_specs() -> None:
+    kinds = {
+        kind.model_fields["recipe"].default: kind for kind in get_args(get_args(ClassRecipe)[0])
+    }
+    assert set(kinds) == set(RECIPES)
+    for name, known in RECIPES.items():
+        fields = {key: field for key, field in kinds[name].model_fields.items() if key != "recipe"}
+        required = {key for key, field in fields.items() if field.is_required()}
+        assert (set(known.required), set(known.optional)) == (required, set(fields) - required)
+        data = {"dataset": "imagenet", "classes": yaml.safe_load(known.example)}
+        assert DataSpec.model_validate(data).classes.recipe == name
+        assert all(field in EPILOG for field in fields)
 
 
 def test_missing_file_empty_file_and_no_yaml(tmp_path: Path) -> None:
@@ -248,14 +479,18 @@ def test_the_product_is_complete_and_in_order(
 def test_a_named_target_can_be_changed_in_set_and_an_alias_with_merge_used_twice(
     tmp_path: Path,
 ) -> None:
-    text = HEAD.replace("sources:", "targets:\n  own: {classes: {side: target}}\nsources:") + """
+    text = (
+        HEAD.replace("sources:", "targets:\n  own: {classes: {side: target}}\nsources:")
+        + """
 experiments:
   a:
     set: {target: own, target.images_per_class: 7, train: &t {<<: {epochs: 3}, lr: 0.5}}
     axes: {source: [near], pattern: [tune], seed: [0]}
   b: {set: {train: {<<: *t, epochs: 4}, source: near, pattern: tune, pretrain: *t}}
 """
+    )
     first, second = expand(tmp_path, text).runs
     assert (first.data.images_per_class, first.train.lr, first.train.epochs) == (7, 0.5, 3)
     assert (second.train.lr, second.train.epochs) == (0.5, 4)
-    assert second.parent is not None and second.parent.train.epochs == 3
+    assert second.parent is not None
+    assert second.parent.train.epochs == 3

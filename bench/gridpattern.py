@@ -1,0 +1,56 @@
+"""The key `pattern:` of a cell: CHU's notation, or a name for any depth."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from bench.errors import BenchError
+from bench.griderrors import CellError
+from bench.spec import LayerPattern
+
+__all__ = ["read_pattern"]
+
+_NAMED = {
+    "tune": lambda depth: f"T(1-{depth - 1})R({depth})",
+    "freeze": lambda depth: f"F(1-{depth - 1})R({depth})",
+    "scratch": lambda depth: f"R(1-{depth})",
+}
+_MEANT = "T copied and tuned, F copied and frozen, R random; or tune, freeze, scratch"
+
+
+def read_pattern(raw: Any, network: str, depth: int) -> str:
+    """The pattern in its shortest form.
+
+    Args:
+        raw: what stands in the grid.
+        network: its name, for messages.
+        depth: its number of layers.
+
+    Raises:
+        CellError: when it is missing, no pattern, or of another depth.
+
+    >>> read_pattern("freeze", "narrow8_32", 8)
+    'F(1-7)R(8)'
+    """
+    example = _NAMED["tune"](depth)
+    if raw is None:
+        raise CellError(
+            ("pattern",),
+            "pattern is missing: it says what happens to each layer",
+            f"pattern: tune, freeze, scratch, or for example {example}",
+        )
+    if not isinstance(raw, str):
+        raise CellError(("pattern",), f"pattern: expected text, found {raw!r}", _MEANT)
+    if raw in _NAMED:
+        return _NAMED[raw](depth)
+    try:
+        pattern = LayerPattern.parse(raw)
+    except BenchError as error:
+        raise CellError(("pattern",), error.message, error.hint) from None
+    if pattern.depth != depth:
+        raise CellError(
+            ("pattern",),
+            f"pattern {raw} covers {pattern.depth} layers, but {network} has {depth}",
+            f"for example {example}, or the names tune, freeze, scratch",
+        )
+    return str(pattern)
