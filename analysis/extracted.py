@@ -5,6 +5,7 @@ from __future__ import annotations
 import zipfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -13,7 +14,7 @@ import numpy.typing as npt
 from bench.errors import DataError, StoreError, nearest
 from bench.store import RunFolder, file_digest
 
-__all__ = ["Extracted", "read_extracted"]
+__all__ = ["Extracted", "read_extracted", "read_features"]
 
 _LAYER = "layer."
 
@@ -76,10 +77,22 @@ def read_extracted(folder: RunFolder, layers: Sequence[str] | None = None) -> Ex
             place=str(path),
             hint=_AGAIN,
         )
+    return read_features(path, layers, record)
+
+
+def read_features(
+    path: Path, layers: Sequence[str] | None = None, record: Mapping[str, Any] | None = None
+) -> Extracted:
+    """The features in a file, as `bench.methods.extract` writes them.
+
+    Raises:
+        StoreError: the file is torn.
+        DataError: it has no such layer.
+    """
     try:
         with np.load(path, allow_pickle=False) as arrays:
-            return _read(arrays, layers, record)
-    except (ValueError, KeyError, zipfile.BadZipFile) as error:
+            return _read(arrays, layers, record or {})
+    except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise StoreError(f"these are no features: {error}", place=str(path), hint=_AGAIN) from None
 
 

@@ -123,6 +123,10 @@ class Data:
         ]
         return _domain(which, self.loaded, index, model)
 
+    def sample(self, model: nn.Module) -> Domain:
+        """One image, for what is to be known of all: size and normalisation."""
+        return _domain("sample", self.loaded, np.arange(1), model)
+
     def selected(self) -> Selected:
         """All images of the run, as they lie in the cache."""
         loaded = self.loaded
@@ -235,8 +239,9 @@ def fit_features(
     """
     device = context.torch_device()
     if methods.METHODS[spec.method.name].kind == "extraction":
-        some = _domain("like", data.loaded, np.arange(1), model)
-        task = FeatureTask(model, some, None, device, folder, data.selected(), should_stop)
+        task = FeatureTask(
+            model, data.sample(model), None, device, folder, data.selected(), should_stop
+        )
     else:
         validation = data.domain("val", model)
         held = validation if validation.size else None

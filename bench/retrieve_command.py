@@ -26,7 +26,15 @@ if TYPE_CHECKING:
 
     from bench.methods.retrieval import Neighbours
 
-__all__ = ["RANKS", "Retrieval", "neighbour_picture", "neighbour_table", "retrieve"]
+__all__ = [
+    "RANKS",
+    "Retrieval",
+    "neighbour_picture",
+    "neighbour_table",
+    "network_of",
+    "parse_selection",
+    "retrieve",
+]
 
 RANKS = (1, 10, 20, 30, 40)
 """Neighbours that the picture shows, from 1."""
@@ -91,7 +99,7 @@ def retrieve(
 
     asked = asked or Retrieval()
     context = Context(str(results), str(data_root) if data_root else None, asked.device)
-    network = _network(asked.run, Store(results)) if asked.run else None
+    network = network_of(asked.run, Store(results))[0] if asked.run else None
     ours, theirs = (
         _load(name, text, context, network)
         for name, text in (("target", target), ("source", source))
@@ -151,14 +159,19 @@ def _options(kind: Any, asked: Retrieval) -> Any:
         raise BenchError(f"{name} is {first['input']!r}", hint=first["msg"]) from None
 
 
-def _load(name: str, text: str, context: Any, network: nn.Module | None) -> Side:
-    from bench.data import catalog
-    from bench.training.domain import Domain
+def parse_selection(name: str, text: str) -> DataSpec:
+    """A selection as YAML on the command line: a data set's name, or a mapping.
 
+    Raises:
+        BenchError: naming the key that is wrong.
+
+    >>> parse_selection("target", "{dataset: digits, images_per_class: 5}").images_per_class
+    5
+    """
     value = scalar(text)
     raw = {"dataset": value} if isinstance(value, str) else value
     try:
-        data = DataSpec.model_validate(raw)
+        return DataSpec.model_validate(raw)
     except ValidationError as error:
         first = error.errors()[0]
         place = ".".join(str(part) for part in first["loc"]) or name
@@ -166,6 +179,13 @@ def _load(name: str, text: str, context: Any, network: nn.Module | None) -> Side
             f"{name} {text}: {place}: {first['msg']}",
             hint="write for example '{dataset: digits, images_per_class: 5, test_per_class: 20}'",
         ) from None
+
+
+def _load(name: str, text: str, context: Any, network: nn.Module | None) -> Side:
+    from bench.data import catalog
+    from bench.training.domain import Domain
+
+    data = parse_selection(name, text)
     resolved = catalog.resolve(data, 0, data_root=context.root, cache_dir=context.cache)
     loaded = catalog.load(resolved, data, data_root=context.root, cache_dir=context.cache)
     config = getattr(network, "pretrained_cfg", None) or {}
@@ -176,8 +196,15 @@ def _load(name: str, text: str, context: Any, network: nn.Module | None) -> Side
     return Side(domain, keys, loaded.classes)
 
 
-def _network(run: str, store: Store) -> nn.Module:
-    """The network that a run trained."""
+def network_of(run: str, store: Store) -> tuple[nn.Module, RunSpec]:
+    """The network that a run trained, and the run.
+
+    Args:
+        run: beginning of its id, or part of its folder's name.
+
+    Raises:
+        BenchError: no run or several match, it is not done, or it trained no network.
+    """
     from bench.models import layers, weights
 
     folders = store.find(run)
@@ -203,7 +230,7 @@ def _network(run: str, store: Store) -> nn.Module:
             hint=f"method {spec.method.name} trains none; name the run it started from",
         )
     network.load_state_dict(state)
-    return network
+    return network, spec
 
 
 def neighbour_table(found: Neighbours, target: Side, source: Side) -> str:

@@ -56,6 +56,7 @@ LEVELS = [
     {
         "bench.cli",
         "bench.data_cli",
+        "bench.distance_cli",
         "bench.findings_cli",
         "bench.look_cli",
         "bench.recommend_cli",
