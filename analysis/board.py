@@ -8,11 +8,13 @@ accuracy (`lr="best"`), never by test accuracy.
 from __future__ import annotations
 
 import io
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import pandas as pd
 
 from analysis.board_checks import NEEDED, WHICH_FILE, check
@@ -272,8 +274,8 @@ class Pairs:
     """Pairs of finished runs, all else equal.
 
     Attributes:
-        frame: the left run's columns, with `left`, `right` (the metric), `difference` and
-            `seed`.
+        frame: the left run's columns, with `left`, `right` (the metric), `difference`, `seed`,
+            and both sides' validation accuracies `left_val`, `right_val` (NaN: not known).
         unpaired: finished left runs without a partner.
         unfinished: rows of either arm without a result: diverged, failed, blocked or missing.
     """
@@ -325,13 +327,24 @@ def pair(
     if lr == "best":
         keys.remove("lr")
         arms = _tuned_alike(*arms, [n for n in keys if n not in _REPETITION])
-    partners: dict[tuple[str, ...], list[float]] = {}
+    partners: dict[tuple[str, ...], list[_Run]] = {}
     for run in arms[1]:
-        partners.setdefault(run.words(keys), []).append(run.value)
+        partners.setdefault(run.words(keys), []).append(run)
     matched = [(run, partners[run.words(keys)]) for run in arms[0] if run.words(keys) in partners]
     rows = frame.iloc[[run.place for run, _ in matched]]
-    values = [run.value for run, _ in matched], [sum(v) / len(v) for _, v in matched]
-    return Pairs(_with_values(rows, *values), len(arms[0]) - len(matched), unfinished)
+    values = [run.value for run, _ in matched], [_mean([o.value for o in v]) for _, v in matched]
+    pairs = _with_values(rows, *values)
+    pairs["left_val"] = np.array([_or_nan(run.validation) for run, _ in matched])
+    pairs["right_val"] = np.array([_mean([_or_nan(o.validation) for o in v]) for _, v in matched])
+    return Pairs(pairs, len(arms[0]) - len(matched), unfinished)
+
+
+def _mean(values: Sequence[float]) -> float:
+    return sum(values) / len(values)
+
+
+def _or_nan(value: float | None) -> float:
+    return math.nan if value is None else value
 
 
 def _tuned_alike(

@@ -8,77 +8,51 @@ decide, they go before the paper. What nothing supports is called "no evidence".
 
 from __future__ import annotations
 
-from dataclasses import dataclass
-from typing import Literal, NamedTuple
+from dataclasses import asdict, replace
 
 import pandas as pd
 
+from analysis.advice import AdviceLine, Situation, Support
+from analysis.advice_labels import crossings, curves, more_labels
+from analysis.advice_table import (
+    Cell,
+    Decision,
+    Regret,
+    cells,
+    decide,
+    decide_for,
+    regret,
+    tune_freeze_pairs,
+)
+from analysis.advice_training import (
+    Treatment,
+    best_rates,
+    borrowing,
+    copy_depth,
+    frozen_layers,
+    learning_rate,
+)
+from analysis.bands import BANDS, data_band, distance_band, printed_advice, printed_evidence
 from analysis.evidence import Evidence
 
-__all__ = ["AdviceLine", "Situation", "Support", "advise"]
-
-AdviceVerdict = Literal["measured", "as printed", "undecided", "no evidence"]
-
-
-class Support(NamedTuple):
-    """An experiment that speaks for a line of advice, and how many comparisons it holds."""
-
-    experiment: str
-    n: int
-
-
-@dataclass(frozen=True)
-class AdviceLine:
-    """One line of advice.
-
-    Attributes:
-        topic: overlap, freeze or tune, learning rate, copy depth, borrowing, more labels.
-        answer: what to do, in a few words.
-        because: the numbers behind it, or what is missing.
-        supporting: experiments and how many comparisons (pairs, splits, conditions) each holds.
-        verdict: `measured` where the user's own runs decide, `as printed` where only the papers
-            speak, `undecided` where there are runs whose interval includes zero, `no evidence`.
-    """
-
-    topic: str
-    answer: str
-    because: str
-    supporting: tuple[Support, ...]
-    verdict: AdviceVerdict
-
-    @property
-    def n(self) -> int:
-        """Comparisons behind the line, all experiments together."""
-        return sum(support.n for support in self.supporting)
-
-
-@dataclass(frozen=True)
-class Situation:
-    """What is known of a target and of the source that is to be copied.
-
-    Attributes:
-        images_per_class: training images of a class; the mean where classes differ.
-        classes: of the target.
-        cosine, cosine_low, cosine_high: distance at the last hidden layer; None: not measured.
-        model: the network's name; records of the same network are preferred.
-        accuracy: wanted, a fraction; how many labels it takes is then said.
-        overlap: images of the target that the source has too, by exact or perceptual hash; None:
-            not looked for.
-        overlap_test: how many of them are test images.
-        fewest, most: training images of the smallest and of the largest class.
-    """
-
-    images_per_class: float
-    classes: int
-    cosine: float | None = None
-    cosine_low: float | None = None
-    cosine_high: float | None = None
-    model: str | None = None
-    accuracy: float | None = None
-    overlap: int | None = None
-    overlap_test: int = 0
-    fewest: int | None = None
-    most: int | None = None
+__all__ = [
+    "AdviceLine",
+    "Cell",
+    "Decision",
+    "Regret",
+    "Situation",
+    "Support",
+    "advise",
+    "best_rates",
+    "cells",
+    "crossings",
+    "curves",
+    "decide",
+    "derived",
+    "printed",
+    "regret",
+    "tune_freeze_pairs",
+]
 
 
 def advise(situation: Situation, evidence: Evidence | None = None) -> list[AdviceLine]:
@@ -86,14 +60,86 @@ def advise(situation: Situation, evidence: Evidence | None = None) -> list[Advic
 
     Args:
         situation: what was measured of the target.
-        evidence: the user's own leaderboards (`analysis.board.read_all`); None: the papers alone.
+        evidence: the user's own leaderboards (`analysis.board.read_folder`); None: the papers
+            alone. Runs of the situation's network are taken where there are any, else all.
+
+    >>> lines = advise(Situation(images_per_class=10, classes=5, cosine=0.1))
+    >>> [(line.topic, line.answer, line.verdict, line.n) for line in lines][:2]
+    [('overlap', 'not looked for', 'no evidence', 0), ('freeze or tune', 'freeze', 'as printed', 6)]
     """
-    raise NotImplementedError
+    own, remark = _of_model(situation, evidence)
+    decision = decide_for(situation, own)
+    treatments: tuple[Treatment, ...] = ("tune", "freeze")
+    if decision.advice != "try both":
+        treatments = (decision.advice,)
+    because = "; ".join(text for text in (_bands(situation), decision.because, remark) if text)
+    lines = [
+        _overlap(situation),
+        AdviceLine(
+            "freeze or tune", decision.advice, because, decision.supporting, decision.verdict
+        ),
+        *(learning_rate(situation, own, treatment) for treatment in treatments),
+        copy_depth(situation, own, treatments),
+        frozen_layers(situation, own),
+        borrowing(situation, own),
+        *more_labels(situation, own),
+    ]
+    return [line for line in lines if line is not None]
+
+
+def _of_model(situation: Situation, evidence: Evidence | None) -> tuple[Evidence | None, str]:
+    """The evidence on the situation's network, or all of it and a remark that it is another's."""
+    if evidence is None or situation.model is None:
+        return evidence, ""
+    same = evidence.board[evidence.board["model"] == situation.model]
+    if len(same):
+        return replace(evidence, board=same), ""
+    others = ", ".join(sorted(set(map(str, evidence.board["model"]))))
+    return evidence, f"your runs are of other networks ({others}), none of {situation.model}"
+
+
+def _bands(situation: Situation) -> str:
+    n = situation.images_per_class
+    said = f"{n:.4g} images per class ({data_band(n)})"
+    fewest, most = situation.fewest, situation.most
+    if fewest is not None and most is not None and most > 2 * fewest:
+        said += f", {fewest} to {most} in a class: judge by mean class accuracy"
+    if situation.cosine is None:
+        return f"{said}; distance not measured"
+    text = f"{said}; cosine distance {situation.cosine:.3f} ({distance_band(situation.cosine)})"
+    ends = [situation.cosine_low, situation.cosine_high]
+    bands = {distance_band(max(0.0, end)) for end in ends if end is not None}
+    if len(bands | {distance_band(situation.cosine)}) > 1:
+        text += f", whose interval {ends[0]:.3f} to {ends[1]:.3f} reaches into another band"
+    return text
+
+
+def _overlap(situation: Situation) -> AdviceLine:
+    found, held_out = situation.overlap, situation.overlap_test
+    if found is None:
+        said = "the source's images are not at hand"
+        return AdviceLine("overlap", "not looked for", said, (), "no evidence")
+    if not found:
+        said = "by content hash and by perceptual hash, mirrored images included"
+        return AdviceLine("overlap", "none found", said, (), "measured")
+    said = f"{found} images of the target are in the source too, {held_out} of them held out"
+    answer = "only training images are shared: accuracies stay honest"
+    if held_out:
+        answer = (
+            "test accuracy would flatter this source: leave these images out, or another source"
+        )
+    return AdviceLine("overlap", answer, said, (), "measured")
 
 
 def printed() -> pd.DataFrame:
-    """CHU's Table 3: distance, images_per_class (bands), advice, splits (of the paper) behind."""
-    raise NotImplementedError
+    """CHU's Table 3: distance and images_per_class (bands), advice, splits of the paper behind it.
+
+    >>> printed().query("distance == 'medium' and images_per_class == 'large'").values.tolist()
+    [['medium', 'large', 'tune', 0]]
+    """
+    counts = printed_evidence()
+    rows = [(d, n, printed_advice(d, n), counts[d, n]) for d in BANDS for n in BANDS]
+    return pd.DataFrame(rows, columns=["distance", "images_per_class", "advice", "splits"])
 
 
 def derived(evidence: Evidence) -> pd.DataFrame:
@@ -104,4 +150,15 @@ def derived(evidence: Evidence) -> pd.DataFrame:
         runs: distance, images_per_class, advice (None without a pair), ratio (geometric mean of
         tune / freeze), low, high, n, unit, pairs, experiments, printed, splits, note.
     """
-    raise NotImplementedError
+    in_print = {(r.distance, r.images_per_class): r for r in printed().itertuples()}
+    rows = []
+    for one in cells(tune_freeze_pairs(evidence)):
+        row = asdict(one) | {"experiments": one.experiments, "images_per_class": one.data}
+        row.pop("data")
+        known = in_print.get((one.distance, one.data))
+        row["printed"] = None if known is None else known.advice
+        row["splits"] = 0 if known is None else known.splits
+        rows.append(row)
+    first = ["distance", "images_per_class"]
+    table = pd.DataFrame(rows)
+    return table[first + [name for name in table.columns if name not in first]]
