@@ -10,10 +10,13 @@ demo: $(VENV)/.installed
 
 test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(MAKE) --no-print-directory test-slurm
 
-# Real faults on real daemons; needs Debian's slurm-wlm and munge. Best on a quiet machine.
+# Real faults on real daemons, on two private clusters side by side. Needs Debian's slurm-wlm and
+# munge, and skips without; with slurmdbd, mariadb-server-core, mariadb-client-core and
+# slurm-wlm-mysql-plugin also with accounting.
 test-slurm: $(VENV)/.installed-test
-	$(BIN)/python -m pytest -m slurm tests/slurm
+	$(BIN)/python -m pytest -m "slurm and not slow" --numprocesses 2 --dist worksteal tests/slurm
 
 lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
