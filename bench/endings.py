@@ -17,11 +17,11 @@ __all__ = ["damage_lines", "ending_lines", "leaderboard_lines", "omission_lines"
 def leaderboard_lines(session: Session) -> list[str]:
     """Where the tables lie, and why they are not those of the grid's name where they are not."""
     lines = [
-        f"leaderboard: {session.leaderboard()}",
-        f"             {session.leaderboard('-aggregated')}",
+        f"leaderboard: {escape(str(session.leaderboard()))}",
+        f"             {escape(str(session.leaderboard('-aggregated')))}",
     ]
     if session.board and session.board != session.plan.name:
-        plain = session.store.leaderboard(session.plan.name)
+        plain = escape(str(session.store.leaderboard(session.plan.name)))
         lines.append(
             f"             (not {plain}: with --set these are other runs than the grid's own)"
         )

@@ -73,7 +73,7 @@ def rows(plan: Plan, store: Store) -> list[Row]:
         if record is not None:
             row |= {name: value for name, value in record["row"].items() if name in row}
         elif damage is not None:
-            row["status"], row["reason"] = "damaged", " ".join(str(damage).split())
+            row["status"], row["reason"] = "damaged", str(damage).replace("\n  ", "; ")
         else:
             failures = folder.failures()
             row["status"] = "failed" if failures else "missing"

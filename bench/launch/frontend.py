@@ -205,7 +205,7 @@ def _about(view: RunView) -> str:
         tried = f"after {view.attempts} attempts: " if view.attempts > 1 else ""
         return tried + "\n".join([*lines[:1], *lines[1:][-3:]])[:600]
     if view.state == "damaged":  # the file and the way out
-        return " ".join(lines)
+        return "; ".join(line.strip() for line in lines)
     text = " ".join(lines)[:200]
     if view.attempts:
         return f"attempt {view.attempts + 1}; {text}"

@@ -11,6 +11,8 @@ import json
 import os
 import subprocess
 import sys
+import urllib.error
+import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -45,7 +47,9 @@ def check_before(
         if absent and not problems["device"] and os.environ.get("HF_HUB_OFFLINE") != "1":
             names = ", ".join(_name(*key[:2]) for key in absent)
             say(f"fetching timm's weights of {names}, once for all runs")
-            problems = _ask({"device": "auto", "weights": absent}, os.environ)
+            # A hub that does not answer is not asked six times with growing pauses.
+            environment = os.environ if _answers(_hub()) else os.environ | _OFFLINE
+            problems = _ask({"device": "auto", "weights": absent}, environment)
         _complain(problems, wanted, len(runs))
     return dict(_OFFLINE) if wanted else {}
 
@@ -81,6 +85,21 @@ def _complain(
 
 def _name(model: str, tag: str | None) -> str:
     return f"{model}.{tag}" if tag else model
+
+
+def _hub() -> str:
+    return os.environ.get("HF_ENDPOINT", "https://huggingface.co")
+
+
+def _answers(address: str, timeout_s: float = 10.0) -> bool:
+    """Whether anybody answers there, be it with a refusal."""
+    try:
+        with urllib.request.urlopen(address, timeout=timeout_s):
+            return True
+    except urllib.error.HTTPError:
+        return True
+    except (OSError, ValueError):
+        return False
 
 
 def _ask(asked: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
