@@ -35,6 +35,7 @@ __all__ = [
     "check",
     "check_run",
     "keeps_source_head",
+    "resolved",
 ]
 
 
@@ -183,6 +184,26 @@ def check(name: str, options: Mapping[str, Any], place: str | None = None) -> Ba
             place=place,
             hint=first["msg"],
         ) from None
+
+
+def resolved(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
+    """The options of a method as a run's identity and record have them; see `check`.
+
+    Every default is written in, but for those of options that a schema names in `ADDED`: they came
+    later, and their defaults say what was done before, so ids of older runs stay.
+
+    Raises:
+        GridError: as `check`.
+
+    >>> "oversample_hard" in resolved("selective", {})
+    False
+    """
+    checked = check(name, options)
+    added: tuple[str, ...] = getattr(checked, "ADDED", ())
+    default = {
+        key for key in added if getattr(checked, key) == type(checked).model_fields[key].default
+    }
+    return checked.model_dump(mode="json", exclude=default)
 
 
 def check_run(spec: RunSpec, place: str | None = None) -> None:

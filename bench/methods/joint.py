@@ -121,7 +121,7 @@ class Joint:
 
     def steps(self, epoch: int, predict: Predict) -> Sequence[Step]:
         """The target's steps, each with as many images of every source."""
-        chunks = self._chunks(epoch)
+        chunks = self._chunks(epoch, predict)
         drawn = [stream.draw(epoch, chunks, predict) for stream in self.streams]
         return [
             (
@@ -134,9 +134,13 @@ class Joint:
             for place, chunk in enumerate(chunks)
         ]
 
-    def _chunks(self, epoch: int) -> list[Indices]:
+    def _shown(self, epoch: int, predict: Predict) -> list[Indices]:
+        """The target images of each step, as the method orders them."""
+        return [part.indices for (part,) in self.plain.steps(epoch)]
+
+    def _chunks(self, epoch: int, predict: Predict) -> list[Indices]:
         """The target images of each step."""
-        chunks = [part.indices for (part,) in self.plain.steps(epoch)]
+        chunks = self._shown(epoch, predict)
         if self.options.most_per_class is None:
             return chunks
         labels, rng = self.domains[0].labels, rng_from(f"spread|{self._seed}|{epoch}")

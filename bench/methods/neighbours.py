@@ -14,27 +14,23 @@ whose union has a quarter of the source.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from bench.errors import DataError, GridError, ModelError
 from bench.methods.streams import Indices
-from bench.training.domain import Domain, rng_from
+from bench.training.domain import Domain
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bench.methods import Ingredients
     from bench.methods.filter_banks import Bank
     from bench.methods.retrieval import Neighbours
-    from bench.training.job import Predict
 
-__all__ = ["NearestStream", "Pool", "SelectionOptions", "pool_of", "round_starts", "select"]
+__all__ = ["Pool", "SelectionOptions", "pool_of", "round_starts", "select"]
 
 Count = Annotated[int, Strict(), Field(ge=1)]
 Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
@@ -59,6 +55,8 @@ class SelectionOptions(BaseModel):
         delta: entropy in nats from which on a right prediction counts as unsure.
         wrong_factor, unsure_factor: growth of K in units of K0 (sigma_0 and sigma_1).
         restart: the learning-rate schedule begins anew with each round.
+        oversample_hard: a target image is shown in proportion to 1 + its growth so far (K / K0
+            before any cap), in as many steps as before; GE's released code repeats it so often.
         fuse: test scores are the mean of the softmax outputs of the rounds' networks.
         memory_mib: bound on the memory of the retrieval.
     """
@@ -83,6 +81,18 @@ class SelectionOptions(BaseModel):
     restart: Annotated[bool, Strict()] = True
     fuse: Annotated[bool, Strict()] = False
     memory_mib: Count = 1024
+    oversample_hard: Annotated[bool, Strict()] = False
+
+    ADDED: ClassVar[tuple[str, ...]] = ("oversample_hard",)
+
+    @model_validator(mode="after")
+    def _hardness_is_looked_at(self) -> SelectionOptions:
+        if self.oversample_hard and not (self.adaptive and self.rounds > 1):
+            raise ValueError(
+                "oversample_hard shows images by how hard the rounds found them: it needs "
+                "adaptive: true and two rounds or more"
+            )
+        return self
 
     @property
     def growth(self) -> int:
@@ -239,121 +249,3 @@ def pool_of(source: Domain, rows: Indices, *, reindex: bool, least: int = 0) -> 
     labels = np.where(shown, np.searchsorted(classes, source.labels), 0)
     domain = Domain(source.name, source.images, labels, len(classes), source.mean, source.std)
     return Pool(domain, classes, shown)
-
-
-class NearestStream:
-    """For each target image one of its first K_i neighbours, each with the same chance.
-
-    Args:
-        neighbours: of all target images.
-        shown: bool (source images,), the neighbours that can be shown.
-        k0: K of the first round.
-        labels: int64 (targets,), to see which predictions are wrong.
-        starts: first epoch of each round.
-        options: how K grows.
-        name: seeds the choice.
-
-    Raises:
-        DataError: a target image has no neighbour that can be shown.
-    """
-
-    def __init__(
-        self,
-        neighbours: Neighbours,
-        shown: NDArray[np.bool_],
-        k0: int,
-        labels: Indices,
-        starts: Sequence[int],
-        options: SelectionOptions,
-        name: str,
-    ) -> None:
-        self.neighbours, self.k0, self.labels = neighbours, k0, labels
-        self.starts, self.options, self.name = tuple(starts), options, name
-        allowed = shown[neighbours.indices]
-        # Those that can be shown first, in their order; and how many of the first K they are.
-        order = np.argsort(~allowed, axis=1, kind="stable")
-        self._nearest = np.take_along_axis(neighbours.indices, order, 1)
-        self._available = allowed.cumsum(1)
-        self.k: Indices = np.full(len(labels), k0, np.int64)
-        self.round = 0
-        self.log: list[dict[str, float]] = []
-        if not (self._available[:, k0 - 1] > 0).all():
-            raise DataError(
-                f"{(self._available[:, k0 - 1] == 0).sum()} target images have no neighbour left",
-                hint="lower method.least_images_per_class, or raise method.k0",
-            )
-        self._write_down(0.0, 0.0)
-
-    def draw(self, epoch: int, chunks: Sequence[Indices], predict: Predict) -> list[Indices]:
-        """As `SourceStream.draw`; the first epoch of a round looks at the network's predictions."""
-        now = sum(start <= epoch for start in self.starts) - 1
-        if now > self.round:
-            self._grow(now, predict)
-        images = np.concatenate(chunks)
-        chance = rng_from(f"{self.name}|{epoch}").random(len(images))
-        count = self._available[images, self.k[images] - 1]
-        place = np.minimum((chance * count).astype(np.int64), count - 1)
-        drawn = self._nearest[images, place]
-        return np.split(drawn, np.cumsum([len(chunk) for chunk in chunks])[:-1])
-
-    def _grow(self, now: int, predict: Predict) -> None:
-        from bench.methods.adaptive import grow, prediction_entropy
-
-        self.round = now
-        if not self.options.adaptive:
-            return
-        logits = predict(0)
-        wrong, entropy = logits.argmax(1) != self.labels, prediction_entropy(logits)
-        self.k = grow(
-            self.k,
-            wrong,
-            entropy,
-            k0=self.k0,
-            cap=self.neighbours.stored,
-            delta=self.options.delta,
-            wrong_factor=self.options.wrong_factor,
-            unsure_factor=self.options.unsure_factor,
-        )
-        self._write_down(
-            float(wrong.mean()), float((~wrong & (entropy >= self.options.delta)).mean())
-        )
-
-    def _write_down(self, wrong: float, unsure: float) -> None:
-        from bench.methods.adaptive import chosen
-
-        self.log.append(
-            {
-                "round": float(self.round + 1),
-                "wrong": wrong,
-                "right_but_unsure": unsure,
-                "mean_k": float(self.k.mean()),
-                "largest_k": float(self.k.max()),
-                "at_cap": float((self.k >= self.neighbours.stored).sum()),
-                "source_images": float(len(chosen(self.neighbours, self.k))),
-            }
-        )
-
-    def rounds(self) -> list[dict[str, float]]:
-        """What was seen before each round, for the record; nothing before the first."""
-        seen = ("wrong", "right_but_unsure")
-        return [
-            {key: value for key, value in entry.items() if number or key not in seen}
-            for number, entry in enumerate(self.log)
-        ]
-
-    def state(self) -> Mapping[str, Tensor]:
-        """K of every target image, the round, and what was seen before each round."""
-        import torch
-
-        log = [list(entry.values()) for entry in self.log]
-        return {
-            "k": torch.from_numpy(self.k.copy()),
-            "round": torch.tensor(self.round),
-            "log": torch.tensor(log, dtype=torch.float64),
-        }
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Takes back what `state` gave."""
-        self.k, self.round = state["k"].cpu().numpy().copy(), int(state["round"])
-        names = list(self.log[0])
-        self.log = [dict(zip(names, row, strict=True)) for row in state["log"].tolist()]

@@ -18,7 +18,8 @@ losses in full. The rows of the paper's ablation are values of a grid:
 fading weight and kept classifier.
 
 Deviations: the source's classifier has the classes of all images that any round can show, so that
-it is the same in every round; hard images are not shown more often (as in the released code).
+it is the same in every round. Hard images are shown no more often than others, unless
+`oversample_hard` says so (the released code does, the paper does not).
 """
 
 from __future__ import annotations
@@ -30,8 +31,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from bench.methods.joint import Joint, JointOptions
+from bench.methods.nearest import NearestStream
 from bench.methods.neighbours import (
-    NearestStream,
     Pool,
     SelectionOptions,
     pool_of,
@@ -39,12 +40,12 @@ from bench.methods.neighbours import (
     select,
 )
 from bench.methods.soft import Soft, SoftOptions
-from bench.methods.streams import sources_of
+from bench.methods.streams import Indices, sources_of
 from bench.training.domain import Domain, Head
 
 if TYPE_CHECKING:
     from bench.methods import Ingredients
-    from bench.training.job import Row
+    from bench.training.job import Predict, Row
 
 __all__ = ["Selective", "SelectiveOptions", "SoftSelective", "SoftSelectiveOptions"]
 
@@ -114,6 +115,9 @@ class Selective(Joint):
         self.restarts = starts[1:] if options.restart else ()
         self.fused = starts[1:] if options.fuse else ()
 
+    def _shown(self, epoch: int, predict: Predict) -> list[Indices]:
+        return self.nearest[0].oversampled(epoch, super()._shown(epoch, predict), predict)
+
     def notes(self, history: Sequence[Row]) -> Mapping[str, Any]:
         """The selection of each source, and its rounds."""
         return {
@@ -144,6 +148,9 @@ class SoftSelective(Soft):
         starts = round_starts(ingredients.train.epochs, options.rounds)
         self.restarts = starts[1:] if options.restart else ()
         self.fused = starts[1:] if options.fuse else ()
+
+    def _shown(self, epoch: int, predict: Predict) -> list[Indices]:
+        return self.nearest.oversampled(epoch, super()._shown(epoch, predict), predict)
 
     def notes(self, history: Sequence[Row]) -> Mapping[str, Any]:
         """Those of soft fine-tuning, the selection and its rounds."""

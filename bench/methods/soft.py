@@ -133,7 +133,7 @@ class Soft:
 
     def steps(self, epoch: int, predict: Predict) -> Sequence[Step]:
         """The target's steps with their source images, and the second target's (Eq. 3)."""
-        chunks: list[Indices] = [part.indices for (part,) in self.plain.steps(epoch)]
+        chunks = self._shown(epoch, predict)
         steps = [[DomainBatch(0, chunk)] for chunk in chunks]
         weights = [1.0 - self._alpha(epoch, step, len(chunks)) for step in range(len(chunks))]
         if any(weights) or not self.options.drop_at_end:
@@ -146,6 +146,10 @@ class Soft:
             for step, images in zip(steps, more, strict=True):
                 step.append(DomainBatch(2, images, self.options.second_weight))
         return [tuple(step) for step in steps]
+
+    def _shown(self, epoch: int, predict: Predict) -> list[Indices]:
+        """The target images of each step."""
+        return [part.indices for (part,) in self.plain.steps(epoch)]
 
     def _alpha(self, epoch: int, step: int, steps: int) -> float:
         return alpha(self.options, self.ramp_epochs, epoch, step, steps)

@@ -12,9 +12,9 @@ import torch
 from torch import nn
 
 from bench.errors import BenchError, DataError, GridError, ModelError
-from bench.methods import Ingredients, build
+from bench.methods import Ingredients, build, check, resolved
+from bench.methods.nearest import NearestStream
 from bench.methods.neighbours import (
-    NearestStream,
     SelectionOptions,
     pool_of,
     round_starts,
@@ -288,3 +288,45 @@ def test_it_trains() -> None:
     assert outcome.history[-1]["train_loss"] < outcome.history[0]["train_loss"]
     assert len(method.notes(outcome.history)["selection"][0]["rounds"]) == 5
     assert isinstance(_build("soft_selective"), SoftSelective)
+
+
+def test_hard_images_are_shown_as_often_as_their_level() -> None:
+    """GE's released code repeats a target image; the steps of an epoch stay as many and as long."""
+    plain, hard = _build(), _build(oversample_hard=True)
+    assert _pairs(plain, 0) == _pairs(hard, 0)
+    assert _pairs(plain, 1) == _pairs(hard, 1)  # the first round has seen no prediction
+    sizes = [len(step[0].indices) for step in plain.steps(2, PREDICT)]
+    shown = np.zeros(TARGETS, int)
+    pairs = [pair for epoch in (2, 3) for pair in _pairs(hard, epoch)]
+    np.add.at(shown, [i for i, _ in pairs], 1)
+    assert [len(step[0].indices) for step in hard.steps(2, PREDICT)] == sizes
+    stream, wrong = hard.nearest[0], TARGET.labels != 0
+    assert stream.level.tolist() == np.where(wrong, 5, 1).tolist()
+    assert all(s in stream.neighbours.indices[i, : stream.k[i]] for i, s in pairs)
+    for epoch in range(4, 6):
+        _pairs(hard, epoch)
+    assert stream.level.tolist() == np.where(wrong, 9, 1).tolist()
+    # A list of 16 x 9 + 8 x 1 images, gone through without repetition: 152 shown in 6.33 epochs.
+    row = [i for epoch in (4, 5) for i, _ in _pairs(hard, epoch)]
+    assert max(np.bincount(row, minlength=TARGETS)[~wrong]) <= 1
+    assert hard.notes([])["selection"][0]["rounds"][-1]["mean_level"] == (16 * 9 + 8) / 24
+
+
+def test_a_stopped_run_repeats_its_hard_images() -> None:
+    hard = _build("soft_selective", oversample_hard=True)
+    first = _pairs(hard, 4)
+    again = _build("soft_selective", oversample_hard=True)
+    again.restore(hard.state())
+    assert _pairs(again, 4, predict=None) == first
+
+
+def test_levels_need_rounds_that_look() -> None:
+    for options in ({"adaptive": False}, {"rounds": 1}):
+        with pytest.raises(GridError, match="oversample_hard"):
+            check("selective", {"oversample_hard": True, **options})
+
+
+def test_a_later_option_at_its_default_is_no_part_of_an_id() -> None:
+    assert "oversample_hard" not in resolved("selective", {})
+    assert resolved("selective", {"oversample_hard": True})["oversample_hard"] is True
+    assert resolved("soft_selective", {"k0": 3})["k0"] == 3
