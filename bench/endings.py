@@ -25,6 +25,10 @@ def leaderboard_lines(session: Session) -> list[str]:
         lines.append(
             f"             (not {plain}: with --set these are other runs than the grid's own)"
         )
+    if features := sum(run.role == "extract" for run in session.wanted):
+        lines.append(
+            f"features:    {features} extractions, which bench findings and bench report read"
+        )
     return lines
 
 
