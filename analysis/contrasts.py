@@ -243,8 +243,9 @@ def gain_table(found: Sequence[Answer]) -> pd.DataFrame:
         single repetition), n and unit (what the interval counts), pairs, pairs_low and pairs_high
         (the interval over pairs as if they were independent, which those of one draw of classes
         are not), left, right (mean accuracies of the pairs, fractions), p, p_holm (over the
-        question's main rows, or over its others), verdict (higher, lower or undecided), lr,
-        unpaired, unfinished, note. Empty without a pair.
+        question's main rows, or over its others), verdict (higher or lower where the interval
+        excludes zero and there are three pairs or more, else undecided), lr, unpaired, unfinished,
+        note. Empty without a pair.
     """
     rows = [row for answer in found for row in _with_main(list(_rows(answer)))]
     families: dict[str, dict[str, float]] = {}
@@ -291,6 +292,7 @@ def _rows(answer: Answer) -> Iterator[dict[str, Any]]:
         means = group.groupby(["task", "seed"], sort=True)["gain_points"].mean()
         over_pairs = student_interval(means.to_numpy(), unit="pair")
         # Two equal differences have a spread of 0, which is luck and no certainty.
+        few = len(means) < _LEAST_PAIRS or (e.n < _LEAST_PAIRS and over_pairs.sign != e.sign)
         equal = len(means) > 1 and float(means.max() - means.min()) < 1e-9
         yield {
             "question": contrast.question,
@@ -310,7 +312,7 @@ def _rows(answer: Answer) -> Iterator[dict[str, Any]]:
             "right": float(group["right"].mean()),
             "p": None if equal else e.p,
             "p_holm": None,
-            "verdict": "undecided" if equal else _SAID[e.sign],
+            "verdict": "undecided" if equal or few else _SAID[e.sign],
             "lr": answer.lr,
             "unpaired": answer.unpaired,
             "unfinished": answer.unfinished,
@@ -319,6 +321,8 @@ def _rows(answer: Answer) -> Iterator[dict[str, Any]]:
 
 
 _SAID = {1: "higher", -1: "lower", 0: "undecided"}
+_LEAST_PAIRS = 3
+"""Fewer decide nothing: two that happen to agree have an interval of no width."""
 _NO_SPREAD = "all repetitions gave the same difference: there is no spread to judge it by"
 
 

@@ -195,14 +195,20 @@ def _one_curve(
         color=look.colour,
         marker=look.marker,
         linestyle=look.dash if joined else "none",
-        label=label,
         transform=aside,
     )
+    ax.plot([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=label)
 
 
 def _x_axis(ax: Axes, x: XKind, values: Sequence[float], label: str | None) -> None:
-    if x != "layers":
+    first, last = min(values), max(values)
+    if x == "layers":
+        room = max(0.06 * (last - first), 0.35)
+        ax.set_xlim(first - room, last + room)
+    else:
+        room = max((last / first) ** 0.07, 1.15)
         ax.set_xscale("log")
+        ax.set_xlim(first / room, last * room)
         ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(values)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v)))

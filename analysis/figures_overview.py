@@ -15,7 +15,7 @@ from matplotlib.ticker import FuncFormatter, NullLocator
 
 from analysis.figures import require
 from analysis.labels import number
-from analysis.style import COLOURS, GREY, INK, finish
+from analysis.style import COLOURS, GREY, finish
 
 __all__ = ["VERDICT_LOOKS", "pareto", "verdicts"]
 
@@ -47,13 +47,13 @@ def verdicts(table: pd.DataFrame, ax: Axes) -> Axes:
                 markersize=7,
                 linestyle="none",
             )
-        ax.text(-8.6, y, row["claim"], va="center", fontsize=8.5, fontweight="bold")
-        ax.text(-7.3, y, textwrap.shorten(row["text"], 88), va="center", fontsize=8.5)
+        ax.text(-9.4, y, row["claim"], va="center", fontsize=8.5, fontweight="bold")
+        ax.text(-8.15, y, textwrap.shorten(row["text"], 88), va="center", fontsize=8.5)
     ax.set_yticks([])
     for y in range(1, len(rows)):
         ax.axhline(y - 0.5, color="#E6E6E6", linewidth=0.6)
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlim(-8.6, 1.4)
+    ax.set_xlim(-9.4, 1.4)
     ax.set_xticks([0, 1], ["published", "here"])
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
@@ -74,8 +74,10 @@ def verdicts(table: pd.DataFrame, ax: Axes) -> Axes:
     return ax
 
 
-def pareto(table: pd.DataFrame, ax: Axes, title: str = "", most_labels: int = 9) -> Axes:
+def pareto(table: pd.DataFrame, ax: Axes, title: str = "") -> Axes:
     """Accuracy against the time of training, with the recipes that nothing beats joined up.
+
+    These are numbered from the fastest, and named under the axis.
 
     Args:
         table: of `analysis.tables.costs`, one setting and one number of images per class.
@@ -86,15 +88,16 @@ def pareto(table: pd.DataFrame, ax: Axes, title: str = "", most_labels: int = 9)
     ax.plot(rest["seconds"], rest["accuracy"] * 100, color=GREY, markerfacecolor="none", **points)
     ax.step(front["seconds"], front["accuracy"] * 100, where="post", color=COLOURS[0], linewidth=1)
     ax.plot(front["seconds"], front["accuracy"] * 100, color=COLOURS[0], **points)
-    for i, row in enumerate(front.tail(most_labels).to_dict("records")):
+    for i, row in enumerate(front.to_dict("records"), start=1):
         ax.annotate(
-            row["line"],
+            str(i),
             (row["seconds"], row["accuracy"] * 100),
-            xytext=(5, -9 if i % 2 else 5),
+            xytext=(-3, 5),
             textcoords="offset points",
-            fontsize=8,
-            color=INK,
-            bbox={"facecolor": "white", "alpha": 0.75, "edgecolor": "none", "pad": 0.5},
+            ha="right",
+            fontsize=8.5,
+            fontweight="bold",
+            color=COLOURS[0],
         )
     ax.set_xscale("log")
     ax.margins(x=0.12, y=0.14)
@@ -103,9 +106,9 @@ def pareto(table: pd.DataFrame, ax: Axes, title: str = "", most_labels: int = 9)
     low, high = float(table["seconds"].min()), float(table["seconds"].max())
     ticks = (0.1, 0.2, 0.5, 1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 5000, 20000)
     ax.set_xticks([s for s in ticks if low / 1.3 <= s <= high * 1.3] or [low])
-    # Room for the labels, which run to the right of their points.
-    ax.set_xlim(low / 1.25, high * (high / low) ** 0.45 * 1.25)
-    ax.set_xlabel("seconds of training and evaluation (log scale)")
+    ax.set_xlim(low / 1.4, high * 1.25)
+    names = "\n".join(f"{i}  {line}" for i, line in enumerate(front["line"], start=1))
+    ax.set_xlabel(f"seconds of training and evaluation (log scale)\n{names}", loc="left", ha="left")
     ax.set_ylabel("test accuracy, %")
     ax.set_title(title)
     return finish(ax)

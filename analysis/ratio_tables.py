@@ -36,7 +36,7 @@ def ratio_charts(evidence: Evidence) -> dict[str, Ratios]:
     """Every ratio chart that the leaderboard has pairs for, by its name.
 
     Names are `tune / freeze` (CHU Fig. 2), `tuned / scratch`, `frozen / scratch` and, for CHU
-    Fig. 1, such as `tuned: last random / last 3 random`.
+    Fig. 1, such as `tuned: last 1 / last 3 random`.
     """
     board, distances = evidence.board, evidence.distances
     plain = (board["method"] == "plain") & (board["role"] != "source")
@@ -51,7 +51,7 @@ def ratio_charts(evidence: Evidence) -> dict[str, Ratios]:
     deeper = plain & (board["reinit"] > 1) & board["treatment"].isin(["tune", "freeze"])
     for reinit in sorted({int(n) for n in board.loc[deeper, "reinit"]}):
         for word, treatment in words:
-            name = f"{word}: last random / last {reinit} random"
+            name = f"{word}: last 1 / last {reinit} random"
             found[name] = copy_ratios(board[plain], treatment, reinit, distances, rule)
     return {name: ratios for name, ratios in found.items() if len(ratios.frame)}
 

@@ -96,7 +96,7 @@ def looks(labels: Sequence[str]) -> dict[str, Look]:
     result = {}
     for label in labels:
         head, tail = label.split(", ")[0], label.partition(", ")[2]
-        form = tails.index(tail) if len(tails) > 1 else heads.index(head)
+        form = tails.index(tail) if len(tails) > 1 else colour[head]
         result[label] = Look(
             COLOURS[colour[head]], MARKERS[form % len(MARKERS)], DASHES[form % len(DASHES)]
         )

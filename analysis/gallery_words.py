@@ -1,0 +1,52 @@
+"""Captions: one sentence from a table's numbers, saying what to see in its figure."""
+
+from __future__ import annotations
+
+import pandas as pd
+
+from analysis.headline import gain_text
+from analysis.labels import count, number
+
+__all__ = ["gains_caption", "moved"]
+
+
+def gains_caption(main: pd.DataFrame, question: str) -> str:
+    """What the dot plot of one question shows.
+
+    Args:
+        main: rows of `analysis.contrasts.gain_table` of one question.
+    """
+    rows = main.to_dict("records")
+    decided = [r for r in rows if r["verdict"] != "undecided"]
+    sure = [r for r in decided if r["p_holm"] == r["p_holm"] and (r["p_holm"] or 0) < 0.05]
+    most = max(decided or rows, key=lambda r: abs(r["gain_points"]))
+    size = most["n_per_class"]
+    at = f" at {number(size)} images per class" if size else ""
+    setting = f", {most['setting']}" if most["setting"] else ""
+    left = f"{len(decided)} of {count(len(rows), 'difference')} exclude zero (filled)"
+    said = f"{left}, {len(sure)} of them also after Holm's correction"
+    word = "the largest decided" if decided else "none decided; the largest"
+    arm = f"{most['label']} − tuned" if question == "method" else most["label"]
+    return (
+        f"{said}; {word} is {arm}{setting}{at}, {gain_text(most)}. Thick bars: over pairs; thin "
+        "bars, which decide: over draws of classes where there are several."
+    )
+
+
+def moved(table: pd.DataFrame, what: str) -> str:
+    """Where each of at most three lines is highest, and how far its ends lie apart."""
+    said = []
+    lines = list(dict.fromkeys(table["line"]))
+    for line in lines[:3]:
+        rows = table[table["line"] == line]
+        best = rows.loc[rows["mean"].idxmax()]
+        worst = rows.loc[rows["mean"].idxmin()]
+        said.append(
+            f"{line}: highest at {number(best['x'])} ({100 * best['mean']:.1f} %), lowest at "
+            f"{number(worst['x'])} ({100 * worst['mean']:.1f} %)"
+        )
+    more = f"; {len(lines) - 3} more lines" if len(lines) > 3 else ""
+    few = int(table["n"].min())
+    unit = count(few, str(table.iloc[0]["unit"]))
+    wide = f" Intervals over {unit} may leave the frame." if few < 3 else ""
+    return f"By {what}, {'; '.join(said)}{more}. Bars: 95 % intervals.{wide}"
