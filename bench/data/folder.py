@@ -19,8 +19,9 @@ from bench.data.formats.archive import archive_files, is_archive
 from bench.data.formats.base import Split
 from bench.data.formats.files import Files, folder_files, is_image, listed_files
 from bench.data.formats.imagefiles import FileDataset, Placed, place_images
+from bench.data.layout import has_splits
 from bench.data.splits import some
-from bench.errors import DataError, nearest
+from bench.errors import DataError, counted, nearest
 
 __all__ = [
     "FOLDER_EXPECTED",
@@ -55,16 +56,15 @@ def open_folder(root: Path, cache_dir: Path) -> FileDataset:
     """Indexes a folder or an archive with a folder of images per class.
 
     Raises:
-        DataError: for images outside a class's folder, or fewer than two classes.
+        DataError: for images outside a class's folder, fewer than two classes, or folders of
+            which it is not clear whether they are classes or splits.
     """
     files = archive_files(root, cache_dir) if root.is_file() else folder_files(root, cache_dir)
     return place_images("folder", files, _place(files), cache_dir, FOLDER_EXPECTED)
 
 
 def _place(files: Files) -> Iterator[Placed]:
-    tops = {path.partition("/")[0] for path in files.sha256}
-    # A class may be called "test"; with split folders there is nothing else beside them.
-    with_splits = "train" in tops and tops <= set(_SPLITS)
+    with_splits = has_splits(files.sha256, files.place)
     loose = []
     for path in files.sha256:
         parts = path.split("/")
@@ -76,7 +76,8 @@ def _place(files: Files) -> Iterator[Placed]:
             yield Placed(path, parts[0], "train")
     if loose:
         raise DataError(
-            f"{len(loose)} images lie in no class's folder: {some(loose)}",
+            f"{counted(len(loose), 'image lies', 'images lie')} in no class's folder: "
+            f"{some(loose)}",
             place=str(files.place),
             hint=f"expected {FOLDER_EXPECTED}",
         )
@@ -90,22 +91,52 @@ def open_manifest(root: Path, cache_dir: Path) -> FileDataset:
             lead out of the file's folder or to no image.
     """
     table = root if root.is_file() else root / "manifest.csv"
-    placed = list(_rows(table, table.read_bytes().decode("utf-8-sig")))
+    placed = list(_rows(table, _text(table)))
     files = listed_files(table.parent, [one.path for one in placed], cache_dir)
     return place_images("manifest", files, placed, cache_dir, MANIFEST_EXPECTED)
 
 
+def _text(table: Path) -> str:
+    """The table's text.
+
+    Raises:
+        DataError: with the line, where it is not UTF-8.
+    """
+    try:
+        raw = table.read_bytes()
+    except OSError as error:
+        raise DataError(
+            f"the manifest cannot be read ({error.strerror})", place=str(table)
+        ) from None
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw[: error.start].count(b"\n") + 1
+        shown = raw[: error.end].split(b"\n")[-1][-40:].decode("latin-1")
+        utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
+        raise DataError(
+            f"the manifest is not UTF-8 text: {shown!r}",
+            place=f"{table}:{line}",
+            hint="save it as UTF-8 (in a spreadsheet: CSV UTF-8), or: iconv -f "
+            f"{'utf-16' if utf16 else 'latin1'} -t utf-8 {table.name} > new.csv",
+        ) from None
+
+
 def _rows(table: Path, text: str) -> Iterator[Placed]:
     reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
-    _check_columns(table, reader.fieldnames or ())
     folder = table.parent.resolve()
     seen: set[str] = set()
     try:
+        _check_columns(table, reader.fieldnames or ())
         for row in reader:
             place = f"{table}:{reader.line_num}"
             yield _row(place, folder, row, seen)
     except csv.Error as error:
-        raise DataError(f"not a CSV line ({error})", place=f"{table}:{reader.line_num}") from error
+        raise DataError(
+            f"not a CSV line ({error})",
+            place=f"{table}:{max(reader.reader.line_num, 1)}",
+            hint="fields with commas, quotes or line breaks stand in double quotes",
+        ) from None
 
 
 def _check_columns(table: Path, names: Iterable[str]) -> None:
@@ -121,25 +152,35 @@ def _check_columns(table: Path, names: Iterable[str]) -> None:
             if missing
             else "a column is there twice"
         )
-        raise DataError(wrong, place=f"{table}:1", hint=f"expected {MANIFEST_EXPECTED}")
+        other = next((mark for mark in ";\t|" if mark in "".join(columns)), None)
+        hint = f"the columns are parted by commas, not by {other!r}; " if other else ""
+        raise DataError(wrong, place=f"{table}:1", hint=f"{hint}expected {MANIFEST_EXPECTED}")
 
 
 def _row(place: str, folder: Path, row: dict[str | None, str | None], seen: set[str]) -> Placed:
     if None in row or None in row.values():
-        raise DataError("the line has not as many fields as there are columns", place=place)
+        raise DataError(
+            "the line has not as many fields as there are columns",
+            place=place,
+            hint="every line has a field for every column, if only an empty one between commas",
+        )
     path, label = row["path"] or "", row["label"] or ""
     split = row.get("split") or "train"
     if not path or not label:
         raise DataError("path or label is empty", place=place, hint="fill it or remove the line")
     if "\n" in label or "\0" in label:
-        raise DataError(f"label {label!r} is no text on one line", place=place)
+        raise DataError(
+            f"label {label!r} is no text on one line", place=place, hint="write it on one line"
+        )
     if split not in _SPLITS:
         raise DataError(
             f"split {split!r} is not known", place=place, hint=f"use {nearest(split, _SPLITS)}"
         )
     key = _inside(place, folder, path)
     if key in seen:
-        raise DataError(f"path {path!r} is listed twice", place=place)
+        raise DataError(
+            f"path {path!r} is listed twice", place=place, hint="an image has one label: keep one"
+        )
     seen.add(key)
     return Placed(key, label, cast(Split, split), row.get("group") or None)
 
@@ -152,8 +193,17 @@ def _inside(place: str, folder: Path, path: str) -> str:
         raise DataError(
             f"path {path!r} leads out of the manifest's folder",
             place=place,
-            hint="paths are relative to the CSV file, with /; put it beside or above the images",
+            hint="paths have / and no \\, and are relative to the CSV file"
+            if "\\" in path
+            else "paths are relative to the CSV file, with /; put it beside or above the images",
         )
     if not is_image(path) or not (folder / path).is_file():
-        raise DataError(f"there is no image {path!r}", place=place)
+        there = (folder / path).is_file()
+        raise DataError(
+            f"{path!r} is no image file" if there else f"there is no image {path!r}",
+            place=place,
+            hint="images end in .jpg, .png, .webp, .bmp, .gif, .tif or the like"
+            if there
+            else f"paths are relative to the CSV file; looked for {folder / path}",
+        )
     return "/".join(parts)

@@ -316,6 +316,41 @@ def test_a_class_may_be_called_test(tmp_path, bench):
     assert open_dataset("folder", str(root), **bench.places).classes == ("control", "test")
 
 
+@pytest.mark.parametrize(
+    ("tops", "says", "way_out"),
+    [
+        (("train", "valid"), "'valid' looks like a split", "rename valid/ to val/"),
+        (("train", "Test"), "'Test' looks like a split", "rename Test/ to test/"),
+        (("train", "dev", "test"), "'dev' looks", "rename dev/ to val/"),
+        (("training", "TESTING"), "'TESTING' and 'training' look", "training/ to train/"),
+        (("train_images", "eval"), "'eval' and 'train_images'", "eval/ to val/"),
+        (("train", "valid", "validation"), "'valid' and", "valid/ into one folder val/"),
+        (("train", "test", "notes"), "images in 'notes'", "move 'notes' away"),
+        (("test",), "no folder train/", "into train/"),
+        (("val", "test"), "no folder train/", "into train/"),
+        (("photos",), "one folder, 'photos'", "set root: "),
+    ],
+)
+def test_folders_that_may_be_splits_are_no_guess(tmp_path, bench, tops, says, way_out):
+    root = make_folder(tmp_path / "data", n=2, splits=tops)
+    with pytest.raises(DataError, match=says) as caught:
+        open_dataset("folder", str(root), **bench.places)
+    assert way_out in str(caught.value)
+    assert str(root) in str(caught.value)
+
+
+def test_classes_beside_split_folders_are_an_error(tmp_path, bench):
+    root = make_folder(tmp_path / "photos", n=2, splits=("train", "test", ""))
+    with pytest.raises(DataError, match="images in 'cat'; 'dog'"):
+        open_dataset("folder", str(root), **bench.places)
+
+
+def test_two_classes_called_like_splits_are_an_error(tmp_path, bench):
+    root = make_folder(tmp_path / "photos", classes=("train", "validation"), n=2)
+    with pytest.raises(DataError, match=r"'validation' looks like a split.*\n.*dataset: manifest"):
+        open_dataset("folder", str(root), **bench.places)
+
+
 def test_loose_images_single_classes_and_empty_folders_are_refused(tmp_path, bench):
     root = make_folder(tmp_path / "photos")
     write_files(root, ["loose.png"])
@@ -423,6 +458,31 @@ def test_bad_manifests_are_refused_with_the_line(tmp_path, bench, rows, says):
 
 
 # --- archives -------------------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("raw", "line", "way_out"),
+    [
+        ("path,label\na.png,cat\nb.png,K\xe4se\n".encode("latin-1"), 3, "latin1"),
+        ("path,label\na.png,cat\n".encode("utf-16"), 1, "utf-16"),
+        (b"path;label\na.png;cat\n", 1, "not by ';'"),
+        (b"path,label\na.png\n", 2, "every line"),
+        (b"path,label\nx\\a.png,cat\n", 2, "no \\"),
+        (b"path,label\nnone.png,cat\n", 2, "looked for"),
+        (b"path,label\nmanifest.csv,cat\n", 2, ".jpg"),
+        (b'path,label\n"a.png"x,cat\n', 2, "double quotes"),
+        (b'"path"x,label\n', 1, "double quotes"),
+    ],
+)
+def test_tables_of_other_programs_are_errors_with_line_and_way_out(
+    tmp_path, bench, raw, line, way_out
+):
+    write_files(tmp_path, ["a.png", "b.png"])
+    (tmp_path / "manifest.csv").write_bytes(raw)
+    with pytest.raises(DataError) as caught:
+        open_dataset("manifest", str(tmp_path), **bench.places)
+    assert f"manifest.csv:{line}: " in str(caught.value)
+    assert way_out in str(caught.value)
 
 
 def add(archive, name, content=b"", kind=tarfile.REGTYPE, target=""):
