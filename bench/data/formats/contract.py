@@ -38,6 +38,7 @@ class Entry:
         boxes: (left, top, right, bottom) in pixels from the upper left corner, right and bottom
             excluded.
         crop: the image is this part of the file; what lies outside the file is mirrored.
+        span: offset and size of the image's bytes in the file; None for all of it.
     """
 
     path: str
@@ -47,11 +48,17 @@ class Entry:
     group: str | None = None
     boxes: tuple[Box, ...] = ()
     crop: tuple[int, int, int, int] | None = None
+    span: tuple[int, int] | None = None
 
     @property
     def name(self) -> str:
         """The key."""
         return self.key or self.path
+
+    @property
+    def source(self) -> str:
+        """What is hashed: the file, or bytes of it."""
+        return self.path if self.span is None else f"{self.path}@{self.span[0]}+{self.span[1]}"
 
 
 @dataclass(frozen=True)

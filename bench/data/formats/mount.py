@@ -46,6 +46,10 @@ class Span:
     offset: int = 0
     size: int | None = None
 
+    def part(self, span: tuple[int, int] | None) -> Span:
+        """`size` bytes of it from `offset` on; None is all."""
+        return self if span is None else Span(self.path, self.offset + span[0], span[1])
+
     def read(self) -> bytes:
         """The bytes."""
         if self.size is None:

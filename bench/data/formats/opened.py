@@ -58,8 +58,8 @@ def open_format(
     table = _load(stored)
     if table is None:
         entries, notes = form.checked(tree, form.read(tree, options), options)
-        paths = sorted({entry.path for entry in entries})
-        hashes = dict(zip(paths, ahead(_hasher(tree.spans), paths), strict=True))
+        places = {entry.source: tree.spans[entry.path].part(entry.span) for entry in entries}
+        hashes = dict(zip(places, ahead(_hash, places.values()), strict=True))
         table = _Table(tuple(sorted(entries, key=lambda entry: entry.name)), hashes, notes)
         _store(stored, table)
     return _dataset(form, root, tree.spans, table, cache_dir)
@@ -72,14 +72,11 @@ class _Table:
     notes: Mapping[str, int]
 
 
-def _hasher(spans: Mapping[str, Span]) -> Callable[[str], str]:
-    def hashed(path: str) -> str:
-        try:
-            return hashlib.sha256(spans[path].read()).hexdigest()
-        except OSError as error:
-            raise DataError(f"{path!r} cannot be read ({error.strerror})") from error
-
-    return hashed
+def _hash(span: Span) -> str:
+    try:
+        return hashlib.sha256(span.read()).hexdigest()
+    except OSError as error:
+        raise DataError(f"cannot be read ({error.strerror})", place=str(span.path)) from error
 
 
 def _store(path: Path, table: _Table) -> None:
@@ -98,13 +95,13 @@ def _load(path: Path) -> _Table | None:
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] == TABLE_FORMAT:
             entries = tuple(_entry(row) for row in content["rows"])
-            if all(entry.path in content["sha256"] for entry in entries):
+            if all(entry.source in content["sha256"] for entry in entries):
                 return _Table(entries, content["sha256"], content["notes"])
     return None
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    path, label, split, key, group, boxes, crop = row
+    path, label, split, key, group, boxes, crop, span = row
     return Entry(
         path,
         label,
@@ -113,6 +110,7 @@ def _entry(row: Sequence[Any]) -> Entry:
         group,
         tuple(tuple(box) for box in boxes),
         None if crop is None else tuple(crop),
+        None if span is None else tuple(span),
     )
 
 
@@ -217,7 +215,7 @@ def _dataset(
     form: Format, root: Path, spans: Mapping[str, Span], table: _Table, cache_dir: Path
 ) -> FormatDataset:
     entries = table.entries
-    contents = {entry.name: table.sha256[entry.path] for entry in entries}
+    contents = {entry.name: table.sha256[entry.source] for entry in entries}
     crops = {entry.name: entry.crop for entry in entries if entry.crop is not None}
     sha256 = {
         name: digest([content, f"crop {crops[name]}"]) if name in crops else content
@@ -235,7 +233,7 @@ def _dataset(
             hint=form.hint,
         )
     ordered = {label: tuple(by_label[label]) for label in sorted(by_label)}
-    places = {entry.name: spans[entry.path] for entry in entries}
+    places = {entry.name: spans[entry.path].part(entry.span) for entry in entries}
     files = FormatFiles(root, sha256, places, contents, crops)
     return FormatDataset(form.name, files, ordered, cache_dir, missing=table.notes)
 

@@ -9,6 +9,7 @@ from bench.data.formats.caltech256 import CALTECH256
 from bench.data.formats.contract import Format
 from bench.data.formats.cub200 import CUB200
 from bench.data.formats.flowers102 import FLOWERS102
+from bench.data.formats.huggingface import HUGGINGFACE
 from bench.data.formats.imagenet import IMAGENET
 from bench.data.formats.indoor67 import INDOOR67
 from bench.data.formats.moorea import MOOREA
@@ -18,6 +19,7 @@ from bench.data.formats.stanford40 import STANFORD40
 from bench.data.formats.stanford_dogs import STANFORD_DOGS
 from bench.data.formats.sun397 import SUN397
 from bench.data.formats.vggface2 import VGGFACE2
+from bench.data.formats.webdataset import WEBDATASET
 from bench.data.formats.whoi_plankton import WHOI_PLANKTON
 
 __all__ = ["FORMATS"]
@@ -37,4 +39,6 @@ FORMATS: Mapping[str, Format] = {
     "oulu-casia": OULU_CASIA,
     "moorea-corals": MOOREA,
     "whoi-plankton": WHOI_PLANKTON,
+    "huggingface": HUGGINGFACE,
+    "webdataset": WEBDATASET,
 }
