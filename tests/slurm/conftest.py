@@ -120,14 +120,6 @@ class Cluster:
         """SIGKILL to one of its daemons."""
         os.kill(int((self.folder / "run" / f"{name}.pid").read_text()), signal.SIGKILL)
 
-    def clear_held(self) -> None:
-        """Releases what SLURM holds after a failed launch, as an operator would."""
-        self.up()
-        text = self.call("squeue", "--noheader", "--states=PD", "--format=%i|%r")
-        held = [line.split("|")[0] for line in text.splitlines() if "held" in line]
-        if held:
-            self.call("scontrol", "release", *held, check=False)
-
     def take_away(self, seconds: float = 1) -> None:
         """A job of higher priority takes all nodes for a moment: real pre-emption."""
         command = ["sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"]

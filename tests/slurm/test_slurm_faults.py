@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import random
 import shutil
 import signal
 import subprocess
@@ -227,12 +226,13 @@ def test_a_controller_killed_right_after_submission_loses_no_run(
     assert g.status()["cluster"] == "down"
     g.cluster.up()
 
-    def finished() -> bool:  # what the controller has forgotten is lost after the grace time
-        g.wait()
-        return g.counts() == {"done": 3} or bool(g.submit() and False)
+    def finished() -> bool:  # what the controller forgot is lost after the grace time, and what it
+        g.submit()  # holds after a failed launch waits for somebody to look
+        return bool(g.counts() == {"done": 3})
 
-    wait_until("all runs", finished, every=1)
+    wait_until("all runs", finished, 120, 1)
     g.wait()
+    g.submit()
     all_done(g, 3)
     assert max(g.executions().values()) <= 2  # a held job may have been released and run again
 
@@ -432,57 +432,3 @@ def test_a_fresh_cluster_over_old_results_confuses_nothing(
     all_done(g, 3)
     assert set(g.executions().values()) == {1}
     assert before.items() <= published(g).items()
-
-
-@pytest.mark.slow
-@pytest.mark.parametrize("seed", [1, 2])
-def test_random_faults_lose_nothing(grid: Make, seed: int) -> None:
-    """Kills, requeues, signals, cut submissions and dead daemons, one after the other."""
-    g = grid(*range(24), epochs=10, slurm={"runs_per_job": 4, "max_attempts": 50, "grace_s": 2})
-    draw = random.Random(seed)
-    faults: dict[str, Callable[[], object]] = {
-        "kill": lambda: [kill(pid) for pid in draw.sample(g.pids(), min(2, len(g.pids())))],
-        "requeue": lambda: one_job(g, draw, "scontrol", "requeue"),
-        "signal": lambda: one_job(g, draw, "scancel", "--signal=USR2"),
-        "preempt": g.cluster.take_away,
-        "cut": lambda: cut_short(g, draw.uniform(0.2, 3.0)),
-        "submit": lambda: g.bench("grid", "--slurm"),
-        "slurmd": lambda: g.cluster.kill_daemon(draw.choice(["slurmd-n0", "slurmd-n1"])),
-        "slurmctld": lambda: g.cluster.kill_daemon("slurmctld"),
-    }
-    g.bench("grid", "--slurm")
-    done, count = 0, 0
-    while done < 24 and count < 60:
-        fault = draw.choice(sorted(faults))
-        with contextlib.suppress(ProcessLookupError, FileNotFoundError):
-            faults[fault]()
-        count += 1
-        time.sleep(draw.uniform(0.0, 3.0))
-        g.cluster.up()
-        g.bench("resume")
-        done = len(g.records())
-    for _ in range(20):  # and then in peace
-        g.cluster.clear_held()
-        g.wait()
-        if g.counts() == {"done": 24}:
-            break
-        g.bench("resume", "--retry-failed")
-    all_done(g, 24)
-    executions = sum(g.executions().values())
-    print(f"{count} faults, {executions} executions of 24 runs")
-
-
-def one_job(grid: Any, draw: random.Random, *words: str) -> None:
-    numbers = [number for number, state, _ in grid.cluster.jobs("R").values() if state == "RUNNING"]
-    if numbers:
-        grid.cluster.call(*words, draw.choice(sorted(numbers)), check=False)
-
-
-def cut_short(grid: Any, seconds: float) -> None:
-    """A submission that is killed after some time."""
-    process = subprocess.Popen(command(grid), env=grid.environment(), cwd=ROOT)
-    try:
-        process.wait(seconds)
-    except subprocess.TimeoutExpired:
-        process.kill()
-        process.wait()
