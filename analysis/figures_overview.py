@@ -108,7 +108,7 @@ def pareto(table: pd.DataFrame, ax: Axes, title: str = "") -> Axes:
     ax.set_xticks([s for s in ticks if low / 1.3 <= s <= high * 1.3] or [low])
     ax.set_xlim(low / 1.4, high * 1.25)
     names = "\n".join(f"{i}  {line}" for i, line in enumerate(front["line"], start=1))
-    ax.set_xlabel(f"seconds of training and evaluation (log scale)\n{names}", loc="left", ha="left")
+    ax.set_xlabel(f"seconds of training and evaluation (log scale)\n{names}", loc="left")
     ax.set_ylabel("test accuracy, %")
     ax.set_title(title)
     return finish(ax)

@@ -206,5 +206,5 @@ def _rate(lr: pd.DataFrame) -> str:
     worst = line.loc[line["mean"].idxmin()]
     return (
         f"Tune the learning rate: of {len(line)} tried for {best['line']}, {number(best['x'])} "
-        f"reaches {100 * best['mean']:.1f} %, {number(worst['x'])} only {100 * worst['mean']:.1f} %."
+        f"reaches {100 * best['mean']:.1f} %, {number(worst['x'])} {100 * worst['mean']:.1f} %."
     )

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench import __version__, data_cli, distance_cli, findings_cli, look_cli, slurm_cli
+from bench import (
+    __version__,
+    data_cli,
+    distance_cli,
+    findings_cli,
+    look_cli,
+    report_cli,
+    slurm_cli,
+)
 from bench.errors import BenchError
 from bench.options import (
     DataRoot,
@@ -242,6 +250,7 @@ def retrieve(
 
 data_cli.register(app)
 findings_cli.register(app)
+report_cli.register(app)
 distance_cli.register(app)
 slurm_cli.register(app)
 

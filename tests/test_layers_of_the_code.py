@@ -58,6 +58,7 @@ LEVELS = [
         "bench.data_cli",
         "bench.distance_cli",
         "bench.findings_cli",
+        "bench.report_cli",
         "bench.look_cli",
         "bench.recommend_cli",
         "bench.slurm_cli",

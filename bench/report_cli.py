@@ -1,0 +1,73 @@
+"""`bench report`: one page with answers, figures, findings and advice from a grid's results."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.errors import BenchError
+from bench.options import DataRoot, Results, Set, console
+
+if TYPE_CHECKING:
+    from analysis.evidence import Evidence
+    from analysis.measured import Measurements
+
+__all__ = ["register", "report"]
+
+
+def report(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="GRID|CSV", help="a grid, or a leaderboard that bench grid wrote"),
+    ],
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    set_: Set = None,
+    out: Annotated[
+        Path | None, typer.Option(help="folder to write to; else RESULTS/reports/NAME")
+    ] = None,
+    png: Annotated[bool, typer.Option(help="figures as PNG too, beside the SVG")] = True,
+) -> None:
+    """Write one page: what to do, answers, figures, the papers' claims, advice and gaps."""
+    name, evidence, measured = _material(source, results, data_root, set_ or [])
+    from analysis.report import build, write
+
+    made = build(name, evidence, measured, png=png)
+    folder = out if out is not None else results / "reports" / name
+    index = write(made, folder)
+    screen = console()
+    for sentence in made.headline:
+        screen.print(sentence, highlight=False, markup=False)
+    drawn = sum(figure.endswith(".svg") for figure in made.files)
+    screen.print(f"report: {index} ({drawn} figures beside it)", highlight=False, markup=False)
+
+
+def _material(
+    source: Path, results: Path, data_root: Path | None, overrides: list[str]
+) -> tuple[str, Evidence, Measurements | None]:
+    """The name of the report, the leaderboard, and the measurements of a grid."""
+    from analysis import board as boards
+    from analysis import measured as measuring
+
+    if source.suffix not in (".yaml", ".yml"):
+        if overrides:
+            raise BenchError("--set belongs to a grid", hint="give a grid file, or leave it out")
+        if source.is_dir():
+            raise BenchError(
+                f"{source} is a folder", hint="give a grid file, or one leaderboard of the folder"
+            )
+        return source.stem, measuring.evidence(boards.read(source)), None
+    from bench.leaderboard import rows, to_csv
+    from bench.session import open_session
+
+    session = open_session(source, results=results, data_root=data_root, overrides=overrides)
+    board = boards.parse(to_csv(rows(session.plan, session.store)), str(source))
+    found = measuring.measurements(session.plan, session.store)
+    return session.plan.name, measuring.evidence(board, found), found
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the application."""
+    app.command()(report)
