@@ -17,13 +17,14 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.board_checks import NEEDED, WHICH_FILE, check
+from analysis.board_checks import WHICH_FILE, check
 from analysis.statistics import Estimate, interval
 from bench.errors import BenchError, DataError
 from bench.records import COLUMNS
 from bench.spec import LayerPattern
 
 __all__ = [
+    "ADDED",
     "FACTORS",
     "PATTERN_FACTORS",
     "SEEDS",
@@ -36,7 +37,6 @@ __all__ = [
     "parse",
     "prepare",
     "read",
-    "read_folder",
     "summarise",
 ]
 
@@ -85,31 +85,6 @@ def parse(text: str, place: str | None = None) -> pd.DataFrame:
     return prepare(table, place)
 
 
-def read_folder(folder: Path) -> pd.DataFrame:
-    """All leaderboards of a results folder in one; `grid` says which file a row comes from.
-
-    Aggregated tables are left out, and so are files that are no leaderboards.
-
-    Raises:
-        DataError: when there is none, or one cannot be read.
-    """
-    paths = sorted(folder.glob("*.csv")) if folder.is_dir() else []
-    boards = [read(path).assign(grid=path.stem) for path in paths if _looks_right(path)]
-    if not boards:
-        raise DataError(
-            "there is no leaderboard in this folder", place=str(folder), hint="run: bench grid GRID"
-        )
-    known = [board.dropna(axis="columns", how="all") for board in boards]
-    joined = pd.concat(known, ignore_index=True)
-    return prepare(joined[[name for name in joined.columns if name not in _ADDED]], str(folder))
-
-
-def _looks_right(path: Path) -> bool:
-    with path.open("rb") as file:
-        header = file.readline(100_000).decode("utf-8", "replace").strip().split(",")
-    return set(NEEDED) <= set(header)
-
-
 def prepare(board: pd.DataFrame, place: str | None = None) -> pd.DataFrame:
     """The leaderboard with columns added that the analyses use; every row is kept.
 
@@ -139,7 +114,8 @@ def prepare(board: pd.DataFrame, place: str | None = None) -> pd.DataFrame:
     return result
 
 
-_ADDED = ("depth", "reinit", "frozen", "treatment", "n_per_class", "task")
+ADDED = ("depth", "reinit", "frozen", "treatment", "n_per_class", "task")
+"""Columns that `prepare` adds."""
 
 
 def _word(value: Any) -> str:

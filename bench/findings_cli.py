@@ -87,6 +87,7 @@ def evidence_of(
     """
     from analysis import board as boards
     from analysis import measured as measuring
+    from analysis.board_folder import read_folder
 
     if source.suffix in (".yaml", ".yml"):
         from bench.leaderboard import rows, to_csv
@@ -100,7 +101,7 @@ def evidence_of(
     if overrides:
         raise BenchError("--set belongs to a grid", hint="give a grid file, or leave --set out")
     if source.is_dir():
-        board = boards.read_folder(source)
+        board = read_folder(source)
         grids = sorted(set(board["grid"]))
         names = ", ".join(grids)
         said = f"{source}: {len(grids)} leaderboards ({names})" if grids[1:] else f"{source}"

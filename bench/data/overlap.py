@@ -1,0 +1,225 @@
+"""Images that two selections share, the same file or the same picture (ledger CROSS-1).
+
+Stanford Dogs lies inside ImageNet, and two of the papers trained on its test images. The same bytes
+have the same content hash. The same picture after another JPEG compression, a change of size or a
+mirroring has nearly the same perceptual hash: the signs of the 64 lowest coefficients of the cosine
+transform of its 32 x 32 luma against their median (pHash, as in C. Zauner, "Implementation and
+Benchmarking of Perceptual Image Hash Functions", 2010). Since 64 bits of small pictures agree by
+chance now and then, a candidate counts only where the brightness at 16 x 16 correlates as well.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from scipy import fft
+
+from bench.data.formats.base import UInt8
+from bench.errors import DataError
+
+__all__ = ["Kind", "Match", "Overlap", "Pictures", "find_overlap", "luma", "perceptual_bits"]
+
+Kind = Literal["exact", "similar", "mirrored"]
+Float = npt.NDArray[np.float32]
+_SIDE, _LOW, _THUMBNAIL = 32, 8, 16
+MOST_BITS = 12
+"""Bits of 64 that may differ. Another compression of a picture changes 10 or fewer."""
+LEAST_CORRELATION = 0.95
+"""Of the brightness at 16 x 16 pixels, means taken off. Compression leaves 0.95 and more."""
+_FLAT = 2.0
+"""Grey levels of standard deviation below which a picture has no shape to compare."""
+_BLOCK = 1024
+_LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
+
+
+@dataclass(frozen=True, eq=False)
+class Pictures:
+    """What is compared of one side.
+
+    Attributes:
+        keys: (N,) names of the images.
+        sha256: (N,) of their bytes.
+        pixels: (N, H, W, 3) uint8, a memory map will do; None compares the bytes alone.
+    """
+
+    keys: Sequence[str]
+    sha256: Sequence[str]
+    pixels: UInt8 | None = None
+
+    def __post_init__(self) -> None:
+        lengths = {len(self.keys), len(self.sha256)}
+        lengths |= set() if self.pixels is None else {len(self.pixels)}
+        if len(lengths) > 1:
+            raise DataError(
+                f"{len(self.keys)} names, {len(self.sha256)} hashes and "
+                f"{'no' if self.pixels is None else len(self.pixels)} pictures are not one side"
+            )
+
+
+@dataclass(frozen=True)
+class Match:
+    """A target image that the source has too.
+
+    Attributes:
+        target, source: places of the two images.
+        kind: exact (the same bytes), similar or mirrored (the same picture).
+        bits: of the 64 that differ.
+        correlation: of the brightness; 1 for exact matches.
+    """
+
+    target: int
+    source: int
+    kind: Kind
+    bits: int
+    correlation: float
+
+
+@dataclass(frozen=True)
+class Overlap:
+    """What two sides share: the best match of every target image that has one, in its order.
+
+    `flat` counts target images without any shape, which only the bytes can tell apart; `pictures`
+    says whether pictures were compared at all.
+    """
+
+    matches: tuple[Match, ...]
+    flat: int
+    pictures: bool
+
+    def count(self, kind: Kind) -> int:
+        """Target images whose best match is of this kind."""
+        return sum(match.kind == kind for match in self.matches)
+
+
+def luma(pixels: UInt8, side: int) -> Float:
+    """The brightness (N, side, side) of pictures, reduced by averaging equal areas.
+
+    >>> luma(np.full((1, 4, 6, 3), 8, np.uint8), 2).round(4).tolist()
+    [[[8.0, 8.0], [8.0, 8.0]]]
+    """
+    bright = pixels @ _LUMA
+    rows, columns = (_area_weights(extent, side) for extent in pixels.shape[1:3])
+    result: Float = rows @ bright @ columns.T
+    return result
+
+
+def _area_weights(given: int, wanted: int) -> Float:
+    """(wanted, given): what share of each new pixel lies on each old one."""
+    edges = np.linspace(0, given, wanted + 1)
+    starts, ends = edges[:-1, None], edges[1:, None]
+    old = np.arange(given)[None, :]
+    shared = np.clip(np.minimum(ends, old + 1) - np.maximum(starts, old), 0, None)
+    weights: Float = (shared / shared.sum(axis=1, keepdims=True)).astype(np.float32)
+    return weights
+
+
+def perceptual_bits(pixels: UInt8) -> npt.NDArray[np.bool_]:
+    """The perceptual hash of pictures: (N, 64) bits, see the module.
+
+    >>> picture = np.random.default_rng(0).integers(0, 200, (1, 64, 64, 3), dtype=np.uint8)
+    >>> int((perceptual_bits(picture) != perceptual_bits(picture + 40)).sum())
+    0
+    """
+    return _bits(luma(pixels, _SIDE))
+
+
+def _bits(bright: Float) -> npt.NDArray[np.bool_]:
+    low = fft.dctn(bright, axes=(1, 2), norm="ortho")[:, :_LOW, :_LOW].reshape(len(bright), -1)
+    bits: npt.NDArray[np.bool_] = low > np.median(low, axis=1, keepdims=True)
+    return bits
+
+
+def find_overlap(
+    target: Pictures,
+    source: Pictures,
+    most_bits: int = MOST_BITS,
+    least_correlation: float = LEAST_CORRELATION,
+) -> Overlap:
+    """The target images that the source has too; each with its best match.
+
+    Args:
+        target, source: both with pixels, or the bytes alone are compared. Sizes may differ.
+        most_bits: of the perceptual hash that may differ.
+        least_correlation: that the brightness must have besides.
+
+    An exact match is better than a similar one, that better than a mirrored one.
+    """
+    exact: dict[str, int] = {}
+    for place, digest in enumerate(source.sha256):
+        exact.setdefault(digest, place)
+    best = {
+        place: Match(place, exact[digest], "exact", 0, 1.0)
+        for place, digest in enumerate(target.sha256)
+        if digest in exact
+    }
+    if target.pixels is None or source.pixels is None:
+        return Overlap(tuple(best[place] for place in sorted(best)), 0, pictures=False)
+    theirs = _described(source.pixels, mirror=False)
+    ours = _described(target.pixels, mirror=False)
+    flipped = _described(target.pixels, mirror=True)
+    for kind, side in (("similar", ours), ("mirrored", flipped)):
+        for match in _matches(side, theirs, kind, most_bits, least_correlation):  # type: ignore[arg-type]
+            best.setdefault(match.target, match)
+    flat = int(sum(place not in best for place in np.flatnonzero(ours.flat)))
+    return Overlap(tuple(best[place] for place in sorted(best)), flat, pictures=True)
+
+
+@dataclass(frozen=True, eq=False)
+class _Described:
+    """Hashes as ±1 (N, 64), brightness without mean and of length 1 (N, 256), who is flat (N,)."""
+
+    signs: Float
+    shapes: Float
+    flat: npt.NDArray[np.bool_]
+
+
+def _described(pixels: UInt8, mirror: bool) -> _Described:
+    signs, shapes, flat = [], [], []
+    for start in range(0, len(pixels), _BLOCK):
+        bright = luma(np.asarray(pixels[start : start + _BLOCK]), _SIDE)
+        bright = bright[:, :, ::-1] if mirror else bright
+        signs.append(np.where(_bits(bright), 1, -1).astype(np.float32))
+        halves = bright.reshape(len(bright), _THUMBNAIL, 2, _THUMBNAIL, 2).mean(axis=(2, 4))
+        small = halves.reshape(len(bright), -1)
+        small -= small.mean(axis=1, keepdims=True)
+        length = np.linalg.norm(small, axis=1, keepdims=True)
+        flat.append(length[:, 0] < _FLAT * _THUMBNAIL)
+        shapes.append(small / np.maximum(length, 1e-6))
+    if not signs:
+        nothing = np.zeros((0, 1), dtype=np.float32)
+        return _Described(nothing, nothing, np.zeros(0, dtype=np.bool_))
+    return _Described(np.concatenate(signs), np.concatenate(shapes), np.concatenate(flat))
+
+
+def _matches(
+    ours: _Described, theirs: _Described, kind: Kind, most_bits: int, least: float
+) -> Iterator[Match]:
+    """The best match of every target image by correlation, among those whose hashes are near."""
+    if not len(ours.signs) or not len(theirs.signs):
+        return
+    length = ours.signs.shape[1]
+    for start in range(0, len(ours.signs), _BLOCK):
+        # Of two hashes written as ±1 the product is 64 less twice the bits that differ.
+        products = ours.signs[start : start + _BLOCK] @ theirs.signs.T
+        products[ours.flat[start : start + _BLOCK]] = -length
+        rows, columns = np.nonzero(products >= length - 2 * most_bits)
+        keep = ~theirs.flat[columns]
+        rows, columns = rows[keep], columns[keep]
+        likeness = np.einsum("id,id->i", ours.shapes[start + rows], theirs.shapes[columns])
+        near = likeness >= least
+        for i in _best_of_each(rows[near], likeness[near]):
+            row, column = int(rows[near][i]), int(columns[near][i])
+            bits = round((length - float(products[row, column])) / 2)
+            yield Match(start + row, column, kind, bits, float(likeness[near][i]))
+
+
+def _best_of_each(rows: npt.NDArray[np.intp], likeness: Float) -> list[int]:
+    """The place of the largest likeness of every row; of equals the first."""
+    order = np.lexsort((np.arange(len(rows)), -likeness, rows))
+    firsts = np.ones(len(order), dtype=np.bool_)
+    firsts[1:] = rows[order][1:] != rows[order][:-1]
+    return [int(i) for i in order[firsts]]
