@@ -208,7 +208,7 @@ def _freeze(board: pd.DataFrame, plain: pd.Series[bool], sources: Sequence[str])
             f"first {n} frozen − none",
             partly & (board["frozen"] == n),
             tuned,
-            PATTERN_FACTORS,
+            ("pattern",),
         )
         for n in sizes
     ]

@@ -7,6 +7,7 @@ not be computed is said in its place.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cache
 from importlib.resources import files
@@ -15,6 +16,7 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
+from analysis import report_rest as rest_of
 from analysis import report_tables as tables_of
 from analysis.evidence import Evidence
 from analysis.gallery import Numbers, Picture, gallery, numbers
@@ -116,7 +118,9 @@ def _drawn(picture: Picture) -> Drawn:
 
 def _sections(found: Numbers, drawn: list[Drawn]) -> list[Section]:
     there = tuple(figure for figure in drawn if figure.svg is not None)
-    not_there = tuple(f"{figure.title}: {figure.missing}" for figure in drawn if not figure.svg)
+    not_there = tuple(
+        f"Not drawn: {figure.title}: {figure.missing}." for figure in drawn if not figure.svg
+    )
     claims = next((f for f in drawn if f.name == "findings"), None)
     others = tuple(f for f in there if f.name != "findings")
     return [
@@ -134,41 +138,26 @@ def _sections(found: Numbers, drawn: list[Drawn]) -> list[Section]:
             tables=(tables_of.findings(found.findings),),
             figures=(claims,) if claims is not None else (),
         ),
-        Section("advice", "Advice", **_advice(found)),
-        Section("measured", "What was measured", **_measured(found)),
+        Section("advice", "Advice", *_texts_first(rest_of.advice(found))),
+        Section("measured", "What was measured", *_texts_first(rest_of.measured(found.measured))),
         Section(
             "ambiguities",
             "What the papers leave open, and how it is read here",
-            tables=(tables_of.ambiguities(),),
+            tables=(rest_of.ambiguities(),),
         ),
-        Section("machines", "Hardware, versions and cost", **_machines(found)),
-        Section("gaps", "Gaps", **_gaps(found, not_there)),
+        Section(
+            "machines",
+            "Hardware, versions and cost",
+            *_texts_first(rest_of.machines(found.evidence.board)),
+        ),
+        Section("gaps", "Gaps", *_texts_first(rest_of.gaps(found)), items=not_there),
     ]
 
 
-def _advice(found: Numbers) -> dict[str, tuple[Table, ...] | tuple[str, ...]]:
-    made, said = tables_of.advice(found)
-    return {"tables": tuple(made), "texts": tuple(said)}
-
-
-def _measured(found: Numbers) -> dict[str, tuple[Table, ...] | tuple[str, ...]]:
-    made, said = tables_of.measured(found.measured)
-    return {"tables": tuple(made), "texts": tuple(said)}
-
-
-def _machines(found: Numbers) -> dict[str, tuple[Table, ...] | tuple[str, ...]]:
-    try:
-        return {"tables": (tables_of.machines(found.evidence.board),)}
-    except DataError as error:
-        return {"texts": (f"Not known: {error.message}.",)}
-
-
-def _gaps(
-    found: Numbers, not_drawn: tuple[str, ...]
-) -> dict[str, tuple[Table, ...] | tuple[str, ...]]:
-    made, said = tables_of.gaps(found)
-    items = tuple(f"Not drawn. {text}." for text in not_drawn)
-    return {"tables": tuple(made), "texts": tuple(said), "items": items}
+def _texts_first(
+    made: tuple[Sequence[Table], Sequence[str]],
+) -> tuple[tuple[str, ...], tuple[Table, ...]]:
+    return tuple(made[1]), tuple(made[0])
 
 
 @cache
