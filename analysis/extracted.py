@@ -90,7 +90,7 @@ def read_features(
         DataError: it has no such layer.
     """
     try:
-        with np.load(path, allow_pickle=False) as arrays:
+        with path.open("rb") as file, np.load(file, allow_pickle=False) as arrays:
             return _read(arrays, layers, record or {})
     except (OSError, ValueError, KeyError, zipfile.BadZipFile) as error:
         raise StoreError(f"these are no features: {error}", place=str(path), hint=_AGAIN) from None
