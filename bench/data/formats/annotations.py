@@ -52,7 +52,7 @@ def voc_boxes(
     Args:
         tree: the files.
         path: of the annotation.
-        first: the number of the first pixel, 0 or 1.
+        first: the number of the first pixel, 0 or 1; where it is 1 the last pixel is included.
         wanted: which objects, by name.
 
     Returns:
@@ -66,13 +66,13 @@ def voc_boxes(
         if "<!DOCTYPE" in text.upper() or "<!ENTITY" in text.upper():
             raise tree.wrong("is XML with a document type, which is refused", path)
         document = ElementTree.fromstring(text)
-        boxes = []
+        boxes: list[Box] = []
         for one in document.iter("object"):
             if not wanted(one.findtext("name", "?").strip()):
                 continue
             edges = [float(one.findtext(f"bndbox/{side}", "")) for side in _SIDES]
-            left, top, right, bottom = (edge - first for edge in edges)
-            boxes.append((max(left, 0.0), max(top, 0.0), right + 1, bottom + 1))
+            left, top = (max(edge - first, 0.0) for edge in edges[:2])
+            boxes.append((left, top, edges[2], edges[3]))
     except (UnicodeDecodeError, ElementTree.ParseError, ValueError) as error:
         raise tree.wrong(f"is no annotation in XML ({error})", path) from error
     return tuple(boxes)

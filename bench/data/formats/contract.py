@@ -37,6 +37,7 @@ class Entry:
         group: images of one group never stand in two splits.
         boxes: (left, top, right, bottom) in pixels from the upper left corner, right and bottom
             excluded.
+        facts: what images have in common besides the class, such as ("light", "Dark").
         crop: the image is this part of the file; what lies outside the file is mirrored.
         span: offset and size of the image's bytes in the file; None for all of it.
     """
@@ -47,6 +48,7 @@ class Entry:
     key: str = ""
     group: str | None = None
     boxes: tuple[Box, ...] = ()
+    facts: tuple[tuple[str, str], ...] = ()
     crop: tuple[int, int, int, int] | None = None
     span: tuple[int, int] | None = None
 
@@ -54,6 +56,19 @@ class Entry:
     def name(self) -> str:
         """The key."""
         return self.key or self.path
+
+    def columns(self) -> dict[str, str]:
+        """As a manifest would have them: `box`, `box_2`, … and `group_NAME` of each fact.
+
+        >>> Entry("a.jpg", "a", boxes=((1, 2, 4, 6.5),)).columns()
+        {'box': '1 2 3 4.5'}
+        """
+        found = {}
+        for number, (left, top, right, bottom) in enumerate(self.boxes, start=1):
+            sides = (left, top, right - left, bottom - top)
+            name = "box" if number == 1 else f"box_{number}"
+            found[name] = " ".join(f"{side:.10g}" for side in sides)
+        return found | {f"group_{name}": value for name, value in self.facts}
 
     @property
     def source(self) -> str:

@@ -28,9 +28,9 @@ _VAL = re.compile(r"ILSVRC2012_val_(\d{8})\.JPEG", re.IGNORECASE)
 def _read(tree: Tree, options: Options) -> Iterator[Entry]:
     flat = []
     for path in tree.spans:
-        top, *folders, name = path.split("/")
-        if top not in ("train", "val") or not is_image(name):
+        if not path.startswith(("train/", "val/")) or not is_image(path):
             continue
+        top, *folders, _ = path.split("/")
         if not folders and top == "val":
             flat.append(path)
             continue

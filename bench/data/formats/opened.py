@@ -101,7 +101,7 @@ def _load(path: Path) -> _Table | None:
 
 
 def _entry(row: Sequence[Any]) -> Entry:
-    path, label, split, key, group, boxes, crop, span = row
+    path, label, split, key, group, boxes, facts, crop, span = row
     return Entry(
         path,
         label,
@@ -109,6 +109,7 @@ def _entry(row: Sequence[Any]) -> Entry:
         key,
         group,
         tuple(tuple(box) for box in boxes),
+        tuple(tuple(fact) for fact in facts),
         None if crop is None else tuple(crop),
         None if span is None else tuple(span),
     )
@@ -235,7 +236,8 @@ def _dataset(
     ordered = {label: tuple(by_label[label]) for label in sorted(by_label)}
     places = {entry.name: spans[entry.path].part(entry.span) for entry in entries}
     files = FormatFiles(root, sha256, places, contents, crops)
-    return FormatDataset(form.name, files, ordered, cache_dir, missing=table.notes)
+    said = {entry.name: entry.columns() for entry in entries if entry.boxes or entry.facts}
+    return FormatDataset(form.name, files, ordered, cache_dir, columns=said, missing=table.notes)
 
 
 def _image(entry: Entry, sha256: str) -> Image:

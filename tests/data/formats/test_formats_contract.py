@@ -435,7 +435,7 @@ CASES = {
         {"train": 8, "test": 2},
         image=f"Images/{DOG}-Chihuahua/{DOG}_101.jpg",
         lists=("train_list.mat", "test_list.mat", f"Annotation/{DOG}-Chihuahua/{DOG}_101"),
-        boxes=((2, 3, 7, 8),),
+        boxes=((2, 3, 6, 7),),
         pack=stanford_dogs_packed,
     ),
     "stanford-40": Case(
@@ -751,3 +751,232 @@ def test_boxes(name, tmp_path):
     tree = open_tree(folder, tmp_path, folders=form.folders, archives=(), inner=(), hint=form.hint)
     entries = list(form.read(tree, form.chosen(())))
     assert {entry.boxes for entry in entries} == {CASES[name].boxes}
+    data = DataSpec(
+        dataset=name,
+        root=str(folder),
+        options={"partial": True},
+        views=("whole", "box"),
+        image_size=4,
+        images_per_class=1,
+        val_per_class=1,
+    )
+    places = {"data_root": None, "cache_dir": tmp_path / "cache"}
+    loaded = load(resolve(data, 0, **places), data, **places)
+    assert loaded.images.shape[1:] == (8, 4, 3)
+
+
+def test_imagenet_is_the_same_set_however_it_is_packed(tmp_path, opened):
+    plain = built("imagenet", tmp_path / "plain")
+    class_tars = built("imagenet", tmp_path / "tars")
+    for wnid in (DOG, CAT):
+        names = sorted(path.name for path in (class_tars / "train" / wnid).iterdir())
+        tar(class_tars / f"train/{wnid}.tar", class_tars / "train" / wnid, *names)
+        (class_tars / "train" / wnid).rmdir()
+    kaggle = built("imagenet", tmp_path / "kaggle")
+    shutil.rmtree(kaggle / "ILSVRC2012_devkit_t12")
+    truth = [DOG, CAT, CAT, DOG]
+    rows = [f"ILSVRC2012_val_{i:08d},{w} 1 2 3 4 {w} 5 6 7 8" for i, w in enumerate(truth, 1)]
+    put(kaggle / "LOC_val_solution.csv", lines("ImageId,PredictionString", *rows))
+    (kaggle / "ILSVRC/Data/CLS-LOC").mkdir(parents=True)
+    for part in ("train", "val"):
+        shutil.move(kaggle / part, kaggle / "ILSVRC/Data/CLS-LOC" / part)
+    sorted_ = built("imagenet", tmp_path / "sorted")
+    for i, wnid in enumerate(truth, 1):
+        (sorted_ / "val" / wnid).mkdir(exist_ok=True)
+        name = f"ILSVRC2012_val_{i:08d}.JPEG"
+        shutil.move(sorted_ / "val" / name, sorted_ / "val" / wnid / name)
+    found = [opened("imagenet", folder) for folder in (plain, class_tars, kaggle, sorted_)]
+    assert len({dataset.fingerprint for dataset in found}) == 1
+    assert {i.label: i.key for i in all_images(found[0]) if i.split == "test"} == {
+        DOG: f"val/{DOG}/ILSVRC2012_val_00000004.JPEG",
+        CAT: f"val/{CAT}/ILSVRC2012_val_00000003.JPEG",
+    }
+
+
+def test_options_change_what_is_read(tmp_path, opened):
+    def read(name, **options):
+        folder = tmp_path / name
+        if not folder.exists():
+            built(name, folder)
+        return opened(name, folder, partial=True, **options)
+
+    assert len(read("caltech-256", clutter=True).classes) == 3
+    parted = read("sun-397", partition=2)
+    assert Counter(i.split for i in all_images(parted)) == {"train": 4, "test": 4}
+    for name in ("fgvc-aircraft", "flowers-102"):
+        merged = read(name, val_in_train=True)
+        splits = Counter(image.split for image in all_images(merged))
+        assert splits["train"] == CASES[name].splits["train"] + CASES[name].splits["val"]
+        assert not splits["val"]
+    pool = read("vggface2", identities="train")
+    assert pool.classes == ("n000002", "n000003")
+    assert {(i.split, i.group) for i in all_images(pool)} == {("train", None)}
+    assert list(pool.columns.values()) == [{"box": "1 2 5 4"}]
+    corals = read("moorea-corals", labels="all", group="photo")
+    assert corals.classes == ("Acrop", "CCA", "Off", "Sand")
+    assert {i.group for i in all_images(corals)} == {i.key.partition("@")[0] for i in
+                                                      all_images(corals)}  # fmt: skip
+    samples = read("whoi-plankton", group="sample")
+    assert "IFCB1_2006_158_000038" in {i.group for i in all_images(samples)}
+
+
+def test_oulu_casia_says_light_person_and_expression(tmp_path, opened):
+    folder = built("oulu-casia", tmp_path / "set")
+    faces = opened("oulu-casia", folder)
+    image = faces.images_of("P021")[0]
+    assert (image.key, image.split) == ("NI/Strong/P021/Anger/000.jpeg", "train")
+    assert faces.columns[image.key] == {
+        "group_spectrum": "NI",
+        "group_light": "Strong",
+        "group_identity": "P021",
+        "group_expression": "Anger",
+    }
+    assert {i.split for i in all_images(faces) if i.label <= "P020"} == {"test"}
+    shown = opened("oulu-casia", folder, label="expression", partial=True)
+    assert shown.classes == EXPRESSIONS
+    assert not {i.group for i in all_images(shown) if i.split == "test"} & {
+        i.group for i in all_images(shown) if i.split == "train"
+    }
+    with pytest.raises(DataError, match=r"480 of 960 sequences are missing|\d+ of \d+ sequences"):
+        opened("oulu-casia", folder, lights=("Strong", "Weak"))
+    put(folder / "PreProcess Img/NI_Acropped/Strong/P001/Anger/000.jpeg", picture("cropped"))
+    with pytest.raises(DataError, match="two versions"):
+        opened("oulu-casia", folder)
+
+
+def test_missing_years_are_told(tmp_path, opened):
+    folder = built("whoi-plankton", tmp_path / "plankton")
+    with pytest.raises(DataError, match="2008, 2009"):
+        opened("whoi-plankton", folder, years=FORMATS["whoi-plankton"].options["years"].default)
+    folder = built("moorea-corals", tmp_path / "corals")
+    with pytest.raises(DataError, match="year 2010 is missing"):
+        opened("moorea-corals", folder, years=("2008", "2009", "2010"))
+
+
+def test_a_patch_is_cut_around_its_point_and_mirrored_at_the_edge(tmp_path, opened):
+    folder = built("moorea-corals", tmp_path / "set")
+    corals = opened("moorea-corals", folder)
+    (image,) = [i for i in corals.images_of("CCA") if "2008" in i.key and "pole1" in i.key]
+    assert image.key.endswith("@0001,0039")
+    photo = folder / image.key.partition("@")[0]
+    with Pillow.open(photo) as picture_:
+        pixels = np.asarray(picture_)
+    padded = np.pad(pixels, ((16, 16), (16, 16), (0, 0)), mode="reflect")  # numpy's, as an oracle
+    expected = padded[16 + 1 - 8 : 16 + 1 + 8, 16 + 39 - 8 : 16 + 39 + 8]
+    (shown,) = corals.read([image], 16)
+    assert (shown == expected).all()
+
+
+def test_a_damaged_photograph_is_unreadable_and_not_a_crash(tmp_path, opened):
+    folder = built("moorea-corals", tmp_path / "set")
+    photo = folder / CASES["moorea-corals"].image
+    photo.write_bytes(photo.read_bytes()[:-900])
+    corals = opened("moorea-corals", folder)
+    assert len(corals.unreadable("CCA")) == 1
+    with pytest.raises(DataError, match="cannot be decoded"):
+        list(corals.read(corals.images_of("CCA"), 8))
+
+
+@pytest.mark.parametrize("kind", ["tar", "tgz", "zip"])
+def test_unsafe_and_torn_archives_are_refused(kind, tmp_path):
+    folder = tmp_path / "set"
+    folder.mkdir()
+    name = {"tar": "256_ObjectCategories.tar", "tgz": "CUB_200_2011.tgz"}.get(kind, "2006.zip")
+    data = {"tar": "caltech-256", "tgz": "cub-200-2011"}.get(kind, "whoi-plankton")
+    path = folder / name
+    if kind == "zip":
+        with zipfile.ZipFile(path, "w") as archive:
+            archive.writestr("2006/a/IFCB1_1.png", picture("a"))
+            archive.writestr("../outside.png", picture("b"))
+    else:
+        with tarfile.open(path, "w" if kind == "tar" else "w:gz") as archive:
+            member = tarfile.TarInfo("../outside.png")
+            archive.addfile(member, io.BytesIO())
+    with pytest.raises(DataError, match=r"refused: member '\.\./outside\.png'"):
+        open_format(FORMATS[data], folder, tmp_path / "cache")
+    assert [p.name for p in tmp_path.rglob("outside*")] == []
+
+
+@pytest.mark.parametrize("name", ["caltech-256", "cub-200-2011", "stanford-40", "imagenet"])
+def test_torn_archives_are_told(name, tmp_path, opened):
+    folder = built(name, tmp_path / "set")
+    CASES[name].pack(folder)
+    archive = next(path for path in sorted(folder.iterdir()) if path.is_file())
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+    with pytest.raises(DataError, match="cannot be read to its end"):
+        opened(name, folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "file", "content", "says"),
+    [
+        ("stanford-dogs", "train_list.mat", b"not MATLAB", "no MATLAB file"),
+        ("stanford-dogs", f"Annotation/{DOG}-Chihuahua/{DOG}_101", "<annotation>", "in XML"),
+        ("stanford-40", "XMLAnnotations/applauding_001.xml",
+         '<!DOCTYPE a [<!ENTITY x "y">]><annotation>&x;</annotation>', "document type"),
+        ("stanford-40", "XMLAnnotations/applauding_001.xml",
+         "<annotation><object><bndbox><xmin>a</xmin></bndbox></object></annotation>", "in XML"),
+        ("cub-200-2011", f"{CUB}/bounding_boxes.txt", "1 a 2 3 4", "bounding_boxes.txt:1: no box"),
+        ("cub-200-2011", f"{CUB}/image_class_labels.txt", "1 1\n1 2", "labels.txt:2: .*twice"),
+        ("cub-200-2011", f"{CUB}/images.txt", "1", "images.txt:1: '1' has not 2 fields"),
+        ("fgvc-aircraft", f"{AIR}/data/images_variant_val.txt", "1 Zeppelin", "val.txt:1: 'Zep"),
+        ("sun-397", "SUN397/ClassName.txt", b"\xff\xfe\x00", "not a UTF-8 text"),
+        ("moorea-corals", "2008/mcr_lter1_fringingreef_pole1-2_qu1_20080415.jpg.txt",
+         "1; x; Sand", r"jpg\.txt:1: '1; x; Sand' is not <row>"),
+        ("imagenet", "ILSVRC2012_devkit_t12/data/ILSVRC2012_validation_ground_truth.txt",
+         "2\n1\n9\n", "truth.txt:3: '9' is no ILSVRC2012_ID"),
+        ("places-205", "trainvalsplit_places205/val_places205.csv",
+         "a/abbey/x.jpg 1", "csv:1: 'a/abbey/x.jpg' has class 1, which is another"),
+        ("flowers-102", "setid.mat", b"", "no MATLAB file"),
+        ("huggingface", "train/metadata.csv", "file_name,name\na.png,x\n", "csv:2: .*label is mis"),
+        ("vggface2", "bb_landmark/loose_bb_train.csv", "NAME_ID,X\nn/1,2\n", "csv:2: no box"),
+    ],
+)  # fmt: skip
+def test_broken_lists_are_errors_with_file_and_line(name, file, content, says, tmp_path, opened):
+    folder = built(name, tmp_path / "set")
+    put(folder / file, content)
+    with pytest.raises(DataError, match=says):
+        opened(name, folder)
+
+
+def test_a_torn_table_in_the_cache_is_made_anew(tmp_path, opened):
+    folder = built("cub-200-2011", tmp_path / "set")
+    first = all_images(opened("cub-200-2011", folder))
+    (stored,) = (tmp_path / "cache" / "index").iterdir()
+    for content in (b"", stored.read_bytes()[:300], b"[]", b'{"format": "other"}'):
+        stored.write_bytes(content)
+        assert all_images(opened("cub-200-2011", folder)) == first
+
+
+def test_a_file_that_changed_after_indexing_is_an_error(tmp_path, opened):
+    folder = built("moorea-corals", tmp_path / "set")
+    corals = opened("moorea-corals", folder)
+    put(folder / CASES["moorea-corals"].image, picture("other", 40))
+    with pytest.raises(DataError, match="is not what it was"):
+        list(corals.read(corals.images_of("CCA"), 8))
+
+
+def test_what_save_to_disk_wrote(tmp_path, opened):
+    arrow = pytest.importorskip("pyarrow", reason="Arrow files need pyarrow")
+    ipc = pytest.importorskip("pyarrow.ipc")
+    names = ["cat", "dog"]
+    features = {"image": {"_type": "Image"}, "label": {"names": names, "_type": "ClassLabel"}}
+    kept = {}
+    for split, count in (("train", 6), ("test", 2)):
+        folder = tmp_path / "set" / split
+        put(folder / "dataset_info.json", json.dumps({"features": features}))
+        put(folder / "state.json", json.dumps({"_data_files": [{"filename": "data-0.arrow"}]}))
+        rows = [{"bytes": picture(f"{split}{i}"), "path": None} for i in range(count)]
+        kept |= {f"{split}/{i:08d}": row["bytes"] for i, row in enumerate(rows)}
+        table = arrow.table({"image": rows, "label": [i % 2 for i in range(count)]})
+        with ipc.new_stream(str(folder / "data-0.arrow"), table.schema) as writer:
+            writer.write_table(table, max_chunksize=4)
+    put(tmp_path / "set" / "dataset_dict.json", json.dumps({"splits": ["train", "test"]}))
+    form = FORMATS["huggingface"]
+    dataset = open_format(form, tmp_path / "set", tmp_path / "cache")
+    assert dataset.classes == ("cat", "dog")
+    assert Counter(i.split for i in all_images(dataset)) == {"train": 6, "test": 2}
+    assert {i.key: dataset.files.read(i.key) for i in all_images(dataset)} == kept
+    assert len(list(dataset.read(dataset.images_of("dog"), 8))) == 4
+    with pytest.raises(DataError, match="no column 'pixels'"):
+        open_format(form, tmp_path / "set", tmp_path / "cache", (("image", "pixels"),))
