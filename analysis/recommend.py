@@ -60,7 +60,7 @@ def advise(situation: Situation, evidence: Evidence | None = None) -> list[Advic
 
     Args:
         situation: what was measured of the target.
-        evidence: the user's own leaderboards (`analysis.board_folder.read_folder`); None: the papers
+        evidence: the user's own runs (`analysis.board_folder.read_folder`); None: the papers
             alone. Runs of the situation's network are taken where there are any, else all.
 
     >>> lines = advise(Situation(images_per_class=10, classes=5, cosine=0.1))

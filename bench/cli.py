@@ -15,6 +15,7 @@ from bench import (
     distance_cli,
     findings_cli,
     look_cli,
+    recommend_cli,
     report_cli,
     slurm_cli,
 )
@@ -250,6 +251,7 @@ def retrieve(
 
 data_cli.register(app)
 findings_cli.register(app)
+recommend_cli.register(app)
 report_cli.register(app)
 distance_cli.register(app)
 slurm_cli.register(app)

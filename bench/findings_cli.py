@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.errors import BenchError, nearest
-from bench.options import DataRoot, Results, Set, console
+from bench.options import DataRoot, Results, Set, as_path, console
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -26,6 +26,7 @@ def findings(
         typer.Argument(
             metavar="[GRID|FOLDER|CSV]",
             help="a grid, a results folder or a leaderboard; the results folder if left out",
+            callback=as_path,
         ),
     ] = None,
     published: Annotated[
@@ -34,7 +35,9 @@ def findings(
     claim: Annotated[
         list[str] | None, typer.Option(help="a claim such as LI-C4; may be repeated")
     ] = None,
-    csv: Annotated[Path | None, typer.Option(help="write all numbers to this CSV file")] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="write all numbers to this CSV file", callback=as_path)
+    ] = None,
     details: Annotated[
         bool, typer.Option("--details", help="every claim, its parts and what each would need")
     ] = False,

@@ -61,6 +61,7 @@ LEVELS = [
         "bench.report_cli",
         "bench.look_cli",
         "bench.recommend_cli",
+        "bench.recommend_target",
         "bench.slurm_cli",
         "bench.options",
         "bench.__main__",

@@ -1,0 +1,279 @@
+"""`bench recommend`: how to fine-tune a target from a source, each line with its evidence."""
+
+from __future__ import annotations
+
+import csv as csv_module
+import io
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.errors import BenchError, DataError
+from bench.findings_cli import evidence_of
+from bench.options import DataRoot, Results, as_path, console
+
+if TYPE_CHECKING:
+    from rich.table import Table
+
+    from analysis.evidence import Evidence
+    from analysis.recommend import AdviceLine, Regret, Situation
+
+__all__ = ["advice_table", "band_tables", "gather", "register", "regret_table"]
+
+
+def recommend(
+    target: Annotated[
+        str, typer.Option(help="a folder with a folder per class, or a selection as YAML")
+    ],
+    source: Annotated[
+        str, typer.Option(help="a run, a selection as YAML, or timm:MODEL: what is copied")
+    ],
+    grid: Annotated[
+        list[Path] | None,
+        typer.Option(help="take this grid's runs and distances as evidence; may be repeated"),
+    ] = None,
+    network: Annotated[
+        str | None, typer.Option(help="for a selection as source: RUN, timm:NAME or scratch:NAME")
+    ] = None,
+    source_images: Annotated[
+        str | None, typer.Option(help="for timm:MODEL: the selection that it learned from")
+    ] = None,
+    image_size: Annotated[
+        int | None, typer.Option(min=8, help="side of the images; the source's if left out")
+    ] = None,
+    images_per_class: Annotated[
+        int | None, typer.Option(min=1, help="advice for so many instead of those counted")
+    ] = None,
+    accuracy: Annotated[
+        float | None, typer.Option(help="a fraction: how many labels would it take?")
+    ] = None,
+    images: Annotated[
+        int, typer.Option(min=4, help="at most so many of each side for distances")
+    ] = 1000,
+    regret: Annotated[
+        bool, typer.Option("--regret", help="insist on the advice's regret, or say why not")
+    ] = False,
+    csv: Annotated[
+        Path | None, typer.Option(help="write the advice to this file", callback=as_path)
+    ] = None,
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+) -> None:
+    """Advise how to fine-tune a target from a source, with the experiments behind each line."""
+    from analysis.recommend import advise
+    from bench.recommend_target import Asked, look
+
+    if accuracy is not None and not 0 < accuracy < 1:
+        raise BenchError(f"--accuracy {accuracy:g} is not a fraction", hint="write 0.8 for 80 %")
+    out = console()
+    evidence, heading = gather(grid or (), results, data_root)
+    asked = Asked(
+        target=target,
+        source=source,
+        network=network,
+        source_images=source_images,
+        image_size=image_size,
+        images_per_class=images_per_class,
+        accuracy=accuracy,
+        images=images,
+    )
+    found = look(asked, results, data_root)
+    lines = advise(found.situation, evidence)
+    for text in (*found.lines, *heading):
+        out.print(text, highlight=False, markup=False)
+    out.print()
+    out.print(advice_table(lines))
+    out.print()
+    for table in band_tables(found.situation, evidence):
+        out.print(table)
+        out.print()
+    for part in _regret(evidence, regret):
+        out.print(part, highlight=False)
+    if csv is not None:
+        from bench.store import write_atomic
+
+        write_atomic(csv, _csv(lines))
+        out.print(f"the advice: {csv}", highlight=False, markup=False)
+
+
+def gather(
+    grids: Sequence[Path], results: Path, data_root: Path | None
+) -> tuple[Evidence | None, list[str]]:
+    """The user's runs: of the grids named, or of all leaderboards in the results folder.
+
+    Returns:
+        None where there are none, and lines that say what is there.
+
+    Raises:
+        BenchError: a grid that is wrong or has no row.
+    """
+    if not grids:
+        has_any = results.is_dir() and any(results.glob("*.csv"))
+        try:
+            return evidence_of(results, results, data_root) if has_any else (None, [_NOTHING])
+        except DataError as problem:
+            if "no leaderboard" not in problem.message:
+                raise
+            return None, [_NOTHING]
+    import pandas as pd
+
+    from analysis.board_folder import join
+    from analysis.evidence import Evidence
+    from analysis.ratios import DISTANCE_KEYS
+
+    found = {path.stem: evidence_of(path, results, data_root) for path in grids}
+    heading = [line for _, lines in found.values() for line in lines]
+    tables = [one.distances for one, _ in found.values() if one.distances is not None]
+    distances = None
+    if tables:
+        keys = list(DISTANCE_KEYS)
+        distances = pd.concat(tables, ignore_index=True).drop_duplicates(keys)
+    board = join({name: one.board for name, (one, _) in found.items()})
+    return Evidence(board, distances=distances), heading
+
+
+_NOTHING = "no runs of yours: the papers alone are heard (run a grid, or say --results FOLDER)"
+
+
+# --- what is printed ------------------------------------------------------------------------------
+
+
+def advice_table(lines: Sequence[AdviceLine]) -> Table:
+    """A row per line of advice: what to do, how sure, why, and which experiments say so."""
+    from rich.markup import escape
+    from rich.table import Table
+
+    table = Table("about", "advice", "evidence", box=None, pad_edge=False)
+    table.add_column("n", justify="right", no_wrap=True)
+    table.add_column("why")
+    table.add_column("experiments")
+    for line in lines:
+        behind = _behind(line)
+        n = str(line.n) if line.n else "–"
+        cells = (line.topic, line.answer, line.verdict, n, line.because, behind)
+        table.add_row(*(escape(cell) for cell in cells))
+    return table
+
+
+def _behind(line: AdviceLine, most: int = 3) -> str:
+    shown = [f"{name} ({n})" for name, n in line.supporting[:most]]
+    rest = line.supporting[most:]
+    if rest:
+        shown.append(f"{len(rest)} more ({sum(n for _, n in rest)})")
+    return ", ".join(shown) or "none"
+
+
+def band_tables(situation: Situation, evidence: Evidence | None) -> list[Table]:
+    """CHU's Table 3 as printed and from the user's runs; an arrow marks the target's cell."""
+    from analysis.bands import data_band, distance_band
+    from analysis.recommend import derived, printed
+
+    here = (
+        None if situation.cosine is None else distance_band(situation.cosine),
+        data_band(situation.images_per_class),
+    )
+    cells = {
+        (row["distance"], row["images_per_class"]): f"{row['advice']} ({row['splits']})"
+        for row in printed().to_dict("records")
+    }
+    title = "CHU Table 3 as printed (splits of the paper behind each cell)"
+    tables = [_bands(title, cells, ("low", "medium", "large"), here)]
+    if evidence is None:
+        return tables
+    rows = derived(evidence).to_dict("records")
+    own = {(row["distance"], row["images_per_class"]): _own_cell(row) for row in rows}
+    known = [d for d in ("low", "medium", "large", "unknown") if any(d == r for r, _ in own)]
+    title = "the same from your runs: tune / freeze, 95 % interval (pairs)"
+    where = here if here[0] is not None else ("unknown", here[1])
+    return [*tables, _bands(title, own, known, where)]
+
+
+def _own_cell(row: dict[Any, Any]) -> str:
+    if not row["pairs"]:
+        return "no evidence"
+    low, high = row["low"], row["high"]
+    ends = "no interval" if low is None or low != low else f"{low:.2f} to {high:.2f}"
+    return f"{row['advice']}: {row['ratio']:.2f}, {ends} ({row['pairs']})"
+
+
+def _bands(
+    title: str, cells: dict[Any, str], distances: Sequence[str], here: tuple[str | None, str]
+) -> Table:
+    from rich.table import Table
+
+    names = {
+        "low": "low, below 0.2",
+        "medium": "medium, below 0.4",
+        "large": "large, 0.4 and more",
+        "unknown": "not measured",
+    }
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("cosine distance", no_wrap=True)
+    for data, heading in (("low", "1 to 20"), ("medium", "21 to 99"), ("large", "100 and more")):
+        del data
+        table.add_column(f"{heading} images per class")
+    for distance in distances:
+        row = [names[distance]]
+        for data in ("low", "medium", "large"):
+            mark = "→ " if (distance, data) == here else ""
+            row.append(mark + cells.get((distance, data), "no evidence"))
+        table.add_row(*row)
+    return table
+
+
+def _regret(evidence: Evidence | None, insist: bool) -> list[Table | str]:
+    from analysis.recommend import regret
+
+    if evidence is None:
+        return ["the regret of this advice cannot be said: there are no runs"] if insist else []
+    try:
+        return regret_table(regret(evidence))
+    except DataError as problem:
+        said = f"the regret of this advice cannot be said: {problem.message}; run more targets"
+        return [said] if insist else []
+
+
+def regret_table(found: Regret) -> list[Table | str]:
+    """Points that each way of deciding loses, and what was left out in turn."""
+    from rich.table import Table
+
+    title = (
+        f"what following it would have cost on your {found.groups} {found.held_out}s, each decided "
+        "by the others"
+    )
+    table = Table(title=title, title_justify="left", box=None, pad_edge=False)
+    table.add_column("decision")
+    for heading in ("points lost", "95 % interval", "n", "better arm taken", "trainings"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    for row in found.table.to_dict("records"):
+        low, high = row["low"], row["high"]
+        plural = row["unit"] if row["n"] == 1 else f"{row['unit']}s"
+        table.add_row(
+            row["strategy"],
+            f"{row['regret_points']:.2f}",
+            "none" if low is None or low != low else f"{low:.2f} to {high:.2f}",
+            f"{row['n']} {plural}",
+            f"{100 * row['better_arm']:.0f} %",
+            f"{row['trainings']:.2f}",
+        )
+    lines: list[Table | str] = [table]
+    if found.without_validation:
+        lines.append(f"{found.without_validation} pairs without validation accuracy are left out")
+    return lines
+
+
+def _csv(lines: Sequence[AdviceLine]) -> str:
+    text = io.StringIO()
+    writer = csv_module.writer(text, lineterminator="\n")
+    writer.writerow(("topic", "answer", "verdict", "n", "because", "supporting"))
+    for line in lines:
+        behind = "; ".join(f"{name} ({n})" for name, n in line.supporting)
+        writer.writerow((line.topic, line.answer, line.verdict, line.n, line.because, behind))
+    return text.getvalue()
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the application."""
+    app.command()(recommend)
