@@ -72,7 +72,7 @@ class Origins:
         for one, depth in itertools.chain.from_iterable(
             ((one, depth) for depth in range(len(one), 1, -1)) for one in keys
         ):
-            found = self._origin(one[:depth])
+            found: str | None = self._origin(one[:depth])
             if found is not None:
                 return found
         return self._origin(key[:1]) or self.document.place(self.experiment)

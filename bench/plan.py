@@ -178,7 +178,8 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
             return add(spec, experiment)
         except DataError as error:
             what = "measure" if isinstance(experiment, Measure) else "experiment"
-            message = f"{error.message} ({what} {experiment.name})"
+            where = f"{error.place}: " if error.place else ""
+            message = f"{where}{error.message} ({what} {experiment.name})"
             raise type(error)(message, place=experiment.place, hint=error.hint) from None
 
     def want(spec: RunSpec, experiment: Experiment) -> str:

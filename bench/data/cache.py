@@ -128,6 +128,7 @@ def _build(
     read: Read,
     version: str,
 ) -> None:
+    _check_room(folder.parent, len(images) * size * size * 3)
     own = folder.with_name(f"{_TEMPORARY}{folder.name}-{secrets.token_hex(6)}")
     own.mkdir()
     try:
@@ -150,6 +151,19 @@ def _build(
         _publish(own, folder, content, size, version)
     finally:
         shutil.rmtree(own, ignore_errors=True)
+
+
+def _check_room(cache_dir: Path, wanted: int) -> None:
+    """A full disk under a memory map would end the process without a word."""
+    free = shutil.disk_usage(cache_dir).free
+    if wanted > free:
+        needed, room = (f"{count / 2**30:.1f} GiB" for count in (wanted, free))
+        raise DataError(
+            f"the decoded images take {needed}, and {room} are free",
+            place=str(cache_dir),
+            hint="free some space, choose another --results folder, or set a smaller image_size or "
+            "fewer images_per_class",
+        )
 
 
 def _copy_known(

@@ -9,7 +9,9 @@ from statistics import median
 
 from bench.data.catalog import open_dataset, resolve_root
 from bench.data.formats.base import Dataset, Image, Split
+from bench.data.formats.contract import Value
 from bench.data.splits import Pool, kept_keys, some
+from bench.errors import counted
 from bench.spec import DataSpec
 
 __all__ = ["Report", "SplitCount", "check"]
@@ -57,16 +59,26 @@ class Report:
         text = [f"{self.name}{f' in {self.place}' if self.place else ''}"]
         text.append(f"  {len(self.classes)} classes{keyed}: {some(self.classes, limit=4)}")
         text += [
-            f"  {split}: {count.images} images, per class {count.fewest} to {count.most}, "
-            f"median {count.median:g}"
+            f"  {split}: {counted(count.images, 'image')}, per class {count.fewest} to "
+            f"{count.most}, median {count.median:g}"
             for split, count in self.splits.items()
         ]
         text += [f"  note: {remark}" for remark in self.remarks]
         text += [f"  problem: {problem}" for problem in self.problems]
-        return [*text, "  no problems" if not self.problems else f"  {len(self.problems)} problems"]
+        return [
+            *text,
+            f"  {counted(len(self.problems), 'problem') if self.problems else 'no problems'}",
+        ]
 
 
-def check(name: str, root: str | Path | None, *, data_root: Path | None, cache_dir: Path) -> Report:
+def check(
+    name: str,
+    root: str | Path | None,
+    *,
+    data_root: Path | None,
+    cache_dir: Path,
+    options: tuple[tuple[str, Value], ...] = (),
+) -> Report:
     """Indexes the data set and decodes every image of it once.
 
     Args:
@@ -74,6 +86,7 @@ def check(name: str, root: str | Path | None, *, data_root: Path | None, cache_d
         root: where it lies; None looks where `bench.data.catalog.resolve_root` does.
         data_root: folder of data sets.
         cache_dir: index and results of the decoding are kept below it.
+        options: of the data set, see `bench.data.listing`.
 
     Raises:
         DataError: when the data set is not there or not in the layout expected.
@@ -83,12 +96,15 @@ def check(name: str, root: str | Path | None, *, data_root: Path | None, cache_d
     '  train: 1797 images, per class 174 to 183, median 180.5'
     """
     where = None if root is None else str(root)
-    dataset = open_dataset(name, where, data_root=data_root, cache_dir=cache_dir)
+    dataset = open_dataset(
+        name, where, data_root=data_root, cache_dir=cache_dir, options=options
+    )
     images = [image for label in dataset.classes for image in dataset.images_of(label)]
     unreadable = tuple(key for label in dataset.classes for key in dataset.unreadable(label))
     counts = _counts(dataset)
     shared = _duplicates(images)
     duplicates = {kind: len(contents) for kind, contents in shared.items()}
+    left = _left(dataset, unreadable)
     return Report(
         name=name,
         place=resolve_root(name, where, data_root),
@@ -97,8 +113,8 @@ def check(name: str, root: str | Path | None, *, data_root: Path | None, cache_d
         splits={split: _summary(numbers.values()) for split, numbers in counts.items()},
         unreadable=unreadable,
         duplicates=duplicates,
-        problems=tuple(_problems(counts, unreadable)),
-        remarks=(*_usual_remarks(dataset), _room(dataset, unreadable), *_shared_remarks(shared)),
+        problems=(*_problems(counts, unreadable), *_too_few(dataset, left)),
+        remarks=(*_usual_remarks(dataset), _room(dataset, left), *_shared_remarks(shared)),
     )
 
 
@@ -142,15 +158,15 @@ def _duplicates(images: Iterable[Image]) -> dict[str, list[str]]:
 def _problems(counts: Counts, unreadable: tuple[str, ...]) -> Iterable[str]:
     if unreadable:
         yield (
-            f"{len(unreadable)} images cannot be decoded: {some(unreadable)}. Replace them, or set "
-            "on_corrupt: skip"
+            f"{counted(len(unreadable), 'image')} cannot be decoded: {some(unreadable)}. "
+            "Replace what is broken, or set on_corrupt: skip"
         )
     for split in ("train", "test"):
         empty = [label for label, count in counts.get(split, {}).items() if count == 0]
         if empty:
             yield (
-                f"{len(empty)} classes have no {split} images: {some(empty)}. Add some, or set "
-                "on_short: drop_class"
+                f"{counted(len(empty), 'class has', 'classes have')} no {split} images: "
+                f"{some(empty)}. Add some, or set on_short: drop_class"
             )
     if "train" not in counts:
         yield "there are no training images. Put them into train/"
@@ -163,22 +179,47 @@ def _usual_remarks(dataset: Dataset) -> Iterable[str]:
         yield "no test split: set test_per_class: N, and N images of each class are held back"
 
 
-def _room(dataset: Dataset, unreadable: tuple[str, ...]) -> str:
-    """How many images per class can be asked for, after what the splits leave out."""
+def _left(dataset: Dataset, unreadable: tuple[str, ...]) -> dict[str, int]:
+    """Images per class to train on, after what the splits leave out."""
     pools = tuple(Pool(label, dataset.images_of(label)) for label in dataset.classes)
     kept, _ = kept_keys(pools, dataset.has_test)
-    own_val = any("val" in pool.parts for pool in pools)
-    left = {
+    broken = set(unreadable)
+    return {
         pool.label: sum(
             image.split == "train"
             and (kept is None or image.key in kept)
-            and image.key not in unreadable
+            and image.key not in broken
             for image in pool.images
         )
         for pool in pools
     }
+
+
+def _own_val(dataset: Dataset) -> bool:
+    return any(
+        image.split == "val" for label in dataset.classes for image in dataset.images_of(label)
+    )
+
+
+def _too_few(dataset: Dataset, left: dict[str, int]) -> Iterable[str]:
+    """A class must have an image for each split that is cut out of its training images."""
+    cut = [*([] if _own_val(dataset) else ["val"]), *([] if dataset.has_test else ["test"])]
+    least = 1 + len(cut)
+    short = [
+        f"{label} ({counted(count, 'image')})" for label, count in left.items() if 0 < count < least
+    ]
+    if short:
+        yield (
+            f"{counted(len(short), 'class has', 'classes have')} fewer than {least} different, "
+            f"readable images, one each for {', '.join(['train', *cut])}: {some(short)}. "
+            "Add some, or set on_short: drop_class"
+        )
+
+
+def _room(dataset: Dataset, left: dict[str, int]) -> str:
+    """How many images per class can be asked for."""
     label = min(left, key=lambda label: (left[label], label))
-    val = 0 if own_val else int(DataSpec.model_fields["val_per_class"].default)
+    val = 0 if _own_val(dataset) else int(DataSpec.model_fields["val_per_class"].default)
     return (
         f"images_per_class can be at most {max(left[label] - val, 0)} for all classes"
         + (f" with {val} for validation" if val else "")
@@ -189,10 +230,11 @@ def _room(dataset: Dataset, unreadable: tuple[str, ...]) -> str:
 
 def _shared_remarks(duplicates: dict[str, list[str]]) -> Iterable[str]:
     words = {
-        "within_class": "more than once in a class (kept once)",
+        "within_class": "there more than once in a class (kept once)",
         "across_splits": "in two splits (kept in test, else in validation)",
         "across_classes": "in two classes (the one in test is kept, else the first)",
     }
     for kind, keys in duplicates.items():
         if keys:
-            yield f"{len(keys)} images are {words[kind]}: {some(keys, limit=3)}"
+            count = counted(len(keys), "image is", "images are")
+            yield f"{count} {words[kind]}: {some(keys, limit=3)}"

@@ -19,6 +19,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+from bench.data.spelling import class_hint
 from bench.data.wordnet import Rule, Taxonomy, taxonomy
 from bench.errors import DataError, nearest
 from bench.spec import (
@@ -179,11 +180,14 @@ def _listed(names: tuple[str, ...], pool: _Pool) -> tuple[str, ...]:
     known = set(pool.classes)
     missing = [name for name in names if name not in known]
     if missing:
-        hint = f"nearest to {missing[0]!r}: {nearest(missing[0], pool.classes)}"
-        if pool.wnid_keyed:
-            wnids = {s.name: s.wnid for s in taxonomy().synsets.values() if s.wnid in known}
-            hint = f"write {wnids[missing[0]]}" if missing[0] in wnids else hint
-        raise DataError(f"data set {pool.dataset!r} has no class {_some(missing)}", hint=hint)
+        what = "class" if len(missing) == 1 else "classes"
+        raise DataError(
+            f"data set {pool.dataset!r} has no {what} {_some(missing)}",
+            hint="; ".join(class_hint(name, pool.classes) for name in missing[:_SHOWN])
+            + f"; bench classes --dataset {pool.dataset} lists all"
+            if pool.wnid_keyed
+            else f"nearest to {missing[0]!r}: {nearest(missing[0], pool.classes)}",
+        )
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
         raise DataError(f"listed more than once: {_some(twice)}", hint="list every class once")

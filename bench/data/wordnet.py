@@ -13,6 +13,8 @@ are features in deep neural networks?".
 from __future__ import annotations
 
 import csv
+import difflib
+import re
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
@@ -282,16 +284,21 @@ class Taxonomy:
 
     def _unknown(self, asked: str) -> DataError:
         message = f"there is no synset {asked!r} among the {len(self.synsets)} of the shipped table"
+        word = asked.partition(".")[0].lower().replace(" ", "_")
+        same_word = tuple(sorted(name for name in self._by_name if name.startswith(f"{word}.n.")))
         if self._files is not None:
-            same_word = self._files.senses(asked.partition(".")[0])
-            near = ", ".join(same_word) or nearest(asked, self._by_name)
-            return DataError(f"{message}, nor in nltk's WordNet 3.0", hint=f"nearest: {near}")
-        return DataError(
-            message,
-            hint=f"nearest: {nearest(asked, self._by_name)}. The table has every synset above an "
-            "ILSVRC2012 class; for any other, install nltk's data: python -m nltk.downloader "
-            "wordnet",
-        )
+            same_word = tuple(self._files.senses(word)) or same_word
+            message += ", nor in nltk's WordNet 3.0"
+        close = same_word or difflib.get_close_matches(asked, self._by_name, n=6, cutoff=0.6)
+        near = f"nearest: {', '.join(close)}" if close else "bench classes --tree shows them"
+        if re.fullmatch(r"n\d{8}", asked):  # the digits of a wnid say nothing of what it is
+            near = "bench classes lists wnids with their names, --tree those above them"
+        if self._files is None:
+            near += (
+                ". The table has every synset above an ILSVRC2012 class; for any other, install "
+                "nltk's data: python -m nltk.downloader wordnet"
+            )
+        return DataError(message, hint=near)
 
     @cached_property
     def _known_above(self) -> dict[Rule, dict[str, frozenset[str]]]:

@@ -2,12 +2,20 @@
 
 import hashlib
 import io
+import os
+import re
+import shutil
+import subprocess
+import sys
+import tempfile
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image as Pillow
 
 from bench.data.check import check
+from bench.data.formats.decode import UnreadableError, decode
 from bench.errors import DataError
 
 
@@ -72,7 +80,7 @@ def test_duplicates_are_told_apart(photos, tmp_path):
 
 def test_a_class_without_test_images_is_a_problem(photos, tmp_path):
     (photos / "test/dog/t.png").unlink()
-    assert "1 classes have no test images: dog" in run(photos, tmp_path).problems[0]
+    assert "1 class has no test images: dog" in run(photos, tmp_path).problems[0]
 
 
 def test_a_set_without_test_split_is_told_what_to_set(tmp_path):
@@ -84,3 +92,66 @@ def test_a_set_without_test_split_is_told_what_to_set(tmp_path):
 def test_missing_data_are_an_error(tmp_path):
     with pytest.raises(DataError, match="does not exist"):
         run(tmp_path / "nowhere", tmp_path)
+
+
+def test_a_class_with_too_few_images_to_split_is_a_problem(tmp_path):
+    for name in ("cat/0", *(f"dog/{n}" for n in range(5))):
+        write(tmp_path / f"photos/{name}.png", name)
+    report = run(tmp_path / "photos", tmp_path)
+    (problem,) = report.problems
+    assert "1 class has fewer than 3 different" in problem
+    assert "cat (1 image)" in problem
+    assert "drop_class" in problem
+    assert report.lines()[-1] == "  1 problem"
+
+
+def test_unreadable_images_are_described_by_what_they_are():
+    for data, says in ((b"<html>", "begins with b'<html>'"), (b"", "empty")):
+        with pytest.raises(UnreadableError, match=says) as caught:
+            decode(data, 8)
+        assert "object at" not in str(caught.value)
+
+
+@pytest.mark.skipif(os.geteuid() != 0, reason="only root can become another user")
+def test_folders_that_may_not_be_read_are_an_error(tmp_path):
+    photos = Path(tempfile.mkdtemp(prefix="bench-"))  # tmp_path is root's own
+    for name in ("cat/0", "dog/0"):
+        write(photos / f"{name}.png", name)
+    photos.chmod(0o755)
+    code = (
+        "import os, sys, pathlib; from bench.data.check import check; from bench.errors import *\n"
+        "os.setgid(65534); os.setuid(65534)\n"
+        "try: check('folder', sys.argv[1], data_root=None, cache_dir=pathlib.Path('/nowhere'))\n"
+        "except DataError as error: print(error)"
+    )
+    try:
+        for closed in ("cat", "."):
+            (photos / closed).chmod(0o700)
+            found = subprocess.run(
+                [sys.executable, "-c", code, str(photos)],
+                capture_output=True,
+                text=True,
+                check=True,
+            )
+            assert re.match(rf"{photos}.*read.*Permission denied", found.stdout), found.stdout
+            assert "\n  let yourself read" in found.stdout
+    finally:
+        shutil.rmtree(photos)
+
+
+def test_names_that_the_environment_cannot_read_are_not_called_wrong(tmp_path):
+    for name in ("猫", "犬"):
+        write(tmp_path / f"photos/{name}/0.png", name)
+    found = subprocess.run(
+        [sys.executable, "-m", "bench", "data", "check", "folder", str(tmp_path / "photos")],
+        env={**os.environ, "LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONIOENCODING": "utf-8"},
+        cwd=tmp_path,
+        capture_output=True,
+        text=True,
+        check=False,
+        encoding="utf-8",
+    )
+    assert found.returncode == 2
+    assert "'犬'" in found.stderr or "'猫'" in found.stderr
+    assert "encoding is" in found.stderr
+    assert "PYTHONUTF8=1" in found.stderr

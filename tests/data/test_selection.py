@@ -219,7 +219,7 @@ def test_under_a_synset() -> None:
         (NearFarClasses(root="dog.n.01", side="target", target_n=119), "at most 118"),
         (NearFarClasses(root="dog.n.01", side="far", source_n=883), "source_n: at most 882"),
         (NearFarClasses(root="entity.n.01", side="far"), "narrower root"),
-        (ListedClasses(names=("n02088365",)), "nearest to 'n02088365': n02088364"),
+        (ListedClasses(names=("n02088365",)), "one digit away: n02088364 .*beagle"),
         (ListedClasses(names=("beagle.n.01",)), "write n02088364"),
         (ListedClasses(names=("n02088364", "n02088364")), "more than once: n02088364"),
     ],
@@ -259,3 +259,36 @@ def test_overlap_names_the_classes() -> None:
 def test_describe() -> None:
     assert describe(digits(RandomClasses(n=1))) == "1 class (drawn_from 10)"
     assert describe(Selection(("a", "b"))) == "2 classes"
+
+
+@pytest.mark.parametrize(
+    ("asked", "way_out"),
+    [
+        ("tench", "write n01440764"),
+        ("Tench", "write n01440764"),
+        ("tench.n.01", "write n01440764"),
+        ("goldfsh", r"n01443537 \(goldfish\)"),
+        ("dog.n.01", r"above 118 classes: \{recipe: under, synset: dog.n.01\}"),
+        ("n02084071", r"n02084071 \(dog.n.01\) is above 118"),
+        ("n02084079", "n02084079 is unknown"),
+        ("qqqqqq", "nothing is spelled like"),
+    ],
+)
+def test_a_class_that_is_not_there_is_explained(asked: str, way_out: str) -> None:
+    with pytest.raises(DataError, match=rf"no class {asked}\n.*{way_out}.*bench classes"):
+        imagenet(ListedClasses(names=(asked, CLASSES[0])))
+
+
+@pytest.mark.parametrize(
+    ("asked", "way_out"),
+    [
+        ("n02084079", "bench classes lists wnids"),
+        ("dogg.n.01", "nearest: dog.n.01"),
+        ("dog", "nearest: .*dog.n.01"),
+        ("qqqqqq", "--tree"),
+    ],
+)
+def test_a_synset_that_is_not_there_is_explained(asked: str, way_out: str) -> None:
+    with pytest.raises(DataError, match=rf"no synset '{asked}'.*\n.*{way_out}") as caught:
+        imagenet(UnderSynset(synset=asked))
+    assert "more)" not in str(caught.value)

@@ -12,7 +12,7 @@ import io
 
 import numpy as np
 from PIL import Image as Pillow
-from PIL import ImageOps
+from PIL import ImageOps, UnidentifiedImageError
 
 from bench.data.formats.base import UInt8
 
@@ -43,6 +43,8 @@ def decode(data: bytes, size: int) -> UInt8:
             return _square(_rgb(upright), size)
     except UnreadableError:
         raise
+    except UnidentifiedImageError:  # its text has the address of a buffer
+        raise UnreadableError(_no_image(data)) from None
     except Exception as error:  # Pillow's decoders raise anything on hostile bytes
         raise UnreadableError(f"{type(error).__name__}: {error}") from error
 
@@ -58,8 +60,15 @@ def decode_whole(data: bytes) -> UInt8:
             return np.asarray(_rgb(ImageOps.exif_transpose(picture)))
     except UnreadableError:
         raise
+    except UnidentifiedImageError:
+        raise UnreadableError(_no_image(data)) from None
     except Exception as error:  # Pillow's decoders raise anything on hostile bytes
         raise UnreadableError(f"{type(error).__name__}: {error}") from error
+
+
+def _no_image(data: bytes) -> str:
+    begins = f"it begins with {data[:12]!r}" if data else "the file is empty"
+    return f"no image of a known kind: {begins}"
 
 
 def _rgb(picture: Pillow.Image) -> Pillow.Image:

@@ -11,6 +11,7 @@ import contextlib
 import hashlib
 import json
 import os
+import sys
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -180,7 +181,7 @@ def _walk(
         raise DataError(
             f"folder {prefix!r} is a link to a folder that it lies in", place=str(folder)
         )
-    with os.scandir(folder) as entries:
+    with _scanned(folder) as entries:
         for entry in entries:
             if entry.name.startswith("."):
                 continue
@@ -199,7 +200,29 @@ def _walk(
                     info = entry.stat()
                     yield path, info.st_size, info.st_mtime_ns
             except FileNotFoundError:
-                raise DataError(f"{path!r} is a link to nothing", place=str(folder)) from None
+                raise DataError(
+                    f"{path!r} is a link to nothing",
+                    place=str(folder),
+                    hint="remove the link, or put back what it leads to",
+                ) from None
+            except PermissionError as error:
+                raise _closed(folder, error) from None
+
+
+def _scanned(folder: Path) -> Any:
+    """The entries of a folder, as of `os.scandir`."""
+    try:
+        return os.scandir(folder)
+    except OSError as error:
+        raise _closed(folder, error) from None
+
+
+def _closed(folder: Path, error: OSError) -> DataError:
+    return DataError(
+        f"the folder cannot be read ({error.strerror})",
+        place=str(folder),
+        hint=f"let yourself read it: chmod -R u+rX {folder}, or move it out of the data set",
+    )
 
 
 def _check_utf8(folder: Path, path: str) -> None:
@@ -209,6 +232,15 @@ def _check_utf8(folder: Path, path: str) -> None:
             return
     except UnicodeEncodeError:
         pass
+    raw = os.fsencode(path)
+    name = raw.decode("utf-8", "replace")
+    if "\n" not in path and "\ufffd" not in name:  # it is UTF-8, but the process cannot know it
+        encoding = sys.getfilesystemencoding()
+        raise DataError(
+            f"file name {name!r} cannot be read in this environment, whose encoding is {encoding}",
+            place=os.fsencode(folder).decode("utf-8", "replace"),
+            hint="set the environment variable PYTHONUTF8=1, or LC_ALL=C.UTF-8",
+        )
     raise DataError(
         f"file name {path!r} is not UTF-8 text on one line",
         place=os.fsencode(folder).decode("utf-8", "replace"),
@@ -220,7 +252,11 @@ def _read(root: Path, path: str) -> bytes:
     try:
         return (root / path).read_bytes()
     except OSError as error:
-        raise DataError(f"{path!r} cannot be read ({error.strerror})", place=str(root)) from error
+        raise DataError(
+            f"{path!r} cannot be read ({error.strerror})",
+            place=str(root),
+            hint="let yourself read it: chmod u+r, or move it out of the data set",
+        ) from error
 
 
 def _hash(root: Path, path: str) -> str:
