@@ -12,7 +12,8 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from bench.errors import GridError, nearest
+from bench import errors
+from bench.errors import GridError
 from bench.spec import RunSpec, TrainSpec
 
 if TYPE_CHECKING:
@@ -163,7 +164,9 @@ def check(name: str, options: Mapping[str, Any], place: str | None = None) -> Ba
     entry = METHODS.get(name)
     if entry is None:
         raise GridError(
-            f"there is no method {name!r}", place=place, hint=f"methods: {nearest(name, METHODS)}"
+            f"there is no method {name!r}",
+            place=place,
+            hint=f"methods: {errors.nearest(name, METHODS)}",
         )
     schema: type[BaseModel] = getattr(importlib.import_module(entry.module), entry.options)
     known = list(schema.model_fields)
@@ -172,7 +175,7 @@ def check(name: str, options: Mapping[str, Any], place: str | None = None) -> Ba
             raise GridError(
                 f"method {name!r} has no option {key!r}",
                 place=place,
-                hint=f"its options: {nearest(key, known)}" if known else "it has no options",
+                hint=f"its options: {errors.nearest(key, known)}" if known else "it has no options",
             )
     try:
         return schema.model_validate(dict(options))
@@ -227,7 +230,7 @@ def check_run(spec: RunSpec, place: str | None = None) -> None:
             "mapping",
         )
     if given > most:
-        borrowing = nearest(name, [key for key, e in METHODS.items() if e.borrows[1]])
+        borrowing = errors.nearest(name, [key for key, e in METHODS.items() if e.borrows[1]])
         raise GridError(
             f"method {name!r} borrows "
             + (f"at most {most} selections" if most else "no images")
@@ -235,6 +238,7 @@ def check_run(spec: RunSpec, place: str | None = None) -> None:
             place=place,
             hint=f"leave out borrow, or choose a method that borrows: {borrowing or 'none yet'}",
         )
+    _check_views(spec, place)
     if entry.kind != "steps" and spec.layers.layers("T"):
         raise GridError(
             f"method {name!r} trains no layer, but pattern {spec.pattern} says that some are tuned",
@@ -253,6 +257,39 @@ def check_run(spec: RunSpec, place: str | None = None) -> None:
             f"method {name!r} keeps the parent's classifier, and this run starts from nothing",
             place=place,
             hint="give it a source, or set method.source_head: random",
+        )
+
+
+def _check_views(spec: RunSpec, place: str | None) -> None:
+    """Samples of several images are for methods that look at samples, not at images."""
+    name, views = spec.method.name, spec.data.views
+    for borrowed in spec.borrow:
+        if borrowed.data.views:
+            raise GridError(
+                f"borrowed samples of {len(borrowed.data.views)} views",
+                place=place,
+                hint="borrow whole images: name a selection without views",
+            )
+    if not views:
+        return
+    shown = f"but a sample of the target has the views {', '.join(views)}"
+    if METHODS[name].kind == "extraction" or "bank" in dict(spec.method.options):
+        raise GridError(
+            f"method {name!r} looks at whole images, {shown}",
+            place=place,
+            hint="leave out target.views, or choose plain, joint, soft, svm or probe",
+        )
+    if METHODS[name].kind == "features" and spec.layers.kind(spec.layers.depth) != "R":
+        raise GridError(
+            f"pattern {spec.pattern} copies a classifier of whole images, {shown}",
+            place=place,
+            hint=f"method {name!r} needs no classifier: write R for the last layer",
+        )
+    if spec.train.expand_to is not None:
+        raise GridError(
+            f"train.expand_to makes copies of whole images, {shown}",
+            place=place,
+            hint="leave out one of the two",
         )
 
 
