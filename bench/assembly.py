@@ -116,6 +116,11 @@ class Data:
     resolved: catalog.Resolved
     borrowed: tuple[tuple[catalog.Loaded, BorrowedImages], ...] = ()
 
+    @property
+    def views(self) -> int:
+        """Images of each of the run's own samples."""
+        return _views(self.loaded)
+
     def domain(self, which: str, model: nn.Module) -> Domain:
         """`train`, `val` or `test` as a domain, normalised as the network was made for."""
         index = {"train": self.loaded.train, "val": self.loaded.val, "test": self.loaded.test}[
@@ -153,8 +158,14 @@ def _domain(
         loaded.images[index],
         loaded.labels[index],
         len(loaded.classes),
+        views=_views(loaded),
         **normalisation,  # type: ignore[arg-type]
     )
+
+
+def _views(loaded: catalog.Loaded) -> int:
+    """Images of a sample: they stand one above the other."""
+    return int(loaded.images.shape[1] // loaded.images.shape[2])
 
 
 class Loader:
@@ -280,7 +291,7 @@ def assemble_network(
         BenchError: a classifier to be kept is not there, or does not know a borrowed class.
     """
     groups = layers.parameter_groups(model, spec.layers, spec.train)
-    if len(method.domains) == 1:
+    if len(method.domains) == 1 and data.views == 1:
         return Network(model, groups, None)
     heads: list[tuple[nn.Module, bool]] = []
     for number in range(1, len(method.domains)):
@@ -306,6 +317,7 @@ def assemble_network(
         [made for made, _ in heads],
         batch_norm=method.batch_norm,
         image_size=spec.data.image_size,
+        views=[domain.views for domain in method.domains],
     )
     return Network(module, groups + head_groups(heads, spec.train), module)
 

@@ -28,6 +28,7 @@ from bench.errors import BenchError, StoreError
 from bench.finish import Finished, row_of, write_files
 from bench.methods import METHODS
 from bench.models import layers, weights
+from bench.models.multiview import widen_classifier
 from bench.models.tuning import tune_only
 from bench.provenance import borrowed_record
 from bench.spec import FromRun, RunSpec, Scratch, run_id
@@ -143,6 +144,13 @@ class _Run:
         model = layers.create(
             self.spec.model,
             self._outputs(),
+            seed=self.spec.seeds.init,
+            image_size=self.spec.data.image_size,
+        )
+        widen_classifier(
+            model,
+            self.spec.model,
+            1 if self._on_features() else self.data.views,  # features are of one image each
             seed=self.spec.seeds.init,
             image_size=self.spec.data.image_size,
         )

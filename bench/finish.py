@@ -17,6 +17,7 @@ from torch import nn
 from bench.assembly import Context, Data
 from bench.methods import METHODS
 from bench.models import layers, weights
+from bench.models.multiview import viewing
 from bench.provenance import device_name, overlap_with_tests
 from bench.records import describe_run
 from bench.spec import RunSpec
@@ -138,7 +139,7 @@ def _keep_weights(run: Finished, folder: RunFolder) -> Any:
 def _test_scores(run: Finished, device: torch.device, test: Domain) -> evaluate.Logits:
     """Scores of the test images; log of the mean softmax where rounds are fused (GE-7)."""
     recipe = run.spec.train
-    scorer = run.scorer or run.model
+    scorer = run.scorer or viewing(run.model, run.data.views)
 
     def scores() -> evaluate.Logits:
         scorer.eval()

@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator, model_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    field_validator,
+    model_validator,
+)
 
 __all__ = [
     "AllClasses",
@@ -35,6 +43,19 @@ class Frozen(BaseModel):
     """A value: hashable, unknown fields refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def _where(value: Any) -> Any:
+    """A mapping of columns to a value or values, as sorted pairs."""
+    if isinstance(value, Mapping):
+        value = [(k, [v] if isinstance(v, str) else v) for k, v in sorted(value.items())]
+    if not isinstance(value, list | tuple):
+        raise ValueError("write columns and their values, such as {expression: [sadness]}")
+    return value
+
+
+Where = Annotated[tuple[tuple[str, tuple[str, ...]], ...], BeforeValidator(_where)]
+"""Columns `group_NAME` of a manifest, by NAME, and the values that images must have in them."""
 
 
 # --- which classes ---------------------------------------------------------------------------
@@ -143,8 +164,11 @@ class DataSpec(Frozen):
     `root` says where the files lie and is no part of the identity. The draw of the images is
     `RunSpec.seeds.draw`. Training sets are nested in `images_per_class`; the test set is the same
     for every draw. `options` are those of the data set (`bench data list NAME`), written as a
-    mapping. `test_from: given` uses the split that the data set comes with, `pool` cuts
-    `test_per_class` images out of its training images; `auto` is `given` where there is one.
+    mapping. `views` are what a sample shows, such as [whole, box] (`bench.data.views`).
+    `train_where` restricts training and validation images to values of the manifest's columns
+    `group_NAME`, such as {expression: [surprise, sadness]}. `test_from: given` uses the split that
+    the data set comes with, `pool` cuts `test_per_class` images out of its training images; `auto`
+    is `given` where there is one.
     """
 
     dataset: str
@@ -158,6 +182,15 @@ class DataSpec(Frozen):
     on_short: Literal["error", "cap", "drop_class"] = "error"
     on_corrupt: Literal["error", "skip"] = "error"
     options: tuple[tuple[str, OptionValue], ...] = ()
+    views: tuple[str, ...] = ()
+    train_where: Where = ()
+
+    @field_validator("views")
+    @classmethod
+    def _views_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a view is named twice")
+        return () if value == ("whole",) else value
 
     @field_validator("options", mode="before")
     @classmethod
@@ -171,9 +204,10 @@ class DataSpec(Frozen):
     def identity(self) -> dict[str, Any]:
         """The fields that say what the data are, without where they lie.
 
-        Options joined later; where there are none, ids are what they were before.
+        Options, views and `train_where` joined later; without them ids are what they were before.
         """
-        left_out = {"root"} if self.options else {"root", "options"}
+        later = ("options", "views", "train_where")
+        left_out = {"root", *(name for name in later if not getattr(self, name))}
         return self.model_dump(mode="json", exclude=left_out)
 
 

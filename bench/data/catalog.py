@@ -7,10 +7,9 @@ without decoding any; `load` gives their pixels.
 from __future__ import annotations
 
 import json
-import os
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, field
-from functools import lru_cache
+from functools import lru_cache, partial
 from pathlib import Path
 
 import numpy as np
@@ -19,10 +18,11 @@ from bench.data.cache import cached_images
 from bench.data.datasets import DATASETS, Format, check_options
 from bench.data.formats.base import Dataset, Image, Int64, Notes, UInt8, digest
 from bench.data.formats.contract import Value
+from bench.data.places import MissingDataError, resolve_root
 from bench.data.selection import Selection, select
-from bench.data.splits import Pool, some, split_pools
-from bench.errors import DataError, nearest
-from bench.paths import user_path
+from bench.data.splits import Pool, Splits, some, split_pools
+from bench.data.views import allowed_by, read_views, view_images, views_fingerprint
+from bench.errors import DataError
 from bench.spec import ClassRecipe, DataSpec
 
 __all__ = [
@@ -39,72 +39,6 @@ __all__ = [
     "resolve",
     "resolve_root",
 ]
-
-
-class MissingDataError(DataError):
-    """The files of a data set are not where they were looked for."""
-
-
-# --- where they lie -----------------------------------------------------------------------
-
-
-def resolve_root(name: str, root: str | None, data_root: Path | None) -> Path | None:
-    """Where a data set lies; None for those that have no files.
-
-    `root` itself is tried first (relative to the current folder, then to the data folders); else
-    the data folders: `data_root`, then the environment's BENCH_DATA. At each place the data set
-    may be the place itself or have one of its usual names below it.
-
-    Raises:
-        DataError: for an unknown data set, or a root given to one that has no files.
-        MissingDataError: saying what was expected, where, what is there, and how to give it.
-    """
-    entry = _entry(name)
-    if not isinstance(entry, Format):
-        if root is not None:
-            raise DataError(
-                f"data set {name!r} has no files, but root is {root!r}",
-                hint="remove root:, or name another data set "
-                "(dataset: folder reads a folder per class)",
-            )
-        return None
-    environment = os.environ.get("BENCH_DATA")
-    given_places = (data_root, user_path(environment, "BENCH_DATA") if environment else None)
-    folders = [path for path in given_places if path]
-    if root is not None:
-        given = user_path(root)
-        places = [given, *(folder / given for folder in folders if not given.is_absolute())]
-    else:
-        places = folders
-    for place in places:
-        for candidate in (place, *(place / guess for guess in entry.guesses)):
-            if entry.fits(candidate):
-                return candidate.resolve()
-    raise _missing(name, entry, places)
-
-
-def _entry(name: str) -> Callable[[], Dataset] | Format:
-    if name not in DATASETS:
-        raise DataError(
-            f"data set {name!r} is not known",
-            hint=f"data sets: {nearest(name, DATASETS)}; your own images: folder or manifest",
-        )
-    return DATASETS[name]
-
-
-def _missing(name: str, entry: Format, places: Sequence[Path]) -> MissingDataError:
-    found = "; ".join(f"{place} {_contents(place)}" for place in places)
-    return MissingDataError(
-        f"data set {name!r} was not found: {found or 'no place to look for it is given'}",
-        hint=f"expected {entry.expected}; say where it lies with root: in the grid, "
-        "--data-root FOLDER or the environment variable BENCH_DATA (nothing is downloaded)",
-    )
-
-
-def _contents(place: Path) -> str:
-    if place.is_dir():
-        return f"has {some(sorted(path.name for path in place.iterdir())) or 'nothing in it'}"
-    return "is a file of another kind" if place.exists() else "does not exist"
 
 
 def open_dataset(
@@ -255,7 +189,11 @@ def resolve(data: DataSpec, draw: int, *, data_root: Path | None, cache_dir: Pat
         test_from=data.test_from,
         draw=draw,
         on_short=data.on_short,
+        train_where=allowed_by(dataset, data.train_where),
     )
+    if len(parts.classes) < 2:
+        raise _one_class(data, parts)
+    plain = fingerprint(dataset, parts.classes, parts.train, parts.val, parts.test)
     notes: Notes = {**dict(selection.notes), **parts.notes}
     if corrupt:
         notes |= {"skipped_corrupt": len(corrupt), "skipped_corrupt_images": corrupt}
@@ -264,11 +202,23 @@ def resolve(data: DataSpec, draw: int, *, data_root: Path | None, cache_dir: Pat
         train=parts.train,
         val=parts.val,
         test=parts.test,
-        fingerprint=fingerprint(dataset, parts.classes, parts.train, parts.val, parts.test),
+        fingerprint=views_fingerprint(dataset, plain, parts, data.views),
         dataset_fingerprint=dataset.fingerprint,
         wnid_keyed=dataset.wnid_keyed,
         version=dataset.version,
         notes=notes,
+    )
+
+
+def _one_class(data: DataSpec, parts: Splits) -> DataError:
+    """There is nothing to tell apart: any network would be right at every image."""
+    dropped = parts.notes.get("dropped_classes")
+    return DataError(
+        f"one class, {parts.classes[0]!r}, is left of data set {data.dataset!r}: a network needs "
+        "at least two to tell apart",
+        hint=f"on_short: drop_class left out {some(dropped)}"
+        if isinstance(dropped, list)
+        else f"select more classes: the recipe is {data.classes.recipe}; see bench classes --help",
     )
 
 
@@ -295,7 +245,8 @@ class Loaded:
     """The pixels of a run.
 
     Attributes:
-        images: (N, size, size, 3) uint8 RGB, a read-only memory map: index it to get a copy.
+        images: (N, V size, size, 3) uint8 RGB, V views one above the other (1 without `views:`); a
+            read-only memory map: index it to get a copy.
         labels: (N,) places in `classes`.
         train, val, test: rows of `images`, ascending; disjoint, together all N.
         classes: names.
@@ -338,9 +289,9 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
         options=data.options,
     )
     pixels = cached_images(
-        images,
+        view_images(dataset, images, data.views),
         data.image_size,
-        dataset.read,
+        partial(read_views, dataset) if data.views else dataset.read,
         cache_dir=cache_dir,
         fingerprint=resolved.fingerprint,
         version=resolved.version,
@@ -349,7 +300,7 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
     ends = np.cumsum([len(resolved.train), len(resolved.val), len(resolved.test)])
     rows = np.arange(len(images), dtype=np.int64)
     return Loaded(
-        images=pixels,
+        images=pixels.reshape(len(images), -1, data.image_size, 3),
         labels=np.array([place[image.label] for image in images], dtype=np.int64),
         train=rows[: ends[0]],
         val=rows[ends[0] : ends[1]],

@@ -5,6 +5,8 @@
 
 A manifest is a CSV file with the columns `path,label[,split][,group]`; paths are relative to the
 file, splits are train, val or test (empty: train), images of one group never stand in two splits.
+Further columns may be `box` and `box_NAME` (parts of the image, for `views:`) and `group_NAME`
+(what images have in common, for `train_where:` and verification).
 """
 
 from __future__ import annotations
@@ -12,6 +14,7 @@ from __future__ import annotations
 import csv
 import io
 from collections.abc import Iterable, Iterator
+from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import cast
 
@@ -21,6 +24,7 @@ from bench.data.formats.files import Files, folder_files, is_image, listed_files
 from bench.data.formats.imagefiles import FileDataset, Placed, place_images
 from bench.data.layout import has_splits
 from bench.data.splits import some
+from bench.data.views import is_extra_column, parse_box
 from bench.errors import DataError, counted, nearest
 
 __all__ = [
@@ -37,7 +41,8 @@ FOLDER_EXPECTED = (
     "each, or a .tar or .tar.gz of it"
 )
 MANIFEST_EXPECTED = (
-    "a CSV file with the columns path,label[,split][,group], or a folder with manifest.csv"
+    "a CSV file with the columns path,label[,split][,group][,box][,box_NAME][,group_NAME], or a "
+    "folder with manifest.csv"
 )
 _SPLITS = ("train", "val", "test")
 
@@ -93,7 +98,8 @@ def open_manifest(root: Path, cache_dir: Path) -> FileDataset:
     table = root if root.is_file() else root / "manifest.csv"
     placed = list(_rows(table, _text(table)))
     files = listed_files(table.parent, [one.path for one in placed], cache_dir)
-    return place_images("manifest", files, placed, cache_dir, MANIFEST_EXPECTED)
+    dataset = place_images("manifest", files, placed, cache_dir, MANIFEST_EXPECTED)
+    return replace(dataset, columns={one.path: dict(one.columns) for one in placed if one.columns})
 
 
 def _text(table: Path) -> str:
@@ -142,7 +148,7 @@ def _rows(table: Path, text: str) -> Iterator[Placed]:
 def _check_columns(table: Path, names: Iterable[str]) -> None:
     allowed = ("path", "label", "split", "group")
     columns = list(names)
-    unknown = [name for name in columns if name not in allowed]
+    unknown = [name for name in columns if name not in allowed and not is_extra_column(name)]
     missing = [name for name in allowed[:2] if name not in columns]
     if unknown or missing or len(set(columns)) != len(columns):
         wrong = (
@@ -182,7 +188,13 @@ def _row(place: str, folder: Path, row: dict[str | None, str | None], seen: set[
             f"path {path!r} is listed twice", place=place, hint="an image has one label: keep one"
         )
     seen.add(key)
-    return Placed(key, label, cast(Split, split), row.get("group") or None)
+    extra = tuple(
+        (name, text or "") for name, text in row.items() if name and is_extra_column(name)
+    )
+    for name, text in extra:
+        if name.startswith("box") and text:
+            parse_box(text, place)
+    return Placed(key, label, cast(Split, split), row.get("group") or None, extra)
 
 
 def _inside(place: str, folder: Path, path: str) -> str:

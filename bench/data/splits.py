@@ -10,14 +10,14 @@ The splits are disjoint by key, by content hash and, where images have one, by g
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from itertools import islice
 from typing import Literal
 
 from bench.data.formats.base import Image, Notes, Split
-from bench.errors import DataError
+from bench.errors import DataError, counted
 
 __all__ = ["Pool", "Splits", "kept_keys", "some", "split", "split_pools"]
 
@@ -110,6 +110,7 @@ def split_pools(
     test_from: TestFrom,
     draw: int,
     on_short: OnShort,
+    train_where: Callable[[Image], bool] | None = None,
 ) -> Splits:
     """Exactly `images_per_class` training and `val_per_class` validation images of every class.
 
@@ -126,6 +127,7 @@ def split_pools(
         test_from: `given`, `pool` (given test images are then left out), or `auto`.
         on_short: what happens to a class with too few images: `error`, `cap` (use what there is,
             at least one training and one test image) or `drop_class`; the notes name them.
+        train_where: which images may be for training and validation; None is all.
 
     Raises:
         DataError: naming the classes, the counts needed and available, and the ways out.
@@ -140,10 +142,13 @@ def split_pools(
         test = taker.given(test_per_class)
     else:
         test = taker.take("test", "train", test_per_class)
+    taker.only = train_where
     val = taker.take(f"images|{draw}", val_part, val_per_class)
     train = taker.take(f"images|{draw}", "train", images_per_class)
     if taker.left_out:
         notes["left_out_group_in_other_split"] = len(taker.left_out)
+    if on_short == "error":
+        _check_same_classes(pools, given_test, val_part == "val" and val_per_class > 0)
     wanted = {"train": images_per_class, "validation": val_per_class, "test": test_per_class}
     picks = [
         _Pick(pool.label, {"train": a, "validation": b, "test": c})
@@ -159,6 +164,23 @@ def split_pools(
     )
 
 
+def _check_same_classes(pools: Sequence[Pool], given_test: bool, own_val: bool) -> None:
+    """Classes that the data set has in one of its splits alone, most often a slip of spelling."""
+    lines = []
+    used: list[Split] = ["train", *(["val"] * own_val), *(["test"] * given_test)]  # type: ignore[list-item]
+    for part in used:
+        without = [pool.label for pool in pools if part not in pool.parts]
+        if without:
+            lines.append(f"not in {part}: {some(without)}")
+    if lines:
+        raise DataError(
+            f"the splits {', '.join(used)} of the data set have different classes: "
+            + "; ".join(lines),
+            hint="give the folders of a class the same name in every split (upper and lower case "
+            "differ), add what is missing, or set on_short: drop_class to leave such classes out",
+        )
+
+
 class _Taker:
     """Takes images split by split; what a split has taken, and its groups, no later one gets."""
 
@@ -167,6 +189,7 @@ class _Taker:
         self._taken = [set[str]() for _ in pools]
         self._closed_groups = set[str]()
         self.left_out = set[str]()
+        self.only: Callable[[Image], bool] | None = None
 
     def given(self, count: int | None) -> list[Images]:
         """The data set's own test images, as they are."""
@@ -189,6 +212,8 @@ class _Taker:
         """Lazily, because resolving a large data set must not look at every image each time."""
         for image in images:
             if image.key in taken or (self._kept is not None and image.key not in self._kept):
+                continue
+            if self.only is not None and not self.only(image):
                 continue
             if image.group in self._closed_groups:
                 self.left_out.add(image.key)
@@ -289,8 +314,8 @@ def _settle(
         empty = [p.label for p in picks if not (p.parts["train"] and p.parts["test"])]
         if empty:
             raise DataError(
-                f"{len(empty)} of {len(picks)} classes have no image left for training or for "
-                f"test: {some(line_of[label] for label in empty)}",
+                f"{len(empty)} of {counted(len(picks), 'class has', 'classes have')} no image left "
+                f"for training or for test: {some(line_of[label] for label in empty)}",
                 hint="ask for fewer validation or test images, or set on_short: drop_class",
             )
         notes["capped_classes"] = list(line_of.values())
@@ -307,7 +332,8 @@ def _too_few(
     if most and not any(pick.shortage(others) for pick in picks):
         way = f"images_per_class of at most {most}, or for fewer validation or test images"
     return DataError(
-        f"{len(line_of)} of {len(picks)} classes have too few images: {some(line_of.values())}",
+        f"{len(line_of)} of {counted(len(picks), 'class has', 'classes have')} too few images: "
+        f"{some(line_of.values())}",
         hint=f"ask for {way}; or set on_short: cap (use what there is) or on_short: drop_class",
     )
 

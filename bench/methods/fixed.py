@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from bench.errors import ModelError
 from bench.methods.linear import Linear, Loss, fit_in_memory, fit_streaming
 from bench.models.domains import Trunk, classifier_name
+from bench.models.heads import side_by_side
 from bench.training import evaluate
 from bench.training.domain import Domain
 from bench.training.features import LayerTap, Stage
@@ -217,6 +218,8 @@ def features_of(
 ) -> Callable[[Tensor], Tensor]:
     """A function from normalised images to features (n, D) of a layer, flattened.
 
+    With V views of a sample, from n V images to (n, V D): the views' features side by side.
+
     Args:
         layer: `penultimate` (what the classifier is handed), a number, or a module's name.
         stage: see `bench.training.features.extract`.
@@ -229,7 +232,7 @@ def features_of(
         def penultimate(images: Tensor) -> Tensor:
             with torch.inference_mode():
                 found: Tensor = trunk(images).flatten(1).float().clone()
-            return found
+            return side_by_side(found, len(found) // data.views)
 
         return penultimate
     if not layer.strip():
@@ -237,7 +240,9 @@ def features_of(
     sample = Feed(data, FeedOptions(device)).plain_batch(0, 1)
     name: str | int = int(layer) if layer.isdigit() else layer
     tap = LayerTap(model, [name], stage, sample)
-    return lambda images: tap(images)[0].flatten(1).float()
+    return lambda images: side_by_side(
+        tap(images)[0].flatten(1).float(), len(images) // data.views
+    )
 
 
 def _normalised(features: Tensor, on: bool) -> Tensor:

@@ -14,7 +14,7 @@ whose union has a quarter of the source.
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -247,5 +247,5 @@ def pool_of(source: Domain, rows: Indices, *, reindex: bool, least: int = 0) -> 
         )
     shown = within & np.isin(source.labels, classes)
     labels = np.where(shown, np.searchsorted(classes, source.labels), 0)
-    domain = Domain(source.name, source.images, labels, len(classes), source.mean, source.std)
+    domain = replace(source, labels=labels, num_classes=len(classes))
     return Pool(domain, classes, shown)

@@ -116,7 +116,8 @@ class Selective(Joint):
         self.fused = starts[1:] if options.fuse else ()
 
     def _shown(self, epoch: int, predict: Predict) -> list[Indices]:
-        return self.nearest[0].oversampled(epoch, super()._shown(epoch, predict), predict)
+        stream: NearestStream = self.nearest[0]
+        return stream.oversampled(epoch, super()._shown(epoch, predict), predict)
 
     def notes(self, history: Sequence[Row]) -> Mapping[str, Any]:
         """The selection of each source, and its rounds."""

@@ -8,6 +8,7 @@ be combined freely.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
@@ -135,5 +136,5 @@ def reindexed(domain: Domain, least: int = 0) -> tuple[Domain, Indices]:
     kept = np.isin(domain.labels, classes)
     images = domain.images if kept.all() else domain.images[kept]
     labels = np.searchsorted(classes, domain.labels[kept])
-    new = Domain(domain.name, images, labels, len(classes), domain.mean, domain.std)
+    new = replace(domain, images=images, labels=labels, num_classes=len(classes))
     return new, classes

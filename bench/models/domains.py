@@ -139,6 +139,7 @@ def with_heads(
     *,
     batch_norm: BatchNormMode,
     image_size: int | None = None,
+    views: Sequence[int] | None = None,
 ) -> MultiHead:
     """`model` as domain 0 and `heads` as the classifiers of domains 1, 2, …
 
@@ -147,14 +148,16 @@ def with_heads(
         heads: see `new_head`.
         batch_norm: see `MultiHead`.
         image_size: side of the images in pixels; None is the network's own size.
+        views: of each domain's samples, see `MultiHead`.
 
     Raises:
         ModelError: when the network's classifier is not the last thing that happens in it.
     """
     classifier = model.get_submodule(classifier_name(model))
     trunk = Trunk(model, classifier)
-    network = MultiHead(trunk, [classifier, *heads], batch_norm=batch_norm)
-    _check_same(model, network, image_size)
+    network = MultiHead(trunk, [classifier, *heads], batch_norm=batch_norm, views=views)
+    if network.views[0] == 1:  # else `bench.models.multiview` has looked
+        _check_same(model, network, image_size)
     return network
 
 

@@ -17,7 +17,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from bench.errors import ModelError
 from bench.training.domain import BatchNormMode, seed_from
 
-__all__ = ["MultiHead"]
+__all__ = ["MultiHead", "side_by_side"]
 
 
 class MultiHead(nn.Module):
@@ -30,6 +30,8 @@ class MultiHead(nn.Module):
             each with its own statistics, of which only the main domain's enter the running ones;
             `frozen`, one pass with the running statistics, which stay as they are.
         main: the domain that the network is for.
+        views: images of a sample, by domain; a head is handed their features side by side. None is
+            one image everywhere.
 
     >>> net = MultiHead(nn.Flatten(), [nn.Linear(4, 2), nn.Linear(4, 3)])
     >>> [tuple(out.shape) for out in net(torch.zeros(5, 1, 2, 2), ((0, 3), (1, 2)))]
@@ -43,9 +45,11 @@ class MultiHead(nn.Module):
         *,
         batch_norm: BatchNormMode = "joint",
         main: int = 0,
+        views: Sequence[int] | None = None,
     ) -> None:
         super().__init__()
         self.trunk, self.heads = trunk, nn.ModuleList(heads)
+        self.views = tuple(views or (1 for _ in heads))
         self.batch_norm, self.main = batch_norm, main
 
     def train(self, mode: bool = True) -> MultiHead:
@@ -61,12 +65,12 @@ class MultiHead(nn.Module):
 
         Args:
             inputs: the parts' images one after the other.
-            parts: (domain, number of images).
+            parts: (domain, number of samples).
 
         Raises:
             ModelError: the numbers do not add up to the batch.
         """
-        counts = [count for _, count in parts]
+        counts = [count * self.views[domain] for domain, count in parts]
         if sum(counts) != len(inputs):
             raise ModelError(f"parts of {counts} images, but a batch of {len(inputs)}")
         if self.batch_norm == "separate":
@@ -76,7 +80,10 @@ class MultiHead(nn.Module):
             ]
         else:
             features = list(torch.split(self.trunk(inputs), counts))
-        logits = [self.heads[domain](x) for x, (domain, _) in zip(features, parts, strict=True)]
+        logits = [
+            self.heads[domain](side_by_side(x, count))
+            for x, (domain, count) in zip(features, parts, strict=True)
+        ]
         return [x.flatten(1) for x in logits]  # a classifier may be a 1 x 1 convolution
 
     def _pass(self, inputs: Tensor, domain: int) -> Tensor:
@@ -86,6 +93,15 @@ class MultiHead(nn.Module):
         with _unrecorded(self.trunk), _own_dropout(inputs.device, domain):
             quiet: Tensor = self.trunk(inputs)
         return quiet
+
+
+def side_by_side(features: Tensor, samples: int) -> Tensor:
+    """(n V, D) to (n, V D): a sample's views one after the other; one view stays as it is.
+
+    >>> side_by_side(torch.arange(4.0)[:, None], 2).tolist()
+    [[0.0, 1.0], [2.0, 3.0]]
+    """
+    return features if len(features) == samples else features.reshape(samples, -1)
 
 
 def _norms(model: nn.Module) -> list[_BatchNorm]:

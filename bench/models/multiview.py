@@ -2,36 +2,39 @@
 
 SFT's baseline for actions sees the whole image and the person's box (V = 2), the Part Action
 Network nine crops (V = 9). The trunk is shared; whether the paper's is, it does not say. The part
-detector and the part actions are another paper's and are not here: crops are given as boxes.
+detector and the part actions are another paper's and are not here: crops are given as boxes
+(`bench.data.views`).
+
+A batch of n samples is n V images, the V views of the first sample, then those of the second …, so
+that all of a network but its classifier sees images as always.
 """
 
 from __future__ import annotations
 
-import copy
-
-import numpy as np
 import torch
-from numpy.typing import NDArray
-from PIL import Image
 from torch import Tensor, nn
 
-from bench.errors import DataError, ModelError
+from bench.errors import ModelError
 from bench.models.domains import Trunk, classifier_name
+from bench.models.heads import side_by_side
+from bench.models.layers import create
+from bench.spec import ModelSpec
+from bench.training.domain import seed_from
 
-__all__ = ["MultiView", "crop_views", "multi_view", "stack_views"]
+__all__ = ["MultiView", "viewing", "widen_classifier"]
 
 
 class MultiView(nn.Module):
-    """Views (n, V, 3, S, S), or one above the other (n, 3, V S, S), to logits (n, C).
+    """Images (n V, 3, S, S) to logits (n, C).
 
     Args:
-        trunk: images (n, 3, S, S) to features (n, D), the same for every view.
+        trunk: images to features (n V, D), the same for every view.
         head: the views' features side by side, (n, V D), to logits.
         views: V.
 
     >>> net = MultiView(nn.Flatten(), nn.Linear(2 * 12, 5), views=2)
-    >>> net(torch.zeros(4, 2, 3, 2, 2)).shape, net(torch.zeros(4, 3, 4, 2)).shape
-    (torch.Size([4, 5]), torch.Size([4, 5]))
+    >>> net(torch.zeros(8, 3, 2, 2)).shape
+    torch.Size([4, 5])
     """
 
     def __init__(self, trunk: nn.Module, head: nn.Module, views: int) -> None:
@@ -43,104 +46,116 @@ class MultiView(nn.Module):
     def forward(self, images: Tensor) -> Tensor:
         """Logits (n, C)."""
         logits: Tensor = self.head(self.features(images))
-        return logits
+        return logits.flatten(1)
 
     def features(self, images: Tensor) -> Tensor:
-        """(n, V D): the features of the first view, then of the second …
+        """(n, V D), what the classifier is handed.
 
         Raises:
-            ModelError: another number of views.
+            ModelError: the images are not V for each sample.
         """
-        views = self._views(images)
-        found: Tensor = self.trunk(views.flatten(0, 1)).flatten(1)
-        return found.view(len(views), -1)
-
-    def _views(self, images: Tensor) -> Tensor:
-        if images.ndim == 4 and images.shape[2] == self.views * images.shape[3]:
-            n, channels, _, side = images.shape
-            apart = images.reshape(n, channels, self.views, side, side)
-            return apart.transpose(1, 2).contiguous()
-        if images.ndim == 5 and images.shape[1] == self.views:
-            return images
-        raise ModelError(
-            f"samples of shape {tuple(images.shape[1:])}, but the network takes {self.views} views",
-            hint="give (n, V, 3, S, S), or the views one above the other: (n, 3, V S, S)",
-        )
-
-
-def multi_view(model: nn.Module, views: int, num_classes: int, *, seed: int) -> MultiView:
-    """A network whose classifier sees `views` images; with one view it is the network itself.
-
-    Args:
-        model: any timm network; its weights are shared, not copied.
-        views: V.
-        num_classes: C; of no account for one view, which keeps the classifier.
-        seed: of the new classifier's weights.
-
-    Raises:
-        ModelError: there is no classifier, or it is not one linear layer.
-    """
-    classifier = model.get_submodule(classifier_name(model))
-    trunk = Trunk(model, classifier)
-    if views == 1:
-        return MultiView(trunk, classifier, 1)
-    inner = [module for module in classifier.modules() if isinstance(module, nn.Linear)]
-    if len(inner) != 1:
-        raise ModelError(
-            f"the classifier has {len(inner)} linear layers, so it cannot simply be made wider",
-            hint="choose a network whose classifier is one linear layer",
-        )
-    with torch.random.fork_rng(devices=[]):
-        torch.default_generator.manual_seed(seed)
-        wider = nn.Linear(views * inner[0].in_features, num_classes)
-    if inner[0] is classifier:
-        return MultiView(trunk, wider, views)
-    head = copy.deepcopy(classifier)  # with its dropout or flattening
-    name = next(name for name, module in classifier.named_modules() if module is inner[0])
-    parent, _, last = name.rpartition(".")
-    setattr(head.get_submodule(parent), last, wider)
-    return MultiView(trunk, head, views)
-
-
-def crop_views(
-    image: NDArray[np.uint8], boxes: NDArray[np.floating], size: int
-) -> NDArray[np.uint8]:
-    """The views of one image, bilinearly resized.
-
-    Args:
-        image: uint8 (H, W, 3).
-        boxes: (V, 4): left, top, right, bottom in pixels; may be fractions of pixels.
-        size: side of each view in pixels.
-
-    Returns:
-        uint8 (V, size, size, 3).
-
-    Raises:
-        DataError: a box that is empty or reaches beyond the image.
-
-    >>> crop_views(np.zeros((8, 6, 3), np.uint8), np.array([[0, 0, 6, 8], [1, 1, 3, 3]]), 4).shape
-    (2, 4, 4, 3)
-    """
-    height, width = image.shape[:2]
-    whole = Image.fromarray(image)
-    views = []
-    for number, box in enumerate(boxes):
-        left, top, right, bottom = (float(edge) for edge in box)
-        if not (0 <= left < right <= width and 0 <= top < bottom <= height):
-            raise DataError(
-                f"box {number} is {left:g}, {top:g}, {right:g}, {bottom:g} "
-                f"in an image of {width} x {height}",
-                hint="give left, top, right, bottom in pixels, inside the image",
+        if len(images) % self.views:
+            raise ModelError(
+                f"{len(images)} images are no whole number of samples with {self.views} views",
+                hint="give the views of each sample one after the other",
             )
-        view = whole.resize((size, size), Image.Resampling.BILINEAR, box=(left, top, right, bottom))
-        views.append(np.asarray(view))
-    return np.stack(views)
+        return side_by_side(self.trunk(images), len(images) // self.views)
 
 
-def stack_views(views: NDArray[np.uint8]) -> NDArray[np.uint8]:
-    """(N, V, S, S, 3) to (N, V S, S, 3): the views one above the other, as a domain holds them.
+def viewing(model: nn.Module, views: int) -> nn.Module:
+    """The network as a function of samples: itself for one view.
 
-    Mirroring such an image mirrors each view; shifts would mix them: augment with none or flip.
+    Args:
+        model: a network whose classifier takes V views (`widen_classifier`); shared, not copied.
+        views: V.
     """
-    count, number, size = views.shape[:3]
-    return views.reshape(count, number * size, size, 3)
+    if views == 1:
+        return model
+    classifier = model.get_submodule(classifier_name(model))
+    return MultiView(Trunk(model, classifier), classifier, views)
+
+
+def widen_classifier(
+    model: nn.Module,
+    spec: ModelSpec,
+    views: int,
+    *,
+    seed: int,
+    image_size: int | None = None,
+) -> None:
+    """Lets a network's classifier take the features of V views; with one view it stays as it is.
+
+    The first block of its weights is its own, each further one as the network fills it from
+    another seed, so views are told apart from the beginning. Changed in place; the network alone
+    then gives nothing useful, see `viewing`.
+
+    Args:
+        model: as `create` made it.
+        spec: what it was made from.
+        views: V.
+        seed: of the further blocks.
+        image_size: see `bench.models.layers.create`.
+
+    Raises:
+        ModelError: there is no classifier, it is not one linear layer, or it is not the last thing
+            that happens in the network.
+    """
+    if views == 1:
+        return
+    name = _linear_name(model, spec)
+    _check_last(model, image_size)
+    classifier = model.get_submodule(name)
+    assert isinstance(classifier, nn.Linear)
+    blocks = [classifier.weight.detach()]
+    for view in range(1, views):
+        other = create(
+            spec,
+            classifier.out_features,
+            seed=seed_from(f"view|{seed}|{view}"),
+            image_size=image_size,
+        )
+        blocks.append(other.get_parameter(f"{name}.weight").detach())
+    wider = nn.Linear(
+        views * classifier.in_features, classifier.out_features, classifier.bias is not None
+    )
+    with torch.no_grad():
+        wider.weight.copy_(torch.cat(blocks, 1))
+        if classifier.bias is not None:
+            wider.bias.copy_(classifier.bias)
+    parent, _, last = name.rpartition(".")
+    setattr(model.get_submodule(parent), last, wider)
+
+
+def _linear_name(model: nn.Module, spec: ModelSpec) -> str:
+    """The one layer of a network's classifier that has weights."""
+    name = classifier_name(model)
+    classifier = model.get_submodule(name)
+    found = [part for part, module in classifier.named_modules() if list(module.parameters(False))]
+    if len(found) != 1 or not isinstance(classifier.get_submodule(found[0]), nn.Linear):
+        raise ModelError(
+            f"the classifier of {spec.name} is not one linear layer, so it cannot take several "
+            "views",
+            hint="choose another network, or leave out views",
+        )
+    return f"{name}.{found[0]}".rstrip(".")
+
+
+def _check_last(model: nn.Module, image_size: int | None) -> None:
+    """What the network gives must be what its classifier gives for flat features."""
+    classifier = model.get_submodule(classifier_name(model))
+    config = getattr(model, "pretrained_cfg", None) or {}
+    channels, height, width = config.get("input_size") or (3, 224, 224)
+    images = torch.zeros((1, channels, image_size or height, image_size or width))
+    training = model.training
+    model.eval()
+    try:
+        with torch.inference_mode():
+            features = Trunk(model, classifier)(images)
+            same = features.ndim == 2 and torch.equal(model(images), classifier(features))
+    finally:
+        model.train(training)
+    if not same:
+        raise ModelError(
+            f"{type(model).__name__} does something behind its classifier",
+            hint="choose another network for samples of several views",
+        )

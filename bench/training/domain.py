@@ -40,10 +40,12 @@ class Domain:
 
     Args:
         name: for messages and columns.
-        images: uint8 (N, S, S, 3); a memory map is read batch by batch, never as a whole.
+        images: uint8 (N, S, S, 3); a memory map is read batch by batch, never as a whole. With V
+            views of each sample they stand one above the other: (N, V S, S, 3).
         labels: int64 (N,), each in 0..num_classes-1.
         num_classes: size of the label space, classes without an image included.
         mean, std: per colour channel, as fractions of 255.
+        views: V, images of a sample.
 
     Raises:
         DataError: when shapes, types or labels do not fit together.
@@ -58,6 +60,7 @@ class Domain:
     num_classes: int
     mean: tuple[float, float, float] = field(default=IMAGENET_MEAN)
     std: tuple[float, float, float] = field(default=IMAGENET_STD)
+    views: int = 1
 
     def __post_init__(self) -> None:
         images, labels = np.asanyarray(self.images), np.asarray(self.labels)
@@ -65,6 +68,10 @@ class Domain:
             raise DataError(
                 f"domain {self.name!r}: images have shape {images.shape} and type {images.dtype}",
                 hint="give uint8 images of shape (N, height, width, 3)",
+            )
+        if self.views < 1 or images.shape[1] % self.views:
+            raise DataError(
+                f"domain {self.name!r}: images of {images.shape[1]} rows are not {self.views} views"
             )
         if labels.shape != images.shape[:1] or not np.issubdtype(labels.dtype, np.integer):
             raise DataError(

@@ -65,10 +65,13 @@ class Feed:
         return torch.from_numpy(np.array(self.domain.images)).to(self.options.device)
 
     def _pixels(self, indices: NDArray[np.int64]) -> Tensor:
-        """uint8 (n, S, S, 3) on the device."""
+        """uint8 (n V, S, S, 3) on the device."""
         if self._resident is not None:
-            return self._resident[torch.from_numpy(indices).to(self.options.device)]
-        return torch.from_numpy(self.domain.images[indices]).to(self.options.device)
+            found = self._resident[torch.from_numpy(indices).to(self.options.device)]
+        else:
+            found = torch.from_numpy(self.domain.images[indices]).to(self.options.device)
+        views, (rows, columns) = self.domain.views, found.shape[1:3]
+        return found if views == 1 else found.reshape(-1, rows // views, columns, 3)
 
     def _inputs(self, pixels: Tensor) -> Tensor:
         """Normalised float32 (n, 3, S, S), or what the frozen prefix makes of it."""
@@ -85,12 +88,17 @@ class Feed:
         return self.labels[torch.from_numpy(indices).to(self.options.device)]
 
     def training_batch(self, indices: NDArray[np.int64], noise: Tensor) -> Tensor:
-        """Network inputs (n, ...) for `indices`, augmented with rows `noise` (n, 6)."""
+        """Network inputs (n V, ...) for `indices`, augmented with rows `noise` (n, 6).
+
+        The views of a sample are augmented alike.
+        """
         if self._cached is not None:
             rows = torch.from_numpy(indices).to(self.options.device)
             if self.options.augment == "flip":
                 rows = rows + self.domain.size * (noise[:, FLIP] < 0.5)
-            return self._cached[rows]
+            return self._cached[rows].flatten(0, 1)
+        if self.domain.views > 1:
+            noise = noise.repeat_interleave(self.domain.views, 0)
         pixels = augment(
             self._pixels(indices),
             noise,
@@ -101,9 +109,9 @@ class Feed:
         return self._inputs(pixels)
 
     def plain_batch(self, start: int, stop: int) -> Tensor:
-        """Network inputs of the images start..stop-1, not augmented."""
+        """Network inputs of the images start..stop-1, all views of each, not augmented."""
         if self._cached is not None:
-            return self._cached[start : min(stop, self.domain.size)]
+            return self._cached[start : min(stop, self.domain.size)].flatten(0, 1)
         return self._inputs(self._pixels(np.arange(start, min(stop, self.domain.size))))
 
     def cache_prefix(self, batch_size: int = 256) -> None:
@@ -127,4 +135,5 @@ class Feed:
             for start in range(0, size, batch_size):
                 pixels = self._pixels(np.arange(start, min(start + batch_size, size)))
                 chunks.append(self._inputs(pixels.flip(2) if mirrored else pixels))
-        self._cached = torch.cat(chunks)
+        cached = torch.cat(chunks)  # (images, views, ...), so that an image's views stay together
+        self._cached = cached.reshape(-1, self.domain.views, *cached.shape[1:])

@@ -239,7 +239,12 @@ class _Training:
 
     def _logits(self, feed: Feed, domain: int) -> evaluate.Logits:
         self.model.eval()
-        return evaluate.predict_feed(lambda x: self.forward(x, ((domain, len(x)),))[0], feed)
+        views = feed.domain.views
+
+        def scores(inputs: Tensor) -> Tensor:
+            return self.forward(inputs, ((domain, len(inputs) // views),))[0]
+
+        return evaluate.predict_feed(scores, feed)
 
     def _predict(self, domain: int) -> evaluate.Logits:
         return self._logits(self.feeds[domain], domain)

@@ -21,7 +21,7 @@ from bench.training.optim import Anchors
 __all__ = ["Forward", "Parts", "Stepper", "Sums", "noise_of"]
 
 Parts = tuple[tuple[int, int], ...]
-"""((domain, number of images), ...) in the order of the batch."""
+"""((domain, number of samples), ...) in the order of the batch; a sample of V views is V images."""
 
 Forward = Callable[[Tensor, Parts], Sequence[Tensor]]
 """(inputs of the parts one after the other, parts) -> logits (n, C_domain) of each part."""

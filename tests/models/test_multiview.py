@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-import numpy as np
 import pytest
 import torch
 from torch import nn
 
-from bench.errors import DataError, ModelError
+from bench.errors import ModelError
 from bench.models import layers
-from bench.models.multiview import MultiView, crop_views, multi_view, stack_views
+from bench.models.multiview import MultiView, viewing, widen_classifier
 from bench.spec import ModelSpec
 
+SPEC = ModelSpec(name="narrow8_32")
 
-def _net() -> nn.Module:
-    return layers.create(ModelSpec(name="narrow8_32"), 5, seed=0).eval()
+
+def _net(views: int = 1) -> nn.Module:
+    net = layers.create(SPEC, 5, seed=0).eval()
+    widen_classifier(net, SPEC, views, seed=0)
+    return net
 
 
 def _views(views: int, count: int = 3) -> torch.Tensor:
@@ -23,63 +26,62 @@ def _views(views: int, count: int = 3) -> torch.Tensor:
 
 
 def test_one_view_is_the_network_itself() -> None:
-    net, images = _net(), _views(1)
-    single = multi_view(net, 1, 5, seed=0)
-    assert torch.equal(single(images), net(images[:, 0]))
-    assert torch.equal(single(images[:, 0]), net(images[:, 0]))
-    loss = single(images).square().sum()
-    loss.backward()
-    mine = {name: p.grad.clone() for name, p in net.named_parameters() if p.grad is not None}
-    net.zero_grad()
-    net(images[:, 0]).square().sum().backward()
-    assert all(torch.equal(mine[name], p.grad) for name, p in net.named_parameters())
+    net, untouched = _net(1), layers.create(SPEC, 5, seed=0)
+    assert viewing(net, 1) is net
+    state = net.state_dict()
+    assert all(torch.equal(value, state[name]) for name, value in untouched.state_dict().items())
+    single, images = MultiView(nn.Flatten(), nn.Linear(12, 5), 1), torch.randn(2, 3, 2, 2)
+    assert torch.equal(single(images), single.head(images.flatten(1)))
 
 
 @pytest.mark.parametrize("views", [2, 9])
 def test_permuted_views_permute_the_blocks_of_features(views: int) -> None:
-    net, images = multi_view(_net(), views, 5, seed=0), _views(views)
+    net, images = viewing(_net(views), views), _views(views)
+    assert isinstance(net, MultiView)
     order = torch.randperm(views, generator=torch.Generator().manual_seed(1))
-    blocks = net.features(images).view(3, views, -1)
-    moved = net.features(images[:, order]).view(3, views, -1)
+    blocks = net.features(images.flatten(0, 1)).view(3, views, -1)
+    moved = net.features(images[:, order].flatten(0, 1)).view(3, views, -1)
     assert torch.allclose(moved, blocks[:, order], rtol=1e-4, atol=1e-4)
-    assert net(images).shape == (3, 5)
+    assert net(images.flatten(0, 1)).shape == (3, 5)
 
 
 def test_the_trunk_is_shared_and_each_view_is_seen_alone() -> None:
-    net, images = multi_view(_net(), 2, 5, seed=0), _views(2)
-    blocks = net.features(images).view(3, 2, -1)
+    net, images = viewing(_net(2), 2), _views(2)
+    assert isinstance(net, MultiView)
+    blocks = net.features(images.flatten(0, 1)).view(3, 2, -1)
     for view in range(2):
         alone = net.trunk(images[:, view]).flatten(1)
         assert torch.allclose(blocks[:, view], alone, rtol=1e-4, atol=1e-4)
 
 
-def test_stacked_views_are_the_same_views() -> None:
-    net = multi_view(_net(), 2, 5, seed=0)
-    pixels = np.random.default_rng(0).integers(0, 256, (3, 2, 32, 32, 3), dtype=np.uint8)
-    stacked = stack_views(pixels)
-    assert stacked.shape == (3, 64, 32, 3)
-    apart = torch.from_numpy(pixels).float().permute(0, 1, 4, 2, 3)
-    above = torch.from_numpy(stacked).float().permute(0, 3, 1, 2)
-    assert torch.allclose(net(apart), net(above), rtol=1e-4)
+def test_the_first_block_is_the_networks_own_and_others_differ() -> None:
+    wide, own = _net(3).get_parameter("fc8.fc.weight"), _net(1).get_parameter("fc8.fc.weight")
+    blocks = wide.detach().chunk(3, 1)
+    assert torch.equal(blocks[0], own)
+    assert not torch.equal(blocks[1], own)
+    assert not torch.equal(blocks[1], blocks[2])
+    assert torch.equal(wide, _net(3).get_parameter("fc8.fc.weight"))
 
 
-def test_boxes_cut_out_what_they_say() -> None:
-    image = np.zeros((8, 12, 3), np.uint8)
-    image[2:6, 4:8] = 200
-    views = crop_views(image, np.array([[4, 2, 8, 6], [0, 0, 4, 2], [0, 0, 12, 8]]), 4)
-    assert (views[0] == 200).all()
-    assert (views[1] == 0).all()
-    assert 0 < views[2].mean() < 200
-    whole = crop_views(image, np.array([[0, 0, 12, 8]]), 8)
-    assert whole.shape == (1, 8, 8, 3)
-    for box in ([4, 2, 4, 6], [-1, 0, 4, 4], [0, 0, 13, 8]):
-        with pytest.raises(DataError, match="box 0 is"):
-            crop_views(image, np.array([box]), 4)
+def test_logits_are_those_of_a_literal_sum_over_views() -> None:
+    net, images = _net(2), _views(2)
+    whole = viewing(net, 2)
+    assert isinstance(whole, MultiView)
+    weight, bias = net.get_parameter("fc8.fc.weight"), net.get_parameter("fc8.fc.bias")
+    literal = bias + sum(
+        whole.trunk(images[:, view]).flatten(1) @ block.T
+        for view, block in enumerate(weight.chunk(2, 1))
+    )
+    assert torch.allclose(whole(images.flatten(0, 1)), literal, rtol=1e-3, atol=1e-4)
 
 
-def test_wrong_numbers_of_views_are_errors() -> None:
-    net = multi_view(_net(), 2, 5, seed=0)
-    with pytest.raises(ModelError, match="takes 2 views"):
-        net(_views(3))
+def test_wrong_numbers_of_views_and_odd_classifiers_are_errors() -> None:
+    with pytest.raises(ModelError, match="no whole number of samples with 2 views"):
+        viewing(_net(2), 2)(_views(3).flatten(0, 1))
     with pytest.raises(ModelError, match="0 views"):
         MultiView(nn.Flatten(), nn.Linear(1, 1), 0)
+    spec = ModelSpec(name="test_vit")
+    model = layers.create(spec, 5, seed=0)
+    model.get_classifier = lambda: model.get_submodule("blocks")  # type: ignore[assignment]
+    with pytest.raises(ModelError, match="not one linear layer"):
+        widen_classifier(model, spec, 2, seed=0)

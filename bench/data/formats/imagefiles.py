@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
 from typing import Protocol
@@ -38,12 +38,13 @@ class ImageFiles(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class Placed:
-    """What a layout says of one image file."""
+    """What a layout says of one image file; `columns` are those that a manifest has besides."""
 
     path: str
     label: str
     split: Split
     group: str | None = None
+    columns: tuple[tuple[str, str], ...] = ()
 
 
 def place_images(
@@ -80,6 +81,7 @@ class FileDataset:
     files: ImageFiles
     by_label: Mapping[str, tuple[Image, ...]]
     cache_dir: Path
+    columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
