@@ -174,7 +174,7 @@ def status_page(session: Session, outcome: Outcome) -> Group:
     if found.cluster == "down":
         parts.append(f"[red]{escape(printable(found.trouble))}[/]")
     table = Table("run", "state", "job", "what about it", box=None, pad_edge=False)
-    for state in ("running", "damaged", "failed", "pending", "blocked", "cancelled", "missing"):
+    for state in ("running", "failed", "pending", "blocked", "cancelled", "missing"):
         views = found.of(state)
         for view in views[:_SHOWN]:
             about = escape(_about(view))
@@ -183,6 +183,8 @@ def status_page(session: Session, outcome: Outcome) -> Group:
             table.add_row(f"… {len(views) - _SHOWN} more", state, "", "bench status --json: all")
     if table.row_count:
         parts += ["", table]
+    for view in found.of("damaged"):  # a line of its own: the path must be whole
+        parts.append(f"[red]damaged[/] {escape(_one_line(view.reason))}")
     notes = [*outcome.notes, *found.notes]
     parts += [f"[yellow]{escape(printable(note))}[/]" for note in notes]
     return Group(*parts)
@@ -204,12 +206,14 @@ def _about(view: RunView) -> str:
     if view.state == "failed":
         tried = f"after {view.attempts} attempts: " if view.attempts > 1 else ""
         return tried + "\n".join([*lines[:1], *lines[1:][-3:]])[:600]
-    if view.state == "damaged":  # the file and the way out
-        return "; ".join(line.strip() for line in lines)
     text = " ".join(lines)[:200]
     if view.attempts:
         return f"attempt {view.attempts + 1}; {text}"
     return text
+
+
+def _one_line(text: str) -> str:
+    return "; ".join(line.strip() for line in printable(text).splitlines() if line.strip())
 
 
 def _name(session: Session, view: RunView) -> str:

@@ -36,6 +36,7 @@ class _Worker:
     running: str | None = None
     idle: bool = False
     begun: bool = False
+    told: bool = False
     buffer: str = ""
 
     def send(self, message: Mapping[str, Any]) -> None:
@@ -122,11 +123,16 @@ class Pool:
         One that still imports its libraries has nothing in hand, and is not waited for.
         """
         self.stopping = True
+        self._tell_to_stop()
+
+    def _tell_to_stop(self) -> None:
         for worker in self.workers:
-            if worker.begun:
-                worker.send({"stop": True})
-            else:
-                worker.process.kill()
+            if not worker.told:
+                worker.told = True
+                if worker.begun:
+                    worker.send({"stop": True})
+                else:
+                    worker.process.kill()
 
     # --- one turn ---
 
@@ -146,6 +152,7 @@ class Pool:
         return True
 
     def _drain(self) -> bool:
+        self._tell_to_stop()  # one may have been on its way when the signal came
         self._listen(0.1)
         return any(worker.process.poll() is None for worker in self.workers)
 
