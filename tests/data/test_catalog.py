@@ -24,7 +24,7 @@ from bench.data.catalog import (
 from bench.data.formats.decode import UnreadableError, decode
 from bench.data.formats.registry import FORMATS
 from bench.errors import DataError
-from bench.spec import DataSpec, ListedClasses, RandomClasses
+from bench.spec import AllClasses, DataSpec, ListedClasses, RandomClasses
 
 DOG, CAT = "n02084071", "n02121620"
 
@@ -349,6 +349,38 @@ def test_two_classes_called_like_splits_are_an_error(tmp_path, bench):
     root = make_folder(tmp_path / "photos", classes=("train", "validation"), n=2)
     with pytest.raises(DataError, match=r"'validation' looks like a split.*\n.*dataset: manifest"):
         open_dataset("folder", str(root), **bench.places)
+
+
+@pytest.mark.parametrize("only", [("train", "bird"), ("test", "bird"), ("test", "Cat")])
+def test_splits_with_different_classes_are_an_error(tmp_path, bench, only):
+    root = make_folder(tmp_path / "photos", n=3, splits=("train", "test"))
+    write_files(root, [f"{only[0]}/{only[1]}/{n}.png" for n in range(3)])
+    other = {"train": "test", "test": "train"}[only[0]]
+    data = spec("folder", root, val_per_class=1, images_per_class=1, test_per_class=1)
+    with pytest.raises(
+        DataError, match=f"different classes.*not in {other}: {only[1]}\n.*same name"
+    ):
+        bench.resolve(data)
+    dropping = data.model_copy(update={"on_short": "drop_class"})
+    assert bench.resolve(dropping).classes == ("cat", "dog")
+
+
+def test_one_class_is_nothing_to_learn(tmp_path, bench):
+    for recipe in (RandomClasses(n=1), ListedClasses(names=("3",)), AllClasses(take=1)):
+        data = spec("digits", classes=recipe, images_per_class=5, test_per_class=5)
+        with pytest.raises(DataError, match=rf"one class, '\d'.*at least two.*\n.*{recipe.recipe}"):
+            bench.resolve(data)
+    root = make_folder(tmp_path / "photos", n=9)
+    for n in range(2, 9):
+        (root / f"dog/{n}.png").unlink()
+    data = spec("folder", root, test_per_class=2, val_per_class=2, on_short="drop_class")
+    with pytest.raises(DataError, match=r"one class, 'cat'.*\n.*drop_class left out dog"):
+        bench.resolve(data)
+
+
+def test_unknown_homes_are_errors_of_the_data(bench):
+    with pytest.raises(DataError, match="nosuchuser"):
+        bench.resolve(spec("folder", "~nosuchuser/x"))
 
 
 def test_loose_images_single_classes_and_empty_folders_are_refused(tmp_path, bench):
