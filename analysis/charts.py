@@ -1,31 +1,44 @@
 """Ratio charts in one call: what `analysis/ratio_charts.ipynb` draws from a results folder.
 
-Each function reads nothing but its arguments and returns a figure; a chart that has no pairs is an
-error that says which experiments it needs.
+Each function reads nothing but its arguments and returns a chart, which a notebook shows as SVG;
+one that has no pairs is an error that says which charts there are.
 """
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 
 from matplotlib.figure import Figure
 
 from analysis import board, gallery, ratio_tables
+from analysis.board_folder import read_folder
 from analysis.contrasts import QUESTIONS, Question, answers, gain_table
 from analysis.evidence import Evidence
-from analysis.style import styled
+from analysis.style import styled, to_svg
 from bench.errors import DataError
 
-__all__ = ["gains_chart", "load", "ratio_chart"]
+__all__ = ["Chart", "gains_chart", "load", "ratio_chart"]
+
+
+@dataclass(frozen=True, eq=False)
+class Chart:
+    """A figure and the sentence that says what to see in it."""
+
+    figure: Figure
+    caption: str
+
+    def _repr_svg_(self) -> str:
+        return to_svg(self.figure).decode()
 
 
 def load(leaderboard: str | Path) -> Evidence:
     """A leaderboard that `bench grid` wrote, or all of a results folder."""
     path = Path(leaderboard)
-    return Evidence(board.read_folder(path) if path.is_dir() else board.read(path))
+    return Evidence(read_folder(path) if path.is_dir() else board.read(path))
 
 
-def ratio_chart(evidence: Evidence, *names: str) -> Figure:
+def ratio_chart(evidence: Evidence, *names: str) -> Chart:
     """Ratio charts side by side (CHU Figs. 1 and 2).
 
     Args:
@@ -41,14 +54,14 @@ def ratio_chart(evidence: Evidence, *names: str) -> Figure:
         there = ", ".join(found) or "none: no two finished runs are a pair"
         raise DataError(f"no ratio chart {', '.join(names)!r}", hint=f"there are: {there}")
     with styled():
-        return gallery.ratio_figure(kept, "ratio of accuracies")[0]
+        return Chart(*gallery.ratio_figure(kept, "ratio of accuracies"))
 
 
-def gains_chart(evidence: Evidence, question: Question) -> Figure:
+def gains_chart(evidence: Evidence, question: Question) -> Chart:
     """Gains in percentage points for one question of `analysis.contrasts.QUESTIONS` (LI)."""
     table = gain_table(answers(evidence))
     main = table[(table["question"] == question) & table["main"]]
     if main.empty:
         raise DataError(f"no pair of finished runs answers: {QUESTIONS[question]}")
     with styled():
-        return gallery.draw_gains(main, question)[0]
+        return Chart(*gallery.draw_gains(main, question))

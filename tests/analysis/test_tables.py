@@ -1,0 +1,193 @@
+"""Curves, costs and the tables of ratio charts, against slow literal twins."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import ratio_tables, tables
+from analysis.bands import data_band
+from analysis.board import prepare, read
+from analysis.contrasts import answers
+from analysis.evidence import Evidence
+from bench.errors import DataError
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="module")
+def photographs() -> Evidence:
+    return Evidence(read(ROOT / "results" / "tiny-imagenet.csv"))
+
+
+def test_curves_are_means_over_the_same_repetitions(photographs: Evidence) -> None:
+    table = tables.frozen_curves(photographs)
+    board = photographs.board
+    near = table[table["line"].str.startswith("near")].set_index("x")
+    for frozen in range(8):
+        rows = [
+            r
+            for r in board.to_dict("records")
+            if r["source"] == "near"
+            and r["frozen"] == frozen
+            and r["reinit"] == 1
+            and r["treatment"] in ("tune", "freeze", "partly")
+            and (r["target"], r["n_per_class"], r["lr"]) == ("animal.n.01", 100, 0.01)
+            and r["copied_lr_factor"] == 1
+            and r["class_draw"] == 0
+            and r["seed_init"] in (0, 1)
+        ]
+        assert len(rows) == 2
+        mean = sum(r["top1_accuracy"] for r in rows) / 2
+        assert near.loc[frozen, "mean"] == pytest.approx(mean)
+        assert near.loc[frozen, "n"] == 2
+
+
+def test_a_curve_never_changes_its_repetitions(photographs: Evidence) -> None:
+    runs = tables.runs_of_curves(photographs)
+    for _, group in runs.groupby(["line", "setting"]):
+        sets = [set(zip(g["task"], g["seed"], strict=True)) for _, g in group.groupby("x")]
+        assert len(sets) >= 3
+        assert all(s == sets[0] for s in sets)
+
+
+@pytest.mark.parametrize(
+    "make",
+    [
+        tables.data_curves,
+        tables.lr_curves,
+        tables.frozen_curves,
+        tables.copied_curves,
+        tables.source_size_curves,
+        tables.costs,
+    ],
+)
+def test_a_leaderboard_without_the_experiment_gives_an_empty_table(make: object) -> None:
+    row = {
+        "status": "done",
+        "role": "finetune",
+        "dataset": "d",
+        "target": "t",
+        "class_draw": 0,
+        "source": "none",
+        "model": "m",
+        "pattern": "R(1-8)",
+        "method": "plain",
+        "top1_accuracy": 0.5,
+    }
+    assert callable(make)
+    assert make(Evidence(prepare(pd.DataFrame([row])))).empty
+
+
+def test_the_pareto_front_is_what_nothing_beats(photographs: Evidence) -> None:
+    table = tables.costs(photographs)
+    for _, panel in table.groupby(["setting", "n_per_class"]):
+        for row in panel.to_dict("records"):
+            beaten = any(
+                other["seconds"] < row["seconds"] and other["accuracy"] > row["accuracy"]
+                for other in panel.to_dict("records")
+            )
+            assert not (row["best"] and beaten)
+        assert panel["best"].any()
+
+
+def test_machines_count_every_run_and_hour(photographs: Evidence) -> None:
+    table = tables.machines(photographs.board)
+    assert table["runs"].sum() == 666
+    assert table["hours"].sum() == pytest.approx(photographs.board["seconds"].sum() / 3600)
+
+
+def test_without_cost_columns_machines_are_an_error_that_says_so() -> None:
+    with pytest.raises(DataError, match="no cost columns"):
+        tables.machines(pd.DataFrame({"status": ["done"]}))
+
+
+def test_unfinished_runs_are_counted_with_their_reason(photographs: Evidence) -> None:
+    board = photographs.board.copy()
+    board.loc[board.index[:3], "status"] = "failed"
+    board["reason"] = board["reason"].astype(object)
+    board.loc[board.index[:3], "reason"] = "out of memory"
+    table = tables.unfinished(board)
+    assert table["runs"].sum() == 3
+    assert set(table["reason"]) == {"out of memory"}
+
+
+def test_points_and_bands_of_a_ratio_chart(photographs: Evidence) -> None:
+    charts = ratio_tables.ratio_charts(photographs)
+    assert {"tune / freeze", "tuned / scratch", "tuned: last 1 / last 3 random"} <= set(charts)
+    for ratios in charts.values():
+        points = ratio_tables.point_table(ratios, "data")
+        assert sorted(points["ratio"]) == pytest.approx(sorted(ratios.frame["ratio"]))
+        assert np.allclose(np.log(points["shown_x"] / points["x"]), 0, atol=0.2)
+        bands = ratio_tables.band_table(ratios, "data").set_index("band")
+        # The slow twin: logarithms averaged over task and seed first, then over draws.
+        for band, row in bands.iterrows():
+            inside = ratios.frame[[data_band(n) == band for n in ratios.frame["n_per_class"]]]
+            if inside.empty:
+                assert row["note"] == "no experiment in this band"
+                continue
+            means = inside.groupby(["task", "seed"])["log_ratio"].mean().groupby("task").mean()
+            if row["unit"] == "class draw":
+                assert row["ratio"] == pytest.approx(math.exp(means.mean()))
+
+
+def test_the_ratio_of_equal_runs_is_one(photographs: Evidence) -> None:
+    board = photographs.board.copy()
+    board["top1_accuracy"] = 0.4
+    for ratios in ratio_tables.ratio_charts(Evidence(board)).values():
+        assert (ratio_tables.point_table(ratios, "data")["ratio"] == 1).all()
+        bands = ratio_tables.band_table(ratios, "data")
+        assert bands["ratio"].dropna().to_numpy() == pytest.approx(1.0)
+
+
+def test_distances_place_the_points(photographs: Evidence) -> None:
+    distances = pd.DataFrame({"source": ["near", "far"], "cosine": [0.1, 0.5]})
+    evidence = Evidence(photographs.board, distances=distances)
+    ratios = ratio_tables.ratio_charts(evidence)["tune / freeze"]
+    points = ratio_tables.point_table(ratios, "distance")
+    assert set(points["x"]) == {0.1, 0.5}
+    bands = ratio_tables.band_table(ratios, "distance").set_index("band")
+    assert bands.loc["large", "points"] + bands.loc["low", "points"] == len(points)
+
+
+def test_fits_and_crossings_of_planted_curves() -> None:
+    rows = [
+        {
+            "status": "done",
+            "role": "finetune",
+            "dataset": "d",
+            "target": "t",
+            "class_draw": 0,
+            "source": "near",
+            "model": "m",
+            "pattern": pattern,
+            "method": "plain",
+            "lr": 0.01,
+            "images_per_class": n,
+            "seed_draw": s,
+            "seed_init": s,
+            "seed_order": s,
+            "top1_accuracy": 1 - scale * n**-exponent,
+        }
+        for pattern, scale, exponent in (("T(1-7)R(8)", 0.9, 0.3), ("F(1-7)R(8)", 0.7, 0.15))
+        for n in (2, 4, 8, 16, 32)
+        for s in range(3)
+    ]
+    evidence = Evidence(prepare(pd.DataFrame(rows)))
+    curves, laws = ratio_tables.fits(evidence)
+    exponents = laws.set_index("line")["exponent"]
+    assert exponents["near, tuned"] == pytest.approx(0.3, abs=1e-6)
+    assert exponents["near, frozen"] == pytest.approx(0.15, abs=1e-6)
+    assert set(curves["line"]) == {"near, tuned", "near, frozen"}
+    # Tuned reaches its best at its largest size; frozen needs more than was measured.
+    needed = laws.set_index("line")
+    assert needed.loc["near, tuned", "images"] == pytest.approx(32, rel=1e-6)
+    assert bool(needed.loc["near, frozen", "extrapolated"])
+    at = ratio_tables.crossings(answers(evidence))
+    meets = (0.9 / 0.7) ** (1 / 0.15)
+    assert at.iloc[0]["images"] == pytest.approx(meets, rel=0.05)
+    assert at.iloc[0]["above"] == "left"
