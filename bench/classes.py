@@ -8,6 +8,7 @@ from typing import cast, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from bench.errors import BenchError
+from bench.griderrors import first_problem
 from bench.spec import ClassRecipe
 from bench.yamlfile import scalar
 
@@ -55,7 +56,6 @@ def class_lines(
 
 
 def _recipe(text: str) -> ClassRecipe:
-    example = "for example '{recipe: near_far, root: dog.n.01, side: target}'"
     value = scalar(text)
     if isinstance(value, str):
         value = {"recipe": value}
@@ -63,7 +63,5 @@ def _recipe(text: str) -> ClassRecipe:
         adapter: TypeAdapter[ClassRecipe] = TypeAdapter(ClassRecipe)
         return adapter.validate_python(value)
     except ValidationError as error:
-        problem = error.errors()[0]
-        where = ".".join(str(part) for part in problem["loc"][1:]) or "recipe"
-        reason = f"{problem['msg'][0].lower()}{problem['msg'][1:]}"
-        raise BenchError(f"recipe {text}: {where}: {reason}", hint=example) from None
+        _, message, hint = first_problem(error, ("recipe",))
+        raise BenchError(f"recipe {text}: {message}", hint=hint) from None

@@ -31,6 +31,7 @@ from bench.options import (
     as_path,
     console,
 )
+from bench.recipes import EPILOG as RECIPE_HELP
 from bench.slurm_cli import (
     Account,
     Partition,
@@ -189,7 +190,7 @@ def _print_short_tables(session: Session, table: list[dict[str, Any]]) -> None:
 look_cli.register(app)
 
 
-@app.command()
+@app.command(epilog=RECIPE_HELP)
 def classes(
     recipe: Annotated[
         str | None, typer.Argument(help="a class recipe as YAML, {recipe: random, n: 10}")

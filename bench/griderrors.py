@@ -60,9 +60,9 @@ _EXPECTED = {
     "string_type": "expected text",
     "tuple_type": "expected a list, [a, b, …]",
     "finite_number": "expected a finite number",
-    "dict_type": "expected a mapping, {key: value}",
-    "model_type": "expected a mapping, {key: value}",
-    "model_attributes_type": "expected a mapping, {key: value}",
+    "dict_type": "expected a mapping, {{key: value}}",
+    "model_type": "expected a mapping, {{key: value}}",
+    "model_attributes_type": "expected a mapping, {{key: value}}",
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be more than {gt}",
     "less_than_equal": "must be at most {le}",
@@ -97,15 +97,16 @@ def first_problem(error: ValidationError, prefix: Key) -> Problem:
     if kind == "missing":
         return Problem(key, f"{name} is missing", recipe_hint(recipe) if recipe else None)
     if kind in ("union_tag_not_found", "union_tag_invalid") or (
-        key[-1:] == ("classes",) and not isinstance(value, Mapping)
+        key[-1:] in (("classes",), ("recipe",)) and not isinstance(value, Mapping)
     ):
         return _no_recipe(key, value)
     if kind == "value_error":
         text = details["msg"].removeprefix("Value error, ")
         return Problem(key, text, recipe_hint(recipe) if recipe else None)
-    text = details["msg"]
-    words = _EXPECTED.get(kind, text[0].lower() + text[1:]).format(**details.get("ctx", {}))
-    hint = _way_out(kind, value) or (recipe_hint(recipe) if recipe else None)
+    words = details["msg"][0].lower() + details["msg"][1:]
+    if kind in _EXPECTED:
+        words = _EXPECTED[kind].format(**details.get("ctx", {}))
+    hint = _way_out(kind, value, prefix != ("recipe",)) or (recipe_hint(recipe) if recipe else None)
     return Problem(key, f"{name} is {value!r}: {words}", hint)
 
 
@@ -137,10 +138,10 @@ def _no_recipe(key: Key, value: Any) -> Problem:
     )
 
 
-def _way_out(kind: str, value: Any) -> str | None:
+def _way_out(kind: str, value: Any, grid: bool) -> str | None:
     if kind == "string_type" and isinstance(value, int | float):
         return f"write it in quotes: '{value}'"
-    if isinstance(value, list) and kind not in ("too_short", "tuple_type"):
+    if isinstance(value, list) and grid and kind not in ("too_short", "tuple_type"):
         return "lists of values to try stand under axes:"
     if isinstance(value, str) and kind.startswith(("int", "float")):
         try:

@@ -92,7 +92,8 @@ class Origins:
         if key[0] in self.named and len(key) > 1:
             homes.append((self.named[key[0]], key[1:]))
         homes += [((*self.experiment, "set"), key), (("defaults",), key)]
-        return next((line for home, rest in homes if (line := self._line(home, rest))), None)
+        lines = (self._line(home, rest) for home, rest in homes)
+        return next((line for line in lines if line is not None), None)
 
     def _line(self, home: Place, rest: Key, nested: bool = True) -> str | None:
         """The line of `rest` below `home`; keys of a section may be written with dots."""

@@ -264,6 +264,12 @@ WRONG |= {
         "0 twice",
         "different values",
     ),
+    "list for a mapping": (
+        "a: {set: {pattern: scratch, model: {name: narrow8_32, filler: {}}}}",
+        10,
+        "filler is {}: must be",
+        "default",
+    ),
     "flag": ("a: {set: {pattern: scratch, allow_overlap: 1}}", 10, "overlap is 1", "true or false"),
     "draw of nothing": (
         "a: {set: {pattern: scratch, target.classes: {recipe: all}, class_draw: 1}}",

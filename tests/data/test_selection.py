@@ -14,9 +14,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.classes import class_lines
 from bench.data.selection import Selection, check_disjoint, describe, select
 from bench.data.wordnet import taxonomy
-from bench.errors import DataError
+from bench.errors import BenchError, DataError
 from bench.spec import (
     AllClasses,
     ClassRecipe,
@@ -292,3 +293,32 @@ def test_a_synset_that_is_not_there_is_explained(asked: str, way_out: str) -> No
     with pytest.raises(DataError, match=rf"no synset '{asked}'.*\n.*{way_out}") as caught:
         imagenet(UnderSynset(synset=asked))
     assert "more)" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "says", "way_out"),
+    [
+        ("rnd", "no recipe 'rnd'", "recipes: random"),
+        ("{recipe: random}", "n is missing", "{recipe: random, n: 10}"),
+        ("[1]", "expected a recipe", "near_far"),
+        ("5", "expected a recipe", "near_far"),
+        ("{recipe: half, side: c}", "'c': must be 'a' or 'b'", "side: a"),
+    ],
+)
+def test_recipes_on_the_command_line_are_explained(
+    tmp_path: Path, text: str, says: str, way_out: str
+) -> None:
+    with pytest.raises(BenchError) as caught:
+        class_lines(
+            recipe=text,
+            under=None,
+            rule="first_pointer",
+            dataset="digits",
+            root=None,
+            data_root=None,
+            cache=tmp_path,
+            count=False,
+            tree=False,
+        )
+    assert says in caught.value.message
+    assert way_out in str(caught.value.hint)
