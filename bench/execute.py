@@ -35,6 +35,7 @@ from bench.spec import FromRun, RunSpec, Scratch, run_id
 from bench.store import RunFolder, Store, file_digest
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, TrainingJob
 from bench.training.loop import train
+from bench.verifying import verify_run
 
 __all__ = ["Context", "execute_batch"]
 
@@ -198,6 +199,8 @@ class _Run:
         """Classes of the network's own classifier; of a copied one that is not trained, its own."""
         if self._on_features() and self.spec.layers.kind(self.spec.layers.depth) != "R":
             return len(classes_of_parent(self.spec, self.context) or self.data.loaded.classes)
+        if METHODS[self.spec.method.name].kind == "extraction":
+            return 1  # random weights depend on it, and must be one network for all selections
         return len(self.data.loaded.classes)
 
     def _check_identity(self) -> None:
@@ -313,6 +316,8 @@ class _Run:
                 "training": list(finished.outcome.notes),
                 "method": dict(said),
             }
+            if finished.outcome.status == "done":
+                notes |= verify_run(finished.model, self.data, self.device, row)
             if damage:
                 notes["repeated"] = damage
             record = {

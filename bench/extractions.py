@@ -110,6 +110,12 @@ class Workshop:
         Raises:
             BenchError: no such network, or a layer number that it does not have.
         """
+        if data.views:
+            raise GridError(
+                f"features are of whole images, and a sample of {data.dataset!r} has the views "
+                f"{', '.join(data.views)}",
+                hint="name other experiments: experiments: […]",
+            )
         depth = self.depth_of(model.name)
         for name in str(options["layers"]).split(","):
             if name.isdigit() and not 1 <= int(name) <= depth:
