@@ -28,7 +28,7 @@ Make = Callable[..., Any]
 def test_random_faults_lose_nothing(grid: Make, wait_until: Make, seed: int) -> None:
     """Kills, requeues, signals, pre-emption, cut submissions and dead daemons."""
     policy = {"runs_per_job": 4, "max_attempts": 99, "partition": "low"}
-    g = grid(*range(RUNS), epochs=40, slurm=policy)
+    g = grid(*range(RUNS), epochs=150, slurm=policy)
     draw = random.Random(seed)
     faults: dict[str, Callable[[], object]] = {
         "kill": lambda: kill(draw.sample(g.pids(), min(2, len(g.pids())))),
