@@ -122,8 +122,8 @@ class Cluster:
 
     def take_away(self, seconds: float = 1) -> None:
         """A job of higher priority takes all nodes for a moment: real pre-emption."""
-        command = ["sbatch", "--partition=high", "--nodes=2", "--exclusive", "--output=/dev/null"]
-        self.call(*command, f"--wrap=sleep {seconds}")
+        command = ["sbatch", "--partition=high", "--nodes=2", "--exclusive", "--no-requeue"]
+        self.call(*command, "--output=/dev/null", f"--wrap=sleep {seconds}")
 
     def clear(self) -> None:
         """No jobs, all daemons up: as a test would like to find it."""
