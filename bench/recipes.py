@@ -51,6 +51,12 @@ RECIPES = {
         ("class_draw", "take"),
         "{recipe: half, side: a}",
     ),
+    "at_least": RecipeHelp(
+        "classes with at least so many images",
+        ("images",),
+        ("take",),
+        "{recipe: at_least, images: 100}",
+    ),
 }
 """By name, the simplest first."""
 

@@ -22,6 +22,7 @@ __all__ = [
     "DataSpec",
     "Frozen",
     "HalfClasses",
+    "LargeClasses",
     "ListedClasses",
     "NearFarClasses",
     "RandomClasses",
@@ -146,6 +147,17 @@ class HalfClasses(_DrawnRecipe):
     side: Literal["a", "b"]
 
 
+class LargeClasses(_Recipe):
+    """Classes with at least `images` images, all splits together, sorted.
+
+    For protocols that leave out classes with too few (CHU: 8 of 9 corals, 34 of 103 plankton), so
+    that every number of images per class has the same classes.
+    """
+
+    recipe: Literal["at_least"] = "at_least"
+    images: Count
+
+
 ClassRecipe = Annotated[
     AllClasses
     | ListedClasses
@@ -153,7 +165,8 @@ ClassRecipe = Annotated[
     | UnderSynset
     | NearFarClasses
     | SourceCategories
-    | HalfClasses,
+    | HalfClasses
+    | LargeClasses,
     Field(discriminator="recipe"),
 ]
 

@@ -85,7 +85,11 @@ class _Opened:
         if recipe not in self._selections:
             dataset = self.dataset
             self._selections[recipe] = select(
-                recipe, dataset.classes, wnid_keyed=dataset.wnid_keyed, dataset=dataset.name
+                recipe,
+                dataset.classes,
+                wnid_keyed=dataset.wnid_keyed,
+                dataset=dataset.name,
+                images_of=lambda name: len(dataset.images_of(name)),
             )
         return self._selections[recipe]
 

@@ -15,7 +15,7 @@ from __future__ import annotations
 
 import hashlib
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
@@ -26,6 +26,7 @@ from bench.spec import (
     AllClasses,
     ClassRecipe,
     HalfClasses,
+    LargeClasses,
     ListedClasses,
     NearFarClasses,
     RandomClasses,
@@ -37,7 +38,7 @@ __all__ = ["Selection", "check_disjoint", "describe", "select"]
 
 Notes = tuple[tuple[str, str | int], ...]
 
-_ANY_DATA_SET = "all, listed, random, categories, half"
+_ANY_DATA_SET = "all, listed, random, categories, half, at_least"
 _SHOWN = 6
 
 
@@ -55,7 +56,12 @@ class Selection:
 
 
 def select(
-    recipe: ClassRecipe, classes: Sequence[str], *, wnid_keyed: bool, dataset: str
+    recipe: ClassRecipe,
+    classes: Sequence[str],
+    *,
+    wnid_keyed: bool,
+    dataset: str,
+    images_of: Callable[[str], int] | None = None,
 ) -> Selection:
     """The classes that a recipe picks from a data set.
 
@@ -64,6 +70,7 @@ def select(
         classes: the data set's classes, in any order, each once.
         wnid_keyed: whether `classes` are wnids, so that WordNet can say which are near.
         dataset: the data set's name, for errors.
+        images_of: number of images of a class, which `at_least` needs.
 
     Raises:
         DataError: when the data set has too few classes for a size asked for, does not have a
@@ -91,6 +98,8 @@ def select(
             chosen = _categories(recipe, pool)
         case HalfClasses():
             chosen = _half(recipe, pool)
+        case LargeClasses():
+            chosen = _large(recipe, pool, images_of)
         case UnderSynset():
             chosen = _under(recipe, pool)
         case NearFarClasses():
@@ -213,6 +222,21 @@ def _half(recipe: HalfClasses, pool: _Pool) -> Selection:
     middle = len(drawn) // 2
     names = drawn[:middle] if recipe.side == "a" else drawn[middle:]
     return Selection(names, (("drawn_from", len(drawn)),))
+
+
+def _large(recipe: LargeClasses, pool: _Pool, images_of: Callable[[str], int] | None) -> Selection:
+    """CHU §3: classes with too few images are left out."""
+    if images_of is None:
+        raise DataError(f"how many images the classes of {pool.dataset!r} have is not known")
+    counts = {name: images_of(name) for name in pool.classes}
+    names = tuple(name for name in pool.classes if counts[name] >= recipe.images)
+    if not names:
+        most = max(counts.values(), default=0)
+        raise DataError(
+            f"no class of {pool.dataset!r} has {recipe.images} images; the most is {most}",
+            hint=f"ask for images: {most} or fewer",
+        )
+    return Selection(names, (("chosen_from", len(pool.classes)),))
 
 
 def _under(recipe: UnderSynset, pool: _Pool) -> Selection:

@@ -22,6 +22,7 @@ from bench.spec import (
     AllClasses,
     ClassRecipe,
     HalfClasses,
+    LargeClasses,
     ListedClasses,
     NearFarClasses,
     RandomClasses,
@@ -322,3 +323,16 @@ def test_recipes_on_the_command_line_are_explained(
         )
     assert says in caught.value.message
     assert way_out in str(caught.value.hint)
+
+
+def test_classes_with_enough_images() -> None:
+    sizes = {"a": 9, "b": 10, "c": 300}
+
+    def chosen(images: int) -> Selection:
+        recipe = LargeClasses(images=images)
+        kind = {"wnid_keyed": False, "dataset": "corals"}
+        return select(recipe, ("c", "a", "b"), images_of=sizes.__getitem__, **kind)  # type: ignore[arg-type]
+
+    assert chosen(10) == Selection(("b", "c"), (("chosen_from", 3),))
+    with pytest.raises(DataError, match="no class of 'corals' has 301 images; the most is 300"):
+        chosen(301)
