@@ -15,6 +15,8 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.launch import preflight
+
 GRID = """\
 defaults:
   target:
@@ -257,10 +259,15 @@ def test_weights_that_cannot_be_had_are_told_once_before_anything_runs(copy: Pat
     (copy / "grid.yaml").write_text(text, encoding="utf-8")
     places = {"HF_HOME": str(copy / "hub"), "TORCH_HOME": str(copy / "hub")}
     command = ("grid", "grid.yaml", "--workers", "1", "--results", "new")
-    said = bench(*command, cwd=copy, code=2, HF_ENDPOINT="http://127.0.0.1:9", **places)
+    said = bench(*command, cwd=copy, code=2, HF_HUB_OFFLINE="1", **places)
     assert said.count("neither cached nor could they be fetched") == 1
     assert "2 of the 2 runs to do start from them" in said
     assert not list((copy / "new").glob("runs/*"))
+
+
+def test_a_hub_that_does_not_answer_is_known_at_once() -> None:
+    assert not preflight._answers("http://127.0.0.1:9", timeout_s=5)
+    assert not preflight._answers("no address")
 
 
 def test_a_gpu_that_is_not_there_is_told_before_anything_runs(copy: Path) -> None:

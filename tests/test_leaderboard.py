@@ -70,6 +70,20 @@ def test_what_has_no_result_is_counted_not_averaged() -> None:
     assert row["top1_accuracy_low"] is None
 
 
+def test_fewer_training_images_than_asked_for_are_said() -> None:
+    given = {"images_per_class": 20, "target_classes": 3, "top1_accuracy": 0.5}
+    for used, said in (((60, 60), None), ((51, 51), "51 of 60"), ((51, 60), "51 to 60 of 60")):
+        table = [
+            ROW | given | {"seed_draw": seed, "train_images": images}
+            for seed, images in enumerate(used)
+        ]
+        (row,) = conditions(table)
+        assert row["train_images_used"] == said
+    (whole,) = conditions([ROW | {"train_images": 51, "target_classes": 3, "top1_accuracy": 0.5}])
+    assert whole["train_images_used"] is None
+    assert "train_images_used" not in aggregate(table)[0]
+
+
 def test_a_run_of_two_experiments_counts_in_both() -> None:
     table = [
         ROW | {"experiments": names, "seed_order": seed, "top1_accuracy": 0.5}
