@@ -96,9 +96,7 @@ def check(
     '  train: 1797 images, per class 174 to 183, median 180.5'
     """
     where = None if root is None else str(root)
-    dataset = open_dataset(
-        name, where, data_root=data_root, cache_dir=cache_dir, options=options
-    )
+    dataset = open_dataset(name, where, data_root=data_root, cache_dir=cache_dir, options=options)
     images = [image for label in dataset.classes for image in dataset.images_of(label)]
     unreadable = tuple(key for label in dataset.classes for key in dataset.unreadable(label))
     counts = _counts(dataset)

@@ -53,5 +53,5 @@ WHOI_PLANKTON = Format(
     splits="none",
     used_for="CHU: target (50 validation, 85 test per class)",
     where="https://hdl.handle.net/10.1575/1912/7341",
-    licence="MIT, says the record; cite Orenstein et al. 2015",
+    licence="see the record; cite Orenstein et al. 2015",
 )

@@ -1,0 +1,197 @@
+"""Whether two data sets share images: by their bytes, and by what they show (ledger CROSS-1).
+
+Stanford Dogs is cut from ImageNet, so a network that was trained on ImageNet has seen the test
+images of Stanford Dogs. Two of the papers report gains on it.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+
+from bench.data.cache import cached_images
+from bench.data.catalog import fingerprint, open_dataset
+from bench.data.formats.base import Dataset, Image, Split
+from bench.data.formats.contract import Value
+from bench.data.overlap import Kind, Match, Pictures, find_overlap
+from bench.store import write_atomic
+
+__all__ = ["Comparison", "Side", "compare", "write_pairs"]
+
+SIDE_PIXELS = 32
+"""What the perceptual hash looks at; half the disk of the next size for a million images."""
+_SHOWN = 5
+_KINDS: tuple[Kind, ...] = ("exact", "similar", "mirrored")
+_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+
+
+@dataclass(frozen=True)
+class Side:
+    """A data set to be compared: its name, where it lies, its options."""
+
+    name: str
+    root: str | None
+    options: tuple[tuple[str, Value], ...] = ()
+
+
+@dataclass(frozen=True, eq=False)
+class Comparison:
+    """What two data sets share.
+
+    Attributes:
+        name, other: of the data sets.
+        images: of `name`, those that were compared.
+        pairs: an image of `name`, the image of `other` that is most like it, and how.
+        flat: images without any shape, which only their bytes can tell apart.
+        unreadable: images of either that were compared by their bytes alone.
+    """
+
+    name: str
+    other: str
+    images: tuple[Image, ...]
+    pairs: tuple[tuple[Image, Image, Match], ...]
+    flat: int
+    unreadable: int
+
+    @property
+    def leaks(self) -> int:
+        """Test images of `name` that are training images of `other`."""
+        return sum(a.split == "test" and b.split == "train" for a, b, _ in self.pairs)
+
+    def lines(self) -> list[str]:
+        """The comparison as text."""
+        kinds = Counter(match.kind for _, _, match in self.pairs)
+        how = ", ".join(f"{kinds[kind]:,} {kind}" for kind in _KINDS)
+        text = [
+            f"{self.name} and {self.other} share {len(self.pairs):,} of the {len(self.images):,} "
+            f"images of {self.name}: {how}"
+        ]
+        shared = Counter((a.split, b.split) for a, b, _ in self.pairs)
+        of = Counter(image.split for image in self.images)
+        text += [
+            f"  {shared[ours, theirs]:,} of {of[ours]:,} {ours} images are {theirs} images of "
+            f"{self.other}"
+            for ours in _SPLITS
+            for theirs in _SPLITS
+            if shared[ours, theirs]
+        ]
+        for kind in _KINDS:
+            found = [(a, b) for a, b, match in self.pairs if match.kind == kind]
+            text += [f"  {kind}: {a.key} = {b.key}" for a, b in found[:_SHOWN]]
+            if len(found) > _SHOWN:
+                text.append(f"  {kind}: {len(found) - _SHOWN:,} more")
+        if self.flat:
+            text.append(f"  {self.flat:,} images have no shape: compared by their bytes alone")
+        if self.unreadable:
+            text.append(f"  {self.unreadable:,} images cannot be decoded: by their bytes alone")
+        if self.leaks:
+            text.append(
+                f"  problem: a network trained on {self.other} has seen {self.leaks:,} of "
+                f"{of['test']:,} test images of {self.name}. Leave them out with exclude_overlap: "
+                "true where images are borrowed, or say it beside every result"
+            )
+        return text
+
+    def rows(self) -> list[dict[str, str | int | float]]:
+        """A line per shared image."""
+        return [
+            {
+                "image": a.key,
+                "class": a.label,
+                "split": a.split,
+                "other_image": b.key,
+                "other_class": b.label,
+                "other_split": b.split,
+                "kind": match.kind,
+                "bits": match.bits,
+                "correlation": round(match.correlation, 4),
+            }
+            for a, b, match in self.pairs
+        ]
+
+
+def compare(
+    side: Side, other: Side, *, data_root: Path | None, cache_dir: Path, pictures: bool = True
+) -> Comparison:
+    """The images of `side` that `other` has too.
+
+    Args:
+        side, other: the data sets.
+        data_root: folder of data sets.
+        cache_dir: indices, and all images at 32 pixels (3 KiB each), are kept below it.
+        pictures: compare what images show too; every image is decoded once.
+
+    Raises:
+        DataError: when one of them is not there or not in the layout expected.
+
+    >>> digits = Side("digits", None)
+    >>> found = compare(digits, digits, data_root=None, cache_dir=Path("cache"), pictures=False)
+    >>> found.lines()[0]
+    'digits and digits share 1,797 of the 1,797 images of digits: 1,797 exact, 0 similar, 0 mirrored'
+    """
+    ours, theirs = (
+        open_dataset(
+            one.name, one.root, data_root=data_root, cache_dir=cache_dir, options=one.options
+        )
+        for one in (side, other)
+    )
+    images, others = _images(ours), _images(theirs)
+    found = {match.target: match for match in find_overlap(_bytes(images), _bytes(others)).matches}
+    flat = unreadable = 0
+    if pictures:
+        shown, shown_others = _readable(ours, images), _readable(theirs, others)
+        overlap = find_overlap(
+            _shown(ours, [images[row] for row in shown], cache_dir),
+            _shown(theirs, [others[row] for row in shown_others], cache_dir),
+        )
+        flat = overlap.flat
+        unreadable = len(images) + len(others) - len(shown) - len(shown_others)
+        for match in overlap.matches:
+            row, place = shown[match.target], shown_others[match.source]
+            found.setdefault(row, replace(match, target=row, source=place))
+    pairs = tuple((images[row], others[found[row].source], found[row]) for row in sorted(found))
+    return Comparison(side.name, other.name, images, pairs, flat, unreadable)
+
+
+def write_pairs(found: Comparison, path: Path) -> None:
+    """Writes the shared images as a CSV file, whole or not at all."""
+    text = io.StringIO()
+    names = ("image", "class", "split", "other_image", "other_class", "other_split", "kind")
+    writer = csv.DictWriter(text, (*names, "bits", "correlation"), lineterminator="\n")
+    writer.writeheader()
+    writer.writerows(found.rows())
+    write_atomic(path, text.getvalue())
+
+
+def _images(dataset: Dataset) -> tuple[Image, ...]:
+    """Training images first: of several equal ones the first is named."""
+    every = (image for label in dataset.classes for image in dataset.images_of(label))
+    return tuple(sorted(every, key=lambda image: _SPLITS.index(image.split)))
+
+
+def _readable(dataset: Dataset, images: Sequence[Image]) -> list[int]:
+    """Places of the images that can be decoded."""
+    bad = {key for label in dataset.classes for key in dataset.unreadable(label)}
+    return [row for row, image in enumerate(images) if image.key not in bad]
+
+
+def _bytes(images: Sequence[Image]) -> Pictures:
+    return Pictures([image.key for image in images], [image.sha256 for image in images])
+
+
+def _shown(dataset: Dataset, images: Sequence[Image], cache_dir: Path) -> Pictures:
+    """With all pixels, decoded once and then mapped from the cache."""
+    known = fingerprint(dataset, dataset.classes, images, (), ())
+    pixels = cached_images(
+        images,
+        SIDE_PIXELS,
+        dataset.read,
+        cache_dir=cache_dir,
+        fingerprint=known,
+        version=dataset.version,
+    )
+    return replace(_bytes(images), pixels=pixels)
