@@ -349,7 +349,8 @@ _TAR = re.compile(r"tar_(?:at_)?(?:far_)?(?P<far>[0-9.]+(?:e-?[0-9]+)?)")
 def _verification(board: pd.DataFrame) -> pd.DataFrame | None:
     """Rates of true acceptance in the leaderboard's columns, as SFT-C5 and C6 read them.
 
-    `expressions` is what the leaderboard says in a column of that name, else all.
+    `expressions` is two where the training images are of two expressions (`train_where`), all
+    where they are not restricted.
     """
     columns = {name: m for name in board.columns if (m := _TAR.fullmatch(str(name)))}
     if not columns:
@@ -361,7 +362,20 @@ def _verification(board: pd.DataFrame) -> pd.DataFrame | None:
         for row, seed, mine in zip(done.to_dict("records"), seeds, which, strict=True):
             for name, match in columns.items():
                 if mine and pd.notna(row[name]):
-                    said = str(row.get("expressions") or "all")
+                    said = _expressions(row.get("train_where"))
                     rate = {"far": float(match["far"]), "tar": float(row[name])}
                     found.append({"arm": arm, "expressions": said, **rate, "seed": seed})
     return pd.DataFrame(found) if found else None
+
+
+def _expressions(restriction: object) -> str:
+    """What `train_where` leaves of the expressions, as SFT Table 5 words it.
+
+    >>> _expressions("expression=Sadness,Surprise"), _expressions(None)
+    ('two', 'all')
+    """
+    if not isinstance(restriction, str) or not restriction:
+        return "all"
+    column, _, values = restriction.partition("=")
+    count = len(values.split(","))
+    return "two" if column == "expression" and count == 2 else restriction

@@ -371,6 +371,10 @@ def test_verification_columns_become_a_table(done: Bench) -> None:
     assert sorted(set(table["far"])) == [0.001, 0.01]
     assert set(table["tar"]) == {0.9, 0.5}
     assert set(table["expressions"]) == {"all"}
+    few = evidence(board.assign(train_where="expression=Sadness,Surprise")).verification
+    assert few is not None
+    assert set(few["expressions"]) == {"two"}
+    assert set(few["seed"]) == set(table["seed"])
 
 
 def test_scratch_networks_are_one_for_both_sides(tmp_path: Path) -> None:
