@@ -207,7 +207,7 @@ def test_a_failing_source_blocks_its_children_alone(tmp_path: Path) -> None:
     text = GRID.replace("pretrain: {lr: 0.02, epochs: 4", "pretrain: {lr: 1000000.0, epochs: 4")
     (tmp_path / "grid.yaml").write_text(text)
     output = bench("grid", "grid.yaml", "--workers", "2", cwd=tmp_path, code=1)
-    assert "1 runs diverged" in output
+    assert "1 run diverged" in output
     states = {(row["source"], row["role"]): row["status"] for row in rows(tmp_path)}
     assert states[("categories 5", "finetune")] == "blocked"
     assert states[("none", "finetune")] == "done"
