@@ -23,6 +23,10 @@ def cost(evidence: Evidence) -> tuple[Figure, str]:
     if table.empty:
         raise DataError("no times in the leaderboard", hint="give the CSV that bench grid wrote")
     sizes = table.groupby(["setting", "n_per_class"])["line"].nunique()
+    if int(sizes.max()) < 2:
+        raise DataError(
+            "no two recipes were tried on the same images", hint="add a pattern or a method"
+        )
     panels = [key for key in sizes.index if sizes[key] > 2 and key[0] == ""]
     panels = panels or list(sizes.sort_values(ascending=False).index[:1])
     panels = panels[-4:]

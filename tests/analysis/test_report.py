@@ -1,0 +1,358 @@
+"""The report: whole, self-contained, harmless, honest about what is missing, and it opens."""
+
+from __future__ import annotations
+
+import html
+import json
+import re
+import shutil
+import subprocess
+from html.parser import HTMLParser
+from pathlib import Path
+
+import pandas as pd
+import pytest
+
+from analysis.ambiguities import AMBIGUITIES
+from analysis.board import prepare, read
+from analysis.evidence import Evidence
+from analysis.headline import headline
+from analysis.measured import Measurements
+from analysis.report import Report, build, page, write
+from bench.errors import DataError
+
+ROOT = Path(__file__).parents[2]
+SECTIONS = [
+    "headline",
+    "answers",
+    "figures",
+    "findings",
+    "advice",
+    "measured",
+    "ambiguities",
+    "machines",
+    "gaps",
+]
+
+
+class Page(HTMLParser):
+    """What a page consists of, read by the standard library."""
+
+    def __init__(self, text: str) -> None:
+        super().__init__()
+        self.tags: list[tuple[str, dict[str, str | None]]] = []
+        self.open: list[str] = []
+        self.unclosed = 0
+        self.feed(text)
+
+    def handle_starttag(self, tag: str, attrs: list[tuple[str, str | None]]) -> None:
+        self.tags.append((tag, dict(attrs)))
+        if tag not in ("meta", "link", "br", "path", "use", "rect", "line", "circle"):
+            self.open.append(tag)
+
+    def handle_endtag(self, tag: str) -> None:
+        if self.open and self.open[-1] == tag:
+            self.open.pop()
+
+    def of(self, tag: str) -> list[dict[str, str | None]]:
+        return [attrs for name, attrs in self.tags if name == tag]
+
+
+@pytest.fixture(scope="module")
+def borrowing() -> Report:
+    board = read(ROOT / "results" / "borrowing-tiny-imagenet.csv")
+    return build("borrowing-tiny-imagenet", Evidence(board), png=False)
+
+
+@pytest.fixture(scope="module")
+def photographs() -> Report:
+    return build("tiny-imagenet", Evidence(read(ROOT / "results" / "tiny-imagenet.csv")), png=False)
+
+
+def test_the_page_has_its_parts_in_order(photographs: Report) -> None:
+    found = Page(page(photographs))
+    ids = [str(attrs["id"]) for attrs in found.of("section")]
+    assert ids == SECTIONS
+    assert found.of("html") == [{"lang": "en"}]
+    assert len(found.of("h1")) == 1
+    assert len(photographs.headline) == 3
+    assert len(found.of("svg")) == sum(name.endswith(".svg") for name in photographs.files) >= 12
+
+
+def test_the_page_is_self_contained(photographs: Report) -> None:
+    text = page(photographs)
+    found = Page(text)
+    assert not found.of("script")
+    assert not found.of("img")
+    outside = [
+        value
+        for _, attrs in found.tags
+        for name, value in attrs.items()
+        if name in ("src", "href", "xlink:href", "srcset", "data") and value
+        if re.match(r"(https?:)?//", value)
+    ]
+    assert not outside
+    assert "@import" not in text
+    assert not re.findall(r"url\((?!#)", text)
+    assert len(text.encode()) < 3_000_000
+
+
+def test_the_page_can_be_read_without_eyes(photographs: Report) -> None:
+    found = Page(page(photographs))
+    for attrs in found.of("svg"):
+        assert attrs["role"] == "img"
+        assert attrs["aria-labelledby"]
+    tables = len(found.of("table"))
+    assert len(found.of("caption")) == tables
+    assert all(attrs.get("scope") in ("row", "col") for attrs in found.of("th"))
+    ids = [attrs["id"] for _, attrs in found.tags if "id" in attrs]
+    assert len(ids) == len(set(ids))
+    local = {str(a["href"])[1:] for a in found.of("a") if str(a["href"]).startswith("#")}
+    assert local <= set(map(str, ids))
+
+
+def test_tables_have_rows_as_long_as_their_heads_and_no_nan(
+    photographs: Report, borrowing: Report
+) -> None:
+    for report in (photographs, borrowing):
+        for section in report.sections:
+            for table in section.tables:
+                assert table.rows
+                assert {len(row) for row in table.rows} == {len(table.head)}
+        words = re.findall(r">([^<>]*)<", page(report))
+        assert not [w for w in words if re.search(r"\b(nan|None|NaT|inf)\b", w)]
+
+
+def test_every_claim_and_every_ambiguity_is_there(borrowing: Report) -> None:
+    text = page(borrowing)
+    for claim in ("SFT-C1", "GE-C3", "LI-C11", "CHU-C5"):
+        assert claim in text
+    for ambiguity in AMBIGUITIES:
+        assert f">{ambiguity.id}<" in text
+    assert len({a.id for a in AMBIGUITIES}) == len(AMBIGUITIES) == 30
+
+
+def test_what_could_not_be_drawn_says_why_and_what_provides_it(borrowing: Report) -> None:
+    missing = {
+        figure.name: figure.missing
+        for section in borrowing.sections
+        for figure in section.figures
+        if figure.svg is None
+    }
+    gaps = next(s for s in borrowing.sections if s.id == "gaps")
+    assert not missing
+    said = " ".join(gaps.items)
+    for part in ("Learning rate", "Which source?", "measure: section", "add train.lr"):
+        assert part in said
+    measured = next(s for s in borrowing.sections if s.id == "measured")
+    assert any("bench report with the grid file" in text for text in measured.texts)
+
+
+def hostile() -> pd.DataFrame:
+    board = read(ROOT / "results" / "borrowing.csv")
+    raw = board[[c for c in board.columns if c not in ("depth", "reinit", "frozen", "treatment")]]
+    return prepare(
+        raw.assign(
+            target="<script>alert(1)</script>",
+            dataset='"><img src=x onerror=alert(2)>',
+            source=raw["source"].replace({"near": "<b>near</b> & $x$"}),
+            device="</table><script>alert(3)</script>",
+        )
+    )
+
+
+def test_names_from_data_are_harmless() -> None:
+    report = build("<script>alert(0)</script>", Evidence(hostile()), png=False)
+    text = page(report)
+    found = Page(text)
+    assert not found.of("script")
+    assert not found.of("img")
+    assert "<script" not in text
+    assert "<b>" not in text
+    assert html.escape("<script>alert(1)</script>") in text
+    for data in report.files.values():
+        assert b"<script" not in data
+
+
+def test_an_unfinished_leaderboard_is_refused() -> None:
+    board = read(ROOT / "results" / "borrowing.csv")
+    with pytest.raises(DataError, match="none of 154 runs is finished"):
+        build("b", Evidence(board.assign(status="missing")))
+
+
+def test_one_run_gives_a_page_that_says_what_is_missing() -> None:
+    board = read(ROOT / "results" / "borrowing.csv")
+    one = board[board["role"] != "source"].head(1).reset_index(drop=True)
+    report = build("one", Evidence(one), png=False)
+    text = page(report)
+    assert "No question can be answered" in text
+    assert "Nothing can be said of the rest" in " ".join(report.headline)
+    assert set(report.files) == {"findings.svg"}
+
+
+def test_failed_runs_stand_among_the_gaps() -> None:
+    board = read(ROOT / "results" / "borrowing.csv").astype({"reason": object})
+    board.loc[5:8, "status"] = "failed"
+    board.loc[5:8, "reason"] = "out of memory & <tired>"
+    text = page(build("b", Evidence(board), png=False))
+    assert "4 runs of 154 have no result" in text
+    assert "out of memory &amp; &lt;tired&gt;" in text
+
+
+def test_measurements_have_tables_and_figures_where_they_exist() -> None:
+    distances = pd.DataFrame(
+        [
+            {
+                "dataset": "wordnet-shapes",
+                "target": "mammal.n.01",
+                "class_draw": draw,
+                "source": source,
+                "model": "narrow8_32",
+                "distance": name,
+                "value": value + 0.01 * draw,
+                "low": value - 0.02,
+                "high": value + 0.03,
+                "n": 200,
+                "notes": "",
+            }
+            for draw in (0, 1)
+            for source, value in (("near", 0.1), ("far", 0.4))
+            for name in ("cosine", "mmd")
+        ]
+    )
+    sensitivities = pd.DataFrame(
+        {
+            "a": ["near"],
+            "b": ["self"],
+            "percentage": [51.0],
+            "reverse_percentage": [45.0],
+            "ties_percentage": [4.0],
+            "n_classes": [20],
+        }
+    )
+    board = read(ROOT / "results" / "borrowing.csv")
+    found = Measurements(distances, None, sensitivities, missing=("probes of far are missing",))
+    evidence = Evidence(board, sensitivities=sensitivities)
+    report = build("b", evidence, found, png=False)
+    assert {"distances.svg", "filters.svg"} <= set(report.files)
+    text = page(report)
+    assert "Not measured: probes of far are missing." in text
+    assert "near over self" in text
+
+
+def test_the_headline_follows_the_numbers() -> None:
+    gains = pd.DataFrame(
+        [
+            {
+                "question": "treatment",
+                "label": "near, tuned − frozen",
+                "setting": "",
+                "main": True,
+                "n_per_class": n,
+                "gain_points": gain,
+                "low": gain - 1,
+                "high": gain + 1,
+                "n": 3,
+                "unit": "class draw",
+                "pairs": 9,
+                "verdict": "higher" if gain > 0 else "lower",
+                "p_holm": 0.01,
+            }
+            for n, gain in ((5.0, -2.0), (100.0, 6.0))
+        ]
+    )
+    crossings = pd.DataFrame(
+        [
+            {
+                "label": "near, tuned − frozen",
+                "setting": "",
+                "images": 14.2,
+                "low": 10.0,
+                "high": 19.0,
+            }
+        ]
+    )
+    first, second = headline(gains, crossings, pd.DataFrame())
+    assert "freeze all layers but the last at 5" in first
+    assert "tune them at 100" in first
+    assert "cross at about 14" in first
+    assert "training from scratch" in second
+    turned = headline(gains.assign(verdict="undecided"), crossings, pd.DataFrame())
+    assert "undecided" in turned[0]
+
+
+def test_writing_leaves_the_page_and_the_figures(tmp_path: Path, borrowing: Report) -> None:
+    index = write(borrowing, tmp_path / "b")
+    assert index.read_text(encoding="utf-8") == page(borrowing)
+    assert {p.name for p in index.parent.iterdir()} == {"index.html", *borrowing.files}
+
+
+# --- a real browser ------------------------------------------------------------------------------
+
+CHROMIUM = shutil.which("chromium") or shutil.which("chromium-browser")
+browser = pytest.mark.skipif(CHROMIUM is None, reason="needs Debian's chromium")
+_LOOK = """<script>addEventListener('load', () => {
+const wide = document.documentElement;
+const empty = [...document.querySelectorAll('figure svg')].filter(
+  s => s.getBoundingClientRect().height < 60 || !s.querySelectorAll('text').length).length;
+const small = [...document.querySelectorAll('section')].filter(s => s.offsetHeight < 30).length;
+document.title = JSON.stringify({inner: innerWidth, scroll: wide.scrollWidth, empty, small,
+  figures: document.querySelectorAll('figure svg').length,
+  sections: [...document.querySelectorAll('section')].map(s => s.id),
+  requests: performance.getEntriesByType('resource').map(r => r.name)});});</script>"""
+
+
+def chromium(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    assert CHROMIUM is not None
+    return subprocess.run(
+        [
+            CHROMIUM,
+            "--headless",
+            "--no-sandbox",
+            "--disable-gpu",
+            "--disable-dev-shm-usage",
+            "--disable-background-networking",
+            "--disable-component-update",
+            "--host-resolver-rules=MAP * ~NOTFOUND",
+            f"--user-data-dir={folder / 'profile'}",
+            "--enable-logging=stderr",
+            *arguments,
+        ],
+        capture_output=True,
+        text=True,
+        timeout=120,
+        check=True,
+        env={"HOME": str(folder), "PATH": "/usr/bin:/bin"},
+    )
+
+
+@browser
+@pytest.mark.parametrize("width", [400, 1200])
+def test_the_page_opens_in_a_browser(tmp_path: Path, photographs: Report, width: int) -> None:
+    # The page forbids scripts; a copy that allows one measures what the browser made of it.
+    text = page(photographs)
+    assert text.count("Content-Security-Policy") == 1
+    opened = re.sub(r"<meta http-equiv[^>]*>", "", text).replace("</head>", f"{_LOOK}</head>")
+    place = tmp_path / "index.html"
+    place.write_text(opened, encoding="utf-8")
+    ended = chromium(tmp_path, f"--window-size={width},900", "--dump-dom", place.as_uri())
+    titles = re.findall(r"<title>(\{.*?\})</title>", ended.stdout)
+    assert titles, ended.stdout[:500]
+    seen = json.loads(html.unescape(titles[0]))
+    assert seen["inner"] == width
+    assert seen["scroll"] <= width
+    assert (seen["empty"], seen["small"]) == (0, 0)
+    assert seen["sections"] == SECTIONS
+    assert seen["figures"] == sum(name.endswith(".svg") for name in photographs.files)
+    assert not [name for name in seen["requests"] if not name.startswith("data:")]
+
+
+@browser
+def test_the_page_as_it_is_has_no_console_error_and_prints(
+    tmp_path: Path, borrowing: Report
+) -> None:
+    index = write(borrowing, tmp_path / "b")
+    printed = tmp_path / "page.pdf"
+    ended = chromium(tmp_path, f"--print-to-pdf={printed}", index.as_uri())
+    assert "CONSOLE" not in ended.stderr
+    assert printed.read_bytes().startswith(b"%PDF")

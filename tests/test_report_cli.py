@@ -1,0 +1,78 @@
+"""`bench report`: from a leaderboard or a grid to a page whose path it prints."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+from pathlib import Path
+
+from typer.testing import CliRunner
+
+from bench.cli import app
+from bench.errors import BenchError
+
+ROOT = Path(__file__).parents[1]
+
+
+def call(*arguments: str) -> tuple[int, str]:
+    result = CliRunner().invoke(app, ["report", *arguments])
+    if isinstance(result.exception, BenchError):
+        return 2, str(result.exception)
+    assert result.exception is None or isinstance(result.exception, SystemExit), result.exception
+    return result.exit_code, result.output
+
+
+def test_a_leaderboard_becomes_a_page(tmp_path: Path) -> None:
+    out = tmp_path / "page"
+    code, said = call(str(ROOT / "results" / "borrowing.csv"), "--out", str(out), "--no-png")
+    assert code == 0
+    assert str(out / "index.html") in said
+    assert (out / "methods.svg").is_file()
+    assert not list(out.glob("*.png"))
+
+
+def test_results_give_the_place(tmp_path: Path) -> None:
+    table = tmp_path / "mine.csv"
+    lines = (ROOT / "results" / "borrowing.csv").read_text().splitlines(keepends=True)
+    table.write_text("".join(lines[:12]))
+    code, _ = call(str(table), "--results", str(tmp_path / "r"))
+    assert code == 0
+    folder = tmp_path / "r" / "reports" / "mine"
+    assert (folder / "index.html").is_file()
+    assert (folder / "findings.png").is_file()
+
+
+def test_wrong_input_is_said_and_nothing_is_written(tmp_path: Path) -> None:
+    code, said = call(str(tmp_path / "none.csv"), "--out", str(tmp_path / "o"))
+    assert code == 2
+    assert "no such leaderboard" in said
+    code, said = call(str(ROOT / "results"))
+    assert code == 2
+    assert "is a folder" in said
+    empty = tmp_path / "empty.csv"
+    empty.write_text((ROOT / "results" / "borrowing.csv").read_text().splitlines()[0] + "\n")
+    code, said = call(str(empty), "--out", str(tmp_path / "o"))
+    assert code == 2
+    assert "empty" in said
+    code, said = call(str(ROOT / "results" / "borrowing.csv"), "--set", "lr=1")
+    assert code == 2
+    assert "belongs to a grid" in said
+    assert not (tmp_path / "o").exists()
+
+
+def test_a_grid_without_runs_says_how_to_get_them(tmp_path: Path) -> None:
+    grid = str(ROOT / "grids" / "quickstart.yaml")
+    code, said = call(grid, "--results", str(tmp_path))
+    assert code == 2
+    assert "bench grid" in said
+
+
+def test_help_is_light() -> None:
+    script = (
+        "import sys, bench.report_cli\n"
+        "print(sorted({'torch', 'pandas', 'matplotlib', 'jinja2'} & set(sys.modules)))"
+    )
+    out = subprocess.run(
+        [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
+    )
+    assert out.stdout.strip() == "[]"
