@@ -13,6 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from bench.griderrors import first_problem
 from bench.spec import Borrowed, DataSpec, FromRun, Init
 
 __all__ = ["RESERVED", "BorrowError", "read_borrow"]
@@ -84,12 +85,8 @@ def _one(
     try:
         return Borrowed.model_validate({"draw": draw, **own, "data": data})
     except ValidationError as error:
-        problem = error.errors()[0]
-        key = str(problem["loc"][0])
-        text = problem["msg"]
-        raise BorrowError(
-            f"borrow.{key} is {problem['input']!r}: {text[0].lower()}{text[1:]}", key=(key,)
-        ) from None
+        key, message, hint = first_problem(error, ("borrow",))
+        raise BorrowError(message, hint, key[1:]) from None
 
 
 def _of_parent(rest: Mapping[str, Any], init: Init, image_size: int) -> tuple[DataSpec, int]:

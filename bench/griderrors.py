@@ -157,4 +157,5 @@ def _fields(prefix: Key, location: Key, recipe: str | None) -> list[str]:
     if recipe is not None:
         return ["recipe", *RECIPES[recipe].required, *RECIPES[recipe].optional]
     kind = _KINDS.get(prefix[-1]) if prefix and not location else None
-    return list(kind.model_fields) if kind else []
+    fields = list(kind.model_fields) if kind else []
+    return [*fields, *DataSpec.model_fields, "name"] if kind is Borrowed else fields

@@ -13,6 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bench.errors import BenchError
+from bench.evaluation import EvaluateSpec
 from bench.gridborrow import BorrowError, read_borrow
 from bench.gridchecks import check_draws, check_training
 from bench.griderrors import CellError, cell_error
@@ -48,6 +49,7 @@ SECTIONS = {
     "seeds": "the three separately: {draw, init, order}",
     "source_seed": "the seed of the source's own training",
     "class_draw": "the draw of the classes, in source and target alike",
+    "evaluate": "what besides the test images: {verification: {identities: N}}",
     "allow_overlap": "true lets source and target share classes",
 }
 
@@ -118,7 +120,12 @@ class RunBuilder:
         Raises:
             CellError: naming the key that is wrong.
         """
-        spec = self._build(cell)
+        try:
+            spec = self._build(cell)
+        except CellError as error:
+            if "class_draw" in cell and error.key[-1:] == ("class_draw",):
+                raise error.at(("class_draw",)) from None
+            raise
         if "class_draw" in cell:
             check_draws(spec)
         return spec
@@ -152,6 +159,9 @@ class RunBuilder:
                 method=self._method(cell.get("method", "plain")),
                 train=self._section(TrainSpec, cell.get("train", {}), "train"),
                 allow_overlap=cell.get("allow_overlap", False),
+                evaluate=self._section(EvaluateSpec, cell["evaluate"], "evaluate")
+                if cell.get("evaluate") not in (None, "none", {})
+                else None,
                 **parts,
             )
         except ValidationError as error:
@@ -310,7 +320,7 @@ class RunBuilder:
     def _parent_cell(
         self, cell: Mapping[str, Any], target: Mapping[str, Any], model: ModelSpec
     ) -> dict[str, Any] | None:
-        own = ("source", "parent", "seeds", "method", "borrow")
+        own = ("source", "parent", "seeds", "method", "borrow", "evaluate")
         base = {key: value for key, value in cell.items() if key not in own}
         if isinstance(cell.get("parent"), Mapping):
             return merge(base, cell["parent"])
@@ -325,7 +335,9 @@ class RunBuilder:
             raise CellError(
                 ("source",),
                 f"source {source!r} is not defined",
-                "give it a name under sources:, write a mapping, or one of none, self",
+                "sources to try stand under axes: {source: [near, far]}"
+                if isinstance(source, list)
+                else "give it a name under sources:, write a mapping, or one of none, self",
             )
         seed = cell.get("seed", 0) if source == "self" else cell.get("source_seed", 0)
         return {

@@ -127,7 +127,7 @@ def test_a_chains_parent_inherits_neither_method_nor_borrowed_data(tmp_path: Pat
         ("{set: {source: some, method: joint, borrow: smoe}}", "'smoe' is not defined"),
         (
             "{set: {source: some, method: joint, borrow: {name: some, categories: 1.5}}}",
-            r"borrow\.categories is 1\.5: input should be less than or equal to 1",
+            r"borrow\.categories is 1\.5: must be at most 1",
         ),
         (
             "{set: {source: some, method: joint, borrow: {name: parent, take: 3}}}",

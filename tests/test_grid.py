@@ -270,6 +270,31 @@ WRONG |= {
         "filler is {}: must be",
         "default",
     ),
+    "draw": (
+        "a: {set: {pattern: scratch, class_draw: x}}",
+        10,
+        "class_draw is 'x': expected a whole",
+        "near_far",
+    ),
+    "sources in a list": ("a: {set: {pattern: tune, source: [near]}}", 10, "['near']", "axes"),
+    "borrowed part": (
+        "a: {set: {pattern: tune, source: near, borrow: {name: near, images: 3.0}}}",
+        10,
+        "images is 3.0",
+        "must be at most 1",
+    ),
+    "borrowed slip": (
+        "a: {set: {pattern: tune, source: near, borrow: {name: near, imagez: 3.0}}}",
+        10,
+        "imagez",
+        "image_size",
+    ),
+    "seed of too many digits": (
+        "a: {set: {pattern: scratch, seed: 99999999999999999999}}",
+        10,
+        "seed is 99999999999999999999",
+        "less than",
+    ),
     "flag": ("a: {set: {pattern: scratch, allow_overlap: 1}}", 10, "overlap is 1", "true or false"),
     "draw of nothing": (
         "a: {set: {pattern: scratch, target.classes: {recipe: all}, class_draw: 1}}",

@@ -1,0 +1,112 @@
+"""Networks and files of weights, tried out in another process before a grid trains."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import pytest
+from safetensors.torch import save_file
+
+import bench.models.trial as module
+from bench.errors import GridError, ModelError
+from bench.models.layers import create
+from bench.models.published import SMALLEST, check_size, check_tag
+from bench.models.trial import check_networks, trial_of
+from bench.models.weights import file_sha256
+from bench.spec import DataSpec, FromFile, ModelSpec, RunSpec
+
+
+def run(model: str, size: int, file: Path | None = None, pattern: str = "T(1-7)R(8)") -> RunSpec:
+    return RunSpec(
+        data=DataSpec(dataset="digits", image_size=size, test_per_class=5),
+        model=ModelSpec(name=model),
+        pattern="R(1-8)" if file is None else pattern,
+        **({} if file is None else {"init": FromFile(path=str(file), sha256=file_sha256(file))}),
+    )
+
+
+def test_another_process_answers(tmp_path: Path) -> None:
+    runs = [(run("test_resnet", 32), 10, "g.yaml:1"), (run("test_vit", 8), 10, "g.yaml:2")]
+    with pytest.raises(GridError, match=r"g.yaml:2: 'test_vit' .* 8 pixels"):
+        check_networks(runs, tmp_path)
+    assert len(json.loads((tmp_path / "networks.json").read_text())) == 1
+
+
+def test_networks_and_weights_that_do_not_fit_are_found_and_good_ones_remembered(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module, "_ask", lambda trials: [module._answer(one) for one in trials])
+    good, other = tmp_path / "good.safetensors", tmp_path / "other.safetensors"
+    state = create(ModelSpec(name="narrow8_32"), 7, seed=1).state_dict()
+    save_file(state, good)
+    save_file({f"x.{name}": value for name, value in state.items()}, other)
+    fine = [(run("test_resnet", 32), 10, "g.yaml:1"), (run("narrow8_32", 32, good), 4, "g.yaml:2")]
+    wrong = [(run("narrow8_32", 32, other), 4, "g.yaml:3")]
+    small = [(run("test_vit", 8), 10, "g.yaml:4")]
+    with pytest.raises(GridError, match=r"g.yaml:3: .*other.safetensors.*29 missing"):
+        check_networks(fine + wrong + small, tmp_path)
+    monkeypatch.setattr(module, "_ask", lambda trials: pytest.fail(f"asked again: {trials}"))
+    check_networks(fine, tmp_path)
+    monkeypatch.setattr(module, "_ask", lambda trials: [module._answer(one) for one in trials])
+    with pytest.raises(GridError, match=r"g.yaml:4: 'test_vit' .* 8 pixels.*\n.*160"):
+        check_networks(fine + small, tmp_path)
+    good.write_bytes(other.read_bytes())
+    asked: list[object] = []
+    monkeypatch.setattr(module, "_ask", lambda trials: asked.extend(trials) or [None] * len(trials))
+    check_networks([(run("narrow8_32", 32, good), 4, "g.yaml:2")], tmp_path)
+    assert len(asked) == 1  # the file is another one now
+
+
+def test_what_the_tables_know_needs_no_trial(tmp_path: Path) -> None:
+    assert trial_of(run("narrow8_32", 32), 10) is None
+    (tmp_path / "networks.json").write_text("{")
+    check_networks([(run("caffenet", 64), 10, "g.yaml:1")], tmp_path)
+    assert (tmp_path / "networks.json").read_text() == "{"
+
+
+def test_a_process_that_dies_leaves_the_question_to_the_run(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(module.sys, "executable", "/bin/false")
+    check_networks([(run("resnet10t", 32), 10, "g.yaml:1")], tmp_path)
+    assert (
+        not (tmp_path / "networks.json").exists()
+        or json.loads((tmp_path / "networks.json").read_text()) == []
+    )
+
+
+@pytest.mark.parametrize("name", SMALLEST)
+def test_the_smallest_images_of_our_networks(name: str) -> None:
+    import torch
+
+    def passes(size: int) -> bool:
+        try:
+            with torch.device("meta"):
+                net = create(ModelSpec(name=name), 10, seed=0, image_size=size)
+                net(torch.empty(2, 3, size, size))
+        except ModelError:
+            return False
+        return True
+
+    assert passes(SMALLEST[name])
+    assert not passes(SMALLEST[name] - 1)
+    check_size(name, SMALLEST[name])
+    with pytest.raises(ModelError, match=rf"at least {SMALLEST[name]}"):
+        check_size(name, SMALLEST[name] - 1)
+
+
+def test_the_table_of_published_weights_is_timms() -> None:
+    import timm
+
+    for full in timm.list_pretrained()[::37]:
+        name, _, tag = full.partition(".")
+        check_tag(name, tag)
+        check_tag(name, None)
+        if timm.models.get_pretrained_cfg(name).tag != tag:
+            continue
+        with pytest.raises(ModelError, match=f"weights: timm takes '{tag}'"):
+            check_tag(name, "nonsense")
+    for name in ("caffenet", "narrow8_32", "resnet50_half"):
+        with pytest.raises(ModelError, match=f"no weights for '{name}'"):
+            check_tag(name, None)
