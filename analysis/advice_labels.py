@@ -105,12 +105,15 @@ def _curve_line(situation: Situation, curve: Curve) -> AdviceLine:
         said = f"{measured}; no repetition has three sizes with errors that a curve fits"
         return AdviceLine(topic, "no evidence", said, behind, "no evidence")
     e = summarise(laws, "exponent", curve.label)
-    said = f"{measured}; error falls as n^-{e.value:.2f} ({e.n} {e.unit}{'' if e.n == 1 else 's'})"
+    said = f"{measured}; error falls as n^{-e.value:.2f} ({e.n} {e.unit}{'' if e.n == 1 else 's'})"
     gain = f"{100 * (1 - 2**-e.value):.1f} %"
     if e.low is not None and e.high is not None:
         gain += f" ({100 * (1 - 2**-e.low):.1f} to {100 * (1 - 2**-e.high):.1f})"
     double = f"twice the labels cut the error by {gain}"
-    decided: AdviceVerdict = "measured" if direction(e) else "undecided"
+    if direction(e) <= 0:
+        answer = "more labels are not shown to help"
+        return AdviceLine(topic, answer, f"{said}; {double}", behind, "undecided")
+    decided: AdviceVerdict = "measured"
     if situation.accuracy is None:
         return AdviceLine(topic, double, said, behind, decided)
     answer, sure = _wanted(situation, situation.accuracy, laws, max(curve.sizes))
@@ -145,9 +148,16 @@ def _wanted(
     if within.empty:
         return f"{wanted} is out of reach: the error does not fall", False
     e = summarise(within, "log_images", "images wanted")
+    if len(within) < len(needs) or e.value > math.log(_OUT_OF_SIGHT * largest):
+        never = len(needs) - len(within)
+        said = (
+            f"{wanted} is out of sight: over {_OUT_OF_SIGHT} times the {largest:g} images per class"
+        )
+        said += " that were run" + (
+            f", never in {never} of {len(needs)} repetitions" if never else ""
+        )
+        return f"{said}; another source or method rather", False
     bounds = "" if e.low is None else f" ({_images(e.low)} to {_images(e.high or 0)})"
-    if len(within) < len(needs):
-        bounds += f", never in {len(needs) - len(within)} of {len(needs)} repetitions"
     answer = f"{wanted} at about {_images(e.value)} images per class{bounds}"
     more = math.exp(min(e.value, _MOST_LOG)) - situation.images_per_class
     answer += f", {_images(math.log(more))} more each" if more >= 1 else ", you have enough"
@@ -157,6 +167,7 @@ def _wanted(
 
 
 _MOST_LOG = math.log(1e6)
+_OUT_OF_SIGHT = 100
 
 
 def _log_images(law: PowerLaw, accuracy: float) -> float:

@@ -252,7 +252,7 @@ def _cautions(situation: Situation) -> list[str]:
     if situation.overlap_test:
         said.append(
             f"the source has {situation.overlap_test} of the held-out images: "
-            "borrow with exclude_overlap: true"
+            "set exclude_overlap: true"
         )
     if situation.source_images is False:
         said.append("the source's images are not at hand")

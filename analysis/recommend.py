@@ -125,9 +125,8 @@ def _overlap(situation: Situation) -> AdviceLine:
     said = f"{found} images of the target are in the source too, {held_out} of them held out"
     answer = "only training images are shared: accuracies stay honest"
     if held_out:
-        answer = (
-            "test accuracy would flatter this source: leave these images out, or another source"
-        )
+        answer = "test accuracy would flatter this source: take these images out, or another source"
+        said += "; exclude_overlap: true leaves the same files out, not other copies of a picture"
     return AdviceLine("overlap", answer, said, (), "measured")
 
 
