@@ -15,6 +15,7 @@ from bench import methods
 from bench.data import catalog
 from bench.data.borrow import BorrowedImages, resolve_borrowed, resolve_joint_fingerprint
 from bench.data.expand import expand
+from bench.data.identities import load_identities, resolve_identities
 from bench.data.wordnet import taxonomy
 from bench.errors import BenchError, DataError
 from bench.methods import Ingredients
@@ -115,6 +116,7 @@ class Data:
     loaded: catalog.Loaded
     resolved: catalog.Resolved
     borrowed: tuple[tuple[catalog.Loaded, BorrowedImages], ...] = ()
+    verified: catalog.Loaded | None = None
 
     @property
     def views(self) -> int:
@@ -127,6 +129,12 @@ class Data:
             which
         ]
         return _domain(which, self.loaded, index, model)
+
+    def identities(self, model: nn.Module) -> Domain | None:
+        """The images that the run is verified on, if it is; classes are identities."""
+        if self.verified is None:
+            return None
+        return _domain("identities", self.verified, self.verified.test, model)
 
     def sample(self, model: nn.Module) -> Domain:
         """One image, for what is to be known of all: size and normalisation."""
@@ -184,7 +192,12 @@ class Loader:
         borrowed = tuple(
             (self._load(_as_own(spec, number))[0], images) for number, images in enumerate(found)
         )
-        return Data(loaded, resolved, borrowed)
+        verified = None
+        if spec.evaluate is not None:
+            places = {"data_root": self.context.root, "cache_dir": self.context.cache}
+            who = resolve_identities(spec, **places)  # type: ignore[arg-type]
+            verified = load_identities(who, spec, **places)  # type: ignore[arg-type]
+        return Data(loaded, resolved, borrowed, verified)
 
     def _load(self, spec: RunSpec) -> tuple[catalog.Loaded, catalog.Resolved]:
         key = (spec.data.model_dump_json(), spec.seeds.draw)

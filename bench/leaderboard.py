@@ -33,12 +33,14 @@ Row = dict[str, Any]
 
 _SEED_COLUMNS = ("class_draw", "seed_draw", "seed_init", "seed_order")
 _AGGREGATED_METRICS = ("top1_accuracy", "mean_class_accuracy", "test_loss", "val_top1_accuracy")
+_VERIFICATION_METRICS = tuple(name for name in METRIC_COLUMNS if name.startswith("tar_at_far"))
 _NOT_CONDITIONS = (
     *METRIC_COLUMNS,
     *_SEED_COLUMNS,
     "experiments",
     "status",
     "reason",
+    "verification_warning",
     "run_id",
     "parent_id",
 )
@@ -220,8 +222,9 @@ def _summary(members: Sequence[Row]) -> Row:
         "class_draws": len({row["class_draw"] for row in done}),
         "train_images_used": _images_used(done),
     }
-    for name in _AGGREGATED_METRICS:
-        values = [float(row[name]) for row in done if row[name] is not None]
+    verified = any(row.get("verification") for row in members)
+    for name in (*_AGGREGATED_METRICS, *(_VERIFICATION_METRICS if verified else ())):
+        values = [float(row[name]) for row in done if row.get(name) is not None]
         mean, deviation, half = mean_interval(values)
         summary[f"{name}_mean"] = mean
         summary[f"{name}_std"] = deviation
@@ -270,7 +273,7 @@ def mean_interval(
 def to_csv(table: Iterable[Row], columns: Sequence[str] | None = None) -> str:
     """The table as CSV; floats with six significant decimals, nothing for None."""
     table = list(table)
-    names = list(columns or (table[0] if table else ()))
+    names = list(columns or dict.fromkeys(name for row in table for name in row))
     text = io.StringIO()
     writer = csv.writer(text, lineterminator="\n")
     writer.writerow(names)

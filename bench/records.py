@@ -84,6 +84,7 @@ COLUMNS = (
         "layer_lr_decay", "rate of a copied layer over that of the next; 1 when empty", "factor"
     ),
     Column("l2_sp", "strength of the pull to the copied values; off when empty", "factor"),
+    Column("verification", "identities that the run is verified on; none when empty", "factor"),
     Column("seed_draw", "seed of the draw of images", "factor"),
     Column("seed_init", "seed of the random layers", "factor"),
     Column("seed_order", "seed of order and augmentation", "factor"),
@@ -101,6 +102,17 @@ COLUMNS = (
         "higher",
     ),
     Column("test_loss", "mean cross-entropy on the test set, nats", "metric", "lower"),
+    *(
+        Column(
+            f"tar_at_far_1e-{digit}",
+            f"pairs of one identity accepted where 1e-{digit} of other pairs are, by cosine",
+            "metric",
+            "higher",
+        )
+        for digit in (2, 3, 4, 5)
+    ),
+    Column("genuine_pairs", "pairs of images of one identity that were verified", "metric"),
+    Column("impostor_pairs", "pairs of images of two identities that were verified", "metric"),
     Column("val_top1_accuracy", "top-1 on validation images at the epoch kept", "metric", "higher"),
     Column("train_loss", "mean training loss of the last epoch, nats", "metric", "lower"),
     Column("best_epoch", "epoch whose weights were kept, from 1", "metric"),
@@ -124,6 +136,7 @@ COLUMNS = (
         "metric",
         "lower",
     ),
+    Column("verification_warning", "rates with too few impostor pairs", "identity"),
     Column("reason", "why a run has no result", "identity"),
     Column("run_id", "identity of the run", "identity"),
     Column("parent_id", "identity of the run it starts from", "identity"),
@@ -243,6 +256,7 @@ def describe_run(spec: RunSpec) -> dict[str, Any]:
         "tuned": None if train.tuned == "all" else train.tuned,
         "layer_lr_decay": None if train.layer_lr_decay == 1 else train.layer_lr_decay,
         "l2_sp": train.l2_sp,
+        "verification": spec.evaluate.verification.label() if spec.evaluate else None,
         "seed_draw": spec.seeds.draw,
         "seed_init": spec.seeds.init,
         "seed_order": spec.seeds.order,

@@ -65,7 +65,7 @@ class Session:
         kept: set[str] = set()
         for run in reversed(list(self.plan.runs.values())):
             if run.id in kept or {*run.experiments, *run.measures} & set(self.only):
-                kept |= {run.id} | ({run.parent_id} if run.parent_id else set())
+                kept |= {run.id, *run.needs}
         return [run for run in self.plan.runs.values() if run.id in kept]
 
     def states(self) -> dict[str, str]:
@@ -146,6 +146,7 @@ class FactFinder:
         self.missing: list[str] = []
         self._known: dict[tuple[int, int], tuple[DataSpec, DataFacts]] = {}
         self._borrowing: dict[str, DataFacts] = {}
+        self._identities: dict[str, str] = {}
         self._equal: dict[tuple[str, int], DataFacts] = {}
 
     def __call__(self, spec: RunSpec) -> DataFacts:
@@ -154,6 +155,23 @@ class FactFinder:
         Raises:
             DataError: if the data are not there or cannot be selected as asked.
         """
+        facts = self._facts(spec)
+        return facts if spec.evaluate is None or facts.missing else self._verified(spec, facts)
+
+    def _verified(self, spec: RunSpec, facts: DataFacts) -> DataFacts:
+        """With the images that the run is verified on."""
+        from bench.data.identities import with_identities
+
+        assert spec.evaluate is not None
+        chain = [(run.data, run.seeds.draw, run.borrow) for run in (spec, *spec.ancestors())]
+        key = f"{facts.fingerprint} {spec.evaluate.model_dump_json()} {chain!r}"
+        if key not in self._identities:
+            self._identities[key] = with_identities(
+                spec, facts.fingerprint, data_root=self.data_root, cache_dir=self.cache
+            )
+        return replace(facts, fingerprint=self._identities[key])
+
+    def _facts(self, spec: RunSpec) -> DataFacts:
         own = self._own(spec)
         if not spec.borrow:
             return own
@@ -357,6 +375,6 @@ def _check_run(spec: RunSpec) -> None:
 
 
 def _check_method(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    from bench.methods import check
+    from bench.methods import resolved
 
-    return check(name, options).model_dump(mode="json")
+    return resolved(name, options)

@@ -16,6 +16,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, Strict, field_validator, model_validator
 
 from bench.errors import ModelError
+from bench.evaluation import EvaluateSpec
 from bench.pattern import LayerGroup, LayerPattern, canonical_pattern
 from bench.selections import (
     AllClasses,
@@ -26,6 +27,7 @@ from bench.selections import (
     DataSpec,
     Frozen,
     HalfClasses,
+    LargeClasses,
     ListedClasses,
     NearFarClasses,
     NonNegative,
@@ -45,6 +47,7 @@ __all__ = [
     "FromRun",
     "FromTimm",
     "HalfClasses",
+    "LargeClasses",
     "Init",
     "LayerGroup",
     "LayerPattern",
@@ -190,16 +193,23 @@ _ADDED_TO_TRAIN = ("tuned", "layer_lr_decay", "l2_sp")
 """Their defaults say what was done before they existed, and must not be changed."""
 
 
+Seed = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
+
+
 class Seeds(Frozen):
     """The three things a seed names: the draw of images, the initial weights, order and noise."""
 
-    draw: NonNegative = 0
-    init: NonNegative = 0
-    order: NonNegative = 0
+    draw: Seed = 0
+    init: Seed = 0
+    order: Seed = 0
 
 
 class RunSpec(Frozen):
-    """One training, complete. See the module's docstring for what its id covers."""
+    """One training, complete. See the module's docstring for what its id covers.
+
+    `bank` is the run whose network's kernels describe images, for methods that select source images
+    by them (GE-1); None is the network that the run starts from.
+    """
 
     data: DataSpec
     model: ModelSpec
@@ -210,6 +220,8 @@ class RunSpec(Frozen):
     seeds: Seeds = Seeds()
     allow_overlap: Bool = False
     borrow: tuple[Borrowed, ...] = ()
+    evaluate: EvaluateSpec | None = None
+    bank: RunSpec | None = None
 
     @field_validator("pattern")
     @classmethod
@@ -265,6 +277,11 @@ class RunSpec(Frozen):
         """The run whose weights this one copies, if it copies a run's."""
         return self.init.run if isinstance(self.init, FromRun) else None
 
+    @property
+    def needs(self) -> tuple[RunSpec, ...]:
+        """The runs whose networks this one reads: its parent and its bank."""
+        return tuple(run for run in (self.parent, self.bank) if run is not None)
+
     def ancestors(self) -> Iterator[RunSpec]:
         """Parent, parent's parent and so on."""
         run = self.parent
@@ -305,19 +322,22 @@ def run_id(spec: RunSpec, fingerprint: Fingerprint, memo: dict[int, str] | None 
             included; see `bench.data.catalog.fingerprint` and `joint_fingerprint`.
         memo: ids of parents already known, by `id()` of the spec object; a grid shares parents.
     """
-    parent = spec.parent
-    parent_id = None
-    if parent is not None:
-        known = memo.get(id(parent)) if memo is not None else None
-        parent_id = known or run_id(parent, fingerprint, memo)
+    def id_of(needed: RunSpec | None) -> str | None:
+        if needed is None:
+            return None
+        known = memo.get(id(needed)) if memo is not None else None
+        key = known or run_id(needed, fingerprint, memo)
         if memo is not None:
-            memo[id(parent)] = parent_id
-    return hashlib.sha256(
-        canonical_json(_identity(spec, parent_id, fingerprint)).encode()
-    ).hexdigest()[:32]
+            memo[id(needed)] = key
+        return key
+
+    identity = _identity(spec, id_of(spec.parent), id_of(spec.bank), fingerprint)
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:32]
 
 
-def _identity(spec: RunSpec, parent_id: str | None, fingerprint: Fingerprint) -> Mapping[str, Any]:
+def _identity(
+    spec: RunSpec, parent_id: str | None, bank_id: str | None, fingerprint: Fingerprint
+) -> Mapping[str, Any]:
     init = (
         {"kind": "run", "run": parent_id} if parent_id else spec.init.model_dump(exclude={"path"})
     )
@@ -332,6 +352,8 @@ def _identity(spec: RunSpec, parent_id: str | None, fingerprint: Fingerprint) ->
         "train": spec.train.identity(),
         "seeds": spec.seeds.model_dump(mode="json"),
         "allow_overlap": spec.allow_overlap,
+        **({"evaluate": spec.evaluate.model_dump(mode="json")} if spec.evaluate else {}),
+        **({"bank": bank_id} if bank_id else {}),
         **({"borrow": [borrowed.identity() for borrowed in spec.borrow]} if spec.borrow else {}),
     }
 

@@ -18,6 +18,7 @@ LEVELS = [
         "bench.selections",
         "bench.pattern",
         "bench.recipes",
+        "bench.evaluation",
         "bench.spec",
         "bench.records",
         "bench.yamlfile",
@@ -41,7 +42,7 @@ LEVELS = [
         "bench.store",
     },
     {"bench.data", "bench.models", "bench.training", "bench.methods"},
-    {"bench.assembly", "bench.execute", "bench.finish", "bench.provenance"},
+    {"bench.assembly", "bench.execute", "bench.finish", "bench.provenance", "bench.verifying"},
     {
         "bench.launch",
         "bench.leaderboard",

@@ -21,6 +21,7 @@ import numpy as np
 
 from bench.data.catalog import Resolved, resolve
 from bench.data.formats.base import Image, Int64
+from bench.data.identities import with_identities
 from bench.errors import DataError
 from bench.spec import Borrowed, RunSpec, joint_fingerprint
 
@@ -75,13 +76,14 @@ def resolve_borrowed(
 
 
 def resolve_joint_fingerprint(spec: RunSpec, *, data_root: Path | None, cache_dir: Path) -> str:
-    """The fingerprint of all images that a run's id covers, its own and borrowed ones."""
+    """Of all images that a run's id covers: its own, borrowed ones, and those it is verified on."""
     places = {"data_root": data_root, "cache_dir": cache_dir}
     own = resolve(spec.data, spec.seeds.draw, **places).fingerprint  # type: ignore[arg-type]
-    return joint_fingerprint(
+    joint = joint_fingerprint(
         own,
         [resolve(b.data, b.draw, **places).fingerprint for b in spec.borrow],  # type: ignore[arg-type]
     )
+    return with_identities(spec, joint, **places)  # type: ignore[arg-type]
 
 
 def _one(

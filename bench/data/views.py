@@ -1,7 +1,7 @@
 """Samples of several images: views that a data set declares as boxes (ledger SFT-3, SFT-5).
 
 `views: [whole, box]` shows the network each image as a whole, as everywhere, and the part of it
-that the column `box` names, stretched to a square; further boxes are in columns `box_NAME`. A box
+that the column `box` names, stretched to a square; view NAME is the box of column `box_NAME`. A box
 is text: left, top, width and height in pixels of the upright image.
 """
 
@@ -128,8 +128,9 @@ def _boxes(dataset: Dataset, images: Sequence[Image], views: Sequence[str]) -> l
     """
     table = columns_of(dataset)
     known = sorted({name for row in table.values() for name in row if name.startswith("box")})
+    column = {view: view if view in known else f"box_{view}" for view in views}
     for view in views:
-        if view != WHOLE and view not in known:
+        if view != WHOLE and column[view] not in known:
             raise DataError(
                 f"data set {dataset.name!r} has no view {view!r}",
                 hint=f"views: {nearest(view, [WHOLE, *known])}; boxes are columns box or box_NAME "
@@ -138,7 +139,7 @@ def _boxes(dataset: Dataset, images: Sequence[Image], views: Sequence[str]) -> l
     found, lacking = [], []
     for image in images:
         for view in views:
-            text = None if view == WHOLE else table.get(image.key, {}).get(view, "")
+            text = None if view == WHOLE else table.get(image.key, {}).get(column[view], "")
             if text == "":
                 lacking.append(f"{image.key}: {view}")
             found.append(text)

@@ -1,0 +1,181 @@
+"""Which images a run is verified on: of classes that no training has shown it (ledger SFT-6)."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+
+from bench.data.cache import cached_images
+from bench.data.catalog import Loaded, Resolved, fingerprint, open_dataset, resolve
+from bench.data.formats.base import Dataset, Image
+from bench.data.splits import Splits, some
+from bench.data.views import allowed_by, read_views, view_images, views_fingerprint
+from bench.errors import DataError, nearest
+from bench.evaluation import VerificationSpec
+from bench.spec import RunSpec, joint_fingerprint
+
+__all__ = ["TestIdentities", "load_identities", "resolve_identities", "with_identities"]
+
+
+@dataclass(frozen=True)
+class TestIdentities:
+    """Identities and their images, in order; the fingerprint is of both."""
+
+    __test__ = False  # no test of pytest's
+
+    identities: tuple[str, ...]
+    images: tuple[Image, ...]
+    fingerprint: str
+
+    @property
+    def pairs(self) -> tuple[int, int]:
+        """Genuine and impostor pairs of images."""
+        counts = np.unique([image.label for image in self.images], return_counts=True)[1]
+        genuine = int((counts * (counts - 1) // 2).sum())
+        return genuine, len(self.images) * (len(self.images) - 1) // 2 - genuine
+
+
+def with_identities(spec: RunSpec, own: str, *, data_root: Path | None, cache_dir: Path) -> str:
+    """The fingerprint of a run's images and of those it is verified on; `own` if there are none."""
+    if spec.evaluate is None:
+        return own
+    found = resolve_identities(spec, data_root=data_root, cache_dir=cache_dir)
+    return joint_fingerprint(own, [found.fingerprint])
+
+
+def resolve_identities(spec: RunSpec, *, data_root: Path | None, cache_dir: Path) -> TestIdentities:
+    """The images that a run with `evaluate: verification` is verified on; nothing is decoded.
+
+    Raises:
+        DataError: an identity that is unknown or was trained on, too few of them, or no genuine or
+            no impostor pair among their images.
+    """
+    assert spec.evaluate is not None
+    places = {"data_root": data_root, "cache_dir": cache_dir}
+    data, wanted = spec.data, spec.evaluate.verification
+    dataset = open_dataset(data.dataset, data.root, options=data.options, **places)  # type: ignore[arg-type]
+    shown = [resolve(data, spec.seeds.draw, **places)]  # type: ignore[arg-type]
+    for run in (spec, *spec.ancestors()):
+        shown += [resolve(b.data, b.draw, **places) for b in run.borrow]  # type: ignore[arg-type]
+    for run in spec.ancestors():
+        shown.append(resolve(run.data, run.seeds.draw, **places))  # type: ignore[arg-type]
+    identities = _identities(wanted, dataset, shown)
+    allowed = allowed_by(dataset, wanted.where)
+    images = tuple(
+        image
+        for name in identities
+        for image in _images(dataset, name, wanted.images_per_identity, allowed, data.on_corrupt)
+    )
+    trained = {image.sha256 for part in shown for image in (*part.train, *part.val)}
+    same = [image.key for image in images if image.sha256 in trained]
+    if same:
+        raise DataError(
+            f"{len(same)} images to verify on are among the training images: {some(same)}",
+            hint="the same file stands under two identities: remove one",
+        )
+    plain = fingerprint(dataset, identities, (), (), images)
+    splits = Splits(identities, (), (), images, {})
+    found = TestIdentities(
+        identities, images, views_fingerprint(dataset, plain, splits, data.views)
+    )
+    for kind, count in zip(("genuine", "impostor"), found.pairs, strict=True):
+        if not count:
+            raise DataError(
+                f"verification: {len(images)} images of {len(identities)} identities give no "
+                f"{kind} pair",
+                hint="test on at least two identities with images, and two images of one of them",
+            )
+    return found
+
+
+def _identities(
+    wanted: VerificationSpec, dataset: Dataset, shown: Sequence[Resolved]
+) -> tuple[str, ...]:
+    """Classes that no training has shown, sorted."""
+    target, *others = shown
+    seen = set(target.classes)
+    for other in others:
+        same_names = other.dataset_fingerprint == target.dataset_fingerprint
+        if same_names or (other.wnid_keyed and target.wnid_keyed):
+            seen |= set(other.classes)
+    free = [name for name in dataset.classes if name not in seen]
+    who = wanted.identities
+    if isinstance(who, tuple):
+        for name in who:
+            if name not in dataset.classes:
+                known = nearest(name, free)
+                raise DataError(f"there is no identity {name!r}", hint=f"not trained on: {known}")
+            if name in seen:
+                raise DataError(
+                    f"identity {name!r} is to be verified on, but it is trained on",
+                    hint=f"not trained on: {nearest(name, free)}",
+                )
+        return tuple(sorted(set(who)))
+    count = len(free) if who is None else who
+    if count > len(free) or len(free) < 2:
+        raise DataError(
+            f"verification needs {max(2, count)} identities that are not trained on, and "
+            f"{data_set(dataset)} has {len(free)} besides the {len(seen)} of target and sources",
+            hint="train on fewer classes, for example classes: {recipe: random, n: …}",
+        )
+    ranked = sorted(free, key=lambda name: _rank(f"identities|{wanted.identity_draw}|{name}"))
+    return tuple(sorted(ranked[:count]))
+
+
+def data_set(dataset: Dataset) -> str:
+    """For a message."""
+    return f"data set {dataset.name!r}"
+
+
+def _images(
+    dataset: Dataset,
+    name: str,
+    most: int | None,
+    allowed: object,
+    on_corrupt: str,
+) -> Iterable[Image]:
+    corrupt = dataset.unreadable(name) if on_corrupt == "skip" else ()
+    kept = [
+        image
+        for image in dataset.images_of(name)
+        if image.key not in corrupt and (not callable(allowed) or allowed(image))
+    ]
+    return sorted(kept, key=lambda image: _rank(f"verification|{image.key}"))[:most]
+
+
+def _rank(text: str) -> bytes:
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
+def load_identities(
+    found: TestIdentities, spec: RunSpec, *, data_root: Path | None, cache_dir: Path
+) -> Loaded:
+    """Their pixels; all are rows of `test`, and classes are identities."""
+    data = spec.data
+    dataset = open_dataset(
+        data.dataset, data.root, data_root=data_root, cache_dir=cache_dir, options=data.options
+    )
+    pixels = cached_images(
+        view_images(dataset, found.images, data.views),
+        data.image_size,
+        partial(read_views, dataset) if data.views else dataset.read,
+        cache_dir=cache_dir,
+        fingerprint=found.fingerprint,
+        version=dataset.version,
+    )
+    place = {name: number for number, name in enumerate(found.identities)}
+    none = np.empty(0, np.int64)
+    return Loaded(
+        images=pixels.reshape(len(found.images), -1, data.image_size, 3),
+        labels=np.array([place[image.label] for image in found.images], dtype=np.int64),
+        train=none,
+        val=none,
+        test=np.arange(len(found.images), dtype=np.int64),
+        classes=found.identities,
+        notes={},
+    )
