@@ -89,14 +89,13 @@ def build(
         )
     found = numbers(evidence, measured)
     pictures = gallery(found)
-    drawn = [_drawn(picture) for picture in pictures]
-    saved = {
-        f"{picture.name}.{kind}": make(picture.figure)
-        for picture in pictures
-        if picture.figure is not None
-        for kind, make in (("svg", to_svg), ("png", to_png))
-        if png or kind == "svg"
-    }
+    saved: dict[str, bytes] = {}
+    for picture in pictures:
+        if picture.figure is not None:
+            saved[f"{picture.name}.svg"] = to_svg(picture.figure)
+            if png:
+                saved[f"{picture.name}.png"] = to_png(picture.figure)
+    drawn = [_drawn(picture, saved.get(f"{picture.name}.svg")) for picture in pictures]
     lr = lr_curves(evidence)
     return Report(
         title=f"How to fine-tune: {name}",
@@ -108,10 +107,10 @@ def build(
     )
 
 
-def _drawn(picture: Picture) -> Drawn:
-    if picture.figure is None:
+def _drawn(picture: Picture, data: bytes | None) -> Drawn:
+    if data is None:
         return Drawn(picture.name, picture.title, "", None, picture.missing.rstrip("."))
-    svg = inline_svg(to_svg(picture.figure), picture.name, picture.title, picture.caption)
+    svg = inline_svg(data, picture.name, picture.title, picture.caption)
     # Made by matplotlib, which escapes the texts in it; title and caption are escaped there.
     return Drawn(picture.name, picture.title, picture.caption, Markup(svg))
 

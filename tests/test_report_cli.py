@@ -23,8 +23,10 @@ def call(*arguments: str) -> tuple[int, str]:
 
 
 def test_a_leaderboard_becomes_a_page(tmp_path: Path) -> None:
-    out = tmp_path / "page"
-    code, said = call(str(ROOT / "results" / "borrowing.csv"), "--out", str(out), "--no-png")
+    out, table = tmp_path / "page", tmp_path / "mine.csv"
+    lines = (ROOT / "results" / "borrowing.csv").read_text().splitlines(keepends=True)
+    table.write_text("".join([lines[0], *(ln for ln in lines if ",plain," in ln or ",svm," in ln)]))
+    code, said = call(str(table), "--out", str(out), "--no-png")
     assert code == 0
     assert str(out / "index.html") in said
     assert (out / "methods.svg").is_file()
