@@ -62,7 +62,7 @@ def voc_boxes(
         DataError: when the file is missing or is no such annotation.
     """
     try:
-        text = tree.read(path).decode("utf-8-sig")
+        text = tree.text(path)
         if "<!DOCTYPE" in text.upper() or "<!ENTITY" in text.upper():
             raise tree.wrong("is XML with a document type, which is refused", path)
         document = ElementTree.fromstring(text)
@@ -73,7 +73,7 @@ def voc_boxes(
             edges = [float(one.findtext(f"bndbox/{side}", "")) for side in _SIDES]
             left, top = (max(edge - first, 0.0) for edge in edges[:2])
             boxes.append((left, top, edges[2], edges[3]))
-    except (UnicodeDecodeError, ElementTree.ParseError, ValueError) as error:
+    except (ElementTree.ParseError, ValueError) as error:
         raise tree.wrong(f"is no annotation in XML ({error})", path) from error
     return tuple(boxes)
 

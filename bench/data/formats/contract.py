@@ -226,6 +226,9 @@ class Format:
         twice = [name for name, count in names.items() if count > 1]
         if twice:
             raise tree.wrong(f"{len(twice)} images are listed twice: {some(twice)}")
+        for entry in listed:
+            if not entry.label or "\n" in entry.label or "\0" in entry.label:
+                raise tree.wrong(f"{entry.name!r} has the class {entry.label!r}, which is no name")
         there = [entry for entry in listed if entry.path in tree.spans]
         absent = sorted({entry.path for entry in listed} - set(tree.spans))
         if options["partial"]:

@@ -9,9 +9,7 @@ pyarrow; images are then read at their place in the file.
 
 from __future__ import annotations
 
-import csv
 import importlib
-import io
 import itertools
 import json
 from collections.abc import Iterator
@@ -108,7 +106,7 @@ def _rows(
     span = tree.spans[path]
     if span.size is not None:
         raise tree.wrong("lies in an archive: unpack it", path)
-    with arrow.memory_map(str(span.path)) as file:
+    with arrow.memory_map(span.path) as file:
         whole = file.read_buffer()
         try:
             batches = list(arrow.ipc.open_stream(arrow.BufferReader(whole)))
@@ -165,9 +163,7 @@ def _image_folder(tree: Tree, options: Options) -> Iterator[Entry]:
 
 def _metadata(tree: Tree, table: str) -> Iterator[tuple[int, dict[str, Any]]]:
     if Path(table).suffix == ".csv":
-        rows = csv.DictReader(io.StringIO(tree.read(table).decode("utf-8-sig"), newline=""))
-        for row in rows:
-            yield rows.line_num, row
+        yield from tree.rows(table)
         return
     for number, line in tree.lines(table):
         try:

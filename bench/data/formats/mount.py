@@ -40,9 +40,12 @@ _LIMIT_OF_INNER_ARCHIVES = 8 * 2**30
 
 @dataclass(frozen=True, slots=True)
 class Span:
-    """Where the bytes of a file lie: all of `path`, or `size` bytes of it from `offset` on."""
+    """Where the bytes of a file lie: all of `path`, or `size` bytes of it from `offset` on.
 
-    path: Path
+    `path` is a text: there may be a million, and a `Path` takes ten times the memory.
+    """
+
+    path: str
     offset: int = 0
     size: int | None = None
 
@@ -53,8 +56,8 @@ class Span:
     def read(self) -> bytes:
         """The bytes."""
         if self.size is None:
-            return self.path.read_bytes()
-        with self.path.open("rb") as file:
+            return Path(self.path).read_bytes()
+        with Path(self.path).open("rb") as file:
             file.seek(self.offset)
             return file.read(self.size)
 
@@ -85,7 +88,7 @@ def mounted(path: Path, cache_dir: Path, *, nested: bool = False) -> dict[str, S
         with archive_errors(path):
             spans = _plain_spans(path, nested) if plain else _pack(path, blob)
         write_atomic(stored, json.dumps({"format": TABLE_FORMAT, "spans": spans}))
-    return {name: Span(blob, offset, size) for name, (offset, size) in spans.items()}
+    return {name: Span(str(blob), offset, size) for name, (offset, size) in spans.items()}
 
 
 Spans = dict[str, tuple[int, int]]

@@ -6,14 +6,14 @@ import contextlib
 import hashlib
 import json
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
-from bench.data.formats.base import Image, Notes, UInt8, digest
+from bench.data.formats.base import Image, Notes, Split, UInt8, digest
 from bench.data.formats.contract import Entry, Format, Value
 from bench.data.formats.decode import decode_whole
 from bench.data.formats.files import ahead, table_path
@@ -60,15 +60,18 @@ def open_format(
         entries, notes = form.checked(tree, form.read(tree, options), options)
         places = {entry.source: tree.spans[entry.path].part(entry.span) for entry in entries}
         hashes = dict(zip(places, ahead(_hash, places.values()), strict=True))
-        table = _Table(tuple(sorted(entries, key=lambda entry: entry.name)), hashes, notes)
+        entries.sort(key=lambda entry: entry.name)
+        table = _Table(tuple(entries), tuple(hashes[one.source] for one in entries), notes)
         _store(stored, table)
     return _dataset(form, root, tree.spans, table, cache_dir)
 
 
 @dataclass(frozen=True)
 class _Table:
+    """What is read, and the SHA-256 of the bytes of each."""
+
     entries: tuple[Entry, ...]
-    sha256: Mapping[str, str]
+    sha256: tuple[str, ...]
     notes: Mapping[str, int]
 
 
@@ -76,15 +79,14 @@ def _hash(span: Span) -> str:
     try:
         return hashlib.sha256(span.read()).hexdigest()
     except OSError as error:
-        raise DataError(f"cannot be read ({error.strerror})", place=str(span.path)) from error
+        raise DataError(f"cannot be read ({error.strerror})", place=span.path) from error
 
 
 def _store(path: Path, table: _Table) -> None:
-    rows = [list(asdict(entry).values()) for entry in table.entries]
     content = {
         "format": TABLE_FORMAT,
-        "rows": rows,
-        "sha256": dict(table.sha256),
+        "rows": [_row(entry) for entry in table.entries],
+        "sha256": table.sha256,
         "notes": dict(table.notes),
     }
     write_atomic(path, json.dumps(content, separators=(",", ":")))
@@ -94,14 +96,32 @@ def _load(path: Path) -> _Table | None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         content = json.loads(path.read_text(encoding="utf-8"))
         if content["format"] == TABLE_FORMAT:
-            entries = tuple(_entry(row) for row in content["rows"])
-            if all(entry.source in content["sha256"] for entry in entries):
-                return _Table(entries, content["sha256"], content["notes"])
+            entries = tuple(_entry(*row) for row in content["rows"])
+            if len(entries) == len(content["sha256"]):
+                return _Table(entries, tuple(content["sha256"]), content["notes"])
     return None
 
 
-def _entry(row: Sequence[Any]) -> Entry:
-    path, label, split, key, group, boxes, facts, crop, span = row
+def _row(entry: Entry) -> list[Any]:
+    """The fields; what is at its default at the end is left out, for a million images."""
+    row = [entry.path, entry.label, entry.split, entry.key, entry.group]
+    rest = [entry.boxes, entry.facts, entry.crop, entry.span]
+    if any(rest):
+        return [*row, *rest]
+    return row if entry.key or entry.group else row[:3]
+
+
+def _entry(
+    path: str,
+    label: str,
+    split: Split,
+    key: str = "",
+    group: str | None = None,
+    boxes: Sequence[Any] = (),
+    facts: Sequence[Any] = (),
+    crop: Sequence[Any] | None = None,
+    span: Sequence[Any] | None = None,
+) -> Entry:
     return Entry(
         path,
         label,
@@ -159,7 +179,7 @@ class FormatFiles:
     def _changed(self, key: str, what: str) -> DataError:
         return DataError(
             f"image {key!r} {what}",
-            place=str(self.spans[key].path),
+            place=self.spans[key].path,
             hint="start the command again; it indexes the data as they are now",
         )
 
@@ -216,12 +236,12 @@ def _dataset(
     form: Format, root: Path, spans: Mapping[str, Span], table: _Table, cache_dir: Path
 ) -> FormatDataset:
     entries = table.entries
-    contents = {entry.name: table.sha256[entry.source] for entry in entries}
+    contents = {entry.name: sha for entry, sha in zip(entries, table.sha256, strict=True)}
     crops = {entry.name: entry.crop for entry in entries if entry.crop is not None}
-    sha256 = {
-        name: digest([content, f"crop {crops[name]}"]) if name in crops else content
-        for name, content in contents.items()
-    }
+    sha256 = contents
+    if crops:
+        parts = {name: digest([contents[name], f"crop {crop}"]) for name, crop in crops.items()}
+        sha256 = contents | parts
     by_label: dict[str, list[Image]] = {}
     for entry in entries:
         image = _image(entry, sha256[entry.name])

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass
@@ -84,17 +86,33 @@ class Tree:
         except OSError as error:
             raise self.wrong(f"cannot be read ({error.strerror})", path) from error
 
+    def text(self, path: str) -> str:
+        """A file that must be there and be UTF-8."""
+        try:
+            return self.read(path).decode("utf-8-sig")
+        except UnicodeDecodeError as error:
+            raise self.wrong("is not a UTF-8 text", path) from error
+
+    def rows(self, path: str) -> Iterator[tuple[int, dict[str, str | None]]]:
+        """Line and columns of a CSV file with a heading.
+
+        Raises:
+            DataError: when the file is missing, not UTF-8 or no CSV.
+        """
+        reader = csv.DictReader(io.StringIO(self.text(path), newline=""))
+        try:
+            for row in reader:
+                yield reader.line_num, row
+        except csv.Error as error:
+            raise self.wrong(f"is no CSV ({error})", path, reader.line_num) from error
+
     def lines(self, path: str) -> Iterator[tuple[int, str]]:
         """Number and text of the lines that are not empty.
 
         Raises:
             DataError: when the file is missing or not UTF-8.
         """
-        try:
-            text = self.read(path).decode("utf-8-sig")
-        except UnicodeDecodeError as error:
-            raise self.wrong("is not a UTF-8 text", path) from error
-        for number, line in enumerate(text.splitlines(), start=1):
+        for number, line in enumerate(self.text(path).splitlines(), start=1):
             if line.strip():
                 yield number, line.strip()
 
@@ -147,7 +165,7 @@ def open_tree(
     else:
         found = list(_walked(root, None if folders is None else tuple(folders)))
         lines = [f"{path}|{size}|{mtime_ns}" for path, size, mtime_ns in found]
-        spans = {path: Span(root / path) for path, _, _ in found}
+        spans = {path: Span(f"{root}/{path}") for path, _, _ in found}
         _mount(root, cache_dir, known, spans)
     spans = _without(spans, tuple(inner))
     signature = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections.abc import Iterator
 
 from bench.data.formats.base import Split
@@ -50,14 +48,12 @@ def _boxes(tree: Tree, table: str) -> dict[str, Box]:
     if table not in tree.spans:
         return {}
     found: dict[str, Box] = {}
-    rows = csv.DictReader(io.StringIO(tree.read(table).decode("utf-8-sig")))
-    for row in rows:
+    for number, row in tree.rows(table):
         try:
-            x, y, width, height = (float(row[name]) for name in ("X", "Y", "W", "H"))
-            name = row["NAME_ID"]
-        except (KeyError, TypeError, ValueError) as error:
-            raise tree.wrong(f"no box ({error!r})", table, rows.line_num) from error
-        found[name] = (x, y, x + width, y + height)
+            x, y, width, height = (float(row[name] or "") for name in ("X", "Y", "W", "H"))
+            found[row["NAME_ID"] or ""] = (x, y, x + width, y + height)
+        except (KeyError, ValueError) as error:
+            raise tree.wrong(f"no box ({error!r})", table, number) from error
     return found
 
 
