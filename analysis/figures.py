@@ -290,7 +290,7 @@ def gain_dots(
 
 
 def _frame(table: pd.DataFrame) -> tuple[float, float]:
-    """Ends that hold every point and every interval over pairs, unless that is huge."""
+    """Ends that hold zero, every point and every interval over pairs, unless that is huge."""
     gains = table["gain_points"]
     span = max(float(gains.max()), 0.0) - min(float(gains.min()), 0.0)
     room = max(span * 0.6, 2.0)
@@ -298,8 +298,8 @@ def _frame(table: pd.DataFrame) -> tuple[float, float]:
     least = min([*ends[0], float(gains.min()), 0.0])
     most = max([*ends[1], float(gains.max()), 0.0])
     return (
-        max(least, float(gains.min()) - room, -105.0) - 0.04 * span - 0.2,
-        min(most, float(gains.max()) + room, 105.0) + 0.04 * span + 0.2,
+        min(max(least, float(gains.min()) - room, -105.0), 0.0) - 0.04 * span - 0.2,
+        max(min(most, float(gains.max()) + room, 105.0), 0.0) + 0.04 * span + 0.2,
     )
 
 

@@ -251,6 +251,16 @@ def test_filled_points_are_the_decided_ones() -> None:
     assert at[-1.0] == at[0.5] == "white"
 
 
+def test_the_frame_of_gains_holds_zero() -> None:
+    far = gains().assign(gain_points=12.0, low=11.0, high=13.0, pairs_low=11.5, pairs_high=12.5)
+    for table in (far, far.assign(gain_points=-12.0, pairs_low=-12.5, pairs_high=-11.5)):
+        with styled():
+            _, (ax,) = canvas()
+            figures.gain_dots(table, ax)
+        low, high = ax.get_xlim()
+        assert low < 0 < high
+
+
 def test_an_interval_out_of_the_frame_ends_in_an_arrow() -> None:
     with styled():
         _, (ax,) = canvas()
