@@ -168,23 +168,30 @@ class GaborBank:
         self.colour, self.device = colour, torch.device(device)
         filters = 2 * plan.scales * plan.orientations * (3 if colour else 1)
         self.groups = (Group("gabor", filters, self.side**2),)
-        self.identity = f"gabor 1|{plan}|{self.side} of {image_size}|{'rgb' if colour else 'y'}"
+        self.identity = f"gabor 2|{plan}|{self.side} of {image_size}|{'rgb' if colour else 'y'}"
         self._scales = [self._spectra(plan, scale) for scale in range(plan.scales)]
 
     def _spectra(self, plan: GaborPlan, scale: int) -> tuple[NDArray[np.int64], Tensor]:
-        """Rows of the reflected image, and the spectra of a scale's kernels on its grid."""
+        """Rows of the reflected image, and the spectra of a scale's kernels on its grid.
+
+        A reflected image repeats after 2 (side - 1) pixels. So a grid of one period is all that a
+        kernel can see, however wide: what reaches beyond is added where it comes round again.
+        """
         kernels = [zero_mean(gabor_kernel(plan, scale, n)) for n in range(plan.orientations)]
         pad = max(max(kernel.shape) // 2 for kernel in kernels)
-        grid = self.side + 2 * pad
+        period = max(1, 2 * (self.side - 1))
+        if self.side + 2 * pad <= period:
+            first, grid = -pad, self.side + 2 * pad
+        else:
+            first, grid = 0, period
         spectra = []
         for kernel in kernels:
             placed = np.zeros((grid, grid), np.complex128)
-            placed[: kernel.shape[0], : kernel.shape[1]] = kernel
-            rows, columns = kernel.shape[0] // 2, kernel.shape[1] // 2
-            placed = np.roll(placed, (-rows, -columns), (0, 1))  # its centre at the origin
+            rows, columns = (np.arange(n) - n // 2 for n in kernel.shape)  # its centre at 0
+            np.add.at(placed, np.ix_(rows % grid, columns % grid), kernel)
             spectra += [np.fft.rfft2(placed.real), np.fft.rfft2(placed.imag)]
         stacked = torch.from_numpy(np.stack(spectra).astype(np.complex64)).to(self.device)
-        return _reflected(self.side, pad), stacked
+        return _reflected(self.side, first, grid), stacked
 
     def responses(self, data: Domain, start: int, stop: int) -> list[Tensor]:
         """See `Bank`; convolution, not correlation."""
@@ -197,7 +204,7 @@ class GaborBank:
         parts = []
         for rows, spectra in self._scales:
             index = torch.from_numpy(rows).to(self.device)
-            pad = (len(rows) - self.side) // 2
+            pad = int(np.flatnonzero(rows == 0)[0])
             wide = planes[:, :, index][:, :, :, index]
             spectrum = torch.fft.rfft2(wide)[:, :, None] * spectra
             back = torch.fft.irfft2(spectrum, s=wide.shape[-2:])
@@ -206,12 +213,12 @@ class GaborBank:
         return [torch.cat(parts, 1)]
 
 
-def _reflected(size: int, pad: int) -> NDArray[np.int64]:
-    """Indices of a row that is reflected at its ends, as often as the padding needs."""
+def _reflected(size: int, first: int, count: int) -> NDArray[np.int64]:
+    """Indices `first`, `first` + 1, … of a row that is reflected at its ends again and again."""
     if size == 1:
-        return np.zeros(1 + 2 * pad, np.int64)
+        return np.zeros(count, np.int64)
     period = 2 * (size - 1)
-    place = np.arange(-pad, size + pad) % period
+    place = np.arange(first, first + count) % period
     return np.minimum(place, period - place).astype(np.int64)
 
 
