@@ -96,11 +96,17 @@ def evidence_of(
         from bench.leaderboard import rows, to_csv
         from bench.session import open_session
 
-        session = open_session(source, results=results, data_root=data_root, overrides=overrides)
+        session = open_session(
+            source,
+            results=results,
+            data_root=data_root,
+            overrides=overrides,
+            folder="existing",
+        )
         board = boards.parse(to_csv(rows(session.plan, session.store)), str(source))
         found = measuring.measurements(session.plan, session.store)
-        missing = [f"not measured: {sentence}" for sentence in found.missing]
-        return measuring.evidence(board, found), [_counts(board, str(source)), *missing]
+        heading = [_counts(board, str(source)), *_not_measured(found.missing)]
+        return measuring.evidence(board, found), heading
     if overrides:
         raise BenchError("--set belongs to a grid", hint="give a grid file, or leave --set out")
     if source.is_dir():
@@ -113,6 +119,13 @@ def evidence_of(
     return measuring.evidence(board), [_counts(board, said)]
 
 
+def _not_measured(sentences: Sequence[str], most: int = 2) -> list[str]:
+    """The first sentences, and how many more there are."""
+    lines = [f"not measured: {sentence}" for sentence in sentences[:most]]
+    rest = len(sentences) - most
+    return [*lines, f"and {rest} measurements more"] if rest > 0 else lines
+
+
 def _counts(board: object, place: str) -> str:
     import pandas as pd
 
@@ -122,6 +135,8 @@ def _counts(board: object, place: str) -> str:
         raise TypeError("a board is a table")
     done = board[board["status"] == "done"]
     tuned = done[done["role"] != "source"] if "role" in done.columns else done
+    if not len(tuned):
+        return f"{place}: none of {len(board)} runs has a result; run: bench grid GRID"
     text = f"{place}: {len(tuned)} finished runs, {tuned['task'].nunique()} class draws or targets"
     if len(done) < len(board):
         text += f"; {len(board) - len(done)} runs have no result"

@@ -181,3 +181,17 @@ def test_wrong_options() -> None:
 def test_a_folder_without_leaderboards(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="no leaderboard in this folder"):
         said(str(tmp_path))
+
+
+def test_a_grid_without_results_says_so(tmp_path: Path) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        "defaults:\n  target: {dataset: digits, images_per_class: 5, test_per_class: 10}\n"
+        "  model: narrow8_32\nexperiments:\n  one:\n    axes: {seed: [0, 1]}\n"
+        "    set: {source: none, pattern: scratch}\n"
+    )
+    with pytest.raises(BenchError, match="no such results folder"):
+        said(str(grid), "--results", str(tmp_path / "typo"))
+    (tmp_path / "results").mkdir()
+    text = said(str(grid), "--results", str(tmp_path / "results"))
+    assert "none of 2 runs has a result; run: bench grid" in text
