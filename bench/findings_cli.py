@@ -226,7 +226,7 @@ def effect_text(f: Finding | Part) -> str:
 
     >>> from analysis.findings import claim, on_published
     >>> effect_text(on_published([claim("SFT-C1")])[0])
-    '+5.6 (+3.5 to +7.8) points'
+    '+9.9 (+5.9 to +14.0) points'
     """
     if f.effect is None:
         return "–"
