@@ -80,7 +80,7 @@ class Origins:
     def _origin(self, key: Key) -> str | None:
         for override in reversed(self.overrides):
             if _has(override.key, override.value, key):
-                return override.text
+                return str(override.text)
         for dotted, path in sorted(self.assigned.items(), key=lambda item: "." not in item[0]):
             parts = tuple(dotted.split("."))
             length = min(len(parts), len(key))
