@@ -218,8 +218,13 @@ def _as_own(spec: RunSpec, number: int) -> RunSpec:
     return spec.model_copy(update={"data": borrowed.data, "seeds": seeds})
 
 
-def build_method(spec: RunSpec, data: Data, model: nn.Module, context: Context) -> Method:
-    """The method of a run over its images, expanded offline if it says so (LI §4.6)."""
+def build_method(
+    spec: RunSpec, data: Data, model: nn.Module, context: Context, bank: nn.Module | None = None
+) -> Method:
+    """The method of a run over its images, expanded offline if it says so (LI §4.6).
+
+    `bank` is the network whose kernels describe images, if it is not the run's own.
+    """
     recipe = spec.train
     domain = data.domain("train", model)
     steps = None
@@ -236,7 +241,7 @@ def build_method(spec: RunSpec, data: Data, model: nn.Module, context: Context) 
         spec.seeds.order,
         steps,
         data.sources(model),
-        network=None if spec.init.kind == "scratch" else model,
+        network=bank or (None if spec.init.kind == "scratch" else model),
         cache=context.cache,
         device=context.torch_device(),
     )

@@ -31,7 +31,7 @@ from bench.models import layers, weights
 from bench.models.multiview import widen_classifier
 from bench.models.tuning import tune_only
 from bench.provenance import borrowed_record
-from bench.spec import FromRun, RunSpec, Scratch, run_id
+from bench.spec import FromRun, LayerPattern, RunSpec, Scratch, run_id
 from bench.store import RunFolder, Store, file_digest
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, TrainingJob
 from bench.training.loop import train
@@ -177,7 +177,7 @@ class _Run:
         return self._publish(finished, said)
 
     def _train(self, model: nn.Module) -> tuple[Outcome, dict[str, Any]]:
-        method = build_method(self.spec, self.data, model, self.context)
+        method = build_method(self.spec, self.data, model, self.context, self._bank())
         job = self._job(model, method)
         self.trained = job.model
         outcome = train(job)
@@ -223,6 +223,17 @@ class _Run:
                 return weights.load_state(
                     other, self.spec.model.name, image_size=self.spec.data.image_size
                 )
+
+    def _bank(self) -> nn.Module | None:
+        """The network whose kernels describe images, where it is not this run's own (GE-1)."""
+        bank = self.spec.bank
+        if bank is None:
+            return None
+        state, size = self._trained(bank), bank.data.image_size
+        outputs = len(self.context.resolve_data(bank).classes)
+        network = layers.create(bank.model, outputs, seed=0, image_size=size)
+        layers.apply_pattern(network, LayerPattern.parse(f"T(1-{bank.layers.depth})"), state)
+        return network.to(self.device).eval()
 
     def _parent_folder(self, parent: RunSpec) -> RunFolder:
         key = run_id(parent, self.context.fingerprint)

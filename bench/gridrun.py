@@ -49,6 +49,7 @@ SECTIONS = {
     "seeds": "the three separately: {draw, init, order}",
     "source_seed": "the seed of the source's own training",
     "class_draw": "the draw of the classes, in source and target alike",
+    "bank": "a whole run whose kernels describe images, for method.bank: kernels (GE-1)",
     "evaluate": "what besides the test images: {verification: {identities: N}}",
     "allow_overlap": "true lets source and target share classes",
 }
@@ -143,6 +144,7 @@ class RunBuilder:
             pattern=self._pattern(cell.get("pattern"), model),
             init=init,
             seeds=self._seeds(cell),
+            bank=self._bank(cell),
             borrow=self._borrow(cell, target, init, data.image_size),
         )
         check_training(spec)
@@ -309,18 +311,36 @@ class RunBuilder:
         parent = self._parent_cell(cell, target, model)
         if parent is None:
             return Scratch()
-        memo = json.dumps(parent, sort_keys=True, default=str)
+        try:
+            return FromRun.model_construct(kind="run", run=self._shared(parent))
+        except CellError as error:
+            raise error.at(_key_in_child(error.key, cell)) from None
+
+    def _shared(self, cell: Mapping[str, Any]) -> RunSpec:
+        """A run that others read; the same object for equal cells."""
+        memo = json.dumps(cell, sort_keys=True, default=str)
         if memo not in self._parents:
-            try:
-                self._parents[memo] = self._build(parent)
-            except CellError as error:
-                raise error.at(_key_in_child(error.key, cell)) from None
-        return FromRun.model_construct(kind="run", run=self._parents[memo])
+            self._parents[memo] = self._build(cell)
+        return self._parents[memo]
+
+    def _bank(self, cell: Mapping[str, Any]) -> RunSpec | None:
+        """The run whose kernels describe images, where the cell's method asks for kernels."""
+        raw = cell.get("bank")
+        method = self._method(cell.get("method", "plain"))
+        if raw in (None, "none") or dict(method.options).get("bank") != "kernels":
+            return None
+        if not isinstance(raw, Mapping):
+            raise CellError(("bank",), f"bank: expected a run, found {raw!r}", SECTIONS["bank"])
+        seed = {"seed": cell.get("source_seed", 0)}
+        try:
+            return self._shared({"pattern": "scratch", **seed, **raw})
+        except CellError as error:
+            raise error.at(("bank", *error.key)) from None
 
     def _parent_cell(
         self, cell: Mapping[str, Any], target: Mapping[str, Any], model: ModelSpec
     ) -> dict[str, Any] | None:
-        own = ("source", "parent", "seeds", "method", "borrow", "evaluate")
+        own = ("source", "parent", "seeds", "method", "borrow", "evaluate", "bank")
         base = {key: value for key, value in cell.items() if key not in own}
         if isinstance(cell.get("parent"), Mapping):
             return merge(base, cell["parent"])

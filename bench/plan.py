@@ -63,6 +63,12 @@ class PlannedRun:
     experiments: tuple[str, ...]
     facts: DataFacts
     measures: tuple[str, ...] = ()
+    bank_id: str | None = None
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """Ids of the runs that must be done before: the parent, and the bank of kernels."""
+        return tuple(key for key in (self.parent_id, self.bank_id) if key)
 
     @property
     def role(self) -> str:
@@ -100,10 +106,9 @@ class Plan:
         below: dict[str, str] = {}
         roots = set(ids)
         for run in self.runs.values():
-            if run.parent_id in roots:
-                below[run.id] = run.parent_id
-            elif run.parent_id in below:
-                below[run.id] = below[run.parent_id]
+            for needed in run.needs:
+                if needed in roots or needed in below:
+                    below.setdefault(run.id, needed if needed in roots else below[needed])
         return below
 
     def to_repeat(self, states: Mapping[str, str], damaged: Collection[str]) -> list[str]:
@@ -116,8 +121,8 @@ class Plan:
         again: set[str] = set()
         for run in reversed(list(self.runs.values())):  # children come after their parents
             unfinished = run.id in again or states[run.id] not in ("done", "diverged")
-            if unfinished and run.parent_id in damaged:
-                again.add(run.parent_id)
+            if unfinished:
+                again |= {needed for needed in run.needs if needed in damaged}
         return [key for key in self.runs if key in again]
 
 
@@ -129,9 +134,9 @@ class Batch:
     runs: tuple[PlannedRun, ...]
 
     @property
-    def parent_id(self) -> str | None:
-        """The run that must be published before any of the batch can start."""
-        return self.runs[0].parent_id
+    def needs(self) -> tuple[str, ...]:
+        """The runs that must be published before any of the batch can start."""
+        return self.runs[0].needs
 
 
 def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
@@ -147,7 +152,7 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
     """
     memo: dict[int, str] = {}
     known: dict[int, tuple[RunSpec, DataFacts]] = {}
-    found: dict[str, tuple[RunSpec, str | None, DataFacts]] = {}
+    found: dict[str, tuple[RunSpec, str | None, str | None, DataFacts]] = {}
     wanted: dict[str, list[str]] = {}
     checked: set[tuple[int, int]] = set()
 
@@ -166,11 +171,14 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
             if pair not in checked and not spec.allow_overlap:
                 _check_disjoint(parent, spec, facts_of(parent), facts_of(spec), experiment)
                 checked.add(pair)
+        bank_id = None
+        if spec.bank is not None:
+            bank_id = memo.get(id(spec.bank)) or add(spec.bank, experiment)
         if spec.borrow and not spec.allow_overlap:
             _check_borrowed(spec, facts_of(spec), experiment)
         key = run_id(spec, lambda run: facts_of(run).fingerprint, memo)
         memo[id(spec)] = key
-        found.setdefault(key, (spec, parent_id, facts_of(spec)))
+        found.setdefault(key, (spec, parent_id, bank_id, facts_of(spec)))
         return key
 
     def placed(spec: RunSpec, experiment: Experiment | Measure) -> str:
@@ -211,8 +219,9 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
             tuple(wanted.get(key, ())),
             facts_,
             tuple(dict.fromkeys(measured.get(key, ()))),
+            bank_id,
         )
-        for key, (spec, parent_id, facts_) in found.items()
+        for key, (spec, parent_id, bank_id, facts_) in found.items()
     }
     return Plan(grid.name, runs, cells, baselines, tuple(measures))
 
@@ -286,7 +295,8 @@ def batches(
 def _batch_key(run: PlannedRun) -> tuple[str, ...]:
     data = run.spec.data
     selection = canonical_json(data.classes.model_dump(mode="json"))
-    return (run.parent_id or "", data.dataset, selection, str(data.image_size), run.spec.model.name)
+    size, model = str(data.image_size), run.spec.model.name
+    return (run.parent_id or "", run.bank_id or "", data.dataset, selection, size, model)
 
 
 def _batch(runs: Sequence[PlannedRun]) -> Batch:

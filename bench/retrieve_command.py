@@ -189,7 +189,7 @@ def _load(name: str, text: str, context: Any, network: nn.Module | None) -> Side
     resolved = catalog.resolve(data, 0, data_root=context.root, cache_dir=context.cache)
     loaded = catalog.load(resolved, data, data_root=context.root, cache_dir=context.cache)
     config = getattr(network, "pretrained_cfg", None) or {}
-    given = {key: tuple(config[key]) for key in ("mean", "std") if key in config}
+    given: Any = {key: tuple(config[key]) for key in ("mean", "std") if key in config}
     images, labels = loaded.images[loaded.train], loaded.labels[loaded.train]
     domain = Domain(name, images, labels, len(loaded.classes), **given)
     keys = tuple(image.key for image in resolved.train)

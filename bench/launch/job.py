@@ -200,7 +200,7 @@ class _Work:
         self.folder, self.payload, self.events, self.stop = folder, payload, events, stop
         self.store = Store(Path(payload["context"]["results"]))
         self.runs = [(run["id"], RunSpec.model_validate(run["spec"])) for run in payload["runs"]]
-        self.parents = {run["id"]: run["parent_id"] for run in payload["runs"]}
+        self.needs: dict[str, list[str]] = {run["id"]: run["needs"] for run in payload["runs"]}
         self.finished: set[str] = set()
         self.elsewhere: set[str] = set()
         self.in_hand: str | None = None
@@ -276,18 +276,17 @@ class _Work:
         """Runs whose parent has no result cannot start; the parent's job ended, so they are not
         left pending but said to be blocked."""
         published = self.store.published()
-        waiting = {
-            parent for key, parent in self.parents.items() if parent and key not in published
-        }
         usable: dict[str, bool] = {}
         for key, spec in self.runs:
-            parent_id = self.parents[key]
-            if parent_id in waiting and spec.parent is not None:
-                if parent_id not in usable:
-                    usable[parent_id] = self._wait_for(self.store.folder(parent_id, spec.parent))
-                if not usable[parent_id]:
+            if key in published:
+                continue
+            for run_id, needed in zip(self.needs[key], spec.needs, strict=True):
+                if run_id not in usable:
+                    usable[run_id] = self._wait_for(self.store.folder(run_id, needed))
+                if not usable[run_id]:
                     self.finished.add(key)
-                    self.events({"event": "blocked", "id": key, "by": parent_id})
+                    self.events({"event": "blocked", "id": key, "by": run_id})
+                    break
 
     def _wait_for(self, parent: RunFolder) -> bool:
         """Whether the parent is done; a shared file system may show its record late."""

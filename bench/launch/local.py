@@ -157,7 +157,7 @@ class Pool:
         return any(worker.process.poll() is None for worker in self.workers)
 
     def _ready(self, batch: Batch) -> bool:
-        return batch.parent_id is None or batch.parent_id in self.usable
+        return self.usable.issuperset(batch.needs)
 
     def _ready_count(self) -> int:
         return sum(self._ready(batch) for batch in self.waiting)

@@ -26,9 +26,9 @@ class Pack:
     resources: Resources
 
     @property
-    def parent_id(self) -> str | None:
-        """All runs of a pack have the same parent."""
-        return self.runs[0].parent_id
+    def needs(self) -> tuple[str, ...]:
+        """All runs of a pack start from the same runs."""
+        return self.runs[0].needs
 
 
 def pack(

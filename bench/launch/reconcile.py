@@ -163,8 +163,8 @@ class Reconciler:
             if {*run.experiments, *run.measures} - set(only)
         }
         for run in reversed(list(self.plan.runs.values())):  # children come after their parents
-            if run.id in kept and run.parent_id is not None:
-                kept.add(run.parent_id)
+            if run.id in kept:
+                kept.update(run.needs)
         return left - kept
 
     def _usable(self, ledger: Ledger) -> set[str]:

@@ -79,13 +79,12 @@ class Submission:
         return outcome
 
     def _choose(self, packs: Sequence[Pack]) -> list[Pack]:
-        """As many as the queue takes; a child only when its parent is done or in the queue."""
+        """As many as the queue takes; a child only when what it needs is done or in the queue."""
         room = self._room()
         chosen: list[Pack] = []
         coming = set(self.holders)
         for piece in packs:
-            parent = piece.parent_id
-            ready = parent is None or parent in coming or self._done(parent)
+            ready = all(run in coming or self._done(run) for run in piece.needs)
             if ready and len(chosen) < room:
                 chosen.append(piece)
                 coming |= {run.id for run in piece.runs}
@@ -151,13 +150,12 @@ class Submission:
     def _sbatch(self, name: str, piece: Pack) -> None:
         from bench.launch.slurm import sbatch
 
-        parent = piece.parent_id
-        holder = self.holders.get(parent) if parent else None
+        holders = {self.holders[run] for run in piece.needs if run in self.holders}
         self.ids[name] = sbatch(
             self.desk.job_folder(name),
             name,
             piece.resources,
-            after=[self.ids[holder]] if holder in self.ids else [],
+            after=[self.ids[holder] for holder in sorted(holders) if holder in self.ids],
             signal_delay_s=self.settings.signal_delay_s,
         )
 
@@ -170,7 +168,7 @@ class Submission:
         settings, session = self.settings, self.owner.session
         root = session.data_root
         runs = [
-            {"id": run.id, "spec": run.spec.model_dump(mode="json"), "parent_id": run.parent_id}
+            {"id": run.id, "spec": run.spec.model_dump(mode="json"), "needs": list(run.needs)}
             for run in piece.runs
         ]
         self._payload(

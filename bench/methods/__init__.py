@@ -245,12 +245,13 @@ def check_run(spec: RunSpec, place: str | None = None) -> None:
             place=place,
             hint="write F for the copied layers: freeze, or for example F(1-7)R(8)",
         )
-    if dict(spec.method.options).get("bank") == "kernels" and spec.init.kind == "scratch":
+    kernels = dict(spec.method.options).get("bank") == "kernels"
+    if kernels and spec.init.kind == "scratch" and spec.bank is None:
         raise GridError(
             f"method {name!r} describes images by the network's kernels, and this run starts from "
             "nothing",
             place=place,
-            hint="give it a source, or set method.bank: gabor",
+            hint="give it a source, set method.bank: gabor, or name a network in bank:",
         )
     if keeps_source_head(spec) and spec.init.kind == "scratch":
         raise GridError(

@@ -40,7 +40,8 @@ class SelectionOptions(BaseModel):
     """How source images are selected.
 
     Attributes:
-        bank: `kernels` of the network that the run starts from, or `gabor` filters (GE Table 1).
+        bank: `kernels` of the network that the run starts from, or of the run that the grid's
+            `bank:` names; or `gabor` filters (GE Table 1).
         layers: for kernels: numbers or module names, separated by commas.
         stage: for kernels: before (`pre`) or after (`post`) the activation.
         colour: for Gabor: filter red, green and blue instead of the luminance.
@@ -59,6 +60,9 @@ class SelectionOptions(BaseModel):
             before any cap), in as many steps as before; GE's released code repeats it so often.
         fuse: test scores are the mean of the softmax outputs of the rounds' networks.
         memory_mib: bound on the memory of the retrieval.
+        responses_mib: for Gabor: responses of a source that take no more on disk are kept in the
+            cache, so that the next target only bins them anew; the result is the same. (Kernels
+            are cheaper to run than to keep, and each network has its own.)
     """
 
     model_config = ConfigDict(frozen=True, extra="forbid")
@@ -82,8 +86,9 @@ class SelectionOptions(BaseModel):
     fuse: Annotated[bool, Strict()] = False
     memory_mib: Count = 1024
     oversample_hard: Annotated[bool, Strict()] = False
+    responses_mib: Annotated[int, Strict(), Field(ge=0)] = 4096
 
-    ADDED: ClassVar[tuple[str, ...]] = ("oversample_hard",)
+    ADDED: ClassVar[tuple[str, ...]] = ("oversample_hard", "responses_mib")
 
     @model_validator(mode="after")
     def _hardness_is_looked_at(self) -> SelectionOptions:
@@ -136,7 +141,9 @@ def select(
     bank = _bank(ingredients, options)
     folder = cache / "retrieval" if cache else None
     edges, how = edges_of(bank, target, options.bins, memory_mib=options.memory_mib, cache=folder)
-    ours, theirs = (describe(bank, data, edges, cache=folder) for data in (target, source))
+    ours = describe(bank, target, edges, cache=folder)
+    keep = options.responses_mib if options.bank == "gabor" else 0
+    theirs = describe(bank, source, edges, cache=folder, responses_mib=keep)
 
     def nearest(k: int) -> Neighbours:
         return nearest_sources(
