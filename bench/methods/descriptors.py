@@ -1,8 +1,9 @@
 """Descriptors of all images of a domain, kept on disk by what they were made from.
 
 A file's name is a hash of the bank, the bin edges and the images: targets that share edges share
-the descriptors of a source, and nothing has to be invalidated. A file is complete or absent, and
-is checked when it is opened: each filter's counts must add up to its number of places.
+the descriptors of a source, and those that do not may share its responses
+(`bench.methods.responses`); nothing has to be invalidated. A file is complete or absent, and is
+checked when it is opened: each filter's counts must add up to its number of places.
 """
 
 from __future__ import annotations
@@ -11,7 +12,7 @@ import hashlib
 import io
 import os
 import zipfile
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, BinaryIO
@@ -22,6 +23,7 @@ from numpy.typing import NDArray
 from bench.errors import DataError
 from bench.methods.filter_banks import Bank, Group
 from bench.methods.histograms import Counts, Edges, counts_dtype, describe_blocks, learn_edges
+from bench.methods.responses import describe_sorted, fill_sorted, open_sorted, sorted_mib
 from bench.training.domain import Domain
 
 __all__ = [
@@ -100,7 +102,14 @@ def edges_of(
     return edges, how
 
 
-def describe(bank: Bank, data: Domain, edges: Edges, *, cache: Path | None = None) -> Descriptors:
+def describe(
+    bank: Bank,
+    data: Domain,
+    edges: Edges,
+    *,
+    cache: Path | None = None,
+    responses_mib: int = 0,
+) -> Descriptors:
     """Descriptors of all images of `data`.
 
     Args:
@@ -108,6 +117,8 @@ def describe(bank: Bank, data: Domain, edges: Edges, *, cache: Path | None = Non
         data: images.
         edges: bins of each filter, from the target.
         cache: folder to keep them in; None computes them in memory.
+        responses_mib: with a cache, the responses themselves are kept too if they take no more,
+            for targets with other edges (`bench.methods.responses`).
 
     Raises:
         DataError: no image, edges of another bank, or a folder that cannot be written.
@@ -115,25 +126,45 @@ def describe(bank: Bank, data: Domain, edges: Edges, *, cache: Path | None = Non
     if not data.size:
         raise DataError(f"domain {data.name!r} has no image to describe")
     bins = edges.shape[1] - 1
-    key = hash_of("descriptors 1", bank.identity, edges.tobytes().hex(), content_key(data))
+    content = content_key(data)
+    key = hash_of("descriptors 1", bank.identity, edges.tobytes().hex(), content)
     shape = (data.size, len(edges) * bins)
     kind = counts_dtype(bank.groups)
     if cache is None:
         counts: Counts = np.empty(shape, kind)
-        _fill(counts, bank, data, edges)
+        _fill(counts, describe_blocks(bank, data, edges))
         return Descriptors(counts, bank.groups, bins, key)
     path = cache / f"descriptors-{key}.npy"
     found = _open(path, shape, kind, bank.groups, bins, key)
     if found is None:
-        _build(path, shape, kind, bank, data, edges)
+        blocks = _blocks(bank, data, edges, content, cache, responses_mib)
+        _build(path, shape, kind, lambda counts: _fill(counts, blocks), data.name)
         found = _open(path, shape, kind, bank.groups, bins, key)
     if found is None:
         raise DataError("the descriptors just written do not verify", place=str(path))
     return found
 
 
-def _fill(counts: Counts, bank: Bank, data: Domain, edges: Edges) -> None:
-    for start, block in describe_blocks(bank, data, edges):
+def _blocks(
+    bank: Bank, data: Domain, edges: Edges, content: str, cache: Path, responses_mib: int
+) -> Iterator[tuple[int, Counts]]:
+    """From the responses that are kept, or kept from now on; else from the images."""
+    if sorted_mib(bank, data) > responses_mib:
+        return describe_blocks(bank, data, edges)
+    path = cache / f"responses-{hash_of('responses 1', bank.identity, content)}.npy"
+    kept = open_sorted(path, bank, data)
+    if kept is None:
+        shape = (data.size, sum(group.filters * group.places for group in bank.groups))
+        kind = np.dtype(np.float32)
+        _build(path, shape, kind, lambda found: fill_sorted(found, bank, data), data.name)
+        kept = open_sorted(path, bank, data)
+    if kept is None:
+        raise DataError("the responses just written do not verify", place=str(path))
+    return describe_sorted(bank.groups, kept, edges)
+
+
+def _fill(counts: Counts, blocks: Iterator[tuple[int, Counts]]) -> None:
+    for start, block in blocks:
         counts[start : start + len(block)] = block
 
 
@@ -162,27 +193,27 @@ def _open(
 def _build(
     path: Path,
     shape: tuple[int, int],
-    kind: np.dtype[np.uint16] | np.dtype[np.uint32],
-    bank: Bank,
-    data: Domain,
-    edges: Edges,
+    kind: np.dtype[Any],
+    fill: Callable[[Any], None],
+    name: str,
 ) -> None:
+    """A file of `shape` that `fill` fills; it is there as a whole or not at all."""
     temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
-        counts = np.lib.format.open_memmap(temporary, mode="w+", dtype=kind, shape=shape)
-        _fill(counts, bank, data, edges)
-        counts.flush()
-        del counts
+        array = np.lib.format.open_memmap(temporary, mode="w+", dtype=kind, shape=shape)
+        fill(array)
+        array.flush()
+        del array
         with temporary.open("rb+") as file:
             os.fsync(file.fileno())
         temporary.replace(path)
     except OSError as error:
         raise DataError(
-            f"descriptors of {data.name!r} cannot be kept ({error})",
+            f"descriptors of {name!r} cannot be kept ({error})",
             place=str(path),
             hint=f"they take {shape[0] * shape[1] * kind.itemsize / 2**30:.1f} GiB: free some "
-            "space, choose another results folder, or fewer layers or bins",
+            "space, choose another results folder, fewer layers or bins, or responses_mib: 0",
         ) from error
     finally:
         temporary.unlink(missing_ok=True)

@@ -32,6 +32,7 @@ __all__ = [
     "describe_blocks",
     "equal_mass_edges",
     "learn_edges",
+    "responses_of",
 ]
 
 BINS = 100
@@ -181,19 +182,19 @@ def learn_edges(
     if total <= memory_mib * 2**20 // 2:
         pools = [
             torch.cat([part.movedim(0, 1).flatten(1).cpu() for part in parts], 1).numpy()
-            for parts in zip(*(maps for _, maps in _responses(bank, target)), strict=True)
+            for parts in zip(*(maps for _, maps in responses_of(bank, target)), strict=True)
         ]
         return np.concatenate([equal_mass_edges(pool, bins) for pool in pools]), "exact quantiles"
     portion = max(1, min(BATCH_SIZE * 8, memory_mib * 2**20 // (largest * 32)))
     sketches = [QuantileSketch() for _ in bank.groups]
-    for _, maps in _responses(bank, target, portion):
+    for _, maps in responses_of(bank, target, portion):
         for sketch, part in zip(sketches, maps, strict=True):
             sketch.add(part.movedim(0, 1).flatten(1))
     found = np.concatenate([sketch.edges(bins) for sketch in sketches])
     return found, f"sketch of {SKETCH_POINTS} points"
 
 
-def _responses(
+def responses_of(
     bank: Bank, data: Domain, portion: int = BATCH_SIZE
 ) -> Iterator[tuple[int, list[Tensor]]]:
     """(first image, responses per group) of consecutive images, checked to be finite."""
@@ -257,7 +258,7 @@ def describe_blocks(bank: Bank, data: Domain, edges: Edges) -> Iterator[tuple[in
     ends = np.cumsum([group.filters for group in bank.groups])[:-1]
     parts = [torch.from_numpy(part) for part in np.split(edges, ends)]
     kind = counts_dtype(bank.groups)
-    for start, maps in _responses(bank, data):
+    for start, maps in responses_of(bank, data):
         counts = [
             count_responses(responses, part.to(responses.device)).flatten(1)
             for responses, part in zip(maps, parts, strict=True)

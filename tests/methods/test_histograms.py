@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,7 +14,7 @@ from hypothesis import strategies as st
 
 from bench.errors import DataError
 from bench.methods.descriptors import content_key, describe, edges_of
-from bench.methods.filter_banks import Group
+from bench.methods.filter_banks import GaborBank, Group
 from bench.methods.histograms import (
     QuantileSketch,
     count_responses,
@@ -21,6 +22,7 @@ from bench.methods.histograms import (
     equal_mass_edges,
     learn_edges,
 )
+from bench.methods.responses import count_sorted
 from bench.training.domain import Domain
 
 RNG = np.random.default_rng(0)
@@ -207,3 +209,63 @@ def test_wrong_input_is_an_error() -> None:
 
     with pytest.raises(DataError, match="not finite"):
         learn_edges(Broken(), _domain(3), 10)
+
+
+@given(
+    st.integers(0, 2**32 - 1),
+    st.integers(1, 4),
+    st.integers(1, 40),
+    st.integers(2, 12),
+    st.booleans(),
+)
+@settings(deadline=None, max_examples=60)
+def test_sorted_responses_give_the_same_counts(
+    seed: int, filters: int, places: int, bins: int, coarse: bool
+) -> None:
+    """With ties among responses, edges that are responses, and edges that are equal."""
+    rng = np.random.default_rng(seed)
+    values = rng.normal(size=(3, filters, places)).astype(np.float32)
+    values = np.round(values, 0 if coarse else 6)
+    edges = np.sort(rng.choice(values.ravel(), (filters, bins + 1)), 1)
+    responses, cut = torch.from_numpy(values), torch.from_numpy(edges)
+    expected = count_responses(responses, cut)
+    assert torch.equal(count_sorted(responses.sort(dim=2).values, cut), expected)
+
+
+def test_a_second_target_bins_the_kept_responses(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+
+    def domain(count: int) -> Domain:
+        images = rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+        return Domain("toy", images, np.zeros(count, np.int64), 1)
+
+    source, targets, bank = domain(40), (domain(5), domain(6)), GaborBank(16)
+    edges = [equal_mass_edges_of(bank, target) for target in targets]
+    plain = [describe(bank, source, cut).counts for cut in edges]
+    first = describe(bank, source, edges[0], cache=tmp_path, responses_mib=100)
+    assert np.array_equal(first.counts, plain[0])
+    monkeypatch.setattr(bank, "responses", None)  # what would be asked for images
+    second = describe(bank, source, edges[1], cache=tmp_path, responses_mib=100)
+    assert np.array_equal(second.counts, plain[1])
+    assert len(list(tmp_path.glob("responses-*.npy"))) == 1
+
+
+def test_damaged_responses_are_made_again_and_large_ones_are_not_kept(tmp_path: Path) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (9, 16, 16, 3), dtype=np.uint8)
+    source, bank = Domain("toy", images, np.zeros(9, np.int64), 1), GaborBank(16)
+    edges = equal_mass_edges_of(bank, source)
+    describe(bank, source, edges, cache=tmp_path, responses_mib=0)
+    assert not list(tmp_path.glob("responses-*"))
+    (tmp_path / next(tmp_path.glob("descriptors-*")).name).unlink()
+    whole = describe(bank, source, edges, cache=tmp_path, responses_mib=9)
+    (path,) = tmp_path.glob("responses-*")
+    np.save(path, np.load(path)[:, ::-1])
+    next(tmp_path.glob("descriptors-*")).unlink()
+    again = describe(bank, source, edges, cache=tmp_path, responses_mib=9)
+    assert np.array_equal(again.counts, whole.counts)
+
+
+def equal_mass_edges_of(bank: GaborBank, target: Domain) -> Any:
+    return learn_edges(bank, target, 10)[0]

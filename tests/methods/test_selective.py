@@ -265,7 +265,7 @@ def test_results_of_the_retrieval_are_kept(tmp_path: Path) -> None:
     files = {path: path.stat().st_mtime_ns for path in (tmp_path / "retrieval").iterdir()}
     second = build("selective", options, _ingredients(cache=tmp_path))
     assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "retrieval").iterdir()}
-    assert len(files) == 4  # edges, descriptors of both sides, neighbours
+    assert len(files) == 5  # edges, responses, descriptors of both sides, neighbours
     assert isinstance(first, Selective)
     assert isinstance(second, Selective)
     assert np.array_equal(first.nearest[0].neighbours.indices, second.nearest[0].neighbours.indices)
@@ -273,14 +273,14 @@ def test_results_of_the_retrieval_are_kept(tmp_path: Path) -> None:
 
 def test_it_trains() -> None:
     """Through the loop, rounds and all; and the trunk learns the target."""
-    method = _build(epochs=10)
+    method = _build(epochs=20)
     net = MultiHead(_net(), [nn.Linear(8, 3), nn.Linear(8, method.domains[1].num_classes)])
     job = TrainingJob(
         model=net,
         method=method,
         groups=[{"params": list(net.parameters())}],
         forward=net,
-        train=TrainSpec(batch_size=8, epochs=10, lr=0.05, augment="none"),
+        train=TrainSpec(batch_size=8, epochs=20, lr=0.02, augment="none"),
         validation=TARGET,
     )
     outcome = train(job)
