@@ -80,6 +80,7 @@ def grid(
     slurm_runs_per_job: RunsPerJob = None,
 ) -> None:
     """Run what is missing of a grid and write its leaderboards."""
+    from bench.endings import missing_lines
     from bench.launch.command import default_workers
     from bench.notes import counted
     from bench.session import open_session
@@ -129,8 +130,8 @@ def grid(
     table, totals = plan_table(session, states, count, retry_failed=retry_failed)
     out.print(table)
     out.print(totals, highlight=False)
-    for missing in session.missing_data:
-        out.print(f"[yellow]data not found[/], so ids and 'done' are not known: {missing}")
+    for line in missing_lines(session.missing_data):
+        out.print(f"[yellow]data not found[/], so ids and 'done' are not known: {line}")
     failed = sum(states[run.id] == "failed" for run in session.wanted)
     if failed and not retry_failed:
         out.print(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,7 +12,28 @@ from bench.errors import StoreError
 from bench.notes import counted, omitted_by_condition
 from bench.session import Session
 
-__all__ = ["damage_lines", "ending_lines", "leaderboard_lines", "omission_lines"]
+__all__ = [
+    "damage_lines",
+    "ending_lines",
+    "leaderboard_lines",
+    "missing_lines",
+    "omission_lines",
+]
+
+
+def missing_lines(messages: Sequence[str]) -> list[str]:
+    """What a dry run went on without: one data set in full, several by their names.
+
+    >>> missing_lines(["data set 'a' was not found: …", "data set 'b' was not found: …"])[0]
+    'a, b'
+    """
+    names = [found[1] for text in messages if (found := re.search(r"data set '([^']+)'", text))]
+    if len(messages) < 2 or len(names) < len(messages):
+        return [escape(text) for text in messages]
+    return [
+        f"{', '.join(names)}\n  for example: bench data list {names[0]} says where to get it and how "
+        "it must lie; then --data-root FOLDER, where a folder per data set lies"
+    ]
 
 
 def leaderboard_lines(session: Session) -> list[str]:

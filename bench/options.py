@@ -24,6 +24,7 @@ __all__ = [
     "RetryFailed",
     "Set",
     "any_terminal",
+    "as_overrides",
     "as_path",
     "console",
 ]
@@ -49,8 +50,27 @@ DataRoot = Annotated[
     ),
 ]
 Only = Annotated[list[str] | None, typer.Option(help="an experiment's name; may be repeated")]
+
+
+def as_overrides(values: list[str] | None) -> list[str] | None:
+    """Callback of `--set` and `--preset`: a bare name is a preset.
+
+    >>> as_overrides(["train.lr=0.1", "miniature"])
+    ['train.lr=0.1', 'preset=miniature']
+    """
+    if values is None:
+        return None
+    return [v if "=" in v or "." in v else f"preset={v}" for v in values]
+
+
 Set = Annotated[
-    list[str] | None, typer.Option("--set", help="KEY=VALUE laid over every run; may be repeated")
+    list[str] | None,
+    typer.Option(
+        "--set",
+        "--preset",
+        help="KEY=VALUE laid over every run; or the name of a preset of the grid; may be repeated",
+        callback=as_overrides,
+    ),
 ]
 RetryFailed = Annotated[bool, typer.Option(help="run failed runs again")]
 
