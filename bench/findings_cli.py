@@ -297,7 +297,7 @@ def _below(
             lines += [f"  to decide it, run: {f.needed}"] if f.needed else []
         return lines
     for f in shown:
-        if f.verdict == FAILS:
+        if f.verdict == FAILS and not measured:
             lines.append(f"{f.claim} fails: {_name(f)}{f.main.detail}")
     open_ = [f for f in shown if f.verdict == UNDECIDED and measured]
     if open_:
