@@ -24,14 +24,15 @@ __all__ = [
 def missing_lines(messages: Sequence[str]) -> list[str]:
     """What a dry run went on without: one data set in full, several by their names.
 
-    >>> missing_lines(["data set 'a' was not found: …", "data set 'b' was not found: …"])[0]
+    >>> both = ["data set 'a' was not found: …", "data set 'b' was not found: …"]
+    >>> missing_lines(both)[0].splitlines()[0]
     'a, b'
     """
     names = [found[1] for text in messages if (found := re.search(r"data set '([^']+)'", text))]
     if len(messages) < 2 or len(names) < len(messages):
         return [escape(text) for text in messages]
     return [
-        f"{', '.join(names)}\n  for example: bench data list {names[0]} says where to get it and how "
+        f"{', '.join(names)}\n  bench data list {names[0]}, for example, says where to get it and how "
         "it must lie; then --data-root FOLDER, where a folder per data set lies"
     ]
 
