@@ -32,8 +32,8 @@ def missing_lines(messages: Sequence[str]) -> list[str]:
     if len(messages) < 2 or len(names) < len(messages):
         return [escape(text) for text in messages]
     return [
-        f"{', '.join(names)}\n  bench data list {names[0]}, for example, says where to get it and how "
-        "it must lie; then --data-root FOLDER, where a folder per data set lies"
+        f"{', '.join(names)}\n  bench data list {names[0]}, for example, says where to get it and "
+        "how it must lie; then --data-root FOLDER, where a folder per data set lies"
     ]
 
 
