@@ -7,6 +7,8 @@ BIN := $(VENV)/bin
 
 demo: $(VENV)/.installed
 	$(BIN)/bench grid grids/quickstart.yaml
+	$(BIN)/bench report grids/quickstart.yaml
+	$(BIN)/bench findings grids/quickstart.yaml
 
 test: $(VENV)/.installed-test lint
 	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
