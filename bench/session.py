@@ -172,6 +172,8 @@ class FactFinder:
         return replace(facts, fingerprint=self._identities[key])
 
     def _facts(self, spec: RunSpec) -> DataFacts:
+        from bench.methods import check_sources
+
         own = self._own(spec)
         if not spec.borrow:
             return own
@@ -181,6 +183,8 @@ class FactFinder:
         if key not in self._borrowing:
             self._borrowing[key] = self._with_borrowed(spec, own)
         self._check_kept_classifier(spec, self._borrowing[key])
+        if not self._borrowing[key].missing:
+            check_sources(spec, [facts.train_images for facts in self._borrowing[key].borrowed])
         return self._borrowing[key]
 
     def _check_kept_classifier(self, spec: RunSpec, facts: DataFacts) -> None:

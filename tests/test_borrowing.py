@@ -161,6 +161,46 @@ def test_what_cannot_be_is_an_error_with_its_line(tmp_path: Path, cell: str, mes
 # --- plans ------------------------------------------------------------------------------------
 
 
+@pytest.mark.parametrize(
+    ("cell", "message"),
+    [
+        ("{method: {name: selective, k0: 31}, borrow: parent}", "k0 is 31, but the source has 30"),
+        ("{method: {name: selective, stored: 31}, borrow: parent}", "stored is 31"),
+        ("{method: {name: selective, layers: '1,9'}, borrow: parent}", "layers 1 to 8"),
+        ("{method: {name: selective, rounds: 11}, borrow: parent}", "11 rounds do not fit in 10"),
+        ("{method: {name: soft, ramp_epochs: 0}, borrow: parent}", "ramp_epochs is 0"),
+        ("{method: {name: soft_selective, k0: 3, min_source: 4}, borrow: parent}", "keep one"),
+        ("{method: {name: probe, layer: '9'}, pattern: freeze}", "layer is 9"),
+        ("{method: soft}", "there are none to borrow"),
+    ],
+)
+def test_a_method_that_cannot_work_is_an_error_with_a_line_before_anything_runs(
+    tmp_path: Path, cell: str, message: str
+) -> None:
+    grid = tmp_path / "grid.yaml"
+    grid.write_text(
+        f"""
+defaults:
+  target:
+    dataset: digits
+    classes: {{recipe: categories, side: target, target_n: 4}}
+    images_per_class: 4
+    val_per_class: 2
+    test_per_class: 3
+  model: narrow8_32
+  source: near
+  pattern: tune
+  train: {{epochs: 10}}
+sources:
+  near: {{classes: {{side: source, n: 5}}, images_per_class: 6}}
+experiments:
+  a: {{set: {cell}}}
+"""
+    )
+    with pytest.raises(BenchError, match=rf"grid.yaml:\d+(.|\n)*{message}"):
+        open_session(grid, results=tmp_path)
+
+
 def test_borrowed_images_are_counted_and_forecast(tmp_path: Path) -> None:
     plan = session(
         tmp_path,

@@ -6,7 +6,7 @@ Options are validated without torch, so that a grid can be checked before anythi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -35,6 +35,7 @@ __all__ = [
     "build_features",
     "check",
     "check_run",
+    "check_sources",
     "keeps_source_head",
     "resolved",
 ]
@@ -181,7 +182,10 @@ def check(name: str, options: Mapping[str, Any], place: str | None = None) -> Ba
         return schema.model_validate(dict(options))
     except ValidationError as error:
         first = error.errors()[0]
-        option = ".".join(str(part) for part in first["loc"]) or "options"
+        if not first["loc"]:  # of several options together
+            text = str(first["msg"]).removeprefix("Value error, ")
+            raise GridError(f"method {name!r}: {text}", place=place) from None
+        option = ".".join(str(part) for part in first["loc"])
         raise GridError(
             f"method {name!r}: {option} is {first['input']!r}",
             place=place,
@@ -239,6 +243,16 @@ def check_run(spec: RunSpec, place: str | None = None) -> None:
             hint=f"leave out borrow, or choose a method that borrows: {borrowing or 'none yet'}",
         )
     _check_views(spec, place)
+    checked = check(name, dict(spec.method.options), place)
+    if hasattr(checked, "check_spec"):
+        checked.check_spec(spec)
+    layer, depth = str(getattr(checked, "layer", "")), spec.layers.depth
+    if layer.isdigit() and not 1 <= int(layer) <= depth:
+        raise GridError(
+            f"method.layer is {layer}, and {spec.model.name} has layers 1 to {depth}",
+            place=place,
+            hint="choose one of them, penultimate, or the name of a module",
+        )
     if entry.kind != "steps" and spec.layers.layers("T"):
         raise GridError(
             f"method {name!r} trains no layer, but pattern {spec.pattern} says that some are tuned",
@@ -259,6 +273,21 @@ def check_run(spec: RunSpec, place: str | None = None) -> None:
             place=place,
             hint="give it a source, or set method.source_head: random",
         )
+
+
+def check_sources(spec: RunSpec, sizes: Sequence[int]) -> None:
+    """Whether a run's method can do with what it borrows; imports no torch.
+
+    Args:
+        spec: the run.
+        sizes: images of each borrowed selection.
+
+    Raises:
+        DataError: the method asks for more than there is.
+    """
+    checked = check(spec.method.name, dict(spec.method.options))
+    if sizes and hasattr(checked, "check_sources"):
+        checked.check_sources(sizes)
 
 
 def _check_views(spec: RunSpec, place: str | None) -> None:

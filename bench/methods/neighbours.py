@@ -14,6 +14,7 @@ whose union has a quarter of the source.
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
@@ -29,6 +30,7 @@ if TYPE_CHECKING:
     from bench.methods import Ingredients
     from bench.methods.filter_banks import Bank
     from bench.methods.retrieval import Neighbours
+    from bench.spec import RunSpec
 
 __all__ = ["Pool", "SelectionOptions", "pool_of", "round_starts", "select"]
 
@@ -91,6 +93,15 @@ class SelectionOptions(BaseModel):
     ADDED: ClassVar[tuple[str, ...]] = ("oversample_hard", "responses_mib")
 
     @model_validator(mode="after")
+    def _one_k0(self) -> SelectionOptions:
+        if self.k0 is not None and self.min_source is not None:
+            raise ValueError(
+                "method.k0 and method.min_source both say how many neighbours to begin with: "
+                "keep one"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _hardness_is_looked_at(self) -> SelectionOptions:
         if self.oversample_hard and not (self.adaptive and self.rounds > 1):
             raise ValueError(
@@ -98,6 +109,42 @@ class SelectionOptions(BaseModel):
                 "adaptive: true and two rounds or more"
             )
         return self
+
+    def check_spec(self, spec: RunSpec) -> None:
+        """What can be known of the selection before anything is computed.
+
+        Raises:
+            GridError: more rounds than epochs, or a bank's layer that the network does not have.
+        """
+        round_starts(spec.train.epochs, self.rounds)
+        depth = spec.layers.depth
+        for name in self.named_layers if self.bank == "kernels" else ():
+            if isinstance(name, int) and not 1 <= name <= depth:
+                raise GridError(
+                    f"method.layers names layer {name}, and {spec.model.name} has layers 1 to "
+                    f"{depth}",
+                    hint="name convolutions by number or by module",
+                )
+
+    def check_sources(self, sizes: Sequence[int]) -> None:
+        """The numbers of neighbours against the numbers of borrowed images.
+
+        Raises:
+            DataError: K0, `min_source` or `stored` above the size of a source.
+        """
+        for name in ("k0", "min_source", "stored"):
+            value = getattr(self, name)
+            if value is not None and value > min(sizes):
+                raise DataError(
+                    f"method.{name} is {value}, but the source has {min(sizes)} images",
+                    hint=f"give at most {min(sizes)}, or borrow more",
+                )
+
+    @property
+    def named_layers(self) -> tuple[int | str, ...]:
+        """`layers`, numbers as such."""
+        named = [name.strip() for name in self.layers.split(",") if name.strip()]
+        return tuple(int(name) if name.isdigit() else name for name in named)
 
     @property
     def growth(self) -> int:
@@ -137,7 +184,7 @@ def select(
     from bench.methods.retrieval import nearest_sources
 
     target, cache = ingredients.target, ingredients.cache
-    _check_numbers(options, source)
+    options.check_sources([source.size])
     bank = _bank(ingredients, options)
     folder = cache / "retrieval" if cache else None
     edges, how = edges_of(bank, target, options.bins, memory_mib=options.memory_mib, cache=folder)
@@ -177,22 +224,6 @@ def select(
     return nearest(stored), k0, notes
 
 
-def _check_numbers(options: SelectionOptions, source: Domain) -> None:
-    """K0 and its like against the source, before anything is computed."""
-    for name in ("k0", "min_source", "stored"):
-        value = getattr(options, name)
-        if value is not None and value > source.size:
-            raise DataError(
-                f"method.{name} is {value}, but the source has {source.size} images",
-                hint=f"give at most {source.size}, or borrow more",
-            )
-    if options.k0 is not None and options.min_source is not None:
-        raise GridError(
-            "method.k0 and method.min_source both say how many neighbours to begin with",
-            hint="keep one",
-        )
-
-
 def _bank(ingredients: Ingredients, options: SelectionOptions) -> Bank:
     from bench.methods.filter_banks import GaborBank, KernelBank
 
@@ -204,8 +235,7 @@ def _bank(ingredients: Ingredients, options: SelectionOptions) -> Bank:
             "the kernels of the network are to describe the images, but it starts from nothing",
             hint="give the run a source, or set method.bank: gabor",
         )
-    named = [name.strip() for name in options.layers.split(",") if name.strip()]
-    layers = [int(name) if name.isdigit() else name for name in named]
+    layers = options.named_layers
     return KernelBank(
         ingredients.network, layers, size, stage=options.stage, crop=options.crop, device=device
     )
