@@ -15,6 +15,7 @@ from bench import (
     distance_cli,
     findings_cli,
     look_cli,
+    pictures_cli,
     recommend_cli,
     report_cli,
     slurm_cli,
@@ -256,6 +257,7 @@ findings_cli.register(app)
 recommend_cli.register(app)
 report_cli.register(app)
 distance_cli.register(app)
+pictures_cli.register(app)
 slurm_cli.register(app)
 
 

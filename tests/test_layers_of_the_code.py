@@ -61,6 +61,7 @@ LEVELS = [
         "bench.findings_cli",
         "bench.report_cli",
         "bench.look_cli",
+        "bench.pictures_cli",
         "bench.recommend_cli",
         "bench.recommend_target",
         "bench.slurm_cli",
