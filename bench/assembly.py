@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -51,6 +51,9 @@ class Context:
         device: cpu, cuda, or auto for cuda where there is one.
         threads: CPU threads of the process; part of what makes results bit-identical.
         checkpoint_s: seconds between checkpoints of a run.
+        share: whether runs of a batch share activations and are fused. Results are the same; tests
+            and benchmarks turn it off.
+        activations_mib: room for activations that runs share; eight times as much on the disk.
     """
 
     results: str
@@ -58,6 +61,8 @@ class Context:
     device: str = "auto"
     threads: int = 1
     checkpoint_s: float = 30.0
+    share: bool = True
+    activations_mib: int = 1024
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Context:
@@ -67,6 +72,12 @@ class Context:
     def to_json(self) -> dict[str, Any]:
         """As plain values."""
         return asdict(self)
+
+    @property
+    def activation_bytes(self) -> tuple[int, int]:
+        """Room for shared activations in memory and in files."""
+        memory = self.activations_mib << 20
+        return memory, 8 * memory
 
     @property
     def root(self) -> Path | None:
@@ -167,6 +178,7 @@ def _domain(
         loaded.labels[index],
         len(loaded.classes),
         views=_views(loaded),
+        crop=loaded.crop,
         **normalisation,  # type: ignore[arg-type]
     )
 
@@ -234,7 +246,7 @@ def build_method(
         images, labels = expand(
             domain.images, domain.labels, to=recipe.expand_to, seed=spec.seeds.order
         )
-        domain = Domain("train", images, labels, domain.num_classes, domain.mean, domain.std)
+        domain = replace(domain, images=images, labels=labels)
     ingredients = Ingredients(
         domain,
         recipe,

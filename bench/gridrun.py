@@ -54,17 +54,8 @@ SECTIONS = {
     "allow_overlap": "true lets source and target share classes",
 }
 
-_INHERITED = (
-    "dataset",
-    "root",
-    "options",
-    "image_size",
-    "val_per_class",
-    "test_per_class",
-    "test_from",
-    "on_short",
-    "on_corrupt",
-)
+_KEPT = ("image_size", "resize", "on_short", "on_corrupt")
+_INHERITED = (*_KEPT, "dataset", "root", "options", "val_per_class", "test_per_class", "test_from")
 Model = TypeVar("Model", bound=BaseModel)
 
 
@@ -373,7 +364,7 @@ class RunBuilder:
     def _inherit(source: Mapping[str, Any], target: Mapping[str, Any]) -> dict[str, Any]:
         """A source stands on the target's data set unless it names its own."""
         same = source.get("dataset", target.get("dataset")) == target.get("dataset")
-        keys = _INHERITED if same else ("image_size", "on_short", "on_corrupt")
+        keys = _INHERITED if same else _KEPT
         data = {key: target[key] for key in keys if key in target} | dict(source)
         classes = source.get("classes", {})
         if same and isinstance(classes, Mapping) and "recipe" not in classes:

@@ -181,7 +181,8 @@ class DataSpec(Frozen):
     `train_where` restricts training and validation images to values of the manifest's columns
     `group_NAME`, such as {expression: [surprise, sadness]}. `test_from: given` uses the split that
     the data set comes with, `pool` cuts `test_per_class` images out of its training images; `auto`
-    is `given` where there is one.
+    is `given` where there is one. With `resize`, images are kept at that size, and the network is
+    shown a part of `image_size`: the central one, or a random one where `train.augment` crops.
     """
 
     dataset: str
@@ -197,6 +198,21 @@ class DataSpec(Frozen):
     options: tuple[tuple[str, OptionValue], ...] = ()
     views: tuple[str, ...] = ()
     train_where: Where = ()
+    resize: Count | None = None
+
+    @model_validator(mode="after")
+    def _a_part_fits(self) -> DataSpec:
+        if self.resize is not None and self.resize < self.image_size:
+            raise ValueError(
+                f"resize is {self.resize}, smaller than the part of image_size {self.image_size} "
+                "that is shown: make it larger, or leave it out"
+            )
+        return self
+
+    @property
+    def kept_size(self) -> int:
+        """Side of the decoded images in pixels."""
+        return self.resize or self.image_size
 
     @field_validator("views")
     @classmethod
@@ -219,7 +235,7 @@ class DataSpec(Frozen):
 
         Options, views and `train_where` joined later; without them ids are what they were before.
         """
-        later = ("options", "views", "train_where")
+        later = ("options", "views", "train_where", "resize")
         left_out = {"root", *(name for name in later if not getattr(self, name))}
         return self.model_dump(mode="json", exclude=left_out)
 

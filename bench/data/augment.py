@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.training.domain import seed_from
 
-__all__ = ["COLOR_STRENGTH", "Augment", "augment", "draw_noise", "normalise"]
+__all__ = ["COLOR_STRENGTH", "Augment", "augment", "central", "draw_noise", "normalise"]
 
 Augment = Literal["none", "flip", "crop_flip", "crop_flip_color"]
 
@@ -45,8 +45,11 @@ def augment(
     *,
     crop_pad: int = 4,
     fill: tuple[int, int, int] = (0, 0, 0),
+    size: int | None = None,
 ) -> Tensor:
     """Crops (after padding by `crop_pad` pixels of colour `fill`), mirrors, jitters the colours.
+
+    With `size` a part of that side is shown: a random one where `kind` crops, else the central.
 
     Args:
         images: uint8 (B, S, S, 3).
@@ -54,19 +57,34 @@ def augment(
         kind: how much of it is done.
 
     Returns:
-        uint8 (B, S, S, 3).
+        uint8 (B, S, S, 3), or (B, size, size, 3).
 
     >>> batch = torch.zeros(2, 8, 8, 3, dtype=torch.uint8)
     >>> augment(batch, draw_noise(2, 0, 0), "crop_flip").shape
     torch.Size([2, 8, 8, 3])
     """
+    if kind in ("none", "flip") and size is not None:
+        images = central(images, size)
     if kind == "none":
         return images
-    images = _crop_and_flip(images, noise, 0 if kind == "flip" else crop_pad, fill)
+    crops = kind != "flip"
+    images = _crop_and_flip(images, noise, crop_pad if crops else 0, fill, size if crops else None)
     return _jitter(images, noise) if kind == "crop_flip_color" else images
 
 
-def _crop_and_flip(images: Tensor, noise: Tensor, pad: int, fill: tuple[int, int, int]) -> Tensor:
+def central(images: Tensor, size: int) -> Tensor:
+    """The central part of side `size`; of an odd remainder the larger half is below and right.
+
+    >>> central(torch.zeros(2, 9, 9, 3), 4).shape
+    torch.Size([2, 4, 4, 3])
+    """
+    top, left = ((side - size) // 2 for side in images.shape[1:3])
+    return images[:, top : top + size, left : left + size]
+
+
+def _crop_and_flip(
+    images: Tensor, noise: Tensor, pad: int, fill: tuple[int, int, int], size: int | None
+) -> Tensor:
     """One gather of pixels: each image's window into its padded self, columns reversed or not."""
     count, height, width, channels = images.shape
     high, wide = height + 2 * pad, width + 2 * pad
@@ -75,15 +93,17 @@ def _crop_and_flip(images: Tensor, noise: Tensor, pad: int, fill: tuple[int, int
         padded[:, pad : pad + height, pad : pad + width] = images
     else:
         padded = images.contiguous()
-    top = (noise[:, _DY] * (2 * pad + 1)).long()
-    left = (noise[:, _DX] * (2 * pad + 1)).long()
-    column = torch.arange(width, device=images.device)
+    tall, broad = size or height, size or width
+    top = (noise[:, _DY] * (high - tall + 1)).long()
+    left = (noise[:, _DX] * (wide - broad + 1)).long()
+    column = torch.arange(broad, device=images.device)
     mirrored = (noise[:, FLIP] < 0.5)[:, None]
-    columns = left[:, None] + torch.where(mirrored, width - 1 - column, column)
+    columns = left[:, None] + torch.where(mirrored, broad - 1 - column, column)
     first_row = torch.arange(count, device=images.device) * high + top
-    rows = first_row[:, None] + torch.arange(height, device=images.device)
+    rows = first_row[:, None] + torch.arange(tall, device=images.device)
     pixel = rows[:, :, None] * wide + columns[:, None, :]
-    return padded.view(-1, channels).index_select(0, pixel.view(-1)).view(images.shape)
+    shown = padded.view(-1, channels).index_select(0, pixel.view(-1))
+    return shown.view(count, tall, broad, channels)
 
 
 def _jitter(images: Tensor, noise: Tensor) -> Tensor:

@@ -255,6 +255,7 @@ class Loaded:
         train, val, test: rows of `images`, ascending; disjoint, together all N.
         classes: names.
         notes: see `Resolved`.
+        crop: side of the part that the network is shown, where images are kept larger (`resize`).
     """
 
     images: UInt8
@@ -264,6 +265,7 @@ class Loaded:
     test: Int64
     classes: tuple[str, ...]
     notes: Notes
+    crop: int | None = None
 
 
 def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_dir: Path) -> Loaded:
@@ -271,7 +273,7 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
 
     Args:
         resolved: what `resolve` gave for `data`.
-        data: the same selection; its `image_size` is the size.
+        data: the same selection; its `kept_size` is the size.
 
     Raises:
         DataError: naming an image that cannot be decoded or has changed since it was indexed.
@@ -294,7 +296,7 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
     )
     pixels = cached_images(
         view_images(dataset, images, data.views),
-        data.image_size,
+        data.kept_size,
         partial(read_views, dataset) if data.views else dataset.read,
         cache_dir=cache_dir,
         fingerprint=resolved.fingerprint,
@@ -304,11 +306,12 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
     ends = np.cumsum([len(resolved.train), len(resolved.val), len(resolved.test)])
     rows = np.arange(len(images), dtype=np.int64)
     return Loaded(
-        images=pixels.reshape(len(images), -1, data.image_size, 3),
+        images=pixels.reshape(len(images), -1, data.kept_size, 3),
         labels=np.array([place[image.label] for image in images], dtype=np.int64),
         train=rows[: ends[0]],
         val=rows[ends[0] : ends[1]],
         test=rows[ends[1] :],
         classes=resolved.classes,
         notes=resolved.notes,
+        crop=data.image_size if data.resize else None,
     )

@@ -162,7 +162,7 @@ def load_identities(
     )
     pixels = cached_images(
         view_images(dataset, found.images, data.views),
-        data.image_size,
+        data.kept_size,
         partial(read_views, dataset) if data.views else dataset.read,
         cache_dir=cache_dir,
         fingerprint=found.fingerprint,
@@ -171,11 +171,12 @@ def load_identities(
     place = {name: number for number, name in enumerate(found.identities)}
     none = np.empty(0, np.int64)
     return Loaded(
-        images=pixels.reshape(len(found.images), -1, data.image_size, 3),
+        images=pixels.reshape(len(found.images), -1, data.kept_size, 3),
         labels=np.array([place[image.label] for image in found.images], dtype=np.int64),
         train=none,
         val=none,
         test=np.arange(len(found.images), dtype=np.int64),
         classes=found.identities,
         notes={},
+        crop=data.image_size if data.resize else None,
     )

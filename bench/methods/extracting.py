@@ -13,7 +13,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -123,6 +123,7 @@ def _inputs(task: FeatureTask, whole: Selected, rows: NDArray[np.int64]) -> Tens
     block = Domain(
         "block", whole.pixels[rows], whole.labels[rows], len(whole.classes), like.mean, like.std
     )
+    block = replace(block, crop=like.crop)
     return Feed(block, FeedOptions(task.device)).plain_batch(0, len(rows))
 
 

@@ -46,6 +46,7 @@ class Domain:
         num_classes: size of the label space, classes without an image included.
         mean, std: per colour channel, as fractions of 255.
         views: V, images of a sample.
+        crop: side of the part of an image that the network is shown; None is all of it.
 
     Raises:
         DataError: when shapes, types or labels do not fit together.
@@ -61,6 +62,7 @@ class Domain:
     mean: tuple[float, float, float] = field(default=IMAGENET_MEAN)
     std: tuple[float, float, float] = field(default=IMAGENET_STD)
     views: int = 1
+    crop: int | None = None
 
     def __post_init__(self) -> None:
         images, labels = np.asanyarray(self.images), np.asarray(self.labels)

@@ -7,6 +7,7 @@ than half of the free memory; on the CPU it is read in place, memory-mapped or n
 from __future__ import annotations
 
 import contextlib
+import copy
 from collections.abc import Callable
 from dataclasses import dataclass
 
@@ -15,8 +16,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.data.augment import FLIP, Augment, augment, normalise
+from bench.data.augment import FLIP, Augment, augment, central, normalise
 from bench.errors import BenchError
+from bench.training.activations import Activations, Room, in_memory
 from bench.training.domain import Domain
 
 __all__ = ["Feed", "FeedOptions", "autocast"]
@@ -55,7 +57,7 @@ class Feed:
         self.domain, self.options, self.prefix = domain, options, prefix
         self.labels = torch.from_numpy(domain.labels).to(options.device)
         self._resident = self._move() if options.device.type == "cuda" else None
-        self._cached: Tensor | None = None
+        self._cached: Activations | None = None
         self._fill = tuple(round(255 * m) for m in domain.mean)
 
     def _move(self) -> Tensor | None:
@@ -72,6 +74,11 @@ class Feed:
             found = torch.from_numpy(self.domain.images[indices]).to(self.options.device)
         views, (rows, columns) = self.domain.views, found.shape[1:3]
         return found if views == 1 else found.reshape(-1, rows // views, columns, 3)
+
+    def _shown(self, indices: NDArray[np.int64]) -> Tensor:
+        """The pixels that the network is shown outside training: all, or the central part."""
+        pixels, crop = self._pixels(indices), self.domain.crop
+        return pixels if crop is None else central(pixels, crop)
 
     def _inputs(self, pixels: Tensor) -> Tensor:
         """Normalised float32 (n, 3, S, S), or what the frozen prefix makes of it."""
@@ -96,7 +103,7 @@ class Feed:
             rows = torch.from_numpy(indices).to(self.options.device)
             if self.options.augment == "flip":
                 rows = rows + self.domain.size * (noise[:, FLIP] < 0.5)
-            return self._cached[rows].flatten(0, 1)
+            return self._rows(self._cached, rows)
         if self.domain.views > 1:
             noise = noise.repeat_interleave(self.domain.views, 0)
         pixels = augment(
@@ -105,20 +112,58 @@ class Feed:
             self.options.augment,
             crop_pad=self.options.crop_pad,
             fill=(self._fill[0], self._fill[1], self._fill[2]),
+            size=self.domain.crop,
         )
         return self._inputs(pixels)
 
     def plain_batch(self, start: int, stop: int) -> Tensor:
         """Network inputs of the images start..stop-1, all views of each, not augmented."""
+        stop = min(stop, self.domain.size)
         if self._cached is not None:
-            return self._cached[start : min(stop, self.domain.size)].flatten(0, 1)
-        return self._inputs(self._pixels(np.arange(start, min(stop, self.domain.size))))
+            views = self.domain.views
+            return self._cached.rows(slice(start * views, stop * views)).to(self.options.device)
+        return self._inputs(self._shown(np.arange(start, stop)))
 
-    def cache_prefix(self, batch_size: int = 256) -> None:
+    def _rows(self, kept: Activations, images: Tensor) -> Tensor:
+        """The views of each image together."""
+        views = self.domain.views
+        if views > 1:
+            images = (images[:, None] * views + torch.arange(views, device=images.device)).flatten()
+        return kept.rows(images.to(kept.data.device)).to(self.options.device)
+
+    def boundary(self, start: int, stop: int, mirrored: bool = False) -> Tensor:
+        """What the frozen prefix makes of images start..stop-1, all views, mirrored or not."""
+        pixels = self._shown(np.arange(start, min(stop, self.domain.size)))
+        return self._inputs(pixels.flip(2) if mirrored else pixels)
+
+    def use(self, kept: Activations) -> None:
+        """Takes batches from activations that `cache_prefix` made for the same images."""
+        self._cached = kept
+
+    def forget(self) -> None:
+        """Computes from the images again."""
+        self._cached = None
+
+    def without_cache(self) -> Feed:
+        """The same feed, computing from the images."""
+        other = copy.copy(self)
+        other.forget()
+        return other
+
+    @property
+    def cached_rows(self) -> int:
+        """Rows that activations of this feed have: images x views, twice that with mirroring."""
+        return self.domain.size * self.domain.views * (2 if self.options.augment == "flip" else 1)
+
+    def cache_prefix(self, batch_size: int = 256, room: Room = in_memory) -> Activations:
         """Runs the frozen prefix once per image (twice with mirroring) and keeps what it gives.
 
         Only right when the prefix is a fixed function: the caller puts it into evaluation mode, so
         dropout in frozen layers is off. Pays from about four frozen layers on.
+
+        Args:
+            batch_size: images per forward pass.
+            room: where they are kept.
 
         Raises:
             BenchError: without a prefix, or when augmentation gives ever new images.
@@ -130,10 +175,13 @@ class Feed:
                 hint="cache only frozen first layers, with augment none or flip",
             )
         mirrors = (False, True) if self.options.augment == "flip" else (False,)
-        size, chunks = self.domain.size, []
+        kept, written = None, 0
         for mirrored in mirrors:
-            for start in range(0, size, batch_size):
-                pixels = self._pixels(np.arange(start, min(start + batch_size, size)))
-                chunks.append(self._inputs(pixels.flip(2) if mirrored else pixels))
-        cached = torch.cat(chunks)  # (images, views, ...), so that an image's views stay together
-        self._cached = cached.reshape(-1, self.domain.views, *cached.shape[1:])
+            for start in range(0, self.domain.size, batch_size):
+                chunk = self.boundary(start, start + batch_size, mirrored)
+                kept = kept or Activations.like(chunk, self.cached_rows, room)
+                kept.write(written, chunk)
+                written += len(chunk)
+        assert kept is not None
+        self.use(kept)
+        return kept

@@ -17,7 +17,9 @@ def _images(count: int, side: int, seed: int = 0) -> torch.Tensor:
     return torch.from_numpy(values)
 
 
-def _slow_crop_flip(images: torch.Tensor, noise: torch.Tensor, pad: int, fill: tuple) -> np.ndarray:
+def _slow_crop_flip(
+    images: torch.Tensor, noise: torch.Tensor, pad: int, fill: tuple, size: int | None = None
+) -> np.ndarray:
     """One image at a time: paste on a canvas, cut the window out, mirror it."""
     out = []
     for image, row in zip(images.numpy(), noise.numpy(), strict=True):
@@ -25,8 +27,10 @@ def _slow_crop_flip(images: torch.Tensor, noise: torch.Tensor, pad: int, fill: t
         canvas = np.empty((side + 2 * pad, side + 2 * pad, 3), np.uint8)
         canvas[:] = fill
         canvas[pad : pad + side, pad : pad + side] = image
-        top, left = (int(np.float32(u) * np.float32(2 * pad + 1)) for u in row[:2])
-        window = canvas[top : top + side, left : left + side]
+        shown = size or side
+        places = side + 2 * pad - shown + 1
+        top, left = (int(np.float32(u) * np.float32(places)) for u in row[:2])
+        window = canvas[top : top + shown, left : left + shown]
         out.append(window[:, ::-1] if row[2] < 0.5 else window)
     return np.stack(out)
 
@@ -38,6 +42,18 @@ def test_crop_and_flip_equal_the_slow_twin(count: int, side: int, pad: int, seed
     fill = (1, 2, 3)
     fast = augment(images, noise, "crop_flip", crop_pad=pad, fill=fill)
     assert np.array_equal(fast.numpy(), _slow_crop_flip(images, noise, pad, fill))
+
+
+@given(st.integers(1, 4), st.integers(0, 5), st.integers(0, 2), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_parts_of_larger_images_equal_the_slow_twin(
+    size: int, more: int, pad: int, seed: int
+) -> None:
+    images, noise = _images(5, size + more, seed), draw_noise(5, seed, 0)
+    fast = augment(images, noise, "crop_flip", crop_pad=pad, size=size)
+    assert np.array_equal(fast.numpy(), _slow_crop_flip(images, noise, pad, (0, 0, 0), size))
+    plain = augment(images, noise, "none", size=size)
+    assert torch.equal(plain, images[:, more // 2 : more // 2 + size, more // 2 : more // 2 + size])
 
 
 def test_all_windows_and_both_mirrorings_occur() -> None:
