@@ -196,3 +196,52 @@ def test_rows_of_today_run(bench: Bench) -> None:
         counts[name] = row["trainable_parameters"]
     assert counts["all"] == counts["l2_sp"] == counts["decay"]
     assert max(counts["norm"], counts["bias"]) < counts["all"] / 10
+
+
+def _predictions(bench: Bench, spec: RunSpec) -> np.ndarray:
+    folder = bench.run(spec)
+    path = folder.file_named(bench.record(spec), "predictions")
+    assert path is not None
+    with np.load(path) as file:
+        scores: np.ndarray = file["logits"]
+    return scores
+
+
+def test_fusing_identical_models_is_the_model(bench: Bench) -> None:
+    """GE-7: the mean of the rounds' outputs. Without movement all rounds are one model."""
+    options = {"bank": "gabor", "bins": 8, "k0": 2, "rounds": 2}
+    still = {"lr": 1e-30, "select": "last"}
+    spec = tuned("selective", options=options, train=still, borrow=(PARENTS,), pattern="F(1-7)R(8)")
+    fused = spec.model_copy(
+        update={"method": MethodSpec(name="selective", options=(*options.items(), ("fuse", True)))}
+    )
+    alone, together = _predictions(bench, spec), _predictions(bench, fused)
+    shares = np.exp(alone - np.logaddexp.reduce(alone, 1, keepdims=True))
+    assert np.allclose(np.exp(together), shares, atol=1e-6)
+    rounds = bench.record(fused)["notes"]["method"]["selection"][0]["rounds"]
+    assert len(rounds) == 2
+
+
+def test_fused_scores_are_the_mean_of_the_rounds_outputs(bench: Bench) -> None:
+    options = {"bank": "gabor", "bins": 8, "k0": 2, "rounds": 2, "fuse": True}
+    spec = tuned("selective", options=options, train={"select": "last"}, borrow=(PARENTS,))
+    plain = tuple(sorted((options | {"fuse": False}).items()))
+    alone = spec.model_copy(update={"method": MethodSpec(name="selective", options=plain)})
+    fused = _predictions(bench, spec)
+    last = _predictions(bench, alone)
+    last = np.exp(last - np.logaddexp.reduce(last, 1, keepdims=True))
+    assert np.allclose(np.exp(fused).sum(1), 1, atol=1e-5)
+    assert not np.allclose(np.exp(fused), last, atol=1e-3)
+    first = 2 * np.exp(fused) - last  # the weights of round one must have been a network's too
+    assert (first > -1e-6).all()
+    assert np.allclose(first.sum(1), 1, atol=1e-5)
+
+
+def test_validation_images_can_be_added_to_training(bench: Bench) -> None:
+    """GE-7, the last row of its Flowers table: nothing is held out, the last epoch counts."""
+    data = TARGET.model_copy(update={"val_per_class": 0, "images_per_class": 8})
+    options = {"bank": "gabor", "bins": 8, "k0": 2, "rounds": 2}
+    spec = tuned("selective", options=options, train={"select": "last"}, borrow=(PARENTS,))
+    row = bench.record(spec.model_copy(update={"data": data}))["row"]
+    assert (row["train_images"], row["val_images"], row["best_epoch"]) == (32, 0, 2)
+    assert row["val_top1_accuracy"] is None
