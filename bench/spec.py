@@ -322,6 +322,7 @@ def run_id(spec: RunSpec, fingerprint: Fingerprint, memo: dict[int, str] | None 
             included; see `bench.data.catalog.fingerprint` and `joint_fingerprint`.
         memo: ids of parents already known, by `id()` of the spec object; a grid shares parents.
     """
+
     def id_of(needed: RunSpec | None) -> str | None:
         if needed is None:
             return None
