@@ -6,6 +6,7 @@ it ends; one failure does not touch its siblings; what is published already is s
 
 from __future__ import annotations
 
+import functools
 import shutil
 import traceback
 from collections.abc import Callable, Mapping, Sequence
@@ -33,8 +34,11 @@ from bench.models.tuning import tune_only
 from bench.provenance import borrowed_record
 from bench.spec import FromRun, LayerPattern, RunSpec, Scratch, run_id
 from bench.store import RunFolder, Store, file_digest
-from bench.training.job import EpochReport, Interrupted, Method, Outcome, TrainingJob
+from bench.together import companions, execute_together, prefix_of
+from bench.training.activations import ActivationStore
+from bench.training.job import EpochReport, Interrupted, Method, Outcome, TrainingJob, unshared
 from bench.training.loop import train
+from bench.training.sharing import FrozenPrefix
 from bench.verifying import verify_run
 
 __all__ = ["Context", "execute_batch"]
@@ -62,16 +66,27 @@ def execute_batch(
     """
     store = Store(Path(context.results))
     load = Loader(context)
+    kept = ActivationStore(store.cache, *context.activation_bytes) if context.share else None
+    together: set[str] = set()
     for key, spec in runs:
         if should_stop():
             return
+        if key in together:
+            continue
+        if kept is not None:
+            group = companions(key, spec, [run for run in runs if run[0] not in together], store)
+            make = functools.partial(_Run, context=context, kept=kept, report=report)
+            ended = execute_together(group, make, load, store, report, should_stop)
+            together |= ended
+            if key in ended:
+                continue
         folder = store.folder(key, spec)
         with folder.claim() as mine:
             if not mine:
                 report({"event": "ended", "id": key, "status": "elsewhere"})
                 continue
             report({"event": "started", "id": key})
-            status, message = _attempt(folder, spec, context, load, report, should_stop)
+            status, message = _attempt(folder, spec, context, load, report, should_stop, kept)
         report({"event": "ended", "id": key, "status": status, "message": message})
         if status == "stopped":
             return
@@ -84,6 +99,7 @@ def _attempt(
     load: Callable[[RunSpec], Data],
     report: Report,
     should_stop: Callable[[], bool],
+    kept: ActivationStore | None,
 ) -> tuple[str, str]:
     """One try of one run; whatever goes wrong is kept beside it and does not spread."""
     try:
@@ -95,8 +111,16 @@ def _attempt(
         if damage:  # who gave the run to this process needs its files
             text = f"trained again to have its files back: {', '.join(damage)}"
             report({"event": "note", "id": folder.run_id, "message": text})
-        status = _Run(folder, spec, context, load(spec), report, should_stop).execute()
-        return status, ""
+        run = _Run(
+            folder,
+            spec,
+            context=context,
+            data=load(spec),
+            report=report,
+            should_stop=should_stop,
+            kept=kept,
+        )
+        return run.execute(), ""
     except Interrupted:
         return "stopped", ""
     except torch.cuda.OutOfMemoryError as error:
@@ -126,10 +150,12 @@ class _Run:
         self,
         folder: RunFolder,
         spec: RunSpec,
+        *,
         context: Context,
         data: Data,
         report: Report,
         should_stop: Callable[[], bool],
+        kept: ActivationStore | None = None,
     ) -> None:
         self.folder, self.spec, self.context, self.data = folder, spec, context, data
         self.report, self.should_stop = report, should_stop
@@ -138,10 +164,34 @@ class _Run:
         self.scorer: nn.Module | None = None
         self.logits = True
         self.files: Mapping[str, bytes | Path] = {}
+        self.kept = kept
+        self.prefix: FrozenPrefix | None = None
 
     def execute(self) -> str:
         """Trains, evaluates, checks the invariants, publishes; the run's status."""
-        self._check_identity()
+        self.check_identity()
+        model = self.network(self.parent_state())
+        frozen = layers.frozen_fingerprint(model, self.spec.layers)
+        outcome, said = self._fit(model) if self._on_features() else self._train(model, frozen)
+        if layers.frozen_fingerprint(model, self.spec.layers) != frozen:
+            raise BenchError(
+                "a frozen layer changed during training", hint="this is a bug; please report it"
+            )
+        finished = Finished(
+            self.spec,
+            self.data,
+            model,
+            outcome,
+            trained=self.trained,
+            scorer=self.scorer,
+            logits=self.logits,
+            past_prefix=None if self.prefix is None else self.prefix.test_scores,
+            files=self.files,
+        )
+        return self.publish(finished, said, {} if self.prefix is None else self.prefix.notes)
+
+    def network(self, parent_state: Mapping[str, Tensor] | None) -> nn.Module:
+        """The network before its first step: random, then what the pattern copies."""
         model = layers.create(
             self.spec.model,
             self._outputs(),
@@ -156,29 +206,13 @@ class _Run:
             image_size=self.spec.data.image_size,
         )
         pattern = self.spec.layers
-        layers.apply_pattern(model, pattern, self._parent_state())
+        layers.apply_pattern(model, pattern, parent_state)
         tune_only(model, pattern, self.spec.train.tuned)
-        frozen = layers.frozen_fingerprint(model, pattern)
-        outcome, said = self._fit(model) if self._on_features() else self._train(model)
-        if layers.frozen_fingerprint(model, pattern) != frozen:
-            raise BenchError(
-                "a frozen layer changed during training", hint="this is a bug; please report it"
-            )
-        finished = Finished(
-            self.spec,
-            self.data,
-            model,
-            outcome,
-            trained=self.trained,
-            scorer=self.scorer,
-            logits=self.logits,
-            files=self.files,
-        )
-        return self._publish(finished, said)
+        return model
 
-    def _train(self, model: nn.Module) -> tuple[Outcome, dict[str, Any]]:
+    def _train(self, model: nn.Module, frozen: str) -> tuple[Outcome, dict[str, Any]]:
         method = build_method(self.spec, self.data, model, self.context, self._bank())
-        job = self._job(model, method)
+        job = self._job(model, method, frozen)
         self.trained = job.model
         outcome = train(job)
         return outcome, dict(method.notes(outcome.history))
@@ -203,7 +237,7 @@ class _Run:
             return 1  # random weights depend on it, and must be one network for all selections
         return len(self.data.loaded.classes)
 
-    def _check_identity(self) -> None:
+    def check_identity(self) -> None:
         """The images here must be those that the run was planned with."""
         found = run_id(self.spec, self.context.fingerprint)
         if found != self.folder.run_id:
@@ -213,7 +247,7 @@ class _Run:
                 hint="the data set changed since; plan again with bench grid",
             )
 
-    def _parent_state(self) -> Mapping[str, Tensor] | None:
+    def parent_state(self) -> Mapping[str, Tensor] | None:
         match self.spec.init:
             case Scratch():
                 return None
@@ -268,37 +302,43 @@ class _Run:
             )
         return weights.read_state(path)
 
-    def _job(self, model: nn.Module, method: Method) -> TrainingJob:
+    def _job(self, model: nn.Module, method: Method, frozen: str) -> TrainingJob:
         spec, recipe = self.spec, self.spec.train
         network = assemble_network(
             spec,
             model,
             method,
             self.data,
-            self._parent_state,
+            self.parent_state,
             lambda: classes_of_parent(spec, self.context),
         )
         validation = self.data.domain("val", model)
+        set_modes = layers.freeze_modes(model, spec.layers, recipe.frozen_dropout)
+        if self.kept is not None and network.forward is None:
+            self.prefix = prefix_of(spec, model, method, frozen, self.kept, set_modes, self.device)
+        past = {} if self.prefix is None else self.prefix.job()
         return TrainingJob(
             model=network.module,
             method=method,
             groups=network.groups,
-            forward=network.forward,
+            forward=past.get("forward", network.forward),
+            prefix=past.get("prefix"),
+            share=past.get("share", unshared),
             train=recipe,
             order_seed=spec.seeds.order,
             validation=validation if validation.size else None,
             device=self.device,
-            set_modes=layers.freeze_modes(model, spec.layers, recipe.frozen_dropout),
+            set_modes=set_modes,
             identity=self.folder.run_id,
             checkpoint=self.folder.checkpoint_path,
             checkpoint_every_s=self.context.checkpoint_s,
             should_stop=self.should_stop,
-            on_epoch=self._on_epoch,
+            on_epoch=self.on_epoch,
             restarts=tuple(getattr(method, "restarts", ())),
             keep_before=tuple(getattr(method, "fused", ())),
         )
 
-    def _on_epoch(self, epoch: EpochReport) -> None:
+    def on_epoch(self, epoch: EpochReport) -> None:
         self.report(
             {
                 "event": "epoch",
@@ -311,7 +351,9 @@ class _Run:
 
     # --- after ---
 
-    def _publish(self, finished: Finished, said: Mapping[str, Any]) -> str:
+    def publish(
+        self, finished: Finished, said: Mapping[str, Any], shared: Mapping[str, str]
+    ) -> str:
         """Files first, then the record that names them; of two executions the first record stays.
 
         Where a record is there and its files are not, this execution was to bring them back: it
@@ -329,6 +371,8 @@ class _Run:
             }
             if finished.outcome.status == "done":
                 notes |= verify_run(finished.model, self.data, self.device, row)
+            if shared:
+                notes["sharing"] = dict(shared)
             if damage:
                 notes["repeated"] = damage
             record = {

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import io
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -40,6 +40,7 @@ class Finished:
         trained: the module that was trained, when it has more classifiers than `model`.
         scorer: what scores images, when that is not `model`.
         logits: whether the softmax of the scores is a probability.
+        past_prefix: scores images from kept activations of frozen layers, the same to the bit.
         files: what the method publishes besides, as name (`features.npz`) and bytes, or a finished
             file in the run's folder.
     """
@@ -51,6 +52,7 @@ class Finished:
     trained: nn.Module | None = None
     scorer: nn.Module | None = None
     logits: bool = True
+    past_prefix: Callable[[Domain], evaluate.Logits] | None = None
     files: Mapping[str, bytes | Path] = field(default_factory=dict)
 
 
@@ -151,6 +153,8 @@ def _test_scores(run: Finished, device: torch.device, test: Domain) -> evaluate.
             channels_last=recipe.channels_last,
         )
 
+    if run.past_prefix is not None:
+        return run.past_prefix(test)
     if not run.outcome.kept or run.trained is None:
         return scores()
     shares = []

@@ -42,7 +42,14 @@ LEVELS = [
         "bench.store",
     },
     {"bench.data", "bench.models", "bench.training", "bench.methods"},
-    {"bench.assembly", "bench.execute", "bench.finish", "bench.provenance", "bench.verifying"},
+    {
+        "bench.assembly",
+        "bench.execute",
+        "bench.finish",
+        "bench.provenance",
+        "bench.together",
+        "bench.verifying",
+    },
     {
         "bench.launch",
         "bench.leaderboard",

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from bench.spec import TrainSpec
 from bench.training.domain import BatchNormMode, Domain, Head, Step
 from bench.training.evaluate import Logits
+from bench.training.feed import Feed
 from bench.training.stepping import Forward
 
 __all__ = [
@@ -23,6 +24,7 @@ __all__ = [
     "Predict",
     "Row",
     "TrainingJob",
+    "unshared",
 ]
 
 Predict = Callable[[int], Logits]
@@ -91,6 +93,10 @@ def _nothing() -> None:
     """The default of `set_modes`."""
 
 
+def unshared(feeds: Sequence[Feed], validation: Feed | None) -> None:
+    """The default of `share`."""
+
+
 def _never() -> bool:
     return False
 
@@ -114,6 +120,8 @@ class TrainingJob:
         forward: see `Forward`; None is `model(inputs)`, for methods with one domain.
         prefix: forward pass of the frozen first layers; then `forward` begins behind them.
         cache_prefix: run the prefix once per image only (`Feed.cache_prefix`; no dropout in it).
+        share: told of the feeds (training, validation) before the first step; may give them kept
+            activations, see `bench.training.sharing`.
         set_modes: called after each `model.train()`, to put frozen layers back.
         identity: the run's id; a checkpoint of another is not used.
         checkpoint: its file; None writes none.
@@ -135,6 +143,7 @@ class TrainingJob:
     forward: Forward | None = None
     prefix: Callable[[Tensor], Tensor] | None = None
     cache_prefix: bool = False
+    share: Callable[[Sequence[Feed], Feed | None], object] = unshared
     set_modes: Callable[[], object] = _nothing
     identity: str = ""
     checkpoint: Path | None = None

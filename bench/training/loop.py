@@ -128,6 +128,7 @@ class _Training:
             for feed in [*self.feeds, *([self.validation] if self.validation else [])]:
                 feed.cache_prefix()
             self.notes.append("activations of frozen layers were computed once, without dropout")
+        job.share(self.feeds, self.validation)
         self.forward: Forward = job.forward or (lambda inputs, parts: [self.model(inputs)])
         self.stepper = Stepper(self.forward, self.optimizer, self.feeds, job.method.target, recipe)
 

@@ -1,0 +1,142 @@
+"""Activations at a freeze boundary: computed once, kept between the runs of a batch.
+
+Frozen first layers give the same numbers for the same image in every epoch and in every run that
+freezes them alike. What they give is kept in the type of the run (bfloat16 takes half), in memory
+within a budget, larger ones in a file of the cache folder that vanishes with the process.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+from collections import OrderedDict
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+import torch
+from torch import Tensor
+
+__all__ = ["ActivationStore", "Activations", "Room", "in_memory"]
+
+Room = Callable[[tuple[int, ...], torch.dtype], Tensor]
+"""(shape, type) -> a tensor to write into."""
+
+
+def in_memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Room on the CPU.
+
+    >>> in_memory((2, 3), torch.bfloat16).shape
+    torch.Size([2, 3])
+    """
+    return torch.empty(shape, dtype=dtype)
+
+
+@dataclass(frozen=True, eq=False)
+class Activations:
+    """Rows of activations, in the memory layout that the next layer was handed.
+
+    Attributes:
+        data: contiguous; (rows, ...), or (rows, H, W, C) when `channels_last`.
+        channels_last: whether rows are to be handed on as (rows, C, H, W) in that layout. The
+            layout picks the kernel of the next layer, and so the last bits of its result.
+    """
+
+    data: Tensor
+    channels_last: bool
+
+    @classmethod
+    def like(cls, chunk: Tensor, rows: int, room: Room) -> Activations:
+        """Room for `rows` rows of what `chunk` is the first of.
+
+        >>> Activations.like(torch.zeros(2, 3), 10, in_memory).rows(slice(0, 4)).shape
+        torch.Size([4, 3])
+        """
+        last = _is_channels_last(chunk)
+        shape = chunk.permute(0, 2, 3, 1).shape[1:] if last else chunk.shape[1:]
+        return cls(room((rows, *shape), chunk.dtype), last)
+
+    def write(self, start: int, chunk: Tensor) -> None:
+        """Puts rows start … in their place."""
+        rows = chunk.permute(0, 2, 3, 1) if self.channels_last else chunk
+        self.data[start : start + len(chunk)] = rows
+
+    def rows(self, which: Tensor | slice) -> Tensor:
+        """Some rows; a slice of them shares memory, numbers are copied."""
+        found = self.data[which]
+        return found.permute(0, 3, 1, 2) if self.channels_last else found
+
+    @property
+    def size_bytes(self) -> int:
+        """What they take."""
+        return self.data.numel() * self.data.element_size()
+
+
+def _is_channels_last(chunk: Tensor) -> bool:
+    return (
+        chunk.ndim == 4
+        and chunk.is_contiguous(memory_format=torch.channels_last)
+        and not chunk.is_contiguous()
+    )
+
+
+class ActivationStore:
+    """Keeps activations by key, the least recently used leave first.
+
+    Args:
+        folder: for those that do not fit in memory; they lie in files without a name, which are
+            gone when the process is.
+        memory_bytes: most that is kept in memory.
+        disk_bytes: most that is kept in files.
+    """
+
+    def __init__(self, folder: Path, memory_bytes: int = 1 << 30, disk_bytes: int = 8 << 30):
+        self.folder = folder
+        self.budget = {"memory": memory_bytes, "disk": disk_bytes}
+        self._kept: dict[str, OrderedDict[str, Activations]] = {
+            place: OrderedDict() for place in self.budget
+        }
+        self.proven: set[tuple[str, int]] = set()
+        """(key, images of a batch) for which the kept rows were seen to equal computed ones."""
+
+    def get(self, key: str) -> Activations | None:
+        """What an earlier run kept."""
+        for kept in self._kept.values():
+            if key in kept:
+                kept.move_to_end(key)
+                return kept[key]
+        return None
+
+    def room_for(self, size_bytes: int, device: torch.device) -> Room | None:
+        """Where so much can be written; None where neither budget has room."""
+        place = next((p for p, most in self.budget.items() if size_bytes <= most), None)
+        if place is None:
+            return None
+        kept = self._kept[place]
+        while kept and sum(a.size_bytes for a in kept.values()) + size_bytes > self.budget[place]:
+            kept.popitem(last=False)
+        if place == "disk":
+            return self._mapped
+        return lambda shape, dtype: torch.empty(shape, dtype=dtype, device=device)
+
+    def put(self, key: str, made: Activations) -> None:
+        """Keeps what was written into a room."""
+        place = "memory" if made.size_bytes <= self.budget["memory"] else "disk"
+        self._kept[place][key] = made
+
+    def drop(self, key: str) -> None:
+        """Forgets what is kept under a key."""
+        for kept in self._kept.values():
+            kept.pop(key, None)
+
+    def _mapped(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+        count = torch.Size(shape).numel()
+        self.folder.mkdir(parents=True, exist_ok=True)
+        path = self.folder / f".activations-{os.getpid()}-{secrets.token_hex(6)}"
+        try:
+            with path.open("wb") as file:  # a full disk is an error here, not a signal later
+                os.posix_fallocate(file.fileno(), 0, count * dtype.itemsize)
+            mapped = torch.from_file(str(path), shared=True, size=count, dtype=dtype)
+        finally:
+            path.unlink(missing_ok=True)
+        return mapped.view(shape)
