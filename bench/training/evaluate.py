@@ -15,6 +15,7 @@ from torch import Tensor
 from bench.errors import DataError
 from bench.training.domain import Domain
 from bench.training.feed import Feed, FeedOptions, autocast
+from bench.training.parallel import ALONE, Team
 
 __all__ = [
     "cross_entropy",
@@ -61,18 +62,25 @@ def predict(
 
 
 def predict_feed(
-    forward: Callable[[Tensor], Tensor], feed: Feed, batch_size: int = BATCH_SIZE
+    forward: Callable[[Tensor], Tensor],
+    feed: Feed,
+    batch_size: int = BATCH_SIZE,
+    team: Team = ALONE,
 ) -> Logits:
-    """As `predict`, from batches that are already prepared (perhaps past a frozen prefix)."""
-    options, chunks = feed.options, []
+    """As `predict`, from batches that are already prepared (perhaps past a frozen prefix).
+
+    The batches are shared out over the processes of `team`, who all get the logits of all images.
+    """
+    options, size = feed.options, feed.domain.size
+    if not size:
+        raise DataError(f"domain {feed.domain.name!r} has no image to predict")
+    chunks = {}
     with torch.inference_mode():
-        for start in range(0, feed.domain.size, batch_size):
+        for start in range(team.rank * batch_size, size, team.size * batch_size):
             inputs = feed.plain_batch(start, start + batch_size)
             with autocast(options.device, options.precision):
-                chunks.append(forward(inputs).float())
-        if not chunks:
-            raise DataError(f"domain {feed.domain.name!r} has no image to predict")
-        logits: Logits = torch.cat(chunks).cpu().numpy()
+                chunks[start] = forward(inputs).float()
+        logits: Logits = team.gather_logits(chunks, size).cpu().numpy()
     return logits
 
 

@@ -14,6 +14,7 @@ from bench.spec import TrainSpec
 from bench.training.domain import BatchNormMode, Domain, Head, Step
 from bench.training.evaluate import Logits
 from bench.training.feed import Feed
+from bench.training.parallel import ALONE, Team
 from bench.training.stepping import Forward
 
 __all__ = [
@@ -131,6 +132,8 @@ class TrainingJob:
         on_epoch: told of each finished epoch.
         restarts: epochs (from 0) at which the learning-rate schedule begins anew.
         keep_before: epochs before which the weights are kept, for `Outcome.kept`.
+        team: the processes that train this together, each with a job that is equal but for its
+            `team` and `device`.
     """
 
     model: nn.Module
@@ -153,6 +156,7 @@ class TrainingJob:
     on_epoch: Callable[[EpochReport], object] = _ignore
     restarts: tuple[int, ...] = ()
     keep_before: tuple[int, ...] = ()
+    team: Team = ALONE
 
 
 @dataclass(frozen=True, eq=False)

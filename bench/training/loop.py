@@ -26,6 +26,7 @@ from bench.training import checkpoint, evaluate, optim
 from bench.training.domain import borrowed_weight, images_in, seed_from
 from bench.training.feed import Feed, FeedOptions
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, Row, TrainingJob
+from bench.training.parallel import whole_batch_norm
 from bench.training.stepping import Forward, Stepper, Sums, noise_of
 
 __all__ = [
@@ -60,7 +61,8 @@ def train(job: TrainingJob) -> Outcome:
     """
     _check(job)
     cuda = [job.device] if job.device.type == "cuda" else []
-    with torch.random.fork_rng(devices=cuda):
+    whole = whole_batch_norm(job.team, job.model, job.set_modes)
+    with torch.random.fork_rng(devices=cuda), whole:
         return _Training(job).run()
 
 
@@ -87,6 +89,7 @@ def _check(job: TrainingJob) -> None:
             f"{len(domains)} domains, but no forward that knows their heads",
             hint="use bench.models.heads.MultiHead",
         )
+    job.team.check_domains(len(domains))
 
 
 class _Training:
@@ -130,13 +133,15 @@ class _Training:
             self.notes.append("activations of frozen layers were computed once, without dropout")
         job.share(self.feeds, self.validation)
         self.forward: Forward = job.forward or (lambda inputs, parts: [self.model(inputs)])
-        self.stepper = Stepper(self.forward, self.optimizer, self.feeds, job.method.target, recipe)
+        forward = job.team.replica(self.model, self.forward)
+        self.stepper = Stepper(forward, self.optimizer, self.feeds, job.method.target, recipe)
 
     # --- epochs ------------------------------------------------------------------------------
 
     def run(self) -> Outcome:
         """From the checkpoint, or the beginning, to the outcome."""
         self._resume()
+        self.notes += self.job.team.begin(self.epoch, self.step, self.steps_done)
         epochs = self.job.train.epochs
         while self.epoch < epochs:
             if self.epoch in self.job.keep_before and self.epoch not in self.kept:
@@ -158,6 +163,7 @@ class _Training:
         steps = job.method.steps(self.epoch, self._predict)
         if not steps:
             raise BenchError(f"the method gives no step in epoch {self.epoch}")
+        job.team.check(steps, job.train.accumulate)
         self.steps_in_epoch = len(steps)
         self.borrowed_weight = borrowed_weight(steps, job.method.target)
         noise = noise_of(steps, job.order_seed, self.epoch, job.device)
@@ -188,7 +194,8 @@ class _Training:
 
     def _seed_dropout(self) -> None:
         """Sets the global generators, which only dropout and the like use here."""
-        torch.manual_seed(seed_from(f"dropout|{self.job.order_seed}|{self.epoch}"))
+        stream = f"dropout|{self.job.order_seed}|{self.epoch}"
+        torch.manual_seed(seed_from(self.job.team.stream(stream)))
         if "cpu" in self.rng:
             torch.set_rng_state(self.rng["cpu"])
         if "cuda" in self.rng and self.job.device.type == "cuda":
@@ -245,7 +252,7 @@ class _Training:
         def scores(inputs: Tensor) -> Tensor:
             return self.forward(inputs, ((domain, len(inputs) // views),))[0]
 
-        return evaluate.predict_feed(scores, feed)
+        return evaluate.predict_feed(scores, feed, team=self.job.team)
 
     def _predict(self, domain: int) -> evaluate.Logits:
         return self._logits(self.feeds[domain], domain)
@@ -257,7 +264,7 @@ class _Training:
     # --- stopping and resuming ---------------------------------------------------------------
 
     def _stop_if_asked(self) -> None:
-        if self.job.should_stop():
+        if self.job.team.any(self.job.should_stop()):
             self._write_checkpoint()
             raise Interrupted(
                 f"stopped in epoch {self.epoch + 1} of {self.job.train.epochs}, "
@@ -267,12 +274,16 @@ class _Training:
     def _checkpoint_if_due(self, *, epochs: bool = True) -> None:
         every = self.job.checkpoint_every_epochs
         due = time.monotonic() - self.written >= self.job.checkpoint_every_s
-        if due or (epochs and every is not None and self.epochs_since_written >= every):
+        due = due or (epochs and every is not None and self.epochs_since_written >= every)
+        if self.job.team.any(due):
             self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
         self.written, self.epochs_since_written = time.monotonic(), 0
         if self.job.checkpoint is None:
+            return
+        rng = self._rng_state() if self.step else {}
+        if not self.job.team.leads:
             return
         groups = {
             "model": self.model.state_dict(),
@@ -281,7 +292,7 @@ class _Training:
             "method": self.job.method.state(),
             "sums": self.sums.tensors(),
             "first": {} if self.first_loss is None else {"loss": self.first_loss},
-            "rng": self._rng_state() if self.step else {},
+            "rng": rng,
             **{f"kept{epoch}": state for epoch, state in self.kept.items()},
         }
         tensors = {f"{group}/{k}": v for group, part in groups.items() for k, v in part.items()}
@@ -301,7 +312,7 @@ class _Training:
         state = {"cpu": torch.get_rng_state()}
         if self.job.device.type == "cuda":
             state["cuda"] = torch.cuda.get_rng_state(self.job.device)
-        return state
+        return self.job.team.gather_states(state)
 
     def _resume(self) -> None:
         """Continues from the checkpoint if there is a usable one; notes what it did."""
@@ -321,7 +332,7 @@ class _Training:
         meta = found.meta
         self.model.load_state_dict(found.part("model"))
         optim.load_state(self.optimizer, found.part("optimizer"))
-        self.best, self.rng = found.part("best"), found.part("rng")
+        self.best, self.rng = found.part("best"), self.job.team.own_states(found.part("rng"))
         self.kept = {epoch: found.part(f"kept{epoch}") for epoch in meta["kept"]}
         self.job.method.restore(found.part("method"))
         self.sums = Sums(**{k: v.to(self.job.device) for k, v in found.part("sums").items()})

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
@@ -17,6 +18,7 @@ from bench.spec import TrainSpec
 from bench.training.domain import Step
 from bench.training.feed import Feed, autocast
 from bench.training.optim import Anchors
+from bench.training.parallel import Replica
 
 __all__ = ["Forward", "Parts", "Stepper", "Sums", "noise_of"]
 
@@ -117,11 +119,15 @@ def _cut(step: Step, noise: tuple[Tensor, ...], accumulate: int) -> Iterator[lis
             yield pieces
 
 
+_NOTHING = contextlib.nullcontext()
+
+
 class Stepper:
     """Takes optimiser steps.
 
     Args:
-        forward: the network with its heads, behind the frozen prefix if there is one.
+        forward: the network with its heads, behind the frozen prefix if there is one; a `Replica`
+            takes its own rows of each batch, and its steps are those of all ranks together.
         optimizer: over the trained parameters.
         feeds: one per domain.
         target: the domain whose training accuracy is counted.
@@ -140,6 +146,7 @@ class Stepper:
         self.target, self.train = target, train
         self.anchors = Anchors(optimizer)
         self.device = feeds[0].options.device
+        self.replica = forward if isinstance(forward, Replica) else None
 
     def take(self, step: Step, noise: tuple[Tensor, ...], sums: Sums) -> Tensor:
         """One step over the images of `step`; returns its loss, on the device.
@@ -153,28 +160,51 @@ class Stepper:
         """
         loss = torch.zeros((), device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        shown = 0
+        shown = sum(len(part.indices) for part in step if part.domain == self.target)
         self.optimizer.zero_grad(set_to_none=True)
-        for pieces in _cut(step, noise, self.train.accumulate):
-            outputs, labels = self._outputs(pieces)
-            part_loss = sum(
-                piece.scale
-                * cross_entropy(
-                    out.float(), y, reduction="sum", label_smoothing=self.train.label_smoothing
+        for pieces, around in self._passes(step, noise):
+            with around:
+                outputs, labels = self._outputs(pieces)
+                part_loss = sum(
+                    piece.scale
+                    * cross_entropy(
+                        out.float(), y, reduction="sum", label_smoothing=self.train.label_smoothing
+                    )
+                    for piece, out, y in zip(pieces, outputs, labels, strict=True)
                 )
-                for piece, out, y in zip(pieces, outputs, labels, strict=True)
-            )
-            assert isinstance(part_loss, Tensor)
-            part_loss.backward()  # type: ignore[no-untyped-call]
+                assert isinstance(part_loss, Tensor)
+                self._for_backward(part_loss).backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
             for piece, out, y in zip(pieces, outputs, labels, strict=True):
                 if piece.domain == self.target:
                     correct += (out.detach().argmax(1) == y).sum()
-                    shown += len(piece.indices)
+        if self.replica is not None:
+            loss, correct = self.replica.team.totals(loss, correct)
         self.anchors.pull()
         self.optimizer.step()
         sums.add(loss, sum(len(part.indices) for part in step), correct, shown)
         return loss
+
+    def _passes(
+        self, step: Step, noise: tuple[Tensor, ...]
+    ) -> Iterator[tuple[list[_Piece], contextlib.AbstractContextManager[object]]]:
+        """The forward passes of a step, this rank's rows of them, and what to put around each."""
+        replica = self.replica
+        if replica is None:
+            yield from ((pieces, _NOTHING) for pieces in _cut(step, noise, self.train.accumulate))
+            return
+        turns = list(_cut(step, noise, self.train.accumulate))
+        for number, pieces in enumerate(turns):
+            rows = [replica.team.rows(len(piece.indices)) for piece in pieces]
+            mine = [
+                replace(piece, indices=piece.indices[own], noise=piece.noise[own])
+                for piece, own in zip(pieces, rows, strict=True)
+            ]
+            yield mine, replica.pass_number(number, len(turns))
+
+    def _for_backward(self, loss: Tensor) -> Tensor:
+        """What makes gradients, averaged over the ranks, those of the sum of their losses."""
+        return loss if self.replica is None else loss * self.replica.team.size
 
     def _outputs(self, pieces: list[_Piece]) -> tuple[Sequence[Tensor], list[Tensor]]:
         """Logits and labels of each piece, from one forward call over all of them."""
