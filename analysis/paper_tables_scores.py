@@ -1,0 +1,113 @@
+"""Scores of a condition's repetitions as a paper prints them: mean, spread, interval, counts."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import pandas as pd
+
+from analysis.board import FACTORS, SEEDS, key_of
+from analysis.labels import REPETITION, number
+from analysis.statistics import interval
+
+__all__ = ["COUNTS", "Score", "counted", "score_of"]
+
+
+@dataclass(frozen=True)
+class Score:
+    """A number with its interval and sample standard deviation over `n` of what is `counted`."""
+
+    value: float | str
+    low: float | None
+    high: float | None
+    spread: float | None
+    n: int
+    counted: str
+    note: str = ""
+
+
+COUNTS: Mapping[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
+    "target_classes": lambda rows: rows["target_classes"],
+    "borrowed_classes": lambda rows: rows["borrowed_classes"],
+    "borrowed_images": lambda rows: rows["borrowed_images"],
+    "test_images": lambda rows: rows["test_images"],
+    "images_per_class": lambda rows: rows["images_per_class"],
+    "training and validation images": lambda rows: rows["train_images"] + rows["val_images"],
+    "validation images per class": lambda rows: rows["val_images"] / rows["target_classes"],
+    "test images per class": lambda rows: rows["test_images"] / rows["target_classes"],
+}
+"""Facts of a run's data, which have no interval."""
+
+
+def counted(rows: pd.DataFrame, metric: str) -> Score | None:
+    """A fact of the data; from the smallest to the largest where the runs differ in it.
+
+    >>> counted(pd.DataFrame({"test_images": [400, 400]}), "test_images").value
+    400.0
+    """
+    values = sorted({float(v) for v in COUNTS[metric](rows).dropna()})
+    if not values:
+        return None
+    ends = f"{number(round(values[0], 1))} to {number(round(values[-1], 1))}"
+    return Score(values[0] if len(values) == 1 else ends, None, None, None, len(rows), "run")
+
+
+def score_of(arms: Sequence[pd.DataFrame], metric: str) -> Score | None:
+    """The mean of one arm, or of one less the other, in percent; None without a value.
+
+    Repetitions are tasks (class draws) and seeds; see `analysis.statistics.interval`. Two arms are
+    paired by both. Several conditions in one arm are averaged, and the note says so.
+
+    Args:
+        arms: finished rows of a prepared leaderboard, one or two tables.
+        metric: a column with shares of one.
+    """
+    tables = [_by_repetition(rows, metric) for rows in arms]
+    shared = [key for key in tables[0] if all(key in other for other in tables)]
+    if not shared:
+        return None
+    signs = (1.0, -1.0)
+    groups: dict[str, list[float]] = {}
+    for task, seeds in shared:
+        difference = sum(s * t[task, seeds] for s, t in zip(signs, tables, strict=False))
+        groups.setdefault(task, []).append(100.0 * difference)
+    found = interval(groups, metric)
+    values = [value for group in groups.values() for value in group]
+    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    mixed = max(_conditions(rows) for rows in arms)
+    notes = [f"mean over {mixed} conditions" if mixed > 1 else "", _few_pairs(arms, metric)]
+    note = "; ".join(text for text in notes if text)
+    return Score(found.value, found.low, found.high, spread, found.n, found.unit, note)
+
+
+def _by_repetition(rows: pd.DataFrame, metric: str) -> dict[tuple[str, str], float]:
+    """(task, seeds) to the mean of the metric."""
+    if metric not in rows.columns:
+        return {}
+    known = rows[rows[metric].notna()]
+    if known.empty:
+        return {}
+    found: dict[tuple[str, str], list[float]] = {}
+    for task, seeds, value in zip(known["task"], key_of(known, SEEDS), known[metric], strict=True):
+        found.setdefault((str(task), str(seeds)), []).append(float(value))
+    return {key: sum(values) / len(values) for key, values in sorted(found.items())}
+
+
+def _conditions(rows: pd.DataFrame) -> int:
+    factors = [name for name in FACTORS if name not in REPETITION and name in rows.columns]
+    return int(key_of(rows, factors).nunique())
+
+
+def _few_pairs(arms: Sequence[pd.DataFrame], metric: str) -> str:
+    """A rate of verification that the run itself warns of."""
+    far = metric.removeprefix("tar_at_far_")
+    if far == metric:
+        return ""
+    for rows in arms:
+        if "verification_warning" in rows.columns:
+            for text in rows["verification_warning"].dropna():
+                if f"FAR {float(far):g}:" in str(text):
+                    return "too few impostor pairs for this rate"
+    return ""
