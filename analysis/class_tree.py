@@ -2,8 +2,8 @@
 
 "A Multifaceted Analysis of Fine-tuning in Deep Model for Visual Recognition", Figs. 2, 3 and 6:
 each class hangs at its first hypernym, up to the root. Synsets between that have one child and are
-no class themselves are left out; where there are more rows than wanted, the branches with the fewest
-classes are closed and say how many classes they hold, as those of Fig. 6 do.
+no class themselves are left out; where there are more rows than wanted, the branches with the
+fewest classes are closed and say how many classes they hold, as those of Fig. 6 do.
 """
 
 from __future__ import annotations

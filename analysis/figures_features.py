@@ -133,7 +133,8 @@ def clusters(table: pd.DataFrame, ax: Axes, title: str = "") -> Axes:
     """
     require(table, "clusters", ("x", "y", "concept"))
     for i, (concept, rows) in enumerate(table.groupby("concept", sort=True)):
-        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[i % len(MARKERS)]
+        # Another marker for each round of the colours: 49 concepts look unlike.
+        colour, marker = COLOURS[i % len(COLOURS)], MARKERS[(i + i // len(COLOURS)) % len(MARKERS)]
         apart = rows["apart"] if "apart" in rows.columns else pd.Series(False, index=rows.index)
         for part, filling in ((rows[~apart], colour), (rows[apart], "none")):
             ax.plot(

@@ -23,6 +23,7 @@ from analysis.gallery import Numbers, Picture, gallery, numbers
 from analysis.headline import headline
 from analysis.labels import count
 from analysis.measured import Measurements
+from analysis.paper_tables_text import TITLE, paper_tables
 from analysis.report_tables import Table
 from analysis.style import inline_svg, to_png, to_svg
 from analysis.tables import lr_curves
@@ -68,7 +69,11 @@ class Report:
 
 
 def build(
-    name: str, evidence: Evidence, measured: Measurements | None = None, png: bool = True
+    name: str,
+    evidence: Evidence,
+    measured: Measurements | None = None,
+    png: bool = True,
+    more: Sequence[Picture] = (),
 ) -> Report:
     """Computes a report.
 
@@ -77,6 +82,7 @@ def build(
         evidence: a leaderboard and what was measured (`analysis.measured.evidence`).
         measured: all tables of measurements; None where there is a leaderboard alone.
         png: whether figures are also made as PNG.
+        more: pictures that need weights or images (`analysis.pictures.figures`).
 
     Raises:
         DataError: when no run of the leaderboard is finished.
@@ -88,7 +94,7 @@ def build(
             f"{name}: none of {count(len(board), 'run')} is finished", hint="run: bench grid GRID"
         )
     found = numbers(evidence, measured)
-    pictures = gallery(found)
+    pictures = [*gallery(found), *more]
     saved: dict[str, bytes] = {}
     for picture in pictures:
         if picture.figure is not None:
@@ -101,7 +107,7 @@ def build(
         title=f"How to fine-tune: {name}",
         about=tables_of.about(board),
         headline=tuple(headline(found.gains, found.crossings, lr)),
-        sections=tuple(_sections(found, drawn)),
+        sections=tuple(_sections(name, found, drawn)),
         files=saved,
         png=png,
     )
@@ -115,13 +121,14 @@ def _drawn(picture: Picture, data: bytes | None) -> Drawn:
     return Drawn(picture.name, picture.title, picture.caption, Markup(svg))
 
 
-def _sections(found: Numbers, drawn: list[Drawn]) -> list[Section]:
+def _sections(name: str, found: Numbers, drawn: list[Drawn]) -> list[Section]:
     there = tuple(figure for figure in drawn if figure.svg is not None)
     not_there = tuple(
         f"Not drawn: {figure.title}: {figure.missing}." for figure in drawn if not figure.svg
     )
     claims = next((f for f in drawn if f.name == "findings"), None)
     others = tuple(f for f in there if f.name != "findings")
+    of_paper = _texts_first(paper_tables(name, found.evidence))
     return [
         Section(
             "answers",
@@ -130,6 +137,7 @@ def _sections(found: Numbers, drawn: list[Drawn]) -> list[Section]:
             tables=tuple(tables_of.answers(found)),
         ),
         Section("figures", "Figures", figures=others),
+        *([Section("paper", TITLE, *of_paper)] if any(of_paper) else []),
         Section(
             "findings",
             "Do the papers' claims hold here?",

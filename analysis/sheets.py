@@ -77,13 +77,15 @@ def similarity_sheet(
     low = 0.0 if values.min() >= 0 else -1.0
     columns = 2 + len(networks)
     # A colour bar of its own column, as high as the maps, whatever their number.
-    size = (1.4 * columns + 0.7, 0.3 + 1.55 * len(pairs))
+    names = 1.0 if any(pairs) else 0.0
+    size = (1.4 * columns + 0.7 + names, 0.3 + 1.55 * len(pairs))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(pairs), columns, squeeze=False)
     image = None
     for y, (name, cells) in enumerate(pairs.items()):
         for x, (cell, title) in enumerate(zip(cells, ("first image", "second image"), strict=True)):
-            draw.picture(cell.pixels, grid[y][x], "" if y else title, "", cell.said)
+            side = "" if x else name
+            draw.picture(cell.pixels, grid[y][x], "" if y else title, side, cell.said)
         for x, network in enumerate(networks, start=2):
             found, title = maps[name][network], "" if y else network
             said = f"mean {found.mean:.2f}" if not found.undefined.all() else "no features"

@@ -12,6 +12,7 @@ from bench.options import DataRoot, Results, Set, console
 
 if TYPE_CHECKING:
     from analysis.evidence import Evidence
+    from analysis.gallery import Picture
     from analysis.measured import Measurements
 
 __all__ = ["register", "report"]
@@ -31,10 +32,10 @@ def report(
     png: Annotated[bool, typer.Option(help="figures as PNG too, beside the SVG")] = True,
 ) -> None:
     """Write one page: what to do, answers, figures, the papers' claims, advice and gaps."""
-    name, evidence, measured = _material(source, results, data_root, set_ or [])
+    name, evidence, measured, more = _material(source, results, data_root, set_ or [])
     from analysis.report import build, write
 
-    made = build(name, evidence, measured, png=png)
+    made = build(name, evidence, measured, png=png, more=more)
     folder = out if out is not None else results / "reports" / name
     index = write(made, folder)
     screen = console()
@@ -46,8 +47,8 @@ def report(
 
 def _material(
     source: Path, results: Path, data_root: Path | None, overrides: list[str]
-) -> tuple[str, Evidence, Measurements | None]:
-    """The name of the report, the leaderboard, and the measurements of a grid."""
+) -> tuple[str, Evidence, Measurements | None, list[Picture]]:
+    """The name of the report, the leaderboard, and a grid's measurements and pictures."""
     from analysis import board as boards
     from analysis import measured as measuring
 
@@ -58,14 +59,16 @@ def _material(
             raise BenchError(
                 f"{source} is a folder", hint="give a grid file, or one leaderboard of the folder"
             )
-        return source.stem, measuring.evidence(boards.read(source)), None
+        return source.stem, measuring.evidence(boards.read(source)), None, []
+    from analysis.pictures import figures
     from bench.leaderboard import rows, to_csv
     from bench.session import open_session
 
     session = open_session(source, results=results, data_root=data_root, overrides=overrides)
     board = boards.parse(to_csv(rows(session.plan, session.store)), str(source))
     found = measuring.measurements(session.plan, session.store)
-    return session.plan.name, measuring.evidence(board, found), found
+    drawn = figures(session.plan, session.store, found, session.data_root)
+    return session.plan.name, measuring.evidence(board, found), found, drawn
 
 
 def register(app: typer.Typer) -> None:
