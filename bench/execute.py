@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import functools
 import shutil
-import traceback
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -26,22 +25,25 @@ from bench.assembly import (
     fit_features,
 )
 from bench.errors import BenchError, StoreError
+from bench.failures import failure_of
 from bench.finish import Finished, row_of, write_files
 from bench.methods import METHODS
 from bench.models import layers, weights
 from bench.models.multiview import widen_classifier
 from bench.models.tuning import tune_only
 from bench.provenance import borrowed_record
+from bench.ranks import execute_ranks
 from bench.spec import FromRun, LayerPattern, RunSpec, Scratch, run_id
 from bench.store import RunFolder, Store, file_digest
-from bench.together import companions, execute_together, prefix_of
+from bench.together import Together, prefix_of
 from bench.training.activations import ActivationStore
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, TrainingJob, unshared
 from bench.training.loop import train
+from bench.training.parallel import ALONE, Team
 from bench.training.sharing import FrozenPrefix
 from bench.verifying import verify_run
 
-__all__ = ["Context", "execute_batch"]
+__all__ = ["Context", "execute_batch", "execute_rank"]
 
 Report = Callable[[dict[str, Any]], None]
 
@@ -66,19 +68,20 @@ def execute_batch(
     """
     store = Store(Path(context.results))
     load = Loader(context)
-    kept = ActivationStore(store.cache, *context.activation_bytes) if context.share else None
-    together: set[str] = set()
+    shares = context.share and context.gpus == 1
+    kept = ActivationStore(store.cache, *context.activation_bytes) if shares else None
+    make = functools.partial(
+        _Run, context=context, report=report, should_stop=should_stop, kept=kept
+    )
+    together = Together(store, make, load, report, should_stop)
     for key, spec in runs:
         if should_stop():
             return
-        if key in together:
-            continue
         if kept is not None:
-            group = companions(key, spec, [run for run in runs if run[0] not in together], store)
-            make = functools.partial(_Run, context=context, kept=kept, report=report)
-            ended = execute_together(group, make, load, store, report, should_stop)
-            together |= ended
-            if key in ended:
+            together.attempt(key, spec, runs)
+            if together.stopped:
+                return
+            if key in together.dealt:
                 continue
         folder = store.folder(key, spec)
         with folder.claim() as mine:
@@ -86,7 +89,7 @@ def execute_batch(
                 report({"event": "ended", "id": key, "status": "elsewhere"})
                 continue
             report({"event": "started", "id": key})
-            status, message = _attempt(folder, spec, context, load, report, should_stop, kept)
+            status, message = _attempt(folder, spec, load, make, report)
         report({"event": "ended", "id": key, "status": status, "message": message})
         if status == "stopped":
             return
@@ -95,11 +98,9 @@ def execute_batch(
 def _attempt(
     folder: RunFolder,
     spec: RunSpec,
-    context: Context,
     load: Callable[[RunSpec], Data],
+    make: Callable[..., _Run],
     report: Report,
-    should_stop: Callable[[], bool],
-    kept: ActivationStore | None,
 ) -> tuple[str, str]:
     """One try of one run; whatever goes wrong is kept beside it and does not spread."""
     try:
@@ -111,36 +112,34 @@ def _attempt(
         if damage:  # who gave the run to this process needs its files
             text = f"trained again to have its files back: {', '.join(damage)}"
             report({"event": "note", "id": folder.run_id, "message": text})
-        run = _Run(
-            folder,
-            spec,
-            context=context,
-            data=load(spec),
-            report=report,
-            should_stop=should_stop,
-            kept=kept,
-        )
-        return run.execute(), ""
+        return make(folder, spec, data=load(spec)).execute(), ""
     except Interrupted:
         return "stopped", ""
-    except torch.cuda.OutOfMemoryError as error:
-        return _failed(folder, "out of memory", str(error))
-    except MemoryError as error:
-        return _failed(folder, "out of memory", str(error))
-    except BenchError as error:
-        said = f"{error.place}: {error.message}" if error.place else error.message
-        return _failed(folder, type(error).__name__, str(error), said)
     except Exception as error:
-        text = "".join(traceback.format_exception_only(error)).strip()
-        return _failed(folder, type(error).__name__, traceback.format_exc(), text)
+        why = failure_of(error)
+        what = {"run_id": folder.run_id, "reason": why.reason, "message": why.message}
+        folder.add_failure(what)
+        return "failed", why.said
 
 
-def _failed(
-    folder: RunFolder, reason: str, message: str, said: str | None = None
-) -> tuple[str, str]:
-    """Keeps the whole message beside the run; `said` is what a line of progress has room for."""
-    folder.add_failure({"run_id": folder.run_id, "reason": reason, "message": message})
-    return "failed", said or message.strip() or reason
+def execute_rank(
+    key: str,
+    spec: RunSpec,
+    context: Context,
+    team: Team,
+    *,
+    report: Report,
+    should_stop: Callable[[], bool],
+) -> str:
+    """One run by one of the processes that train it together (`bench.ranks`); its status.
+
+    The first of the team publishes. Who started them holds the claim, and keeps failures.
+    """
+    folder, data = Store(Path(context.results)).folder(key, spec), Loader(context)(spec)
+    run = _Run(
+        folder, spec, context=context, data=data, report=report, should_stop=should_stop, team=team
+    )
+    return run.execute()
 
 
 class _Run:
@@ -156,6 +155,7 @@ class _Run:
         report: Report,
         should_stop: Callable[[], bool],
         kept: ActivationStore | None = None,
+        team: Team = ALONE,
     ) -> None:
         self.folder, self.spec, self.context, self.data = folder, spec, context, data
         self.report, self.should_stop = report, should_stop
@@ -164,11 +164,15 @@ class _Run:
         self.scorer: nn.Module | None = None
         self.logits = True
         self.files: Mapping[str, bytes | Path] = {}
-        self.kept = kept
+        self.kept, self.team = kept, team
         self.prefix: FrozenPrefix | None = None
 
     def execute(self) -> str:
         """Trains, evaluates, checks the invariants, publishes; the run's status."""
+        if self.team.size < self.context.gpus:
+            return execute_ranks(
+                self.folder.run_id, self.spec, self.context, self.report, self.should_stop
+            )
         self.check_identity()
         model = self.network(self.parent_state())
         frozen = layers.frozen_fingerprint(model, self.spec.layers)
@@ -177,6 +181,8 @@ class _Run:
             raise BenchError(
                 "a frozen layer changed during training", hint="this is a bug; please report it"
             )
+        if not self.team.leads:
+            return outcome.status
         finished = Finished(
             self.spec,
             self.data,
@@ -336,6 +342,7 @@ class _Run:
             on_epoch=self.on_epoch,
             restarts=tuple(getattr(method, "restarts", ())),
             keep_before=tuple(getattr(method, "fused", ())),
+            team=self.team,
         )
 
     def on_epoch(self, epoch: EpochReport) -> None:

@@ -30,7 +30,7 @@ from bench.training.job import EpochReport, Interrupted, Method, Outcome
 from bench.training.loop import peak_memory_bytes
 from bench.training.sharing import FrozenPrefix
 
-__all__ = ["Member", "companions", "execute_together", "fuse_key", "prefix_of"]
+__all__ = ["Member", "Together", "companions", "fuse_key", "prefix_of"]
 
 MOST_HEADS = 64
 """Classifiers of one fused group; more gain nothing, and one failure costs them all."""
@@ -164,59 +164,84 @@ def companions(key: str, spec: RunSpec, runs: Iterable[Keyed], store: Store) -> 
 # --- a fused group -------------------------------------------------------------------------------
 
 
-def execute_together(
-    group: Sequence[Keyed],
-    make: Callable[..., Member],
-    load: Callable[[RunSpec], Data],
-    store: Store,
-    report: Report,
-    should_stop: Callable[[], bool],
-) -> set[str]:
-    """Trains the classifiers of a group together and publishes each run's own record.
+class Together:
+    """Trains the classifiers of groups together and publishes each run's own record.
 
-    A group that is stopped starts again the next time. Whatever else goes wrong sends the runs on
+    A group that is stopped starts again the next time. Whatever else goes wrong sends its runs on
     to be tried one by one, which finds out which of them it was and keeps its reason.
 
-    Returns:
-        ids of the runs that are dealt with; the others are still to be run.
+    Args:
+        store: where results go.
+        make: a member from its folder, spec and data.
+        load: the images of a run.
+        report: is told events, see `bench.execute.execute_batch`.
+        should_stop: asked after every step.
+
+    Attributes:
+        dealt: ids of the runs that need no other attempt.
+        stopped: `should_stop` became true.
     """
-    dealt: set[str] = set()
-    if len(group) < 2:
-        return dealt
-    with ExitStack() as claims:
-        members = []
-        try:
-            for key, spec in group:
-                folder = store.folder(key, spec)
-                if claims.enter_context(folder.claim()):
-                    members.append(make(folder, spec, data=load(spec), should_stop=should_stop))
-            if len(members) < 2:
-                return dealt
-            for member in members:
-                report({"event": "started", "id": member.folder.run_id})
-            finished = _train(members, should_stop)
-        except Interrupted:
-            for member in members:
-                _ended(report, member, "stopped")
-            return {member.folder.run_id for member in members}
-        except _NotTogether:
-            return dealt
-        except Exception as error:
-            text = f"not trained together with others but alone: {type(error).__name__}: {error}"
-            report({"event": "note", "id": group[0][0], "message": text})
-            return dealt
-        for member, (one, shared) in zip(members, finished, strict=True):
+
+    def __init__(
+        self,
+        store: Store,
+        make: Callable[..., Member],
+        load: Callable[[RunSpec], Data],
+        report: Report,
+        should_stop: Callable[[], bool],
+    ) -> None:
+        self.store, self.make, self.load = store, make, load
+        self.report, self.should_stop = report, should_stop
+        self.dealt: set[str] = set()
+        self.alone: set[str] = set()
+        self.stopped = False
+
+    def attempt(self, key: str, spec: RunSpec, runs: Iterable[Keyed]) -> None:
+        """Trains a run with those of `runs` that go with it, if there are any."""
+        if key in self.dealt | self.alone:
+            return
+        group = companions(key, spec, [r for r in runs if r[0] not in self.dealt], self.store)
+        if not group:
+            return
+        self.alone |= {k for k, _ in group}
+        with ExitStack() as claims:
+            members = self._claimed(group, claims)
             try:
-                status = member.publish(one(), {}, shared)
-            except Exception:
-                continue
-            dealt.add(member.folder.run_id)
-            _ended(report, member, status)
-    return dealt
+                finished = _train(members, self.should_stop) if len(members) > 1 else []
+            except Interrupted:
+                self.stopped = True
+                for member in members:
+                    self._ended(member, "stopped")
+                return
+            except _NotTogether:
+                return
+            except Exception as error:
+                why = f"{type(error).__name__}: {error}"
+                text = f"trained alone, as it could not be trained with others: {why}"
+                self.report({"event": "note", "id": key, "message": text})
+                return
+            for member, (one, shared) in zip(members, finished, strict=False):
+                try:
+                    status = member.publish(one(), {}, shared)
+                except Exception:  # the next attempt, alone, says what is wrong with it
+                    continue
+                self.dealt.add(member.folder.run_id)
+                self._ended(member, status)
 
+    def _claimed(self, group: Sequence[Keyed], claims: ExitStack) -> list[Member]:
+        """Those that no other process has in hand."""
+        members = []
+        for key, spec in group:
+            folder = self.store.folder(key, spec)
+            if claims.enter_context(folder.claim()) and folder.record() is None:
+                members.append(self.make(folder, spec, data=self.load(spec)))
+        for member in members if len(members) > 1 else []:
+            self.report({"event": "started", "id": member.folder.run_id})
+        return members
 
-def _ended(report: Report, member: Member, status: str) -> None:
-    report({"event": "ended", "id": member.folder.run_id, "status": status, "message": ""})
+    def _ended(self, member: Member, status: str) -> None:
+        key = member.folder.run_id
+        self.report({"event": "ended", "id": key, "status": status, "message": ""})
 
 
 Later = tuple[Callable[[], Finished], dict[str, str]]

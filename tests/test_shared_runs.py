@@ -6,11 +6,17 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from safetensors.torch import load_file
 
 from bench.execute import Context, execute_batch
+from bench.leaderboard import rows
+from bench.plan import batches
+from bench.session import open_session
 from bench.spec import (
     DataSpec,
     FromRun,
@@ -22,6 +28,9 @@ from bench.spec import (
     run_id,
 )
 from bench.store import RunFolder, Store
+from bench.together import fuse_key
+from bench.training.fused import Head, train_heads
+from bench.training.optim import lr_factor
 
 Runs = Sequence[RunSpec]
 
@@ -169,7 +178,6 @@ def test_fused_heads_equal_separate_ones(pair: tuple[Bench, Bench]) -> None:
     other = child("F(1-5)T(6-7)R(8)")
     assert set(on.run([*GROUP, other])) <= {"done", "already"}
     assert set(off.run(GROUP)) <= {"done", "already"}
-    print([e for e in on.events if e["event"] == "note"])
     for spec in GROUP[1:]:
         assert on.sharing(spec)["fused"].startswith("with ")
         mine, theirs = on.weights(spec), off.weights(spec)
@@ -181,3 +189,171 @@ def test_fused_heads_equal_separate_ones(pair: tuple[Bench, Bench]) -> None:
         for column in ("train_loss", "test_loss", "mean_average_precision"):
             assert ours[column] == pytest.approx(its[column], abs=1e-5)
         assert "fused" not in on.sharing(other)
+
+
+def test_a_head_that_diverges_ends_alone(pair: tuple[Bench, Bench]) -> None:
+    on, off = pair
+    runs = [child(seed=5, lr=lr, epochs=4) for lr in (0.02, 1e30, 0.05)]
+    assert on.run(runs) == off.run(runs) == ["done", "diverged", "done"]
+    for spec in runs:
+        assert "fused" in on.sharing(spec)
+        ours, theirs = on.record(spec)["row"], off.record(spec)["row"]
+        for column in ("reason", "steps", "best_epoch", "epochs_run", "top1_accuracy"):
+            assert ours.get(column) == theirs.get(column)
+
+
+def test_a_stopped_group_starts_again(pair: tuple[Bench, Bench]) -> None:
+    on, off = pair
+    runs = [child(seed=seed, lr=0.03) for seed in (7, 8, 9)]
+    on.run([child(seed=7, lr=0.9)])  # the parent
+    turns = iter([False] * 6)
+    assert on.run(runs, stop=lambda: next(turns, True)) == ["stopped"] * 3
+    assert all(on.folder(spec).record() is None for spec in runs)
+    assert on.run(runs) == off.run(runs) == ["done"] * 3
+    for spec in runs:
+        mine, theirs = on.weights(spec), off.weights(spec)
+        assert max(float((mine[k] - theirs[k]).abs().max()) for k in theirs) <= 1e-5
+
+
+def test_one_that_cannot_be_published_does_not_touch_the_others(
+    pair: tuple[Bench, Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    on, _ = pair
+    runs = [child(seed=seed, lr=0.04) for seed in (1, 2, 3)]
+    on.run(runs[:1])
+    broken, kept = on.folder(runs[1]).path, RunFolder.keep
+
+    def keep(self: RunFolder, name: str, content: bytes | Path) -> Any:
+        if self.path == broken:
+            raise OSError("no space left")
+        return kept(self, name, content)
+
+    monkeypatch.setattr(RunFolder, "keep", keep)
+    assert sorted(on.run(runs)) == ["already", "done", "failed"]
+    assert "no space left" in on.folder(runs[1]).failures()[0]["message"]
+
+
+@pytest.mark.parametrize(
+    "changes",
+    [
+        {"precision": "bfloat16"},
+        {"augment": "flip"},
+        {"optimizer": "adamw"},
+        {"expand_to": 20},
+        {"pattern": "F(1-6)T(7)R(8)"},
+        {"pattern": "T(1-7)R(8)"},
+    ],
+)
+def test_only_heads_on_the_same_features_are_fused(changes: dict[str, Any]) -> None:
+    assert fuse_key(child()) == fuse_key(child(seed=3, lr=0.5, weight_decay=0.0))
+    assert fuse_key(child(**changes)) is None
+    for other in ({"epochs": 9}, {"batch_size": 8}, {"momentum": 0.0}, {"select": "last"}):
+        assert fuse_key(child(**other)) not in (None, fuse_key(child()))
+
+
+GRID = """\
+defaults:
+  target:
+    dataset: digits
+    classes: {recipe: categories, side: target, target_n: 4}
+    images_per_class: 6
+    val_per_class: 5
+    test_per_class: 8
+  model: {name: narrow8_32, drop_rate: 0.0}
+  train: {epochs: 2, batch_size: 16, augment: none}
+  pretrain: {epochs: 2, batch_size: 16, lr: 0.03}
+sources:
+  some: {classes: {side: source, n: 5}, images_per_class: 20}
+experiments:
+  a:
+    axes: {source: [some], pattern: [tune, freeze, F(1-5)T(6-7)R(8)], train.lr: [0.01, 0.03]}
+    include: [{source: none, pattern: scratch}]
+"""
+COSTS = {"seconds", "images_per_s", "peak_memory_mib", "finished"}
+
+
+def test_the_leaderboard_of_a_grid_is_the_same_without_sharing(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    boards = []
+    for share in (True, False):
+        file = tmp_path / "grid.yaml"
+        file.write_text(GRID)
+        results = tmp_path / str(share)
+        session = open_session(file, results=results)
+        context = Context(results=str(results), device="cpu", share=share)
+        runs = [run for run in session.plan.runs.values() if run.role != "extract"]
+        for batch in batches(runs, cost_s=lambda run: 1.0, limit_s=100):
+            execute_batch(
+                [(run.id, run.spec) for run in batch.runs],
+                context,
+                report=lambda event: None,
+                should_stop=lambda: False,
+            )
+        boards.append(rows(session.plan, session.store))
+    assert len(boards[0]) == len(boards[1]) > 6
+    for mine, theirs in zip(*boards, strict=True):
+        assert mine["status"] == theirs["status"] == "done"
+        for column in mine.keys() - COSTS:
+            same = mine[column] == theirs[column]
+            assert same or mine[column] == pytest.approx(theirs[column], abs=1e-5), column
+
+
+@given(
+    images=st.integers(3, 20),
+    heads=st.integers(1, 4),
+    nesterov=st.booleans(),
+    smoothing=st.sampled_from([0.0, 0.1]),
+    schedule=st.sampled_from(["constant", "cosine", "step"]),
+)
+@settings(max_examples=15, deadline=None)
+def test_heads_equal_torch_one_by_one(
+    images: int, heads: int, nesterov: bool, smoothing: float, schedule: Any
+) -> None:
+    """The slow twin: autograd and torch's own SGD, a head at a time."""
+    rng = np.random.default_rng(images)
+    features = torch.from_numpy(rng.normal(size=(images, 5)).astype(np.float32))
+    labels = torch.from_numpy(rng.integers(0, 3, images))
+    recipe = TrainSpec(
+        epochs=3,
+        select="last",
+        nesterov=nesterov,
+        label_smoothing=smoothing,
+        schedule=schedule,
+        step_epochs=1,
+    )
+    starts = [torch.from_numpy(rng.normal(size=(3, 5)).astype(np.float32)) for _ in range(heads)]
+    rates = [((0.1 * (k + 1), 0.01 * k), (0.2 * (k + 1), 0.0)) for k in range(heads)]
+    orders = [rng.permuted(np.arange(images)) for _ in range(heads)]
+
+    def order(k: int) -> Any:
+        return lambda epoch: np.array_split(np.roll(orders[k], epoch), 2)
+
+    group = [Head(starts[k], torch.zeros(3), recipe, *rates[k], order(k)) for k in range(heads)]
+    found = train_heads(features, labels, group)
+    for k, outcome in enumerate(found):
+        linear = torch.nn.Linear(5, 3)
+        with torch.no_grad():
+            linear.weight.copy_(starts[k])
+            linear.bias.zero_()
+        names = (linear.weight, linear.bias)
+        sgd = torch.optim.SGD(
+            [
+                {"params": [p], "lr": r[0], "weight_decay": r[1]}
+                for p, r in zip(names, rates[k], strict=True)
+            ],
+            lr=1.0,
+            momentum=0.9,
+            nesterov=nesterov,
+        )
+        for epoch in range(3):
+            for step, part in enumerate(order(k)(epoch)):
+                for group_, (lr, _) in zip(sgd.param_groups, rates[k], strict=True):
+                    group_["lr"] = lr * lr_factor(recipe, epoch, step, 2)
+                sgd.zero_grad()
+                torch.nn.functional.cross_entropy(
+                    linear(features[part]), labels[part], label_smoothing=smoothing
+                ).backward()
+                sgd.step()
+        assert outcome.weight is not None
+        torch.testing.assert_close(outcome.weight, linear.weight.detach(), atol=1e-5, rtol=0)
+        torch.testing.assert_close(outcome.bias, linear.bias.detach(), atol=1e-5, rtol=0)

@@ -3,8 +3,8 @@
 Runs that freeze all layers but the last, see the same images unaugmented and differ only in
 learning rate, weight decay and seeds are K softmax regressions. One batched product replaces K
 small ones; each keeps its own order, rates, divergence and best epoch, so the results are those of
-K runs up to the order in which a sum is taken. The gradient of the mean cross-entropy is written out:
-d/dW = (softmax - target)ᵀ x / B.
+K runs up to the order in which a sum is taken. The gradient is written out:
+d/dW of the mean cross-entropy is (softmax - target)ᵀ x / B.
 """
 
 from __future__ import annotations

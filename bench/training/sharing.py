@@ -206,7 +206,7 @@ def _trial_batches(steps: Sequence[Step], accumulate: int) -> list[NDArray[np.in
 
 
 def forward_share(model: nn.Module, n: int, image: Tensor) -> float:
-    """The share of layers 1..n in the multiplications (convolutions, linear maps) of a forward pass.
+    """The share of layers 1..n in the multiplications of a forward pass's convolutions and maps.
 
     Args:
         image: one input (1, 3, S, S).
