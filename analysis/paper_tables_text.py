@@ -46,7 +46,7 @@ def _sentences(grid: PaperGrid, found: Sequence[Line]) -> Iterator[str]:
         "Measured ones are this leaderboard's runs. Where the column is headed “measured, "
         f"{OTHER_DATA}”, they follow the paper's protocol on other images, often with another "
         "network and a shorter training: they are no reproduction of the number beside them, and "
-        "only the order of a table's rows can be compared, which the claims below do."
+        "only the order of a table's rows can be compared, as the papers' claims do."
     )
     shown = [line for line in found if line.published is not None and line.status != "prior work"]
     measured = sum(line.status == "measured" for line in shown)

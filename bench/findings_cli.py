@@ -41,6 +41,12 @@ def findings(
     details: Annotated[
         bool, typer.Option("--details", help="every claim, its parts and what each would need")
     ] = False,
+    tables: Annotated[
+        bool,
+        typer.Option(
+            "--tables", help="of a paper's grid its tables, published beside measured, not claims"
+        ),
+    ] = False,
     results: Results = Path("results"),
     data_root: DataRoot = None,
     set_: Set = None,
@@ -51,6 +57,12 @@ def findings(
             "--published looks at the papers' numbers alone",
             hint="leave it out: the papers' verdicts stand beside those on your runs in any case",
         )
+    if tables:
+        from bench.tables_cli import check_grid, print_tables
+
+        name = check_grid(source)
+        print_tables(name, *evidence_of(source or results, results, data_root, set_ or ()), csv)
+        return
     from analysis import findings as tests
 
     known = [c.id for c in tests.CLAIMS]
