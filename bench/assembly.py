@@ -53,6 +53,7 @@ class Context:
         checkpoint_s: seconds between checkpoints of a run.
         share: whether runs of a batch share activations and are fused. Results are the same; tests
             and benchmarks turn it off.
+        gpus: processes that train a run together, each on a GPU of its own (`bench.ranks`).
         activations_mib: room for activations that runs share; eight times as much on the disk.
     """
 
@@ -63,6 +64,7 @@ class Context:
     checkpoint_s: float = 30.0
     share: bool = True
     activations_mib: int = 1024
+    gpus: int = 1
 
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Context:

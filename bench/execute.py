@@ -12,7 +12,6 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
-import torch
 from torch import Tensor, nn
 
 from bench.assembly import (
@@ -117,28 +116,17 @@ def _attempt(
         return "stopped", ""
     except Exception as error:
         why = failure_of(error)
-        what = {"run_id": folder.run_id, "reason": why.reason, "message": why.message}
-        folder.add_failure(what)
+        folder.add_failure({"run_id": folder.run_id, **why.to_keep()})
         return "failed", why.said
 
 
-def execute_rank(
-    key: str,
-    spec: RunSpec,
-    context: Context,
-    team: Team,
-    *,
-    report: Report,
-    should_stop: Callable[[], bool],
-) -> str:
+def execute_rank(key: str, spec: RunSpec, context: Context, **hands: Any) -> str:
     """One run by one of the processes that train it together (`bench.ranks`); its status.
 
     The first of the team publishes. Who started them holds the claim, and keeps failures.
     """
     folder, data = Store(Path(context.results)).folder(key, spec), Loader(context)(spec)
-    run = _Run(
-        folder, spec, context=context, data=data, report=report, should_stop=should_stop, team=team
-    )
+    run = _Run(folder, spec, context=context, data=data, **hands)
     return run.execute()
 
 
@@ -170,9 +158,8 @@ class _Run:
     def execute(self) -> str:
         """Trains, evaluates, checks the invariants, publishes; the run's status."""
         if self.team.size < self.context.gpus:
-            return execute_ranks(
-                self.folder.run_id, self.spec, self.context, self.report, self.should_stop
-            )
+            hands = self.report, self.should_stop
+            return execute_ranks(self.folder.run_id, self.spec, self.context, *hands)
         self.check_identity()
         model = self.network(self.parent_state())
         frozen = layers.frozen_fingerprint(model, self.spec.layers)

@@ -80,7 +80,7 @@ def row_of(run: Finished, context: Context) -> dict[str, Any]:
         "seconds": outcome.seconds,
         "images_per_s": outcome.images_seen / max(outcome.seconds, 1e-9),
         "peak_memory_mib": outcome.peak_memory_bytes / 2**20,
-        "device": device_name(context.torch_device()),
+        "device": device_name(context.torch_device(), context.gpus),
         "threads": torch.get_num_threads(),
         "versions": f"torch {torch.__version__}, timm {timm.__version__}",
     }

@@ -59,11 +59,10 @@ def overlap_with_tests(spec: RunSpec, data: Data, context: Context) -> int:
     return len(seen & test)
 
 
-def device_name(device: torch.device) -> str:
-    """The name of the GPU or of the processor."""
-    if device.type == "cuda":
-        return torch.cuda.get_device_name(device)
-    return _processor()
+def device_name(device: torch.device, processes: int = 1) -> str:
+    """The name of the GPU or of the processor, and how many processes trained together."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return name if processes == 1 else f"{processes} x {name}"
 
 
 @functools.cache

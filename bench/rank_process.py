@@ -1,0 +1,114 @@
+"""One of the processes that train a run together; started by `bench.ranks`.
+
+In, as JSON lines: `{"id", "spec", "context", "rank", "meeting_point"}`, later `{"stop": true}`.
+Out: the events of `bench.execute`, then `{"event": "ended", "status"}` or `{"event": "failed", …}`.
+The end of the input ends the process at once, so it never outlives whoever started it; signals that
+a cluster sends to all processes of a job are left to that one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.assembly import Context
+
+__all__ = ["main"]
+
+_TORN = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|store", re.I)
+"""In what torch says when another process of the group is gone."""
+
+
+def main() -> int:
+    """The process's whole life; returns its exit status."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    handle = os.dup(1)
+    os.dup2(2, 1)  # what libraries print is no part of the conversation
+    sys.stdout = sys.stderr
+    out = os.fdopen(handle, "w", encoding="utf-8")
+    task = json.loads(sys.stdin.readline())
+    stop = threading.Event()
+    threading.Thread(target=_listen, args=(stop,), daemon=True).start()
+
+    def report(event: dict[str, Any]) -> None:
+        out.write(json.dumps(event) + "\n")
+        out.flush()
+
+    from bench.failures import failure_of
+    from bench.training.job import Interrupted
+
+    try:
+        report({"event": "ended", "status": _execute(task, report, stop)})
+    except Interrupted:
+        report({"event": "ended", "status": "stopped"})
+    except Exception as error:
+        failure = failure_of(error)
+        print(failure.message, file=sys.stderr)
+        torn = isinstance(error, RuntimeError) and bool(_TORN.search(str(error)))
+        report({"event": "failed", "torn": torn, **failure.to_json()})
+        return 1
+    return 0
+
+
+def _listen(stop: threading.Event) -> None:
+    for line in sys.stdin:
+        if "stop" in json.loads(line):
+            stop.set()
+    os._exit(1)
+
+
+def _execute(task: dict[str, Any], report: Any, stop: threading.Event) -> str:
+    from bench.execute import Context, execute_rank
+    from bench.spec import RunSpec
+    from bench.training.loop import set_threads
+    from bench.training.parallel import joined
+
+    context, rank = Context.from_json(task["context"]), int(task["rank"])
+    set_threads(context.threads)
+    device = _device(context, rank)
+    context = replace(context, device=str(device), share=False)
+    with joined(rank, context.gpus, device, Path(task["meeting_point"])) as team:
+        return execute_rank(
+            task["id"],
+            RunSpec.model_validate(task["spec"]),
+            context,
+            team=team,
+            report=report,
+            should_stop=stop.is_set,
+        )
+
+
+def _device(context: Context, rank: int) -> torch.device:
+    """A GPU of this rank's own, or the CPU.
+
+    Raises:
+        BenchError: there are fewer GPUs than processes.
+    """
+    import torch
+
+    from bench.errors import BenchError
+
+    device = context.torch_device()
+    if device.type != "cuda":
+        return device
+    if torch.cuda.device_count() < context.gpus:
+        raise BenchError(
+            f"gpus is {context.gpus}, but torch finds {torch.cuda.device_count()}",
+            hint="ask for as many as there are, or see CUDA_VISIBLE_DEVICES",
+        )
+    return torch.device("cuda", rank)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
