@@ -207,11 +207,14 @@ def classes(
     results: Results = Path("results"),
     count: Annotated[bool, typer.Option("--count", help="print the number alone")] = False,
     tree: Annotated[bool, typer.Option("--tree", help="print the WordNet tree")] = False,
+    figure: Annotated[
+        Path | None, typer.Option(help="draw the tree into a file, .svg or .png", callback=as_path)
+    ] = None,
 ) -> None:
     """List, count and draw classes: below a synset, or by any recipe of a grid."""
     from bench.classes import class_lines
 
-    for line in class_lines(
+    lines = class_lines(
         recipe=recipe,
         under=under,
         rule=rule,
@@ -219,9 +222,13 @@ def classes(
         root=root,
         data_root=data_root,
         cache=results / "cache",
-        count=count,
-        tree=tree,
-    ):
+        count=count and figure is None,
+        tree=tree and figure is None,
+    )
+    if figure is not None:
+        names = [line.split("  ")[0] for line in lines]
+        lines = [pictures_cli.draw_tree({"selected": names}, figure), str(figure)]
+    for line in lines:
         typer.echo(line)
 
 

@@ -279,19 +279,37 @@ def neighbour_picture(found: Neighbours, target: Side, source: Side, rows: int) 
 
     lines = shown_images(found, shown_rows(target.domain.labels, max(1, rows)))
     titles = ["target", *(_ordinal(rank) for rank in RANKS if rank <= found.stored)]
-    figure = Figure(figsize=(1.3 * len(titles), 1.35 * len(lines) + 0.3), layout="constrained")
+    figure = Figure(figsize=(1.3 * len(titles), 1.5 * len(lines) + 0.3), layout="constrained")
     FigureCanvasAgg(figure)
     axes = figure.subplots(len(lines), len(titles), squeeze=False)
     for line, (row, images) in zip(axes, lines, strict=True):
-        shown = [target.domain.images[row], *(source.domain.images[index] for index in images)]
-        for ax, pixels in zip(line, shown, strict=True):
-            ax.imshow(pixels, interpolation="nearest")
+        shown = [(target, row), *((source, index) for index in images)]
+        for ax, (side, place) in zip(line, shown, strict=True):
+            ax.imshow(side.domain.images[place], interpolation="nearest")
             ax.set_axis_off()
+            word = _word(side.classes[int(side.domain.labels[place])])
+            ax.text(0.5, -0.03, word, transform=ax.transAxes, ha="center", va="top", **_CAPTION)
     for ax, title in zip(axes[0], titles, strict=True):
         ax.set_title(title, fontsize=9)
     content = io.BytesIO()
     figure.savefig(content, format="png", dpi=150)
     return content.getvalue()
+
+
+_CAPTION: dict[str, Any] = {"fontsize": 7, "parse_math": False}
+
+
+def _word(name: str) -> str:
+    """What people call a class, short enough to stand below its picture.
+
+    >>> _word("n02088364"), _word("a name as long as nobody would wish")
+    ('beagle', 'a name as long as …')
+    """
+    from bench.data.wordnet import taxonomy
+
+    words = taxonomy()
+    text = words.name(name) if name in words.synsets else name
+    return text if len(text) <= 20 else f"{text[:18].rstrip()} …"
 
 
 def _ordinal(rank: int) -> str:
