@@ -317,9 +317,10 @@ class _WholeBatchNorm(nn.Module):
         own = self._own[0]
         over = [0, *range(2, x.ndim)]
         shape = (1, -1, *[1] * (x.ndim - 2))
-        values = x.float()
-        count = torch.tensor(float(x.numel() // x.shape[1]))
-        dist.all_reduce(count)
+        values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        counted = torch.tensor(x.numel() // x.shape[1])
+        dist.all_reduce(counted)
+        count = int(counted)
         mean = _sum_over_ranks(values.sum(over)) / count
         centred = values - mean.view(shape)
         variance = _sum_over_ranks(centred.square().sum(over)) / count
