@@ -71,6 +71,9 @@ def grid(
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core")] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    gpus: Annotated[
+        int, typer.Option(min=1, help="GPUs that train each source together; one run at a time")
+    ] = 1,
     retry_failed: RetryFailed = False,
     slurm: Slurm = False,
     slurm_set: SlurmSet = None,
@@ -100,6 +103,10 @@ def grid(
         raise BenchError(
             "--workers is for this machine", hint="with --slurm use --slurm-set max_jobs=N"
         )
+    if slurm and gpus > 1:
+        raise BenchError(
+            "--gpus is for this machine", hint=f"with --slurm use --slurm-set source.gpus={gpus}"
+        )
     if slurm and not dry_run:
         grid_on_slurm(
             grid,
@@ -126,7 +133,7 @@ def grid(
         folder="any" if dry_run else "writable",
     )
     session.try_networks()
-    count = workers or default_workers()
+    count = workers or (default_workers() if gpus == 1 else 1)
     states = session.states()
     table, totals = plan_table(session, states, count, retry_failed=retry_failed)
     out.print(table)
@@ -139,10 +146,12 @@ def grid(
             f"{counted(failed, 'run has', 'runs have')} failed: add --retry-failed to try again"
         )
     if not dry_run:
-        _run(session, count, threads, device, retry_failed)
+        _run(session, count, threads, device, retry_failed, gpus)
 
 
-def _run(session: Session, workers: int, threads: int, device: str, retry_failed: bool) -> None:
+def _run(
+    session: Session, workers: int, threads: int, device: str, retry_failed: bool, gpus: int
+) -> None:
     from bench.endings import ending_lines, leaderboard_lines
     from bench.launch.command import run_here
     from bench.leaderboard import rows
@@ -155,6 +164,7 @@ def _run(session: Session, workers: int, threads: int, device: str, retry_failed
         threads=threads,
         device=device,
         retry_failed=retry_failed,
+        gpus=gpus,
     )
     table = rows(session.plan, session.store)
     if not tally.interrupted:

@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from bench.assembly import Context
 
-__all__ = ["main"]
+__all__ = ["device_of", "main"]
 
 _TORN = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|store", re.I)
 """In what torch says when another process of the group is gone."""
@@ -76,7 +76,7 @@ def _execute(task: dict[str, Any], report: Any, stop: threading.Event) -> str:
 
     context, rank = Context.from_json(task["context"]), int(task["rank"])
     set_threads(context.threads)
-    device = _device(context, rank)
+    device = device_of(context, rank)
     context = replace(context, device=str(device), share=False)
     with joined(rank, context.gpus, device, Path(task["meeting_point"])) as team:
         return execute_rank(
@@ -89,8 +89,8 @@ def _execute(task: dict[str, Any], report: Any, stop: threading.Event) -> str:
         )
 
 
-def _device(context: Context, rank: int) -> torch.device:
-    """A GPU of this rank's own, or the CPU.
+def device_of(context: Context, rank: int) -> torch.device:
+    """A GPU of the rank's own, or the CPU.
 
     Raises:
         BenchError: there are fewer GPUs than processes.
@@ -100,7 +100,7 @@ def _device(context: Context, rank: int) -> torch.device:
     from bench.errors import BenchError
 
     device = context.torch_device()
-    if device.type != "cuda":
+    if device.type != "cuda" or context.gpus == 1:
         return device
     if torch.cuda.device_count() < context.gpus:
         raise BenchError(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import os
 import signal
 import time
@@ -18,6 +19,7 @@ from bench import leaderboard
 from bench.launch.local import Pool
 from bench.launch.preflight import check_before
 from bench.plan import PlannedRun, batches, forecast_s
+from bench.ranks import check_gpus
 from bench.session import Session
 from bench.views import duration, to_do
 
@@ -52,10 +54,12 @@ def run_here(
     threads: int,
     device: str,
     retry_failed: bool,
+    gpus: int = 1,
 ) -> Tally:
     """Runs what is missing of a grid with local workers; writes the leaderboards at the end.
 
-    Ctrl-C asks the workers to write a checkpoint and ends; the same command continues.
+    Ctrl-C asks the workers to write a checkpoint and ends; the same command continues. Runs that
+    others start from are trained by `gpus` processes each, see `bench.ranks`.
 
     Raises:
         BenchError: what is to be done cannot start on this machine; nothing was run.
@@ -65,8 +69,10 @@ def run_here(
     todo = [run for run in session.wanted if run.id in chosen]
     tally = Tally()
     if todo:
-        environment = check_before(todo, device, lambda text: console.print(text, highlight=False))
-        machine = _Machine(workers, threads, device, environment)
+        check_gpus((r.spec for r in todo if r.role == "source"), gpus, str(session.grid.path))
+        say = functools.partial(console.print, highlight=False)
+        environment = check_before(todo, device, say, gpus)
+        machine = _Machine(workers, threads, device, environment, gpus)
         _run(session, console, todo, states, tally, machine, retry_failed)
     leaderboard.write(session.plan, session.store, session.board)
     return tally
@@ -80,6 +86,7 @@ class _Machine:
     threads: int
     device: str
     environment: Mapping[str, str]
+    gpus: int = 1
 
 
 def _run(
@@ -97,9 +104,13 @@ def _run(
     display = _Display(console, session, todo, cost, tally, workers)
     total = sum(cost[run.id] for run in todo)
     ordered = sorted(todo, key=lambda run: (run.role != "source", -cost[run.id]))
-    pieces = batches(
-        ordered, cost_s=lambda run: cost[run.id], limit_s=max(5.0, total / workers / 8)
-    )
+    pieces = [
+        piece
+        for runs in _apart(ordered, machine.gpus)
+        for piece in batches(
+            runs, cost_s=lambda run: cost[run.id], limit_s=max(5.0, total / workers / 8)
+        )
+    ]
     bad = {"diverged", "damaged"} | (set() if retry_failed else {"failed", "blocked"})
     pool = Pool(
         session.plan,
@@ -109,6 +120,7 @@ def _run(
             "data_root": str(session.data_root.resolve()) if session.data_root else None,
             "device": machine.device,
             "threads": machine.threads,
+            "gpus": machine.gpus,
         },
         workers=workers,
         threads=machine.threads,
@@ -122,6 +134,13 @@ def _run(
             unusable=[key for key, state in states.items() if state in bad],
         )
     tally.interrupted = result.interrupted
+
+
+def _apart(runs: list[PlannedRun], gpus: int) -> list[list[PlannedRun]]:
+    """Runs that several GPUs train are not in one batch with others."""
+    if gpus == 1:
+        return [runs]
+    return [[r for r in runs if (r.role == "source") == sources] for sources in (True, False)]
 
 
 class _polite_interrupt:  # noqa: N801 -- a context manager, used like a function

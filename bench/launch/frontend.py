@@ -19,6 +19,7 @@ from bench.launch.safety import printable
 from bench.launch.situation import STATES, RunView, Situation
 from bench.launch.submissions import Command, Desk
 from bench.launch.submitting import Outcome
+from bench.ranks import check_gpus
 from bench.session import Session
 from bench.store import Store
 from bench.views import duration, status_table
@@ -92,6 +93,9 @@ def submit_grid(
     to stay alive. 0 if everything is done or on its way, 1 if something failed or cannot start.
     """
     step = reconciler(session, overrides, only=only, set_=set_)
+    for kind in ("source", "finetune"):
+        mine = (run.spec for run in session.wanted if (run.role == "source") == (kind == "source"))
+        check_gpus(mine, step.settings.resources(kind).gpus or 1, str(session.grid.path))
     outcome = step.submit(begin=True, retry_failed=retry_failed)
     _say(console, outcome)
     while outcome.jobs:

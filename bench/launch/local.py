@@ -175,7 +175,10 @@ class Pool:
         self.waiting.remove(batch)
         worker.batch, worker.idle = list(batch.runs), False
         runs = [{"id": run.id, "spec": run.spec.model_dump(mode="json")} for run in batch.runs]
-        worker.send({"batch": runs, "context": self.context})
+        context = dict(self.context)
+        if batch.runs[0].role != "source":
+            context["gpus"] = 1  # several are for what other runs start from
+        worker.send({"batch": runs, "context": context})
 
     def _start(self) -> None:
         libraries = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")

@@ -26,7 +26,7 @@ _OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 
 def check_before(
-    runs: Sequence[PlannedRun], device: str, say: Callable[[str], None]
+    runs: Sequence[PlannedRun], device: str, say: Callable[[str], None], gpus: int = 1
 ) -> dict[str, str]:
     """Checks what `runs` need of this machine; gives what the workers' environment needs.
 
@@ -34,13 +34,15 @@ def check_before(
         runs: those that are about to be run.
         device: `auto`, `cpu` or `cuda`.
         say: told before something that may take a while.
+        gpus: how many of them a run is trained on.
 
     Raises:
-        BenchError: there is no GPU though cuda was asked for, or no weights; nothing has run.
+        BenchError: there is no GPU though cuda was asked for, or fewer than asked for, or no
+            weights; nothing has run.
     """
     wanted = _weights(runs)
-    if device == "cuda" or wanted:
-        asked = {"device": device, "weights": list(wanted)}
+    if device == "cuda" or gpus > 1 or wanted:
+        asked = {"device": device, "gpus": gpus, "weights": list(wanted)}
         # First without the network: what is cached must not wait for a network that is not there.
         problems = _ask(asked, os.environ | _OFFLINE)
         absent = [tuple(key) for key in problems["weights"]]
@@ -49,7 +51,7 @@ def check_before(
             say(f"fetching timm's weights of {names}, once for all runs")
             # A hub that does not answer is not asked six times with growing pauses.
             environment = os.environ if _answers(_hub()) else os.environ | _OFFLINE
-            problems = _ask({"device": "auto", "weights": absent}, environment)
+            problems = _ask({"device": "auto", "gpus": 1, "weights": absent}, environment)
         _complain(problems, wanted, len(runs))
     return dict(_OFFLINE) if wanted else {}
 
@@ -70,7 +72,8 @@ def _complain(
     runs: int,
 ) -> None:
     if problems["device"]:
-        raise BenchError(str(problems["device"]), hint="use --device cpu or auto")
+        message, hint = problems["device"]
+        raise BenchError(message, hint=hint)
     if problems["weights"]:
         several = len(problems["weights"]) > 1
         count = sum(wanted[tuple(key)] for key in problems["weights"])
@@ -135,18 +138,23 @@ def main() -> int:
         if reason is not None:
             weights.append([model, tag, image_size])
             reasons.append(reason)
-    answer = {"device": _no_device(asked["device"]), "weights": weights, "reasons": reasons}
+    answer = {
+        "device": _no_device(asked["device"], asked["gpus"]),
+        "weights": weights,
+        "reasons": reasons,
+    }
     print(json.dumps(answer), file=out, flush=True)
     return 0
 
 
-def _no_device(device: str) -> str | None:
+def _no_device(device: str, gpus: int) -> tuple[str, str] | None:
     from bench.assembly import Context
+    from bench.rank_process import device_of
 
     try:
-        Context(results=".", device=device).torch_device()
+        device_of(Context(results=".", device=device, gpus=gpus), rank=0)
     except BenchError as error:
-        return error.message
+        return error.message, error.hint or ""
     return None
 
 

@@ -7,7 +7,7 @@
       cpus_per_task: 4
       memory_gib: 16
       timeout_min: 120
-      source: {timeout_min: 600}        # pre-training takes longer
+      source: {timeout_min: 600, gpus: 4}  # pre-training takes longer; a run on four GPUs
       leaderboard: {partition: cpu, gpus_per_node: 0}
       additional: {reservation: course} # any other sbatch option
 
@@ -79,7 +79,11 @@ class _Section(BaseModel):
 
 
 class Resources(_Section):
-    """What one job asks for. None is the site's own default, or that of `SlurmSettings`."""
+    """What one job asks for. None is the site's own default, or that of `SlurmSettings`.
+
+    `gpus` is the number of GPUs on which each run is trained (`bench.ranks`); the job asks for as
+    many, and for the processors and the memory of so many processes, where nothing else is said.
+    """
 
     partition: Line | None = None
     account: Line | None = None
@@ -88,6 +92,7 @@ class Resources(_Section):
     gres: Line | None = None
     nodelist: Line | None = None
     exclude: Line | None = None
+    gpus: Annotated[int, Strict(), Field(ge=1)] | None = None
     gpus_per_node: Annotated[int, Strict(), Field(ge=0)] | None = None
     cpus_per_task: Annotated[int, Strict(), Field(ge=1)] | None = None
     memory_gib: Annotated[float, Field(gt=0, le=65536)] | None = None
@@ -126,6 +131,9 @@ _DEFAULTS: Mapping[str, Resources] = {
     "finetune": Resources(cpus_per_task=1, memory_gib=4.0, timeout_min=60),
     "leaderboard": Resources(cpus_per_task=1, memory_gib=2.0, timeout_min=30, gpus_per_node=0),
 }
+
+
+_OF_RUNS = ("gpus", "gpus_per_node", "gres", "cpus_per_task", "timeout_min", "memory_gib")
 
 
 class SlurmSettings(Resources):
@@ -169,13 +177,37 @@ class SlurmSettings(Resources):
         common = Resources(**{name: getattr(self, name) for name in Resources.model_fields})
         if kind == "leaderboard":
             # What is asked for runs is not needed for writing a table.
-            for name in ("gpus_per_node", "gres", "cpus_per_task", "timeout_min", "memory_gib"):
+            for name in _OF_RUNS:
                 common = common.model_copy(update={name: None})
         own: Resources = getattr(self, kind)
-        found = own.over(common).over(_DEFAULTS[kind])
-        if kind != "leaderboard" and (found.cpus_per_task or 1) < self.threads:
-            found = found.model_copy(update={"cpus_per_task": self.threads})
+        asked = own.over(common)
+        found = asked.over(_DEFAULTS[kind])
+        if kind == "leaderboard":
+            return found
+        gpus = found.gpus or 1
+        if gpus > 1:
+            found = found.model_copy(update=self._of_processes(gpus, asked, found))
+        if (found.cpus_per_task or 1) < gpus * self.threads:
+            found = found.model_copy(update={"cpus_per_task": gpus * self.threads})
         return found
+
+    def _of_processes(self, gpus: int, asked: Resources, found: Resources) -> dict[str, Any]:
+        """What a job needs to train each run by several processes."""
+        more: dict[str, Any] = {}
+        if asked.memory_gib is None and found.memory_gib:
+            more["memory_gib"] = gpus * found.memory_gib
+        if self.device == "cpu":
+            return more
+        if asked.gpus_per_node is not None and asked.gpus_per_node < gpus:
+            raise GridError(
+                f"slurm: a run is trained on gpus: {gpus}, but gpus_per_node is "
+                f"{asked.gpus_per_node}",
+                hint="leave gpus_per_node out, and the job asks for as many as gpus says",
+            )
+        ways = {"gpus", "gpus-per-node", "gpus-per-task", "gres"}
+        if asked.gpus_per_node is None and not asked.gres and not ways & set(asked.additional):
+            more["gpus_per_node"] = gpus
+        return more
 
 
 def read_settings(

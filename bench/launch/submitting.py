@@ -184,6 +184,7 @@ class Submission:
                     "device": settings.device,
                     "threads": settings.threads,
                     "checkpoint_s": settings.checkpoint_s,
+                    "gpus": piece.resources.gpus or 1,
                 },
             },
         )
