@@ -32,7 +32,7 @@ from analysis.trained import Trained, network_name, read_trained
 from bench.errors import BenchError, DataError
 from bench.measures import FiltersAsked
 from bench.plan import Plan, PlannedRun
-from bench.records import describe_run
+from bench.records import describe_run, source_label
 from bench.store import Store
 
 if TYPE_CHECKING:
@@ -114,7 +114,7 @@ def best_runs(plan: Plan, store: Store) -> dict[str, PlannedRun]:
         size = run.spec.data.images_per_class
         accuracy = record["row"].get("val_top1_accuracy")
         merit = (float("inf") if size is None else size, -1.0 if accuracy is None else accuracy)
-        name = network_name(run.spec)
+        name = "self" if run.spec.init.kind == "scratch" else network_name(run.spec)
         if name not in best or merit > best[name][0]:
             best[name] = (merit, run)
     if not best:
@@ -123,7 +123,7 @@ def best_runs(plan: Plan, store: Store) -> dict[str, PlannedRun]:
     for _, run in best.values():
         parent = plan.runs.get(run.parent_id or "")
         if parent is not None and parent.role == "source":
-            sources.setdefault(network_name(parent.spec), parent)
+            sources.setdefault(source_label(run.spec), parent)
     last = ("self",)
     tuned = {name: run for name, (_, run) in best.items() if name not in last}
     rest = {name: best[name][1] for name in last if name in best}
@@ -243,9 +243,10 @@ def filters_figure(plan: Plan, store: Store) -> tuple[Figure, str]:
     best = max(top, key=lambda n: float(top[n].mean_ap.mean()))
     return figure, (
         f"Each line is one filter of layer {layer} as a detector of the class: the five best of "
-        f"each network on {count(len(one), 'image')}, for the class that filters detect best, a "
-        f"middling one and the worst. Over all classes {best} has the best filters (mean AP "
-        f"{top[best].mean_ap.mean():.2f}); dashed in the bars: a filter that says nothing."
+        f"each network, chosen and judged on {count(len(one), 'image')} as in LI, for the class "
+        f"that filters detect best, a middling one and the worst. Over all classes {best} has the "
+        f"best filters (mean AP {top[best].mean_ap.mean():.2f}); dashed in the bars: a filter "
+        "that says nothing."
     )
 
 

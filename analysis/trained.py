@@ -9,7 +9,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.errors import DataError, StoreError, nearest
-from bench.records import source_label
+from bench.records import selection_label, source_label
 from bench.spec import RunSpec
 from bench.store import RunFolder
 
@@ -66,18 +66,23 @@ class Trained:
 
 
 def network_name(spec: RunSpec) -> str:
-    """What LI calls a network: its source's name, `FT-` before that once fine-tuned, or self.
+    """What LI calls a network: `FT-` and its source's name once fine-tuned; near, far, self.
 
-    A source that others start from is called by its own selection, near or far.
+    From the run alone: a network from scratch is called by the side of its classes (near, far;
+    self for the target's), and scratch where its recipe has no sides.
+
+    >>> from bench.spec import DataSpec, ModelSpec
+    >>> data, model = DataSpec(dataset="digits"), ModelSpec(name="narrow8_32")
+    >>> network_name(RunSpec(data=data, model=model, pattern="R(1-8)"))
+    'scratch'
     """
-    label = source_label(spec)
     if spec.init.kind == "scratch":
-        classes = spec.data.classes
-        side = getattr(classes, "side", None)
-        return side if side in ("near", "far") else "self"
+        side = getattr(spec.data.classes, "side", None)
+        names = {"near": "near", "far": "far", "target": "self", None: "scratch"}
+        return names.get(side) or selection_label(spec.data)
     tuned = spec.layers.frozen_prefix < spec.layers.depth - 1
     method = "" if spec.method.name == "plain" else f" {spec.method.name}"
-    return f"{'FT' if tuned else 'frozen'}-{label}{method}"
+    return f"{'FT' if tuned else 'frozen'}-{source_label(spec)}{method}"
 
 
 def read_trained(folder: RunFolder) -> Trained:
