@@ -30,6 +30,7 @@ if TYPE_CHECKING:
 
 __all__ = ["check_gpus", "execute_ranks", "why_one_process"]
 
+_PROCESS = "bench.rank_process"
 _ATTEMPTS = 3
 _LOOK_S = 0.1
 _GRACE_S = 2.0
@@ -164,7 +165,7 @@ class _Ranks:
         unnamed = tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace")  # noqa: SIM115
         errors = self.stack.enter_context(unnamed)
         process = subprocess.Popen(
-            [sys.executable, "-m", "bench.rank_process"],
+            [sys.executable, "-m", _PROCESS],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             stderr=errors,
