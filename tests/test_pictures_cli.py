@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -103,7 +104,7 @@ def test_networks_have_the_papers_names_and_their_own_scores(done: Session) -> N
         scores = next(kept[key] for key in kept.files if kept[key].ndim == 2)
     from bench.data import catalog
 
-    places = {"data_root": None, "cache_dir": done.store.cache}
+    places: dict[str, Any] = {"data_root": None, "cache_dir": done.store.cache}
     loaded = catalog.load(catalog.resolve(run.spec.data, 0, **places), run.spec.data, **places)
     with torch.no_grad():
         again = network.model(network.inputs(loaded.images[loaded.test])).numpy()

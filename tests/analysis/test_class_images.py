@@ -11,9 +11,19 @@ from analysis.class_images import Ascent, class_images, shown
 from bench.errors import DataError
 
 
-def linear(classes: int = 3, size: int = 4) -> nn.Sequential:
+class Linear(nn.Module):
+    def __init__(self, classes: int, size: int) -> None:
+        super().__init__()
+        self.scores = nn.Linear(3 * size * size, classes)
+
+    def forward(self, images: torch.Tensor) -> torch.Tensor:
+        found: torch.Tensor = self.scores(images.flatten(1))
+        return found
+
+
+def linear(classes: int = 3, size: int = 4) -> Linear:
     torch.manual_seed(0)
-    return nn.Sequential(nn.Flatten(), nn.Linear(3 * size * size, classes))
+    return Linear(classes, size)
 
 
 def small(size: int = 8) -> nn.Sequential:
@@ -34,9 +44,9 @@ def small(size: int = 8) -> nn.Sequential:
 def test_linear_scores_have_the_closed_form(l2: float, steps: int) -> None:
     net = linear()
     found = class_images(net, [2, 0], 4, Ascent(l2=l2, steps=steps))
-    weight = net[1].weight.detach().numpy().reshape(3, 3, 4, 4)[[2, 0]]
+    weight = net.scores.weight.detach().numpy().reshape(3, 3, 4, 4)[[2, 0]]
     np.testing.assert_allclose(found.images, weight / (2 * l2), rtol=1e-5, atol=1e-7)
-    bias = net[1].bias.detach().numpy()[[2, 0]]
+    bias = net.scores.bias.detach().numpy()[[2, 0]]
     squared = (weight.astype(np.float64) ** 2).sum((1, 2, 3))
     np.testing.assert_allclose(found.scores, squared / (2 * l2) + bias, rtol=1e-4)
     np.testing.assert_allclose(found.objectives, squared / (4 * l2) + bias, rtol=1e-4, atol=1e-5)
@@ -47,7 +57,7 @@ def test_the_mean_is_added_back() -> None:
     net, mean, std = linear(), (0.4, 0.5, 0.6), (0.2, 0.25, 0.3)
     found = class_images(net, [1], 4, Ascent(l2=1.0))
     pixels, cut = shown(found.images, mean, std, "as is")
-    weight = net[1].weight.detach().numpy()[1].reshape(3, 4, 4)
+    weight = net.scores.weight.detach().numpy()[1].reshape(3, 4, 4)
     wanted = weight.transpose(1, 2, 0) / 2 * np.array(std) + np.array(mean)
     np.testing.assert_allclose(pixels[0] / 255, wanted, atol=0.51 / 255)
     assert cut[0] == 0
@@ -115,7 +125,7 @@ def test_blur_makes_smoother_images_and_the_penalty_smaller_ones() -> None:
 def test_more_classes_than_a_batch_holds_and_a_score_that_is_constant() -> None:
     net = linear(classes=40)
     with torch.no_grad():
-        net[1].weight[7] = 0
+        net.scores.weight[7] = 0
     found = class_images(net, list(range(40)), 4, Ascent(l2=1.0, steps=2))
     assert found.images.shape == (40, 3, 4, 4)
     assert found.rms[7] == 0
@@ -130,9 +140,9 @@ def test_wrong_input() -> None:
     with pytest.raises(DataError, match="0 to 2"):
         class_images(net, [3], 4)
     with torch.no_grad():
-        net[1].weight[0] = torch.nan
+        net.scores.weight[0] = torch.nan
     with pytest.raises(DataError, match="not finite"):
         class_images(net, [0], 4)
     for options in ({"l2": 0.0}, {"steps": 0}, {"jitter": -1}, {"contrast_cost": 0.0}):
         with pytest.raises(DataError, match=next(iter(options))):
-            Ascent(**options)  # type: ignore[arg-type]
+            Ascent(**options)
