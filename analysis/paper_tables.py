@@ -155,11 +155,11 @@ def lines(name: str, evidence: Evidence) -> list[Line]:
     grid = paper_grid(name)
     if grid is None:
         raise DataError(f"{name} is not the grid of a paper", hint=f"grids: {nearest(name, GRIDS)}")
-    advised = _Advice(evidence)
+    advised, taken = _Advice(evidence), _behind_cells(grid, evidence.board)
     found: list[Line] = []
     for one in grid.tables:
         found += _table_lines(one, evidence, advised)
-        found += _without_number(one, grid, evidence.board)
+        found += _without_number(one, grid, evidence.board, taken)
     for figure in grid.figures:
         found += [
             Line(**common, status="no published number" if common["n"] else "not run")
@@ -331,21 +331,28 @@ class _Advice:
 # --- runs that no cell is about ------------------------------------------------------------------
 
 
-def _without_number(one: PaperTable, grid: PaperGrid, board: pd.DataFrame) -> Iterator[Line]:
+def _behind_cells(grid: PaperGrid, board: pd.DataFrame) -> set[Any]:
+    """The rows of the leaderboard that stand behind a cell of the paper, by their index."""
+    arms = {
+        which
+        for table in grid.tables
+        for cell in table.cells
+        if isinstance(cell.of, Arm | Difference)
+        for which in _arms(cell.of)
+    }
+    return {index for which in arms for index in rows_of(board, which).index}
+
+
+def _without_number(
+    one: PaperTable, grid: PaperGrid, board: pd.DataFrame, taken: set[Any]
+) -> Iterator[Line]:
     """The conditions of a table's experiments that stand behind none of the paper's cells."""
     drawn = {figure.experiment for figure in grid.figures}
-    known: set[Any] = set()
-    for other in grid.tables:
-        for cell in other.cells:
-            if isinstance(cell.of, Arm | Difference):
-                for which in _arms(cell.of):
-                    known |= set(rows_of(board, which).index)
     for experiment in one.experiments:
         if experiment in drawn:
             continue
         rows = rows_of(board, Arm(experiment, ()))
-        rows = rows[(rows["status"] == "done") & ~rows.index.isin(known)]
-        known |= set(rows.index)
+        rows = rows[(rows["status"] == "done") & ~rows.index.isin(taken)]
         for label, group in _conditions(rows):
             score = score_of([group], one.metric)
             if score is not None:

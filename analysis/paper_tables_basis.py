@@ -42,18 +42,21 @@ def basis_of(rows: pd.DataFrame, standard: Mapping[str, Words], arms: Sequence[A
 
     Args:
         rows: of a prepared leaderboard.
-        standard: column to patterns of the words that the paper's protocol has.
+        standard: column to patterns of the words that the paper's protocol has; `data` and `model`
+            must be among its columns or those of `arms`.
         arms: conditions that chose the rows: the first word of one goes before the standard's.
 
     >>> rows = pd.DataFrame({"dataset": ["digits"], "target": ["all"], "epochs": [5]})
-    >>> basis_of(rows, {"data": ("stanford-40 *",), "epochs": ("100",)})
+    >>> basis_of(rows, {"data": ("stanford-40 *",), "model": ("*",), "epochs": ("100",)})
     Basis(text='the protocol on other data', details='digits all, 5 epochs')
     """
-    allowed = {"data": standard.get("data", ("*",)), "model": ("*",)} | dict(standard)
-    for column in ("data", "model", "image_size"):
+    allowed = dict(standard)
+    for column in ("data", "model", "image_size", "source_classes"):
         own = tuple(w[0] for one in arms for name, w in one.where if name == column)
         if own:
             allowed[column] = own
+    if not {"data", "model"} <= set(allowed):
+        raise ValueError("what the paper's data and network are is not said")
     differ: dict[str, list[str]] = {}
     for column, patterns in allowed.items():
         if column != "data" and column not in rows.columns:

@@ -143,7 +143,7 @@ class PaperTable:
     name: str
     title: str
     cells: tuple[Cell, ...]
-    standard: Mapping[str, Words] = field(default_factory=dict)
+    standard: Mapping[str, Words]
     experiments: Words = ()
     metric: str = "top1_accuracy"
     elsewhere: Mapping[str, str] = field(default_factory=dict)
@@ -167,8 +167,8 @@ class Drawn:
     experiment: str
     rows: Words
     columns: Words
-    names: Mapping[str, str] = field(default_factory=dict)
-    standard: Mapping[str, Words] = field(default_factory=dict)
+    names: Mapping[str, str]
+    standard: Mapping[str, Words]
     metric: str = "top1_accuracy"
     note: str = ""
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.paper_tables_cells import Cell, Drawn, PaperTable, Sensitivity, arm
+from analysis.paper_tables_cells import Arm, Cell, Drawn, PaperTable, Sensitivity, arm
 
 __all__ = ["FIGURES", "TABLES"]
 
@@ -21,15 +21,20 @@ _SPREAD = (
 
 # --- Table 2 -------------------------------------------------------------------------------------
 
+
+def _sources(in_print: str, source: str | tuple[str, ...]) -> Arm:
+    return arm("table-2", source=source, source_classes=(in_print, "*"))
+
+
 _NUMBERS = {
-    "1000": arm("table-2", source=("all", "random")),
-    "800": arm("table-2", source=("categories 800",)),
-    "500": arm("table-2", source=("categories 500", "categories 40")),
-    "200": arm("table-2", source=("categories 200", "categories 20")),
-    "SF-FT": arm("table-2", source="self"),
+    "1000": _sources("1000", ("all", "random")),
+    "800": _sources("800", "categories 800"),
+    "500": _sources("500", ("categories 500", "categories 40")),
+    "200": _sources("200", ("categories 200", "categories 20")),
+    "SF-FT": _sources("100", "self"),
     "Scratch": arm("table-2", source="none"),
-    "100": arm("table-2", source="categories 100"),
-    "80": arm("table-2", source=("categories 80", "categories 5")),
+    "100": _sources("100", "categories 100"),
+    "80": _sources("80", ("categories 80", "categories 5")),
 }
 
 
@@ -98,7 +103,7 @@ TABLES = (
             Cell(row, "Accuracy mean", which, spread="Accuracy spread")
             for row, which in _NUMBERS.items()
         ),
-        _USUAL | {"source_classes": ("-", "1000", "800", "500", "200", "100", "80")},
+        _USUAL,
         ("table-2",),
         note=f"{_SPREAD} The source of the row 1000 contains the target's classes (LI-A3).",
     ),
@@ -115,6 +120,7 @@ TABLES = (
         "Fig. 9 (values given in text Sec. 4.3.1)",
         "which network's filters detect more classes better",
         _FIG_9,
+        _USUAL,
         note="Five best filters of a class in the last convolution, chosen and judged on the same "
         "test images, as in the paper.",
     ),
@@ -173,7 +179,7 @@ FIGURES = (
         "figure-13",
         ("frozen",),
         ("source",),
-        _THREE,
+        {"0": "no layer frozen"} | _THREE,
         _USUAL,
     ),
     Drawn(

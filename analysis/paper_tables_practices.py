@@ -93,6 +93,7 @@ TABLES = (
             for row, band in _BANDS.items()
             for column, size in _SIZES.items()
         ),
+        _USUAL,
         note="Measured: what these runs decide by their 95 % interval of tuned over frozen "
         "accuracy, with the number of pairs behind it.",
     ),

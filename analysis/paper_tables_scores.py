@@ -96,6 +96,8 @@ def _by_repetition(rows: pd.DataFrame, metric: str) -> dict[tuple[str, str], flo
 
 
 def _conditions(rows: pd.DataFrame) -> int:
+    if len(rows) == 1:
+        return 1
     factors = [name for name in FACTORS if name not in REPETITION and name in rows.columns]
     return int(key_of(rows, factors).nunique())
 
