@@ -176,15 +176,18 @@ class _Heads:
 
     def _step(self, indices: Tensor, factor: float) -> tuple[Tensor, Tensor]:
         """One step of all heads: their losses and numbers of images that were right, (K,) each."""
-        inputs, labels = self.features[indices], self.labels[indices]  # (K, B, D), (K, B)
-        logits = torch.baddbmm(self.bias[:, None], inputs, self.weight.mT)
-        log_shares = logits.log_softmax(2)
-        targets = self.targets[labels]
-        loss = -(targets * log_shares).sum((1, 2)) / indices.shape[1]
-        gradient = (log_shares.exp() - targets) / indices.shape[1]
-        self.sgd[0].step(torch.bmm(gradient.mT, inputs), factor)
-        self.sgd[1].step(gradient.sum(1), factor)
-        return loss, (logits.argmax(2) == labels).sum(1)
+        heads, images = indices.shape
+        shown = indices.view(-1)
+        labels = self.labels.index_select(0, shown)
+        inputs = self.features.index_select(0, shown).view(heads, images, -1)  # (K, B, D)
+        logits = torch.bmm(self.weight, inputs.mT).add_(self.bias[..., None])  # (K, C, B)
+        targets = self.targets.index_select(1, labels).view(-1, heads, images).transpose(0, 1)
+        log_shares = logits.log_softmax(1)
+        loss = -(targets * log_shares).sum((1, 2)) / images
+        gradient = log_shares.exp().sub_(targets).div_(images)
+        self.sgd[0].step(torch.bmm(gradient, inputs), factor)
+        self.sgd[1].step(gradient.sum(2), factor)
+        return loss, _right(logits, labels.view(heads, images)).sum(1)
 
     # --- one head ---
 
@@ -253,6 +256,17 @@ class _Heads:
         scores = torch.cat(chunks).reshape(-1, heads, classes).transpose(0, 1).contiguous()
         found: NDArray[np.float32] = scores.numpy()
         return found
+
+
+def _right(logits: Tensor, labels: Tensor) -> Tensor:
+    """Whether the highest of logits (K, C, B) is that of the label; of equal ones the first counts.
+
+    Where no two are equal this is found several times faster than by argmax.
+    """
+    highest = logits == logits.amax(1, keepdim=True)
+    if int(highest.sum()) == labels.numel():
+        return highest.gather(1, labels[:, None])[:, 0]
+    return logits.argmax(1) == labels
 
 
 class _Sgd:

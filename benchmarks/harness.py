@@ -1,0 +1,164 @@
+"""Planning, identities, records and start-up: what the harness itself costs."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import json
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from functools import cache, partial
+from pathlib import Path
+from typing import Any
+
+from bench.grid import Grid, load_grid
+from bench.leaderboard import rows
+from bench.methods import check
+from bench.models.depths import depth_of
+from bench.plan import DataFacts, Plan, make_plan
+from bench.spec import RunSpec
+from bench.store import Store
+from benchmarks.compare import Case, Pair
+
+__all__ = ["CASES", "grid_text", "planned"]
+
+HEAD = """\
+defaults:
+  target:
+    dataset: wordnet-shapes
+    classes: {recipe: near_far, root: dog.n.01, side: target, target_n: 5, source_n: 10}
+  model: narrow8_32
+sources:
+  near: {classes: {side: near}}
+  far: {classes: {side: far}}
+experiments:
+  all:
+    axes:
+      source: [near, far]
+      pattern: [tune, freeze, F(1-3)T(4-7)R(8), F(1-5)T(6-7)R(8), T(1-5)R(6-8)]
+      target.images_per_class: [5, 10, 20, 50, 100]
+"""
+
+
+def grid_text(cells: int) -> str:
+    """A grid of so many cells (a multiple of 1,000): sources, patterns, sizes, rates, seeds."""
+    rates = [round(0.001 * (n + 1), 6) for n in range(10)]
+    seeds = list(range(cells // 500))
+    return HEAD + f"      train.lr: {rates}\n      seed: {seeds}\n"
+
+
+def _facts(spec: RunSpec) -> DataFacts:
+    """Images that are not there; a selection is told by its classes and its draw."""
+    side = getattr(spec.data.classes, "side", "")
+    return DataFacts(f"{side} {spec.seeds.draw}", (side,), spec.data.dataset, 100, 50)
+
+
+@cache
+def _home() -> tempfile.TemporaryDirectory[str]:
+    return tempfile.TemporaryDirectory(prefix="bench-harness-")
+
+
+def _grid(cells: int) -> Grid:
+    path = Path(_home().name) / f"grid{cells}.yaml"
+    path.write_text(grid_text(cells))
+
+    def check_method(name: str, given: Any) -> Any:
+        return check(name, given).model_dump(mode="json")
+
+    return load_grid(path, depth_of=depth_of, check_method=check_method)
+
+
+def planned(cells: int) -> Plan:
+    """The grid expanded, validated, hashed and planned."""
+    return make_plan(_grid(cells), _facts)
+
+
+def _expand(cells: int, sample: int) -> Pair:
+    """The peer writes each configuration as a mapping, validates it and hashes its JSON."""
+
+    def peer() -> list[str]:
+        plan = planned(1000) if sample >= 1000 else planned(sample)
+        found = []
+        for run in itertools.islice(plan.runs.values(), sample):
+            spec = RunSpec.model_validate(run.spec.model_dump(mode="json"))
+            text = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
+            found.append(hashlib.sha256(text.encode()).hexdigest())
+        return found
+
+    planned(1000)  # tables of networks are read once
+    return Pair(lambda: len(planned(cells).runs), peer, None, cells / sample)
+
+
+# --- records ---------------------------------------------------------------------------------------
+
+
+@cache
+def _board(count: int) -> tuple[Plan, Store]:
+    """A plan with a record for each run, as large as those of trainings are."""
+    plan = planned(count)
+    store = Store(Path(_home().name) / "results")
+    for run in plan.runs.values():
+        row = {"status": "done", "top1_accuracy": 0.5, "seconds": 1.0, "val_images": 10}
+        record = {
+            "run_id": run.id,
+            "row": row | {f"column_{n}": n / 7 for n in range(60)},
+            "files": {}, "sizes": {}, "classes": [f"n{n:08d}" for n in range(20)],
+            "images": "0" * 64,
+            "notes": {"data": {"dropped": [str(n) for n in range(20)]}, "training": []},
+        }  # fmt: skip
+        store.folder(run.id, run.spec).publish(record, [], run.spec)
+    return plan, store
+
+
+def _read(count: int) -> Pair:
+    plan, store = _board(count)
+
+    def peer() -> list[dict[str, Any]]:
+        found = [json.loads(path.read_text())["row"] for path in store.runs.glob("*/record.json")]
+        return sorted(found, key=lambda row: -row["top1_accuracy"])
+
+    def check_rows(ours: list[Any], theirs: list[Any]) -> None:
+        assert len(ours) == len(theirs) >= count
+
+    return Pair(lambda: rows(plan, store), peer, check_rows)
+
+
+# --- start-up --------------------------------------------------------------------------------------
+
+
+def _help() -> Pair:
+    def run(*arguments: str) -> None:
+        subprocess.run([sys.executable, *arguments], check=True, stdout=subprocess.DEVNULL)
+
+    return Pair(partial(run, "-m", "bench", "--help"), partial(run, "-c", "import torch, timm"))
+
+
+def _cases() -> Iterator[Case]:
+    yield Case(
+        "expand, validate, hash and plan 100,000 configurations",
+        "pydantic and json.dumps + SHA-256 of each, 1,000 x 100",
+        5.5,
+        partial(_expand, 100_000, 1000),
+        repeats=3,
+        note="target: about 1 s",
+    )
+    yield Case(
+        "10,000 records into a leaderboard",
+        "json.loads of each file and a sort, nothing verified",
+        0.15,
+        partial(_read, 10_000),
+        repeats=3,
+        note="target: under 2 s warm; every record's digest is checked",
+    )
+    yield Case(
+        "bench --help",
+        "a process that imports torch and timm",
+        5,
+        _help,
+        note="start-up time",
+    )
+
+
+CASES = tuple(_cases())
