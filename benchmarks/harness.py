@@ -91,7 +91,7 @@ def _expand(cells: int, sample: int) -> Pair:
     return Pair(lambda: len(planned(cells).runs), peer, None, cells / sample)
 
 
-# --- records ---------------------------------------------------------------------------------------
+# --- records -------------------------------------------------------------------------------------
 
 
 @cache
@@ -125,7 +125,7 @@ def _read(count: int) -> Pair:
     return Pair(lambda: rows(plan, store), peer, check_rows)
 
 
-# --- start-up --------------------------------------------------------------------------------------
+# --- start-up ------------------------------------------------------------------------------------
 
 
 def _help() -> Pair:

@@ -49,7 +49,7 @@ def train_plain(
     crop: bool = True,
     evaluate_every: int = 1,
 ) -> dict[str, torch.Tensor]:
-    """Trains on `folder/train`, evaluates on `folder/val` now and then, on `folder/test` at the end.
+    """Trains on `folder/train`, evaluates on `folder/val` now and then and on `folder/test` last.
 
     Args:
         folder: with train and test, and perhaps val; a folder per class in each.
