@@ -182,8 +182,11 @@ def images_for(law: PowerLaw, accuracy: float, draws: int = 2000) -> Needed:
     if not 0 < accuracy < 1:
         raise DataError(f"accuracy {accuracy} is not a fraction between 0 and 1")
     wanted = 1 - accuracy - law.floor
-    if wanted <= 0 or law.exponent <= 0:
-        why = "its floor" if wanted <= 0 else "an error that does not fall"
+    flat = law.exponent <= 0
+    # more than e^700 images are more than a float can say
+    if wanted <= 0 or flat or math.log(law.scale / wanted) > 700 * law.exponent:
+        why = f"an error that {'does not fall' if flat else 'hardly falls'}"
+        why = "its floor" if wanted <= 0 else why
         raise DataError(
             f"accuracy {accuracy:g} is out of reach of the fitted curve: {why}",
             hint="more images of this kind will not do; change the source or the method",

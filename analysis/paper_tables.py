@@ -285,7 +285,7 @@ def _sensitivity(blank: Line, of: Sensitivity, one: PaperTable, evidence: Eviden
     ties = f"{row['ties_percentage']:.0f} % ties" if row.get("ties_percentage") else ""
     score = Score(float(row["percentage"]), None, None, None, int(row["n_classes"]), "class")
     line = replace(_with(blank, score), note=_joined(blank.note, ties))
-    return _of_basis(line, basis_of(_tuned(evidence), one.standard))
+    return _of_basis(line, basis_of(rows_of(evidence.board, of.runs), one.standard))
 
 
 def _tuned(evidence: Evidence) -> pd.DataFrame:

@@ -88,10 +88,14 @@ class Distance:
 
 @dataclass(frozen=True)
 class Sensitivity:
-    """Of how many classes network `a` has the better filters than `b` (LI Fig. 9), in percent."""
+    """Of how many classes network `a` has the better filters than `b` (LI Fig. 9), in percent.
+
+    `runs` are those whose networks they are.
+    """
 
     a: str
     b: str
+    runs: Arm
 
 
 @dataclass(frozen=True)

@@ -63,8 +63,9 @@ def _table_3() -> tuple[Cell, ...]:
     return tuple(cells)
 
 
+_JUDGED = arm("table-3", target="instrumentality.n.03")
 _FIG_9 = tuple(
-    Cell(f"{a} > {b}", "percentage of categories", Sensitivity(a, b))
+    Cell(f"{a} > {b}", "percentage of categories", Sensitivity(a, b, _JUDGED))
     for a, b in (
         ("near", "self"),
         ("FT-near", "self"),

@@ -66,30 +66,29 @@ def _sentences(grid: PaperGrid, found: Sequence[Line]) -> Iterator[str]:
 
 def _table(table: PaperTable, found: Sequence[Line], prefix: str) -> Table:
     shown = [line for line in found if line.status not in ("prior work", "elsewhere")]
-    details = {line.details for line in shown if line.status == "measured" and line.details}
-    alone = len(details) == 1
-    head_says = len({line.basis for line in shown if line.status == "measured"}) == 1
+    common, head = _common(shown), _measured_head(shown)
     columns = {line.column for line in shown if line.published is not None}
     several = len(columns) > 1
     intervals = any(line.low is not None for line in shown)
-    head = ["row", *(["column"] if several else []), "published", _measured_head(shown)]
-    head += ["95 % interval"] if intervals else []
-    head += ["n", "note"]
+    notes = [_note(line, common, says_basis=head == "measured") for line in shown]
+    heads = ["row", *(["column"] if several else []), "published", head]
+    heads += ["95 % interval"] if intervals else []
+    heads += ["n", *(["note"] if any(notes) else [])]
     rows = []
-    for line in shown:
+    for line, note in zip(shown, notes, strict=True):
         texts = [line.row, *([line.column if line.published is not None else ""] * several)]
         texts += [_published(line), _measured(line)]
         texts += [_ends(line)] if intervals else []
         texts += [count(line.n, line.counted) if line.n else DASH]
-        texts += [_note(line, () if alone else (line.details,) if head_says else _both(line))]
+        texts += [note or DASH] if any(notes) else []
         rows.append(tuple(texts))
     first = 1 + several
     return Table(
         f"{prefix} {table.name}: {table.title}",
-        tuple(head),
+        tuple(heads),
         tuple(rows),
         tuple(range(first, first + 2 + intervals)),
-        " ".join(_below(table, found, details if alone else set())),
+        " ".join(_below(table, found, common)),
     )
 
 
@@ -99,10 +98,10 @@ def _measured_head(shown: Sequence[Line]) -> str:
     return f"measured, {bases.pop()}" if len(bases) == 1 else "measured"
 
 
-def _below(table: PaperTable, found: Sequence[Line], details: set[str]) -> Iterator[str]:
+def _below(table: PaperTable, found: Sequence[Line], common: Sequence[str]) -> Iterator[str]:
     bases = {line.basis for line in found if line.status == "measured" and line.basis}
-    if details and bases:
-        yield f"Measured here: {', '.join(details)}."
+    if common:
+        yield f"Measured here: {', '.join(common)}."
     if len(bases) > 1:
         yield "What a measured number is to the paper's stands in its note."
     units = {line.unit for line in found if line.published is not None and "%" in line.unit}
@@ -159,13 +158,21 @@ def _value(value: float, unit: str) -> str:
     return text.replace("-", "−")
 
 
-def _both(line: Line) -> tuple[str, ...]:
-    return (f"{line.basis}: {line.details}" if line.details else line.basis,)
+def _common(shown: Sequence[Line]) -> list[str]:
+    """In what all measured runs of a table differ from the paper's."""
+    each = [line.details.split(", ") for line in shown if line.status == "measured" and line.n]
+    return (
+        [part for part in each[0] if part and all(part in other for other in each)] if each else []
+    )
 
 
-def _note(line: Line, before: Sequence[str]) -> str:
-    said = [*(before if line.status == "measured" else ()), line.note]
-    return "; ".join(text for text in said if text) or DASH
+def _note(line: Line, common: Sequence[str], says_basis: bool) -> str:
+    """What sets a line apart from the others of its table, and what is to be known of it."""
+    if line.status != "measured":
+        return line.note
+    own = ", ".join(part for part in line.details.split(", ") if part not in common)
+    basis = line.basis if says_basis else ""
+    return "; ".join(text for text in (basis, own, line.note) if text)
 
 
 # --- a figure that is only drawn -----------------------------------------------------------------

@@ -65,6 +65,8 @@ def test_how_many_more_labels() -> None:
     assert images_for(fit_power_law(SIZES, error), 0.95).extrapolated
     with pytest.raises(DataError, match="out of reach"):
         images_for(fit_power_law(SIZES, 0.8 * SIZES**-0.7 + 0.2, floor=0.2), 0.9)
+    with pytest.raises(DataError, match="hardly falls"):  # 1e-4: more images than a float can say
+        images_for(fit_power_law(SIZES, 0.8 * SIZES**-1e-4), 0.9)
     with pytest.raises(DataError, match="does not fall"):
         images_for(fit_power_law(SIZES, 0.1 * SIZES**0.1), 0.95)
 
