@@ -9,7 +9,7 @@ __all__ = ["TABLES"]
 _PAPER = "soft-ft-2019"
 _MAP = "mean_average_precision"
 _NETWORKS = {
-    "MobileNetV2": ("mobilenetv2_100", "mobilenetv2_050"),
+    "MobileNetV2": ("mobilenetv2_100", "resnet10t"),
     "ResNet-50": ("resnet50", "narrow8_32"),
     "InceptionV4": ("inception_v4",),
 }

@@ -172,6 +172,7 @@ def test_a_rehearsal_has_runs_for_most_cells_and_says_whose_data_they_are(name: 
     assert {line.basis for line in measured} == {OTHER_DATA}
     others = [line for line in found if line.status == "no published number"]
     assert all(line.basis == OTHER_DATA for line in others)
+    assert {line.table for line in others} <= {figure.name for figure in GRIDS[name].figures}
 
 
 @pytest.mark.parametrize("name", NAMES)
