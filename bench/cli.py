@@ -132,7 +132,8 @@ def grid(
         allow_missing=dry_run,
         folder="any" if dry_run else "writable",
     )
-    session.try_networks()
+    if not session.missing_data:
+        session.try_networks()
     count = workers or (default_workers() if gpus == 1 else 1)
     states = session.states()
     table, totals = plan_table(session, states, count, retry_failed=retry_failed)
