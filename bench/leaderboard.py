@@ -52,6 +52,7 @@ def rows(plan: Plan, store: Store) -> list[Row]:
     Extractions train nothing and have no row; see `analysis.measured`.
     """
     published = store.published()
+    empty: Row = dict.fromkeys(column.name for column in COLUMNS)
     found: dict[str, Row] = {}
     for run in plan.runs.values():
         if run.role == "extract":
@@ -62,7 +63,7 @@ def rows(plan: Plan, store: Store) -> list[Row]:
             record = folder.record() if run.id in published else None
         except StoreError as error:
             damage = error
-        row = dict.fromkeys((column.name for column in COLUMNS), None) | describe_run(run.spec)
+        row = empty | describe_run(run.spec)
         row |= {
             "experiments": ";".join(sorted(run.experiments)),
             "role": run.role,
@@ -105,13 +106,15 @@ def _one_line(failure: Mapping[str, Any]) -> str:
 
 def _sort_key(row: Row) -> list[tuple[int, float, str]]:
     """Numbers by size, text by letters, nothing first; the id last settles what is left."""
-    keys = ("role", "experiments", *describe_order(), "run_id")
-    return [_orderable(row.get(name)) for name in keys]
+    return [_orderable(row.get(name)) for name in _ORDER]
 
 
 def describe_order() -> tuple[str, ...]:
     """The factor columns in leaderboard order."""
     return tuple(column.name for column in COLUMNS if column.kind == "factor")
+
+
+_ORDER = ("role", "experiments", *describe_order(), "run_id")
 
 
 def _orderable(value: Any) -> tuple[int, float, str]:

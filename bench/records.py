@@ -7,6 +7,7 @@ are equal on every repetition on the same kind of machine, the cost columns are 
 from __future__ import annotations
 
 import hashlib
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -177,12 +178,17 @@ def selection_label(data: DataSpec) -> str:
     return f"{label} take {classes.take}" if classes.take else label
 
 
+def same_selection(one: DataSpec, other: DataSpec) -> bool:
+    """Whether two selections are of the same images, wherever these lie."""
+    return one.classes == other.classes and one.identity() == other.identity()
+
+
 def source_label(spec: RunSpec) -> str:
     """What a run's layers were copied from, in a word or two; `none` for scratch."""
     match spec.init:
         case FromRun(run=parent):
             same = parent.data.dataset == spec.data.dataset
-            if parent.data.identity() == spec.data.identity():
+            if same_selection(parent.data, spec.data):
                 return "self" if parent.init.kind == "scratch" else _chain_label(parent)
             classes = parent.data.classes
             label = (
@@ -284,8 +290,7 @@ def slug(spec: RunSpec) -> str:
         f"s{spec.seeds.order}",
     ]
     text = "-".join(part for part in parts if part).lower()
-    kept = "".join(c if c.isascii() and (c.isalnum() or c == ".") else "-" for c in text)
-    return "-".join(p for p in kept.split("-") if p)[:60].rstrip("-.")
+    return re.sub(r"[^a-z0-9.]+", "-", text).strip("-")[:60].rstrip("-.")
 
 
 def sign(record: Mapping[str, Any]) -> dict[str, Any]:

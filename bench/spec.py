@@ -290,13 +290,16 @@ class RunSpec(Frozen):
             run = run.parent
 
 
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
 def canonical_json(value: Any) -> str:
     """JSON with sorted keys and no spaces: equal values give equal text on every machine.
 
     >>> canonical_json({"b": 1.0, "a": None})
     '{"a":null,"b":1.0}'
     """
-    return json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+    return _CANONICAL.encode(value)
 
 
 def joint_fingerprint(own: str, borrowed: Sequence[str]) -> str:

@@ -172,7 +172,7 @@ def _one_head(
             index = torch.from_numpy(batch)
             loss = torch.nn.functional.cross_entropy(linear(features[index]), labels[index])
             sgd.zero_grad()
-            loss.backward()
+            loss.backward()  # type: ignore[no-untyped-call]
             sgd.step()
     return linear.weight.detach()
 
