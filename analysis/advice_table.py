@@ -20,6 +20,7 @@ from analysis.bands import (
     BANDS,
     Advice,
     Band,
+    SureBand,
     data_band,
     distance_band,
     printed_advice,
@@ -27,12 +28,12 @@ from analysis.bands import (
 )
 from analysis.board import summarise
 from analysis.evidence import Evidence
-from analysis.ratios import tune_freeze_ratios
+from analysis.ratios import between_bands, distance_bands, tune_freeze_ratios
 from bench.errors import DataError
 
 __all__ = ["Cell", "Decision", "Regret", "cell", "cells", "decide", "regret", "tune_freeze_pairs"]
 
-DistanceBand = Literal["low", "medium", "large", "unknown"]
+DistanceBand = SureBand
 PAPER = "CHU Table 3"
 
 
@@ -41,7 +42,8 @@ class Cell:
     """What the user's runs say of one cell of the table.
 
     Attributes:
-        distance, data: its bands; distance `unknown` where no distance was measured.
+        distance, data: its bands; distance `unknown` where no distance was measured, `between`
+            where its interval reaches over a band's edge.
         advice: None without a pair.
         ratio, low, high: accuracy of tuning over that of freezing, geometric mean and interval.
         n, unit: what the interval counts; pairs are the runs behind it.
@@ -79,16 +81,15 @@ def tune_freeze_pairs(evidence: Evidence) -> pd.DataFrame:
 
     Returns:
         The frame of `analysis.ratios.Ratios` with `data_band` and `distance_band` (unknown where no
-        distance was measured); pairs whose number of images is unknown are left out.
+        distance was measured, between where its interval reaches over a band's edge); pairs whose number of images is unknown are left out.
     """
     b = evidence.board
     rule = evidence.lr_rule((b["reinit"] == 1) & b["treatment"].isin(["tune", "freeze"]))
     frame = tune_freeze_ratios(b, evidence.distances, rule).frame
     frame = frame[frame["n_per_class"].notna()]
-    known = [float(d) for d in frame["distance"]]
     return frame.assign(
         data_band=[data_band(float(n)) for n in frame["n_per_class"]],
-        distance_band=["unknown" if math.isnan(d) else distance_band(d) for d in known],
+        distance_band=distance_bands(frame),
     )
 
 
@@ -104,6 +105,8 @@ def cell(pairs: pd.DataFrame, distance: DistanceBand | None, data: Band) -> Cell
     advice: Advice = {1: "tune", -1: "freeze"}.get(direction(e), "try both")  # type: ignore[assignment]
     near_chance = int(sum(flag is True for flag in rows["near_chance"]))
     notes = [e.note, f"{near_chance} pairs near guessing" if near_chance else ""]
+    if distance == "between":
+        notes.append(between_bands(rows).replace(", left out", ""))
     if e.sign and not direction(e):
         notes.append(f"{e.n} repetitions are too few to decide")
     return Cell(
@@ -122,10 +125,11 @@ def cell(pairs: pd.DataFrame, distance: DistanceBand | None, data: Band) -> Cell
 
 
 def cells(pairs: pd.DataFrame) -> list[Cell]:
-    """All nine cells, and the data bands with runs whose distance is unknown."""
+    """All nine cells, and the data bands with runs whose distance is unknown or in no band."""
     found = [cell(pairs, distance, data) for distance in BANDS for data in BANDS]
-    unknown = [cell(pairs, "unknown", data) for data in BANDS]
-    return found + [one for one in unknown if one.pairs]
+    others: tuple[SureBand, ...] = ("between", "unknown")
+    rest = [cell(pairs, distance, data) for distance in others for data in BANDS]
+    return found + [one for one in rest if one.pairs]
 
 
 # --- a decision ---------------------------------------------------------------------------------
@@ -153,10 +157,12 @@ def decide(pairs: pd.DataFrame, cosine: float | None, images_per_class: float) -
     own, wide = cell(pairs, distance, data), cell(pairs, None, data)
     if own.advice is not None and own.n > 1:
         verdict: AdviceVerdict = "measured" if own.decided else "undecided"
-        return Decision(own.advice, f"your runs: {own.numbers()}", own.experiments, verdict)
+        said = f"your runs: {own.numbers()}{_left_out(pairs, data)}"
+        return Decision(own.advice, said, own.experiments, verdict)
     advice, words, splits = _printed(distance, data)
     in_print = (Support(PAPER, splits),) if splits else ()
     said = "no run of yours"
+    said += _left_out(pairs, data)
     if wide.pairs:
         said += f" at this distance; at others or unknown ones {wide.numbers()}"
     if wide.decided and distance is not None:
@@ -168,6 +174,12 @@ def decide(pairs: pd.DataFrame, cosine: float | None, images_per_class: float) -
     if advice is None or not splits:
         return Decision("try both", f"{alone}; {words}", own.experiments, "no evidence")
     return Decision(advice, f"{words}; {alone}", in_print, "as printed")
+
+
+def _left_out(pairs: pd.DataFrame, data: Band) -> str:
+    rows = pairs[pairs["data_band"] == data]
+    text = between_bands(rows) if len(rows) else ""
+    return f"; {text}" if text else ""
 
 
 def _printed(distance: Band | None, data: Band) -> tuple[Advice | None, str, int]:
@@ -262,6 +274,8 @@ def _outcomes(inside: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
     for row in inside.to_dict("records"):
         bands = str(row["distance_band"]), str(row["data_band"])
         cosine = None if bands[0] == "unknown" else float(row["distance"])
+        if cosine is not None:
+            bands = distance_band(cosine), bands[1]
         if bands not in known:
             known[bands] = decide(others, cosine, float(row["n_per_class"])).advice
         advised: dict[str, Advice | None] = {

@@ -19,7 +19,7 @@ from analysis.bands import BANDS, data_band, distance_band, printed_evidence
 from analysis.board import FACTORS, PATTERN_FACTORS, SEEDS, key_of, pair, summarise
 from analysis.evidence import Evidence
 from analysis.findings import claim, on_published
-from analysis.ratios import copy_ratios
+from analysis.ratios import copy_ratios, distance_bands
 from analysis.statistics import Estimate, holm
 
 __all__ = ["best_rates", "borrowing", "copy_depth", "frozen_layers", "learning_rate"]
@@ -142,8 +142,7 @@ def _depths(
             rows = in_band(ratios.frame, situation)
             if situation.cosine is not None and rows["distance"].notna().any():
                 band = distance_band(situation.cosine)
-                known = [d == d and distance_band(d) == band for d in rows["distance"]]
-                rows = _where(rows, known)
+                rows = _where(rows, [one == band for one in distance_bands(rows)])
             if len(rows):
                 name = f"last {reinit} layers, {treatment}"
                 found.append((name, summarise(rows, "log_ratio", name), rows))

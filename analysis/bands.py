@@ -19,13 +19,16 @@ __all__ = [
     "DISTANCE_EDGES",
     "Advice",
     "Band",
+    "SureBand",
     "data_band",
     "distance_band",
     "printed_advice",
     "printed_evidence",
+    "sure_distance_band",
 ]
 
 Band = Literal["low", "medium", "large"]
+SureBand = Literal["low", "medium", "large", "between", "unknown"]
 Advice = Literal["freeze", "tune", "try both"]
 BANDS: tuple[Band, ...] = ("low", "medium", "large")
 DATA_EDGES = (21, 100)
@@ -60,6 +63,23 @@ def distance_band(cosine: float) -> Band:
         raise DataError(f"cosine distance {cosine} is not between 0 and 2")
     medium, large = DISTANCE_EDGES
     return "large" if cosine >= large else "medium" if cosine >= medium else "low"
+
+
+def sure_distance_band(cosine: float, low: float, high: float) -> SureBand:
+    """The band in which the whole interval of a distance lies; NaN ends: there is no interval.
+
+    >>> nan = float("nan")
+    >>> sure_distance_band(0.198, 0.152, 0.249), sure_distance_band(0.198, nan, nan)
+    ('between', 'low')
+    >>> sure_distance_band(nan, nan, nan)
+    'unknown'
+    """
+    if cosine != cosine:
+        return "unknown"
+    # An interval by resampling may end a little below 0 or above 2.
+    ends = [min(max(end, 0.0), 2.0) for end in (low, high) if end == end]
+    bands = {distance_band(value) for value in (cosine, *ends)}
+    return bands.pop() if len(bands) == 1 else "between"
 
 
 _PRINTED_DISTANCES: Mapping[Band, str] = {

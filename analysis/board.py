@@ -10,7 +10,7 @@ from __future__ import annotations
 import io
 import math
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
@@ -356,8 +356,10 @@ def _with_values(frame: pd.DataFrame, left: list[float], right: list[float]) -> 
 def summarise(frame: pd.DataFrame, column: str, name: str) -> Estimate:
     """Mean of a column over pairs, with the interval that the repetitions allow.
 
-    Pairs of one task and seed (other images per class, other patterns, …) are averaged first: they
-    share their random draws and are no repetitions of each other.
+    Pairs of one task, source and seed (other images per class, other patterns, …) are averaged
+    first: they share their random draws and are no repetitions of each other. Sources are never
+    averaged: where the frame says which `source` a row has, each pair of source and target is a
+    unit of its own; of several units the interval is over units, so that disagreement widens it.
 
     Raises:
         DataError: without a pair.
@@ -365,7 +367,14 @@ def summarise(frame: pd.DataFrame, column: str, name: str) -> Estimate:
     if frame.empty:
         raise DataError(f"no pairs for {name}", hint="run the experiments it needs first")
     groups: dict[str, list[float]] = {}
-    means = frame.groupby(["task", "seed"], sort=True)[column].mean()
-    for task, mean in zip(means.index.get_level_values(0), means, strict=True):
-        groups.setdefault(str(task), []).append(float(mean))
-    return interval(groups, name)
+    units = key_of(frame, ["task", "source"] if "source" in frame.columns else ["task"])
+    means = frame.groupby([units.to_numpy(), frame["seed"].to_numpy()], sort=True)[column].mean()
+    for unit, mean in zip(means.index.get_level_values(0), means, strict=True):
+        groups.setdefault(str(unit), []).append(float(mean))
+    found = interval(groups, name)
+    tasks = frame["task"].nunique()
+    if len(groups) == tasks:
+        return found
+    alone = "one target: other classes were not tried" if tasks == 1 else ""
+    note = "; ".join(text for text in (alone, found.note) if text)
+    return replace(found, unit="source-target pair", note=note)

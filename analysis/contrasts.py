@@ -291,9 +291,7 @@ def _rows(answer: Answer) -> Iterator[dict[str, Any]]:
         e = summarise(group, "gain_points", f"{contrast.label} {first['setting']} {n}")
         means = group.groupby(["task", "seed"], sort=True)["gain_points"].mean()
         over_pairs = student_interval(means.to_numpy(), unit="pair")
-        # Two equal differences have a spread of 0, which is luck and no certainty.
         few = len(means) < _LEAST_PAIRS or (e.n < _LEAST_PAIRS and over_pairs.sign != e.sign)
-        equal = len(means) > 1 and float(means.max() - means.min()) < 1e-9
         yield {
             "question": contrast.question,
             "label": contrast.label,
@@ -301,8 +299,8 @@ def _rows(answer: Answer) -> Iterator[dict[str, Any]]:
             "setting": first["setting"],
             "n_per_class": None if n is None or n != n else float(n),
             "gain_points": e.value,
-            "low": None if equal else e.low,
-            "high": None if equal else e.high,
+            "low": e.low,
+            "high": e.high,
             "n": e.n,
             "unit": e.unit,
             "pairs": len(group),
@@ -310,20 +308,19 @@ def _rows(answer: Answer) -> Iterator[dict[str, Any]]:
             "pairs_high": over_pairs.high,
             "left": float(group["left"].mean()),
             "right": float(group["right"].mean()),
-            "p": None if equal else e.p,
+            "p": e.p,
             "p_holm": None,
-            "verdict": "undecided" if equal or few else _SAID[e.sign],
+            "verdict": "undecided" if few else _SAID[e.sign],
             "lr": answer.lr,
             "unpaired": answer.unpaired,
             "unfinished": answer.unfinished,
-            "note": _NO_SPREAD if equal else e.note,
+            "note": e.note,
         }
 
 
 _SAID = {1: "higher", -1: "lower", 0: "undecided"}
 _LEAST_PAIRS = 3
-"""Fewer decide nothing: two that happen to agree have an interval of no width."""
-_NO_SPREAD = "all repetitions gave the same difference: there is no spread to judge it by"
+"""Fewer decide nothing: two that happen to agree have an interval of hardly any width."""
 
 
 def _place(row: pd.Series[Any], commonest: Mapping[Any, int]) -> tuple[float, str, float]:

@@ -380,7 +380,9 @@ def slope(
                 fitted = float(stats.linregress(values, list(group[y])).slope)
                 sign = 1 if rising else -1
                 first = group.iloc[0]
-                found.append({"task": first["task"], "seed": first["seed"], "slope": sign * fitted})
+                kept = {"task": first["task"], "seed": first["seed"], "slope": sign * fitted}
+                # Slopes of two sources are not averaged within a seed.
+                found.append(kept | ({"source": first["source"]} if "source" in within else {}))
     if not found:
         return missing(name, f"no task with {least} different values of {x}", needed)
     e = summarise(pd.DataFrame(found), "slope", name)

@@ -29,7 +29,14 @@ from analysis.evidence import (
     judge,
     missing,
 )
-from analysis.ratios import DISTANCE_KEYS, Ratios, copy_ratios, tune_freeze_ratios
+from analysis.ratios import (
+    DISTANCE_KEYS,
+    Ratios,
+    between_bands,
+    copy_ratios,
+    distance_bands,
+    tune_freeze_ratios,
+)
 
 __all__ = ["CLAIMS"]
 
@@ -46,6 +53,9 @@ def _drawn(name: str, figure: str) -> list[Part]:
 def _log_ratio(name: str, rows: pd.DataFrame, needed: str, detail: str, sign: int = 1) -> Part:
     if rows.empty:
         return missing(name, f"no pair of finished runs {detail}".strip(), needed)
+    units = rows[["task", "source"]].drop_duplicates()
+    if len(units) > 1:
+        detail = f"{detail} of {len(units)} pairs of source and target".strip()
     e = summarise(rows.assign(effect=100 * sign * rows["log_ratio"]), "effect", name)
     return judge(
         name,
@@ -71,11 +81,14 @@ def _c1_published() -> list[Part]:
     return _drawn("copying all but the last layer is not worse", "Fig. 1")
 
 
-def _exception(n_per_class: float | None, distance: float) -> bool:
-    """High distance and much data, where the paper excepts its rule; also an unknown distance."""
+def _exception(n_per_class: float | None, distance: float, high: float) -> bool:
+    """High distance and much data, where the paper excepts its rule; also an unknown distance,
+    and one whose interval reaches into the band.
+    """
     if not _is_large(n_per_class):
         return False
-    return distance != distance or distance_band(distance) == "large"
+    farthest = distance if high != high else min(max(high, distance), 2.0)
+    return distance != distance or distance_band(farthest) == "large"
 
 
 def _c1_runs(evidence: Evidence) -> list[Part]:
@@ -89,8 +102,9 @@ def _c1_runs(evidence: Evidence) -> list[Part]:
             found = copy_ratios(b, treatment, reinit, evidence.distances, rule).frame
             if found.empty:
                 continue
-            conditions = zip(found["n_per_class"], found["distance"], strict=True)
-            away = pd.Series([_exception(n, d) for n, d in conditions], index=found.index)
+            columns = ["n_per_class", "distance", "distance_high"]
+            conditions = zip(*(found[name] for name in columns), strict=True)
+            away = pd.Series([_exception(*c) for c in conditions], index=found.index)
             kept, out = found[~away], found[away]
             name = f"last layer random ≥ last {reinit} random, {treatment}"
             parts.append(_log_ratio(name, kept, needed, _says(kept)))
@@ -143,9 +157,17 @@ def _c3_runs(evidence: Evidence) -> list[Part]:
         return [
             missing(name, "no distance known" if len(rows) else "no pairs", f"{runs}; {_DISTANCE}")
         ]
-    near = [d == d and distance_band(d) == "low" for d in rows["distance"]]
-    few = rows[[a and _is_low(n) for a, n in zip(near, rows["n_per_class"], strict=True)]]
-    return [_log_ratio(name, few, f"{runs}, at a cosine distance below 0.2", "", sign=-1)]
+    few = rows[[_is_low(n) for n in rows["n_per_class"]]]
+    near = few[[band == "low" for band in distance_bands(few)]]
+    part = _log_ratio(name, near, f"{runs}, at a cosine distance below 0.2", "", sign=-1)
+    said = [part.detail, _sources(near), between_bands(few)]
+    return [replace(part, detail="; ".join(text for text in said if text))]
+
+
+def _sources(rows: pd.DataFrame) -> str:
+    """Which sources count, and how far each is."""
+    known = rows[["source", "distance"]].drop_duplicates()
+    return ", ".join(f"{s} at {d:.3f}" for s, d in known.to_numpy().tolist())
 
 
 def _c4_published() -> list[Part]:

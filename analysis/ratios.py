@@ -19,7 +19,7 @@ from typing import Literal
 
 import pandas as pd
 
-from analysis.bands import data_band, distance_band
+from analysis.bands import SureBand, data_band, sure_distance_band
 from analysis.board import (
     PATTERN_FACTORS,
     SOURCE_FACTORS,
@@ -35,7 +35,9 @@ __all__ = [
     "DISTANCE_KEYS",
     "Ratios",
     "band_averages",
+    "between_bands",
     "copy_ratios",
+    "distance_bands",
     "gains",
     "scratch_ratios",
     "tune_freeze_ratios",
@@ -68,14 +70,16 @@ class Ratios:
 def with_distance(frame: pd.DataFrame, distances: pd.DataFrame | None) -> pd.DataFrame:
     """Adds `distance` from a table with column `cosine` and any of `DISTANCE_KEYS`.
 
+    `distance_low` and `distance_high` are added too; missing where the table has no interval.
     Runs whose target and source are not in the table keep a missing distance.
 
     Raises:
         DataError: when the table has no key, or two distances for the same key.
     """
-    result = frame.drop(columns="distance", errors="ignore")
+    columns = {"distance": "cosine", "distance_low": "cosine_low", "distance_high": "cosine_high"}
+    result = frame.drop(columns=list(columns), errors="ignore")
     if distances is None or distances.empty:
-        return result.assign(distance=math.nan)
+        return result.assign(**dict.fromkeys(columns, math.nan))
     keys = [name for name in DISTANCE_KEYS if name in distances.columns]
     if not keys or "cosine" not in distances.columns:
         raise DataError(
@@ -85,8 +89,35 @@ def with_distance(frame: pd.DataFrame, distances: pd.DataFrame | None) -> pd.Dat
     words = key_of(distances, keys)
     if words.duplicated().any():
         raise DataError(f"two distances for the same {', '.join(keys)}")
-    table = pd.Series(distances["cosine"].to_numpy(dtype=float), index=words.to_numpy())
-    return result.assign(distance=key_of(result, keys).map(table).astype(float))
+    wanted = key_of(result, keys)
+    for name, column in columns.items():
+        result[name] = math.nan
+        if column in distances.columns:
+            values = distances[column].to_numpy(dtype=float)
+            result[name] = wanted.map(pd.Series(values, index=words.to_numpy())).astype(float)
+    return result
+
+
+def distance_bands(frame: pd.DataFrame) -> list[SureBand]:
+    """Each row's band of distance; between: its interval reaches over a band's edge.
+
+    Args:
+        frame: of `with_distance`.
+    """
+    ends = zip(frame["distance"], frame["distance_low"], frame["distance_high"], strict=True)
+    return [sure_distance_band(*map(float, row)) for row in ends]
+
+
+def between_bands(frame: pd.DataFrame) -> str:
+    """The sources that belong to no band for sure, each with its interval; empty without one."""
+    rows = frame[[band == "between" for band in distance_bands(frame)]] if len(frame) else frame
+    columns = ["source", "target", "distance", "distance_low", "distance_high"]
+    said = [
+        f"{row['source']}: {row['distance']:.3f} ({row['distance_low']:.3f} to "
+        f"{row['distance_high']:.3f}) reaches into another band, left out"
+        for row in rows.drop_duplicates(columns).to_dict("records")
+    ]
+    return "; ".join(dict.fromkeys(said))
 
 
 def _ratios(pairs: Pairs, panel: str, distances: pd.DataFrame | None) -> Ratios:
@@ -173,17 +204,18 @@ def band_averages(ratios: Ratios, by: Literal["data", "distance"]) -> pd.DataFra
 
     Returns:
         Columns band, mean_ratio, geometric_mean, low, high (of the geometric mean), points, n and
-        unit (what the interval counts), note. Bands without a point have a row that says so.
+        unit (what the interval counts), note. Bands without a point have a row that says so. A
+        source whose distance's interval reaches over a band's edge is in no band; notes say so.
     """
     frame = ratios.frame
     column = "n_per_class" if by == "data" else "distance"
-    band_of = data_band if by == "data" else distance_band
     known = frame[frame[column].notna()]
-    bands = [band_of(float(x)) for x in known[column]]
+    bands = [data_band(float(x)) for x in known[column]] if by == "data" else distance_bands(known)
+    left_out = between_bands(known) if by == "distance" else ""
     rows = []
     for band in ("low", "medium", "large"):
-        points = known[[b == band for b in bands]]
-        rows.append(_band_row(band, points))
+        row = _band_row(band, known[[b == band for b in bands]])
+        rows.append(row | {"note": "; ".join(t for t in (str(row["note"]), left_out) if t)})
     return pd.DataFrame(rows)
 
 

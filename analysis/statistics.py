@@ -23,6 +23,7 @@ from bench.errors import DataError
 
 __all__ = [
     "BOOTSTRAP_FROM",
+    "NO_SPREAD",
     "Comparison",
     "Estimate",
     "bootstrap_interval",
@@ -39,6 +40,7 @@ __all__ = [
 ]
 
 Array = npt.NDArray[np.float64]
+NO_SPREAD = "all repetitions gave the same value: there is no spread to judge it by"
 BOOTSTRAP_FROM = 10
 """From so many class draws on, an interval is a hierarchical bootstrap."""
 
@@ -100,7 +102,10 @@ def finite(values: npt.ArrayLike, what: str) -> Array:
 def student_interval(
     values: npt.ArrayLike, level: float = 0.95, unit: str = "value", note: str = ""
 ) -> Estimate:
-    """Student's interval of a mean, n - 1 degrees of freedom; none for a single value.
+    """Student's interval of a mean, n - 1 degrees of freedom.
+
+    There is none for a single value, nor for values that are all equal: accuracies are counts of
+    test images, so that a few of them agree by luck, and a spread of 0 is no certainty.
 
     >>> estimate = student_interval([1.0, 2.0, 3.0])
     >>> round(estimate.low, 3), round(estimate.high, 3)
@@ -111,10 +116,17 @@ def student_interval(
     if n == 1:
         alone = f"one {unit}: no interval"
         return Estimate(mean, None, None, 1, unit, level=level, note=_join(note, alone))
+    if _all_equal(array):
+        return Estimate(mean, None, None, n, unit, level=level, note=_join(note, NO_SPREAD))
     error = float(array.std(ddof=1)) / math.sqrt(n)
     half = float(stats.t.ppf(0.5 + level / 2, n - 1)) * error
-    p = float(2 * stats.t.sf(abs(mean) / error, n - 1)) if error > 0 else float(mean == 0)
+    p = float(2 * stats.t.sf(abs(mean) / error, n - 1))
     return Estimate(mean, mean - half, mean + half, n, unit, "Student t", level, p, note)
+
+
+def _all_equal(array: Array) -> bool:
+    """Equal but for the last digits of floating-point numbers."""
+    return float(np.ptp(array)) <= 1e-9 * max(float(np.abs(array).max()), 1e-3)
 
 
 def _join(*notes: str) -> str:
@@ -180,6 +192,18 @@ def hierarchical_bootstrap(
     means = ((picked * inside).sum(-1) / count[..., 0]).mean(-1)
     low, high = np.quantile(means, [0.5 - level / 2, 0.5 + level / 2])
     value = float(np.mean([v.mean() for v in values]))
+    if _all_equal(means):
+        return Estimate(
+            value,
+            None,
+            None,
+            len(names),
+            "class draw",
+            "hierarchical bootstrap",
+            level,
+            None,
+            NO_SPREAD,
+        )
     tail = min(float((means <= 0).mean()), float((means >= 0).mean()))
     p = min(1.0, 2 * max(tail, 1 / resamples))
     return Estimate(

@@ -154,9 +154,9 @@ def conditions(table: Sequence[Row], baselines: Mapping[str, str] | None = None)
     """One row per condition: mean, sample standard deviation (ddof 1), n and a 95 % interval.
 
     Rows that differ only in seeds and class draws are one condition. The interval is Student's t
-    on n - 1 degrees of freedom over the finished repetitions; it is empty when n is 1. `n_missing`
-    counts repetitions without a result, `n_diverged` those that diverged. `top1_over_baseline` is
-    the mean difference to the baseline of the same draw and seeds, over `n_pairs` pairs.
+    on n - 1 degrees of freedom over the finished repetitions; it is empty when n is 1 and when all
+    are equal. `n_missing` counts repetitions without a result, `n_diverged` those that
+    diverged. `top1_over_baseline` is the mean difference to the baseline of the same draw and seeds, over `n_pairs` pairs.
     """
     accuracy = {row["run_id"]: row["top1_accuracy"] for row in table if row["status"] == "done"}
     factors = [c.name for c in COLUMNS if c.kind in ("factor", "identity")]
@@ -257,8 +257,10 @@ def mean_interval(
 ) -> tuple[float | None, float | None, float | None]:
     """Mean, sample standard deviation and half width of Student's interval; None where undefined.
 
-    >>> mean_interval([1.0])
-    (1.0, None, None)
+    Equal values have no interval: that they agree is luck, and a spread of 0 no certainty.
+
+    >>> mean_interval([1.0]), mean_interval([1.0, 1.0])
+    ((1.0, None, None), (1.0, 0.0, None))
     """
     n = len(values)
     if n == 0:
@@ -269,6 +271,8 @@ def mean_interval(
     from scipy.special import stdtrit
 
     deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
+    if max(values) - min(values) <= 1e-9 * max(*map(abs, values), 1e-3):
+        return mean, 0.0, None
     quantile = float(stdtrit(n - 1, 0.5 + level / 2))
     return mean, deviation, quantile * deviation / math.sqrt(n)
 

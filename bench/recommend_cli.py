@@ -184,7 +184,9 @@ def band_tables(situation: Situation, evidence: Evidence | None) -> list[Table]:
         return tables
     rows = derived(evidence).to_dict("records")
     own = {(row["distance"], row["images_per_class"]): _own_cell(row) for row in rows}
-    known = [d for d in ("low", "medium", "large", "unknown") if any(d == r for r, _ in own)]
+    known = [
+        d for d in ("low", "medium", "large", "between", "unknown") if any(d == r for r, _ in own)
+    ]
     title = "the same from your runs: tune / freeze, 95 % interval (pairs)"
     where = here if here[0] is not None else ("unknown", here[1])
     return [*tables, _bands(title, own, known, where)]
@@ -207,6 +209,7 @@ def _bands(
         "low": "low, below 0.2",
         "medium": "medium, below 0.4",
         "large": "large, 0.4 and more",
+        "between": "reaches over a band's edge",
         "unknown": "not measured",
     }
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)

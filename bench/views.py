@@ -197,7 +197,7 @@ def _experiment_table(name: str, about: str, found: Sequence[Mapping[str, Any]])
         table.add_row(
             *(_value(row[key]) for key in keys),
             "" if mean is None else f"{100 * mean:.1f}",
-            "" if low is None else f"{100 * low:.1f} – {100 * high:.1f}",
+            _percentages(low, high, row["n"]),
             str(row["n"]),
             *([_difference(row)] if compared else []),
             *([row.get("train_images_used") or "as asked"] if short else []),
@@ -235,6 +235,19 @@ def _telling(found: Sequence[Mapping[str, Any]]) -> list[str]:
             places = {value: place for place, value in reversed(list(enumerate(values)))}
             kept.setdefault(tuple(places[value] for value in values), key)
     return list(kept.values())
+
+
+def _percentages(low: float | None, high: float | None, n: int) -> str:
+    """An interval of accuracies, cut at 0 and 100; two runs that leave these have said nothing.
+
+    >>> _percentages(0.5, 0.6, 3), _percentages(0.9, 1.1, 3), _percentages(-0.7, 1.2, 2)
+    ('50.0 – 60.0', '90.0 – 100.0', '–')
+    """
+    if low is None or high is None:
+        return "–" if n else ""
+    if n == 2 and (low < 0 or high > 1):
+        return "–"
+    return f"{100 * max(low, 0.0):.1f} – {100 * min(high, 1.0):.1f}"
 
 
 def _difference(row: Mapping[str, Any]) -> str:

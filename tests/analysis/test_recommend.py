@@ -252,7 +252,8 @@ def test_advice_from_like_targets_loses_nothing_and_the_wrong_habit_does() -> No
     rows, cosines = [], {}
     for k in range(8):
         near = k % 2 == 0
-        rows += _pairs(0.8 if near else 1.25, target=f"t{k}", images_per_class=200)
+        ratio = (0.8 if near else 1.25) + 0.004 * k
+        rows += _pairs(ratio, target=f"t{k}", images_per_class=200)
         cosines[f"t{k}"] = 0.1 if near else 0.6
     table = regret(_evidence(rows, cosines)).table.set_index("strategy")
     assert table.loc["this advice", "regret_points"] == pytest.approx(0, abs=1e-9)

@@ -67,9 +67,16 @@ def test_unusable_values_are_refused(values: list[float]) -> None:
         student_interval(values)
 
 
-def test_equal_differences_are_certain() -> None:
-    assert student_interval([0.1, 0.1]).sign == 1
-    assert student_interval([0.0, 0.0]).sign == 0
+@pytest.mark.parametrize("values", [[0.1, 0.1], [0.3 - 0.2, 0.1, 0.1], [0.0, 0.0]])
+def test_equal_differences_are_no_certainty(values: list[float]) -> None:
+    found = student_interval(values)
+    assert (found.low, found.high, found.p, found.sign) == (None, None, None, 0)
+    assert "no spread" in found.note
+
+
+def test_equal_draws_have_no_bootstrap_interval() -> None:
+    found = hierarchical_bootstrap({f"d{k:02}": [0.1, 0.1] for k in range(12)}, "equal")
+    assert (found.low, found.p) == (None, None)
 
 
 def test_bootstrap_interval_is_near_scipys() -> None:
