@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,7 +28,10 @@ def report(
     data_root: DataRoot = None,
     set_: Set = None,
     out: Annotated[
-        Path | None, typer.Option(help="folder to write to; else RESULTS/reports/NAME")
+        Path | None,
+        typer.Option(
+            help="folder to write to; else RESULTS/reports/NAME, as leaderboards are named"
+        ),
     ] = None,
     png: Annotated[bool, typer.Option(help="figures as PNG too, beside the SVG")] = True,
 ) -> None:
@@ -37,12 +41,28 @@ def report(
 
     made = build(name, evidence, measured, png=png, more=more)
     folder = out if out is not None else results / "reports" / name
+    before = _figures(folder)
     index = write(made, folder)
+    for old in sorted(before - set(made.files)):  # of an earlier report; this one does not draw it
+        (folder / old).unlink(missing_ok=True)
     screen = console()
     for sentence in made.headline:
         screen.print(sentence, highlight=False, markup=False)
     drawn = sum(figure.endswith(".svg") for figure in made.files)
     screen.print(f"report: {index} ({drawn} figures beside it)", highlight=False, markup=False)
+
+
+_OURS, _FIGURE = "<title>How to fine-tune: ", re.compile(r'<figure id="figure-([\w.+-]+)"')
+
+
+def _figures(folder: Path) -> set[str]:
+    """Names of the figure files of the report that lies in a folder; other files are not ours."""
+    try:
+        page = (folder / "index.html").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return set()
+    names = _FIGURE.findall(page) if _OURS in page else []
+    return {f"{name}{kind}" for name in names for kind in (".svg", ".png")}
 
 
 def _material(
@@ -68,7 +88,7 @@ def _material(
     board = boards.parse(to_csv(rows(session.plan, session.store)), str(source))
     found = measuring.measurements(session.plan, session.store)
     drawn = figures(session.plan, session.store, found, session.data_root)
-    return session.plan.name, measuring.evidence(board, found), found, drawn
+    return session.board or session.plan.name, measuring.evidence(board, found), found, drawn
 
 
 def register(app: typer.Typer) -> None:

@@ -78,3 +78,40 @@ def test_help_is_light() -> None:
         [sys.executable, "-c", script], capture_output=True, text=True, check=True, cwd=ROOT
     )
     assert out.stdout.strip() == "[]"
+
+
+def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path) -> None:
+    lines = (ROOT / "results" / "borrowing.csv").read_text().splitlines(keepends=True)
+    table, out = tmp_path / "mine.csv", tmp_path / "page"
+    table.write_text("".join(lines[:12]))
+    assert call(str(table), "--out", str(out), "--no-png")[0] == 0
+    (out / "mine.txt").write_text("a note")
+    (out / "mine.svg").write_text("a drawing")
+    page = out / "index.html"
+    page.write_text(page.read_text() + '<figure id="figure-old.one">')
+    for name in ("old.one.svg", "old.one.png", "findings.png"):
+        (out / name).write_text("of an earlier report")
+    assert call(str(table), "--out", str(out), "--no-png")[0] == 0
+    left = {path.name for path in out.iterdir()}
+    assert {"index.html", "findings.svg", "mine.txt", "mine.svg"} <= left
+    assert not {"old.one.svg", "old.one.png", "findings.png"} & left
+
+
+def test_variants_of_a_grid_have_pages_of_their_own(tmp_path: Path) -> None:
+    grid = tmp_path / "own.yaml"
+    grid.write_text(
+        "defaults:\n"
+        "  target: {dataset: digits, images_per_class: 5, val_per_class: 5, test_per_class: 10}\n"
+        "  model: narrow8_32\n"
+        "  pattern: scratch\n"
+        "  train: {lr: 0.01, epochs: 1}\n"
+        "experiments: {a: {axes: {train.batch_size: [16, 32]}}}\n"
+    )
+    for value in ("seed=1", "seed=2"):
+        given = [str(grid), "--set", value, "--results", str(tmp_path / "r")]
+        run = CliRunner().invoke(app, ["grid", *given, "--workers", "1"])
+        assert run.exit_code == 0, run.output
+        assert call(*given, "--no-png")[0] == 0
+    pages = sorted((tmp_path / "r" / "reports").glob("*/index.html"))
+    assert [page.parent.name for page in pages] == ["own--seed=1", "own--seed=2"]
+    assert all(f"How to fine-tune: {page.parent.name}" in page.read_text() for page in pages)
