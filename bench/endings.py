@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 from rich.markup import escape
 
 from bench.errors import StoreError
+from bench.gridpreset import split_presets
 from bench.notes import counted, omitted_by_condition
 from bench.session import Session
 
@@ -46,13 +48,21 @@ def leaderboard_lines(session: Session) -> list[str]:
     if session.board and session.board != session.plan.name:
         plain = escape(str(session.store.leaderboard(session.plan.name)))
         lines.append(
-            f"             (not {plain}: with --set these are other runs than the grid's own)"
+            f"             (not {plain}: with {_used(session)} these are other runs than the "
+            "grid's own)"
         )
     if features := sum(run.role == "extract" for run in session.wanted):
         lines.append(
             f"features:    {features} extractions, which bench findings and bench report read"
         )
     return lines
+
+
+def _used(session: Session) -> str:
+    """Which of --preset and --set the grid was opened with."""
+    texts = [text for flag, text in itertools.pairwise(session.given) if flag == "--set"]
+    presets, others = split_presets(texts)
+    return " and ".join(["--preset"] * bool(presets) + ["--set"] * bool(others)) or "--set"
 
 
 def ending_lines(session: Session, table: Sequence[Mapping[str, Any]]) -> tuple[list[str], int]:

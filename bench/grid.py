@@ -35,7 +35,7 @@ from bench.gridcells import Assignment, Place, assign, matches, product, undot
 from bench.griderrors import CellError
 from bench.gridmeasure import read_measures
 from bench.gridnames import Names
-from bench.gridorigins import Origins, Override, read_override
+from bench.gridorigins import Origins, Override, check_laid, laid_over, read_override
 from bench.gridpreset import split_presets, with_presets
 from bench.gridrun import SECTIONS, RunBuilder, merge
 from bench.measures import Measure
@@ -127,9 +127,9 @@ def load_grid(
     _texts(document, top)
     builder = RunBuilder(depth_of, check_method, check_run, check_tag, check_size)
     changes = [read_override(text, SECTIONS) for text in overrides]
-    expanded = tuple(
-        _Expander(document, name, builder, changes).experiment() for name in experiments
-    )
+    expanders = [_Expander(document, name, builder, changes) for name in experiments]
+    expanded = tuple(one.experiment() for one in expanders)
+    check_laid(changes, {text for one in expanders for text in one.laid})
     return Grid(
         name=str(top.get("name", path.stem)),
         path=path,
@@ -209,6 +209,7 @@ class _Expander:
         self.document, self.name, self.builder = document, name, builder
         self.path: Place = ("experiments", name)
         self.overrides = overrides
+        self.laid: set[str] = set()  # the overrides that a cell has taken
         self.axis_keys: list[str] = []
         top = document.value
         self.raw = _mapping(document, self.path, top["experiments"][name], _EXPERIMENT)
@@ -349,7 +350,9 @@ class _Expander:
         self, base: Mapping[str, Any], assignment: Assignment, origins: Mapping[str, Place]
     ) -> RunSpec:
         cell: Mapping[str, Any] = base
-        everything = [*assignment.items(), *((one.key, one.value) for one in self.overrides)]
+        laid = laid_over(self.overrides, assignment.get("pattern", base.get("pattern")))
+        self.laid |= {one.text for one in laid}
+        everything = [*assignment.items(), *((one.key, one.value) for one in laid)]
         for key, value in sorted(everything, key=lambda item: "." in item[0]):
             cell = assign(cell, key, value)
         named: dict[str, Place] = {}

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from typing import Any, NamedTuple
 
@@ -145,9 +146,11 @@ def _way_out(kind: str, value: Any, grid: bool) -> str | None:
         return "lists of values to try stand under axes:"
     if isinstance(value, str) and kind.startswith(("int", "float")):
         try:
-            float(value)
+            number = float(value)
         except ValueError:
             return None
+        if not math.isfinite(number):
+            return "a finite number is needed"
         return f"write {value.strip()} without quotes"
     return None
 

@@ -3,16 +3,20 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
 from bench.errors import GridError, nearest
 from bench.gridcells import Place
 from bench.griderrors import Key
+from bench.gridpattern import is_scratch
 from bench.yamlfile import Document, scalar
 
-__all__ = ["Origins", "Override", "read_override"]
+__all__ = ["Origins", "Override", "check_laid", "laid_over", "read_override"]
+
+_COPIED = ("source", "parent", "weights")
+"""Sections that say what layers are copied from."""
 
 
 class Override(NamedTuple):
@@ -42,6 +46,48 @@ def read_override(text: str, sections: Mapping[str, str]) -> Override:
             f"{nearest(key.split('.')[0], sections, len(sections))}",
         )
     return Override(key, scalar(value), f"--set {text}")
+
+
+def laid_over(overrides: Sequence[Override], pattern: Any) -> list[Override]:
+    """The overrides that a cell takes.
+
+    A cell that copies nothing is left alone by what says where copies come from: a source would
+    only make it an error. Where `--set` gives the pattern too, everything is taken.
+
+    Args:
+        overrides: of the command line.
+        pattern: of the cell without them.
+
+    >>> weights = Override("weights", "timm", "--set weights=timm")
+    >>> len(laid_over([weights], "tune")), laid_over([weights], "scratch")
+    (1, [])
+    """
+    if not is_scratch(pattern) or any(one.key == "pattern" for one in overrides):
+        return list(overrides)
+    return [one for one in overrides if not _gives_a_source(one)]
+
+
+def _gives_a_source(override: Override) -> bool:
+    return override.key.split(".")[0] in _COPIED and override.value not in (None, "none")
+
+
+def check_laid(overrides: Sequence[Override], laid: Collection[str]) -> None:
+    """Refuses an override that no cell took.
+
+    Args:
+        overrides: of the command line.
+        laid: the texts of those that some cell took.
+
+    Raises:
+        GridError: naming it.
+    """
+    for one in overrides:
+        if one.text not in laid:
+            raise GridError(
+                "it changes nothing: every run trains from scratch",
+                place=one.text,
+                hint="set a pattern that copies too, such as --set pattern=tune, or leave it out",
+            )
 
 
 @dataclass(frozen=True)

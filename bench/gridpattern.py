@@ -8,7 +8,7 @@ from bench.errors import BenchError
 from bench.griderrors import CellError
 from bench.spec import LayerPattern
 
-__all__ = ["read_pattern"]
+__all__ = ["is_scratch", "read_pattern"]
 
 _NAMED = {
     "tune": lambda depth: f"T(1-{depth - 1})R({depth})",
@@ -16,6 +16,20 @@ _NAMED = {
     "scratch": lambda depth: f"R(1-{depth})",
 }
 _MEANT = "T copied and tuned, F copied and frozen, R random; or tune, freeze, scratch"
+
+
+def is_scratch(raw: Any) -> bool:
+    """Whether `pattern:` copies no layer; False for what is no pattern.
+
+    >>> is_scratch("scratch"), is_scratch("R(1-8)"), is_scratch("tune"), is_scratch(None)
+    (True, True, False, False)
+    """
+    if not isinstance(raw, str) or raw in _NAMED:
+        return bool(raw == "scratch")
+    try:
+        return LayerPattern.parse(raw).is_scratch
+    except BenchError:
+        return False
 
 
 def read_pattern(raw: Any, network: str, depth: int) -> str:

@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
-from bench.errors import BenchError
+from bench.errors import BenchError, nearest
 from bench.griderrors import CellError
 from bench.paths import user_path
 from bench.spec import FromFile, FromTimm, ModelSpec
@@ -54,6 +54,15 @@ class WeightsReader:
             return self._file(raw)
         if isinstance(raw, str) and raw.endswith(_SUFFIXES):
             raise CellError(("weights",), f"weights is {raw!r}", f"write {{file: {raw}}}")
+        if isinstance(raw, Mapping) and "name" in raw:  # what a dotted key makes of weights: timm
+            key, value = next((pair for pair in raw.items() if pair[0] != "name"), ("file", "PATH"))
+            key = key if key in ("file", "timm") else "file"
+            raise CellError(
+                ("weights",),
+                f"weights is a name here, {raw['name']!r}, which has no keys",
+                f"write weights={{{key}: {value}}} for --set, or weights: {{{key}: {value}}} in "
+                "the grid",
+            )
         raise CellError(("weights",), f"weights: cannot read {raw!r}", _MEANT)
 
     def _timm(self, model: ModelSpec, tag: str | None) -> FromTimm:
@@ -92,7 +101,11 @@ def check_weights_file(path: Path) -> str:
     if not path.is_file():
         there = "a folder, no file" if path.is_dir() else "not there"
         where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
-        raise BenchError(f"the weights file {path} is {there}{where}", hint=kinds)
+        beside = _beside(path)
+        raise BenchError(
+            f"the weights file {path} is {there}{where}",
+            hint=f"{kinds}; there are: {beside}" if beside else kinds,
+        )
     if path.suffix not in _SUFFIXES:
         raise BenchError(
             f"the weights file {path} is of another kind ({path.suffix!r})", hint=kinds
@@ -112,6 +125,16 @@ def check_weights_file(path: Path) -> str:
             hint="copy it again; it may be incomplete, or a file of another kind",
         )
     return digest
+
+
+def _beside(path: Path) -> str:
+    """Files of weights in the same folder, or in the folder that was given for a file."""
+    folder = path if path.is_dir() else path.parent
+    try:
+        names = [one.name for one in folder.iterdir() if one.suffix in _SUFFIXES and one.is_file()]
+    except OSError:
+        return ""
+    return nearest(path.name, names)
 
 
 def _torn_safetensors(path: Path) -> str | None:

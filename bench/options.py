@@ -68,7 +68,8 @@ Set = Annotated[
     typer.Option(
         "--set",
         "--preset",
-        help="KEY=VALUE laid over every run; or the name of a preset of the grid; may be repeated",
+        help="KEY=VALUE laid over every run (source, parent and weights not over those from "
+        "scratch); or the name of a preset of the grid; may be repeated",
         callback=as_overrides,
     ),
 ]

@@ -240,9 +240,12 @@ class RunSpec(Frozen):
                 "give a source, or use R for every layer"
             )
         if self.init.kind != "scratch" and scratch:
+            vain, key = ("source would be trained", "source")
+            if self.init.kind != "run":
+                vain, key = "weights would be read", "weights"
             raise ValueError(
-                f"pattern {self.pattern} copies nothing, so its source would be trained in vain: "
-                "set source: none, or copy a layer with T or F"
+                f"pattern {self.pattern} copies nothing, so its {vain} in vain: "
+                f"set {key}: none, or copy a layer with T or F"
             )
         return self
 

@@ -75,7 +75,10 @@ def read_yaml(path: Path) -> Document:
     except OSError as error:
         found = sorted(str(p) for p in Path("grids").glob("**/*.yaml"))[:6]
         hint = f"grids here: {', '.join(found)}" if found else "give the path of a YAML file"
-        raise GridError(f"cannot read the grid: {error.strerror}", place=name, hint=hint) from None
+        where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
+        raise GridError(
+            f"cannot read the grid: {error.strerror}{where}", place=name, hint=hint
+        ) from None
     if len(raw) > MAX_BYTES:
         raise GridError(f"{len(raw)} bytes are more than a grid needs", place=name)
     return parse_yaml(raw, name)

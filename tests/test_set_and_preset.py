@@ -1,0 +1,125 @@
+"""`--set` and `--preset` on whole grids: who takes them, and what is said of a wrong one."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any, cast
+
+import pytest
+
+from bench.endings import leaderboard_lines
+from bench.errors import GridError
+from bench.grid import Grid, load_grid
+from bench.gridweights import check_weights_file
+from bench.methods import check
+from bench.models.depths import depth_of
+from bench.models.published import check_size, check_tag
+from bench.session import Session
+from bench.store import Store
+
+OWN = Path(__file__).parents[1] / "grids" / "own-images.yaml"
+WEIGHTS = (
+    bytes.fromhex("3600000000000000") + b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
+)
+
+
+def read(*overrides: str, path: Path = OWN) -> Grid:
+    def check_method(name: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
+        return check(name, given).model_dump(mode="json")
+
+    return load_grid(
+        path,
+        depth_of=depth_of,
+        check_method=check_method,
+        check_tag=check_tag,
+        check_size=check_size,
+        overrides=overrides,
+    )
+
+
+def starts(grid: Grid) -> set[tuple[str, bool]]:
+    return {(run.init.kind, run.layers.is_scratch) for run in grid.runs}
+
+
+def weights(folder: Path) -> Path:
+    file = folder / "net.safetensors"
+    file.write_bytes(WEIGHTS + b"\0" * 4)
+    return file
+
+
+def test_own_images_start_from_a_file_and_scratch_runs_are_left_alone(tmp_path: Path) -> None:
+    file = weights(tmp_path)
+    grid = read(f"weights={{file: {file}}}", "model=narrow8_32", "target.image_size=32")
+    assert starts(grid) == {("file", False), ("scratch", True)}
+    plain = [run for run in read().runs if run.layers.is_scratch]
+    with_timm = [run for run in read("weights={timm: a1_in1k}").runs if run.layers.is_scratch]
+    assert plain == with_timm
+
+
+def test_own_images_have_a_preset_without_downloads() -> None:
+    grid = read("preset=small")
+    assert starts(grid) == {("run", False), ("scratch", True)}
+    assert len(grid.runs) == len(read().runs)
+    assert {run.parent.data.dataset for run in grid.runs if run.parent} == {"wordnet-shapes"}
+
+
+def test_a_source_that_no_run_takes_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "a.yaml"
+    path.write_text(
+        "defaults: {target: {dataset: digits}, model: narrow8_32, pattern: scratch}\n"
+        "experiments: {a: {axes: {seed: [0, 1]}}}\n"
+    )
+    with pytest.raises(GridError, match=r"(?s)weights=timm: it changes nothing.*pattern=tune"):
+        read("weights=timm", path=path)
+    assert len(read("source=none", "seed=3", path=path).runs) == 2
+
+
+def test_the_message_speaks_of_what_was_set(tmp_path: Path) -> None:
+    with pytest.raises(GridError, match=r"weights would be read in vain: set weights: none"):
+        read("pattern=scratch")
+    with pytest.raises(
+        GridError, match=r"(?s)weights is a name here.*write weights=\{file: x.pt\}"
+    ):
+        read("weights.file=x.pt")
+    weights(tmp_path)
+    with pytest.raises(GridError, match=r"not there.*\n.*there are: net.safetensors"):
+        read(f"weights={{file: {tmp_path / 'nett.safetensors'}}}")
+    assert len(check_weights_file(tmp_path / "net.safetensors")) == 64
+
+
+@pytest.mark.parametrize("value", ["nan", "inf", "-inf"])
+def test_numbers_must_be_finite(value: str) -> None:
+    with pytest.raises(GridError, match=r"expected a number(.|\n)*a finite number is needed"):
+        read(f"train.lr={value}")
+
+
+def test_a_missing_grid_names_where_it_was_looked_for(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(GridError, match=f"x.yaml: cannot read.*looked for in {tmp_path}"):
+        read(path=Path("x.yaml"))
+
+
+@pytest.mark.parametrize(
+    ("texts", "named"),
+    [
+        (("preset=small",), "with --preset these"),
+        (("seed=1",), "with --set these"),
+        (("preset=small", "seed=1"), "with --preset and --set these"),
+    ],
+)
+def test_other_tables_are_explained_by_the_option_that_was_used(
+    texts: tuple[str, ...], named: str, tmp_path: Path
+) -> None:
+    session = SimpleNamespace(
+        board="own--x",
+        plan=SimpleNamespace(name="own"),
+        store=Store(tmp_path),
+        given=tuple(part for text in texts for part in ("--set", text)),
+        wanted=[],
+        leaderboard=lambda suffix="": tmp_path / f"own--x{suffix}.csv",
+    )
+    assert named in "\n".join(leaderboard_lines(cast(Session, session)))
