@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import hashlib
 import re
+import unicodedata
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
@@ -79,8 +80,23 @@ def _shown(value: Any) -> tuple[str, bool]:
         name = Path(value).name if "/" in value else value
     else:
         name = canonical_json(value)
-    kept = re.sub(r"[^A-Za-z0-9.+_]+", "-", name).strip("-.")
+    kept = re.sub(r"[^A-Za-z0-9.+_]+", "-", _ascii(name)).strip("-.")
     return kept, kept == (value if isinstance(value, str) else name) and bool(kept)
+
+
+_LETTERS = str.maketrans(
+    {"ß": "ss", "æ": "ae", "Æ": "Ae", "œ": "oe", "Œ": "Oe", "ø": "o", "Ø": "O", "ł": "l", "Ł": "L"}
+)
+
+
+def _ascii(text: str) -> str:
+    """Letters without their accents; others stay.
+
+    >>> _ascii("Bäume und Sträuße")
+    'Baume und Strausse'
+    """
+    apart = unicodedata.normalize("NFKD", text.translate(_LETTERS))
+    return "".join(letter for letter in apart if not unicodedata.combining(letter))
 
 
 def _absolute(key: str, value: Any) -> Any:

@@ -51,6 +51,7 @@ def test_what_changes_no_run_keeps_the_name(tmp_path: Path) -> None:
         (("seed=2", "train.lr=0.001"), "rates--seed=2--train.lr=0.001"),
         (("preset=short",), "rates--short"),
         (("preset=short", "seed=1"), "rates--short--seed=1"),
+        (("target.root=/x/bäd",), "rates--target.root=bad-a16eb0"),
     ],
 )
 def test_other_runs_have_a_readable_name(
