@@ -17,7 +17,7 @@ from typing import Any, Literal
 import numpy as np
 import pandas as pd
 
-from analysis.board_checks import WHICH_FILE, check
+from analysis.board_checks import WHICH_FILE, check, once
 from analysis.statistics import Estimate, interval
 from bench.errors import BenchError, DataError
 from bench.records import COLUMNS
@@ -69,6 +69,8 @@ def read(path: Path) -> pd.DataFrame:
 def parse(text: str, place: str | None = None) -> pd.DataFrame:
     """A leaderboard from the text of its CSV, see `read`.
 
+    What is odd about its rows stands in `attrs["notes"]` (`analysis.board_checks.once`).
+
     >>> parse("status,pattern\\n")
     Traceback (most recent call last):
         ...
@@ -82,7 +84,10 @@ def parse(text: str, place: str | None = None) -> pd.DataFrame:
     except (pd.errors.ParserError, ValueError) as error:
         reason = " ".join(str(error).split())
         raise DataError(f"this is no CSV table: {reason}", place=place, hint=WHICH_FILE) from None
-    return prepare(table, place)
+    rows, notes = once(table, place)
+    board = prepare(rows, place)
+    board.attrs["notes"] = notes
+    return board
 
 
 def prepare(board: pd.DataFrame, place: str | None = None) -> pd.DataFrame:

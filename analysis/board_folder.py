@@ -40,7 +40,10 @@ def join(boards: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     named = [board.assign(grid=name) for name, board in boards.items()]
     known = [board.dropna(axis="columns", how="all") for board in named]
     joined = pd.concat(known, ignore_index=True)
-    return prepare(joined[[name for name in joined.columns if name not in ADDED]])
+    found = prepare(joined[[name for name in joined.columns if name not in ADDED]])
+    notes = {name: board.attrs.get("notes", []) for name, board in boards.items()}
+    found.attrs["notes"] = [f"{name}: {note}" for name in notes for note in notes[name]]
+    return found
 
 
 def _looks_right(path: Path) -> bool:

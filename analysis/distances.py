@@ -213,9 +213,13 @@ def _by_means(pair: _Pair) -> list[DistanceResult]:
 
 def _by_classifiers(pair: _Pair) -> list[DistanceResult]:
     o = pair.options
-    svm = domain_accuracy(pair.x, pair.y, linear_svm(o.svm_c), o.seed)
+    unfinished: list[int] = []
+    svm = domain_accuracy(pair.x, pair.y, linear_svm(o.svm_c, unfinished), o.seed)
     quick = domain_accuracy(pair.x, pair.y, logistic(1 / o.svm_c), o.seed)
-    svm_row = _accuracy("linear SVM accuracy", svm, pair, f"C = {o.svm_c:g}")
+    notes = [f"C = {o.svm_c:g}"]
+    if unfinished:
+        notes.append(f"not converged after {unfinished[0]} iterations, so a little uncertain")
+    svm_row = _accuracy("linear SVM accuracy", svm, pair, *notes)
     return [
         svm_row,
         _pixels(pair),

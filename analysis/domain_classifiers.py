@@ -13,6 +13,7 @@ SGD schedule; only two classes are to be told apart.
 
 from __future__ import annotations
 
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
@@ -86,14 +87,28 @@ def domain_accuracy(
     return DomainAccuracy(right[0], right[1])
 
 
-def linear_svm(c: float = 1.0) -> Classifier:
-    """scikit-learn's LinearSVC on the features as they are."""
+def linear_svm(c: float = 1.0, unfinished: list[int] | None = None) -> Classifier:
+    """scikit-learn's LinearSVC on the features as they are.
+
+    Args:
+        unfinished: gets the number of iterations of each fit that did not converge in them.
+    """
 
     def classify(train: Numbers, is_target: Flags, test: Numbers) -> Flags:
+        from sklearn.exceptions import ConvergenceWarning
         from sklearn.svm import LinearSVC
 
         model = LinearSVC(C=c, dual="auto", random_state=0, max_iter=20_000)
-        told: Flags = model.fit(train, is_target).predict(test)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", ConvergenceWarning)
+            model.fit(train, is_target)
+        for other in caught:
+            if issubclass(other.category, ConvergenceWarning):
+                if unfinished is not None:
+                    unfinished.append(model.max_iter)
+            else:
+                warnings.warn_explicit(other.message, other.category, other.filename, other.lineno)
+        told: Flags = model.predict(test)
         return told
 
     return classify

@@ -66,7 +66,8 @@ def findings(
     from analysis import findings as tests
 
     known = [c.id for c in tests.CLAIMS]
-    for name in claim or ():
+    claim = [name.upper() for name in claim or ()]
+    for name in claim:
         if name not in known:
             raise BenchError(f"there is no claim {name!r}", hint=nearest(name, known, len(known)))
     claims = [c for c in tests.CLAIMS if not claim or c.id in claim]
@@ -128,7 +129,8 @@ def evidence_of(
         said = f"{source}: {len(grids)} leaderboards ({names})" if grids[1:] else f"{source}"
     else:
         board, said = boards.read(source), str(source)
-    return measuring.evidence(board), [_counts(board, said)]
+    notes = [f"note: {note}" for note in board.attrs.get("notes", [])]
+    return measuring.evidence(board), [_counts(board, said), *notes]
 
 
 def _not_measured(sentences: Sequence[str], most: int = 2) -> list[str]:

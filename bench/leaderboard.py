@@ -156,7 +156,8 @@ def conditions(table: Sequence[Row], baselines: Mapping[str, str] | None = None)
     Rows that differ only in seeds and class draws are one condition. The interval is Student's t
     on n - 1 degrees of freedom over the finished repetitions; it is empty when n is 1 and when all
     are equal. `n_missing` counts repetitions without a result, `n_diverged` those that
-    diverged. `top1_over_baseline` is the mean difference to the baseline of the same draw and seeds, over `n_pairs` pairs.
+    diverged. `top1_over_baseline` is the mean difference to the baseline of the same draw and
+    seeds, over `n_pairs` pairs.
     """
     accuracy = {row["run_id"]: row["top1_accuracy"] for row in table if row["status"] == "done"}
     factors = [c.name for c in COLUMNS if c.kind in ("factor", "identity")]

@@ -380,3 +380,17 @@ def test_labels_must_fit() -> None:
     x, y = _sets(10, 3)
     with pytest.raises(DataError, match="3 labels for 10 source images"):
         measure(Side(x, [0, 1, 2]), Side(y, [0] * 10), QUICK)
+
+
+def test_an_svm_that_does_not_converge_says_so_in_its_row_and_warns_nobody(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    from sklearn import svm
+
+    real = svm.LinearSVC
+    monkeypatch.setattr(svm, "LinearSVC", lambda **given: real(**given | {"max_iter": 1}))
+    rng = np.random.default_rng(0)
+    x, y = rng.normal(size=(2, 40, 8))
+    unfinished: list[int] = []
+    domain_accuracy(x, y, linear_svm(1.0, unfinished))
+    assert unfinished == [1, 1]

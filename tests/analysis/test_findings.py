@@ -12,7 +12,7 @@ import pandas as pd
 import pytest
 
 from analysis import published
-from analysis.board import prepare
+from analysis.board import parse, prepare
 from analysis.evidence import Evidence, Finding, ordered, slope, trend
 from analysis.findings import CLAIMS, claim, on_published, on_runs, table
 from bench.errors import DataError
@@ -606,3 +606,33 @@ def test_a_slope_is_least_squares_on_doublings() -> None:
 def test_an_unknown_claim_names_the_others() -> None:
     with pytest.raises(DataError, match="LI-C1"):
         claim("LI-C12")
+
+
+# --- leaderboards that are odd ---
+
+
+def _csv(rows: Rows) -> str:
+    named = [row | {"run_id": row.get("run_id") or f"r{i}"} for i, row in enumerate(rows)]
+    return pd.DataFrame(named).to_csv(index=False)
+
+
+def test_percentages_are_refused_with_their_line() -> None:
+    text = _csv([_row(0.573), _row(57.3, seed=1)])
+    with pytest.raises(DataError, match=r"top1_accuracy is 57\.3") as error:
+        parse(text, "x.csv")
+    assert error.value.place == "x.csv:3"
+
+
+def test_rows_that_are_there_twice_count_once_and_differing_ones_are_refused() -> None:
+    rows = [_row(0.5, run_id="a"), _row(0.6, seed=1, run_id="b")]
+    board = parse(_csv(rows + rows))
+    assert len(board) == 2
+    assert board.attrs["notes"] == ["2 rows are there twice and counted once"]
+    with pytest.raises(DataError, match="run a is there twice") as error:
+        parse(_csv([*rows, rows[0] | {"top1_accuracy": 0.4}]), "x.csv")
+    assert error.value.place == "x.csv:4"
+
+
+def test_an_empty_seed_is_noted() -> None:
+    board = parse(_csv([_row(0.5), _row(0.6) | {"seed_draw": None}]))
+    assert "1 finished run has no seed_draw" in board.attrs["notes"][0]
