@@ -37,9 +37,11 @@ from bench.gridmeasure import read_measures
 from bench.gridnames import Names
 from bench.gridorigins import Origins, Override, check_laid, laid_over, read_override
 from bench.gridpreset import split_presets, with_presets
+from bench.gridrepeat import Repeats
 from bench.gridrun import SECTIONS, RunBuilder, merge
 from bench.measures import Measure
-from bench.spec import RunSpec, canonical_json
+from bench.runids import collector_paused
+from bench.spec import RunSpec, Seeds, canonical_json
 from bench.yamlfile import Document, read_yaml
 
 __all__ = ["Experiment", "Grid", "check_experiments", "load_grid"]
@@ -90,6 +92,7 @@ class Grid:
         return [run for experiment in self.experiments for run in experiment.runs]
 
 
+@collector_paused()
 def load_grid(
     path: Path | str,
     *,
@@ -211,6 +214,7 @@ class _Expander:
         self.overrides = overrides
         self.laid: set[str] = set()  # the overrides that a cell has taken
         self.axis_keys: list[str] = []
+        self.repeats = Repeats(self._seeds)
         top = document.value
         self.raw = _mapping(document, self.path, top["experiments"][name], _EXPERIMENT)
         self.defaults = self._nested(("defaults",), top.get("defaults") or {})
@@ -349,6 +353,19 @@ class _Expander:
     def _build(
         self, base: Mapping[str, Any], assignment: Assignment, origins: Mapping[str, Place]
     ) -> RunSpec:
+        return self.repeats.get(assignment) or self._read(base, assignment, origins)
+
+    def _seeds(self, assignment: Assignment) -> Seeds:
+        """Of a cell that sets these seed keys."""
+        cell: Mapping[str, Any] = merge(self.defaults, self.set)
+        everything = [*assignment.items(), *((one.key, one.value) for one in self.overrides)]
+        for key, value in sorted(everything, key=lambda item: "." in item[0]):
+            cell = assign(cell, key, value) if key.startswith("seed") else cell
+        return self.builder.seeds(cell)
+
+    def _read(
+        self, base: Mapping[str, Any], assignment: Assignment, origins: Mapping[str, Place]
+    ) -> RunSpec:
         cell: Mapping[str, Any] = base
         laid = laid_over(self.overrides, assignment.get("pattern", base.get("pattern")))
         self.laid |= {one.text for one in laid}
@@ -361,7 +378,9 @@ class _Expander:
             for key, value in everything:
                 if "." in key and key.split(".")[0] in named:
                     cell = assign(cell, key, value)
-            return self.builder.build(cell)
+            run = self.builder.build(cell)
+            self.repeats.add(assignment, cell, run)
+            return run
         except CellError as error:
             where = Origins(self.document, self.path, self.overrides, origins, named)
             raise GridError(

@@ -134,7 +134,7 @@ class RunBuilder:
             model=model,
             pattern=self._pattern(cell.get("pattern"), model),
             init=init,
-            seeds=self._seeds(cell),
+            seeds=self.seeds(cell),
             bank=self._bank(cell),
             borrow=self._borrow(cell, target, init, data.image_size),
         )
@@ -267,7 +267,12 @@ class RunBuilder:
             self._sections[memo] = spec
         return self._sections[memo]  # type: ignore[no-any-return]
 
-    def _seeds(self, cell: Mapping[str, Any]) -> Seeds:
+    def seeds(self, cell: Mapping[str, Any]) -> Seeds:
+        """The three seeds of a cell.
+
+        Raises:
+            CellError: naming the key that is wrong.
+        """
         seed, own = cell.get("seed", 0), cell.get("seeds", {})
         if not isinstance(own, Mapping):
             raise CellError(("seeds",), f"seeds: expected a mapping, found {own!r}", "{draw: 0}")

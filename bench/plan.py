@@ -13,7 +13,8 @@ from bench.errors import DataError, GridError
 from bench.grid import Experiment, Grid
 from bench.measures import Measure
 from bench.records import selection_label, source_label
-from bench.spec import RunSpec, canonical_json, run_id
+from bench.runids import RunIds, collector_paused
+from bench.spec import RunSpec, canonical_json
 
 __all__ = [
     "Batch",
@@ -139,6 +140,7 @@ class Batch:
         return self.runs[0].needs
 
 
+@collector_paused()
 def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
     """The plan of a grid.
 
@@ -150,7 +152,6 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
         DataError: if the data are not there or cannot be selected so, with the experiment's line.
         GridError: if a source and its target share classes without `allow_overlap: true`.
     """
-    memo: dict[int, str] = {}
     known: dict[int, tuple[RunSpec, DataFacts]] = {}
     found: dict[str, tuple[RunSpec, str | None, str | None, DataFacts]] = {}
     wanted: dict[str, list[str]] = {}
@@ -162,22 +163,23 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
             known[key] = (spec, facts(spec))
         return known[key][1]
 
+    id_of = RunIds(lambda run: facts_of(run).fingerprint)
+
     def add(spec: RunSpec, experiment: Experiment | Measure) -> str:
         parent = spec.parent
         parent_id = None
         if parent is not None:
-            parent_id = memo.get(id(parent)) or add(parent, experiment)
+            parent_id = id_of.known(parent) or add(parent, experiment)
             pair = (id(parent), id(spec.data))
             if pair not in checked and not spec.allow_overlap:
                 _check_disjoint(parent, spec, facts_of(parent), facts_of(spec), experiment)
                 checked.add(pair)
         bank_id = None
         if spec.bank is not None:
-            bank_id = memo.get(id(spec.bank)) or add(spec.bank, experiment)
+            bank_id = id_of.known(spec.bank) or add(spec.bank, experiment)
         if spec.borrow and not spec.allow_overlap:
             _check_borrowed(spec, facts_of(spec), experiment)
-        key = run_id(spec, lambda run: facts_of(run).fingerprint, memo)
-        memo[id(spec)] = key
+        key = id_of(spec)
         found.setdefault(key, (spec, parent_id, bank_id, facts_of(spec)))
         return key
 

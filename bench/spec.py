@@ -43,6 +43,7 @@ __all__ = [
     "Borrowed",
     "ClassRecipe",
     "DataSpec",
+    "Fingerprint",
     "FromFile",
     "FromRun",
     "FromTimm",
@@ -63,6 +64,7 @@ __all__ = [
     "TrainSpec",
     "UnderSynset",
     "canonical_json",
+    "identity_of",
     "joint_fingerprint",
     "run_id",
 ]
@@ -338,19 +340,20 @@ def run_id(spec: RunSpec, fingerprint: Fingerprint, memo: dict[int, str] | None 
             memo[id(needed)] = key
         return key
 
-    identity = _identity(spec, id_of(spec.parent), id_of(spec.bank), fingerprint)
+    identity = identity_of(spec, id_of(spec.parent), id_of(spec.bank), fingerprint(spec))
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:32]
 
 
-def _identity(
-    spec: RunSpec, parent_id: str | None, bank_id: str | None, fingerprint: Fingerprint
+def identity_of(
+    spec: RunSpec, parent_id: str | None, bank_id: str | None, images: str
 ) -> Mapping[str, Any]:
+    """What the id of a run is the hash of; `images` is their fingerprint."""
     init = (
         {"kind": "run", "run": parent_id} if parent_id else spec.init.model_dump(exclude={"path"})
     )
     return {
         "schema": SCHEMA,
-        "images": fingerprint(spec),
+        "images": images,
         "data": spec.data.identity(),
         "model": spec.model.model_dump(mode="json"),
         "pattern": spec.pattern,

@@ -43,10 +43,12 @@ experiments:
 
 
 def grid_text(cells: int) -> str:
-    """A grid of so many cells (a multiple of 1,000): sources, patterns, sizes, rates, seeds."""
+    """A grid of so many cells, a multiple of 1,000: 50 times up to 100 recipes, and seeds."""
     rates = [round(0.001 * (n + 1), 6) for n in range(10)]
-    seeds = list(range(cells // 500))
-    return HEAD + f"      train.lr: {rates}\n      seed: {seeds}\n"
+    decays = [round(1e-4 * (n + 1), 6) for n in range(10 if cells >= 10_000 else 1)]
+    seeds = list(range(cells // (500 * len(decays))))
+    more = {"train.lr": rates, "train.weight_decay": decays, "seed": seeds}
+    return HEAD + "".join(f"      {key}: {values}\n" for key, values in more.items())
 
 
 def _facts(spec: RunSpec) -> DataFacts:
