@@ -224,7 +224,8 @@ def _crossing_lines(
         except DataError:
             continue
         lines.append(_crossing_line(situation, found, rows, name, other))
-    return lines
+    # Curves that may as well cross elsewhere, or not at all, say nothing that could be followed.
+    return [line for line in lines if line.verdict == "measured"]
 
 
 def _common_sizes(rows: pd.DataFrame) -> pd.DataFrame:

@@ -66,6 +66,7 @@ class Answer:
         frame: of `analysis.board.Pairs`, with `gain_points` and `setting`.
         unpaired, unfinished: runs left out for want of a partner or of a result.
         lr: "same", or "best" where each arm has its best learning rate by validation.
+        tried: the left arm's learning rates.
     """
 
     contrast: Contrast
@@ -73,6 +74,7 @@ class Answer:
     unpaired: int
     unfinished: int
     lr: str
+    tried: tuple[float, ...] = ()
 
 
 def _usual(board: pd.DataFrame) -> pd.Series[bool]:
@@ -231,7 +233,9 @@ def _answers(evidence: Evidence, found: Sequence[Contrast]) -> Iterator[Answer]:
         leave = {*contrast.vary, "images_per_class", "lr"} - {"copied_lr_factor"}
         named = settings(pairs.frame, sorted(leave), ["n_per_class"])
         frame = pairs.frame.assign(setting=named)
-        yield Answer(contrast, frame, pairs.unpaired, pairs.unfinished, rule)
+        done = contrast.left & (evidence.board["status"] == "done")
+        tried = tuple(sorted({float(rate) for rate in evidence.board.loc[done, "lr"].dropna()}))
+        yield Answer(contrast, frame, pairs.unpaired, pairs.unfinished, rule, tried)
 
 
 def gain_table(found: Sequence[Answer]) -> pd.DataFrame:
@@ -244,7 +248,8 @@ def gain_table(found: Sequence[Answer]) -> pd.DataFrame:
         (the interval over pairs as if they were independent, which those of one draw of classes
         are not), left, right (mean accuracies of the pairs, fractions), p, p_holm (over the
         question's main rows, or over its others), verdict (higher or lower where the interval
-        excludes zero and there are three pairs or more, else undecided), lr, unpaired, unfinished,
+        excludes zero and there are three pairs or more, else undecided), lr, edge (highest or
+        lowest where the left arm's chosen rate is that of those tried), unpaired, unfinished,
         note. Empty without a pair.
     """
     rows = [row for answer in found for row in _with_main(list(_rows(answer)))]
@@ -275,7 +280,7 @@ def _with_main(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 _COLUMNS = (
     *("question", "label", "about", "setting", "main", "n_per_class", "gain_points", "low", "high"),
     *("n", "unit", "pairs", "pairs_low", "pairs_high", "left", "right", "p", "p_holm", "verdict"),
-    *("lr", "unpaired", "unfinished", "note"),
+    *("lr", "edge", "unpaired", "unfinished", "note"),
 )
 
 
@@ -312,10 +317,18 @@ def _rows(answer: Answer) -> Iterator[dict[str, Any]]:
             "p_holm": None,
             "verdict": "undecided" if few else _SAID[e.sign],
             "lr": answer.lr,
+            "edge": _edge(answer, group),
             "unpaired": answer.unpaired,
             "unfinished": answer.unfinished,
             "note": e.note,
         }
+
+
+def _edge(answer: Answer, group: pd.DataFrame) -> str:
+    chosen, tried = {float(rate) for rate in group["lr"].dropna()}, answer.tried
+    if answer.lr != "best" or len(tried) < 2 or len(chosen) != 1:
+        return ""
+    return {tried[0]: "lowest", tried[-1]: "highest"}.get(chosen.pop(), "")
 
 
 _SAID = {1: "higher", -1: "lower", 0: "undecided"}

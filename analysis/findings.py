@@ -8,7 +8,9 @@ scratch. Claims whose numbers are only drawn are not decided there.
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
+from dataclasses import replace
 
 import pandas as pd
 
@@ -63,7 +65,39 @@ def on_runs(evidence: Evidence, claims: Sequence[Claim] = CLAIMS) -> list[Findin
     Args:
         evidence: a leaderboard from `analysis.board.read` or `prepare`, and what was measured.
     """
-    return [combine(c, "measured", c.on_runs(evidence)) for c in claims]
+    names = _sources(evidence.board)
+    return [
+        combine(
+            c,
+            "measured",
+            [replace(p, needed=_with_names(p.needed, names)) for p in c.on_runs(evidence)],
+        )
+        for c in claims
+    ]
+
+
+def _sources(board: pd.DataFrame) -> list[str]:
+    """Names of the leaderboard's sources, without nothing, the target itself and chains."""
+    said = [s for s in board["source"] if isinstance(s, str) and ">" not in s]
+    return [s for s in dict.fromkeys(said) if s.split(" ")[-1] not in ("none", "self")]
+
+
+def _with_names(needed: str, names: Sequence[str]) -> str:
+    """A recipe in the names of the user's grid; where near and far must be named so, this is said.
+
+    >>> _with_names("source: [near, none]", ["imagenet"])
+    'source: [imagenet, none]'
+    >>> _with_names("source: [near, far]", ["imagenet"])
+    'source: [near, far] (two sources under these names; here there is imagenet)'
+    """
+    ends = {name.split(" ")[-1] for name in names}
+    here = f"here there {'are' if len(names) > 1 else 'is'} {', '.join(names)}" if names else ""
+    if "source: [near, far" in needed and not {"near", "far"} <= ends:
+        more = f" (two sources under these names{f'; {here}' if here else ''})"
+        return re.sub(r"(source: \[near, far[^\]]*\])", rf"\1{more}", needed, count=1)
+    if "near" not in ends:
+        return needed.replace("source: [near, none]", f"source: [{[*names, 'SOURCE'][0]}, none]")
+    return needed
 
 
 def table(

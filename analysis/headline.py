@@ -12,6 +12,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.labels import count, number
+from analysis.repetitions import MOST_REPETITIONS, repetitions_wanted
+from analysis.statistics import Estimate
 
 __all__ = ["gain_text", "headline", "interval_text"]
 
@@ -97,11 +99,17 @@ def _start(main: pd.DataFrame) -> str:
     if higher:
         return (
             f"Start from a pretrained network: {arm}, it is {gain_text(best)} over training from "
-            f"scratch {_where(best)}."
+            f"scratch {_where(best)}{_rate_chosen(best)}."
         )
     if all(r["verdict"] == "lower" for r in rows):
-        return f"Train from scratch: {arm}, copying is {gain_text(best)} {_where(best)}."
-    return f"Whether copying pays is undecided: {arm}, it is {gain_text(best)} {_where(best)}."
+        return (
+            f"Train from scratch: {arm}, copying is {gain_text(best)} {_where(best)}"
+            f"{_rate_chosen(best)}."
+        )
+    return (
+        f"Whether copying pays is undecided: {arm}, it is {gain_text(best)} {_where(best)}"
+        f"{_rate_chosen(best)}; {_would_do(best)}."
+    )
 
 
 def _treatment(main: pd.DataFrame, crossings: pd.DataFrame) -> str:
@@ -133,8 +141,29 @@ def _treatment(main: pd.DataFrame, crossings: pd.DataFrame) -> str:
     widest = max(rows, key=lambda r: abs(r["gain_points"]))
     return (
         f"Whether to tune or to freeze {source} is undecided: tuning less freezing is "
-        f"{gain_text(widest)} {_where(widest)}; freezing is cheaper."
+        f"{gain_text(widest)} {_where(widest)}; {_would_do(widest)}."
     )
+
+
+def _would_do(row: Row) -> str:
+    """How many repetitions would decide a comparison, should effect and spread stay."""
+    ends = [float(row[name]) if _known(row[name]) else None for name in ("low", "high")]
+    n, unit = int(row["n"]), str(row["unit"])
+    wanted = repetitions_wanted(Estimate(float(row["gain_points"]), ends[0], ends[1], n, unit))
+    if wanted is None:
+        return "more repetitions are needed to judge it by"
+    if wanted > MOST_REPETITIONS:
+        return f"over {count(MOST_REPETITIONS, unit)} instead of {n} would be needed to decide it"
+    return f"about {count(wanted, unit)} instead of {n} would decide it"
+
+
+def _rate_chosen(row: Row) -> str:
+    """That the learning rate was chosen, so that the gain is not the leaderboard's difference."""
+    if row.get("lr") != "best":
+        return ""
+    edge = row.get("edge")
+    said = f"; its best is the {edge} tried, so try beyond it" if edge else ""
+    return f" (each arm at the learning rate that validation chose{said})"
 
 
 def _others(rows: Sequence[Row]) -> str:

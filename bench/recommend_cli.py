@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from analysis.evidence import Evidence
     from analysis.recommend import AdviceLine, Regret, Situation
 
-__all__ = ["advice_table", "band_tables", "gather", "register", "regret_table"]
+__all__ = ["advice_table", "band_tables", "curve_tables", "gather", "register", "regret_table"]
 
 
 def recommend(
@@ -84,7 +84,11 @@ def recommend(
     for text in (*found.lines, *heading):
         out.print(text, highlight=False, markup=False)
     out.print()
-    out.print(advice_table(lines))
+    curves = [line for line in lines if line.topic in ("more labels", "crossing")]
+    out.print(advice_table([line for line in lines if line not in curves]))
+    out.print()
+    for part in curve_tables(curves):
+        out.print(part, highlight=False)
     out.print()
     for table in band_tables(found.situation, evidence):
         out.print(table)
@@ -157,6 +161,21 @@ def advice_table(lines: Sequence[AdviceLine]) -> Table:
     return table
 
 
+def curve_tables(lines: Sequence[AdviceLine], most: int = 5) -> list[Table | str]:
+    """What learning curves of the user's runs say, of whatever data, below a heading of their own.
+
+    Args:
+        most: rows shown; of more it is said how many there are.
+    """
+    known = [line for line in lines if line.supporting]
+    if not known:
+        return [advice_table(lines)] if lines else []
+    said = ["learning curves of your runs, which may be of other data than this target:"]
+    if len(known) > most:
+        said.append(f"and {len(known) - most} more: --csv FILE writes all")
+    return [said[0], advice_table(known[:most]), *said[1:]]
+
+
 def _behind(line: AdviceLine, most: int = 3) -> str:
     shown = [f"{name} ({n})" for name, n in line.supporting[:most]]
     rest = line.supporting[most:]
@@ -189,7 +208,14 @@ def band_tables(situation: Situation, evidence: Evidence | None) -> list[Table]:
     ]
     title = "the same from your runs: tune / freeze, 95 % interval (pairs)"
     where = here if here[0] is not None else ("unknown", here[1])
-    return [*tables, _bands(title, own, known, where)]
+    table = _bands(title, own, known, where)
+    if evidence.distances is None and "unknown" in known:
+        table.caption = (
+            "not measured: leaderboards hold no distances; --grid GRID brings in those that its "
+            "measure: section asks for"
+        )
+        table.caption_justify = "left"
+    return [*tables, table]
 
 
 def _own_cell(row: dict[Any, Any]) -> str:

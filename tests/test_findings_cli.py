@@ -42,7 +42,7 @@ def test_the_committed_photographs_decide_what_they_decide() -> None:
     for claim in ("LI-C1", "LI-C4", "CHU-C2"):
         assert claim in lines
     assert "holds (3 of 3 parts)" in text
-    assert "× 1.27 (1.14 to 1.42)" in text
+    assert "× 1.27 (1.13 to 1.44)" in text
     assert "could be chance: p after Holm is above 0.05" in text
     assert "18 claims have no runs here" in text
 
@@ -195,3 +195,7 @@ def test_a_grid_without_results_says_so(tmp_path: Path) -> None:
     (tmp_path / "results").mkdir()
     text = said(str(grid), "--results", str(tmp_path / "results"))
     assert "none of 2 runs has a result; run: bench grid" in text
+
+
+def test_a_claim_may_be_written_in_lower_case() -> None:
+    assert "LI-C4" in said(str(TINY), "--claim", "li-c4")

@@ -150,3 +150,7 @@ def test_the_glossary_explains_every_column() -> None:
     for column in COLUMNS:
         line = f"| `{column.name}` | {column.meaning} | {column.kind} | {column.better or ''} |"
         assert line in glossary
+
+
+def test_equal_repetitions_have_no_interval() -> None:
+    assert mean_interval([0.5, 0.5]) == (0.5, 0.0, None)

@@ -10,8 +10,10 @@ import pytest
 from PIL import Image as Pillow
 from typer.testing import CliRunner
 
+from analysis.advice import AdviceLine, Situation, Support
 from bench.cli import app
 from bench.errors import BenchError
+from bench.recommend_cli import band_tables, curve_tables, gather
 
 GRID = """\
 defaults:
@@ -165,3 +167,19 @@ def test_regret_is_printed_where_there_are_two_targets(tmp_path: Path) -> None:
     text = " ".join(captured.get().split())
     assert "your 3 class draws" in text
     assert "always freeze 3.75 2.56 to 4.95" in text
+
+
+def _line(n: int = 3) -> AdviceLine:
+    return AdviceLine("more labels", "twice the labels", "because", (Support("e", n),), "measured")
+
+
+def test_curves_stand_below_a_heading_and_at_most_five_are_shown() -> None:
+    heading, _, rest = curve_tables([_line() for _ in range(8)])
+    assert "may be of other data" in str(heading)
+    assert rest == "and 3 more: --csv FILE writes all"
+
+
+def test_bands_without_distances_say_how_they_come_in(place: Path) -> None:
+    evidence, _ = gather((), place / "results", None)
+    tables = band_tables(Situation(images_per_class=4, classes=3), evidence)
+    assert "--grid GRID brings in" in str(tables[-1].caption)

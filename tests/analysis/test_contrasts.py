@@ -15,7 +15,9 @@ from scipy import stats
 from analysis.board import prepare, read
 from analysis.contrasts import answers, contrasts, gain_table
 from analysis.evidence import Evidence
+from analysis.headline import headline
 from analysis.labels import recipe, settings
+from bench.records import COLUMNS
 
 ROOT = Path(__file__).parents[2]
 
@@ -231,3 +233,24 @@ def test_contrasts_are_named_once() -> None:
 def test_recipes_in_words(row: dict[str, Any], said: str) -> None:
     board = prepare(pd.DataFrame([run(**row)]))
     assert recipe(board.to_dict("records")[0]) == said
+
+
+def test_the_headline_says_that_the_rate_was_chosen_and_lies_at_the_edge() -> None:
+    rows = [
+        {
+            **dict.fromkeys((c.name for c in COLUMNS), None),
+            "status": "done", "dataset": "d", "target": "t", "class_draw": 0, "model": "m",
+            "source": source, "pattern": pattern, "method": "plain", "lr": rate,
+            "images_per_class": 5, "seed_draw": seed, "seed_init": seed, "seed_order": seed,
+            "top1_accuracy": good + 0.1 * rate + 0.01 * math.sin(seed + rate + good),
+            "val_top1_accuracy": good + rate,
+        }
+        for source, pattern, good in (("near", "T(1-7)R(8)", 0.6), ("none", "R(1-8)", 0.4))
+        for rate in (0.01, 0.03)
+        for seed in range(4)
+    ]
+    table = gain_table(answers(Evidence(prepare(pd.DataFrame(rows)))))
+    assert set(table["edge"]) == {"highest"}
+    first = headline(table, pd.DataFrame(), pd.DataFrame())[0]
+    assert "each arm at the learning rate that validation chose" in first
+    assert "its best is the highest tried" in first
