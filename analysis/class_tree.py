@@ -156,7 +156,7 @@ def grid_groups(plan: Plan, target: str | None = None) -> tuple[str, dict[str, t
     for run in plan.runs.values():
         if not run.experiments:
             continue
-        named.add(run.facts.key_space)
+        named.add(run.spec.data.dataset)
         if run.facts.key_space != "wordnet":
             continue
         draw = getattr(run.spec.data.classes, "class_draw", None)
@@ -167,7 +167,7 @@ def grid_groups(plan: Plan, target: str | None = None) -> tuple[str, dict[str, t
             groups.setdefault(source_label(run.spec), parent.facts.classes)
     if not found:
         raise DataError(
-            f"the classes are of {', '.join(sorted(named)) or 'no run'}, not WordNet's",
+            f"the classes are those of {', '.join(sorted(named)) or 'no run'}, not WordNet's",
             hint="a class tree needs a data set with WordNet ids, such as tiny-imagenet",
         )
     if target is None:

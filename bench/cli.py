@@ -245,8 +245,8 @@ def classes(
 
 @app.command()
 def retrieve(
-    target: Annotated[str, typer.Option(help="a selection as YAML, {dataset: digits, …}")],
-    source: Annotated[str, typer.Option(help="the selection to search")],
+    target: Annotated[str, typer.Option(help="a selection as YAML, {dataset: …}, or a folder")],
+    source: Annotated[str, typer.Option(help="the selection or folder to search")],
     out: Annotated[
         Path,
         typer.Option(help="folder for neighbours.csv and neighbours.png", callback=as_path),

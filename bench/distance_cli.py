@@ -66,7 +66,7 @@ def measure_selections(
     """Every distance between two selections under one network.
 
     Args:
-        source, target: selections as YAML, or names of data sets.
+        source, target: selections as YAML, names of data sets, or folders of images.
         network: beginning of a run's id, `timm:NAME` for pretrained weights, or `scratch` or
             `scratch:NAME` for a random network.
         layer: `penultimate`, a layer's number, or the name of a module.
@@ -84,9 +84,11 @@ def measure_selections(
     from bench.assembly import Context
     from bench.measures import DistancesAsked
     from bench.methods import check
-    from bench.retrieve_command import parse_selection
+    from bench.retrieve_command import read_selections
 
-    sides = [parse_selection("source", source), parse_selection("target", target)]
+    context = Context(str(results), str(data_root) if data_root else None, device)
+    places: dict[str, Any] = {"data_root": context.root, "cache_dir": context.cache}
+    sides = [*read_selections({"source": source, "target": target}, places).values()]
     size = sides[1].image_size
     if sides[0].image_size != size:
         raise BenchError(
@@ -98,7 +100,6 @@ def measure_selections(
     asked = DistancesAsked.model_validate(
         {"layer": layer, "split": split, "images": images, "seed": seed}
     )
-    context = Context(str(results), str(data_root) if data_root else None, device)
     model, name = _network(network, size, results)
     found, wnids = zip(*(_features(model, data, options, context) for data in sides), strict=True)
     return Distances(
@@ -218,8 +219,8 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 
 def distance(
-    source: Annotated[str, typer.Option(help="a selection as YAML, {dataset: digits, …}")],
-    target: Annotated[str, typer.Option(help="the selection of the user's task")],
+    source: Annotated[str, typer.Option(help="a selection as YAML, {dataset: …}, or a folder")],
+    target: Annotated[str, typer.Option(help="the selection or folder of the user's task")],
     network: Annotated[
         str, typer.Option(help="a run's id, timm:NAME, or scratch[:NAME] for random weights")
     ] = "scratch",

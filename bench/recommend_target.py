@@ -21,10 +21,6 @@ if TYPE_CHECKING:
 
 __all__ = ["Asked", "Looked", "Source", "find_source", "look", "target_selection"]
 
-_HELD_OUT = 0.2
-"""Share of the smallest class that is held out for the test where a folder has no test images; half
-as much for validation."""
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -103,8 +99,7 @@ def target_selection(text: str, image_size: int | None, places: dict[str, Any]) 
     Raises:
         BenchError: there is nothing at the path, or the YAML is wrong, with the key.
     """
-    from bench.data.catalog import open_dataset
-    from bench.retrieve_command import parse_selection
+    from bench.retrieve_command import folder_selection, parse_selection
 
     path = user_path(text) if not text.lstrip().startswith("{") else Path("{")
     if not path.exists():
@@ -117,15 +112,7 @@ def target_selection(text: str, image_size: int | None, places: dict[str, Any]) 
         if image_size is not None:
             given.setdefault("image_size", image_size)
         return parse_selection("target", canonical_json(given))
-    kind = "manifest" if path.suffix.lower() == ".csv" else "folder"
-    raw = {"dataset": kind, "root": str(path), "on_short": "cap", "on_corrupt": "skip"}
-    raw["image_size"] = image_size or DataSpec.model_fields["image_size"].default
-    dataset = open_dataset(kind, str(path), **places)
-    smallest = min(len(dataset.images_of(label)) for label in dataset.classes)
-    raw["val_per_class"] = min(10, max(1, round(_HELD_OUT / 2 * smallest)))
-    if not dataset.has_test:
-        raw["test_per_class"] = max(1, round(_HELD_OUT * smallest))
-    return DataSpec.model_validate(raw)
+    return folder_selection(path, image_size, places)
 
 
 def find_source(asked: Asked, results: Path) -> Source:

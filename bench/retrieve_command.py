@@ -7,14 +7,15 @@ from __future__ import annotations
 
 import csv
 import io
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
-from bench.errors import BenchError
+from bench.errors import BenchError, DataError
+from bench.paths import user_path
 from bench.spec import DataSpec, RunSpec
 from bench.store import Store, write_atomic
 from bench.yamlfile import scalar
@@ -31,8 +32,10 @@ __all__ = [
     "Retrieval",
     "neighbour_picture",
     "neighbour_table",
+    "folder_selection",
     "network_of",
     "parse_selection",
+    "read_selections",
     "retrieve",
 ]
 
@@ -82,8 +85,7 @@ def retrieve(
 
     Args:
         target, source: selections as YAML, such as `{dataset: digits, images_per_class: 5,
-            test_per_class: 20}`; their
-            training images are taken.
+            test_per_class: 20}`, or folders of images; their training images are taken.
         out: folder to write to.
         results: where runs and caches lie.
         data_root: where data sets lie.
@@ -100,11 +102,15 @@ def retrieve(
     asked = asked or Retrieval()
     context = Context(str(results), str(data_root) if data_root else None, asked.device)
     network = network_of(asked.run, Store(results))[0] if asked.run else None
-    ours, theirs = (
-        _load(name, text, context, network)
-        for name, text in (("target", target), ("source", source))
-    )
     options = _options(SelectionOptions, asked)
+    places: dict[str, Any] = {"data_root": context.root, "cache_dir": context.cache}
+    sides = read_selections({"target": target, "source": source}, places)
+    ours, theirs = (_load(name, data, context, network) for name, data in sides.items())
+    if asked.k > theirs.domain.size:
+        raise BenchError(
+            f"--k is {asked.k}, but the source has {theirs.domain.size} images to train on",
+            hint=f"give at most {theirs.domain.size}, or a larger source",
+        )
     ingredients = Ingredients(
         ours.domain,
         TrainSpec(),
@@ -181,11 +187,80 @@ def parse_selection(name: str, text: str) -> DataSpec:
         ) from None
 
 
-def _load(name: str, text: str, context: Any, network: nn.Module | None) -> Side:
+_HELD_OUT = 0.2
+"""Share of the smallest class that is held out for the test where a folder has no test images; half
+as much for validation."""
+
+
+def folder_selection(path: Path, image_size: int | None, places: Mapping[str, Any]) -> DataSpec:
+    """All training images of a folder, an archive or a manifest.
+
+    Where it has no test images, some of each class are held out, so that counts and overlap are
+    those of a grid.
+
+    Args:
+        path: of the folder, the archive or the manifest.
+        image_size: in pixels; None is a selection's default.
+        places: data_root and cache_dir, as `bench.data.catalog.open_dataset` takes them.
+
+    Raises:
+        DataError: it is not laid out as a data set.
+    """
+    from bench.data.catalog import open_dataset
+
+    kind = "manifest" if path.suffix.lower() == ".csv" else "folder"
+    raw: dict[str, Any] = {"dataset": kind, "root": str(path)}
+    raw |= {"on_short": "cap", "on_corrupt": "skip"}
+    raw["image_size"] = image_size or DataSpec.model_fields["image_size"].default
+    dataset = open_dataset(kind, str(path), **places)
+    smallest = min(len(dataset.images_of(label)) for label in dataset.classes)
+    raw["val_per_class"] = min(10, max(1, round(_HELD_OUT / 2 * smallest)))
+    if not dataset.has_test:
+        raw["test_per_class"] = max(1, round(_HELD_OUT * smallest))
+    return DataSpec.model_validate(raw)
+
+
+def read_selections(texts: Mapping[str, str], places: Mapping[str, Any]) -> dict[str, DataSpec]:
+    """Selections that are compared: YAML, names of data sets, or paths of folders of images.
+
+    A folder's images get the size of the selections that say one.
+
+    Args:
+        texts: by what to call them.
+        places: see `folder_selection`.
+
+    Raises:
+        BenchError: naming the key that is wrong, or a folder that is not there.
+    """
+    folders = {name: found for name, text in texts.items() if (found := _folder(text))}
+    said = {n: parse_selection(n, text) for n, text in texts.items() if n not in folders}
+    size = next((data.image_size for data in said.values()), None)
+    return {
+        name: said[name] if name in said else folder_selection(folders[name], size, places)
+        for name in texts
+    }
+
+
+def _folder(text: str) -> Path | None:
+    """The path that a text is; None for YAML and names of data sets."""
+    from bench.data.catalog import DATASETS
+
+    if text.lstrip().startswith("{") or text.strip() in DATASETS:
+        return None
+    path = user_path(text)
+    if path.exists():
+        return path
+    if "/" in text:
+        raise DataError(
+            "there is no such folder", place=text, hint="give a folder with a folder per class"
+        )
+    return None
+
+
+def _load(name: str, data: DataSpec, context: Any, network: nn.Module | None) -> Side:
     from bench.data import catalog
     from bench.training.domain import Domain
 
-    data = parse_selection(name, text)
     resolved = catalog.resolve(data, 0, data_root=context.root, cache_dir=context.cache)
     loaded = catalog.load(resolved, data, data_root=context.root, cache_dir=context.cache)
     config = getattr(network, "pretrained_cfg", None) or {}

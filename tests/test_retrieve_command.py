@@ -12,7 +12,14 @@ from PIL import Image
 
 from bench.errors import BenchError
 from bench.methods.retrieval import Neighbours
-from bench.retrieve_command import RANKS, Retrieval, retrieve, shown_images, shown_rows
+from bench.retrieve_command import (
+    RANKS,
+    Retrieval,
+    read_selections,
+    retrieve,
+    shown_images,
+    shown_rows,
+)
 
 CLASSES = "{{dataset: digits, test_per_class: 20, images_per_class: {}, classes: {}}}"
 TARGET = CLASSES.format(4, "{recipe: listed, names: ['3', '8']}")
@@ -58,7 +65,7 @@ def test_wrong_input_is_an_error(tmp_path: Path) -> None:
     def asking(target: str = TARGET, asked: Retrieval | None = None) -> None:
         retrieve(target, SOURCE, tmp_path / "out", results=tmp_path, asked=asked)
 
-    with pytest.raises(BenchError, match="k0 is 61, but the source has 60 images"):
+    with pytest.raises(BenchError, match="--k is 61, but the source has 60 images"):
         asking(asked=Retrieval(k=61, bins=10))
     with pytest.raises(BenchError, match="k is 0"):
         asking(asked=Retrieval(k=0))
@@ -67,3 +74,28 @@ def test_wrong_input_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(BenchError, match="0 runs match 'abc'"):
         asking(asked=Retrieval(run="abc"))
     assert not (tmp_path / "out").exists()
+
+
+def test_a_folder_is_a_selection_of_its_training_images(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    for name in ("cat", "dog"):
+        (tmp_path / "birds" / name).mkdir(parents=True)
+        for number in range(10):
+            pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "birds" / name / f"{number}.png")
+    places = {"data_root": None, "cache_dir": tmp_path / "cache"}
+    monkeypatch.setenv("HOME", str(tmp_path))
+    texts = {"source": "~/birds", "target": "{dataset: digits, image_size: 16}"}
+    source, target = read_selections(texts, places).values()
+    assert (source.dataset, source.root) == ("folder", str(tmp_path / "birds"))
+    assert (source.image_size, target.image_size) == (16, 16)
+    assert (source.val_per_class, source.test_per_class) == (1, 2)
+    assert read_selections({"source": "digits"}, places)["source"].dataset == "digits"
+    with pytest.raises(BenchError, match="~/none: there is no such folder"):
+        read_selections({"source": "~/none"}, places)
+    lines = retrieve(
+        TARGET, "~/birds", tmp_path / "out", results=tmp_path, asked=Retrieval(k=3, bins=10)
+    )
+    assert "of 14 source images" in lines[1]

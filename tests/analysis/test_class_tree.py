@@ -110,6 +110,13 @@ def test_groups_of_a_grid(tmp_path: Path) -> None:
     assert grid_groups(plan, "mammal")[1] == groups
     with pytest.raises(DataError, match="tasks: mammal"):
         grid_groups(plan, "bird")
+    grid = tmp_path / "digits.yaml"
+    grid.write_text(
+        "defaults: {target: {dataset: digits, test_per_class: 9}, model: narrow8_32}\n"
+        "experiments: {a: {set: {pattern: scratch}}}\n"
+    )
+    with pytest.raises(DataError, match="the classes are those of digits, not WordNet's"):
+        grid_groups(open_session(grid, results=tmp_path).plan)
 
 
 def test_wrong_input() -> None:
