@@ -102,7 +102,12 @@ def _compare(
     from bench.data.compare import compare, write_pairs
 
     found = compare(
-        side, other, data_root=data_root, cache_dir=results / "cache", pictures=not bytes_only
+        side,
+        other,
+        data_root=data_root,
+        cache_dir=results / "cache",
+        pictures=not bytes_only,
+        say=lambda line: typer.echo(f"{line} …", err=True),
     )
     for line in found.lines():
         typer.echo(line)

@@ -10,6 +10,8 @@ from statistics import median
 from bench.data.catalog import open_dataset, resolve_root
 from bench.data.formats.base import Dataset, Image, Split
 from bench.data.formats.contract import Value
+from bench.data.formats.imagefiles import FileDataset
+from bench.data.layout import has_splits
 from bench.data.splits import Pool, kept_keys, some
 from bench.errors import counted
 from bench.spec import DataSpec
@@ -112,7 +114,12 @@ def check(
         unreadable=unreadable,
         duplicates=duplicates,
         problems=(*_problems(counts, unreadable), *_too_few(dataset, left)),
-        remarks=(*_usual_remarks(dataset), _room(dataset, left), *_shared_remarks(shared)),
+        remarks=(
+            *_usual_remarks(dataset),
+            *_layout(dataset),
+            _room(dataset, left),
+            *_shared_remarks(shared),
+        ),
     )
 
 
@@ -175,6 +182,38 @@ def _usual_remarks(dataset: Dataset) -> Iterable[str]:
         yield f"{name.replace('_', ' ')}: {value}"
     if not dataset.has_test:
         yield "no test split: set test_per_class: N, and N images of each class are held back"
+
+
+def _layout(dataset: Dataset) -> Iterable[str]:
+    """Of a folder per class: folders without images, and images deeper than a class's folder."""
+    if not isinstance(dataset, FileDataset) or dataset.name != "folder":
+        return
+    place = dataset.files.place
+    splits = has_splits(dataset.files.sha256, place)
+    if place.is_dir():
+        inner = [place / split for split in _SPLITS]
+        tops = [top for top in inner if top.is_dir()] if splits else [place]
+        known = set(dataset.classes)
+        empty = {
+            entry.relative_to(place).as_posix()
+            for top in tops
+            for entry in top.iterdir()
+            if entry.is_dir() and not entry.name.startswith(".") and entry.name not in known
+        }
+        if empty:
+            yield (
+                f"{counted(len(empty), 'folder has', 'folders have')} no images and "
+                f"{'is no class' if len(empty) == 1 else 'are no classes'}: {some(sorted(empty))}"
+            )
+    depth = 3 if splits else 2
+    for label in dataset.classes:
+        keys = [image.key for image in dataset.images_of(label)]
+        if deeper := [key for key in keys if key.count("/") >= depth]:
+            yield (
+                f"{counted(len(deeper), 'image lies', 'images lie')} in folders below {label!r} "
+                f"and {'counts' if len(deeper) == 1 else 'count'} as {label!r}: "
+                f"{some(deeper, limit=2)}"
+            )
 
 
 def _left(dataset: Dataset, unreadable: tuple[str, ...]) -> dict[str, int]:

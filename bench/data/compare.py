@@ -9,7 +9,7 @@ from __future__ import annotations
 import csv
 import io
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
@@ -43,7 +43,7 @@ class Comparison:
     """What two data sets share.
 
     Attributes:
-        name, other: of the data sets.
+        name, other: what the data sets are called; their paths where they have one name.
         images: of `name`, those that were compared.
         pairs: an image of `name`, the image of `other` that is most like it, and how.
         flat: images without any shape, which only their bytes can tell apart.
@@ -114,8 +114,18 @@ class Comparison:
         ]
 
 
+def _silent(line: str) -> None:
+    """Nobody is told."""
+
+
 def compare(
-    side: Side, other: Side, *, data_root: Path | None, cache_dir: Path, pictures: bool = True
+    side: Side,
+    other: Side,
+    *,
+    data_root: Path | None,
+    cache_dir: Path,
+    pictures: bool = True,
+    say: Callable[[str], None] = _silent,
 ) -> Comparison:
     """The images of `side` that `other` has too.
 
@@ -124,6 +134,7 @@ def compare(
         data_root: folder of data sets.
         cache_dir: indices, and all images at 32 pixels (3 KiB each), are kept below it.
         pictures: compare what images show too; every image is decoded once.
+        say: is told which data set is being read.
 
     Raises:
         DataError: when one of them is not there or not in the layout expected.
@@ -133,20 +144,27 @@ def compare(
     >>> print(found.lines()[1])
       1,797 of 1,797 train images are train images of digits
     """
-    ours, theirs = (
-        open_dataset(
-            one.name, one.root, data_root=data_root, cache_dir=cache_dir, options=one.options
+    names = _called(side, other)
+    opened = []
+    for one, name in zip((side, other), names, strict=True):
+        say(f"reading {name}")
+        opened.append(
+            open_dataset(
+                one.name, one.root, data_root=data_root, cache_dir=cache_dir, options=one.options
+            )
         )
-        for one in (side, other)
-    )
+    ours, theirs = opened
     images, others = _images(ours), _images(theirs)
     found = {match.target: match for match in find_overlap(_bytes(images), _bytes(others)).matches}
     flat = unreadable = 0
     if pictures:
-        shown, shown_others = _readable(ours, images), _readable(theirs, others)
+        say(f"decoding {len(images):,} images of {names[0]}")
+        shown = _readable(ours, images)
+        pixels = _shown(ours, [images[row] for row in shown], cache_dir)
+        say(f"decoding {len(others):,} images of {names[1]}")
+        shown_others = _readable(theirs, others)
         overlap = find_overlap(
-            _shown(ours, [images[row] for row in shown], cache_dir),
-            _shown(theirs, [others[row] for row in shown_others], cache_dir),
+            pixels, _shown(theirs, [others[row] for row in shown_others], cache_dir)
         )
         flat = overlap.flat
         unreadable = len(images) + len(others) - len(shown) - len(shown_others)
@@ -154,7 +172,20 @@ def compare(
             row, place = shown[match.target], shown_others[match.source]
             found.setdefault(row, replace(match, target=row, source=place))
     pairs = tuple((images[row], others[found[row].source], found[row]) for row in sorted(found))
-    return Comparison(side.name, other.name, images, pairs, flat, unreadable)
+    return Comparison(*names, images, pairs, flat, unreadable)
+
+
+def _called(side: Side, other: Side) -> tuple[str, str]:
+    """What to call them: two folders by their paths, other data sets by their names.
+
+    >>> _called(Side("folder", "cats"), Side("folder", "dogs"))
+    ('cats', 'dogs')
+    >>> _called(Side("folder", "cats"), Side("digits", None))
+    ('folder', 'digits')
+    """
+    if side.name != other.name:
+        return side.name, other.name
+    return side.root or side.name, other.root or other.name
 
 
 def write_pairs(found: Comparison, path: Path) -> None:

@@ -155,3 +155,19 @@ def test_names_that_the_environment_cannot_read_are_not_called_wrong(tmp_path):
     assert "'犬'" in found.stderr or "'猫'" in found.stderr
     assert "encoding is" in found.stderr
     assert "PYTHONUTF8=1" in found.stderr
+
+
+@pytest.mark.parametrize("splits", [True, False])
+def test_empty_folders_and_images_deeper_down_are_told(splits, photos, tmp_path):
+    """A data set is opened once in a process, so the second look has a cache of its own."""
+    root = photos if splits else photos / "train"
+    top = root / "train" if splits else root
+    (top / "kiwi" / "empty").mkdir(parents=True)
+    (top / ".hidden").mkdir()
+    assert not any("folders below" in remark for remark in run(root, tmp_path).remarks)
+    write(top / "dog" / "more" / "d.png", "deep")
+    text = "\n".join(run(root, tmp_path / "again").remarks)
+    front = "train/" if splits else ""
+    assert f"1 folder has no images and is no class: {front}kiwi" in text
+    assert f"1 image lies in folders below 'dog' and counts as 'dog': {front}dog/more/d.png" in text
+    assert "hidden" not in text

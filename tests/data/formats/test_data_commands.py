@@ -156,3 +156,21 @@ def test_images_that_cannot_be_decoded_are_compared_by_their_bytes(trees, tmp_pa
     )
     assert found.unreadable == 1
     assert len(found.pairs) == 4
+
+
+def test_two_folders_are_called_by_their_paths(tmp_path):
+    for side, seeds in (("one", (1, 2, 3)), ("two", (1, 2, 9))):
+        for label in ("cat", "dog"):
+            for seed in seeds:
+                pixels = jpeg(scene(seed + 50 * (label == "dog")))
+                put(tmp_path / side / label / f"{seed}.jpg", pixels)
+    one, two = str(tmp_path / "one"), str(tmp_path / "two")
+    result = CliRunner().invoke(
+        app,
+        ["data", "check", "folder", one, "--against", "folder", two, "--results", str(tmp_path)],
+    )
+    assert f"{one} and {two} share 4 of the 6 images of {one}" in result.stdout
+    assert "4 of 6 train images are train images of " + two in result.stdout
+    told = result.stderr.splitlines()
+    assert told[:2] == [f"reading {one} …", f"reading {two} …"]
+    assert f"decoding 6 images of {two} …" in told
