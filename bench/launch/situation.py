@@ -156,6 +156,8 @@ def _of_damage(
         then = (
             "it is trained again for the runs that start from it"
             if key in again
+            else "its result stands; it is trained again when a new run starts from it"
+            if any(key in run.needs for run in plan.runs.values())
             else "its result stands; delete its folder to have it trained again"
         )
         notes.append(f"{name} is done, but {', '.join(wrong)}: {then}")
