@@ -3,7 +3,7 @@ PYTHON ?= python3
 VENV := .venv
 BIN := $(VENV)/bin
 
-.PHONY: demo test test-slurm lint slurm clean
+.PHONY: demo test test-slurm lint bench slurm clean
 
 demo: $(VENV)/.installed
 	$(BIN)/bench grid grids/quickstart.yaml
@@ -11,7 +11,7 @@ demo: $(VENV)/.installed
 	$(BIN)/bench findings grids/quickstart.yaml
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --doctest-modules --ignore=bench/__main__.py tests bench analysis
 	$(MAKE) --no-print-directory test-slurm
 
 # Real faults on real daemons, on two private clusters side by side. Needs Debian's slurm-wlm and
@@ -24,6 +24,10 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
+
+# Every figure beside its named peer; about an hour on two quiet cores. Writes benchmarks/RESULTS.md.
+bench: $(VENV)/.installed-test
+	$(BIN)/python -m benchmarks.run
 
 $(BIN)/python:
 	$(PYTHON) -c 'import sys; v = sys.version_info; sys.exit(None if v >= (3, 11) else f"Python 3.11 or newer is needed; $(PYTHON) is {v.major}.{v.minor}. Try: make PYTHON=python3.12 ...")'
