@@ -61,7 +61,8 @@ def _retrieval() -> Pair:
 
     def shares(side: Descriptors, rows: slice) -> NDArray[np.float32]:
         block = side.counts[rows].reshape(-1, 352, bins).astype(np.float32)
-        return (block / block.sum(2, keepdims=True)).reshape(len(block), -1) + np.float32(epsilon)
+        flat = (block / block.sum(2, keepdims=True)).reshape(len(block), -1)
+        return np.asarray(flat + np.float32(epsilon), np.float32)
 
     q = shares(source, slice(None))
     log_q = np.log(q)

@@ -27,10 +27,10 @@ from bench.training.sharing import frozen_prefix
 from benchmarks.compare import Case, Pair
 from benchmarks.plain import train_plain, write_folder
 
-__all__ = ["CASES", "train_cell"]
+__all__ = ["CASES", "pictures", "train_cell"]
 
 
-def _images(count: int, side: int, classes: int, seed: int = 0) -> Domain:
+def pictures(count: int, side: int, classes: int, seed: int = 0) -> Domain:
     """Pictures of eight by eight coloured fields and noise; the labels go round."""
     rng = np.random.default_rng(seed)
     coarse = rng.integers(0, 256, (count, 8, 8, 3), dtype=np.uint8)
@@ -92,7 +92,7 @@ def _same_curves(ours: Any, theirs: Any) -> None:
 
 
 def _prefix(network: str, pattern: str, images: int, epochs: int, side: int) -> Pair:
-    data = _images(images, side, 10)
+    data = pictures(images, side, 10)
     recipe = TrainSpec(epochs=epochs, batch_size=64, augment="none", select="last")
     run = partial(train_cell, network, pattern, data, recipe)
     return Pair(lambda: run(True), lambda: run(False), _same_curves)
@@ -100,7 +100,7 @@ def _prefix(network: str, pattern: str, images: int, epochs: int, side: int) -> 
 
 def _head(images: int, epochs: int) -> Pair:
     """The peer computes gradients of the whole network and steps the head alone."""
-    data = _images(images, 64, 10)
+    data = pictures(images, 64, 10)
     recipe = TrainSpec(epochs=epochs, batch_size=64, augment="none", select="last")
 
     def peer() -> None:
@@ -187,14 +187,14 @@ NAMES = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7")
 @cache
 def _folder() -> tuple[tempfile.TemporaryDirectory[str], Domain, Domain]:
     home = tempfile.TemporaryDirectory(prefix="bench-cell-")
-    data, test = _images(1000, SIDE, CLASSES), _images(500, SIDE, CLASSES, 1)
+    data, test = pictures(1000, SIDE, CLASSES), pictures(500, SIDE, CLASSES, 1)
     for name, part in (("train", data), ("test", test)):
         write_folder(Path(home.name) / name, part.images, part.labels)
     return home, data, test
 
 
 def _cell_of_worker(pattern: str, seed: int) -> float:
-    data, test = _images(1000, SIDE, CLASSES), _images(500, SIDE, CLASSES, 1)
+    data, test = pictures(1000, SIDE, CLASSES), pictures(500, SIDE, CLASSES, 1)
     recipe = TrainSpec(
         epochs=10,
         nesterov=True,

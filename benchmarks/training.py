@@ -111,7 +111,7 @@ def _timm(name: str, images: int, epochs: int, tuned: bool, steady: bool) -> Cal
             optimiser.zero_grad()
             loss.backward()
             optimiser.step()
-        return loss.item()
+        return float(loss.item())
 
     return run
 
