@@ -81,7 +81,8 @@ def tune_freeze_pairs(evidence: Evidence) -> pd.DataFrame:
 
     Returns:
         The frame of `analysis.ratios.Ratios` with `data_band` and `distance_band` (unknown where no
-        distance was measured, between where its interval reaches over a band's edge); pairs whose number of images is unknown are left out.
+        distance was measured, between where its interval reaches over a band's edge); pairs whose
+        number of images is unknown are left out.
     """
     b = evidence.board
     rule = evidence.lr_rule((b["reinit"] == 1) & b["treatment"].isin(["tune", "freeze"]))

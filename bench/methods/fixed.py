@@ -240,9 +240,7 @@ def features_of(
     sample = Feed(data, FeedOptions(device)).plain_batch(0, 1)
     name: str | int = int(layer) if layer.isdigit() else layer
     tap = LayerTap(model, [name], stage, sample)
-    return lambda images: side_by_side(
-        tap(images)[0].flatten(1).float(), len(images) // data.views
-    )
+    return lambda images: side_by_side(tap(images)[0].flatten(1).float(), len(images) // data.views)
 
 
 def _normalised(features: Tensor, on: bool) -> Tensor:

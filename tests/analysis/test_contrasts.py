@@ -239,9 +239,19 @@ def test_the_headline_says_that_the_rate_was_chosen_and_lies_at_the_edge() -> No
     rows = [
         {
             **dict.fromkeys((c.name for c in COLUMNS), None),
-            "status": "done", "dataset": "d", "target": "t", "class_draw": 0, "model": "m",
-            "source": source, "pattern": pattern, "method": "plain", "lr": rate,
-            "images_per_class": 5, "seed_draw": seed, "seed_init": seed, "seed_order": seed,
+            "status": "done",
+            "dataset": "d",
+            "target": "t",
+            "class_draw": 0,
+            "model": "m",
+            "source": source,
+            "pattern": pattern,
+            "method": "plain",
+            "lr": rate,
+            "images_per_class": 5,
+            "seed_draw": seed,
+            "seed_init": seed,
+            "seed_order": seed,
             "top1_accuracy": good + 0.1 * rate + 0.01 * math.sin(seed + rate + good),
             "val_top1_accuracy": good + rate,
         }

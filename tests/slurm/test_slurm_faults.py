@@ -242,18 +242,26 @@ def test_out_of_memory_is_told_apart_and_retried_with_more(grid: Make) -> None:
     g.submit()
     g.wait(180)
     all_done(g, 1)
+    never_begun = {  # a node that is slow to answer: the same again, with no attempt counted
+        job["name"] for e in ledger(g) for job in settled(e) if job["state"] == "LAUNCH_FAILED"
+    }
     memory = [
         job["resources"]["memory_gib"]
         for entry in ledger(g)
         if entry["kind"] == "submit"
         for job in entry["jobs"]
-        if job["role"] == "finetune"
+        if job["role"] == "finetune" and job["name"] not in never_begun
     ]
     assert memory == [0.2 * 2**n for n in range(len(memory))]
     assert len(memory) > 1
     assert max(g.executions().values()) <= len(memory)
     reasons = {d["reason"] for e in ledger(g) for j in e.get("jobs", ()) for d in deaths(j)}
     assert reasons == {"out of memory"}
+
+
+def settled(entry: dict[str, Any]) -> list[dict[str, Any]]:
+    """The jobs of an entry that tells how jobs ended."""
+    return list(entry["jobs"]) if entry["kind"] == "settle" else []
 
 
 def ledger(grid: Any) -> list[dict[str, Any]]:
