@@ -18,7 +18,9 @@ __all__ = ["Repeats"]
 
 _SEEDS = ("seed", "seeds", "seeds.draw", "seeds.init", "seeds.order")
 
-Key = tuple[tuple[str, int], ...]
+Names = tuple[str, ...]
+Key = tuple[object, ...]
+"""(names, id of each one's value)"""
 
 
 class Repeats:
@@ -35,16 +37,18 @@ class Repeats:
         self._seeds_of = seeds_of
         self._runs: dict[Key, RunSpec] = {}
         self._seeds: dict[Key, Seeds] = {}
+        self._splits: dict[Names, tuple[Names, Names]] = {}
 
     def get(self, assignment: Assignment) -> RunSpec | None:
         """The run of a cell, if one that differs in seeds alone was read before."""
-        run = self._runs.get(_key(assignment, seeds=False))
+        others, seeds = self._split(assignment)
+        run = self._runs.get((others, *[id(assignment[name]) for name in others]))
         if run is None:
             return None
-        key = _key(assignment, seeds=True)
+        key = (seeds, *[id(assignment[name]) for name in seeds])
         if key not in self._seeds:
             try:
-                self._seeds[key] = self._seeds_of({k: assignment[k] for k, _ in key})
+                self._seeds[key] = self._seeds_of({name: assignment[name] for name in seeds})
             except CellError:  # read in full, the cell says where the wrong seed stands
                 return None
         return run.model_copy(update={"seeds": self._seeds[key]})
@@ -52,8 +56,15 @@ class Repeats:
     def add(self, assignment: Assignment, cell: Mapping[str, Any], run: RunSpec) -> None:
         """Remembers a run that was read from a cell."""
         if cell.get("source") != "self" and cell.get("parent") is None:
-            self._runs[_key(assignment, seeds=False)] = run
+            others, _ = self._split(assignment)
+            self._runs[(others, *[id(assignment[name]) for name in others])] = run
 
-
-def _key(assignment: Assignment, *, seeds: bool) -> Key:
-    return tuple([(k, id(v)) for k, v in assignment.items() if (k in _SEEDS) is seeds])
+    def _split(self, assignment: Assignment) -> tuple[Names, Names]:
+        """The keys of an assignment that are not about seeds, and those that are."""
+        names = tuple(assignment)
+        found = self._splits.get(names)
+        if found is None:
+            others = tuple(name for name in names if name not in _SEEDS)
+            seeds = tuple(name for name in names if name in _SEEDS)
+            found = self._splits[names] = (others, seeds)
+        return found

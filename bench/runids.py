@@ -18,18 +18,23 @@ from bench.spec import Fingerprint, RunSpec, Seeds, canonical_json, identity_of
 __all__ = ["RunIds", "collector_paused"]
 
 _GAPS = ("images", "seeds")
+_MANY_OBJECTS = 200_000
+_SHARED = tuple(name for name in RunSpec.model_fields if name != "seeds")
 _Frame = tuple[str, str, str]
 
 
 @contextlib.contextmanager
 def collector_paused() -> Iterator[None]:
-    """No garbage collection: a plan is millions of objects that stay, and looking for cycles among
-    them again and again takes longer than making them."""
+    """No garbage collection: a large plan is millions of objects that stay, and looking for cycles
+    among them again and again takes longer than making them. They are not looked at later either.
+    """
     running = gc.isenabled()
     gc.disable()
     try:
         yield
     finally:
+        if gc.get_count()[0] > _MANY_OBJECTS:
+            gc.freeze()
         if running:
             gc.enable()
 
@@ -72,7 +77,7 @@ class RunIds:
     def _frame(self, spec: RunSpec) -> _Frame:
         """The text before, between and after the gaps; shared by specs of the same objects."""
         fields = spec.__dict__
-        key = tuple([id(value) for name, value in fields.items() if name != "seeds"])
+        key = tuple([id(fields[name]) for name in _SHARED])
         found = self._frames.get(key)
         if found is None:
             found = self._frames[key] = (spec, self._new_frame(spec))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import itertools
 import json
 import subprocess
 import sys
@@ -80,16 +79,16 @@ def planned(cells: int) -> Plan:
 def _expand(cells: int, sample: int) -> Pair:
     """The peer writes each configuration as a mapping, validates it and hashes its JSON."""
 
+    runs = [run.spec.model_dump(mode="json") for run in planned(1000).runs.values()][:sample]
+
     def peer() -> list[str]:
-        plan = planned(1000) if sample >= 1000 else planned(sample)
         found = []
-        for run in itertools.islice(plan.runs.values(), sample):
-            spec = RunSpec.model_validate(run.spec.model_dump(mode="json"))
+        for run in runs:
+            spec = RunSpec.model_validate(run)
             text = json.dumps(spec.model_dump(mode="json"), sort_keys=True)
             found.append(hashlib.sha256(text.encode()).hexdigest())
         return found
 
-    planned(1000)  # tables of networks are read once
     return Pair(lambda: len(planned(cells).runs), peer, None, cells / sample)
 
 
