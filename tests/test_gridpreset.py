@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.errors import GridError
@@ -113,6 +113,7 @@ parts = st.dictionaries(st.sampled_from(["about", "defaults", "slurm"]), values,
 
 
 @given(parts, parts)
+@settings(deadline=None)
 def test_laying_is_idempotent_and_keeps_what_it_does_not_name(
     below: dict[str, Any], above: dict[str, Any]
 ) -> None:
