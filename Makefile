@@ -28,7 +28,7 @@ lint: $(VENV)/.installed-test
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 
-# Every figure beside its named peer; about an hour on two quiet cores. Writes benchmarks/RESULTS.md.
+# Every figure beside its named peer; wants a quiet machine. Writes benchmarks/RESULTS.md.
 bench: $(VENV)/.installed-test
 	$(BIN)/python -m benchmarks.run
 
