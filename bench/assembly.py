@@ -16,6 +16,7 @@ from bench.data import catalog
 from bench.data.borrow import BorrowedImages, resolve_borrowed, resolve_joint_fingerprint
 from bench.data.expand import expand
 from bench.data.identities import load_identities, resolve_identities
+from bench.data.rows import Rows
 from bench.data.wordnet import taxonomy
 from bench.errors import BenchError, DataError
 from bench.methods import Ingredients
@@ -176,7 +177,7 @@ def _domain(
     }
     return Domain(
         name,
-        loaded.images[index],
+        Rows(loaded.images, index),
         loaded.labels[index],
         len(loaded.classes),
         views=_views(loaded),

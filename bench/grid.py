@@ -31,7 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.errors import BenchError, GridError, nearest
-from bench.gridcells import Assignment, Place, assign, matches, product, undot
+from bench.gridcells import Assignment, Place, Value, assign, matches, places, product, undot
 from bench.griderrors import CellError
 from bench.gridmeasure import read_measures
 from bench.gridnames import Names
@@ -230,15 +230,15 @@ class _Expander:
         runs: list[RunSpec] = []
         baselines: list[RunSpec] = []
         used = [0] * len(excluded)
-        for assignment, origins in self._cells():
+        for assignment, values in self._cells():
             hits = [n for n, pattern in enumerate(excluded) if matches(pattern, assignment)]
             for n in hits:
                 used[n] += 1
             if not hits:
-                runs.append(self._build(base, assignment, origins))
+                runs.append(self._build(base, assignment, values))
                 if baseline is not None:
                     shared = {key: assignment[key] for key in self.axis_keys if key in assignment}
-                    baselines.append(self._build(base, shared | baseline, origins))
+                    baselines.append(self._build(base, shared | baseline, values))
         if 0 in used:
             n = used.index(0)
             raise self._error((*self.path, "exclude", n), f"exclude {excluded[n]} matches no cell")
@@ -259,7 +259,7 @@ class _Expander:
 
     # --- cells: assignments of dotted keys ---
 
-    def _cells(self) -> Iterator[tuple[Assignment, dict[str, Place]]]:
+    def _cells(self) -> Iterator[tuple[Assignment, tuple[Value, ...]]]:
         axes = self._axes()
         self.axis_keys = [key for axis in axes for key in axis[0][0]]
         yield from product(axes)
@@ -274,8 +274,8 @@ class _Expander:
                 )
             yield from product(others + fixed)
 
-    def _axes(self) -> list[list[tuple[Assignment, dict[str, Place]]]]:
-        axes: list[list[tuple[Assignment, dict[str, Place]]]] = []
+    def _axes(self) -> list[list[Value]]:
+        axes: list[list[Value]] = []
         path: Place = (*self.path, "axes")
         given = _mapping(self.document, path, self.raw.get("axes") or {}, None)
         for key, values in given.items():
@@ -290,9 +290,7 @@ class _Expander:
                 raise self._error((*path, key), f"{key} is an axis twice")
         return axes
 
-    def _zipped(
-        self, group: Mapping[str, Any], path: Place
-    ) -> list[tuple[Assignment, dict[str, Place]]]:
+    def _zipped(self, group: Mapping[str, Any], path: Place) -> list[Value]:
         for key, values in group.items():
             self._known(key, (*path, key))
             self._values(values, (*path, key), zipped=True)
@@ -351,9 +349,9 @@ class _Expander:
     # --- one cell ---
 
     def _build(
-        self, base: Mapping[str, Any], assignment: Assignment, origins: Mapping[str, Place]
+        self, base: Mapping[str, Any], assignment: Assignment, values: Sequence[Value]
     ) -> RunSpec:
-        return self.repeats.get(assignment) or self._read(base, assignment, origins)
+        return self.repeats.get(assignment) or self._read(base, assignment, values)
 
     def _seeds(self, assignment: Assignment) -> Seeds:
         """Of a cell that sets these seed keys."""
@@ -364,7 +362,7 @@ class _Expander:
         return self.builder.seeds(cell)
 
     def _read(
-        self, base: Mapping[str, Any], assignment: Assignment, origins: Mapping[str, Place]
+        self, base: Mapping[str, Any], assignment: Assignment, values: Sequence[Value]
     ) -> RunSpec:
         cell: Mapping[str, Any] = base
         laid = laid_over(self.overrides, assignment.get("pattern", base.get("pattern")))
@@ -382,7 +380,7 @@ class _Expander:
             self.repeats.add(assignment, cell, run)
             return run
         except CellError as error:
-            where = Origins(self.document, self.path, self.overrides, origins, named)
+            where = Origins(self.document, self.path, self.overrides, places(values), named)
             raise GridError(
                 f"{error.message} (experiment {self.name})",
                 place=where.place(error.key),

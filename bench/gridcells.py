@@ -3,26 +3,33 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Assignment", "Place", "assign", "matches", "product", "undot"]
+__all__ = ["Assignment", "Place", "Value", "assign", "matches", "places", "product", "undot"]
 
 Assignment = dict[str, Any]
 Place = tuple[str | int, ...]
+Value = tuple[Assignment, dict[str, Place]]
+"""What one value of an axis sets, and where in the file that stands."""
 
 
-def product(
-    axes: Sequence[Sequence[tuple[Assignment, dict[str, Place]]]],
-) -> Iterator[tuple[Assignment, dict[str, Place]]]:
-    """All combinations of the axes' values, each with where in the file its values stand."""
-    for combination in itertools.product(*axes):
+def product(axes: Sequence[Sequence[Value]]) -> Iterator[tuple[Assignment, tuple[Value, ...]]]:
+    """All combinations of the axes' values: what each sets, and the values it is made of."""
+    for values in itertools.product(*axes):
         assignment: Assignment = {}
-        origins: dict[str, Place] = {}
-        for part, where in combination:
+        for part, _ in values:
             assignment.update(part)
-            origins.update(where)
-        yield assignment, origins
+        yield assignment, values
+
+
+def places(values: Iterable[Value]) -> dict[str, Place]:
+    """Where in the file the values of a combination stand, by key.
+
+    >>> places([({"seed": 0}, {"seed": ("axes", "seed", 0)})])
+    {'seed': ('axes', 'seed', 0)}
+    """
+    return {key: place for _, where in values for key, place in where.items()}
 
 
 def matches(pattern: Assignment, assignment: Assignment) -> bool:

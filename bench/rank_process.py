@@ -71,11 +71,11 @@ def _listen(stop: threading.Event) -> None:
 def _execute(task: dict[str, Any], report: Any, stop: threading.Event) -> str:
     from bench.execute import Context, execute_rank
     from bench.spec import RunSpec
-    from bench.training.loop import set_threads
     from bench.training.parallel import joined
+    from bench.training.process import prepare
 
     context, rank = Context.from_json(task["context"]), int(task["rank"])
-    set_threads(context.threads)
+    prepare(context.threads)
     device = device_of(context, rank)
     context = replace(context, device=str(device), share=False)
     with joined(rank, context.gpus, device, Path(task["meeting_point"])) as team:

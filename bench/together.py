@@ -27,7 +27,7 @@ from bench.training.activations import ActivationStore
 from bench.training.feed import Feed, FeedOptions
 from bench.training.fused import Head, HeadOutcome, train_heads
 from bench.training.job import EpochReport, Interrupted, Method, Outcome
-from bench.training.loop import peak_memory_bytes
+from bench.training.process import peak_memory_bytes
 from bench.training.sharing import FrozenPrefix
 
 __all__ = ["Member", "Together", "companions", "fuse_key", "prefix_of"]

@@ -24,7 +24,7 @@ def main(arguments: list[str]) -> int:
     for name in names:
         module = f"benchmarks.{name}"
         for case in importlib.import_module(module).CASES:
-            row = compare(case, module if memory else None)
+            row = compare(case, module, memory)
             print(line(row), flush=True)
             rows.append(row)
     if set(names) == set(MODULES):
@@ -54,10 +54,11 @@ Written by `make bench` on {datetime.date.today():%Y-%m-%d}: {processor()}, {os.
 Python {platform.python_version()}, {versions}; load average {os.getloadavg()[2]:.1f} over the last
 quarter of an hour.
 
-Both sides run in turn in one process; the ratio is the peer's time over ours, pair by pair: median
-(least–greatest). Times are medians in seconds; a peer that does a sample of the work has its time
-multiplied, as its name says. Memory is the peak above what the data take, in MiB, ours/peer's. Why
-a goal was not reached, and what was tried, is in [NOTES.md](NOTES.md).
+Both sides run in turn, at least five times after a first that does not count; the ratio is the
+peer's time over ours, pair by pair: median (least–greatest). Times are medians in seconds; a peer
+that does a sample of the work has its time multiplied, as its name says. Memory is the peak above
+what the data take, worker processes included, in MiB, ours/peer's. Why a goal was not reached, and
+what was tried, is in [NOTES.md](NOTES.md).
 
 | what | peer | ours, s | peer, s | ratio | goal | reached | memory | note |
 | --- | --- | --- | --- | --- | --- | --- | --- | --- |

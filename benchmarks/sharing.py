@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import multiprocessing
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -22,7 +22,8 @@ from bench.training.domain import Domain
 from bench.training.evaluate import predict
 from bench.training.fused import Head, train_heads
 from bench.training.job import TrainingJob
-from bench.training.loop import set_threads, train
+from bench.training.loop import train
+from bench.training.process import prepare
 from bench.training.sharing import frozen_prefix
 from benchmarks.compare import Case, Pair
 from benchmarks.plain import train_plain, write_folder
@@ -38,6 +39,12 @@ def pictures(count: int, side: int, classes: int, seed: int = 0) -> Domain:
     return Domain("speed", images, np.arange(count) % classes, classes)
 
 
+@cache
+def _parent(spec: ModelSpec, classes: int, side: int) -> Mapping[str, torch.Tensor]:
+    """Weights in the place of those that a run reads from its parent's file."""
+    return layers.create(spec, classes, seed=1, image_size=side).state_dict()
+
+
 def train_cell(
     network: str,
     pattern_text: str,
@@ -49,7 +56,7 @@ def train_cell(
     """One run's training and evaluation, from random weights in the parent's place."""
     side = data.images.shape[2]
     spec = ModelSpec(name=network, drop_rate=0.0)
-    parent = layers.create(spec, data.num_classes, seed=1, image_size=side).state_dict()
+    parent = _parent(spec, data.num_classes, side)
     model = layers.create(spec, data.num_classes, seed=0, image_size=side)
     pattern = LayerPattern.parse(pattern_text)
     layers.apply_pattern(model, pattern, None if pattern.is_scratch else parent)
@@ -95,11 +102,13 @@ def _prefix(network: str, pattern: str, images: int, epochs: int, side: int) -> 
     data = pictures(images, side, 10)
     recipe = TrainSpec(epochs=epochs, batch_size=64, augment="none", select="last")
     run = partial(train_cell, network, pattern, data, recipe)
+    prepare(torch.get_num_threads())
     return Pair(lambda: run(True), lambda: run(False), _same_curves)
 
 
 def _head(images: int, epochs: int) -> Pair:
     """The peer computes gradients of the whole network and steps the head alone."""
+    prepare(torch.get_num_threads())
     data = pictures(images, 64, 10)
     recipe = TrainSpec(epochs=epochs, batch_size=64, augment="none", select="last")
 
@@ -189,7 +198,7 @@ def _folder() -> tuple[tempfile.TemporaryDirectory[str], Domain, Domain]:
     home = tempfile.TemporaryDirectory(prefix="bench-cell-")
     data, test = pictures(1000, SIDE, CLASSES), pictures(500, SIDE, CLASSES, 1)
     for name, part in (("train", data), ("test", test)):
-        write_folder(Path(home.name) / name, part.images, part.labels)
+        write_folder(Path(home.name) / name, np.asarray(part.images), part.labels)
     return home, data, test
 
 
@@ -210,7 +219,7 @@ def _cell_of_worker(pattern: str, seed: int) -> float:
 def _workers() -> Any:
     """Two processes of one thread, as the local pool has them, with their libraries loaded."""
     context = multiprocessing.get_context("spawn")
-    workers = context.Pool(2, initializer=set_threads, initargs=(1,))
+    workers = context.Pool(2, initializer=prepare, initargs=(1,))
     workers.starmap(_cell_of_worker, [("F(1-7)R(8)", 0), ("F(1-7)R(8)", 1)], chunksize=1)
     return workers
 
@@ -244,7 +253,6 @@ def _cases() -> Iterator[Case]:
         "full forward and backward, step of the head",
         25,
         partial(_head, 400, 10),
-        repeats=3,
     )
     for network, side, images, epochs in (("narrow8_32", 32, 1000, 10), ("narrow8_64", 64, 400, 6)):
         for n, goal in ((4, 1.8), (5, 3.2), (6, 4.6), (7, 4.6)):
@@ -254,7 +262,6 @@ def _cases() -> Iterator[Case]:
                 "the same loop without keeping: recomputed each epoch",
                 goal,
                 partial(_prefix, network, f"F(1-{n}){rest}", images, epochs, side),
-                repeats=3,
                 note="equal to the bit",
             )
     yield Case(
@@ -270,8 +277,7 @@ def _cases() -> Iterator[Case]:
             "plain loop: ImageFolder, float32, two threads; one run x 2",
             goal,
             partial(_cell, pattern),
-            repeats=3,
-            note="two runs at once on two workers; memory of the workers is not counted",
+            note="two runs at once on two workers",
         )
 
 

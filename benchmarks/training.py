@@ -9,9 +9,11 @@ decoded once into a memory map, which is not counted, as it serves all runs of a
 
 from __future__ import annotations
 
+import multiprocessing
 import tempfile
-import time
 from collections.abc import Callable, Iterator
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from functools import cache, partial
 from pathlib import Path
 from typing import Any
@@ -31,6 +33,7 @@ from bench.spec import LayerPattern, ModelSpec, TrainSpec
 from bench.training.domain import Domain
 from bench.training.job import TrainingJob
 from bench.training.loop import train
+from bench.training.process import prepare
 from benchmarks.compare import Case, Pair
 
 __all__ = ["CASES"]
@@ -57,54 +60,69 @@ def _folder(images: int) -> tuple[tempfile.TemporaryDirectory[str], NDArray[np.u
     return home, decoded
 
 
-def _ours(name: str, images: int, epochs: int) -> Callable[[], float]:
-    _, decoded = _folder(images)
-    labels = np.arange(images, dtype=np.int64) % CLASSES
+def _make_images(count: int) -> None:
+    _folder(count)
+
+
+@dataclass(frozen=True)
+class _Training:
+    """What is trained: a network on so many images, all of one size.
+
+    `steady` takes what is made once out of the time: the peer's loader processes have started and
+    have filled their queues once.
+    """
+
+    network: str
+    images: int
+    epochs: int = 1
+    tuned: bool = False
+    steady: bool = False
+
+
+def _train_ours(asked: _Training) -> float:
+    _, decoded = _folder(asked.images)
+    labels = np.arange(asked.images, dtype=np.int64) % CLASSES
     recipe = TrainSpec(
-        epochs=epochs,
+        epochs=asked.epochs,
         batch_size=BATCH,
         augment="crop_flip_color",
-        precision=NETWORKS[name],  # type: ignore[arg-type]
+        precision=NETWORKS[asked.network],  # type: ignore[arg-type]
         select="last",
     )
-
-    def run() -> float:
-        model = layers.create(ModelSpec(name=name), CLASSES, seed=0, image_size=SIDE)
-        data = Domain("speed", decoded, labels, CLASSES)
-        pattern = LayerPattern.parse(f"R(1-{layers.depth(model)})")
-        groups = layers.parameter_groups(model, pattern, recipe)
-        method = Plain(Ingredients(data, recipe))
-        return train(TrainingJob(model, method, groups, recipe)).history[-1]["train_loss"] or 0.0
-
-    return run
+    model = layers.create(ModelSpec(name=asked.network), CLASSES, seed=0, image_size=SIDE)
+    data = Domain("speed", decoded, labels, CLASSES)
+    pattern = LayerPattern.parse(f"R(1-{layers.depth(model)})")
+    groups = layers.parameter_groups(model, pattern, recipe)
+    method = Plain(Ingredients(data, recipe))
+    return train(TrainingJob(model, method, groups, recipe)).history[-1]["train_loss"] or 0.0
 
 
-def _timm(name: str, images: int, epochs: int, tuned: bool, steady: bool) -> Callable[[], float]:
-    home, _ = _folder(images)
-    fast = {"memory_format": torch.channels_last} if tuned else {}
-    half = tuned and NETWORKS[name] == "bfloat16"
+def _train_timm(asked: _Training) -> Callable[[], float]:
+    home, _ = _folder(asked.images)
+    fast = {"memory_format": torch.channels_last} if asked.tuned else {}
+    half = asked.tuned and NETWORKS[asked.network] == "bfloat16"
 
-    def batches(loader: Any) -> Iterator[Any]:
-        for _ in range(epochs):
-            yield from loader
-
-    def run() -> float:
-        dataset = create_dataset("", root=home.name, split="train", is_training=True)
-        loader = create_loader(
-            dataset,
+    def new_loader() -> Any:
+        return create_loader(
+            create_dataset("", root=home.name, split="train", is_training=True),
             input_size=(3, SIDE, SIDE),
             batch_size=BATCH,
             is_training=True,
             color_jitter=0.4,
             num_workers=4,
             device=torch.device("cpu"),
-            persistent_workers=steady,
+            persistent_workers=asked.steady,
         )
-        model = layers.create(ModelSpec(name=name), CLASSES, seed=0, image_size=SIDE).to(**fast)
+
+    kept = new_loader() if asked.steady else None
+
+    def run() -> float:
+        loader = kept or new_loader()
+        model = layers.create(ModelSpec(name=asked.network), CLASSES, seed=0, image_size=SIDE)
+        model.to(**fast).train()
         optimiser = create_optimizer_v2(model, opt="sgd", lr=0.01, weight_decay=5e-4, momentum=0.9)
         loss_of = nn.CrossEntropyLoss()
-        model.train()
-        for inputs, target in batches(loader):
+        for inputs, target in (batch for _ in range(asked.epochs) for batch in loader):
             inputs = inputs.contiguous(**fast) if fast else inputs
             with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
                 loss = loss_of(model(inputs), target)
@@ -116,43 +134,107 @@ def _timm(name: str, images: int, epochs: int, tuned: bool, steady: bool) -> Cal
     return run
 
 
-def _pair(name: str, images: int, epochs: int, tuned: bool, steady: bool = False) -> Pair:
-    return Pair(_ours(name, images, epochs), _timm(name, images, epochs, tuned, steady))
+def _pure_steps(network: str, steps: int) -> Callable[[], float]:
+    """Forward, backward and SGD on one batch that is there already: the least a step can take."""
+    shape = (BATCH, 3, SIDE, SIDE)
+    images = torch.randn(shape).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(BATCH) % CLASSES
+    half = NETWORKS[network] == "bfloat16"
+
+    def run() -> float:
+        model = layers.create(ModelSpec(name=network), CLASSES, seed=0, image_size=SIDE)
+        model.to(memory_format=torch.channels_last).train()
+        sgd = torch.optim.SGD(model.parameters(), 0.01, momentum=0.9, weight_decay=5e-4)
+        for _ in range(steps):
+            with torch.autocast("cpu", dtype=torch.bfloat16, enabled=half):
+                loss = nn.functional.cross_entropy(model(images), labels)
+            sgd.zero_grad()
+            loss.backward()  # type: ignore[no-untyped-call]
+            sgd.step()
+        return float(loss.item())
+
+    return run
+
+
+@cache
+def _worker() -> ProcessPoolExecutor:
+    """A process as the local pool has them, with all cores for itself."""
+    context = multiprocessing.get_context("spawn")
+    threads = torch.get_num_threads()
+    return ProcessPoolExecutor(1, context, initializer=prepare, initargs=(threads,))
+
+
+def _against_timm(asked: _Training) -> Pair:
+    _worker().submit(_make_images, asked.images).result()
+    peer = _train_timm(asked)
+    return Pair(lambda: _worker().submit(_train_ours, asked).result(), peer)
+
+
+def _against_pure_steps(asked: _Training) -> Pair:
+    prepare(torch.get_num_threads())  # both sides in this process
+    return Pair(partial(_train_ours, asked), _pure_steps(asked.network, asked.images // BATCH))
+
+
+def _small(workers: int) -> list[float]:
+    """Two small runs' worth of steps, shared by so many processes."""
+    asked = _Training("narrow8_64", 1280)
+    losses: list[float] = _pool(workers).map(_train_ours, [asked] * 2, chunksize=1)
+    return losses
+
+
+@cache
+def _pool(workers: int) -> Any:
+    context = multiprocessing.get_context("spawn")
+    threads = max(torch.get_num_threads() // workers, 1)
+    pool = context.Pool(workers, initializer=prepare, initargs=(threads,))
+    pool.map(_make_images, [1280] * workers, chunksize=1)
+    return pool
+
+
+def _two_workers() -> Pair:
+    cores = torch.get_num_threads()
+    for workers in (cores, 1):
+        _pool(workers)
+    return Pair(partial(_small, cores), partial(_small, 1))
 
 
 def _cases() -> Iterator[Case]:
-    whole = {"narrow8_64": 3.2, "resnet18": 2.2, "mobilenetv2_100": 2.8}
-    best = {"narrow8_64": 1.4, "resnet18": 1.3, "mobilenetv2_100": 1.7}
-    for name, goal in whole.items():
+    for name, goal in {"narrow8_64": 3.2, "resnet18": 2.2, "mobilenetv2_100": 2.8}.items():
         yield Case(
-            f"training {name}, 64 px, 2 epochs of 10 steps",
+            f"training {name}, 64 px, an epoch of 10 steps",
             "timm's loader and step, its script's defaults",
             goal,
-            partial(_pair, name, 1280, 2, False),
+            partial(_against_timm, _Training(name, 1280)),
         )
-    for name, goal in best.items():
+    for name, goal in {"narrow8_64": 1.4, "resnet18": 1.3, "mobilenetv2_100": 1.7}.items():
         yield Case(
-            f"training {name}, 64 px, 2 epochs of 10 steps, tuned peer",
+            f"training {name}, 64 px, an epoch of 10 steps, tuned peer",
             "the same, channels last, bfloat16 where it pays",
             goal,
-            partial(_pair, name, 1280, 2, True),
+            partial(_against_timm, _Training(name, 1280, tuned=True)),
         )
-    for name in best:
+    for name in NETWORKS:
         yield Case(
-            f"training {name}, 64 px, one epoch of 60 steps, tuned peer",
-            "the same, one long epoch: steady state",
+            f"training {name}, 64 px, steady state of 20 steps, tuned peer",
+            "the same, its loader processes running",
             0.95,
-            partial(_pair, name, 7680, 1, True, True),
-            repeats=3,
+            partial(_against_timm, _Training(name, 2560, tuned=True, steady=True)),
         )
+    for name in NETWORKS:
+        yield Case(
+            f"training {name}, 64 px, 10 steps, share of the pure step",
+            "forward, backward and SGD on one batch in memory",
+            0.95,
+            partial(_against_pure_steps, _Training(name, 1280)),
+            note="1 is the limit",
+        )
+    yield Case(
+        "two small runs: a worker of one thread per core",
+        "one process with all cores",
+        1.27,
+        _two_workers,
+        note="the pool's default",
+    )
 
 
 CASES = tuple(_cases())
-
-
-if __name__ == "__main__":  # images per second of one network, by hand
-    import sys
-
-    started = time.perf_counter()
-    _ours(sys.argv[1], 1280, 2)()
-    print(f"{2560 / (time.perf_counter() - started):.0f} images/s")

@@ -16,12 +16,15 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from bench.data.rows import Rows
 from bench.errors import DataError
 from bench.training.domain import rng_from
 
 __all__ = ["Ranges", "expand", "plan", "transformed"]
 
 Pixels = NDArray[np.uint8]
+
+_BLOCK = 1024
 Matrix = NDArray[np.float64]
 
 
@@ -67,7 +70,7 @@ def plan(labels: NDArray[np.int64], to: int) -> NDArray[np.int64]:
 
 
 def expand(
-    images: Pixels,
+    images: Pixels | Rows,
     labels: NDArray[np.int64],
     *,
     to: int,
@@ -103,7 +106,8 @@ def expand(
         raise DataError(f"expand to {to} images per class", hint="give 1 or more, or leave it out")
     sources = plan(labels, to)
     grown = np.empty((len(images) + len(sources), *images.shape[1:]), np.uint8)
-    grown[: len(images)] = images
+    for start in range(0, len(images), _BLOCK):
+        grown[start : min(start + _BLOCK, len(images))] = images[start : start + _BLOCK]
     turns = np.zeros(len(images), np.int64)
     for position, source in enumerate(sources, start=len(images)):
         rng = rng_from(f"expand|{seed}|{source}|{turns[source]}")

@@ -231,9 +231,9 @@ class _Work:
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(threads)
         from bench.execute import Context, execute_batch
-        from bench.training.loop import set_threads
+        from bench.training.process import prepare
 
-        set_threads(threads)
+        prepare(threads)
         context = Context.from_json(self.payload["context"])
         execute_batch(
             _Todo(todo, self._wanted), context, report=self._hear, should_stop=self._should_stop

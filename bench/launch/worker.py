@@ -26,7 +26,7 @@ def main() -> int:
 
     from bench.execute import Context, execute_batch
     from bench.spec import RunSpec
-    from bench.training.loop import set_threads
+    from bench.training.process import prepare
 
     def report(event: dict[str, Any]) -> None:
         out.write(json.dumps(event) + "\n")
@@ -38,7 +38,7 @@ def main() -> int:
         if "stop" in task:
             break
         context = Context.from_json(task["context"])
-        set_threads(context.threads)
+        prepare(context.threads)
         runs = [(run["id"], RunSpec.model_validate(run["spec"])) for run in task["batch"]]
         execute_batch(runs, context, report=report, should_stop=stop.is_set)
         report({"event": "idle"})

@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.data.formats.base import Image
+from bench.data.rows import Rows
 from bench.errors import DataError
 from bench.methods.extract import SPLITS, ExtractOptions, layer_names, taken_rows
 from bench.methods.fixed import FeatureTask, Fitted
@@ -31,7 +32,7 @@ from bench.training.domain import Domain
 from bench.training.features import LayerTap, pooled
 from bench.training.feed import Feed, FeedOptions
 from bench.training.job import Interrupted, Outcome
-from bench.training.loop import peak_memory_bytes
+from bench.training.process import peak_memory_bytes
 
 __all__ = ["Selected", "extract_to_file"]
 
@@ -55,7 +56,7 @@ class Selected:
         classes: names.
     """
 
-    pixels: NDArray[np.uint8]
+    pixels: NDArray[np.uint8] | Rows
     labels: NDArray[np.int64]
     rows: Mapping[str, NDArray[np.int64]]
     images: tuple[Image, ...]
@@ -259,7 +260,9 @@ def _small_arrays(
     return small
 
 
-def _resized(pixels: NDArray[np.uint8], rows: NDArray[np.int64], side: int) -> NDArray[np.uint8]:
+def _resized(
+    pixels: NDArray[np.uint8] | Rows, rows: NDArray[np.int64], side: int
+) -> NDArray[np.uint8]:
     """(n, side, side, 3): bilinear with anti-aliasing; as they are where they have the size."""
     result = np.empty((len(rows), side, side, 3), dtype=np.uint8)
     for start in range(0, len(rows), BATCH_SIZE):

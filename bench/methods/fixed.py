@@ -27,7 +27,7 @@ from bench.training.domain import Domain
 from bench.training.features import LayerTap, Stage
 from bench.training.feed import Feed, FeedOptions
 from bench.training.job import Outcome, Row
-from bench.training.loop import peak_memory_bytes
+from bench.training.process import peak_memory_bytes
 
 if TYPE_CHECKING:
     from bench.methods.extracting import Selected

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.rows import Rows
 from bench.errors import DataError
 from bench.training.domain import Domain, rng_from
 
@@ -134,7 +135,7 @@ def reindexed(domain: Domain, least: int = 0) -> tuple[Domain, Indices]:
             hint="lower least_images_per_class, or borrow more",
         )
     kept = np.isin(domain.labels, classes)
-    images = domain.images if kept.all() else domain.images[kept]
+    images = domain.images if kept.all() else Rows(domain.images, np.flatnonzero(kept))
     labels = np.searchsorted(classes, domain.labels[kept])
     new = replace(domain, images=images, labels=labels, num_classes=len(classes))
     return new, classes

@@ -13,6 +13,7 @@ from typing import Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.data.rows import Rows
 from bench.errors import DataError
 
 __all__ = [
@@ -40,8 +41,8 @@ class Domain:
 
     Args:
         name: for messages and columns.
-        images: uint8 (N, S, S, 3); a memory map is read batch by batch, never as a whole. With V
-            views of each sample they stand one above the other: (N, V S, S, 3).
+        images: uint8 (N, S, S, 3); a memory map, and rows of one, are read batch by batch, never as
+            a whole. With V views of each sample they stand one above the other: (N, V S, S, 3).
         labels: int64 (N,), each in 0..num_classes-1.
         num_classes: size of the label space, classes without an image included.
         mean, std: per colour channel, as fractions of 255.
@@ -56,7 +57,7 @@ class Domain:
     """
 
     name: str
-    images: NDArray[np.uint8]
+    images: NDArray[np.uint8] | Rows
     labels: NDArray[np.int64]
     num_classes: int
     mean: tuple[float, float, float] = field(default=IMAGENET_MEAN)
@@ -65,7 +66,8 @@ class Domain:
     crop: int | None = None
 
     def __post_init__(self) -> None:
-        images, labels = np.asanyarray(self.images), np.asarray(self.labels)
+        images = self.images if isinstance(self.images, Rows) else np.asanyarray(self.images)
+        labels = np.asarray(self.labels)
         if images.ndim != 4 or images.shape[3] != 3 or images.dtype != np.uint8:
             raise DataError(
                 f"domain {self.name!r}: images have shape {images.shape} and type {images.dtype}",

@@ -147,37 +147,41 @@ class _Heads:
 
     def _train_epoch(self, epoch: int) -> None:
         alive = self._alive()
-        orders = [self.heads[k].order(epoch) for k in range(len(self.heads))]
-        steps = len(orders[0])
+        orders = [head.order(epoch) for head in self.heads]
+        shuffled = torch.from_numpy(np.stack([np.concatenate(order) for order in orders]))
+        shuffled = shuffled.to(self.features.device)
+        ends = np.cumsum([len(batch) for batch in orders[0]]).tolist()
         sums = torch.zeros(3, len(self.heads), dtype=torch.float64, device=self.features.device)
-        shown = 0
-        for step in range(steps):
-            indices = torch.from_numpy(np.stack([order[step] for order in orders]))
-            factor = optim.lr_factor(self.recipe, epoch, step, steps)
-            loss, correct = self._step(indices.to(self.features.device), factor)
+        losses, right, worst = sums.unbind()
+        start = 0
+        for step, shown in enumerate(ends):
+            factor = optim.lr_factor(self.recipe, epoch, step, len(ends))
+            loss, correct = self._step(shuffled[:, start:shown], factor)
             self.first_loss = loss if self.first_loss is None else self.first_loss
-            count = indices.shape[1]
-            shown += count
-            sums[0] += loss * count
-            sums[1] += correct
-            sums[2] = torch.maximum(sums[2], loss.double())
-            for k in alive:
-                self.outcomes[k].steps += 1
-                self.outcomes[k].images_seen += count
-            if (step + 1) % _CHECK_EVERY == 0 or step + 1 == steps:
-                for k in self._off_the_rails(alive, sums[2]):
+            losses.add_(loss, alpha=shown - start)
+            right.add_(correct)
+            torch.maximum(worst, loss.double(), out=worst)
+            start = shown
+            if (step + 1) % _CHECK_EVERY == 0 or shown == ends[-1]:
+                for k in self._off_the_rails(alive, worst):
                     alive.remove(k)
-                    self._end(k, epoch, self._row(k, epoch, steps, sums, shown))
+                    self._count(k, step + 1, shown)
+                    self._end(k, epoch, self._row(k, epoch, len(ends), sums, shown))
             if self.should_stop():
                 raise Interrupted(f"stopped in epoch {epoch + 1} of {self.recipe.epochs}")
         for k in alive:
-            self.outcomes[k].history.append(self._row(k, epoch, steps, sums, shown))
+            self._count(k, len(ends), ends[-1])
+            self.outcomes[k].history.append(self._row(k, epoch, len(ends), sums, ends[-1]))
         self._evaluate(alive, epoch)
+
+    def _count(self, k: int, steps: int, images: int) -> None:
+        self.outcomes[k].steps += steps
+        self.outcomes[k].images_seen += images
 
     def _step(self, indices: Tensor, factor: float) -> tuple[Tensor, Tensor]:
         """One step of all heads: their losses and numbers of images that were right, (K,) each."""
         heads, images = indices.shape
-        shown = indices.view(-1)
+        shown = indices.reshape(-1)
         labels = self.labels.index_select(0, shown)
         inputs = self.features.index_select(0, shown).view(heads, images, -1)  # (K, B, D)
         logits = torch.bmm(self.weight, inputs.mT).add_(self.bias[..., None])  # (K, C, B)

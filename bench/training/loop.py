@@ -12,8 +12,6 @@ the same bits as one that was not.
 from __future__ import annotations
 
 import math
-import resource
-import sys
 import time
 from collections.abc import Mapping
 from dataclasses import replace
@@ -27,6 +25,7 @@ from bench.training.domain import borrowed_weight, images_in, seed_from
 from bench.training.feed import Feed, FeedOptions
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, Row, TrainingJob
 from bench.training.parallel import whole_batch_norm
+from bench.training.process import peak_memory_bytes
 from bench.training.stepping import Forward, Stepper, Sums, noise_of
 
 __all__ = [
@@ -35,18 +34,11 @@ __all__ = [
     "Method",
     "Outcome",
     "TrainingJob",
-    "peak_memory_bytes",
-    "set_threads",
     "train",
 ]
 
 _CHECK_EVERY = 25
 """Steps between looks at the loss; each look makes a GPU wait."""
-
-
-def set_threads(n: int) -> None:
-    """Computes with `n` CPU threads; results are comparable bit by bit for equal `n` only."""
-    torch.set_num_threads(n)
 
 
 def train(job: TrainingJob) -> Outcome:
@@ -371,11 +363,3 @@ class _Training:
 
 def _copy(state: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k: v.detach().to("cpu", copy=True).contiguous() for k, v in state.items()}
-
-
-def peak_memory_bytes(device: torch.device) -> int:
-    """The most that this process, or the tensors on the GPU, have taken so far."""
-    if device.type == "cuda":
-        return torch.cuda.max_memory_allocated(device)
-    unit = 1 if sys.platform == "darwin" else 1024
-    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit

@@ -26,8 +26,9 @@ from bench.methods import Ingredients
 from bench.methods.plain import Plain
 from bench.spec import TrainSpec
 from bench.training.domain import Domain, DomainBatch
-from bench.training.loop import Interrupted, Outcome, TrainingJob, set_threads, train
+from bench.training.loop import Interrupted, Outcome, TrainingJob, train
 from bench.training.parallel import ALONE, Team, joined, whole_batch_norm
+from bench.training.process import set_threads
 
 BASE = TrainSpec(epochs=3, batch_size=8, lr=0.05, augment="crop_flip_color", schedule="constant")
 

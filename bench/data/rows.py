@@ -1,0 +1,78 @@
+"""Some images of a larger array, read when they are asked for.
+
+`images[index]` of a memory map copies every image into the memory of the process. Two workers of a
+grid, or the eight ranks of one run, would each hold the whole of ImageNet. A view by rows leaves
+them in the file, whose pages all processes of a machine share.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+__all__ = ["Rows"]
+
+
+class Rows:
+    """What `images[index]` would be, without the copy: the same shape, the same elements.
+
+    Indexing gives arrays (copies of the rows that were asked for); `np.asarray` gives all of it.
+
+    Args:
+        images: (N, ...); a memory map stays on the disk.
+        index: int64 (n,) rows of `images`, in any order, repeats allowed.
+
+    Raises:
+        IndexError: a row is not there.
+
+    >>> view = Rows(np.arange(10) ** 2, np.array([3, 1, 1]))
+    >>> view.shape, view[:2].tolist(), view[np.array([2, 0])].tolist()
+    ((3,), [9, 1], [1, 9])
+    """
+
+    def __init__(self, images: NDArray[Any] | Rows, index: NDArray[np.int64]) -> None:
+        index = np.asarray(index, dtype=np.int64)
+        if len(index) and not -len(images) <= int(index.min()) <= int(index.max()) < len(images):
+            raise IndexError(f"rows {index.min()} to {index.max()} of {len(images)} images")
+        self._images: NDArray[Any]
+        self._index: NDArray[np.int64]
+        if isinstance(images, Rows):
+            self._images, self._index = images._images, images._index[index]
+        else:
+            self._images, self._index = np.asarray(images), index
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, ...)"""
+        return (len(self._index), *self._images.shape[1:])
+
+    @property
+    def ndim(self) -> int:
+        """Number of dimensions."""
+        return self._images.ndim
+
+    @property
+    def dtype(self) -> np.dtype[Any]:
+        """Of the elements."""
+        return self._images.dtype
+
+    @property
+    def nbytes(self) -> int:
+        """What a copy would take."""
+        return int(np.prod(self.shape)) * self.dtype.itemsize
+
+    def __len__(self) -> int:
+        return len(self._index)
+
+    def __getitem__(self, which: int | slice | NDArray[Any]) -> NDArray[Any]:
+        """Rows by number, slice, numbers or mask, as of an array."""
+        found: NDArray[Any] = self._images[self._index[which]]
+        return found
+
+    def __array__(self, dtype: Any = None, copy: bool | None = None) -> NDArray[Any]:
+        """All rows, copied."""
+        if copy is False:
+            raise ValueError("the rows lie apart, so an array of them is a copy")
+        return self[:].astype(dtype or self.dtype, copy=False)
