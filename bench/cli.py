@@ -45,6 +45,7 @@ from bench.slurm_cli import (
 )
 
 if TYPE_CHECKING:
+    from bench.launch.places import Places
     from bench.session import Session
 
 __all__ = ["app", "main"]
@@ -68,7 +69,9 @@ def grid(
     only: Only = None,
     set_: Set = None,
     dry_run: Annotated[bool, typer.Option(help="say what would run, and stop")] = False,
-    workers: Annotated[int | None, typer.Option(min=1, help="processes; one per core")] = None,
+    workers: Annotated[
+        int | None, typer.Option(min=1, help="processes; one per GPU, or core")
+    ] = None,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process")] = 1,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     gpus: Annotated[
@@ -85,7 +88,7 @@ def grid(
 ) -> None:
     """Run what is missing of a grid and write its leaderboards."""
     from bench.endings import missing_lines
-    from bench.launch.command import default_workers
+    from bench.launch.places import places
     from bench.notes import counted
     from bench.session import open_session
     from bench.views import plan_table
@@ -134,11 +137,13 @@ def grid(
     )
     if not session.missing_data:
         session.try_networks()
-    count = workers or (default_workers() if gpus == 1 else 1)
+    where = places(workers, device, gpus)
     states = session.states()
-    table, totals = plan_table(session, states, count, retry_failed=retry_failed)
+    table, totals = plan_table(session, states, where.workers, retry_failed=retry_failed)
     out.print(table)
     out.print(totals, highlight=False)
+    if where.cards:
+        out.print(f"GPUs, one for each worker in turn: {', '.join(where.cards)}", highlight=False)
     for line in missing_lines(session.missing_data):
         out.print(f"[yellow]data not found[/], so ids and 'done' are not known: {line}")
     failed = sum(states[run.id] == "failed" for run in session.wanted)
@@ -147,11 +152,11 @@ def grid(
             f"{counted(failed, 'run has', 'runs have')} failed: add --retry-failed to try again"
         )
     if not dry_run:
-        _run(session, count, threads, device, retry_failed, gpus)
+        _run(session, where, threads, device, retry_failed, gpus)
 
 
 def _run(
-    session: Session, workers: int, threads: int, device: str, retry_failed: bool, gpus: int
+    session: Session, where: Places, threads: int, device: str, retry_failed: bool, gpus: int
 ) -> None:
     from bench.endings import ending_lines, leaderboard_lines
     from bench.launch.command import run_here
@@ -161,7 +166,7 @@ def _run(
     tally = run_here(
         session,
         out,
-        workers=workers,
+        where=where,
         threads=threads,
         device=device,
         retry_failed=retry_failed,

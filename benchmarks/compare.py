@@ -54,6 +54,7 @@ class Case:
         prepare: builds the pair.
         repeats: how often both sides run.
         note: what a reader must know.
+        warm: whether both sides run once before times are taken.
     """
 
     name: str
@@ -62,6 +63,7 @@ class Case:
     prepare: Callable[[], Pair]
     repeats: int = 5
     note: str = ""
+    warm: bool = True
 
 
 @dataclass(frozen=True)
@@ -110,13 +112,14 @@ def _process(module: str, case: str, what: str) -> Any:
 # --- in the process of a case --------------------------------------------------------------------
 
 
-def _times(pair: Pair, repeats: int) -> dict[str, list[float]]:
-    """Seconds of both sides, in turn; each has run once before."""
-    found, theirs = pair.ours(), pair.peer()
-    if pair.check is not None:
-        pair.check(found, theirs)
+def _times(case: Case, pair: Pair) -> dict[str, list[float]]:
+    """Seconds of both sides, in turn."""
+    if case.warm:
+        found, theirs = pair.ours(), pair.peer()
+        if pair.check is not None:
+            pair.check(found, theirs)
     times: dict[str, list[float]] = {"ours": [], "peer": []}
-    for repeat in range(repeats):
+    for repeat in range(case.repeats):
         sides = [("ours", pair.ours, 1.0), ("peer", pair.peer, pair.peer_scale)]
         for name, run, scale in sides if repeat % 2 == 0 else sides[::-1]:
             start = time.perf_counter()
@@ -177,7 +180,7 @@ def main(module: str, name: str, what: str) -> int:
     cases: tuple[Case, ...] = importlib.import_module(module).CASES
     (case,) = (c for c in cases if c.name == name)
     pair = case.prepare()
-    found = _times(pair, case.repeats) if what == "time" else _memory(getattr(pair, what))
+    found = _times(case, pair) if what == "time" else _memory(getattr(pair, what))
     print(json.dumps(found))
     return 0
 

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import os
 import signal
 import time
 from collections.abc import Mapping
@@ -17,23 +16,16 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from bench import leaderboard
 from bench.launch.local import Pool
+from bench.launch.places import Places
 from bench.launch.preflight import check_before
 from bench.plan import PlannedRun, batches, forecast_s
 from bench.ranks import check_gpus
 from bench.session import Session
 from bench.views import duration, to_do
 
-__all__ = ["Tally", "default_workers", "run_here"]
+__all__ = ["Tally", "run_here"]
 
 _FAILURES_SHOWN = 5
-
-
-def default_workers() -> int:
-    """One worker per core that this process may use."""
-    try:
-        return len(os.sched_getaffinity(0))
-    except AttributeError:
-        return os.cpu_count() or 1
 
 
 @dataclass
@@ -50,7 +42,7 @@ def run_here(
     session: Session,
     console: Console,
     *,
-    workers: int,
+    where: Places,
     threads: int,
     device: str,
     retry_failed: bool,
@@ -72,7 +64,7 @@ def run_here(
         check_gpus((r.spec for r in todo if r.role == "source"), gpus, str(session.grid.path))
         say = functools.partial(console.print, highlight=False)
         environment = check_before(todo, device, say, gpus)
-        machine = _Machine(workers, threads, device, environment, gpus)
+        machine = _Machine(where, threads, device, environment, gpus)
         _run(session, console, todo, states, tally, machine, retry_failed)
     leaderboard.write(session.plan, session.store, session.board)
     return tally
@@ -82,7 +74,7 @@ def run_here(
 class _Machine:
     """What there is here to run on."""
 
-    workers: int
+    where: Places
     threads: int
     device: str
     environment: Mapping[str, str]
@@ -98,7 +90,7 @@ def _run(
     machine: _Machine,
     retry_failed: bool,
 ) -> None:
-    workers = machine.workers
+    workers = machine.where.workers
     rates = session.rates()
     cost = {run.id: forecast_s(run, rates) or 10.0 for run in session.plan.runs.values()}
     display = _Display(console, session, todo, cost, tally, workers)
@@ -126,6 +118,7 @@ def _run(
         threads=machine.threads,
         listener=display.hear,
         environment=machine.environment,
+        cards=machine.where.cards,
     )
     with display, _polite_interrupt(pool, display):
         result = pool.run(

@@ -20,6 +20,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from bench.errors import BenchError
+from bench.launch.places import VISIBLE, least_used
 from bench.plan import Batch, Plan, PlannedRun
 from bench.store import Store
 
@@ -32,6 +33,7 @@ Listener = Callable[[Mapping[str, Any]], None]
 class _Worker:
     process: subprocess.Popen[str]
     errors: IO[str]
+    card: str | None = None
     batch: list[PlannedRun] = field(default_factory=list)
     running: str | None = None
     idle: bool = False
@@ -70,6 +72,7 @@ class Pool:
         threads: CPU threads of each.
         listener: is told every event.
         environment: laid over that of the workers.
+        cards: GPUs, of which each worker sees one; see `bench.launch.places`.
         max_attempts: how often a run whose worker died is tried.
     """
 
@@ -83,12 +86,13 @@ class Pool:
         threads: int,
         listener: Listener,
         environment: Mapping[str, str] | None = None,
+        cards: tuple[str, ...] = (),
         max_attempts: int = 3,
     ) -> None:
         self.plan, self.store, self.context = plan, store, context
         self.size, self.threads = workers, threads
         self.listener, self.max_attempts = listener, max_attempts
-        self.environment = dict(environment or {})
+        self.environment, self.cards = dict(environment or {}), cards
         self.deaths: collections.Counter[str] = collections.Counter()
         self.waiting: list[Batch] = []
         self.later: list[tuple[float, list[PlannedRun]]] = []
@@ -183,6 +187,9 @@ class Pool:
     def _start(self) -> None:
         libraries = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         environment = os.environ | dict.fromkeys(libraries, str(self.threads)) | self.environment
+        card = least_used(self.cards, (worker.card for worker in self.workers))
+        if card is not None:
+            environment[VISIBLE] = card
         errors = tempfile.TemporaryFile(  # noqa: SIM115
             "w+", prefix="bench-worker-", encoding="utf-8", errors="replace"
         )
@@ -197,7 +204,7 @@ class Pool:
         )
         assert process.stdout is not None
         os.set_blocking(process.stdout.fileno(), False)
-        worker = _Worker(process, errors)
+        worker = _Worker(process, errors, card)
         self.workers.append(worker)
         self.selector.register(process.stdout, selectors.EVENT_READ, worker)
 

@@ -20,7 +20,7 @@ from bench.errors import BenchError
 from bench.plan import PlannedRun
 from bench.spec import FromTimm
 
-__all__ = ["check_before", "main"]
+__all__ = ["check_before", "finds_gpu", "main"]
 
 _OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
@@ -54,6 +54,12 @@ def check_before(
             problems = _ask({"device": "auto", "gpus": 1, "weights": absent}, environment)
         _complain(problems, wanted, len(runs))
     return dict(_OFFLINE) if wanted else {}
+
+
+def finds_gpu() -> bool:
+    """Whether the installed torch can use a GPU of this machine."""
+    asked = {"device": "cuda", "gpus": 1, "weights": []}
+    return _ask(asked, os.environ | _OFFLINE)["device"] is None
 
 
 def _weights(runs: Sequence[PlannedRun]) -> dict[tuple[str, str | None, int], int]:

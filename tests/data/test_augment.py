@@ -91,6 +91,41 @@ def test_color_jitter_agrees_with_torchvision() -> None:
         assert (ours.permute(2, 0, 1).float() - x * 255).abs().max() < 1.0
 
 
+def _slow_jitter(images: torch.Tensor, factors: torch.Tensor) -> torch.Tensor:
+    """The formulas as they are written, on (B, S, S, 3)."""
+    luma = torch.tensor((0.299, 0.587, 0.114))
+    brightness, contrast, saturation = (f[:, None, None, None] for f in factors.unbind(1))
+    x = (images.float() * brightness).clamp(0, 255)
+    mean_grey = (x * luma).sum(3, keepdim=True).mean((1, 2), keepdim=True)
+    x = (mean_grey + (x - mean_grey) * contrast).clamp(0, 255)
+    grey = (x * luma).sum(3, keepdim=True)
+    return (grey + (x - grey) * saturation).clamp(0, 255).round().to(torch.uint8)
+
+
+@given(st.integers(1, 9), st.integers(1, 33), st.integers(0, 1000))
+@settings(max_examples=40, deadline=None)
+def test_color_jitter_equals_the_formulas(count: int, side: int, seed: int) -> None:
+    images, noise = _images(count, side, seed), draw_noise(count, seed, 0)
+    noise[:, 2] = 0.9
+    fast = augment(images, noise, "crop_flip_color", crop_pad=0)
+    slow = _slow_jitter(images, 1 + COLOR_STRENGTH * (2 * noise[:, 3:6] - 1))
+    assert (fast.int() - slow.int()).abs().max() <= 1  # a sum of greys may be taken in other order
+    assert (fast != slow).float().mean() < 1e-3
+    assert fast.is_contiguous()
+
+
+@given(st.integers(1, 5), st.integers(1, 17), st.booleans())
+def test_normalise_equals_the_formula_to_the_bit(count: int, side: int, whole: bool) -> None:
+    images = _images(count, side + 2)
+    images = images if whole else images[:, 1:-1, 1:-1]
+    before = images.clone()
+    mean, std = torch.tensor((0.485, 0.456, 0.406)) * 255, torch.tensor((0.229, 0.224, 0.225)) * 255
+    expected = (images.float() - mean) * (1 / std)
+    ours = normalise(images, (0.485, 0.456, 0.406), (0.229, 0.224, 0.225))
+    assert torch.equal(ours.permute(0, 2, 3, 1), expected)
+    assert torch.equal(images, before)
+
+
 def test_normalise_agrees_with_torchvision() -> None:
     images, mean, std = _images(4, 5), (0.4, 0.5, 0.6), (0.2, 0.3, 0.25)
     expected = tv.normalize(images.permute(0, 3, 1, 2).float() / 255, list(mean), list(std))

@@ -1,0 +1,90 @@
+"""How many workers this machine gets, and which GPU each of them sees.
+
+Found without torch, which the command does not import: NVIDIA's own tool lists the GPUs. A worker
+sees one GPU, so runs never choose one themselves, and a GPU that several workers share is shared
+because `--workers` asks for more of them than there are.
+"""
+
+from __future__ import annotations
+
+import os
+import subprocess
+from collections import Counter
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+
+from bench.launch.preflight import finds_gpu
+
+__all__ = ["VISIBLE", "Places", "least_used", "places", "visible_gpus"]
+
+VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class Places:
+    """The workers of a command: their number, and the GPUs that they take in turn (none: CPU)."""
+
+    workers: int
+    cards: tuple[str, ...] = ()
+
+
+def places(workers: int | None, device: str, gpus: int) -> Places:
+    """Where the runs of a command are trained.
+
+    Args:
+        workers: as asked for; None is one for each GPU or, without one, for each core.
+        device: `auto`, `cpu` or `cuda`.
+        gpus: how many train a run together; then one run at a time has all of them.
+    """
+    if gpus > 1:
+        return Places(workers or 1)
+    cards = () if device == "cpu" else visible_gpus(os.environ)
+    if cards and device == "auto" and not finds_gpu():  # a torch without CUDA
+        cards = ()
+    return Places(workers or len(cards) or _cores(), cards)
+
+
+def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
+    """What CUDA_VISIBLE_DEVICES may name: what it names now, or else all GPUs of the machine.
+
+    >>> visible_gpus({"CUDA_VISIBLE_DEVICES": "2, 0"})
+    ('2', '0')
+    >>> visible_gpus({"CUDA_VISIBLE_DEVICES": ""})
+    ()
+    """
+    named = environment.get(VISIBLE)
+    if named is not None:
+        return tuple(part.strip() for part in named.split(",") if part.strip() not in ("", "-1"))
+    try:
+        listed = subprocess.run(
+            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            capture_output=True,
+            text=True,
+            timeout=30,
+            check=False,
+            env=dict(environment),
+        )
+    except (OSError, subprocess.TimeoutExpired):
+        return ()
+    lines = listed.stdout.split() if listed.returncode == 0 else []
+    return tuple(line for line in lines if line.isdigit())
+
+
+def least_used(cards: tuple[str, ...], taken: Iterable[str | None]) -> str | None:
+    """The GPU for another worker: the first of those that fewest workers have.
+
+    >>> least_used(("0", "1"), ["0"])
+    '1'
+    >>> least_used((), []) is None
+    True
+    """
+    count = Counter(taken)
+    return min(cards, key=lambda card: count[card], default=None)
+
+
+def _cores() -> int:
+    """Cores that this process may use."""
+    try:
+        return len(os.sched_getaffinity(0))
+    except AttributeError:
+        return os.cpu_count() or 1
