@@ -1,7 +1,8 @@
-"""Runs benchmarks, writes RESULTS.md: `python -m benchmarks.run [NAME …] [--no-memory] [--only=TEXT]`.
+"""Runs benchmarks and writes RESULTS.md: `python -m benchmarks.run [NAME …]`.
 
-Every row is kept in results.json as soon as it is measured, and the table is made of that, so a
-part can be measured again alone.
+`--only=TEXT` runs the cases with that text in their names, `--no-memory` leaves memory out. Every
+row is kept in results.json as soon as it is measured, and the table is made of that, so a part can
+be measured again alone.
 """
 
 from __future__ import annotations

@@ -38,6 +38,7 @@ EXACT_BELOW = 1e-3
 
 Int64 = NDArray[np.int64]
 Float32 = NDArray[np.float32]
+_ALIGNED = 16
 _ROWS_IN_CACHE = 8
 _ROWS_ON_DEVICE = 512
 
@@ -74,13 +75,14 @@ def plan_blocks(columns: int, k: int, targets: int, sources: int, memory_mib: in
     """Blocks that keep a search within `memory_mib`, the target's as large as can be.
 
     The source is passed over once per block of the target. Half of the memory is for the target's
-    block, a quarter for the source's, a quarter for their distances.
+    block, a quarter for the source's, a quarter for their distances. Blocks of the source are a
+    multiple of 16 images: with 3,971 the matrix product takes 1.4 times as long as with 3,968.
 
     Raises:
         DataError: when not even one image of each side fits.
 
     >>> plan_blocks(35_200, 1700, 12_000, 1_281_167, 1024)
-    Blocks(target=1478, source=635)
+    Blocks(target=1478, source=624)
     """
     budget = memory_mib * 2**20
     target = min(targets, budget // 2 // (8 * columns + 48 * k))
@@ -91,7 +93,9 @@ def plan_blocks(columns: int, k: int, targets: int, sources: int, memory_mib: in
             f"{memory_mib} MiB hold no image of {columns} columns with {k} neighbours",
             hint=f"give at least {int(need) + 1} MiB, or fewer layers, bins or neighbours",
         )
-    return Blocks(target, max(1, min(source, budget // 4 // (16 * target))))
+    source = max(1, min(source, budget // 4 // (16 * target)))
+    aligned = source - source % _ALIGNED if source < sources else source
+    return Blocks(target, aligned or source)
 
 
 def nearest_sources(
