@@ -45,7 +45,7 @@ from bench.slurm_cli import (
 )
 
 if TYPE_CHECKING:
-    from bench.launch.places import Places
+    from bench.launch.gpus import Placement
     from bench.session import Session
 
 __all__ = ["app", "main"]
@@ -88,7 +88,7 @@ def grid(
 ) -> None:
     """Run what is missing of a grid and write its leaderboards."""
     from bench.endings import missing_lines
-    from bench.launch.places import places
+    from bench.launch.gpus import placement
     from bench.notes import counted
     from bench.session import open_session
     from bench.views import plan_table
@@ -137,7 +137,7 @@ def grid(
     )
     if not session.missing_data:
         session.try_networks()
-    where = places(workers, device, gpus)
+    where = placement(workers, device, gpus)
     states = session.states()
     table, totals = plan_table(session, states, where.workers, retry_failed=retry_failed)
     out.print(table)
@@ -156,7 +156,7 @@ def grid(
 
 
 def _run(
-    session: Session, where: Places, threads: int, device: str, retry_failed: bool, gpus: int
+    session: Session, where: Placement, threads: int, device: str, retry_failed: bool, gpus: int
 ) -> None:
     from bench.endings import ending_lines, leaderboard_lines
     from bench.launch.command import run_here

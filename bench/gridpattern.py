@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
-from bench.errors import BenchError
+from bench.errors import BenchError, nearest
 from bench.griderrors import CellError
 from bench.spec import LayerPattern
 
@@ -57,6 +57,12 @@ def read_pattern(raw: Any, network: str, depth: int) -> str:
         raise CellError(("pattern",), f"pattern: expected text, found {raw!r}", _MEANT)
     if raw in _NAMED:
         return _NAMED[raw](depth)
+    if raw.isalpha() and len(raw) > 1:  # a name, mistyped
+        raise CellError(
+            ("pattern",),
+            f"there is no pattern {raw!r}",
+            f"{nearest(raw, _NAMED, len(_NAMED))}, or for example {example}",
+        )
     try:
         pattern = LayerPattern.parse(raw)
     except BenchError as error:

@@ -90,9 +90,9 @@ def page() -> str:
     loads = sorted(float(f["load"]) for f in figures)
     head = f"""# Speed against named peers
 
-Written by `make bench` on {" and ".join(dates)}: {processor()}, {os.cpu_count()} cores,
-Python {platform.python_version()}, {versions}; load average over a quarter of an hour
-{loads[0]:.1f} to {loads[-1]:.1f}, the benchmark's own included.
+Measured on {" and ".join(dates)}, by `make bench` or in parts (`benchmarks/run.py`): {processor()},
+{os.cpu_count()} cores, Python {platform.python_version()}, {versions}; load average over a quarter
+of an hour {loads[0]:.1f} to {loads[-1]:.1f}, the benchmark's own included.
 
 Both sides run in turn, at least five times after a first that does not count, unless the note says
 otherwise; the ratio is the peer's time over ours, pair by pair: median (least–greatest). Times are

@@ -463,6 +463,12 @@ def test_recipes_in_the_help_are_those_of_the_specs() -> None:
         assert all(field in EPILOG for field in fields)
 
 
+def test_a_mistyped_name_of_a_pattern_is_told_the_names(tmp_path: Path) -> None:
+    with pytest.raises(GridError, match="no pattern 'freze'") as error:
+        expand(tmp_path, HEAD + "experiments: {a: {set: {pattern: freze}}}")
+    assert (error.value.hint or "").startswith("freeze, ")
+
+
 def test_missing_file_empty_file_and_no_yaml(tmp_path: Path) -> None:
     with pytest.raises(GridError, match="cannot read"):
         load_grid(tmp_path / "no.yaml", depth_of=depth_of, check_method=lambda name, given: given)

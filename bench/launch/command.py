@@ -15,8 +15,8 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from bench import leaderboard
+from bench.launch.gpus import Placement
 from bench.launch.local import Pool
-from bench.launch.places import Places
 from bench.launch.preflight import check_before
 from bench.plan import PlannedRun, batches, forecast_s
 from bench.ranks import check_gpus
@@ -42,7 +42,7 @@ def run_here(
     session: Session,
     console: Console,
     *,
-    where: Places,
+    where: Placement,
     threads: int,
     device: str,
     retry_failed: bool,
@@ -74,7 +74,7 @@ def run_here(
 class _Machine:
     """What there is here to run on."""
 
-    where: Places
+    where: Placement
     threads: int
     device: str
     environment: Mapping[str, str]

@@ -20,7 +20,7 @@ from dataclasses import dataclass, field
 from typing import IO, Any
 
 from bench.errors import BenchError
-from bench.launch.places import VISIBLE, least_used
+from bench.launch.gpus import VISIBLE, least_used
 from bench.plan import Batch, Plan, PlannedRun
 from bench.store import Store
 
@@ -72,7 +72,7 @@ class Pool:
         threads: CPU threads of each.
         listener: is told every event.
         environment: laid over that of the workers.
-        cards: GPUs, of which each worker sees one; see `bench.launch.places`.
+        cards: GPUs, of which each worker sees one; see `bench.launch.gpus`.
         max_attempts: how often a run whose worker died is tried.
     """
 

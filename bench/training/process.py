@@ -31,7 +31,7 @@ def keep_memory() -> bool:
 
     Every step allocates the same activations and gradients. glibc maps blocks above a threshold
     anew each time, and the kernel then fills each page with zeros when it is first touched: a tenth
-    to a quarter of a step. The peak stays nearly the same (+5 %); it is held until the process
+    to a quarter of a step. The peak grows by 3 to 8 %, and is held until the process
     ends. Results do not change.
 
     Returns:

@@ -15,20 +15,20 @@ from dataclasses import dataclass
 
 from bench.launch.preflight import finds_gpu
 
-__all__ = ["VISIBLE", "Places", "least_used", "places", "visible_gpus"]
+__all__ = ["VISIBLE", "Placement", "least_used", "placement", "visible_gpus"]
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 
 @dataclass(frozen=True)
-class Places:
+class Placement:
     """The workers of a command: their number, and the GPUs that they take in turn (none: CPU)."""
 
     workers: int
     cards: tuple[str, ...] = ()
 
 
-def places(workers: int | None, device: str, gpus: int) -> Places:
+def placement(workers: int | None, device: str, gpus: int) -> Placement:
     """Where the runs of a command are trained.
 
     Args:
@@ -37,11 +37,11 @@ def places(workers: int | None, device: str, gpus: int) -> Places:
         gpus: how many train a run together; then one run at a time has all of them.
     """
     if gpus > 1:
-        return Places(workers or 1)
+        return Placement(workers or 1)
     cards = () if device == "cpu" else visible_gpus(os.environ)
     if cards and device == "auto" and not finds_gpu():  # a torch without CUDA
         cards = ()
-    return Places(workers or len(cards) or _cores(), cards)
+    return Placement(workers or len(cards) or _cores(), cards)
 
 
 def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:

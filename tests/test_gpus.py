@@ -8,8 +8,8 @@ from typing import Any
 
 import pytest
 
+from bench.launch.gpus import VISIBLE, Placement, least_used, placement, visible_gpus
 from bench.launch.local import Pool
-from bench.launch.places import VISIBLE, Places, least_used, places, visible_gpus
 from bench.plan import batches
 from bench.session import open_session
 
@@ -53,16 +53,16 @@ def test_no_tool_is_no_gpu(tmp_path: Path) -> None:
 
 def test_a_worker_per_gpu_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, "3,5")
-    assert places(None, "cuda", 1) == Places(2, ("3", "5"))
-    assert places(6, "cuda", 1) == Places(6, ("3", "5"))
-    assert places(None, "cuda", 2) == Places(1)
+    assert placement(None, "cuda", 1) == Placement(2, ("3", "5"))
+    assert placement(6, "cuda", 1) == Placement(6, ("3", "5"))
+    assert placement(None, "cuda", 2) == Placement(1)
     cores = len(os.sched_getaffinity(0))
-    assert places(None, "cpu", 1) == Places(cores)
+    assert placement(None, "cpu", 1) == Placement(cores)
 
 
 def test_auto_with_a_torch_that_finds_no_gpu_is_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, "no-such-gpu")
-    assert places(None, "auto", 1) == Places(len(os.sched_getaffinity(0)))
+    assert placement(None, "auto", 1) == Placement(len(os.sched_getaffinity(0)))
 
 
 def test_workers_take_turns() -> None:
