@@ -40,6 +40,10 @@ class DataFacts:
         held_out_images: validation and test images.
         missing: the images are not there (a dry run); the fingerprint is then made up.
         borrowed: of what the run borrows, in its order; `train_images` are those used.
+        available_images: how many images the training images could be drawn from, all classes
+            together, see `bench.data.splits.Splits`; 0 where the images are missing.
+        dataset_fingerprint: of the whole data set, whatever is selected of it; empty where the
+            images are missing.
     """
 
     fingerprint: str
@@ -49,6 +53,8 @@ class DataFacts:
     held_out_images: int
     missing: bool = False
     borrowed: tuple[DataFacts, ...] = ()
+    available_images: int = 0
+    dataset_fingerprint: str = ""
 
 
 @dataclass(frozen=True)

@@ -255,6 +255,8 @@ class FactFinder:
             key_space="wordnet" if found.wnid_keyed else found.dataset_fingerprint,
             train_images=len(found.train),
             held_out_images=len(found.val) + len(found.test),
+            available_images=found.available_images,
+            dataset_fingerprint=found.dataset_fingerprint,
         )
 
 

@@ -141,6 +141,7 @@ class Resolved:
         dataset_fingerprint: of the whole data set; class names compare where it is equal.
         wnid_keyed: classes are WordNet ids, which compare between data sets.
         notes: what was left out and why; empty when nothing was.
+        available_images: how many images `train` could be drawn from, see `Splits`.
     """
 
     classes: tuple[str, ...]
@@ -152,6 +153,7 @@ class Resolved:
     wnid_keyed: bool
     version: str
     notes: Notes
+    available_images: int
 
     @property
     def images(self) -> tuple[Image, ...]:
@@ -211,6 +213,7 @@ def resolve(data: DataSpec, draw: int, *, data_root: Path | None, cache_dir: Pat
         wnid_keyed=dataset.wnid_keyed,
         version=dataset.version,
         notes=notes,
+        available_images=parts.available_images,
     )
 
 

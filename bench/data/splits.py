@@ -28,13 +28,19 @@ OnShort = Literal["error", "cap", "drop_class"]
 
 @dataclass(frozen=True)
 class Splits:
-    """Disjoint image lists; class by class in the order of `classes`, within one in drawn order."""
+    """Disjoint image lists; class by class in the order of `classes`, within one in drawn order.
+
+    `available_images` is how many images training images could be drawn from, summed over
+    `classes`: of the training pool what is left by the test and the validation images, by
+    duplicates of other images, by `train_where` and by groups that are tested or validated on.
+    """
 
     classes: tuple[str, ...]
     train: tuple[Image, ...]
     val: tuple[Image, ...]
     test: tuple[Image, ...]
     notes: Notes
+    available_images: int = 0
 
 
 @dataclass(frozen=True, eq=False)
@@ -44,6 +50,7 @@ class Pool:
     label: str
     images: tuple[Image, ...]
     _orders: dict[tuple[str, Split], tuple[Image, ...]] = field(default_factory=dict, init=False)
+    _keys: dict[Split, frozenset[str]] = field(default_factory=dict, init=False)
 
     def ordered(self, salt: str, part: Split) -> tuple[Image, ...]:
         """The images that the data set puts into `part`, ordered by SHA-256 of (salt, key).
@@ -55,6 +62,13 @@ class Pool:
             images = [image for image in self.images if image.split == part]
             self._orders[key] = tuple(sorted(images, key=lambda image: _rank(salt, image)))
         return self._orders[key]
+
+    def keys(self, part: Split) -> frozenset[str]:
+        """Keys of the images that the data set puts into `part`."""
+        if part not in self._keys:
+            found = frozenset(image.key for image in self.images if image.split == part)
+            self._keys[part] = found
+        return self._keys[part]
 
     @cached_property
     def hashes(self) -> frozenset[str]:
@@ -144,6 +158,7 @@ def split_pools(
         test = taker.take("test", "train", test_per_class)
     taker.only = train_where
     val = taker.take(f"images|{draw}", val_part, val_per_class)
+    available = taker.available("train")
     train = taker.take(f"images|{draw}", "train", images_per_class)
     if taker.left_out:
         notes["left_out_group_in_other_split"] = len(taker.left_out)
@@ -155,12 +170,14 @@ def split_pools(
         for pool, a, b, c in zip(pools, train, val, test, strict=True)
     ]
     picks = _settle(picks, wanted, on_short, notes)
+    settled = {pick.label for pick in picks}
     return Splits(
         tuple(pick.label for pick in picks),
         tuple(image for pick in picks for image in pick.parts["train"]),
         tuple(image for pick in picks for image in pick.parts["validation"]),
         tuple(image for pick in picks for image in pick.parts["test"]),
         notes,
+        sum(n for pool, n in zip(pools, available, strict=True) if pool.label in settled),
     )
 
 
@@ -207,6 +224,22 @@ class _Taker:
             taken.update(image.key for image in images)
         self._close_groups(picked)
         return picked
+
+    def available(self, part: Split) -> list[int]:
+        """How many images of every class `take` could still give; nothing is taken or noted."""
+        counts = []
+        for pool, taken in zip(self._pools, self._taken, strict=True):
+            keys = pool.keys(part) if self._kept is None else pool.keys(part) & self._kept
+            if self.only is None and not self._closed_groups:
+                counts.append(len(keys - taken))
+                continue
+            free = [image for image in pool.images if image.key in keys and image.key not in taken]
+            counts.append(sum(self._may_have(image) for image in free))
+        return counts
+
+    def _may_have(self, image: Image) -> bool:
+        allowed = self.only is None or self.only(image)
+        return allowed and image.group not in self._closed_groups
 
     def _free(self, images: Iterable[Image], taken: set[str]) -> Iterator[Image]:
         """Lazily, because resolving a large data set must not look at every image each time."""

@@ -9,11 +9,11 @@ from collections import Counter
 from itertools import pairwise
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bench.data.formats.base import Image
-from bench.data.splits import split
+from bench.data.splits import Pool, split, split_pools
 from bench.errors import DataError
 
 USUAL = {
@@ -251,6 +251,43 @@ def test_groups_never_stand_in_two_splits(test_from):
     assert per_class(found.train) == {"a": 8, "b": 8}
     assert per_class(found.test) == {"a": 3, "b": 3}
     assert found.notes["left_out_group_in_other_split"] > 0
+
+
+@settings(max_examples=60, deadline=None)
+@given(
+    k=st.none() | st.integers(1, 4),
+    v=st.integers(0, 3),
+    own_val=st.booleans(),
+    given_test=st.booleans(),
+    grouped=st.booleans(),
+    restricted=st.booleans(),
+    seed=st.integers(0, 10**6),
+)
+def test_available_images_are_those_that_would_train_if_all_did(
+    k, v, own_val, given_test, grouped, restricted, seed
+):
+    rng = random.Random(seed)
+    images = [
+        Image(i.key, i.label, i.split, f"{rng.randrange(150):064x}", i.group)
+        for i in pool_of(
+            *"abc", train=40, val=12 * own_val, group=(lambda n: f"{n // 2}") if grouped else None
+        )
+    ]
+    pools = [Pool(name, tuple(i for i in images if i.label == name)) for name in "abc"]
+    options = {
+        "val_per_class": v,
+        "test_per_class": 3,
+        "test_from": "given" if given_test else "pool",
+        "draw": 0,
+        "on_short": "drop_class",
+        "train_where": (lambda image: int(image.sha256, 16) % 3 > 0) if restricted else None,
+    }
+    try:
+        found = split_pools(pools, images_per_class=k, **options)
+    except DataError:
+        assume(False)
+    every = split_pools(pools, images_per_class=None, **options)
+    assert found.available_images == len([i for i in every.train if i.label in found.classes])
 
 
 SCRIPT = """
