@@ -17,7 +17,7 @@ def check_training(spec: RunSpec) -> None:
         CellError: naming the key.
     """
     train, data = spec.train, spec.data
-    if train.select == "best_val" and data.val_per_class == 0:
+    if train.select == "best_val" and data.val_from == "extra" and data.val_per_class == 0:
         raise CellError(
             ("target", "val_per_class"),
             "target.val_per_class is 0, but train.select is best_val: the epoch to keep is chosen "

@@ -370,7 +370,10 @@ class RunBuilder:
         """A source stands on the target's data set unless it names its own."""
         same = source.get("dataset", target.get("dataset")) == target.get("dataset")
         keys = _INHERITED if same else _KEPT
-        data = {key: target[key] for key in keys if key in target} | dict(source)
+        kept = {key: target[key] for key in keys if key in target}
+        if target.get("val_from") == "budget":  # a target's budget is not its source's
+            kept.pop("val_per_class", None)
+        data = kept | dict(source)
         classes = source.get("classes", {})
         if same and isinstance(classes, Mapping) and "recipe" not in classes:
             if not classes:

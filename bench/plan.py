@@ -339,9 +339,16 @@ def forecast_s(run: PlannedRun, rates: Rates) -> float | None:
         return (run.facts.train_images + run.facts.held_out_images) / 3 / rate + _OVERHEAD_S
     frozen = spec.layers.frozen_prefix / spec.layers.depth
     images = max(run.facts.train_images, (spec.train.expand_to or 0) * len(run.facts.classes))
-    val = spec.data.val_per_class * len(run.facts.classes)
+    val = _validation_images(run)
     evaluations = spec.train.epochs / spec.train.evaluate_every
     images *= 1 + len(spec.borrow)  # as many borrowed images as its own stand in each step
     work = images * spec.train.epochs * (1 - 0.6 * frozen)
     work += (val * evaluations + run.facts.held_out_images) / 3
     return work / rate + _OVERHEAD_S
+
+
+def _validation_images(run: PlannedRun) -> float:
+    data = run.spec.data
+    if data.val_from == "budget":
+        return run.facts.train_images * data.val_share / (1 - data.val_share)
+    return data.val_per_class * len(run.facts.classes)

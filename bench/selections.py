@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterable, Mapping
+from fractions import Fraction as Exact
 from typing import Annotated, Any, Literal
 
 from pydantic import (
@@ -28,6 +30,7 @@ __all__ = [
     "RandomClasses",
     "SourceCategories",
     "UnderSynset",
+    "validation_images",
 ]
 
 Int = Annotated[int, Strict()]
@@ -171,6 +174,19 @@ ClassRecipe = Annotated[
 ]
 
 
+def validation_images(budget: int, share: float) -> int:
+    """How many of a class's `budget` images are for validation, with `val_from: budget`.
+
+    The nearest whole number to `share * budget`, halves upwards; at least one, and at least one is
+    left to train on. It grows by 0 or 1 from one budget to the next, so budgets can be nested.
+
+    >>> [validation_images(n, 0.2) for n in (2, 5, 7, 8, 20)]
+    [1, 1, 1, 2, 4]
+    """
+    nearest = math.floor(Exact(repr(share)) * budget + Exact(1, 2))
+    return max(0, min(budget - 1, max(1, nearest)))
+
+
 class DataSpec(Frozen):
     """A selection: which classes of a data set, how many images per class, at which size.
 
@@ -183,6 +199,12 @@ class DataSpec(Frozen):
     the data set comes with, `pool` cuts `test_per_class` images out of its training images; `auto`
     is `given` where there is one. With `resize`, images are kept at that size, and the network is
     shown a part of `image_size`: the central one, or a random one where `train.augment` crops.
+
+    With `val_from: extra` validation images come besides: `val_per_class` of each class. With
+    `val_from: budget` they are labels that count: of the `images_per_class` images of a class (None
+    is all) the share `val_share` is for validation and the rest trains, see `validation_images`;
+    `val_per_class` is then 0. Budgets, and the training and validation sets in them, are nested in
+    `images_per_class`; a data set's own validation images belong to the budget like the others.
     """
 
     dataset: str
@@ -199,6 +221,36 @@ class DataSpec(Frozen):
     views: tuple[str, ...] = ()
     train_where: Where = ()
     resize: Count | None = None
+    val_from: Literal["extra", "budget"] = "extra"
+    val_share: Annotated[float, Strict(), Field(gt=0, lt=1)] = 0.2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_validation_beside_a_budget(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("val_from") != "budget":
+            return values
+        if values.get("val_per_class"):
+            raise ValueError(
+                f"val_per_class is {values['val_per_class']}, but val_from is budget: validation "
+                "images are then a share of images_per_class, so leave val_per_class out and give "
+                "val_share, or set val_from: extra"
+            )
+        return {**values, "val_per_class": 0}
+
+    @model_validator(mode="after")
+    def _a_share_of_a_budget(self) -> DataSpec:
+        if self.val_from == "budget" and self.images_per_class == 1:
+            raise ValueError(
+                "images_per_class is 1, but val_from is budget: one image cannot both train and "
+                "validate, so set images_per_class to at least 2, or val_from: extra"
+            )
+        usual = type(self).model_fields["val_share"].default
+        if self.val_from == "extra" and self.val_share != usual:
+            raise ValueError(
+                f"val_share is {self.val_share:g}, but val_from is extra: it is the share of a "
+                "budget, so set val_from: budget, or leave val_share out and give val_per_class"
+            )
+        return self
 
     @model_validator(mode="after")
     def _a_part_fits(self) -> DataSpec:
@@ -233,10 +285,13 @@ class DataSpec(Frozen):
     def identity(self) -> dict[str, Any]:
         """The fields that say what the data are, without where they lie.
 
-        Options, views and `train_where` joined later; without them ids are what they were before.
+        Options, views, `train_where`, `resize` and a budget joined later; without them ids are what
+        they were before.
         """
         later = ("options", "views", "train_where", "resize")
         left_out = {"root", *(name for name in later if not getattr(self, name))}
+        if self.val_from == "extra":
+            left_out |= {"val_from", "val_share"}
         return self.model_dump(mode="json", exclude=left_out)
 
 

@@ -19,8 +19,9 @@ from bench.data.datasets import DATASETS, Format, check_options
 from bench.data.formats.base import Dataset, Image, Int64, Notes, UInt8, digest
 from bench.data.formats.contract import Value
 from bench.data.places import MissingDataError, resolve_root
+from bench.data.pools import Pool
 from bench.data.selection import Selection, select
-from bench.data.splits import Pool, Splits, some, split_pools
+from bench.data.splits import Splits, some, split_pools
 from bench.data.views import allowed_by, read_views, view_images, views_fingerprint
 from bench.errors import DataError
 from bench.spec import ClassRecipe, DataSpec
@@ -196,6 +197,7 @@ def resolve(data: DataSpec, draw: int, *, data_root: Path | None, cache_dir: Pat
         draw=draw,
         on_short=data.on_short,
         train_where=allowed_by(dataset, data.train_where),
+        val_share=data.val_share if data.val_from == "budget" else None,
     )
     if len(parts.classes) < 2:
         raise _one_class(data, parts)

@@ -12,7 +12,8 @@ from bench.data.formats.base import Dataset, Image, Split
 from bench.data.formats.contract import Value
 from bench.data.formats.imagefiles import FileDataset
 from bench.data.layout import has_splits
-from bench.data.splits import Pool, kept_keys, some
+from bench.data.pools import Pool
+from bench.data.splits import kept_keys, some
 from bench.errors import counted
 from bench.spec import DataSpec
 
@@ -93,7 +94,9 @@ def check(
     Raises:
         DataError: when the data set is not there or not in the layout expected.
 
-    >>> report = check("digits", None, data_root=None, cache_dir=Path("cache"))
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as cache:
+    ...     report = check("digits", None, data_root=None, cache_dir=Path(cache))
     >>> report.lines()[2]
     '  train: 1797 images, per class 174 to 183, median 180.5'
     """

@@ -2,26 +2,27 @@
 
 Ledger X-4. Within a class the order of the images is that of SHA-256 over (draw, key); the
 validation images come first in it, then the training images, so training sets are nested in
-`images_per_class` and the validation set does not depend on it. Test images are given by the data
-set or cut from the pool in an order without the draw, so they are the same for every draw and k.
-The splits are disjoint by key, by content hash and, where images have one, by group.
+`images_per_class` and the validation set does not depend on it. Where validation is a share of a
+budget, images, training sets and validation sets are nested in it (`Taker.take_budget`). Test
+images are given by the data set or cut from the pool in an order without the draw, so they are the
+same for every draw and k. The splits are disjoint by key, by content hash and, where images have
+one, by group.
 """
 
 from __future__ import annotations
 
-import hashlib
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from functools import cached_property, lru_cache
-from itertools import islice
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from functools import lru_cache
 from typing import Literal
 
 from bench.data.formats.base import Image, Notes, Split
+from bench.data.pools import Images, Pool, Taker
 from bench.errors import DataError, counted
+from bench.selections import validation_images
 
-__all__ = ["Pool", "Splits", "kept_keys", "some", "split", "split_pools"]
+__all__ = ["Splits", "kept_keys", "some", "split", "split_pools"]
 
-Images = tuple[Image, ...]
 TestFrom = Literal["auto", "given", "pool"]
 OnShort = Literal["error", "cap", "drop_class"]
 
@@ -33,6 +34,7 @@ class Splits:
     `available_images` is how many images training images could be drawn from, summed over
     `classes`: of the training pool what is left by the test and the validation images, by
     duplicates of other images, by `train_where` and by groups that are tested or validated on.
+    Where validation is a share of a budget, it is how many the budget could be drawn from.
     """
 
     classes: tuple[str, ...]
@@ -41,53 +43,6 @@ class Splits:
     test: tuple[Image, ...]
     notes: Notes
     available_images: int = 0
-
-
-@dataclass(frozen=True, eq=False)
-class Pool:
-    """All images of one class, ready to be split again and again (orders are remembered)."""
-
-    label: str
-    images: tuple[Image, ...]
-    _orders: dict[tuple[str, Split], tuple[Image, ...]] = field(default_factory=dict, init=False)
-    _keys: dict[Split, frozenset[str]] = field(default_factory=dict, init=False)
-
-    def ordered(self, salt: str, part: Split) -> tuple[Image, ...]:
-        """The images that the data set puts into `part`, ordered by SHA-256 of (salt, key).
-
-        Images of a group stand together.
-        """
-        key = (salt, part)
-        if key not in self._orders:
-            images = [image for image in self.images if image.split == part]
-            self._orders[key] = tuple(sorted(images, key=lambda image: _rank(salt, image)))
-        return self._orders[key]
-
-    def keys(self, part: Split) -> frozenset[str]:
-        """Keys of the images that the data set puts into `part`."""
-        if part not in self._keys:
-            found = frozenset(image.key for image in self.images if image.split == part)
-            self._keys[part] = found
-        return self._keys[part]
-
-    @cached_property
-    def hashes(self) -> frozenset[str]:
-        """Content hashes of all images."""
-        return frozenset(image.sha256 for image in self.images)
-
-    @cached_property
-    def parts(self) -> frozenset[Split]:
-        """The splits that the data set itself divides the class into."""
-        return frozenset(image.split for image in self.images)
-
-
-def _digest(salt: str, text: str) -> bytes:
-    return hashlib.sha256(f"{salt}|{text}".encode()).digest()
-
-
-def _rank(salt: str, image: Image) -> tuple[bytes, bytes]:
-    own = _digest(salt, image.key)
-    return (own if image.group is None else _digest(salt, f"group|{image.group}"), own)
 
 
 def split(
@@ -99,6 +54,7 @@ def split(
     test_from: TestFrom,
     draw: int,
     on_short: OnShort,
+    val_share: float | None = None,
 ) -> Splits:
     """Splits `images`; classes in sorted order. See `split_pools`."""
     by_label: dict[str, list[Image]] = {}
@@ -112,6 +68,7 @@ def split(
         test_from=test_from,
         draw=draw,
         on_short=on_short,
+        val_share=val_share,
     )
 
 
@@ -125,8 +82,13 @@ def split_pools(
     draw: int,
     on_short: OnShort,
     train_where: Callable[[Image], bool] | None = None,
+    val_share: float | None = None,
 ) -> Splits:
     """Exactly `images_per_class` training and `val_per_class` validation images of every class.
+
+    With `val_share` they are `images_per_class` images together, that share of them for validation;
+    the data set's own training and validation images are then one pool, and `val_per_class` is
+    not read.
 
     Where the data set has validation images of its own, validation is drawn from them; else from
     the training pool. Dropped, and counted in the notes, are: training and validation images with
@@ -140,8 +102,10 @@ def split_pools(
         test_per_class: None takes all given test images.
         test_from: `given`, `pool` (given test images are then left out), or `auto`.
         on_short: what happens to a class with too few images: `error`, `cap` (use what there is,
-            at least one training and one test image) or `drop_class`; the notes name them.
+            at least one training and one test image, and with `val_share` one for validation) or
+            `drop_class`; the notes name them.
         train_where: which images may be for training and validation; None is all.
+        val_share: None draws validation images besides.
 
     Raises:
         DataError: naming the classes, the counts needed and available, and the ways out.
@@ -151,25 +115,31 @@ def split_pools(
     val_part: Split = "val" if any("val" in pool.parts for pool in pools) else "train"
     kept, dropped = kept_keys(tuple(pools), given_test)
     notes: Notes = dict(dropped)
-    taker = _Taker(pools, kept)
+    taker = Taker(pools, kept)
     if given_test:
         test = taker.given(test_per_class)
     else:
         test = taker.take("test", "train", test_per_class)
     taker.only = train_where
-    val = taker.take(f"images|{draw}", val_part, val_per_class)
-    available = taker.available("train")
-    train = taker.take(f"images|{draw}", "train", images_per_class)
+    salt, wanted = f"images|{draw}", _wanted(images_per_class, val_per_class, val_share)
+    if val_share is None:
+        val = taker.take(salt, val_part, val_per_class)
+        available = taker.available("train")
+        train = taker.take(salt, "train", images_per_class)
+    else:
+        available = taker.available("train", "val")
+        train, val = taker.take_budget(salt, images_per_class, val_share)
     if taker.left_out:
         notes["left_out_group_in_other_split"] = len(taker.left_out)
     if on_short == "error":
-        _check_same_classes(pools, given_test, val_part == "val" and val_per_class > 0)
-    wanted = {"train": images_per_class, "validation": val_per_class, "test": test_per_class}
+        own_val = val_share is None and val_part == "val" and val_per_class > 0
+        _check_same_classes(pools, given_test, own_val, pooled=val_share is not None)
+    wanted |= {"test": test_per_class}
     picks = [
         _Pick(pool.label, {"train": a, "validation": b, "test": c})
         for pool, a, b, c in zip(pools, train, val, test, strict=True)
     ]
-    picks = _settle(picks, wanted, on_short, notes)
+    picks = _settle(picks, wanted, on_short, notes, budget=val_share is not None)
     settled = {pick.label for pick in picks}
     return Splits(
         tuple(pick.label for pick in picks),
@@ -181,12 +151,27 @@ def split_pools(
     )
 
 
-def _check_same_classes(pools: Sequence[Pool], given_test: bool, own_val: bool) -> None:
+def _wanted(
+    images_per_class: int | None, val_per_class: int, val_share: float | None
+) -> dict[str, int | None]:
+    """Training and validation images of every class; None asks for all, and for at least one."""
+    if val_share is None:
+        return {"train": images_per_class, "validation": val_per_class}
+    if images_per_class is None:
+        return {"train": None, "validation": None}
+    held = max(1, validation_images(images_per_class, val_share))
+    return {"train": max(1, images_per_class - held), "validation": held}
+
+
+def _check_same_classes(
+    pools: Sequence[Pool], given_test: bool, own_val: bool, *, pooled: bool
+) -> None:
     """Classes that the data set has in one of its splits alone, most often a slip of spelling."""
     lines = []
     used: list[Split] = ["train", *(["val"] * own_val), *(["test"] * given_test)]  # type: ignore[list-item]
     for part in used:
-        without = [pool.label for pool in pools if part not in pool.parts]
+        there = {part, "val"} if pooled and part == "train" else {part}
+        without = [pool.label for pool in pools if not there & pool.parts]
         if without:
             lines.append(f"not in {part}: {some(without)}")
     if lines:
@@ -196,66 +181,6 @@ def _check_same_classes(pools: Sequence[Pool], given_test: bool, own_val: bool) 
             hint="give the folders of a class the same name in every split (upper and lower case "
             "differ), add what is missing, or set on_short: drop_class to leave such classes out",
         )
-
-
-class _Taker:
-    """Takes images split by split; what a split has taken, and its groups, no later one gets."""
-
-    def __init__(self, pools: Sequence[Pool], kept: frozenset[str] | None) -> None:
-        self._pools, self._kept = pools, kept
-        self._taken = [set[str]() for _ in pools]
-        self._closed_groups = set[str]()
-        self.left_out = set[str]()
-        self.only: Callable[[Image], bool] | None = None
-
-    def given(self, count: int | None) -> list[Images]:
-        """The data set's own test images, as they are."""
-        picked = [pool.ordered("test", "test")[:count] for pool in self._pools]
-        self._close_groups(picked)
-        return picked
-
-    def take(self, salt: str, part: Split, count: int | None) -> list[Images]:
-        """`count` images of every class in the order of `salt`; None takes all."""
-        picked = [
-            tuple(islice(self._free(pool.ordered(salt, part), taken), count))
-            for pool, taken in zip(self._pools, self._taken, strict=True)
-        ]
-        for images, taken in zip(picked, self._taken, strict=True):
-            taken.update(image.key for image in images)
-        self._close_groups(picked)
-        return picked
-
-    def available(self, part: Split) -> list[int]:
-        """How many images of every class `take` could still give; nothing is taken or noted."""
-        counts = []
-        for pool, taken in zip(self._pools, self._taken, strict=True):
-            keys = pool.keys(part) if self._kept is None else pool.keys(part) & self._kept
-            if self.only is None and not self._closed_groups:
-                counts.append(len(keys - taken))
-                continue
-            free = [image for image in pool.images if image.key in keys and image.key not in taken]
-            counts.append(sum(self._may_have(image) for image in free))
-        return counts
-
-    def _may_have(self, image: Image) -> bool:
-        allowed = self.only is None or self.only(image)
-        return allowed and image.group not in self._closed_groups
-
-    def _free(self, images: Iterable[Image], taken: set[str]) -> Iterator[Image]:
-        """Lazily, because resolving a large data set must not look at every image each time."""
-        for image in images:
-            if image.key in taken or (self._kept is not None and image.key not in self._kept):
-                continue
-            if self.only is not None and not self.only(image):
-                continue
-            if image.group in self._closed_groups:
-                self.left_out.add(image.key)
-                continue
-            yield image
-
-    def _close_groups(self, picked: Iterable[Images]) -> None:
-        groups = {image.group for images in picked for image in images}
-        self._closed_groups.update(group for group in groups if group is not None)
 
 
 def _given_test(test_from: TestFrom, has_test: bool, test_per_class: int | None) -> bool:
@@ -324,7 +249,12 @@ class _Pick:
 
 
 def _settle(
-    picks: list[_Pick], wanted: dict[str, int | None], on_short: OnShort, notes: Notes
+    picks: list[_Pick],
+    wanted: dict[str, int | None],
+    on_short: OnShort,
+    notes: Notes,
+    *,
+    budget: bool,
 ) -> list[_Pick]:
     line_of = {
         pick.label: f"{pick.label}: {', '.join(text)}"
@@ -344,26 +274,34 @@ def _settle(
         notes["dropped_classes"] = list(line_of.values())
         return rest
     if on_short == "cap":
-        empty = [p.label for p in picks if not (p.parts["train"] and p.parts["test"])]
+        needed = ("train", "validation", "test") if budget else ("train", "test")
+        empty = [p.label for p in picks if not all(p.parts[part] for part in needed)]
         if empty:
+            uses = "training, for validation or" if budget else "training or"
+            fewer = "test images, or set val_from: extra" if budget else "validation or test images"
             raise DataError(
                 f"{len(empty)} of {counted(len(picks), 'class has', 'classes have')} no image left "
-                f"for training or for test: {some(line_of[label] for label in empty)}",
-                hint="ask for fewer validation or test images, or set on_short: drop_class",
+                f"for {uses} for test: {some(line_of[label] for label in empty)}",
+                hint=f"ask for fewer {fewer}, or set on_short: drop_class",
             )
         notes["capped_classes"] = list(line_of.values())
         return picks
-    raise _too_few(picks, line_of, wanted)
+    raise _too_few(picks, line_of, wanted, budget)
 
 
 def _too_few(
-    picks: list[_Pick], line_of: dict[str, str], wanted: dict[str, int | None]
+    picks: list[_Pick], line_of: dict[str, str], wanted: dict[str, int | None], budget: bool
 ) -> DataError:
-    way = "fewer images_per_class, val_per_class or test_per_class"
-    most = min(len(pick.parts["train"]) for pick in picks)
-    others = {part: count for part, count in wanted.items() if part != "train"}
-    if most and not any(pick.shortage(others) for pick in picks):
-        way = f"images_per_class of at most {most}, or for fewer validation or test images"
+    parts = ["train", "validation"] if budget else ["train"]
+    most = min(sum(len(pick.parts[part]) for part in parts) for pick in picks)
+    others = {part: count for part, count in wanted.items() if part not in parts}
+    fewer = "test images" if budget else "validation or test images"
+    if most >= len(parts) and not any(pick.shortage(others) for pick in picks):
+        way = f"images_per_class of at most {most}, or for fewer {fewer}"
+    elif budget:
+        way = "fewer images_per_class or test_per_class, or set val_from: extra"
+    else:
+        way = "fewer images_per_class, val_per_class or test_per_class"
     return DataError(
         f"{len(line_of)} of {counted(len(picks), 'class has', 'classes have')} too few images: "
         f"{some(line_of.values())}",

@@ -13,7 +13,8 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bench.data.formats.base import Image
-from bench.data.splits import Pool, split, split_pools
+from bench.data.pools import Pool
+from bench.data.splits import split, split_pools
 from bench.errors import DataError
 
 USUAL = {
