@@ -1,16 +1,54 @@
-"""What all tests share: where optional material lies, and one thread for everybody."""
+"""What all tests share: committed leaderboards, optional material, one thread for everybody."""
 
 from __future__ import annotations
 
 import os
+import subprocess
 from pathlib import Path
 
 import pytest
 from hypothesis import settings
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+os.environ["MATPLOTLIBRC"] = os.devnull  # figures are tested without the user's own settings
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")
+
+
+ROOT = Path(__file__).parents[1]
+LEADERBOARDS = (
+    "borrowing",
+    "borrowing-tiny-imagenet",
+    "tiny-imagenet",
+    "papers/best-practices",
+    "papers/multifaceted",
+    "papers/selective-joint",
+    "papers/soft-fine-tuning",
+)
+
+
+@pytest.fixture(scope="session")
+def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A results folder with the committed leaderboards and nothing else. Tests only read it.
+
+    In `results/` itself somebody may work: the demo adds a leaderboard, and a grid that is run
+    again writes a committed one anew.
+    """
+    folder = tmp_path_factory.mktemp("committed")
+    (folder / "papers").mkdir()
+    for name in LEADERBOARDS:
+        for file in (f"{name}.csv", f"{name}-aggregated.csv"):
+            (folder / file).write_bytes(_as_committed(f"results/{file}"))
+    return folder
+
+
+def _as_committed(path: str) -> bytes:
+    """As it was last staged with `git add`; as it lies there in a copy that git does not know."""
+    try:
+        shown = subprocess.run(["git", "show", f":./{path}"], cwd=ROOT, capture_output=True)
+    except FileNotFoundError:  # git is not installed
+        return (ROOT / path).read_bytes()
+    return shown.stdout if shown.returncode == 0 else (ROOT / path).read_bytes()
 
 
 @pytest.fixture(scope="session")

@@ -32,9 +32,9 @@ def opened(folder: Path, *, target: str = "", train: str = "") -> Session:
     return open_session(path, results=folder / "results")
 
 
-def test_ids_of_committed_leaderboards_stay(tmp_path: Path) -> None:
+def test_ids_of_committed_leaderboards_stay(tmp_path: Path, committed: Path) -> None:
     session = open_session(ROOT / "grids" / "borrowing.yaml", results=tmp_path)
-    with (ROOT / "results" / "borrowing.csv").open(newline="") as file:
+    with (committed / "borrowing.csv").open(newline="") as file:
         assert set(session.plan.runs) == {row["run_id"] for row in csv.DictReader(file)}
 
 

@@ -14,8 +14,10 @@ from bench.cli import app
 from bench.errors import BenchError
 from bench.findings_cli import effect_text
 
-RESULTS = Path(__file__).parents[1] / "results"
-TINY = RESULTS / "tiny-imagenet.csv"
+
+@pytest.fixture
+def tiny(committed: Path) -> Path:
+    return committed / "tiny-imagenet.csv"
 
 
 def said(*arguments: str) -> str:
@@ -26,8 +28,8 @@ def said(*arguments: str) -> str:
     return " ".join(result.output.split())
 
 
-def _changed(path: Path, **columns: Any) -> Path:
-    table = pd.read_csv(TINY, keep_default_na=False).assign(**columns)
+def _changed(tiny: Path, path: Path, **columns: Any) -> Path:
+    table = pd.read_csv(tiny, keep_default_na=False).assign(**columns)
     table.to_csv(path, index=False)
     return path
 
@@ -35,8 +37,8 @@ def _changed(path: Path, **columns: Any) -> Path:
 # --- the committed leaderboards ---
 
 
-def test_the_committed_photographs_decide_what_they_decide() -> None:
-    text = said(str(TINY))
+def test_the_committed_photographs_decide_what_they_decide(tiny: Path) -> None:
+    text = said(str(tiny))
     assert "645 finished runs" in text
     lines = text.split("Not decided")[0]
     for claim in ("LI-C1", "LI-C4", "CHU-C2"):
@@ -47,29 +49,31 @@ def test_the_committed_photographs_decide_what_they_decide() -> None:
     assert "18 claims have no runs here" in text
 
 
-def test_ways_of_borrowing_are_undecided_and_say_how_many_draws_would_do() -> None:
-    text = said(str(RESULTS / "borrowing-tiny-imagenet.csv"))
+def test_ways_of_borrowing_are_undecided_and_say_how_many_draws_would_do(committed: Path) -> None:
+    text = said(str(committed / "borrowing-tiny-imagenet.csv"))
     assert "SFT-C1" in text
     assert "class draws instead of 2" in text
     assert "holds: +9.9" in text  # the paper's, beside it
 
 
-def test_a_folder_is_all_its_leaderboards_but_runs_of_two_grids_are_no_pair() -> None:
-    text = said(str(RESULTS))
+def test_a_folder_is_all_its_leaderboards_but_runs_of_two_grids_are_no_pair(
+    committed: Path,
+) -> None:
+    text = said(str(committed))
     assert "3 leaderboards (borrowing, borrowing-tiny-imagenet, tiny-imagenet)" in text
     # What one grid decides is not lost beside grids that have no such runs.
     assert "near > far: +4.2 (+2.6 to +5.8)" in text
 
 
-def test_details_name_every_claim_and_what_it_needs() -> None:
-    text = said(str(TINY), "--details")
+def test_details_name_every_claim_and_what_it_needs(tiny: Path) -> None:
+    text = said(str(tiny), "--details")
     for claim in CLAIMS:
         assert claim.id in text
     assert "to decide it, run:" in text
 
 
-def test_one_claim_alone(tmp_path: Path) -> None:
-    text = said(str(TINY), "--claim", "LI-C4", "--csv", str(tmp_path / "numbers.csv"))
+def test_one_claim_alone(tmp_path: Path, tiny: Path) -> None:
+    text = said(str(tiny), "--claim", "LI-C4", "--csv", str(tmp_path / "numbers.csv"))
     assert "LI-C4" in text
     assert "CHU-C2" not in text
     assert "far > scratch: holds" in text
@@ -124,34 +128,34 @@ def test_a_file_that_is_no_leaderboard(tmp_path: Path, content: str | bytes, mes
     assert "results/GRID.csv" in str(caught.value)
 
 
-def test_the_aggregated_table_is_refused() -> None:
+def test_the_aggregated_table_is_refused(committed: Path) -> None:
     with pytest.raises(BenchError, match="no column status"):
-        said(str(RESULTS / "tiny-imagenet-aggregated.csv"))
+        said(str(committed / "tiny-imagenet-aggregated.csv"))
 
 
-def test_a_leaderboard_without_rows_or_columns(tmp_path: Path) -> None:
+def test_a_leaderboard_without_rows_or_columns(tmp_path: Path, tiny: Path) -> None:
     path = tmp_path / "x.csv"
-    pd.read_csv(TINY).head(0).to_csv(path, index=False)
+    pd.read_csv(tiny).head(0).to_csv(path, index=False)
     with pytest.raises(BenchError, match="empty"):
         said(str(path))
-    pd.read_csv(TINY).drop(columns=["pattern", "source"]).to_csv(path, index=False)
+    pd.read_csv(tiny).drop(columns=["pattern", "source"]).to_csv(path, index=False)
     with pytest.raises(BenchError, match="no column source, pattern"):
         said(str(path))
 
 
-def test_values_that_cannot_be_are_named_with_their_line(tmp_path: Path) -> None:
+def test_values_that_cannot_be_are_named_with_their_line(tmp_path: Path, tiny: Path) -> None:
     path = tmp_path / "x.csv"
-    table = pd.read_csv(TINY, keep_default_na=False).astype(object)
+    table = pd.read_csv(tiny, keep_default_na=False).astype(object)
     table.loc[3, "top1_accuracy"] = "good"
     table.to_csv(path, index=False)
     with pytest.raises(BenchError, match=r"x\.csv:5: top1_accuracy is 'good', not a number"):
         said(str(path))
     with pytest.raises(BenchError, match="status finished is not known"):
-        said(str(_changed(path, status="finished")))
+        said(str(_changed(tiny, path, status="finished")))
 
 
-def test_one_seed_decides_nothing_and_that_is_said(tmp_path: Path) -> None:
-    table = pd.read_csv(TINY, keep_default_na=False)
+def test_one_seed_decides_nothing_and_that_is_said(tmp_path: Path, tiny: Path) -> None:
+    table = pd.read_csv(tiny, keep_default_na=False)
     kept = table[(table["seed_order"] == 0) & (table["class_draw"].astype(str) == "0")]
     path = tmp_path / "one.csv"
     kept[kept["target"] == "animal.n.01"].to_csv(path, index=False)
@@ -160,22 +164,22 @@ def test_one_seed_decides_nothing_and_that_is_said(tmp_path: Path) -> None:
     assert "holds" not in text.split("in the paper")[1].split("LI-C1 ")[0].replace("holds:", "")
 
 
-def test_runs_without_a_result_are_counted(tmp_path: Path) -> None:
-    table = pd.read_csv(TINY, keep_default_na=False)
+def test_runs_without_a_result_are_counted(tmp_path: Path, tiny: Path) -> None:
+    table = pd.read_csv(tiny, keep_default_na=False)
     table.loc[:9, "status"] = "failed"
     table.to_csv(tmp_path / "x.csv", index=False)
     assert "10 runs have no result" in said(str(tmp_path / "x.csv"))
 
 
-def test_wrong_options() -> None:
+def test_wrong_options(tiny: Path) -> None:
     with pytest.raises(BenchError, match="no claim 'LI-C12'"):
-        said(str(TINY), "--claim", "LI-C12")
+        said(str(tiny), "--claim", "LI-C12")
     with pytest.raises(BenchError, match="--published looks at the papers"):
-        said(str(TINY), "--published")
+        said(str(tiny), "--published")
     with pytest.raises(BenchError, match="no such leaderboard"):
         said("absent.csv")
     with pytest.raises(BenchError, match="--set belongs to a grid"):
-        said(str(TINY), "--set", "train.lr=1")
+        said(str(tiny), "--set", "train.lr=1")
 
 
 def test_a_folder_without_leaderboards(tmp_path: Path) -> None:
@@ -197,5 +201,5 @@ def test_a_grid_without_results_says_so(tmp_path: Path) -> None:
     assert "none of 2 runs has a result; run: bench grid" in text
 
 
-def test_a_claim_may_be_written_in_lower_case() -> None:
-    assert "LI-C4" in said(str(TINY), "--claim", "li-c4")
+def test_a_claim_may_be_written_in_lower_case(tiny: Path) -> None:
+    assert "LI-C4" in said(str(tiny), "--claim", "li-c4")

@@ -205,8 +205,8 @@ def test_shipped_grids_measure_what_their_runs_need(name: str, tmp_path: Path) -
     assert networks == {"near", "far", "FT-near", "FT-far", "self"}
 
 
-def test_committed_leaderboards_name_no_extraction() -> None:
-    for path in sorted((ROOT / "results").glob("*.csv")):
+def test_committed_leaderboards_name_no_extraction(committed: Path) -> None:
+    for path in sorted(committed.rglob("*.csv")):
         with path.open() as file:
             assert not [row for row in csv.DictReader(file) if row.get("role") == "extract"]
 

@@ -230,8 +230,8 @@ def test_a_job_asks_for_the_gpus_processors_and_memory_of_its_processes() -> Non
         read_settings({"gpus_per_node": 1, "source": {"gpus": 4}}).resources("source")
 
 
-def test_on_a_cluster_gpus_are_a_setting_of_jobs() -> None:
-    given = ["grid", "grids/quickstart.yaml", "--slurm", "--gpus", "2"]
+def test_on_a_cluster_gpus_are_a_setting_of_jobs(tmp_path: Path) -> None:
+    given = ["grid", "grids/quickstart.yaml", "--slurm", "--gpus", "2", "--results", str(tmp_path)]
     result = CliRunner().invoke(app, given)
     assert isinstance(result.exception, BenchError)
     assert "source.gpus=2" in str(result.exception)

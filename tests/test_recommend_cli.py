@@ -151,15 +151,14 @@ def test_findings_read_a_grid_with_its_distances(place: Path) -> None:
     assert "CHU-C3" in text.split("claims have no runs here")[0]  # it needs a distance
 
 
-def test_regret_is_printed_where_there_are_two_targets(tmp_path: Path) -> None:
+def test_regret_is_printed_where_there_are_two_targets(committed: Path) -> None:
     from analysis.advice_table import regret
     from analysis.board import read
     from analysis.evidence import Evidence
     from bench.options import console
     from bench.recommend_cli import regret_table
 
-    tiny = Path(__file__).parents[1] / "results" / "tiny-imagenet.csv"
-    found = regret(Evidence(read(tiny)))
+    found = regret(Evidence(read(committed / "tiny-imagenet.csv")))
     out = console()
     with out.capture() as captured:
         for part in regret_table(found):

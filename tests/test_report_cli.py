@@ -22,9 +22,9 @@ def call(*arguments: str) -> tuple[int, str]:
     return result.exit_code, result.output
 
 
-def test_a_leaderboard_becomes_a_page(tmp_path: Path) -> None:
+def test_a_leaderboard_becomes_a_page(tmp_path: Path, committed: Path) -> None:
     out, table = tmp_path / "page", tmp_path / "mine.csv"
-    lines = (ROOT / "results" / "borrowing.csv").read_text().splitlines(keepends=True)
+    lines = (committed / "borrowing.csv").read_text().splitlines(keepends=True)
     table.write_text("".join([lines[0], *(ln for ln in lines if ",plain," in ln or ",svm," in ln)]))
     code, said = call(str(table), "--out", str(out), "--no-png")
     assert code == 0
@@ -33,9 +33,9 @@ def test_a_leaderboard_becomes_a_page(tmp_path: Path) -> None:
     assert not list(out.glob("*.png"))
 
 
-def test_results_give_the_place(tmp_path: Path) -> None:
+def test_results_give_the_place(tmp_path: Path, committed: Path) -> None:
     table = tmp_path / "mine.csv"
-    lines = (ROOT / "results" / "borrowing.csv").read_text().splitlines(keepends=True)
+    lines = (committed / "borrowing.csv").read_text().splitlines(keepends=True)
     table.write_text("".join(lines[:12]))
     code, _ = call(str(table), "--results", str(tmp_path / "r"))
     assert code == 0
@@ -44,19 +44,19 @@ def test_results_give_the_place(tmp_path: Path) -> None:
     assert (folder / "findings.png").is_file()
 
 
-def test_wrong_input_is_said_and_nothing_is_written(tmp_path: Path) -> None:
+def test_wrong_input_is_said_and_nothing_is_written(tmp_path: Path, committed: Path) -> None:
     code, said = call(str(tmp_path / "none.csv"), "--out", str(tmp_path / "o"))
     assert code == 2
     assert "no such leaderboard" in said
-    code, said = call(str(ROOT / "results"))
+    code, said = call(str(committed))
     assert code == 2
     assert "is a folder" in said
     empty = tmp_path / "empty.csv"
-    empty.write_text((ROOT / "results" / "borrowing.csv").read_text().splitlines()[0] + "\n")
+    empty.write_text((committed / "borrowing.csv").read_text().splitlines()[0] + "\n")
     code, said = call(str(empty), "--out", str(tmp_path / "o"))
     assert code == 2
     assert "empty" in said
-    code, said = call(str(ROOT / "results" / "borrowing.csv"), "--set", "lr=1")
+    code, said = call(str(committed / "borrowing.csv"), "--set", "lr=1")
     assert code == 2
     assert "belongs to a grid" in said
     assert not (tmp_path / "o").exists()
@@ -80,8 +80,10 @@ def test_help_is_light() -> None:
     assert out.stdout.strip() == "[]"
 
 
-def test_figures_of_an_earlier_report_go_and_other_files_stay(tmp_path: Path) -> None:
-    lines = (ROOT / "results" / "borrowing.csv").read_text().splitlines(keepends=True)
+def test_figures_of_an_earlier_report_go_and_other_files_stay(
+    tmp_path: Path, committed: Path
+) -> None:
+    lines = (committed / "borrowing.csv").read_text().splitlines(keepends=True)
     table, out = tmp_path / "mine.csv", tmp_path / "page"
     table.write_text("".join(lines[:12]))
     assert call(str(table), "--out", str(out), "--no-png")[0] == 0

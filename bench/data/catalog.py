@@ -57,7 +57,9 @@ def open_dataset(
     Raises:
         DataError: when it is not known, not there, or not in the layout expected.
 
-    >>> open_dataset("digits", data_root=None, cache_dir=Path("cache")).classes[:2]
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as cache:
+    ...     open_dataset("digits", data_root=None, cache_dir=Path(cache)).classes[:2]
     ('0', '1')
     """
     return _opened(name, root, data_root, cache_dir, options).dataset
@@ -177,9 +179,11 @@ def resolve(data: DataSpec, draw: int, *, data_root: Path | None, cache_dir: Pat
     Raises:
         DataError: when the data are not there, or cannot be selected or split as asked.
 
+    >>> import tempfile
     >>> from bench.spec import DataSpec
     >>> digits = DataSpec(dataset="digits", images_per_class=5, test_per_class=20)
-    >>> found = resolve(digits, 0, data_root=None, cache_dir=Path("cache"))
+    >>> with tempfile.TemporaryDirectory() as cache:
+    ...     found = resolve(digits, 0, data_root=None, cache_dir=Path(cache))
     >>> len(found.classes), len(found.train), len(found.val), len(found.test)
     (10, 50, 100, 200)
     """

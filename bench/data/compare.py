@@ -140,7 +140,10 @@ def compare(
         DataError: when one of them is not there or not in the layout expected.
 
     >>> digits = Side("digits", None)
-    >>> found = compare(digits, digits, data_root=None, cache_dir=Path("cache"), pictures=False)
+    >>> import tempfile
+    >>> with tempfile.TemporaryDirectory() as cache:
+    ...     places = {"data_root": None, "cache_dir": Path(cache)}
+    ...     found = compare(digits, digits, **places, pictures=False)
     >>> print(found.lines()[1])
       1,797 of 1,797 train images are train images of digits
     """

@@ -19,8 +19,6 @@ from analysis.headline import headline
 from analysis.labels import recipe, settings
 from bench.records import COLUMNS
 
-ROOT = Path(__file__).parents[2]
-
 
 def run(**given: Any) -> dict[str, Any]:
     row: dict[str, Any] = {
@@ -193,8 +191,8 @@ def test_methods_are_compared_with_plain_tuning() -> None:
     assert methods.loc["soft, schedule zero", "verdict"] == "lower"
 
 
-def test_the_committed_photographs_give_the_published_differences() -> None:
-    board = read(ROOT / "results" / "tiny-imagenet.csv")
+def test_the_committed_photographs_give_the_published_differences(committed: Path) -> None:
+    board = read(committed / "tiny-imagenet.csv")
     table = gain_table(answers(Evidence(board)))
     main = table[table["main"]].set_index(["label", "n_per_class"])
     assert main.loc[("near − far, tuned", 20.0), "gain_points"] == pytest.approx(5.0, abs=0.05)
@@ -203,8 +201,8 @@ def test_the_committed_photographs_give_the_published_differences() -> None:
     assert (table["unfinished"] == 0).all()
 
 
-def test_settings_name_only_what_differs_and_tell_all_rows_apart() -> None:
-    board = read(ROOT / "results" / "tiny-imagenet.csv")
+def test_settings_name_only_what_differs_and_tell_all_rows_apart(committed: Path) -> None:
+    board = read(committed / "tiny-imagenet.csv")
     plain = board[board["role"] != "source"]
     beside = ["n_per_class", "source", "pattern", "lr"]
     named = plain.assign(setting=settings(plain, ["source_classes", "lr"], beside))

@@ -21,7 +21,6 @@ from analysis.measured import Measurements
 from analysis.report import Report, build, page, write
 from bench.errors import DataError
 
-ROOT = Path(__file__).parents[2]
 SECTIONS = [
     "headline",
     "answers",
@@ -59,14 +58,14 @@ class Page(HTMLParser):
 
 
 @pytest.fixture(scope="module")
-def borrowing() -> Report:
-    board = read(ROOT / "results" / "borrowing-tiny-imagenet.csv")
+def borrowing(committed: Path) -> Report:
+    board = read(committed / "borrowing-tiny-imagenet.csv")
     return build("borrowing-tiny-imagenet", Evidence(board), png=False)
 
 
 @pytest.fixture(scope="module")
-def photographs() -> Report:
-    return build("tiny-imagenet", Evidence(read(ROOT / "results" / "tiny-imagenet.csv")), png=False)
+def photographs(committed: Path) -> Report:
+    return build("tiny-imagenet", Evidence(read(committed / "tiny-imagenet.csv")), png=False)
 
 
 def test_the_page_has_its_parts_in_order(photographs: Report) -> None:
@@ -148,8 +147,8 @@ def test_what_could_not_be_drawn_says_why_and_what_provides_it(borrowing: Report
     assert any("bench report with the grid file" in text for text in measured.texts)
 
 
-def hostile() -> pd.DataFrame:
-    board = read(ROOT / "results" / "borrowing.csv")
+def hostile(committed: Path) -> pd.DataFrame:
+    board = read(committed / "borrowing.csv")
     raw = board[[c for c in board.columns if c not in ("depth", "reinit", "frozen", "treatment")]]
     return prepare(
         raw.assign(
@@ -161,8 +160,8 @@ def hostile() -> pd.DataFrame:
     )
 
 
-def test_names_and_reasons_from_data_are_harmless_and_failures_are_gaps() -> None:
-    board = hostile().astype({"reason": object})
+def test_names_and_reasons_from_data_are_harmless_and_failures_are_gaps(committed: Path) -> None:
+    board = hostile(committed).astype({"reason": object})
     board.loc[5:8, "status"] = "failed"
     board.loc[5:8, "reason"] = "out of memory & <tired>"
     report = build("<script>alert(0)</script>", Evidence(board), png=False)
@@ -179,14 +178,14 @@ def test_names_and_reasons_from_data_are_harmless_and_failures_are_gaps() -> Non
     assert "out of memory &amp; &lt;tired&gt;" in text
 
 
-def test_an_unfinished_leaderboard_is_refused() -> None:
-    board = read(ROOT / "results" / "borrowing.csv")
+def test_an_unfinished_leaderboard_is_refused(committed: Path) -> None:
+    board = read(committed / "borrowing.csv")
     with pytest.raises(DataError, match="none of 154 runs is finished"):
         build("b", Evidence(board.assign(status="missing")))
 
 
-def test_one_run_gives_a_page_that_says_what_is_missing() -> None:
-    board = read(ROOT / "results" / "borrowing.csv")
+def test_one_run_gives_a_page_that_says_what_is_missing(committed: Path) -> None:
+    board = read(committed / "borrowing.csv")
     one = board[board["role"] != "source"].head(1).reset_index(drop=True)
     report = build("one", Evidence(one), png=False)
     text = page(report)
@@ -195,7 +194,7 @@ def test_one_run_gives_a_page_that_says_what_is_missing() -> None:
     assert set(report.files) == {"findings.svg"}
 
 
-def test_measurements_have_tables_and_figures_where_they_exist() -> None:
+def test_measurements_have_tables_and_figures_where_they_exist(committed: Path) -> None:
     distances = pd.DataFrame(
         [
             {
@@ -226,7 +225,7 @@ def test_measurements_have_tables_and_figures_where_they_exist() -> None:
             "n_classes": [20],
         }
     )
-    board = read(ROOT / "results" / "borrowing.csv")
+    board = read(committed / "borrowing.csv")
     board = board[board["method"] == "plain"].reset_index(drop=True)
     found = Measurements(distances, None, sensitivities, missing=("probes of far are missing",))
     evidence = Evidence(board, sensitivities=sensitivities)

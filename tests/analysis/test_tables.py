@@ -16,12 +16,10 @@ from analysis.contrasts import answers
 from analysis.evidence import Evidence
 from bench.errors import DataError
 
-ROOT = Path(__file__).parents[2]
-
 
 @pytest.fixture(scope="module")
-def photographs() -> Evidence:
-    return Evidence(read(ROOT / "results" / "tiny-imagenet.csv"))
+def photographs(committed: Path) -> Evidence:
+    return Evidence(read(committed / "tiny-imagenet.csv"))
 
 
 def test_curves_are_means_over_the_same_repetitions(photographs: Evidence) -> None:
