@@ -144,6 +144,16 @@ class Data:
         ]
         return _domain(which, self.loaded, index, model)
 
+    def joined(self) -> Data:
+        """The same with the validation images among the training images, for `train.refit`."""
+        loaded, resolved = self.loaded, self.resolved
+        rows = np.sort(np.concatenate([loaded.train, loaded.val]))
+        return replace(
+            self,
+            loaded=replace(loaded, train=rows, val=rows[:0]),
+            resolved=replace(resolved, train=resolved.train + resolved.val, val=()),
+        )
+
     def identities(self, model: nn.Module) -> Domain | None:
         """The images that the run is verified on, if it is; classes are identities."""
         if self.verified is None:
@@ -289,7 +299,8 @@ def fit_features(
     else:
         validation = data.domain("val", model)
         held = validation if validation.size else None
-        task = FeatureTask(model, data.domain("train", model), held, device, folder)
+        every = data.joined().domain("train", model) if spec.train.refit else None
+        task = FeatureTask(model, data.domain("train", model), held, device, folder, refit=every)
     return methods.build_features(spec.method.name, dict(spec.method.options)).fit(task)
 
 

@@ -30,10 +30,12 @@ from bench.methods import METHODS
 from bench.models import layers, weights
 from bench.models.multiview import widen_classifier
 from bench.models.tuning import tune_only
+from bench.parents import bank_network, trained_state
 from bench.provenance import borrowed_record
 from bench.ranks import execute_ranks
-from bench.spec import FromRun, LayerPattern, RunSpec, Scratch, run_id
-from bench.store import RunFolder, Store, file_digest
+from bench.refit import both_trainings, second_job
+from bench.spec import FromRun, RunSpec, Scratch, run_id
+from bench.store import RunFolder, Store
 from bench.together import Together, prefix_of
 from bench.training.activations import ActivationStore
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, TrainingJob, unshared
@@ -154,6 +156,7 @@ class _Run:
         self.files: Mapping[str, bytes | Path] = {}
         self.kept, self.team = kept, team
         self.prefix: FrozenPrefix | None = None
+        self.chosen: Outcome | None = None
 
     def execute(self) -> str:
         """Trains, evaluates, checks the invariants, publishes; the run's status."""
@@ -161,13 +164,12 @@ class _Run:
             hands = self.report, self.should_stop
             return execute_ranks(self.folder.run_id, self.spec, self.context, *hands)
         self.check_identity()
-        model = self.network(self.parent_state())
-        frozen = layers.frozen_fingerprint(model, self.spec.layers)
-        outcome, said = self._fit(model) if self._on_features() else self._train(model, frozen)
-        if layers.frozen_fingerprint(model, self.spec.layers) != frozen:
-            raise BenchError(
-                "a frozen layer changed during training", hint="this is a bug; please report it"
-            )
+        model, outcome, said = self._network_and_outcome()
+        if self.spec.train.refit and outcome.status == "done" and not self._on_features():
+            split, self.data, self.chosen = self.data, self.data.joined(), outcome
+            model, second, more = self._network_and_outcome()
+            outcome = both_trainings(outcome, second, len(self.data.loaded.train), more)
+            self.data = split
         if not self.team.leads:
             return outcome.status
         finished = Finished(
@@ -182,6 +184,17 @@ class _Run:
             files=self.files,
         )
         return self.publish(finished, said, {} if self.prefix is None else self.prefix.notes)
+
+    def _network_and_outcome(self) -> tuple[nn.Module, Outcome, dict[str, Any]]:
+        """A network from before its first step to after its last, and what is said of it."""
+        model = self.network(self.parent_state())
+        frozen = layers.frozen_fingerprint(model, self.spec.layers)
+        outcome, said = self._fit(model) if self._on_features() else self._train(model, frozen)
+        if layers.frozen_fingerprint(model, self.spec.layers) != frozen:
+            raise BenchError(
+                "a frozen layer changed during training", hint="this is a bug; please report it"
+            )
+        return model, outcome, said
 
     def network(self, parent_state: Mapping[str, Tensor] | None) -> nn.Module:
         """The network before its first step: random, then what the pattern copies."""
@@ -204,7 +217,9 @@ class _Run:
         return model
 
     def _train(self, model: nn.Module, frozen: str) -> tuple[Outcome, dict[str, Any]]:
-        method = build_method(self.spec, self.data, model, self.context, self._bank())
+        method = build_method(
+            self.spec, self.data, model, self.context, bank_network(self.spec, self.context)
+        )
         job = self._job(model, method, frozen)
         self.trained = job.model
         outcome = train(job)
@@ -245,55 +260,11 @@ class _Run:
             case Scratch():
                 return None
             case FromRun(run=parent):
-                return self._trained(parent)
+                return trained_state(parent, self.context)
             case other:
                 return weights.load_state(
                     other, self.spec.model.name, image_size=self.spec.data.image_size
                 )
-
-    def _bank(self) -> nn.Module | None:
-        """The network whose kernels describe images, where it is not this run's own (GE-1)."""
-        bank = self.spec.bank
-        if bank is None:
-            return None
-        state, size = self._trained(bank), bank.data.image_size
-        outputs = len(self.context.resolve_data(bank).classes)
-        network = layers.create(bank.model, outputs, seed=0, image_size=size)
-        layers.apply_pattern(network, LayerPattern.parse(f"T(1-{bank.layers.depth})"), state)
-        return network.to(self.device).eval()
-
-    def _parent_folder(self, parent: RunSpec) -> RunFolder:
-        key = run_id(parent, self.context.fingerprint)
-        return Store(Path(self.context.results)).folder(key, parent)
-
-    def _trained(self, parent: RunSpec) -> Mapping[str, Tensor]:
-        """The weights of the parent, from its published record only."""
-        folder = self._parent_folder(parent)
-        record = folder.record()
-        if record is None or record["row"]["status"] != "done":
-            raise StoreError(
-                "the run to start from has no result",
-                place=str(folder.path),
-                hint="it must be done first; see bench status",
-            )
-        path = folder.file_named(record, "model")
-        if path is None:
-            raise StoreError("the run to start from keeps no weights", place=str(folder.path))
-        again = "then bench grid with --retry-failed trains the source once more, and goes on"
-        if not path.exists():
-            raise StoreError(
-                f"the weights of the source {folder.path.name} are gone",
-                place=str(path),
-                hint=f"nothing need be deleted; {again.removeprefix('then ')}",
-            )
-        if file_digest(path) != record["files"][path.name]:
-            raise StoreError(
-                f"the weights of the source {folder.path.name} are damaged: they are not those "
-                "that the record names",
-                place=str(path),
-                hint=f"delete this one file, which is the source's; {again}",
-            )
-        return weights.read_state(path)
 
     def _job(self, model: nn.Module, method: Method, frozen: str) -> TrainingJob:
         spec, recipe = self.spec, self.spec.train
@@ -310,7 +281,7 @@ class _Run:
         if self.kept is not None and network.forward is None:
             self.prefix = prefix_of(spec, model, method, frozen, self.kept, set_modes, self.device)
         past = {} if self.prefix is None else self.prefix.job()
-        return TrainingJob(
+        job = TrainingJob(
             model=network.module,
             method=method,
             groups=network.groups,
@@ -329,16 +300,19 @@ class _Run:
             on_epoch=self.on_epoch,
             restarts=tuple(getattr(method, "restarts", ())),
             keep_before=tuple(getattr(method, "fused", ())),
+            keep_end=recipe.refit,
             team=self.team,
         )
+        return job if self.chosen is None else second_job(job, self.chosen, self.folder)
 
     def on_epoch(self, epoch: EpochReport) -> None:
+        before = 0 if self.chosen is None else len(self.chosen.history)
         self.report(
             {
                 "event": "epoch",
                 "id": self.folder.run_id,
-                "epoch": epoch.epoch + 1,
-                "epochs": epoch.epochs,
+                "epoch": before + epoch.epoch + 1,
+                "epochs": before + epoch.epochs,
                 "val_top1_accuracy": epoch.val_top1_accuracy,
             }
         )
@@ -363,6 +337,8 @@ class _Run:
                 "training": list(finished.outcome.notes),
                 "method": dict(said),
             }
+            if finished.outcome.refit:
+                notes["refit"] = dict(finished.outcome.refit)
             if finished.outcome.status == "done":
                 notes |= verify_run(finished.model, self.data, self.device, row)
             if shared:
@@ -382,14 +358,14 @@ class _Run:
                 self.folder.withdraw()
             self.folder.publish(record, finished.outcome.history, self.spec)
             self.folder.sweep()
-        self._remove_checkpoint()
+        self._remove_checkpoints()
         published = self.folder.record()
         assert published is not None
         return str(published["row"]["status"])
 
-    def _remove_checkpoint(self) -> None:
-        path = self.folder.checkpoint_path
-        if path.is_dir():
-            shutil.rmtree(path)
-        else:
-            path.unlink(missing_ok=True)
+    def _remove_checkpoints(self) -> None:
+        for path in (self.folder.checkpoint_path, self.folder.refit_checkpoint_path):
+            if path.is_dir():
+                shutil.rmtree(path)
+            else:
+                path.unlink(missing_ok=True)

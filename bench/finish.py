@@ -86,6 +86,7 @@ def row_of(run: Finished, context: Context) -> dict[str, Any]:
     }
     if outcome.status == "diverged":
         row["reason"] = f"loss not finite or exploded in epoch {(outcome.diverged_epoch or 0) + 1}"
+        row["reason"] += " of the second training (train.refit)" if outcome.refit else ""
     if best is not None and METHODS[spec.method.name].kind == "features":
         # Its history has a row per C, not per epoch.
         row |= {"train_loss": best["train_loss"], "best_epoch": None, "epochs_run": None}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.griderrors import CellError
+from bench.selections import validation_images
 from bench.spec import AllClasses, DataSpec, ListedClasses, RunSpec
 
 __all__ = ["check_draws", "check_training"]
@@ -31,11 +32,14 @@ def check_training(spec: RunSpec) -> None:
             f"{train.epochs}",
             f"set warmup_epochs to less than {train.epochs}, or more epochs",
         )
-    count = data.images_per_class
+    count = _trained_per_class(spec)
     if train.expand_to is not None and count is not None and train.expand_to < count:
+        asked = f"target.images_per_class: {data.images_per_class}"
+        if count != data.images_per_class:
+            asked = f"the {count} images per class that are trained on"
         raise CellError(
             ("train", "expand_to"),
-            f"train.expand_to is {train.expand_to}, less than target.images_per_class: {count}",
+            f"train.expand_to is {train.expand_to}, less than {asked}",
             f"set expand_to to at least {count}, or leave it out",
         )
     if train.augment.startswith("crop") and train.crop_pad >= data.image_size:
@@ -44,6 +48,17 @@ def check_training(spec: RunSpec) -> None:
             f"train.crop_pad is {train.crop_pad} pixels around images of {data.image_size}",
             f"set crop_pad to less than {data.image_size}; an eighth of the side is usual",
         )
+
+
+def _trained_per_class(spec: RunSpec) -> int | None:
+    """The most images of a class that the run trains on at once; None: not known here."""
+    data, refit = spec.data, spec.train.refit
+    count = data.images_per_class
+    if count is None:
+        return None
+    if data.val_from == "extra":
+        return count + data.val_per_class * refit
+    return count - validation_images(count, data.val_share) * (not refit)
 
 
 def check_draws(spec: RunSpec) -> None:

@@ -344,6 +344,8 @@ def forecast_s(run: PlannedRun, rates: Rates) -> float | None:
     images *= 1 + len(spec.borrow)  # as many borrowed images as its own stand in each step
     work = images * spec.train.epochs * (1 - 0.6 * frozen)
     work += (val * evaluations + run.facts.held_out_images) / 3
+    if spec.train.refit:  # of as many epochs at the most
+        work += (images + val) * spec.train.epochs * (1 - 0.6 * frozen)
     return work / rate + _OVERHEAD_S
 
 

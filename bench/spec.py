@@ -148,6 +148,10 @@ class TrainSpec(Frozen):
         l2_sp: alpha of L2-SP (Li, Grandvalet, Davoine 2018): copied parameters w are drawn to where
             they started by `alpha / 2 * |w - w0|²` in place of their weight decay; random layers
             keep theirs. None is off.
+        refit: once the epoch is chosen, train again on training and validation images together:
+            from the same initial weights, with the same seeds and the same schedule, planned for
+            all `epochs` and ended after as many as were chosen. The second network is the result.
+            For a classifier on fixed features the same is done with the chosen C.
     """
 
     optimizer: Literal["sgd", "adamw"] = "sgd"
@@ -180,9 +184,19 @@ class TrainSpec(Frozen):
     tuned: Literal["all", "norm", "bias"] = "all"
     layer_lr_decay: Annotated[float, Strict(), Field(gt=0, le=1)] = 1.0
     l2_sp: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] | None = None
+    refit: Bool = False
+
+    @model_validator(mode="after")
+    def _refit_what_was_chosen(self) -> TrainSpec:
+        if self.refit and self.select == "last":
+            raise ValueError(
+                "refit is true, but select is last: no epoch is chosen on validation images, so "
+                "set select: best_val, or leave refit out"
+            )
+        return self
 
     def quiet_options(self) -> set[str]:
-        """Options of copied layers that are at their default, which changes nothing."""
+        """Options added since schema 1 that are at their default, which changes nothing."""
         defaults = {name: TrainSpec.model_fields[name].default for name in _ADDED_TO_TRAIN}
         return {name for name, value in defaults.items() if getattr(self, name) == value}
 
@@ -191,7 +205,8 @@ class TrainSpec(Frozen):
         return self.model_dump(mode="json", exclude=self.quiet_options())
 
 
-_ADDED_TO_TRAIN = ("tuned", "layer_lr_decay", "l2_sp")
+_OF_COPIED_LAYERS = ("tuned", "layer_lr_decay", "l2_sp")
+_ADDED_TO_TRAIN = (*_OF_COPIED_LAYERS, "refit")
 """Their defaults say what was done before they existed, and must not be changed."""
 
 
@@ -254,7 +269,7 @@ class RunSpec(Frozen):
     @model_validator(mode="after")
     def _options_of_copied_layers_have_some(self) -> RunSpec:
         quiet = self.train.quiet_options()
-        used = [name for name in _ADDED_TO_TRAIN if name not in quiet]
+        used = [name for name in _OF_COPIED_LAYERS if name not in quiet]
         if used and not LayerPattern.parse(self.pattern).layers("T"):
             raise ValueError(
                 f"train.{used[0]} is about copied and tuned layers, and pattern {self.pattern} has "

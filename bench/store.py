@@ -123,6 +123,11 @@ class RunFolder:
         return self.path / "checkpoint"
 
     @property
+    def refit_checkpoint_path(self) -> Path:
+        """State of its second training (`train.refit`); the first has then ended."""
+        return self.path / "checkpoint-refit"
+
+    @property
     def log_path(self) -> Path:
         """What the run said, newest attempt last."""
         return self.path / "log.txt"

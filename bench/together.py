@@ -120,7 +120,7 @@ def fuse_key(spec: RunSpec) -> str | None:
     All layers but the last are frozen and it is random, plain SGD in float32 on the images as they
     are; `lr`, `weight_decay`, `seeds.init` and `seeds.order` may differ. AdamW divides by gradients
     that may be nearly nothing, and bfloat16 rounds to three digits: both make of another order of
-    sums another result.
+    sums another result. With `refit` a run has a second training, of as many epochs as it chose.
     """
     recipe, pattern = spec.train, spec.layers
     fits = (
@@ -132,6 +132,7 @@ def fuse_key(spec: RunSpec) -> str | None:
         and recipe.precision == "float32"
         and recipe.augment == "none"
         and recipe.expand_to is None
+        and not recipe.refit
     )
     if not fits:
         return None

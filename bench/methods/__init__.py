@@ -259,6 +259,12 @@ def check_run(spec: RunSpec, place: str | None = None) -> None:
             place=place,
             hint="write F for the copied layers: freeze, or for example F(1-7)R(8)",
         )
+    if entry.kind == "extraction" and spec.train.refit:
+        raise GridError(
+            f"train.refit is true, but method {name!r} trains nothing",
+            place=place,
+            hint="leave out refit for these runs",
+        )
     kernels = dict(spec.method.options).get("bank") == "kernels"
     if kernels and spec.init.kind == "scratch" and spec.bank is None:
         raise GridError(

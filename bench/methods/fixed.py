@@ -2,7 +2,8 @@
 
 LI §4.3.1 and §4.3.2, SFT §3.1 (ledger LI-6, LI-8, SFT-3). The features are those of one layer, of
 images that are not augmented. C is chosen on the validation images; the classifier is then the one
-that was fitted to the training images alone.
+that was fitted to the training images alone, or with `train.refit` one that is fitted anew, with
+that C, to training and validation images together.
 """
 
 from __future__ import annotations
@@ -49,6 +50,8 @@ class FeatureTask:
         folder: for features that do not fit in memory; they are removed afterwards.
         selection: all images of the run, for methods of kind `extraction`; None: those of `train`.
         should_stop: asked between blocks by methods that can go on later.
+        refit: training and validation images, to fit to once C is chosen; None keeps the
+            classifier that was chosen.
     """
 
     model: nn.Module
@@ -58,6 +61,7 @@ class FeatureTask:
     folder: Path
     selection: Selected | None = None
     should_stop: Callable[[], bool] = lambda: False
+    refit: Domain | None = None
 
 
 @dataclass(frozen=True)
@@ -142,13 +146,20 @@ def fit(task: FeatureTask, recipe: Recipe) -> Fitted:
     notes: list[str] = []
     with extract.stored(task.train, "train", in_memory) as x:
         for number, c in enumerate(choices):
-            linear = _solve(x, task, recipe, c, how)
+            linear = _solve(x, task.train, task.device, recipe, c, how)
             tried.append(linear)
             history.append(_row(number, c, linear, extract, x, task))
             if not linear.converged:
                 notes.append(f"C = {c:g}: not converged after {recipe.max_iter} iterations")
     best = max(range(len(tried)), key=lambda i: (history[i]["val_top1_accuracy"] or 0.0, -i))
-    model = FeatureModel(features, tried[best], recipe.normalise).to(task.device)
+    linear, again = tried[best], None
+    if task.refit is not None:
+        again = {"images": task.refit.size, "c": choices[best]}
+        with extract.stored(task.refit, "refit", in_memory) as x:
+            linear = _solve(x, task.refit, task.device, recipe, choices[best], how)
+        if not linear.converged:
+            notes.append(f"refit: not converged after {recipe.max_iter} iterations")
+    model = FeatureModel(features, linear, recipe.normalise).to(task.device)
     outcome = Outcome(
         status="done",
         history=history,
@@ -159,6 +170,7 @@ def fit(task: FeatureTask, recipe: Recipe) -> Fitted:
         seconds=time.monotonic() - begun,
         peak_memory_bytes=peak_memory_bytes(task.device),
         notes=tuple(notes),
+        refit=again,
     )
     said = {"c": choices[best], "features": columns, "solver": how, "c_chosen_on": "validation"}
     if not held:
@@ -166,8 +178,10 @@ def fit(task: FeatureTask, recipe: Recipe) -> Fitted:
     return Fitted(model, outcome, said, logits=recipe.loss == "logistic")
 
 
-def _solve(x: NDArray[np.float32], task: FeatureTask, recipe: Recipe, c: float, how: str) -> Linear:
-    labels, classes = task.train.labels, task.train.num_classes
+def _solve(
+    x: NDArray[np.float32], data: Domain, device: torch.device, recipe: Recipe, c: float, how: str
+) -> Linear:
+    labels, classes = data.labels, data.num_classes
     if how == "sklearn":
         return fit_in_memory(x, labels, classes, loss=recipe.loss, c=c, max_iter=recipe.max_iter)
     rows = max(16, min(4096, recipe.memory_mib * 2**20 // (16 * x.shape[1])))
@@ -179,7 +193,7 @@ def _solve(x: NDArray[np.float32], task: FeatureTask, recipe: Recipe, c: float, 
         c=c,
         max_iter=recipe.max_iter,
         rows=rows,
-        device=task.device,
+        device=device,
     )
 
 

@@ -114,9 +114,16 @@ class SelectionOptions(BaseModel):
         """What can be known of the selection before anything is computed.
 
         Raises:
-            GridError: more rounds than epochs, or a bank's layer that the network does not have.
+            GridError: more rounds than epochs, networks of rounds that a second training need not
+                reach, or a bank's layer that the network does not have.
         """
         round_starts(spec.train.epochs, self.rounds)
+        if self.fuse and spec.train.refit:
+            raise GridError(
+                "method.fuse averages the networks of all rounds, but train.refit is true: the "
+                "second training ends with the epoch chosen, in whatever round that is",
+                hint="leave out one of the two",
+            )
         depth = spec.layers.depth
         for name in self.named_layers if self.bank == "kernels" else ():
             if isinstance(name, int) and not 1 <= name <= depth:

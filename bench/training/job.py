@@ -132,6 +132,10 @@ class TrainingJob:
         on_epoch: told of each finished epoch.
         restarts: epochs (from 0) at which the learning-rate schedule begins anew.
         keep_before: epochs before which the weights are kept, for `Outcome.kept`.
+        stop_after: epochs after which the training ends, although its schedule is planned for
+            `train.epochs`; None is all.
+        keep_end: write a checkpoint after the last epoch too, so that a caller who goes on with
+            something else finds the outcome again.
         team: the processes that train this together, each with a job that is equal but for its
             `team` and `device`.
     """
@@ -156,6 +160,8 @@ class TrainingJob:
     on_epoch: Callable[[EpochReport], object] = _ignore
     restarts: tuple[int, ...] = ()
     keep_before: tuple[int, ...] = ()
+    stop_after: int | None = None
+    keep_end: bool = False
     team: Team = ALONE
 
 
@@ -177,6 +183,9 @@ class Outcome:
         peak_memory_bytes: of the process, or of the GPU's tensors.
         kept: weights before the epochs of `keep_before`, in their order, on the CPU.
         notes: what a reader of the record should know (an unusable checkpoint, a resumption).
+        refit: what the record should say of a second training on training and validation images
+            (`train.refit`); `history` and `best_epoch` are then of the first, `state` and `status`
+            of the second, and costs of both. None: there was none.
     """
 
     status: Literal["done", "diverged"]
@@ -190,3 +199,4 @@ class Outcome:
     diverged_epoch: int | None = None
     notes: tuple[str, ...] = ()
     kept: tuple[dict[str, Tensor], ...] = ()
+    refit: Mapping[str, Any] | None = None

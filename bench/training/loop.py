@@ -93,6 +93,7 @@ class _Training:
             job.model.to(memory_format=torch.channels_last)
         self.model = job.model.to(job.device)
         self.optimizer = optim.build(job.groups, job.train)
+        self.epochs = job.train.epochs if job.stop_after is None else job.stop_after
         self.epoch, self.step, self.steps_in_epoch = 0, 0, 1
         self.borrowed_weight = 0.0
         self.history: list[Row] = []
@@ -134,8 +135,7 @@ class _Training:
         """From the checkpoint, or the beginning, to the outcome."""
         self._resume()
         self.notes += self.job.team.begin(self.epoch, self.step, self.steps_done)
-        epochs = self.job.train.epochs
-        while self.epoch < epochs:
+        while self.epoch < self.epochs:
             if self.epoch in self.job.keep_before and self.epoch not in self.kept:
                 self.kept[self.epoch] = _copy(self.model.state_dict())
             diverged = self._train_epoch()
@@ -143,11 +143,13 @@ class _Training:
                 return self._outcome(self.epoch)
             self.epoch, self.step, self.sums = self.epoch + 1, 0, Sums.zero(self.job.device)
             self.epochs_since_written += 1
-            if self.epoch < epochs:
+            if self.epoch < self.epochs:
                 self._checkpoint_if_due()
+            elif self.job.keep_end:
+                self._write_checkpoint()
         parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         finite = all(bool(p.isfinite().all()) for p in parameters)
-        return self._outcome(None if finite else epochs - 1)
+        return self._outcome(None if finite else self.epochs - 1)
 
     def _train_epoch(self) -> bool:
         """From `self.step` to the end of the epoch; true when the loss has left the rails."""
@@ -209,7 +211,7 @@ class _Training:
     def _finish_epoch(self, diverged: bool) -> bool:
         """Evaluates, selects, reports; true when the run has diverged."""
         recipe = self.job.train
-        due = self.epoch + 1 == recipe.epochs or (self.epoch + 1) % recipe.evaluate_every == 0
+        due = self.epoch + 1 == self.epochs or (self.epoch + 1) % recipe.evaluate_every == 0
         val_loss = val_top1 = None
         if self.validation is not None and due and not diverged:
             val_loss, val_top1 = self._validate(self.validation)
@@ -233,7 +235,7 @@ class _Training:
             if self.best_score is None or score > self.best_score:
                 self.best_score, self.best = score, _copy(self.model.state_dict())
         self.job.on_epoch(
-            EpochReport(self.epoch, recipe.epochs, train_loss, val_top1, self.images_per_s)
+            EpochReport(self.epoch, self.epochs, train_loss, val_top1, self.images_per_s)
         )
         return False
 
@@ -259,7 +261,7 @@ class _Training:
         if self.job.team.any(self.job.should_stop()):
             self._write_checkpoint()
             raise Interrupted(
-                f"stopped in epoch {self.epoch + 1} of {self.job.train.epochs}, "
+                f"stopped in epoch {self.epoch + 1} of {self.epochs}, "
                 f"after step {self.step} of {self.steps_in_epoch}"
             )
 
@@ -333,7 +335,8 @@ class _Training:
         self.best_score = None if meta["best_score"] is None else tuple(meta["best_score"])
         self.steps_done, self.images_seen = meta["steps_done"], meta["images_seen"]
         self.seconds_before = meta["seconds"]
-        self.notes.append(f"resumed in epoch {self.epoch + 1} after step {self.step}")
+        place = f"in epoch {self.epoch + 1} after step {self.step}"
+        self.notes.append(f"resumed {place if self.epoch < self.epochs else 'after its end'}")
 
     # --- the end -----------------------------------------------------------------------------
 
