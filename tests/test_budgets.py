@@ -53,3 +53,14 @@ def test_a_written_number_of_validation_images_beside_a_budget_has_a_line(tmp_pa
     with pytest.raises(GridError, match=r"val_per_class is 3, but val_from is budget") as caught:
         opened(tmp_path, target="val_per_class: 3\n    val_from: budget")
     assert caught.value.place == f"{tmp_path / 'grid.yaml'}:2"
+
+
+def test_a_second_training_without_a_choice_has_a_line_and_one_with_it_an_id(
+    tmp_path: Path,
+) -> None:
+    with pytest.raises(GridError, match="refit is true, but select is last") as caught:
+        opened(tmp_path, train=", refit: true, select: last")
+    assert caught.value.place == f"{tmp_path / 'grid.yaml'}:8"
+    once, again = opened(tmp_path).wanted, opened(tmp_path, train=", refit: true").wanted
+    assert once[0].id == again[0].id  # pretrain has its own recipe
+    assert once[1].id != again[1].id
