@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal, NamedTuple
 
 import pandas as pd
 
-from analysis.statistics import Estimate
+from analysis.verdicts import Decision, Hypothesis, Rules, decide, difference_test, hypothesis_name
+from bench.intervals import Estimate
 
-__all__ = ["AdviceLine", "AdviceVerdict", "Situation", "Support", "direction", "supports"]
+__all__ = ["AdviceLine", "AdviceVerdict", "Significance", "Situation", "Support", "supports"]
 
 AdviceVerdict = Literal["measured", "as printed", "undecided", "no evidence"]
 
@@ -33,7 +35,7 @@ class AdviceLine:
         because: the numbers behind it, or what is missing.
         supporting: experiments and how many comparisons (pairs, splits, conditions) each holds.
         verdict: `measured` where the user's own runs or images decide, `as printed` where only the
-            papers speak, `undecided` where there are runs whose interval includes zero,
+            papers speak, `undecided` where there are runs that do not decide it,
             `no evidence` where there is nothing.
     """
 
@@ -80,17 +82,39 @@ class Situation:
     most: int | None = None
 
 
-LEAST_REPETITIONS = 3
-"""Fewer decide no advice: two that happen to agree have an interval of no width."""
+class Significance:
+    """Which estimates behind a page of advice are decided, all of them tested as one family.
 
+    Advice is worked out twice: first to collect what it would test, when nothing is decided, and
+    then, after `settle`, to be given.
 
-def direction(e: Estimate) -> Literal[-1, 0, 1]:
-    """1 where the interval is above zero, -1 below; 0 also with fewer than three repetitions.
-
-    >>> direction(Estimate(1.0, 0.9, 1.1, 2)), direction(Estimate(1.0, 0.9, 1.1, 3))
-    (0, 1)
+    Args:
+        rules: what a verdict needs.
+        others: what else the same page tests.
     """
-    return e.sign if e.n >= LEAST_REPETITIONS else 0
+
+    def __init__(self, rules: Rules, others: Sequence[Hypothesis] = ()) -> None:
+        self._rules, self._others = rules, tuple(others)
+        self._tests: dict[str, Hypothesis] = {}
+        self._decisions: Mapping[str, Decision] = {}
+
+    def settle(self) -> None:
+        """Decides everything that was asked so far."""
+        self._decisions = decide([*self._others, *self._tests.values()], self._rules)
+
+    def direction(self, e: Estimate, rows: pd.DataFrame, kind: str, unit: str) -> Literal[-1, 0, 1]:
+        """1 where the estimate is decided above zero, -1 below, 0 otherwise.
+
+        A decision on these tasks is enough: advice is for a user with these results.
+
+        Args:
+            rows: what it is the mean of; `kind` how, as in `analysis.verdicts.hypothesis_name`.
+            unit: of the estimate, which says the smallest effect of interest.
+        """
+        test = difference_test(e, hypothesis_name(rows, kind), unit, self._rules)
+        self._tests.setdefault(test.hypothesis, test)
+        found = self._decisions.get(test.hypothesis)
+        return 0 if found is None else found.general or found.here
 
 
 def supports(rows: pd.DataFrame) -> tuple[Support, ...]:

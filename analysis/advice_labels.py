@@ -9,31 +9,25 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis import arms
-from analysis.advice import AdviceLine, AdviceVerdict, Situation, direction, supports
-from analysis.board import (
-    FACTORS,
-    PATTERN_FACTORS,
-    SEEDS,
-    SOURCE_FACTORS,
-    best_lr,
-    key_of,
-    pair,
-    summarise,
-)
+from analysis.advice import AdviceLine, AdviceVerdict, Significance, Situation, supports
+from analysis.board import COPIED, PATTERN, SOURCE, finished, key_of, repetition, varying
 from analysis.evidence import Evidence
-from analysis.learning_curves import Crossing, PowerLaw, crossing, fit_power_law, images_for
+from analysis.labels import count
+from analysis.learning_curves import Crossing, PowerLaw, crossing, images_for, repeated_laws
+from analysis.pairing import best_lr, comparisons, pair
+from analysis.units import summarise
 from bench.errors import DataError
 
 __all__ = ["Curve", "crossings", "curves", "more_labels"]
 
-_VARIES = ("target", "class_draw", *SEEDS, "lr", "images_per_class", "epochs", "batch_size")
+_SCHEDULE = ("images_per_class", "epochs", "batch_size", "train.step_epochs", "train.warmup_epochs")
 """What may differ between the runs of one curve: longer training where there are fewer images."""
-_GROUP = ("family", *(name for name in FACTORS if name not in (*_VARIES, "source_epochs")))
 _MOST = 3
 
 
@@ -52,26 +46,22 @@ class Curve:
     sizes: tuple[float, ...]
 
 
-def _with_family(board: pd.DataFrame) -> pd.DataFrame:
-    """A target is the same family whatever the draw of its classes."""
-    return board.assign(family=board["target"].astype(str))
-
-
 def curves(evidence: Evidence) -> list[Curve]:
     """Tuned, frozen and scratch runs with three sizes or more, those with most runs first."""
-    b = _with_family(evidence.board)
+    b = evidence.board
+    held = [n for n in varying(b) if n not in (*_SCHEDULE, "lr") and not repetition(n)]
     found = []
     for word, rows in (
         ("tuned", arms.fine_tuned(b)),
         ("frozen", arms.frozen_features(b)[1]),
         ("from scratch", arms.scratch(b)),
     ):
-        runs = b[rows & (b["status"] == "done") & b["n_per_class"].notna()]
+        runs = b[rows & finished(b) & b["n_per_class"].notna()]
         if runs.empty:
             continue
         if evidence.lr_rule(rows) == "best":
             runs = best_lr(runs)
-        for _, group in runs.groupby(key_of(runs, _GROUP), sort=True):
+        for _, group in runs.groupby(key_of(runs, held), sort=True):
             sizes = tuple(sorted({float(n) for n in group["n_per_class"]}))
             if len(sizes) >= 3:
                 found.append(Curve(f"{_where(group)}, {word}", group, sizes))
@@ -81,22 +71,24 @@ def curves(evidence: Evidence) -> list[Curve]:
 def _where(group: pd.DataFrame) -> str:
     first = group.iloc[0]
     source = "" if first["source"] == "none" else f" from {first['source']}"
-    return f"{first['dataset']} {first['family']}{source}"
+    return f"{first['dataset']} {first['target']}{source}"
 
 
-def more_labels(situation: Situation, evidence: Evidence | None) -> list[AdviceLine]:
+def more_labels(
+    situation: Situation, evidence: Evidence | None, significance: Significance
+) -> list[AdviceLine]:
     """What more labels would bring, for the arms with the most runs; and the crossings."""
     topic = "more labels"
     found = [] if evidence is None else curves(evidence)
     if evidence is None or not found:
         said = "no arm of your runs has three numbers of images per class: add values to "
         line = AdviceLine(topic, "no evidence", f"{said}images_per_class", (), "no evidence")
-        return [line, *([] if evidence is None else crossings(situation, evidence))]
-    lines = [_curve_line(situation, curve) for curve in found[:_MOST]]
-    return [*lines, *crossings(situation, evidence)]
+        return [line, *([] if evidence is None else crossings(situation, evidence, significance))]
+    lines = [_curve_line(situation, curve, significance) for curve in found[:_MOST]]
+    return [*lines, *crossings(situation, evidence, significance)]
 
 
-def _curve_line(situation: Situation, curve: Curve) -> AdviceLine:
+def _curve_line(situation: Situation, curve: Curve, significance: Significance) -> AdviceLine:
     topic, behind = "more labels", supports(curve.runs)
     sizes = ", ".join(f"{n:g}" for n in curve.sizes)
     measured = f"{curve.label}: {len(curve.runs)} runs at {sizes} images per class"
@@ -105,12 +97,12 @@ def _curve_line(situation: Situation, curve: Curve) -> AdviceLine:
         said = f"{measured}; no repetition has three sizes with errors that a curve fits"
         return AdviceLine(topic, "no evidence", said, behind, "no evidence")
     e = summarise(laws, "exponent", curve.label)
-    said = f"{measured}; error falls as n^{-e.value:.2f} ({e.n} {e.unit}{'' if e.n == 1 else 's'})"
+    said = f"{measured}; error falls as n^{-e.value:.2f} ({count(e.n, e.unit)})"
     gain = f"{100 * (1 - 2**-e.value):.1f} %"
     if e.low is not None and e.high is not None:
         gain += f" ({100 * (1 - 2**-e.low):.1f} to {100 * (1 - 2**-e.high):.1f})"
     double = f"twice the labels cut the error by {gain}"
-    if direction(e) <= 0:
+    if significance.direction(e, laws, f"exponent {curve.label}", "exponent") <= 0:
         answer = "more labels are not shown to help"
         return AdviceLine(topic, answer, f"{said}; {double}", behind, "undecided")
     decided: AdviceVerdict = "measured"
@@ -118,24 +110,6 @@ def _curve_line(situation: Situation, curve: Curve) -> AdviceLine:
         return AdviceLine(topic, double, said, behind, decided)
     answer, sure = _wanted(situation, situation.accuracy, laws, max(curve.sizes))
     return AdviceLine(topic, answer, f"{said}; {double}", behind, decided if sure else "undecided")
-
-
-def repeated_laws(runs: pd.DataFrame) -> pd.DataFrame:
-    """A power law for each repetition that has three sizes or more: task, seed, exponent, law.
-
-    Fitted one by one since the runs of a repetition share their draws; repetitions whose errors
-    allow no fit are left out.
-    """
-    found = []
-    for _, group in runs.groupby(key_of(runs, ["task", *SEEDS]), sort=True):
-        sizes = [float(n) for n in group["n_per_class"]]
-        try:
-            law = fit_power_law(sizes, [1 - float(a) for a in group["top1_accuracy"]])
-        except DataError:
-            continue
-        seed = key_of(group, SEEDS).iloc[0]
-        found.append((group["task"].iloc[0], seed, law.exponent, law))
-    return pd.DataFrame(found, columns=["task", "seed", "exponent", "law"])
 
 
 def _wanted(
@@ -185,47 +159,31 @@ def _images(log_images: float) -> str:
     return f"{images:.0f}" if images < 1000 else f"{images / 1000:.0f} thousand"
 
 
-def crossings(situation: Situation, evidence: Evidence) -> list[AdviceLine]:
-    """From how many images per class on tuning beats freezing, and scratch a copied network."""
-    b = _with_family(evidence.board)
-    tuned, frozen = arms.fine_tuned(b), arms.frozen_features(b)[1]
-    pairs = (
-        ("tuning", "freezing", tuned, frozen, PATTERN_FACTORS),
-        ("scratch", "fine-tuning", arms.scratch(b), tuned, (*SOURCE_FACTORS, *PATTERN_FACTORS)),
-    )
-    lines = []
-    for name, other, left, right, vary in pairs:
-        rule = evidence.lr_rule(left | right)
-        if name == "scratch":  # the fine-tuned run says which source it is
-            frame = pair(b, right, left, vary, lr=rule).frame
-            frame = frame.assign(difference=-frame["difference"])
-        else:
-            frame = pair(b, left, right, vary, lr=rule).frame
-        lines += _crossing_lines(situation, frame, name, other)
-    return lines
-
-
-def _crossing_lines(
-    situation: Situation, frame: pd.DataFrame, name: str, other: str
+def crossings(
+    situation: Situation, evidence: Evidence, significance: Significance
 ) -> list[AdviceLine]:
-    if frame.empty:
-        return []
-    groups = []
-    for _, group in frame.groupby(key_of(frame, _GROUP), sort=True):
-        known = _common_sizes(group[group["n_per_class"].notna()])
-        if known["n_per_class"].nunique() >= 2:
-            groups.append(known)
-    groups.sort(key=lambda rows: (-len(rows), _where(rows)))
+    """From how many images per class on tuning beats freezing, and a copied network scratch.
+
+    Only crossings that are decided, or arms that are better throughout, are given.
+    """
+    b = evidence.board
+    tuned, frozen = arms.fine_tuned(b), arms.frozen_features(b)[1]
+    nothing_copied = (*SOURCE, *PATTERN, *COPIED)
     lines = []
-    for rows in groups[:_MOST]:
-        where = f"{name} over {other}, {_where(rows)}"
-        try:
-            found = crossing(rows, where)
-        except DataError:
-            continue
-        lines.append(_crossing_line(situation, found, rows, name, other))
-    # Curves that may as well cross elsewhere, or not at all, say nothing that could be followed.
-    return [line for line in lines if line.verdict == "measured"]
+    for name, other, left, right, vary in (
+        ("tuning", "freezing", tuned, frozen, PATTERN),
+        ("fine-tuning", "scratch", tuned, arms.scratch(b), nothing_copied),
+    ):
+        frame = pair(b, left, right, vary, lr=evidence.lr_rule(left | right)).frame
+        groups = []
+        for group in comparisons(frame) if len(frame) else ():
+            known = _common_sizes(group[group["n_per_class"].notna()])
+            if known["n_per_class"].nunique() >= 2:
+                groups.append(known)
+        for rows in groups[:_MOST]:
+            line = _crossing_line(situation, rows, name, other, significance)
+            lines += [line] if line is not None else []
+    return lines
 
 
 def _common_sizes(rows: pd.DataFrame) -> pd.DataFrame:
@@ -239,24 +197,32 @@ def _common_sizes(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _crossing_line(
-    situation: Situation, found: Crossing, rows: pd.DataFrame, name: str, other: str
-) -> AdviceLine:
+    situation: Situation, rows: pd.DataFrame, name: str, other: str, significance: Significance
+) -> AdviceLine | None:
+    """The line where the ends are decided; None where they are not."""
     sizes = sorted({float(n) for n in rows["n_per_class"]})
-    spread = f"{sizes[0]:g} to {sizes[-1]:g} images per class, {found.n} repetitions"
-    said = f"{_where(rows)}: {spread}"
-    said += f"; {found.note}" if found.note else ""
+    where = f"{name} over {other}, {_where(rows)}"
+    ends: list[Any] = []
+    for n in (sizes[0], sizes[-1]):
+        group = rows[rows["n_per_class"] == n]
+        points = group.assign(points=100 * group["difference"])
+        e = summarise(points, "points", where, "difference", 100.0)
+        ends.append(significance.direction(e, group, "top1_accuracy 0", "points"))
+    try:
+        found: Crossing = crossing(rows, where)
+    except DataError:
+        return None
+    spread = f"{sizes[0]:g} to {sizes[-1]:g} images per class, {count(found.n, found.unit)}"
+    said = f"{_where(rows)}: {spread}" + (f"; {found.note}" if found.note else "")
     behind, topic = supports(rows), "crossing"
-    at, share = found.images_per_class, found.share
-    if at is None:
-        better = {"left": name, "right": other}.get(found.above, "neither")
-        answer = f"{better} is better throughout" if better != "neither" else "no difference"
-        said += "" if share is None else f"; {100 * share:.0f} % of the resamples cross"
-        sure = share is not None and share < 0.05 and better != "neither"
-        return AdviceLine(topic, answer, said, behind, "measured" if sure else "undecided")
+    if ends[0] and ends[0] == ends[1]:
+        better = name if ends[0] > 0 else other
+        answer = f"{better} is better at {sizes[0]:g} and at {sizes[-1]:g} images per class"
+        return AdviceLine(topic, answer, said, behind, "measured")
+    if not ends[0] or not ends[1] or found.images_per_class is None:
+        return None
     beyond = {"left": name, "right": other}.get(found.above, "neither")
-    ends = "no interval" if found.low is None else f"{found.low:.0f} to {found.high:.0f}"
-    answer = f"{beyond} is better from about {at:.0f} images per class on ({ends})"
-    answer += f"; you have {situation.images_per_class:g}"
-    said += "" if share is None else f"; {100 * share:.0f} % of the resamples cross"
-    sure = share is not None and share >= 0.95
-    return AdviceLine(topic, answer, said, behind, "measured" if sure else "undecided")
+    bounds = "no interval" if found.low is None else f"{found.low:.0f} to {found.high:.0f}"
+    answer = f"{beyond} is better from about {found.images_per_class:.0f} images per class on"
+    answer += f" ({bounds}); you have {situation.images_per_class:g}"
+    return AdviceLine(topic, answer, said, behind, "measured")

@@ -2,20 +2,21 @@
 follow it.
 
 "Best Practices for Fine-tuning Visual Classifiers to New Domains", Table 3 and its rule: the mean
-logarithm of tune / freeze above zero says tune, below zero freeze, else try both. One cell of the
+logarithm of tune / freeze above zero says tune, below zero freeze, else try both. Sources are not
+averaged: each is a comparison of its own. One cell of the
 printed table has no experiment behind it, two have one.
 """
 
 from __future__ import annotations
 
 import math
-import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
 import pandas as pd
 
-from analysis.advice import AdviceVerdict, Situation, Support, direction, supports
+from analysis.advice import AdviceVerdict, Significance, Situation, Support, supports
 from analysis.bands import (
     BANDS,
     Advice,
@@ -26,12 +27,25 @@ from analysis.bands import (
     printed_advice,
     printed_evidence,
 )
-from analysis.board import summarise
 from analysis.evidence import Evidence
+from analysis.labels import count
+from analysis.pairing import comparisons
 from analysis.ratios import between_bands, distance_bands, tune_freeze_ratios
+from analysis.units import summarise
+from analysis.verdicts import Rules
 from bench.errors import DataError
 
-__all__ = ["Cell", "Decision", "Regret", "cell", "cells", "decide", "regret", "tune_freeze_pairs"]
+__all__ = [
+    "Cell",
+    "Decision",
+    "Regret",
+    "all_cells",
+    "cells",
+    "decide",
+    "decide_for",
+    "regret",
+    "tune_freeze_pairs",
+]
 
 DistanceBand = SureBand
 PAPER = "CHU Table 3"
@@ -39,19 +53,22 @@ PAPER = "CHU Table 3"
 
 @dataclass(frozen=True)
 class Cell:
-    """What the user's runs say of one cell of the table.
+    """What one comparison of the user's runs says of one cell of the table.
 
     Attributes:
         distance, data: its bands; distance `unknown` where no distance was measured, `between`
             where its interval reaches over a band's edge.
+        source: where the copied layers come from; each source is a comparison of its own.
         advice: None without a pair.
         ratio, low, high: accuracy of tuning over that of freezing, geometric mean and interval.
         n, unit: what the interval counts; pairs are the runs behind it.
         experiments: which they are from.
+        scope: what the advice speaks of.
     """
 
     distance: DistanceBand
     data: Band
+    source: str
     advice: Advice | None
     ratio: float | None
     low: float | None
@@ -60,11 +77,12 @@ class Cell:
     unit: str
     pairs: int
     experiments: tuple[Support, ...]
+    scope: str
     note: str
 
     @property
     def decided(self) -> bool:
-        """Whether the interval excludes one."""
+        """Whether tuning and freezing are told apart."""
         return self.advice in ("tune", "freeze")
 
     def numbers(self) -> str:
@@ -72,8 +90,8 @@ class Cell:
         if self.ratio is None:
             return "no pair of runs"
         ends = "no interval" if self.low is None else f"{self.low:.2f} to {self.high:.2f}"
-        plural = self.unit if self.n == 1 else f"{self.unit}s"
-        return f"tune / freeze {self.ratio:.2f} ({ends}; {self.n} {plural}, {self.pairs} pairs)"
+        units, pairs = count(self.n, self.unit), count(self.pairs, "pair")
+        return f"from {self.source}, tune / freeze {self.ratio:.2f} ({ends}; {units}, {pairs})"
 
 
 def tune_freeze_pairs(evidence: Evidence) -> pd.DataFrame:
@@ -94,43 +112,67 @@ def tune_freeze_pairs(evidence: Evidence) -> pd.DataFrame:
     )
 
 
-def cell(pairs: pd.DataFrame, distance: DistanceBand | None, data: Band) -> Cell:
-    """One cell of the derived table; distance None takes all distances together."""
-    rows = pairs[pairs["data_band"] == data]
-    if distance is not None:
+def cells(
+    pairs: pd.DataFrame,
+    distance: DistanceBand | None,
+    data: Band,
+    significance: Significance,
+) -> list[Cell]:
+    """The comparisons of one cell, the most repeated first; distance None takes every distance."""
+    rows = pairs[pairs["data_band"] == data] if len(pairs) else pairs
+    if distance is not None and len(rows):
         rows = rows[rows["distance_band"] == distance]
-    label: DistanceBand = distance or "unknown"
     if rows.empty:
-        return Cell(label, data, None, None, None, None, 0, "", 0, (), "no evidence")
-    e = summarise(rows, "log_ratio", f"{label} distance, {data} data")
-    advice: Advice = {1: "tune", -1: "freeze"}.get(direction(e), "try both")  # type: ignore[assignment]
+        return []
+    label: DistanceBand = distance or "unknown"
+    return [_cell(group, label, data, significance) for group in comparisons(rows)]
+
+
+def _cell(
+    rows: pd.DataFrame, distance: DistanceBand, data: Band, significance: Significance
+) -> Cell:
+    effect = rows.assign(effect=100 * rows["log_ratio"])
+    e = summarise(effect, "effect", f"{distance} distance, {data} data", "ratio", 100.0)
+    sign = significance.direction(e, rows, "ratio 1", "% (log ratio x 100)")
+    words: dict[int, Advice] = {1: "tune", -1: "freeze", 0: "try both"}
     near_chance = int(sum(flag is True for flag in rows["near_chance"]))
     notes = [e.note, f"{near_chance} pairs near guessing" if near_chance else ""]
+    notes.append(f"{count(e.diverged, 'diverged run')} at chance" if e.diverged else "")
     if distance == "between":
         notes.append(between_bands(rows).replace(", left out", ""))
-    if e.sign and not direction(e):
-        notes.append(f"{e.n} repetitions are too few to decide")
+    tasks = rows["task"].nunique()
     return Cell(
-        label,
+        distance,
         data,
-        advice,
-        math.exp(e.value),
-        None if e.low is None else math.exp(e.low),
-        None if e.high is None else math.exp(e.high),
+        str(rows["source"].iloc[0]),
+        words[sign],
+        math.exp(e.value / 100),
+        None if e.low is None else math.exp(e.low / 100),
+        None if e.high is None else math.exp(e.high / 100),
         e.n,
         e.unit,
         len(rows),
         supports(rows),
+        "on this task" if tasks == 1 else f"on these {tasks} tasks",
         "; ".join(note for note in notes if note),
     )
 
 
-def cells(pairs: pd.DataFrame) -> list[Cell]:
-    """All nine cells, and the data bands with runs whose distance is unknown or in no band."""
-    found = [cell(pairs, distance, data) for distance in BANDS for data in BANDS]
+def all_cells(pairs: pd.DataFrame, significance: Significance) -> list[Cell]:
+    """All nine cells, an empty one where there is no pair, then those of no band for sure."""
+    found: list[Cell] = []
+    for distance in BANDS:
+        for data in BANDS:
+            nothing = ("", None, None, None, None, 0, "", 0, (), "", "no evidence")
+            empty = Cell(distance, data, *nothing)
+            found += cells(pairs, distance, data, significance) or [empty]
     others: tuple[SureBand, ...] = ("between", "unknown")
-    rest = [cell(pairs, distance, data) for distance in others for data in BANDS]
-    return found + [one for one in rest if one.pairs]
+    return found + [
+        cell
+        for distance in others
+        for data in BANDS
+        for cell in cells(pairs, distance, data, significance)
+    ]
 
 
 # --- a decision ---------------------------------------------------------------------------------
@@ -146,45 +188,84 @@ class Decision:
     verdict: AdviceVerdict
 
 
-def decide(pairs: pd.DataFrame, cosine: float | None, images_per_class: float) -> Decision:
+def _agreed(found: Sequence[Cell]) -> Advice | None:
+    """What all comparisons that were repeated most say; try both where they do not agree."""
+    if not found:
+        return None
+    most = [c for c in found if (c.n, c.pairs) == (found[0].n, found[0].pairs)]
+    said = {cell.advice for cell in most}
+    return said.pop() if len(said) == 1 else "try both"
+
+
+def decide(
+    pairs: pd.DataFrame,
+    cosine: float | None,
+    images_per_class: float,
+    significance: Significance | None = None,
+) -> Decision:
     """The user's own runs in the same bands, else the printed table, else try both.
 
     Runs in the same cell decide alone. Without any, the printed cell and the user's runs at the
-    same number of images whatever the distance are heard; where they contradict each other, both
-    should be tried. A printed cell without an experiment behind it does not count.
+    same number of images whatever the distance are looked at; where they contradict each other,
+    both should be tried. A printed cell without an experiment behind it does not count.
+
+    Args:
+        significance: of the page that the decision stands on; None tests the decision alone.
     """
+    if significance is None:
+        alone = Significance(Rules())
+        decide(pairs, cosine, images_per_class, alone)
+        alone.settle()
+        return decide(pairs, cosine, images_per_class, alone)
     data = data_band(images_per_class)
     distance = None if cosine is None else distance_band(cosine)
-    own, wide = cell(pairs, distance, data), cell(pairs, None, data)
-    if own.advice is not None and own.n > 1:
-        verdict: AdviceVerdict = "measured" if own.decided else "undecided"
-        said = f"your runs: {own.numbers()}{_left_out(pairs, data)}"
-        return Decision(own.advice, said, own.experiments, verdict)
-    advice, words, splits = _printed(distance, data)
+    own = cells(pairs, distance, data, significance)
+    wide = cells(pairs, None, data, significance)
+    advice = _agreed(own)
+    if advice is not None and own[0].n > 1:
+        sure = advice in ("tune", "freeze")
+        verdict: AdviceVerdict = "measured" if sure else "undecided"
+        said = "; ".join(cell.numbers() for cell in own[:_SHOWN])
+        where = f", {own[0].scope}" if sure else ""
+        because = f"your runs{where}: {said}{_left_out(pairs, data)}"
+        return Decision(advice, because, _support(own), verdict)
+    printed, words, splits = _printed(distance, data)
     in_print = (Support(PAPER, splits),) if splits else ()
-    said = "no run of yours"
-    said += _left_out(pairs, data)
-    if wide.pairs:
-        said += f" at this distance; at others or unknown ones {wide.numbers()}"
-    if wide.decided and distance is not None:
-        agree = advice in (None, "try both", wide.advice) or not splits
-        chosen = wide.advice if agree and wide.advice else "try both"
+    said = "no run of yours" + _left_out(pairs, data)
+    elsewhere = _agreed(wide)
+    if wide:
+        said += f" at this distance; at others or unknown ones {wide[0].numbers()}"
+    if elsewhere in ("tune", "freeze") and distance is not None:
+        agree = printed in (None, "try both", elsewhere) or not splits
         kind: AdviceVerdict = "measured" if agree else "undecided"
-        return Decision(chosen, f"{said}; {words}", (*wide.experiments, *in_print), kind)
-    alone = f"one repetition of yours: {own.numbers()}" if own.pairs else said
-    if advice is None or not splits:
-        return Decision("try both", f"{alone}; {words}", own.experiments, "no evidence")
-    return Decision(advice, f"{words}; {alone}", in_print, "as printed")
+        chosen: Advice = elsewhere if agree and elsewhere is not None else "try both"
+        return Decision(chosen, f"{said}; {words}", (*_support(wide), *in_print), kind)
+    alone_said = f"one repetition of yours: {own[0].numbers()}" if own else said
+    if printed is None or not splits:
+        return Decision("try both", f"{alone_said}; {words}", _support(own), "no evidence")
+    return Decision(printed, f"{words}; {alone_said}", in_print, "as printed")
+
+
+_SHOWN = 3
+
+
+def _support(found: Sequence[Cell]) -> tuple[Support, ...]:
+    counts: dict[str, int] = {}
+    for cell in found:
+        for name, n in cell.experiments:
+            counts[name] = counts.get(name, 0) + n
+    ranked = sorted(counts.items(), key=lambda item: (-item[1], item[0]))
+    return tuple(Support(name, n) for name, n in ranked)
 
 
 def _left_out(pairs: pd.DataFrame, data: Band) -> str:
-    rows = pairs[pairs["data_band"] == data]
+    rows = pairs[pairs["data_band"] == data] if len(pairs) else pairs
     text = between_bands(rows) if len(rows) else ""
     return f"; {text}" if text else ""
 
 
 def _printed(distance: Band | None, data: Band) -> tuple[Advice | None, str, int]:
-    """The printed advice, what is said of it, and the paper's splits behind it."""
+    """The printed advice, what is to be known of it, and the paper's splits behind it."""
     counts = printed_evidence()
     if distance is not None:
         advice, splits = printed_advice(distance, data), counts[distance, data]
@@ -198,14 +279,12 @@ def _printed(distance: Band | None, data: Band) -> tuple[Advice | None, str, int
     return (same.pop() if len(same) == 1 else None), text, splits
 
 
-def decide_for(situation: Situation, evidence: Evidence | None) -> Decision:
-    """`decide` for a situation; evidence None hears the paper alone."""
-    pairs = _no_pairs() if evidence is None else tune_freeze_pairs(evidence)
-    return decide(pairs, situation.cosine, situation.images_per_class)
-
-
-def _no_pairs() -> pd.DataFrame:
-    return pd.DataFrame({"data_band": [], "distance_band": []})
+def decide_for(
+    situation: Situation, evidence: Evidence | None, significance: Significance
+) -> Decision:
+    """`decide` for a situation; evidence None leaves the paper alone."""
+    pairs = pd.DataFrame() if evidence is None else tune_freeze_pairs(evidence)
+    return decide(pairs, situation.cosine, situation.images_per_class, significance)
 
 
 # --- what following it costs --------------------------------------------------------------------
@@ -215,35 +294,42 @@ def _no_pairs() -> pd.DataFrame:
 class Regret:
     """How much accuracy each way of deciding loses against the better of tuning and freezing.
 
+    The better arm is chosen on half of the seeds and scored on the other half, both ways round, and
+    so is the strategy: where the two arms do not differ, every strategy loses 0 on average, and
+    single values fall on either side of it.
+
     Attributes:
-        table: strategy, regret_points (mean), low, high, n, unit, better_arm (share of pairs where
-            the better arm was taken), trainings (of each decision), note.
+        table: strategy, regret_points (mean), low, high, n, unit, better_arm (share of halves where
+            the arm taken is the one that was better on the other seeds), trainings (of each
+            decision), note.
         held_out: what was left out at a time: target, or class draw where there is one target.
         groups: how many there are.
         without_validation: pairs left out since trying both cannot be settled.
+        without_halves: pairs left out since their condition has one seed.
     """
 
     table: pd.DataFrame
     held_out: Literal["target", "class draw"]
     groups: int
     without_validation: int
+    without_halves: int = 0
 
 
 def regret(evidence: Evidence) -> Regret:
     """Leave-one-target-out: each target is decided by the runs on the others.
 
     Trying both takes the arm with the better validation accuracy and trains twice. Smaller numbers
-    of classes of one target ("… take 10") are left out with it.
+    of classes of one target are left out with it.
 
     Raises:
         DataError: with fewer than two targets (or class draws) that have both arms.
     """
     every = tune_freeze_pairs(evidence)
     pairs = every[every["left_val"].notna() & every["right_val"].notna()]
-    families = pairs["dataset"].astype(str) + " " + pairs["target"].map(_family)
+    families = pairs["dataset"].astype(str) + " " + pairs["target"].astype(str)
     held_out: Literal["target", "class draw"] = "target"
     if families.nunique() < 2:
-        families, held_out = pairs["task"].map(_family), "class draw"
+        families, held_out = pairs["task"], "class draw"
     groups = sorted(set(families))
     if len(groups) < 2:
         raise DataError(
@@ -255,42 +341,59 @@ def regret(evidence: Evidence) -> Regret:
         inside = families == group
         parts.append(_outcomes(pairs[inside], pairs[~inside]))
     outcomes = pd.concat(parts, ignore_index=True)
+    if outcomes.empty:
+        raise DataError(
+            "no condition has two seeds, one to choose the better arm on and one to score it on",
+            hint="add seed: [0, 1] to the grid",
+        )
     rows = [_strategy_row(name, outcomes) for name in _STRATEGIES]
     table = pd.DataFrame([row for row in rows if row is not None])
-    return Regret(table, held_out, len(groups), len(every) - len(pairs))
+    return Regret(table, held_out, len(groups), len(every) - len(pairs), _single(pairs))
 
 
 _STRATEGIES = ("this advice", f"{PAPER} as printed", "always tune", "always freeze", "try both")
 
 
-def _family(label: object) -> str:
-    """A target's label without how many of its classes are taken."""
-    return re.sub(r" take \d+", "", str(label))
+def _conditions(pairs: pd.DataFrame) -> list[pd.DataFrame]:
+    keys = ["task", "comparison", "size"]
+    return [group for _, group in pairs.groupby(keys, sort=True)]
+
+
+def _single(pairs: pd.DataFrame) -> int:
+    return sum(len(group) for group in _conditions(pairs) if group["seed"].nunique() < 2)
 
 
 def _outcomes(inside: pd.DataFrame, others: pd.DataFrame) -> pd.DataFrame:
-    """Points lost by each strategy for each pair of the target left out."""
+    """Points lost by each strategy in each half of each condition of the target left out."""
     known: dict[tuple[str, str], Advice] = {}
     rows = []
-    for row in inside.to_dict("records"):
-        bands = str(row["distance_band"]), str(row["data_band"])
-        cosine = None if bands[0] == "unknown" else float(row["distance"])
+    for group in _conditions(inside):
+        first = group.iloc[0]
+        bands = str(first["distance_band"]), str(first["data_band"])
+        cosine = None if bands[0] == "unknown" else float(first["distance"])
         if cosine is not None:
             bands = distance_band(cosine), bands[1]
         if bands not in known:
-            known[bands] = decide(others, cosine, float(row["n_per_class"])).advice
+            known[bands] = decide(others, cosine, float(first["n_per_class"])).advice
         advised: dict[str, Advice | None] = {
             "this advice": known[bands],
-            f"{PAPER} as printed": _as_printed(cosine, float(row["n_per_class"])),
+            f"{PAPER} as printed": _as_printed(cosine, float(first["n_per_class"])),
             "always tune": "tune",
             "always freeze": "freeze",
             "try both": "try both",
         }
-        for name, advice in advised.items():
-            if advice is not None:
-                lost, trainings = _lost(row, advice)
-                rows.append((row["task"], row["seed"], name, lost, trainings))
-    columns = ["task", "seed", "strategy", "lost", "trainings"]
+        seeds = sorted(set(group["seed"]))
+        halves = [group[group["seed"].isin(seeds[i::2])] for i in (0, 1)]
+        if len(seeds) < 2:
+            continue
+        for half, other in (halves, halves[::-1]):
+            better = float(other["left"].mean()) >= float(other["right"].mean())
+            for name, advice in advised.items():
+                if advice is not None:
+                    lost, right, trainings = _lost(half, better, advice)
+                    place = (first["task"], str(half["seed"].iloc[0]), str(first["size"]))
+                    rows.append((*place, str(first["comparison"]), name, lost, right, trainings))
+    columns = ["task", "seed", "size", "comparison", "strategy", "lost", "right", "trainings"]
     return pd.DataFrame(rows, columns=columns)
 
 
@@ -300,21 +403,29 @@ def _as_printed(cosine: float | None, images_per_class: float) -> Advice | None:
     return printed_advice(distance_band(cosine), data_band(images_per_class))
 
 
-def _lost(row: dict[object, object] | dict[str, object], advice: Advice) -> tuple[float, int]:
-    """Points below the better arm, and how many trainings the advice takes."""
-    tuned, frozen = float(str(row["left"])), float(str(row["right"]))
-    tune = advice == "tune"
+def _lost(half: pd.DataFrame, better: bool, advice: Advice) -> tuple[float, float, int]:
+    """Points below the arm that was better on the other half, the share of runs that took it, and
+    how many trainings the advice takes.
+    """
+    tuned, frozen = half["left"].astype(float), half["right"].astype(float)
+    tune = pd.Series(advice == "tune", index=half.index)
     if advice == "try both":
-        tune = float(str(row["left_val"])) >= float(str(row["right_val"]))
-    chosen = tuned if tune else frozen
-    return 100 * (max(tuned, frozen) - chosen), 2 if advice == "try both" else 1
+        tune = half["left_val"].astype(float) >= half["right_val"].astype(float)
+    chosen = tuned.where(tune, frozen)
+    best = tuned if better else frozen
+    lost = 100 * float((best - chosen).mean())
+    return lost, float((tune == better).mean()), 2 if advice == "try both" else 1
 
 
 def _strategy_row(name: str, outcomes: pd.DataFrame) -> dict[str, object] | None:
     rows = outcomes[outcomes["strategy"] == name]
     if rows.empty:
         return None
-    e = summarise(rows, "lost", f"regret of {name}")
+    # The two halves of a condition are one value: together they use each seed once.
+    keys = ["task", "comparison", "size"]
+    values = rows.groupby(keys, as_index=False)[["lost", "right", "trainings"]].mean()
+    values = values.assign(seed="both halves", size=values["comparison"] + values["size"])
+    e = summarise(values, "lost", f"regret of {name}")
     return {
         "strategy": name,
         "regret_points": e.value,
@@ -322,7 +433,7 @@ def _strategy_row(name: str, outcomes: pd.DataFrame) -> dict[str, object] | None
         "high": e.high,
         "n": e.n,
         "unit": e.unit,
-        "better_arm": float((rows["lost"] <= 1e-9).mean()),
-        "trainings": float(rows["trainings"].mean()),
+        "better_arm": float(values["right"].mean()),
+        "trainings": float(values["trainings"].mean()),
         "note": e.note,
     }

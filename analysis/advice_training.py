@@ -14,13 +14,15 @@ from typing import Literal
 import pandas as pd
 
 from analysis import arms, published
-from analysis.advice import AdviceLine, AdviceVerdict, Situation, Support, direction, supports
+from analysis.advice import AdviceLine, AdviceVerdict, Significance, Situation, Support, supports
 from analysis.bands import BANDS, data_band, distance_band, printed_evidence
-from analysis.board import FACTORS, PATTERN_FACTORS, SEEDS, key_of, pair, summarise
+from analysis.board import LOSS, PATTERN, finished, key_of, repetition, varying
 from analysis.evidence import Evidence
 from analysis.findings import claim, on_published
+from analysis.pairing import best_rate, comparisons, pair
 from analysis.ratios import copy_ratios, distance_bands
-from analysis.statistics import Estimate, holm
+from analysis.units import summarise
+from bench.intervals import Estimate
 
 __all__ = ["best_rates", "borrowing", "copy_depth", "frozen_layers", "learning_rate"]
 
@@ -42,28 +44,23 @@ def _where(frame: pd.DataFrame, mask: Sequence[bool]) -> pd.DataFrame:
 def best_rates(board: pd.DataFrame, treatment: Treatment) -> pd.DataFrame:
     """The learning rate with the best validation accuracy of every condition that tried several.
 
-    A condition is everything but the learning rate and the seeds; rates are compared on the seeds
-    that all of them finished, where there are any. Equal means go to the smaller rate.
+    A condition is everything but the learning rate, seeds and class draws; see
+    `analysis.pairing.best_rate`.
 
     Returns:
         lr (the best), lowest and highest tried, and the columns of one of its runs.
     """
     plain = (board["method"] == "plain") & (board["treatment"] == treatment)
-    usable = (board["status"] == "done") & board["val_top1_accuracy"].notna() & board["lr"].notna()
+    usable = finished(board, "val_top1_accuracy") & board["lr"].notna()
     rows = board[plain & usable & (board["reinit"] == 1)]
     found: list[pd.Series] = []
     if rows.empty:
         return rows.assign(lowest=[], highest=[])
-    condition = [name for name in FACTORS if name not in ("lr", *SEEDS)]
+    condition = [name for name in varying(rows) if name != "lr" and not repetition(name)]
     for _, group in rows.groupby(key_of(rows, condition), sort=True):
         if group["lr"].nunique() < 2:
             continue
-        table = group.assign(seed=key_of(group, SEEDS)).pivot_table(
-            index="seed", columns="lr", values="val_top1_accuracy", aggfunc="mean"
-        )
-        common = table.dropna()
-        means = (common if len(common) else table).mean()
-        best = min(float(str(rate)) for rate in means[means == means.max()].index)
+        best = best_rate(group)
         rates = [float(rate) for rate in group["lr"]]
         first = group.iloc[0].copy()
         first["lr"], first["lowest"], first["highest"] = best, min(rates), max(rates)
@@ -107,15 +104,20 @@ def _batches(rows: pd.DataFrame) -> str:
 
 
 def copy_depth(
-    situation: Situation, evidence: Evidence | None, treatments: Sequence[Treatment]
+    situation: Situation,
+    evidence: Evidence | None,
+    treatments: Sequence[Treatment],
+    significance: Significance,
 ) -> AdviceLine:
     """Copy all but the last layer, or re-initialise more (CHU Fig. 1)."""
     topic, found = (
         "copy depth",
         [] if evidence is None else _depths(situation, evidence, treatments),
     )
-    worse = [(name, e, rows) for name, e, rows in found if direction(e) < 0]
-    better = [(name, e, rows) for name, e, rows in found if direction(e) > 0]
+    unit = "% (log ratio x 100)"
+    signs = [significance.direction(e, rows, "ratio 1", unit) for _, e, rows in found]
+    worse = [one for one, sign in zip(found, signs, strict=True) if sign < 0]
+    better = [one for one, sign in zip(found, signs, strict=True) if sign > 0]
     if worse:
         name, e, rows = min(worse, key=lambda one: one[1].value)
         said = f"{name}: ratio {_ratio(e)}"
@@ -143,17 +145,17 @@ def _depths(
             if situation.cosine is not None and rows["distance"].notna().any():
                 band = distance_band(situation.cosine)
                 rows = _where(rows, [one == band for one in distance_bands(rows)])
-            if len(rows):
-                name = f"last {reinit} layers, {treatment}"
-                found.append((name, summarise(rows, "log_ratio", name), rows))
+            for group in comparisons(rows) if len(rows) else ():
+                name = f"last {reinit} layers, {treatment}, from {group['source'].iloc[0]}"
+                effect = group.assign(effect=100 * group["log_ratio"])
+                found.append((name, summarise(effect, "effect", name, "ratio", 100.0), group))
     return found
 
 
 def _ratio(e: Estimate) -> str:
-    ends = (
-        "no interval" if e.low is None else f"{math.exp(e.low):.2f} to {math.exp(e.high or 0):.2f}"
-    )
-    return f"{math.exp(e.value):.2f} ({ends}; {e.n} {e.unit}{'' if e.n == 1 else 's'})"
+    low, high = (None if v is None else math.exp(v / 100) for v in (e.low, e.high))
+    ends = "no interval" if low is None else f"{low:.2f} to {high:.2f}"
+    return f"{math.exp(e.value / 100):.2f} ({ends}; {e.n} {e.unit}{'' if e.n == 1 else 's'})"
 
 
 def _printed_depth(situation: Situation, found: Sequence[Found]) -> AdviceLine:
@@ -175,7 +177,9 @@ def _printed_depth(situation: Situation, found: Sequence[Found]) -> AdviceLine:
     return AdviceLine("copy depth", answer, f"{said}; {own}", support, verdict)
 
 
-def frozen_layers(situation: Situation, evidence: Evidence | None) -> AdviceLine | None:
+def frozen_layers(
+    situation: Situation, evidence: Evidence | None, significance: Significance
+) -> AdviceLine | None:
     """Freezing the first layers alone against tuning all (LI §4.5); None without such runs."""
     if evidence is None:
         return None
@@ -184,23 +188,35 @@ def frozen_layers(situation: Situation, evidence: Evidence | None) -> AdviceLine
     found: list[Found] = []
     for depth in sorted({int(n) for n in b.loc[some, "frozen"]}):
         arm = some & (b["frozen"] == depth)
-        frame = pair(b, arm, tuned, PATTERN_FACTORS, lr=evidence.lr_rule(arm | tuned)).frame
-        rows = in_band(frame, situation)
-        if len(rows):
-            rows = rows.assign(points=100 * rows["difference"])
-            found.append((f"first {depth}", summarise(rows, "points", f"first {depth}"), rows))
+        frame = pair(b, arm, tuned, PATTERN, lr=evidence.lr_rule(arm | tuned)).frame
+        found += _gains(in_band(frame, situation), f"first {depth}")
     if not found:
         return None
     behind = supports(pd.concat([rows for _, _, rows in found]))
     said = "; ".join(f"{name}: {_points(e)}" for name, e, _ in found)
     topic, because = "frozen layers", f"over tuning all: {said}"
-    good = [(name, e) for name, e, _ in found if direction(e) > 0]
+    signs = [_sign(significance, e, rows) for _, e, rows in found]
+    good = [(name, e) for (name, e, _), sign in zip(found, signs, strict=True) if sign > 0]
     if good:
         best = max(good, key=lambda one: one[1].value)[0]
         return AdviceLine(topic, f"freeze the {best} layers", because, behind, "measured")
-    if all(direction(e) < 0 for _, e, _ in found):
+    if all(sign < 0 for sign in signs):
         return AdviceLine(topic, "freeze no layer alone", because, behind, "measured")
     return AdviceLine(topic, "no depth is shown to be better", because, behind, "undecided")
+
+
+def _gains(rows: pd.DataFrame, name: str) -> list[Found]:
+    """An estimate in points for each comparison: sources and recipes are not averaged."""
+    found: list[Found] = []
+    for group in comparisons(rows) if len(rows) else ():
+        points = group.assign(points=100 * group["difference"])
+        named = f"{name}, from {group['source'].iloc[0]}"
+        found.append((named, summarise(points, "points", name, "difference", 100.0), group))
+    return found
+
+
+def _sign(significance: Significance, e: Estimate, rows: pd.DataFrame) -> int:
+    return significance.direction(e, rows, "top1_accuracy 0", "points")
 
 
 def _points(e: Estimate) -> str:
@@ -208,23 +224,22 @@ def _points(e: Estimate) -> str:
     return f"{e.value:+.1f} points ({ends}; n {e.n})"
 
 
-def borrowing(situation: Situation, evidence: Evidence | None) -> AdviceLine:
+def borrowing(
+    situation: Situation, evidence: Evidence | None, significance: Significance
+) -> AdviceLine:
     """Whether training on source images along with the target's helps (SFT, GE)."""
     found = [] if evidence is None else _borrowed(situation, evidence)
     notes = _cautions(situation)
     if not found:
         return _printed_borrowing(notes)
-    adjusted = holm({name: e.p for name, e, _ in found if e.p is not None})
-    sure = [(n, e) for n, e, _ in found if direction(e) > 0 and adjusted.get(n, 1.0) <= 0.05]
+    signs = [_sign(significance, e, rows) for _, e, rows in found]
+    sure = [(n, e) for (n, e, _), sign in zip(found, signs, strict=True) if sign > 0]
     behind = supports(pd.concat([rows for _, _, rows in found]))
     said = "; ".join(f"{name} {_points(e)}" for name, e, _ in found)
     because = "; ".join([f"over plain fine-tuning: {said}", *notes])
     if sure:
         best = max(sure, key=lambda one: one[1].value)[0]
         return AdviceLine("borrowing", f"yes, with {best}", because, behind, "measured")
-    if all(e.high is not None and e.high < 1 for _, e, _ in found):
-        answer = "no: it would not gain a point"
-        return AdviceLine("borrowing", answer, because, behind, "measured")
     answer = "not shown to help: plain fine-tuning first"
     return AdviceLine("borrowing", answer, because, behind, "undecided")
 
@@ -232,17 +247,14 @@ def borrowing(situation: Situation, evidence: Evidence | None) -> AdviceLine:
 def _borrowed(situation: Situation, evidence: Evidence) -> list[Found]:
     b = evidence.board
     plain = arms.fine_tuned(b)
-    found = []
+    found: list[Found] = []
     for name, arm in (
         ("soft", arms.soft(b)),
         ("joint", arms.joint(b)),
         ("selective", arms.selective(b)),
     ):
-        frame = pair(b, arm, plain, arms.LOSS_FACTORS, lr=evidence.lr_rule(arm | plain)).frame
-        rows = in_band(frame, situation)
-        if len(rows):
-            rows = rows.assign(points=100 * rows["difference"])
-            found.append((name, summarise(rows, "points", name), rows))
+        frame = pair(b, arm, plain, LOSS, lr=evidence.lr_rule(arm | plain)).frame
+        found += _gains(in_band(frame, situation), name)
     return found
 
 

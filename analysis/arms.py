@@ -1,7 +1,7 @@
 """Which rows of a leaderboard belong to which arm of the papers' comparisons.
 
-The methods' options and the labels of sources and of borrowed images are read here and nowhere
-else in the analyses. An option that a row does not state has its default.
+By the settings' own columns; an option of a method that no column states has its default
+(`analysis.labels.options`).
 """
 
 from __future__ import annotations
@@ -11,11 +11,9 @@ from typing import Any, Literal
 
 import pandas as pd
 
-from analysis.board import SEEDS, key_of, options
-from bench.records import COLUMNS
+from analysis.labels import options
 
 __all__ = [
-    "LOSS_FACTORS",
     "borrows",
     "fine_tuned",
     "fine_tuned_again",
@@ -23,6 +21,7 @@ __all__ = [
     "is_method",
     "joint",
     "layers_frozen",
+    "option",
     "probes",
     "scratch",
     "selective",
@@ -30,9 +29,12 @@ __all__ = [
     "source_is",
 ]
 
-LOSS_FACTORS = tuple(c.name for c in COLUMNS if c.name in ("method", "method_options", "borrowed"))
-"""What differs when the loss is built differently."""
-Part = Literal["all", "categories", "images", "random"]
+Amount = Literal["all", "categories", "images", "random"]
+_AMOUNTS: Mapping[Amount, str] = {
+    "categories": "borrow.categories",
+    "images": "borrow.images",
+    "random": "borrow.total_images",
+}
 
 
 def is_method(board: pd.DataFrame, name: str) -> pd.Series[bool]:
@@ -74,40 +76,43 @@ def layers_frozen(board: pd.DataFrame) -> pd.Series[bool]:
     return copied & (board["frozen"] > 0)
 
 
-def source_is(board: pd.DataFrame, name: str) -> pd.Series[bool]:
-    """Rows whose source is so called, of the same data set or of another one."""
-    return board["source"].map(lambda s: isinstance(s, str) and (f" {s}").endswith(f" {name}"))
+def source_is(board: pd.DataFrame, side: str) -> pd.Series[bool]:
+    """Rows that start straight from a source of this side (near, far, self), of whatever data."""
+    return (board["source_side"] == side) & (board["source_links"] == 1)
+
+
+def option(board: pd.DataFrame, name: str) -> pd.Series[Any]:
+    """A method's option in each row, its default where no column states it; None without it."""
+    return pd.Series(
+        [options(row).get(name) for row in board.to_dict("records")],
+        index=board.index,
+        dtype=object,
+    )
 
 
 def _with_options(
-    board: pd.DataFrame, method: str, test: Callable[[Mapping[str, str]], bool]
+    board: pd.DataFrame, method: str, test: Callable[[Mapping[str, Any]], bool]
 ) -> pd.Series[bool]:
-    wanted = board["method_options"].map(lambda text: test(options(text)))
-    return is_method(board, method) & wanted.astype(bool)
+    rows = is_method(board, method)
+    columns = ["method", *(n for n in board.columns if str(n).startswith("method."))]
+    fits = [
+        bool(own) and test(options(row))
+        for own, row in zip(rows, board[columns].to_dict("records"), strict=True)
+    ]
+    return pd.Series(fits, index=board.index, dtype=bool)
 
 
-def borrows(board: pd.DataFrame, part: Part = "all", selections: int = 1) -> pd.Series[bool]:
-    """Rows that borrow this part of their source, from so many selections of images.
-
-    The leaderboard writes "0.1 of classes" (categories), "0.1 of images", "500 random images"
-    behind what is borrowed, and joins several selections by ;.
-    """
-    marks: Mapping[Part, str] = {
-        "categories": " of classes",
-        "images": " of images",
-        "random": " random images",
-    }
-
-    def test(label: Any) -> bool:
-        text = label if isinstance(label, str) else ""
-        found = [name for name, mark in marks.items() if mark in text]
-        return found == ([] if part == "all" else [part]) and text.count(";") + 1 == selections
-
-    return board["borrowed"].map(test).astype(bool)
+def borrows(board: pd.DataFrame, part: Amount = "all", selections: int = 1) -> pd.Series[bool]:
+    """Rows that borrow this part of what is borrowed, from so many selections of images."""
+    rows = board["borrowed_sets"].fillna(0).astype(int) == selections
+    for amount, name in _AMOUNTS.items():
+        given = board[name].notna() if name in board.columns else pd.Series(False, board.index)
+        rows &= given if amount == part else ~given
+    return rows
 
 
 def soft(
-    board: pd.DataFrame, intermediate: bool = False, part: Part = "all", targets: int = 1
+    board: pd.DataFrame, intermediate: bool = False, part: Amount = "all", targets: int = 1
 ) -> pd.Series[bool]:
     """Soft fine-tuning (SFT §3) with the source's own classifier.
 
@@ -117,14 +122,14 @@ def soft(
         targets: 2 where a second target data set is trained along (Eq. 3).
     """
 
-    def test(o: Mapping[str, str]) -> bool:
+    def test(o: Mapping[str, Any]) -> bool:
         zero = o.get("schedule", "epoch") == "zero"
-        return zero == intermediate and o.get("source_head", "kept") == "kept"
+        return zero == intermediate and bool(o.get("source_head", "kept") == "kept")
 
     return _with_options(board, "soft", test) & borrows(board, part, targets)
 
 
-def joint(board: pd.DataFrame, part: Part = "all") -> pd.Series[bool]:
+def joint(board: pd.DataFrame, part: Amount = "all") -> pd.Series[bool]:
     """Joint fine-tuning with all of the source, or as many random images of it (GE Tables 2, 3)."""
     return is_method(board, "joint") & borrows(board, part)
 
@@ -143,42 +148,34 @@ def selective(
         layers: of the kernels; None: other ones than the first two.
     """
 
-    def test(o: Mapping[str, str]) -> bool:
-        named = o.get("layers", "1,2").replace(" ", "")
+    def test(o: Mapping[str, Any]) -> bool:
+        named = str(o.get("layers", "1,2")).replace(" ", "")
         fits = named == layers if layers is not None else named != "1,2"
-        return (
-            (o.get("adaptive", "True") == "True") == adaptive
+        return bool(
+            bool(o.get("adaptive", True)) == adaptive
             and o.get("bank", "kernels") == bank
             and (fits or bank != "kernels")
-            and o.get("fuse", "False") == "False"
+            and not o.get("fuse", False)
         )
 
     return _with_options(board, "selective", test) & borrows(board)
 
 
 def probes(board: pd.DataFrame) -> pd.DataFrame:
-    """Layer probes of a leaderboard: network, layer, accuracy, seed; lower layers first.
+    """Layer probes of a leaderboard: network, layer, accuracy, task, seed; lower layers first.
 
     Networks are near and far as pretrained, self (trained on the target alone), FT-near and FT-far
-    (fine-tuned on the target; the leaderboard writes "near > self T(1-7)R(8)").
+    (fine-tuned on the target).
     """
-    done = board[is_method(board, "probe") & (board["status"] == "done")].reset_index(drop=True)
-    seeds = list(done["task"] + " " + key_of(done, SEEDS)) if len(done) else []
     rows = []
-    for row, seed in zip(done.to_dict("records"), seeds, strict=True):
-        network, layer = _network(row["source"]), options(row["method_options"]).get("layer", "")
-        if network is not None and layer.isdigit():
-            rows.append((network, int(layer), float(row["top1_accuracy"]), seed))
-    rows.sort(key=lambda r: (r[1], r[0], r[3]))
-    table = pd.DataFrame(rows, columns=["network", "layer", "accuracy", "seed"])
+    done = board[is_method(board, "probe") & board["status"].isin(["done", "diverged"])]
+    for row in done.to_dict("records"):
+        side, layer = row["source_side"], str(options(row).get("layer", ""))
+        network = side if row["source_links"] == 1 else f"FT-{side}"
+        known = network in ("near", "far", "self", "FT-near", "FT-far")
+        if known and row["source_links"] in (1, 2) and layer.isdigit():
+            accuracy = float(row["top1_accuracy"])
+            rows.append((network, int(layer), accuracy, row["task"], row["seed"]))
+    rows.sort(key=lambda r: (r[1], r[0], r[3], r[4]))
+    table = pd.DataFrame(rows, columns=["network", "layer", "accuracy", "task", "seed"])
     return table.assign(layer=[str(r[1]) for r in rows])
-
-
-def _network(source: Any) -> str | None:
-    words = source.split(" > ") if isinstance(source, str) else []
-    if not words:
-        return None
-    first = words[0].split(" ")[-1]
-    if len(words) == 1:
-        return first if first in ("near", "far", "self") else None
-    return f"FT-{first}" if first in ("near", "far") and words[1].startswith("self") else None

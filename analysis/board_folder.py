@@ -38,8 +38,9 @@ def join(boards: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
         boards: from `analysis.board.read` or `prepare`.
     """
     named = [board.assign(grid=name) for name, board in boards.items()]
+    columns = list(dict.fromkeys(name for board in named for name in board.columns))
     known = [board.dropna(axis="columns", how="all") for board in named]
-    joined = pd.concat(known, ignore_index=True)
+    joined = pd.concat(known, ignore_index=True).reindex(columns=columns)
     found = prepare(joined[[name for name in joined.columns if name not in ADDED]])
     notes = {name: board.attrs.get("notes", []) for name, board in boards.items()}
     found.attrs["notes"] = [f"{name}: {note}" for name in notes for note in notes[name]]

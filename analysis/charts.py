@@ -13,8 +13,9 @@ from matplotlib.figure import Figure
 
 from analysis import board, gallery, ratio_tables
 from analysis.board_folder import read_folder
-from analysis.contrasts import QUESTIONS, Question, answers, gain_table
+from analysis.contrasts import QUESTIONS, Question
 from analysis.evidence import Evidence
+from analysis.findings import examine
 from analysis.style import styled, to_svg
 from bench.errors import DataError
 
@@ -59,7 +60,7 @@ def ratio_chart(evidence: Evidence, *names: str) -> Chart:
 
 def gains_chart(evidence: Evidence, question: Question) -> Chart:
     """Gains in percentage points for one question of `analysis.contrasts.QUESTIONS` (LI)."""
-    table = gain_table(answers(evidence))
+    table = examine(evidence).gains
     main = table[(table["question"] == question) & table["main"]]
     if main.empty:
         raise DataError(f"no pair of finished runs answers: {QUESTIONS[question]}")

@@ -2,8 +2,8 @@
 
 Tune or freeze, pretrained or scratch, which source, which method, how many layers to copy or to
 freeze, augmentation. Gains are in percentage points, as LI states them, paired by data set,
-classes, draw and seeds. A gain is claimed only where its interval excludes zero; p-values are
-adjusted after Holm over a question's family. What a leaderboard has no pairs for has no row.
+classes, draw and seeds. A gain is claimed only where it is decided together with everything else
+that the leaderboard allows to be tested (`analysis.verdicts`). What has no pairs has no row.
 """
 
 from __future__ import annotations
@@ -17,13 +17,24 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis import arms
-from analysis.board import PATTERN_FACTORS, SOURCE_FACTORS, key_of, summarise
+from analysis.board import COPIED, LOSS, PATTERN, SOURCE, key_of
 from analysis.evidence import Evidence
-from analysis.labels import recipe, root, settings
+from analysis.labels import recipe, settings
 from analysis.ratios import gains
-from analysis.statistics import holm, student_interval
+from analysis.units import summarise
+from analysis.verdicts import Decision, decide, difference_test, hypothesis_name
 
-__all__ = ["QUESTIONS", "Answer", "Contrast", "Question", "answers", "contrasts", "gain_table"]
+__all__ = [
+    "QUESTIONS",
+    "Answer",
+    "Contrast",
+    "Question",
+    "answers",
+    "contrasts",
+    "decided",
+    "gain_rows",
+    "gain_table",
+]
 
 Question = Literal["start", "treatment", "source", "method", "copy", "freeze", "augment"]
 QUESTIONS: Mapping[Question, str] = {
@@ -48,6 +59,8 @@ class Contrast:
         left, right: which rows.
         vary: factors that may differ within a pair.
         about: what the label leaves out, such as the source that both start from.
+        names: the two arms in words; `treatment` what was done in both, where that is one thing.
+        source: what both start from, or the left arm.
     """
 
     question: Question
@@ -56,6 +69,9 @@ class Contrast:
     right: pd.Series[bool]
     vary: tuple[str, ...]
     about: str = ""
+    names: tuple[str, str] = ("", "")
+    treatment: str = ""
+    source: str = ""
 
 
 @dataclass(frozen=True, eq=False)
@@ -92,35 +108,56 @@ def contrasts(board: pd.DataFrame) -> list[Contrast]:
         board: from `analysis.board.prepare`.
     """
     plain = _usual(board) & (board["role"] != "source")
-    named = [s for s in dict.fromkeys(board.loc[plain, "source"]) if isinstance(s, str)]
-    sources = sorted((s for s in named if s not in ("none", "self") and ">" not in s), key=_order)
+    direct = board["source_kind"].isin(["timm", "file"]) | (
+        (board["source_links"] == 1) & (board["source_side"] != "self")
+    )
+    named = [s for s in dict.fromkeys(board.loc[plain & direct, "source"]) if isinstance(s, str)]
+    sources = sorted(named, key=lambda s: _order(board, s))
     found: list[Contrast] = []
     for build in (_start, _treatment, _source, _method, _copy, _freeze):
         found += build(board, plain, sources)
     expanded = board["expand_to"].notna()
-    label = "expanded offline − not expanded"
-    found.append(Contrast("augment", label, plain & expanded, plain & ~expanded, ("expand_to",)))
+    label, names = "expanded offline − not expanded", ("expanded offline", "not expanded")
+    vary = ("expand_to", "train.equal_steps")
+    found.append(Contrast("augment", label, plain & expanded, plain & ~expanded, vary, "", names))
     return found
 
 
-def _order(source: str) -> tuple[int, int, str]:
-    """near, far, then others by the number in their name, the largest first."""
-    digits = "".join(c for c in source if c.isdigit())
-    return {"near": 0, "far": 1}.get(source, 2), -int(digits[:9] or 0), source
+def _order(board: pd.DataFrame, source: str) -> tuple[int, float, str]:
+    """near, far, then others by the number of their classes, the largest first."""
+    rows = board[board["source"] == source]
+    side = str(rows["source_side"].iloc[0])
+    classes = pd.to_numeric(rows["source_classes"]).max()
+    return {"near": 0, "far": 1}.get(side, 2), -classes if classes == classes else 0.0, source
+
+
+_NOTHING_COPIED = (*SOURCE, *PATTERN, *COPIED)
 
 
 def _start(board: pd.DataFrame, plain: pd.Series[bool], sources: Sequence[str]) -> list[Contrast]:
-    vary = (*SOURCE_FACTORS, *PATTERN_FACTORS)
     last = plain & (board["reinit"] == 1)
     scratch = plain & (board["treatment"] == "scratch")
     found = [
-        Contrast("start", f"{source}, {word} − scratch", last & treated & of, scratch, vary)
+        Contrast(
+            "start",
+            f"{source}, {word} − scratch",
+            last & treated & of,
+            scratch,
+            _NOTHING_COPIED,
+            names=(f"{source}, {word}", "scratch"),
+            treatment=word,
+            source=source,
+        )
         for source in sources
         for of in [board["source"] == source]
         for word, treated in _treatments(board)
     ]
-    again = arms.fine_tuned_again(board) & plain
-    return [*found, Contrast("start", "scratch model tuned again − scratch", again, scratch, vary)]
+    again, name = arms.fine_tuned_again(board) & plain, "scratch model tuned again"
+    both = (name, "scratch")
+    return [
+        *found,
+        Contrast("start", f"{name} − scratch", again, scratch, _NOTHING_COPIED, names=both),
+    ]
 
 
 def _treatments(board: pd.DataFrame) -> list[tuple[str, pd.Series[bool]]]:
@@ -133,7 +170,15 @@ def _treatment(
     last = plain & (board["reinit"] == 1)
     tuned, frozen = (last & rows for _, rows in _treatments(board))
     return [
-        Contrast("treatment", f"{s}, tuned − frozen", tuned & of, frozen & of, PATTERN_FACTORS)
+        Contrast(
+            "treatment",
+            f"{s}, tuned − frozen",
+            tuned & of,
+            frozen & of,
+            PATTERN,
+            names=(f"{s}, tuned", f"{s}, frozen"),
+            source=s,
+        )
         for s in sources
         for of in [board["source"] == s]
     ]
@@ -147,7 +192,9 @@ def _source(board: pd.DataFrame, plain: pd.Series[bool], sources: Sequence[str])
             f"{a} − {b}, {word}",
             last & treated & (board["source"] == a),
             last & treated & (board["source"] == b),
-            SOURCE_FACTORS,
+            SOURCE,
+            names=(a, b),
+            treatment=word,
         )
         for a, b in combinations(sources, 2)
         for word, treated in _treatments(board)
@@ -155,22 +202,38 @@ def _source(board: pd.DataFrame, plain: pd.Series[bool], sources: Sequence[str])
 
 
 def _method(board: pd.DataFrame, plain: pd.Series[bool], sources: Sequence[str]) -> list[Contrast]:
-    """Every other recipe against plain tuning, where the leaderboard compares methods."""
+    """Every other recipe against plain tuning, where the leaderboard compares methods.
+
+    A recipe that starts straight from the source has the same source run as its partner; chains
+    and training from scratch start elsewhere.
+    """
     targets = board["role"] != "source"
     recipes = pd.Series([recipe(row) for row in board.to_dict("records")], index=board.index)
     if not (targets & ~_usual(board)).any():
         return []
-    roots = board["source"].map(root)
     tuned = plain & (board["treatment"] == "tune") & (board["reinit"] == 1)
-    vary = (*arms.LOSS_FACTORS, *PATTERN_FACTORS, *_RECIPE, *SOURCE_FACTORS)
+    straight = (*LOSS, *PATTERN, *COPIED)
     wanted = ~arms.is_method(board, "probe") & targets & ~tuned & ~_layers(board)
-    return [
-        Contrast("method", name, wanted & (recipes == name) & of, tuned & base, vary, source)
-        for source in sources
-        for base in [board["source"] == source]
-        for of in [roots.isin([source, "none"])]
-        for name in dict.fromkeys(recipes[wanted & of])
-    ]
+    found = []
+    for source in sources:
+        base = tuned & (board["source"] == source)
+        for direct, vary in ((True, straight), (False, (*straight, *SOURCE))):
+            of = board["source_origin"].isin([source, "none"])
+            of &= (board["source"] == source) == direct
+            found += [
+                Contrast(
+                    "method",
+                    name,
+                    wanted & (recipes == name) & of,
+                    base,
+                    vary,
+                    source,
+                    (name, "tuned"),
+                    source=source,
+                )
+                for name in dict.fromkeys(recipes[wanted & of])
+            ]
+    return found
 
 
 def _layers(board: pd.DataFrame) -> pd.Series[bool]:
@@ -188,7 +251,9 @@ def _copy(board: pd.DataFrame, plain: pd.Series[bool], sources: Sequence[str]) -
             f"last layer random − last {n}, {word}",
             plain & treated & (board["reinit"] == 1),
             plain & treated & (board["reinit"] == n),
-            ("pattern",),
+            PATTERN,
+            names=("last layer random", f"last {n} random"),
+            treatment=word,
         )
         for n in sizes
         for word, treated in _treatments(board)
@@ -210,7 +275,8 @@ def _freeze(board: pd.DataFrame, plain: pd.Series[bool], sources: Sequence[str])
             f"first {n} frozen − none",
             partly & (board["frozen"] == n),
             tuned,
-            ("pattern",),
+            PATTERN,
+            names=(f"first {n} frozen", "none frozen"),
         )
         for n in sizes
     ]
@@ -229,39 +295,73 @@ def _answers(evidence: Evidence, found: Sequence[Contrast]) -> Iterator[Answer]:
         pairs = gains(evidence.board, contrast.left, contrast.right, contrast.vary, lr=rule)
         if not len(pairs):
             continue
-        # The factor of copied layers is part of the recipe, but says what the left arm was.
-        leave = {*contrast.vary, "images_per_class", "lr"} - {"copied_lr_factor"}
-        named = settings(pairs.frame, sorted(leave), ["n_per_class"])
+        named = _settings(evidence.board, pairs.frame, contrast)
         frame = pairs.frame.assign(setting=named)
-        done = contrast.left & (evidence.board["status"] == "done")
+        done = contrast.left & evidence.board["status"].isin(["done", "diverged"])
         tried = tuple(sorted({float(rate) for rate in evidence.board.loc[done, "lr"].dropna()}))
         yield Answer(contrast, frame, pairs.unpaired, pairs.unfinished, rule, tried)
 
 
-def gain_table(found: Sequence[Answer]) -> pd.DataFrame:
+def _settings(board: pd.DataFrame, frame: pd.DataFrame, contrast: Contrast) -> list[str]:
+    """What tells a pair from others at its number of images: of the left arm, and of the right."""
+    leave = {"images_per_class", "lr", "pattern", "source"} | set(_text_columns(board, contrast))
+    left = settings(frame, sorted(leave), ["n_per_class"])
+    rows = board.loc[list(frame["right_place"])].reset_index(drop=True)
+    right = settings(rows, sorted(leave), ["n_per_class"])
+    return [
+        a if a == b or not b else f"{a or 'usual'} against {b}"
+        for a, b in zip(left, right, strict=True)
+    ]
+
+
+def _text_columns(board: pd.DataFrame, contrast: Contrast) -> list[str]:
+    """Settings that the contrast's label says, so that its rows need not name them."""
+    if contrast.question == "method":
+        return [n for n in board.columns if str(n).startswith(("method", "borrow", *COPIED[1:]))]
+    return []
+
+
+def gain_table(found: Sequence[Answer], evidence: Evidence) -> pd.DataFrame:
+    """`gain_rows` with verdicts, as if nothing else were tested (`analysis.findings.examine`)."""
+    gains_ = gain_rows(found, evidence)
+    return decided(gains_, decide(list(gains_["test"]), evidence.rules))
+
+
+def gain_rows(found: Sequence[Answer], evidence: Evidence) -> pd.DataFrame:
     """A row per contrast, setting and number of images per class.
 
     Returns:
-        question, label, about, setting, main (the setting with the most pairs at its number of
-        images per class), n_per_class, gain_points, low, high (95 %; None for a
-        single repetition), n and unit (what the interval counts), pairs, pairs_low and pairs_high
-        (the interval over pairs as if they were independent, which those of one draw of classes
-        are not), left, right (mean accuracies of the pairs, fractions), p, p_holm (over the
-        question's main rows, or over its others), verdict (higher or lower where the interval
-        excludes zero and there are three pairs or more, else undecided), lr, edge (highest or
-        lowest where the left arm's chosen rate is that of those tried), unpaired, unfinished,
+        question, label, about, left_name, right_name, treatment, source, setting, main (the
+        setting with the most pairs at its number of images per class), n_per_class, gain_points,
+        low, high (95 %; None for a single repetition), n and unit (what the interval counts),
+        here_low and here_high (as a statement about these tasks alone), pairs, left, right (mean
+        accuracies of the pairs, fractions), diverged (runs at chance), p, test, lr, edge (highest
+        or lowest where the left arm's chosen rate is that of those tried), unpaired, unfinished,
         note. Empty without a pair.
     """
-    rows = [row for answer in found for row in _with_main(list(_rows(answer)))]
-    families: dict[str, dict[str, float]] = {}
-    for place, row in enumerate(rows):
-        if row["p"] is not None:
-            family = f"{row['question']} {row['main']}"
-            families.setdefault(family, {})[str(place)] = row["p"]
-    for p_values in families.values():
-        for key, adjusted in holm(p_values).items():
-            rows[int(key)]["p_holm"] = adjusted
+    rows = [row for answer in found for row in _with_main(list(_rows(answer, evidence)))]
     return pd.DataFrame(rows, columns=list(_COLUMNS))
+
+
+def decided(rows: pd.DataFrame, decisions: Mapping[str, Decision]) -> pd.DataFrame:
+    """The rows with `p_holm`, `verdict` (higher, lower or undecided) and `scope`.
+
+    The verdict is that on tasks of this kind where it is decided, else that on these tasks; `scope`
+    says which: "in general", "on these 3 tasks" or "on this task".
+    """
+    found = []
+    for test, n, unit in zip(rows["test"], rows["n"], rows["unit"], strict=True):
+        decision = decisions[test.hypothesis]
+        general = decision.general != 0
+        sign = decision.general or decision.here
+        tasks = n if unit == "task" else 1
+        where = "on this task" if tasks == 1 else f"on these {tasks} tasks"
+        scope = "" if not sign else "in general" if general else where
+        found.append((decision.p, _SAID[sign], scope))
+    result = rows.copy()
+    for place, name in enumerate(("p_holm", "verdict", "scope")):
+        result[name] = pd.Series([row[place] for row in found], index=rows.index, dtype=object)
+    return result
 
 
 def _with_main(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
@@ -278,29 +378,34 @@ def _with_main(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
 
 
 _COLUMNS = (
-    *("question", "label", "about", "setting", "main", "n_per_class", "gain_points", "low", "high"),
-    *("n", "unit", "pairs", "pairs_low", "pairs_high", "left", "right", "p", "p_holm", "verdict"),
-    *("lr", "edge", "unpaired", "unfinished", "note"),
+    *("question", "label", "about", "left_name", "right_name", "treatment", "source", "setting"),
+    *("main", "n_per_class", "gain_points", "low", "high", "n", "unit", "here_low", "here_high"),
+    *("pairs", "left", "right", "diverged", "p", "test", "lr", "edge", "unpaired", "unfinished"),
+    "note",
 )
 
 
-def _rows(answer: Answer) -> Iterator[dict[str, Any]]:
+def _rows(answer: Answer, evidence: Evidence) -> Iterator[dict[str, Any]]:
     contrast, frame = answer.contrast, answer.frame
-    words = key_of(frame, ["setting", "n_per_class"])
+    words = key_of(frame, ["comparison", "setting", "size"])
     commonest = frame["setting"].value_counts().to_dict()
     groups = [group for _, group in frame.groupby(words, sort=False)]
     groups.sort(key=lambda g: _place(g.iloc[0], commonest))
     for group in groups:
         first = group.iloc[0]
         n = first["n_per_class"]
-        e = summarise(group, "gain_points", f"{contrast.label} {first['setting']} {n}")
-        means = group.groupby(["task", "seed"], sort=True)["gain_points"].mean()
-        over_pairs = student_interval(means.to_numpy(), unit="pair")
-        few = len(means) < _LEAST_PAIRS or (e.n < _LEAST_PAIRS and over_pairs.sign != e.sign)
+        name = f"{contrast.label} {first['setting']} {n}"
+        e = summarise(group, "gain_points", name, "difference", 100.0)
+        here = e.here
+        pairs = hypothesis_name(group, "top1_accuracy 0")
         yield {
             "question": contrast.question,
             "label": contrast.label,
             "about": contrast.about,
+            "left_name": contrast.names[0],
+            "right_name": contrast.names[1],
+            "treatment": contrast.treatment,
+            "source": contrast.source,
             "setting": first["setting"],
             "n_per_class": None if n is None or n != n else float(n),
             "gain_points": e.value,
@@ -308,14 +413,14 @@ def _rows(answer: Answer) -> Iterator[dict[str, Any]]:
             "high": e.high,
             "n": e.n,
             "unit": e.unit,
+            "here_low": here.low if here is not None else e.low,
+            "here_high": here.high if here is not None else e.high,
             "pairs": len(group),
-            "pairs_low": over_pairs.low,
-            "pairs_high": over_pairs.high,
             "left": float(group["left"].mean()),
             "right": float(group["right"].mean()),
+            "diverged": e.diverged,
             "p": e.p,
-            "p_holm": None,
-            "verdict": "undecided" if few else _SAID[e.sign],
+            "test": difference_test(e, pairs, "points", evidence.rules),
             "lr": answer.lr,
             "edge": _edge(answer, group),
             "unpaired": answer.unpaired,
@@ -332,8 +437,6 @@ def _edge(answer: Answer, group: pd.DataFrame) -> str:
 
 
 _SAID = {1: "higher", -1: "lower", 0: "undecided"}
-_LEAST_PAIRS = 3
-"""Fewer decide nothing: two that happen to agree have an interval of hardly any width."""
 
 
 def _place(row: pd.Series[Any], commonest: Mapping[Any, int]) -> tuple[float, str, float]:

@@ -1,24 +1,37 @@
 """From numbers to a verdict: the parts of a claim, each with its effect, interval and count.
 
-A part holds or fails only where its interval lies wholly on one side; everything else is "not
-enough evidence", with what would have to be run. A claim fails when one of its parts fails, holds
-when all hold. Published numbers are single values, so there an ordering is read as printed.
+On a user's runs a part is a comparison with its test; verdicts are given when all parts of all
+claims, and all answers of the report, are known (`analysis.verdicts`). A claim fails when one of
+its parts fails, and holds when all parts of its main setting hold. Published numbers are single
+values, so there an ordering is read as printed.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 import pandas as pd
 from scipy import stats
 
-from analysis.board import LrRule, key_of, pair, summarise
+from analysis.board import key_of
+from analysis.labels import settings
+from analysis.pairing import LrRule, comparisons, pair
 from analysis.repetitions import MOST_REPETITIONS, repetitions_wanted
-from analysis.statistics import Estimate, student_interval
+from analysis.statistics import p_equal, p_outside
+from analysis.units import Kind, summarise
+from analysis.verdicts import (
+    Decision,
+    Hypothesis,
+    Rules,
+    difference_test,
+    hypothesis_name,
+    two_levels,
+)
 from bench.errors import DataError
+from bench.intervals import Estimate, student
 
 __all__ = [
     "FAILS",
@@ -28,29 +41,45 @@ __all__ = [
     "Evidence",
     "Finding",
     "Part",
+    "Verdict",
+    "as_repeated",
     "combine",
     "difference",
     "equivalent",
     "judge",
     "missing",
     "ordered",
+    "parts_of",
+    "setting_names",
     "slope",
     "trend",
+    "within",
 ]
 
 Verdict = Literal["holds", "fails", "not enough evidence"]
 HOLDS: Verdict = "holds"
 FAILS: Verdict = "fails"
 UNDECIDED: Verdict = "not enough evidence"
+_VERDICTS: Mapping[int, Verdict] = {1: HOLDS, -1: FAILS, 0: UNDECIDED}
 
 
 @dataclass(frozen=True)
 class Part:
     """One comparison of a claim.
 
-    `effect` has unit `unit` and the sign that the claim predicts is positive, unless `detail` says
-    otherwise. `needed` says what to run where there is not enough; `wanted` how many repetitions
-    would do in all (`repetitions_wanted`), where there are some.
+    Attributes:
+        verdict: on tasks of this kind where the comparison was repeated over several, else on this
+            task (`scope`).
+        here: the verdict on these tasks alone.
+        effect: in `unit`; the sign that the claim predicts is positive, unless `detail` says
+            otherwise. `low` and `high` are the ends of its interval over `n` of what is `counted`.
+        p: unadjusted; `p_holm` adjusted for all comparisons that the leaderboard allows.
+        needed: what to run where there is not enough; `wanted` how many repetitions would do in
+            all (`repetitions_wanted`), where there are some.
+        test: what decides it; None for published numbers and where nothing can be tested.
+        estimate: what `test` and `wanted` come from.
+        main: whether it is of the setting that was repeated most; other settings are shown too,
+            and can make a claim fail, but a claim may hold without them.
     """
 
     name: str
@@ -65,14 +94,39 @@ class Part:
     detail: str = ""
     needed: str = ""
     wanted: int | None = None
+    test: Hypothesis | None = None
+    estimate: Estimate | None = None
+    main: bool = True
+    here: Verdict = UNDECIDED
+    p_holm: float | None = None
+
+    @property
+    def scope(self) -> str:
+        """What the verdict speaks of.
+
+        >>> Part("x", HOLDS, 1.0, n=5, counted="seed").scope
+        'on this task'
+        """
+        return "on this task" if self.counted == "seed" else ""
+
+    def decided(self, decision: Decision) -> Part:
+        """The part with its verdicts, once the whole family is known."""
+        one = self.test is not None and self.test.p_general is None and self.counted == "seed"
+        verdict = _VERDICTS[decision.here if one else decision.general]
+        part = replace(self, verdict=verdict, here=_VERDICTS[decision.here], p_holm=decision.p)
+        if verdict != UNDECIDED:
+            return replace(part, needed="")
+        wanted = None
+        if self.estimate is not None and self.estimate.method == "Student t":
+            wanted = repetitions_wanted(self.estimate, level=decision.level)
+        return replace(part, wanted=wanted)
 
 
 @dataclass(frozen=True)
 class Finding:
     """The verdict on one claim. Effect, interval and n are those of `main`, the part that decided.
 
-    `p` is the largest p-value of the parts where the claim holds, since all of them must be real;
-    where it fails, the smallest times their number, since one failing part is enough.
+    `here` is the verdict on these tasks alone.
     """
 
     claim: str
@@ -80,6 +134,7 @@ class Finding:
     text: str
     basis: Literal["published", "measured"]
     verdict: Verdict
+    here: Verdict
     effect: float | None
     low: float | None
     high: float | None
@@ -87,6 +142,7 @@ class Finding:
     unit: str
     counted: str
     p: float | None
+    p_holm: float | None
     detail: str
     needed: str
     parts: tuple[Part, ...]
@@ -98,15 +154,17 @@ class Evidence:
     """What a user's own runs offer: a prepared leaderboard, and tables of measurements.
 
     Attributes:
-        board: from `analysis.board.prepare`.
+        board: from `analysis.board.prepare`; with a column `correct` (`analysis.predictions`) the
+            test images' error is known pair by pair.
         distances: keys of `analysis.ratios.DISTANCE_KEYS`; cosine, and mmd, svm, cnn where
             measured, optionally with `<name>_low` and `<name>_high`.
-        verification: arm (fine-tuning or soft), expressions (all or two), far, tar, seed.
-        probes: network (near, far, self, FT-near, FT-far), layer, accuracy, seed; layers from the
-            lowest up. By default the probes among the leaderboard's runs.
+        verification: arm (fine-tuning or soft), expressions (all or two), far, tar, task, seed.
+        probes: network (near, far, self, FT-near, FT-far), layer, accuracy, task, seed; layers
+            from the lowest up. By default the probes among the leaderboard's runs.
         sensitivities: a, b, percentage, reverse_percentage, n_classes.
         lr: whether arms are compared at equal learning rates or each at its best by validation;
             None: at its best where there are several and validation accuracies.
+        rules: what a verdict needs.
     """
 
     board: pd.DataFrame
@@ -115,12 +173,13 @@ class Evidence:
     probes: pd.DataFrame | None = None
     sensitivities: pd.DataFrame | None = None
     lr: LrRule | None = None
+    rules: Rules = field(default_factory=Rules)
 
     def lr_rule(self, rows: pd.Series[bool]) -> LrRule:
         """How learning rates are treated among these rows."""
         if self.lr is not None:
             return self.lr
-        done = self.board[rows & (self.board["status"] == "done")]
+        done = self.board[rows & self.board["status"].isin(["done", "diverged"])]
         several = done["lr"].nunique() > 1
         return "best" if several and not done["val_top1_accuracy"].isna().any() else "same"
 
@@ -139,13 +198,13 @@ class Claim:
 def combine(
     claim: Claim, basis: Literal["published", "measured"], parts: Sequence[Part]
 ) -> Finding:
-    """A claim's verdict: fails with any part, holds with all of them, else undecided."""
+    """A claim's verdict: fails with any part, holds with all parts of its main setting."""
     if not parts:
         raise DataError(f"claim {claim.id} has no part")
-    verdicts = {part.verdict for part in parts}
-    verdict = FAILS if FAILS in verdicts else UNDECIDED if UNDECIDED in verdicts else HOLDS
-    deciding = [p for p in parts if p.verdict == verdict]
-    main = next((p for p in deciding if p.effect is not None), deciding[0])
+    verdict = _together([(part.verdict, part.main) for part in parts])
+    deciding = [p for p in parts if p.verdict == verdict and (p.main or verdict == FAILS)]
+    known = [p for p in deciding if p.effect is not None] or deciding
+    main = max(known, key=lambda p: (p.counted != "seed", p.n))  # of equal ones the first
     several = len(parts) > 1
     said = [f"{p.name}: {p.verdict}" + (f" ({p.detail})" if p.detail else "") for p in parts]
     return Finding(
@@ -154,13 +213,15 @@ def combine(
         claim.text,
         basis,
         verdict,
+        _together([(part.here, part.main) for part in parts]),
         main.effect,
         main.low,
         main.high,
         main.n,
         main.unit,
         main.counted,
-        _joint_p(verdict, parts),
+        main.p,
+        main.p_holm,
         "; ".join(said) if several else main.detail,
         "; ".join(_to_run(parts)),
         tuple(parts),
@@ -168,19 +229,17 @@ def combine(
     )
 
 
-def _joint_p(verdict: Verdict, parts: Sequence[Part]) -> float | None:
-    known = [p.p for p in parts if p.p is not None]
-    if verdict == FAILS:
-        failing = [p.p for p in parts if p.verdict == FAILS and p.p is not None]
-        return min(1.0, len(parts) * min(failing)) if failing else None
-    return max(known) if len(known) == len(parts) else None
+def _together(parts: Sequence[tuple[Verdict, bool]]) -> Verdict:
+    if any(verdict == FAILS for verdict, _ in parts):
+        return FAILS
+    return HOLDS if all(v == HOLDS for v, main in parts if main) else UNDECIDED
 
 
 def _to_run(parts: Sequence[Part]) -> list[str]:
     """What is needed, each thing once, with the repetitions that its most doubtful part wants."""
     asked: dict[str, list[Part]] = {}
     for part in parts:
-        if part.needed:
+        if part.needed and part.main:
             asked.setdefault(part.needed, []).append(part)
     return [_how_many(group) + needed for needed, group in asked.items()]
 
@@ -223,7 +282,7 @@ def ordered(
     differences = {label: left - right for label, (left, right) in rows.items()}
     least = 1e-9 if strict else -tolerance - 1e-9
     bad = {label: d for label, d in differences.items() if d < least}
-    estimate = student_interval(list(differences.values()), unit="published row")
+    estimate = student(list(differences.values()), unit="published row")
     if len(rows) < 3:
         estimate = replace(estimate, low=None, high=None, p=None, note="")
     seen = ", ".join(f"{label} {d:+.4g}" for label, d in differences.items())
@@ -244,37 +303,95 @@ def trend(name: str, x: Sequence[float], y: Sequence[float], rising: bool = True
 def _from_estimate(
     name: str, verdict: Verdict, e: Estimate, detail: str, unit: str, needed: str = ""
 ) -> Part:
-    note = "; ".join(text for text in (detail, e.note) if text)
-    return Part(name, verdict, e.value, e.low, e.high, e.n, unit, e.unit, e.p, note, needed)
+    away = f"{e.diverged} diverged runs count at chance" if e.diverged else ""
+    note = "; ".join(text for text in (detail, away, e.note) if text)
+    return Part(
+        name, verdict, e.value, e.low, e.high, e.n, unit, e.unit, e.p, note, needed, estimate=e
+    )
 
 
 # --- parts from a user's runs -------------------------------------------------------------------
 
 
-def judge(name: str, e: Estimate, needed: str, detail: str = "", unit: str = "points") -> Part:
-    """Holds where the whole interval is above zero, fails where it is below."""
-    verdict = {1: HOLDS, -1: FAILS}.get(e.sign, UNDECIDED)
-    if verdict != UNDECIDED:
-        return _from_estimate(name, verdict, e, detail, unit)
-    part = _from_estimate(name, verdict, e, detail, unit, needed)
-    return replace(part, wanted=repetitions_wanted(e))
+def judge(
+    name: str,
+    e: Estimate,
+    needed: str,
+    rules: Rules,
+    pairs: str,
+    detail: str = "",
+    unit: str = "points",
+) -> Part:
+    """A part whose mean is tested against zero; its verdict waits for the family.
+
+    Args:
+        pairs: the hypothesis' name, from `analysis.verdicts.hypothesis`.
+    """
+    part = _from_estimate(name, UNDECIDED, e, _with_here(detail, e, unit), unit, needed)
+    return replace(part, test=difference_test(e, pairs, unit, rules))
 
 
-def _pairs(
+def _with_here(detail: str, e: Estimate, unit: str) -> str:
+    """The detail with the estimate for these tasks alone, where that is another statement."""
+    here = e.here
+    if here is None or here.low is None or here.high is None:
+        return detail
+    text = f"on these {e.n} tasks alone {here.value:+.3g} ({here.low:+.3g} to {here.high:+.3g})"
+    return "; ".join(part for part in (detail, f"{text} {unit}") if part)
+
+
+def parts_of(
     evidence: Evidence,
+    name: str,
     left: pd.Series[bool],
     right: pd.Series[bool],
     vary: Collection[str],
-    metric: str,
-) -> tuple[pd.DataFrame, str]:
+    needed: str,
+    make: Callable[[str, pd.DataFrame, str], Part],
+    metric: str = "top1_accuracy",
+) -> list[Part]:
+    """A part for each comparison of two arms, the one that was repeated most first.
+
+    Args:
+        make: gives the part for its name, its pairs and what is to be said of them.
+    """
     rule = evidence.lr_rule(left | right)
     found = pair(evidence.board, left, right, vary, metric, rule)
-    said = [f"{len(found)} pairs" + (", best lr of each by validation" if rule == "best" else "")]
-    if found.unpaired:
-        said.append(f"{found.unpaired} runs without a partner")
-    if found.unfinished:
-        said.append(f"{found.unfinished} runs without a result")
-    return found.frame, ", ".join(said)
+    if not len(found):
+        return [missing(name, "no pair of finished runs", needed)]
+    groups = list(comparisons(found.frame))
+    names = setting_names(evidence.board, groups)
+    parts = []
+    for place, (group, setting) in enumerate(zip(groups, names, strict=True)):
+        said = [f"{len(group)} pairs"]
+        said += ["best lr of each by validation"] if rule == "best" else []
+        if not place:
+            said += [f"{found.unpaired} runs without a partner"] if found.unpaired else []
+            said += [f"{found.unfinished} runs without a result"] if found.unfinished else []
+        part = make(f"{name}, {setting}" if setting else name, group, ", ".join(said))
+        parts.append(replace(part, main=as_repeated(group, groups[0])))
+    return parts
+
+
+def as_repeated(group: pd.DataFrame, most: pd.DataFrame) -> bool:
+    """Whether a comparison was repeated as often as the one that was repeated most."""
+    return len(group) == len(most) and group["task"].nunique() == most["task"].nunique()
+
+
+def setting_names(board: pd.DataFrame, groups: Sequence[pd.DataFrame]) -> list[str]:
+    """What tells each of several comparisons from the others; empty for the commonest."""
+    if len(groups) == 1:
+        return [""]
+    firsts = [group.iloc[0] for group in groups]
+    sides = []
+    for side in ("left_place", "right_place"):
+        rows = board.loc[[first[side] for first in firsts]]
+        leave = ["images_per_class", "lr", "target", "dataset", "target_classes"]
+        sides.append(settings(rows, leave, weights=[len(group) for group in groups]))
+    names = []
+    for left, right in zip(*sides, strict=True):
+        names.append(left if left == right or not right else f"{left} against {right}".strip())
+    return [name or f"setting {i + 1}" if i else name for i, name in enumerate(names)]
 
 
 def difference(
@@ -288,24 +405,28 @@ def difference(
     scale: float = 100.0,
     unit: str = "points",
     margin: float = 0.0,
-) -> Part:
+) -> list[Part]:
     """Whether the left arm is above the right one, paired; `needed` says how to get the pairs.
 
     Args:
         scale: what differences are multiplied with; negative where lower is better.
         margin: the left may be lower by so much (in `unit`): "not worse than".
     """
-    frame, detail = _pairs(evidence, left, right, vary, metric)
-    if frame.empty:
-        return missing(name, "no pair of finished runs", needed)
-    shifted = frame.assign(effect=scale * frame["difference"] + margin)
-    e = summarise(shifted, "effect", name)
-    part = judge(name, e, needed, detail, unit)
-    if not margin:
-        return part
-    effect, low, high = (None if v is None else v - margin for v in (e.value, e.low, e.high))
-    said = f"{part.detail}; a margin of {margin:g} {unit} is allowed"
-    return replace(part, effect=effect, low=low, high=high, detail=said)
+    kind: Kind = "difference" if metric == "top1_accuracy" else "other"
+
+    def make(named: str, frame: pd.DataFrame, detail: str) -> Part:
+        shifted = frame.assign(effect=scale * frame["difference"] + margin)
+        e = summarise(shifted, "effect", named, kind, scale)
+        pairs = hypothesis_name(frame, f"{metric} {margin:g}")
+        part = judge(named, e, needed, evidence.rules, pairs, detail, unit)
+        if not margin:
+            return part
+        effect, low, high = (None if v is None else v - margin for v in (e.value, e.low, e.high))
+        said = f"{part.detail}; a margin of {margin:g} {unit} is allowed"
+        test = difference_test(e, pairs, "", evidence.rules)
+        return replace(part, effect=effect, low=low, high=high, detail=said, test=test)
+
+    return parts_of(evidence, name, left, right, vary, needed, make, metric)
 
 
 def equivalent(
@@ -316,37 +437,46 @@ def equivalent(
     vary: Collection[str],
     needed: str,
     margin: float | None = None,
-) -> Part:
-    """Whether two arms differ by less than a margin: the interval lies within ± margin.
+) -> list[Part]:
+    """Whether two arms differ by less than a margin in points, by two one-sided tests.
 
-    Args:
-        margin: in points; by default one sample standard deviation of the right arm over the
-            repetitions ("about equal" as the papers use it).
+    It holds where the difference is significantly inside ± margin, and fails where it is
+    significantly outside; the margin is the rules' where none is given.
     """
-    frame, detail = _pairs(evidence, left, right, vary, "top1_accuracy")
-    if frame.empty:
-        return missing(name, "no pair of finished runs", needed)
-    e = summarise(frame.assign(effect=100 * frame["difference"]), "effect", name)
-    if margin is None:
-        spread = frame.groupby(["task", "seed"])["right"].mean()
-        if len(spread) < 3:
-            return _from_estimate(
-                name,
-                UNDECIDED,
-                e,
-                f"{detail}; {len(spread)} repetitions give no spread",
-                "points",
-                needed,
-            )
-        margin = 100 * float(spread.std(ddof=1))
-    detail = f"{detail}; margin {margin:.3g} points"
-    if e.low is None or e.high is None:
-        return _from_estimate(name, UNDECIDED, e, detail, "points", needed)
-    inside, outside = -margin < e.low and e.high < margin, e.low > margin or e.high < -margin
-    verdict = HOLDS if inside else FAILS if outside else UNDECIDED
-    part = _from_estimate(name, verdict, e, detail, "points", "" if inside or outside else needed)
-    # The p-value is of "no difference", which says nothing about being equal.
-    return replace(part, p=None)
+    wide = evidence.rules.margin if margin is None else margin
+
+    def make(named: str, frame: pd.DataFrame, detail: str) -> Part:
+        return within(
+            named, frame, needed, evidence.rules, -wide, wide, f"{detail}; margin {wide:g} points"
+        )
+
+    return parts_of(evidence, name, left, right, vary, needed, make)
+
+
+def within(
+    name: str,
+    frame: pd.DataFrame,
+    needed: str,
+    rules: Rules,
+    low: float,
+    high: float,
+    detail: str,
+) -> Part:
+    """Whether a mean difference in points lies between two ends, or outside them."""
+    e = summarise(frame.assign(effect=100 * frame["difference"]), "effect", name, "difference", 100)
+    inside = (e.value > low) and (e.value < high)
+    pairs = hypothesis_name(frame, f"within {low:g} {high:g}")
+
+    def p_of(one: Estimate | None) -> float | None:
+        if one is None:
+            return None
+        return p_equal(one, low, high) if inside else p_outside(one, low, high)
+
+    test = two_levels(Hypothesis(pairs, 1 if inside else -1, None, None, 1), e, p_of(e), rules)
+    if e.here is not None and test.p_here is not None:
+        test = replace(test, p_here=p_of(e.here))
+    part = _from_estimate(name, UNDECIDED, e, _with_here(detail, e, "points"), "points", needed)
+    return replace(part, test=test, p=p_of(e))
 
 
 def slope(
@@ -355,35 +485,53 @@ def slope(
     x: str,
     y: str,
     needed: str,
+    rules: Rules,
     rising: bool = True,
     log_x: bool = True,
     unit: str = "points per doubling",
     within: Sequence[str] = (),
     least: int = 3,
-) -> Part:
+) -> list[Part]:
     """Whether y rises (falls) with x: least-squares slopes, one for each task and seed.
 
     Args:
         frame: rows with `task`, `seed`, x and y; conditions that `within` names are kept apart, so
-            that the slope is not between conditions.
+            that the slope is not between conditions. What they differ in beside the task makes
+            parts of their own, the one with the most tasks first.
         least: different x that a slope needs.
 
     The effect is positive in the direction that the claim predicts.
     """
     rows = frame[frame[x].notna() & frame[y].notna()]
-    found = []
+    found: dict[str, list[dict[str, object]]] = {}
+    examples: dict[str, object] = {}
+    sign = 1 if rising else -1
     if not rows.empty:
-        groups = rows.groupby(key_of(rows, ["task", "seed", *within]), sort=True)
-        for _, group in groups:
+        apart = key_of(rows, list(within))
+        for (kind, _, _), group in rows.groupby([apart, rows["task"], rows["seed"]], sort=True):
             if group[x].nunique() >= least:
                 values = [math.log2(v) for v in group[x]] if log_x else list(group[x])
                 fitted = float(stats.linregress(values, list(group[y])).slope)
-                sign = 1 if rising else -1
                 first = group.iloc[0]
-                kept = {"task": first["task"], "seed": first["seed"], "slope": sign * fitted}
-                # Slopes of two sources are not averaged within a seed.
-                found.append(kept | ({"source": first["source"]} if "source" in within else {}))
+                found.setdefault(str(kind), []).append(
+                    {
+                        "task": first["task"],
+                        "seed": first["seed"],
+                        "slope": sign * fitted,
+                        "diverged": int(group["diverged"].sum()) if "diverged" in group else 0,
+                    }
+                )
+                examples.setdefault(str(kind), group.index[0])
     if not found:
-        return missing(name, f"no task with {least} different values of {x}", needed)
-    e = summarise(pd.DataFrame(found), "slope", name)
-    return judge(name, e, needed, f"{len(found)} slopes", unit)
+        return [missing(name, f"no task with {least} different values of {x}", needed)]
+    kinds = sorted(found, key=lambda k: (-len({r["task"] for r in found[k]}), -len(found[k]), k))
+    names = settings(rows.loc[[examples[kind] for kind in kinds]], [x]) if len(kinds) > 1 else [""]
+    parts = []
+    for place, (kind, setting) in enumerate(zip(kinds, names, strict=True)):
+        table = pd.DataFrame(found[kind])
+        named = f"{name}, {setting}" if setting and place else name
+        e = summarise(table, "slope", named)
+        pairs = hypothesis_name(table.assign(size=f"{kind} {x} {y}"), f"slope {x} {y} {name}")
+        part = judge(named, e, needed, rules, pairs, f"{len(table)} slopes", unit)
+        parts.append(replace(part, main=as_repeated(table, pd.DataFrame(found[kinds[0]]))))
+    return parts

@@ -21,7 +21,7 @@ from analysis.labels import number
 from analysis.style import COLOURS, GREY, INK, MARKERS, Look, finish, looks
 from bench.errors import DataError
 
-__all__ = ["curves", "gain_dots", "legend_below", "ratio_chart", "require"]
+__all__ = ["curves", "gain_dots", "legend_below", "line_looks", "ratio_chart", "require"]
 
 
 def require(table: pd.DataFrame, what: str, columns: Sequence[str] = ()) -> None:
@@ -62,7 +62,8 @@ def ratio_chart(
     """
     require(points, "a ratio chart", ("x", "shown_x", "ratio", "source"))
     ax.axhline(1, color=INK, linewidth=1, zorder=1)
-    styles = looks(sorted(set(points["source"]), key=lambda s: (s != "near", s)))
+    sources = sorted(set(points["source"]), key=lambda s: (s != "near", s))
+    styles = looks({source: (source, "") for source in sources})
     for source, look in styles.items():
         rows = points[points["source"] == source]
         ax.plot(
@@ -104,6 +105,17 @@ def _ratio_ticks(ax: Axes, low: float, high: float) -> None:
     ax.yaxis.set_minor_formatter(NullFormatter())
 
 
+def line_looks(table: pd.DataFrame) -> dict[str, Look]:
+    """Looks of a table's lines, by `start` and `done` where it has these columns."""
+    rows = table.drop_duplicates("line")
+    if "start" not in table.columns:
+        return looks({str(line): (str(line), "") for line in rows["line"]})
+    sizes = [number(n) if n is not None and n == n else "" for n in rows["n_per_class"]]
+    forms = [f"{done} {size}" for done, size in zip(rows["done"], sizes, strict=True)]
+    named = zip(rows["line"], zip(rows["start"], forms, strict=True), strict=True)
+    return looks({str(line): (str(start), form) for line, (start, form) in named})
+
+
 XKind = Literal["images", "lr", "layers", "classes"]
 _X_LABELS: Mapping[XKind, str] = {
     "images": "images per class (log scale)",
@@ -137,7 +149,7 @@ def curves(
     Intervals wider than the frame leave it; the frame holds all means.
     """
     require(table, "curves", ("line", "x", "mean"))
-    styles = styles or looks(list(dict.fromkeys(table["line"])))
+    styles = styles or line_looks(table)
     lines = list(dict.fromkeys(table["line"]))
     for place, line in enumerate(lines):
         rows, look = table[table["line"] == line], styles[line]
@@ -250,9 +262,9 @@ def gain_dots(
         labels: column that names the rows.
         groups: column shown as colour and marker.
 
-    The thick bar is the interval over pairs, the thin one over classes (`low`, `high`), which
-    decides; filled points are those whose interval excludes zero. Bars that leave the frame end in
-    an arrow.
+    The thin bar is the interval over tasks (over seeds where there is one task), the thick one
+    that for these tasks alone; filled points are those that are decided after Holm. `n` of the
+    rows stands at the right edge. Bars that leave the frame end in an arrow.
     """
     require(table, "gains", (labels, groups, "gain_points", "low", "high", "verdict"))
     names = list(dict.fromkeys(table[labels]))
@@ -265,7 +277,7 @@ def gain_dots(
         for row in table[table[groups] == size].to_dict("records"):
             y = names.index(row[labels]) + step * (i - (len(sizes) - 1) / 2)
             _interval(ax, y, row["low"], row["high"], (low, high), colour, 0.9)
-            _interval(ax, y, row["pairs_low"], row["pairs_high"], (low, high), colour, 2.8)
+            _interval(ax, y, row["here_low"], row["here_high"], (low, high), colour, 2.8)
             decided = row["verdict"] != "undecided"
             ax.plot(
                 row["gain_points"],
@@ -280,6 +292,7 @@ def gain_dots(
     ax.set_xlim(low, high)
     ax.set_ylim(len(names) - 0.45, -0.55)
     ax.set_yticks(range(len(names)), names)
+    _counts(ax, table, labels, names)
     ax.grid(axis="y", visible=False)
     for y in range(1, len(names)):
         ax.axhline(y - 0.5, color="#E6E6E6", linewidth=0.6)
@@ -289,12 +302,30 @@ def gain_dots(
     return finish(ax)
 
 
+def _counts(ax: Axes, table: pd.DataFrame, labels: str, names: Sequence[str]) -> None:
+    """What each row's interval counts, at the right edge: 3 tasks, or 5 seeds of one task."""
+    for y, name in enumerate(names):
+        rows = table[table[labels] == name]
+        counts = dict.fromkeys(zip(rows["n"], rows["unit"], strict=True))
+        text = ", ".join(f"{int(n)} {unit}{'' if n == 1 else 's'}" for n, unit in counts)
+        ax.annotate(
+            f"n = {text}",
+            (1.01, y),
+            xycoords=("axes fraction", "data"),
+            va="center",
+            ha="left",
+            fontsize=7.5,
+            color=GREY,
+            annotation_clip=False,
+        )
+
+
 def _frame(table: pd.DataFrame) -> tuple[float, float]:
-    """Ends that hold zero, every point and every interval over pairs, unless that is huge."""
+    """Ends that hold zero, every point and every thick interval, unless that is huge."""
     gains = table["gain_points"]
     span = max(float(gains.max()), 0.0) - min(float(gains.min()), 0.0)
     room = max(span * 0.6, 2.0)
-    ends = [table["pairs_low"].dropna(), table["pairs_high"].dropna()]
+    ends = [table["here_low"].dropna(), table["here_high"].dropna()]
     least = min([*ends[0], float(gains.min()), 0.0])
     most = max([*ends[1], float(gains.max()), 0.0])
     return (

@@ -64,7 +64,7 @@ def precision_recall_curves(table: pd.DataFrame, ax: Axes, title: str = "") -> A
     """
     require(table, "precision and recall", ("label", "recall", "precision", "ap"))
     names = list(dict.fromkeys(table["label"]))
-    styles = looks(names)
+    styles = looks({name: (name, "") for name in names})
     for name in names:
         rows, look = table[table["label"] == name], styles[name]
         label = f"{name} (AP {rows['ap'].iloc[0]:.2f})"

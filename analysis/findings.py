@@ -8,9 +8,8 @@ scratch. Claims whose numbers are only drawn are not decided there.
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import replace
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -21,11 +20,12 @@ from analysis import (
     findings_selective,
     findings_soft,
 )
-from analysis.evidence import Claim, Evidence, Finding, combine
-from analysis.statistics import holm
+from analysis.contrasts import Answer, answers, decided, gain_rows
+from analysis.evidence import Claim, Evidence, Finding, Part, combine
+from analysis.verdicts import Decision, Hypothesis, decide
 from bench.errors import DataError, nearest
 
-__all__ = ["CLAIMS", "claim", "on_published", "on_runs", "table"]
+__all__ = ["CLAIMS", "Examined", "claim", "examine", "on_published", "on_runs", "table"]
 
 CLAIMS: tuple[Claim, ...] = (
     *findings_soft.CLAIMS,
@@ -59,45 +59,64 @@ def on_published(claims: Sequence[Claim] = CLAIMS) -> list[Finding]:
     return [combine(c, "published", c.on_published()) for c in claims]
 
 
-def on_runs(evidence: Evidence, claims: Sequence[Claim] = CLAIMS) -> list[Finding]:
-    """Each claim's verdict on a user's runs; `needed` says what is missing where undecided.
+@dataclass(frozen=True, eq=False)
+class Examined:
+    """Everything that a leaderboard allows to be tested, with what was decided.
+
+    Attributes:
+        findings: of every claim.
+        answers: the report's contrasts with their pairs.
+        gains: their rows, see `analysis.contrasts.gain_rows`, with verdicts.
+        tests: of the family.
+        decisions: by hypothesis; their number is the size of the family.
+    """
+
+    findings: tuple[Finding, ...]
+    answers: tuple[Answer, ...]
+    gains: pd.DataFrame
+    tests: tuple[Hypothesis, ...]
+    decisions: Mapping[str, Decision]
+
+
+def examine(evidence: Evidence) -> Examined:
+    """Tests all answers and all claims as one family (`analysis.verdicts`).
 
     Args:
         evidence: a leaderboard from `analysis.board.read` or `prepare`, and what was measured.
     """
-    names = _sources(evidence.board)
-    return [
-        combine(
-            c,
-            "measured",
-            [replace(p, needed=_with_names(p.needed, names)) for p in c.on_runs(evidence)],
-        )
-        for c in claims
-    ]
+    found_answers = tuple(answers(evidence))
+    gains = gain_rows(found_answers, evidence)
+    parts = {c.id: list(c.on_runs(evidence)) for c in CLAIMS}
+    of_parts = [p.test for found in parts.values() for p in found if p.test is not None]
+    tests = (*of_parts, *gains["test"])
+    decisions = decide(tests, evidence.rules)
+    known = _sides(evidence.board)
+    findings = tuple(
+        combine(c, "measured", [_decided(p, decisions, known) for p in parts[c.id]]) for c in CLAIMS
+    )
+    return Examined(findings, found_answers, decided(gains, decisions), tests, decisions)
 
 
-def _sources(board: pd.DataFrame) -> list[str]:
-    """Names of the leaderboard's sources, without nothing, the target itself and chains."""
-    said = [s for s in board["source"] if isinstance(s, str) and ">" not in s]
-    return [s for s in dict.fromkeys(said) if s.split(" ")[-1] not in ("none", "self")]
+def on_runs(evidence: Evidence, claims: Sequence[Claim] = CLAIMS) -> list[Finding]:
+    """Each claim's verdict on a user's runs; `needed` says what is missing where undecided.
 
-
-def _with_names(needed: str, names: Sequence[str]) -> str:
-    """A recipe in the names of the user's grid; where near and far must be named so, this is said.
-
-    >>> _with_names("source: [near, none]", ["imagenet"])
-    'source: [imagenet, none]'
-    >>> _with_names("source: [near, far]", ["imagenet"])
-    'source: [near, far] (two sources under these names; here there is imagenet)'
+    The family that p-values are adjusted for is that of `examine`, whichever claims are asked for.
     """
-    ends = {name.split(" ")[-1] for name in names}
-    here = f"here there {'are' if len(names) > 1 else 'is'} {', '.join(names)}" if names else ""
-    if "source: [near, far" in needed and not {"near", "far"} <= ends:
-        more = f" (two sources under these names{f'; {here}' if here else ''})"
-        return re.sub(r"(source: \[near, far[^\]]*\])", rf"\1{more}", needed, count=1)
-    if "near" not in ends:
-        return needed.replace("source: [near, none]", f"source: [{[*names, 'SOURCE'][0]}, none]")
-    return needed
+    wanted = {c.id for c in claims}
+    return [f for f in examine(evidence).findings if f.claim in wanted]
+
+
+def _decided(part: Part, decisions: Mapping[str, Decision], sides: set[str]) -> Part:
+    if part.test is not None:
+        part = part.decided(decisions[part.test.hypothesis])
+    if "source: [near" in part.needed and not {"near", "far"} <= sides:
+        said = "near and far are sources chosen by the recipe near_far"
+        return replace(part, needed=f"{part.needed} ({said})")
+    return part
+
+
+def _sides(board: pd.DataFrame) -> set[str]:
+    return {str(side) for side in board["source_side"].dropna()}
 
 
 def table(
@@ -105,31 +124,31 @@ def table(
 ) -> pd.DataFrame:
     """A row per claim: the verdict, effect, interval and n, the published verdict and effect.
 
-    `p_holm` adjusts the p-values for all claims in the table. Missing numbers are None, and then
-    `detail` or `needed` says why.
+    `p_holm` is adjusted for everything that the leaderboard allows to be tested. `here` is the
+    verdict on these tasks alone. Missing numbers are None, and then `detail` or `needed` says why.
 
     >>> table().shape[0]
     28
     """
     printed = {f.claim: f for f in (on_published() if published is None else published)}
     found = list(measured) or list(printed.values())
-    adjusted = holm({f.claim: f.p for f in found if f.p is not None})
-    return pd.DataFrame([_line(f, printed.get(f.claim), adjusted.get(f.claim)) for f in found])
+    return pd.DataFrame([_line(f, printed.get(f.claim)) for f in found])
 
 
-def _line(finding: Finding, printed: Finding | None, p_holm: float | None) -> dict[str, object]:
+def _line(finding: Finding, printed: Finding | None) -> dict[str, object]:
     return {
         "claim": finding.claim,
         "paper": finding.paper,
         "text": finding.text,
         "verdict": finding.verdict,
+        "here": finding.here,
         "effect": finding.effect,
         "low": finding.low,
         "high": finding.high,
         "n": finding.n,
         "unit": finding.unit,
         "counted": finding.counted,
-        "p_holm": p_holm,
+        "p_holm": finding.p_holm,
         "published_verdict": printed.verdict if printed else None,
         "published_effect": printed.effect if printed else None,
         "published_unit": printed.unit if printed else None,

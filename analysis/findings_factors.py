@@ -14,13 +14,26 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis import arms, published
-from analysis.board import FACTORS, PATTERN_FACTORS, SEEDS, SOURCE_FACTORS, key_of, pair, summarise
+from analysis.board import (
+    COPIED,
+    LOSS,
+    PATTERN,
+    SEEDS,
+    SIZES,
+    SOURCE,
+    finished,
+    key_of,
+    repetition,
+    varies,
+    varying,
+)
 from analysis.evidence import (
     FAILS,
     HOLDS,
     Claim,
     Evidence,
     Part,
+    as_repeated,
     difference,
     equivalent,
     judge,
@@ -29,12 +42,15 @@ from analysis.evidence import (
     slope,
     trend,
 )
+from analysis.pairing import LrRule, pair
+from analysis.units import summarise
+from analysis.verdicts import hypothesis_name
 
 __all__ = ["CLAIMS"]
 
 _PAPER = "li-2019"
 _SIZES = ("80", "100", "200", "500", "800")
-_FROM_SCRATCH = (*SOURCE_FACTORS, *PATTERN_FACTORS)
+_FROM_SCRATCH = (*SOURCE, *PATTERN, *COPIED)
 _SEEDED = "seed: [0, 1, 2]"
 _CATEGORIES = (
     "sources of {recipe: categories, n: …} for three or more n (1000 would contain the target)"
@@ -54,17 +70,25 @@ def _drawn(figure: str, *names: str) -> list[Part]:
 
 
 def _done(evidence: Evidence, rows: pd.Series[bool]) -> pd.DataFrame:
-    """Finished runs among the rows, with their seed in one word."""
+    """Runs with an outcome among the rows, in points."""
     b = evidence.board
-    done = b[rows & (b["status"] == "done") & b["top1_accuracy"].notna()].copy()
-    done["seed"] = key_of(done, SEEDS) if len(done) else []
-    done["points"] = 100 * done["top1_accuracy"].astype(float)
-    return done
+    done = b[rows & finished(b)]
+    away = (done["status"] == "diverged").astype(int)
+    return done.assign(points=100 * done["top1_accuracy"].astype(float), diverged=away)
 
 
-def _same(*varied: str) -> list[str]:
-    """The factors that are held fixed when some vary."""
-    return [name for name in FACTORS if name not in varied]
+def _same(board: pd.DataFrame, *varied: str) -> list[str]:
+    """The settings that are held fixed when some vary, without what names the task or the size.
+
+    A slope is within a task; of each setting but the size there is a part of its own.
+    """
+    task = ("dataset", "target", "target.root", "target.classes.*", "target.options.*")
+    of_task = ("source.classes.root", "source.classes.target_n", "source.dataset", "source.root")
+    return [
+        name
+        for name in varying(board)
+        if not (varies(name, (*varied, *task, *of_task)) or repetition(name))
+    ]
 
 
 # --- LI-C1 to C3: how many source classes ---
@@ -79,22 +103,28 @@ def _c1_published() -> list[Part]:
 
 def _of_categories(evidence: Evidence) -> pd.Series[bool]:
     b = evidence.board
-    named = b["source"].map(lambda s: isinstance(s, str) and "categories" in s)
-    return arms.fine_tuned(b) & named.astype(bool)
+    random = b["source_side"] == "source"
+    if "source.classes.recipe" in b.columns:
+        random |= b["source.classes.recipe"] == "categories"
+    return arms.fine_tuned(b) & random & (b["source_links"] == 1)
 
 
 def _c1_runs(evidence: Evidence) -> list[Part]:
     frame = _done(evidence, _of_categories(evidence))
-    return [
-        slope(
-            "accuracy rises with source classes",
-            frame,
-            "source_classes",
-            "points",
-            f"{_CATEGORIES}, {_SEEDED}",
-            within=_same(*SOURCE_FACTORS),
-        )
-    ]
+    # The seeds of the sources differ with the source; a repetition is one of the target's seeds.
+    return slope(
+        "accuracy rises with source classes",
+        frame.assign(seed=_own_seeds(frame)),
+        "source_classes",
+        "points",
+        f"{_CATEGORIES}, {_SEEDED}",
+        evidence.rules,
+        within=_same(evidence.board, *SOURCE),
+    )
+
+
+def _own_seeds(frame: pd.DataFrame) -> pd.Series[str]:
+    return key_of(frame, SEEDS) if len(frame) else pd.Series(dtype=object)
 
 
 def _c2_published() -> list[Part]:
@@ -110,8 +140,9 @@ def _c2_runs(evidence: Evidence) -> list[Part]:
     if sizes.empty:
         return [missing(name, "no source of random categories", needed)]
     smallest = few & (b["source_classes"] == sizes.min())
-    part = difference(evidence, name, arms.scratch(b), smallest, _FROM_SCRATCH, needed)
-    return [replace(part, detail=f"{int(sizes.min())} source classes; {part.detail}")]
+    parts = difference(evidence, name, arms.scratch(b), smallest, _FROM_SCRATCH, needed)
+    said = f"{int(sizes.min())} source classes"
+    return [replace(part, detail=f"{said}; {part.detail}") for part in parts]
 
 
 def _c3_published() -> list[Part]:
@@ -126,7 +157,7 @@ def _c3_runs(evidence: Evidence) -> list[Part]:
     b = evidence.board
     again = arms.fine_tuned_again(b)
     needed = "source: self and source: none with three or more seeds or class draws"
-    return [equivalent(evidence, "self ≈ scratch", again, arms.scratch(b), _FROM_SCRATCH, needed)]
+    return equivalent(evidence, "self ≈ scratch", again, arms.scratch(b), _FROM_SCRATCH, needed)
 
 
 # --- LI-C4: distance of source and target ---
@@ -154,20 +185,57 @@ def _near_far(
     """Pairs near - far among the rows, `points` their difference."""
     b = evidence.board
     near, far = rows & arms.source_is(b, "near"), rows & arms.source_is(b, "far")
-    frame = pair(b, near, far, SOURCE_FACTORS, metric, evidence.lr_rule(near | far)).frame
+    frame = pair(b, near, far, SOURCE, metric, evidence.lr_rule(near | far)).frame
     return frame.assign(points=100 * frame["difference"])
 
 
-def _change(name: str, before: pd.DataFrame, after: pd.DataFrame, needed: str) -> Part:
-    """Mean of `points` before less after, over what both have: task, seed, images per class."""
-    keys = ["task", "seed", "model", "n_per_class"]
-    sides = [f.groupby(keys, dropna=False)["points"].mean() for f in (before, after) if len(f)]
-    if len(sides) < 2:
-        return missing(name, "one side has no pairs", needed)
-    both = (sides[0] - sides[1]).dropna().reset_index(name="effect")
+def _change(
+    evidence: Evidence,
+    name: str,
+    before: pd.DataFrame,
+    after: pd.DataFrame,
+    vary: Sequence[str],
+    needed: str,
+) -> list[Part]:
+    """Mean of `points` before less after, where all settings but those in `vary` are equal.
+
+    Args:
+        before, after: pairs with `points`; both of a repetition must be there.
+    """
+    if before.empty or after.empty:
+        return [missing(name, "one side has no pairs", needed)]
+    best = evidence.lr_rule(pd.Series(True, index=evidence.board.index)) == "best"
+    free = (*vary, "lr") if best else tuple(vary)
+    held = [n for n in varying(evidence.board) if not varies(n, free) and not repetition(n)]
+    kinds = [n for n in held if n not in SIZES and not varies(n, _TASK)]
+    sides: list[pd.DataFrame] = []
+    for frame in (before, after):
+        # The seeds of sources belong to the sides; a repetition is one of the target's own seeds.
+        keys = {"task": frame["task"], "seed": key_of(frame, SEEDS), "size": key_of(frame, held)}
+        table = frame[["points", "diverged"]].assign(kind=key_of(frame, kinds), **keys)
+        means = table.groupby(["kind", "task", "seed", "size"]).mean()
+        sides.append(means.add_suffix("_after" if sides else "_before"))
+    both = sides[0].join(sides[1], how="inner").reset_index()
     if both.empty:
-        return missing(name, "no task and seed with both", needed)
-    return judge(name, summarise(both, "effect", name), needed, f"{len(both)} conditions")
+        return [missing(name, "no task and seed with both", needed)]
+    both["effect"] = both["points_before"] - both["points_after"]
+    both["diverged"] = (both["diverged_before"] + both["diverged_after"]).astype(int)
+    parts = []
+    groups = sorted(
+        (group for _, group in both.groupby("kind", sort=True)),
+        key=lambda g: (-g["task"].nunique(), -len(g)),
+    )
+    for place, group in enumerate(groups):
+        e = summarise(group, "effect", name)
+        said = f"{len(group)} pairs of differences"
+        pairs = hypothesis_name(group, f"change {name}")
+        named = f"{name}, setting {place + 1}" if place else name
+        part = judge(named, e, needed, evidence.rules, pairs, said)
+        parts.append(replace(part, main=as_repeated(group, groups[0])))
+    return parts
+
+
+_TASK = ("dataset", "target", "target.root", "target.classes.*", "target.options.*")
 
 
 def _c4_runs(evidence: Evidence) -> list[Part]:
@@ -178,13 +246,18 @@ def _c4_runs(evidence: Evidence) -> list[Part]:
     frozen = f"source: [near, far], pattern: [tune, freeze], {_SEEDED}"
     svm, frozen_runs = (_near_far(evidence, rows) for rows in arms.frozen_features(b))
     before = frozen_runs if svm.empty else svm
+    # An SVM has no rate, schedule or augmentation of its own: with it, they are not held.
+    trained = ("train.*", "lr", "weight_decay", "epochs", "batch_size", *COPIED)
+    vary = PATTERN if svm.empty else (*PATTERN, *LOSS, *trained)
     return [
-        difference(evidence, "near > far", near, far, SOURCE_FACTORS, runs),
-        difference(evidence, "far > scratch", far, arms.scratch(b), _FROM_SCRATCH, runs),
-        _change(
+        *difference(evidence, "near > far", near, far, SOURCE, runs),
+        *difference(evidence, "far > scratch", far, arms.scratch(b), _FROM_SCRATCH, runs),
+        *_change(
+            evidence,
             "the gap near - far is larger before fine-tuning",
             before,
             _near_far(evidence, tuned),
+            vary,
             frozen,
         ),
     ]
@@ -215,12 +288,14 @@ def _c5_runs(evidence: Evidence) -> list[Part]:
             if abs(rate - _BEST_LR) > 1e-12:
                 other = tuned & (b["lr"] == rate)
                 name = f"0.001 > {rate:g}"
-                parts.append(difference(equal_rates, name, tuned & at_best, other, ("lr",), needed))
+                parts += difference(equal_rates, name, tuned & at_best, other, ("lr",), needed)
     if "train_loss" not in b.columns:
         return [*parts, missing(loss, "the leaderboard has no train_loss", needed)]
-    frame, fixed = _done(evidence, tuned), _same("lr")
-    unit = "nats per doubling"
-    return [*parts, slope(loss, frame, "lr", "train_loss", needed, False, True, unit, fixed)]
+    frame, fixed = _done(evidence, tuned), _same(b, "lr")
+    frame = frame[frame["status"] == "done"]  # the loss of a run that diverged is no number
+    unit, rules = "nats per doubling", evidence.rules
+    found = slope(loss, frame, "lr", "train_loss", needed, rules, False, True, unit, fixed)
+    return [*parts, *found]
 
 
 # --- LI-C6, C7: images per class and classes of the target ---
@@ -239,11 +314,25 @@ def _c6_runs(evidence: Evidence) -> list[Part]:
         rule = evidence.lr_rule(arm | arms.scratch(b))
         frame = pair(b, arm, arms.scratch(b), _FROM_SCRATCH, lr=rule).frame
         frame = frame.assign(points=100 * frame["difference"])
-        title = f"{name} - scratch falls with n"
-        parts.append(slope(title, frame, "n_per_class", "points", needed, rising=False))
+        parts += _falls(evidence, f"{name} - scratch falls with n", frame, rule, needed)
     both = _near_far(evidence, tuned)
-    title = "near - far falls with n"
-    return [*parts, slope(title, both, "n_per_class", "points", needed, rising=False)]
+    rule = evidence.lr_rule(tuned)
+    return [*parts, *_falls(evidence, "near - far falls with n", both, rule, needed)]
+
+
+def _falls(
+    evidence: Evidence, title: str, frame: pd.DataFrame, rule: LrRule, needed: str
+) -> list[Part]:
+    """The slope of a gap on the number of images; of each comparison a part of its own.
+
+    The schedule goes with the number of images, and so does a rate that validation chose; the
+    number of classes does not.
+    """
+    schedule = [n for n in SIZES if n not in ("target_classes", "target.classes.take")]
+    within = _same(evidence.board, *schedule, *(("lr",) if rule == "best" else ()))
+    return slope(
+        title, frame, "n_per_class", "points", needed, evidence.rules, rising=False, within=within
+    )
 
 
 def _c7_published() -> list[Part]:
@@ -254,19 +343,16 @@ def _c7_runs(evidence: Evidence) -> list[Part]:
     frame = _done(evidence, arms.fine_tuned(evidence.board))
     if "target_classes" not in frame.columns:
         frame = frame.assign(target_classes=math.nan)
-    # The label of a smaller target differs ("… take 40"): what is one task is wider here.
-    frame["task"] = frame["dataset"].astype(str) + " " + key_of(frame, ["class_draw"])
-    return [
-        slope(
-            "fewer target classes, higher accuracy",
-            frame,
-            "target_classes",
-            "points",
-            f"targets with take: [three or more numbers of classes], {_SEEDED}",
-            rising=False,
-            within=_same("target", "target_classes"),
-        )
-    ]
+    return slope(
+        "fewer target classes, higher accuracy",
+        frame,
+        "target_classes",
+        "points",
+        f"targets with take: [three or more numbers of classes], {_SEEDED}",
+        evidence.rules,
+        rising=False,
+        within=_same(evidence.board, "target_classes"),
+    )
 
 
 # --- LI-C8: how many layers to freeze ---
@@ -284,13 +370,17 @@ def _c8_runs(evidence: Evidence) -> list[Part]:
     for depth in sorted({int(n) for n in b.loc[frozen, "frozen"]}):
         some = frozen & (b["frozen"] == depth)
         name = f"tuning all layers > freezing {depth}"
-        parts.append(difference(evidence, name, tuned, some, PATTERN_FACTORS, needed))
+        parts += difference(evidence, name, tuned, some, PATTERN, needed)
     if not parts:
         parts.append(missing("tuning all layers is best", "no run with frozen layers", needed))
     name = "near loses less than far by freezing"
-    gap_frozen, gap_tuned = _near_far(evidence, frozen), _near_far(evidence, tuned)
-    # near loses less than far: the gap near - far is larger with layers frozen.
-    return [*parts, _change(name, gap_frozen, gap_tuned, needed)]
+    # near loses less than far: the gap near - far is larger with layers frozen. Each depth is a
+    # setting of its own.
+    for depth in sorted({int(n) for n in b.loc[frozen, "frozen"]}, reverse=True):
+        gap = _near_far(evidence, frozen & (b["frozen"] == depth))
+        title = f"{name} {depth}"
+        parts += _change(evidence, title, gap, _near_far(evidence, tuned), PATTERN, needed)
+    return parts
 
 
 # --- LI-C9: augmentation ---
@@ -304,16 +394,24 @@ def _c9_runs(evidence: Evidence) -> list[Part]:
     b = evidence.board
     needed = f"train.expand_to: [null, N] for source: [near, none], {_SEEDED}"
     with_, without = b["expand_to"].notna(), b["expand_to"].isna()
+    vary = ("expand_to", "train.equal_steps")
+    scratch, more = arms.scratch(b), "it helps scratch more than fine-tuning"
+    parts = difference(
+        evidence, "augmentation helps scratch", scratch & with_, scratch & without, vary, needed
+    )
     gains = []
-    for arm in (arms.scratch(b), arms.fine_tuned(b)):
-        frame = pair(b, arm & with_, arm & without, ("expand_to",), lr=evidence.lr_rule(arm)).frame
+    for arm in (scratch, arms.fine_tuned(b)):
+        frame = pair(b, arm & with_, arm & without, vary, lr=evidence.lr_rule(arm)).frame
         gains.append(frame.assign(points=100 * frame["difference"]))
-    scratch, more = "augmentation helps scratch", "it helps scratch more than fine-tuning"
-    if gains[0].empty:
-        helps = missing(scratch, "no scratch run with and without expansion", needed)
-    else:
-        helps = judge(scratch, summarise(gains[0], "points", scratch), needed)
-    return [helps, _change(more, gains[0], gains[1], needed)]
+    for side in ("near", "far"):
+        # One source at a time: a scratch run's gain against that of each source is another pair.
+        tuned = gains[1][gains[1]["source_side"] == side] if len(gains[1]) else gains[1]
+        if len(tuned):
+            named = f"{more} from {side}"
+            parts += _change(evidence, named, gains[0], tuned, _FROM_SCRATCH, needed)
+    if len(parts) == 1:
+        parts.append(missing(more, "no fine-tuned run with and without expansion", needed))
+    return parts
 
 
 CLAIMS: Sequence[Claim] = (

@@ -6,15 +6,13 @@ Fig. 9).
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Literal
 
 import pandas as pd
 from scipy import stats
 
 from analysis import arms, published
-from analysis.board import summarise
 from analysis.evidence import (
-    FAILS,
-    HOLDS,
     UNDECIDED,
     Claim,
     Evidence,
@@ -23,6 +21,8 @@ from analysis.evidence import (
     missing,
     ordered,
 )
+from analysis.units import summarise
+from analysis.verdicts import Hypothesis, Rules, hypothesis_name
 
 __all__ = ["CLAIMS"]
 
@@ -52,24 +52,29 @@ def _c10_published() -> list[Part]:
 
 
 def _layer_gap(
-    table: pd.DataFrame, name: str, networks: Sequence[str], high: str, low: str
+    table: pd.DataFrame, name: str, networks: Sequence[str], high: str, low: str, rules: Rules
 ) -> Part:
-    """Accuracy at one layer less that at another, averaged over networks, by seed."""
+    """Accuracy at one layer less that at another, averaged over networks, by task and seed."""
     rows = table[table["network"].isin(networks) & table["layer"].isin([high, low])]
     wide = rows.pivot_table(
-        index=["seed", "network"], columns="layer", values="accuracy", aggfunc="mean"
+        index=["task", "seed", "network"], columns="layer", values="accuracy", aggfunc="mean"
     )
     if high not in wide.columns or low not in wide.columns:
         return missing(name, f"no probes of {high} and {low}", _PROBES)
     gap = (100 * (wide[high] - wide[low])).dropna().reset_index(name="gap")
     if gap.empty:
         return missing(name, f"no network with probes of both {high} and {low}", _PROBES)
-    e = summarise(gap.assign(task="probes"), "gap", name)
-    return judge(name, e, _PROBES, f"{', '.join(sorted(set(gap['network'])))}")
+    gap = gap.assign(size=gap["network"])
+    e = summarise(gap, "gap", name)
+    pairs = hypothesis_name(gap, name)
+    return judge(name, e, _PROBES, rules, pairs, ", ".join(sorted(set(gap["network"]))))
 
 
 def _c10_runs(evidence: Evidence) -> list[Part]:
     table = arms.probes(evidence.board) if evidence.probes is None else evidence.probes
+    if "task" not in table.columns:
+        table = table.assign(task="probes")
+    rules = evidence.rules
     names = (
         "last layer > the one before for features trained on the target",
         "the one before > last layer for foreign features",
@@ -84,26 +89,28 @@ def _c10_runs(evidence: Evidence) -> list[Part]:
     # Below conv5, the fifth of eight layers; of another depth, the same share.
     lower = layers[: max(1, len(layers) * 4 // 8)]
     return [
-        _layer_gap(table, names[0], _OWN, last, before),
-        _layer_gap(table, names[1], _FOREIGN, before, last),
-        _network_gap(table, names[2], "far", "self", lower),
+        _layer_gap(table, names[0], _OWN, last, before, rules),
+        _layer_gap(table, names[1], _FOREIGN, before, last, rules),
+        _network_gap(table, names[2], "far", "self", lower, rules),
     ]
 
 
 def _network_gap(
-    table: pd.DataFrame, name: str, high: str, low: str, layers: Sequence[str]
+    table: pd.DataFrame, name: str, high: str, low: str, layers: Sequence[str], rules: Rules
 ) -> Part:
     rows = table[table["layer"].isin(layers)]
     wide = rows.pivot_table(
-        index=["seed", "layer"], columns="network", values="accuracy", aggfunc="mean"
+        index=["task", "seed", "layer"], columns="network", values="accuracy", aggfunc="mean"
     )
     if high not in wide.columns or low not in wide.columns:
         return missing(name, f"no probes of {high} and {low}", _PROBES)
     gap = (100 * (wide[high] - wide[low])).dropna().reset_index(name="gap")
     if gap.empty:
         return missing(name, f"no layer with probes of both {high} and {low}", _PROBES)
-    e = summarise(gap.assign(task="probes"), "gap", name)
-    return judge(name, e, _PROBES, f"layers {', '.join(layers)}")
+    gap = gap.assign(size=gap["layer"])
+    e = summarise(gap, "gap", name)
+    pairs = hypothesis_name(gap, name)
+    return judge(name, e, _PROBES, rules, pairs, f"layers {', '.join(layers)}")
 
 
 # --- LI-C11: sensitivity of filters ---
@@ -138,7 +145,17 @@ def _row(table: pd.DataFrame, name: str) -> tuple[float, float, int] | None:
     return float(first["percentage"]), float(first["reverse_percentage"]), int(first["n_classes"])
 
 
-def _above_half(table: pd.DataFrame, name: str) -> Part:
+_LEAST_CLASSES = 10
+
+
+def _of_classes(name: str, gap: float, p: float, n: int, rules: Rules) -> Hypothesis:
+    """A test whose unit is the class; fewer than ten decide nothing."""
+    least = rules.interest.get("% of classes", 0.0)
+    direction: Literal[-1, 0, 1] = 0 if abs(gap) < least else 1 if gap > 0 else -1
+    return Hypothesis(f"classes {name}", direction, p if n >= _LEAST_CLASSES else None, None, n)
+
+
+def _above_half(table: pd.DataFrame, name: str, rules: Rules) -> Part:
     """Exact binomial interval of the share of classes, ties left out, against one half."""
     row = _row(table, name)
     if row is None:
@@ -149,19 +166,20 @@ def _above_half(table: pd.DataFrame, name: str) -> Part:
     test = stats.binomtest(above, above + below)
     interval = test.proportion_ci(0.95)
     low, high = 100 * float(interval.low), 100 * float(interval.high)
-    verdict = HOLDS if low > 50 else FAILS if high < 50 else UNDECIDED
+    share, n = 100 * above / (above + below), above + below
     return Part(
         name,
-        verdict,
-        100 * above / (above + below),
+        UNDECIDED,
+        share,
         low,
         high,
-        above + below,
+        n,
         "% of classes",
         "class",
         float(test.pvalue),
         f"{row[2] - above - below} of {row[2]} classes tied",
-        "" if verdict != UNDECIDED else f"more classes: {_SENSITIVITY}",
+        f"more classes: {_SENSITIVITY}",
+        test=_of_classes(name, share - 50, float(test.pvalue), n, rules),
     )
 
 
@@ -169,10 +187,11 @@ def _c11_runs(evidence: Evidence) -> list[Part]:
     table = evidence.sensitivities
     if table is None or table.empty:
         return [missing(n, "no filter sensitivities", _SENSITIVITY) for n in (*_MORE, _CLOSER)]
-    return [*(_above_half(table, name) for name in _MORE), _closer(table)]
+    rules = evidence.rules
+    return [*(_above_half(table, name, rules) for name in _MORE), _closer(table, rules)]
 
 
-def _closer(table: pd.DataFrame) -> Part:
+def _closer(table: pd.DataFrame, rules: Rules) -> Part:
     """Whether near leads far in more classes before fine-tuning than after it."""
     before, after = _row(table, "near > far"), _row(table, "FT-near > FT-far")
     if before is None or after is None:
@@ -185,12 +204,11 @@ def _closer(table: pd.DataFrame) -> Part:
     gap = abs(shares[0] - 0.5) - abs(shares[1] - 0.5)
     error = sum(s * (1 - s) / n for s, n in zip(shares, totals, strict=True)) ** 0.5
     low, high = gap - 1.96 * error, gap + 1.96 * error
-    verdict = HOLDS if low > 0 else FAILS if high < 0 else UNDECIDED
     p = float(2 * stats.norm.sf(abs(gap) / error)) if error > 0 else float(gap == 0)
     detail = f"near ahead of far in {100 * shares[0]:.0f} % before, {100 * shares[1]:.0f} % after"
     return Part(
         _CLOSER,
-        verdict,
+        UNDECIDED,
         100 * gap,
         100 * low,
         100 * high,
@@ -199,7 +217,8 @@ def _closer(table: pd.DataFrame) -> Part:
         "class",
         p,
         detail,
-        "" if verdict != UNDECIDED else f"more classes: {_SENSITIVITY}",
+        f"more classes: {_SENSITIVITY}",
+        test=_of_classes(_CLOSER, 100 * gap, p, min(totals), rules),
     )
 
 

@@ -12,13 +12,13 @@ import math
 from collections.abc import Sequence
 from dataclasses import replace
 from itertools import combinations
+from typing import Literal
 
 import pandas as pd
 from scipy import stats
 
 from analysis import published
 from analysis.bands import data_band, distance_band
-from analysis.board import summarise
 from analysis.evidence import (
     FAILS,
     HOLDS,
@@ -26,9 +26,12 @@ from analysis.evidence import (
     Claim,
     Evidence,
     Part,
+    as_repeated,
     judge,
     missing,
+    setting_names,
 )
+from analysis.pairing import comparisons
 from analysis.ratios import (
     DISTANCE_KEYS,
     Ratios,
@@ -37,6 +40,8 @@ from analysis.ratios import (
     distance_bands,
     tune_freeze_ratios,
 )
+from analysis.units import summarise
+from analysis.verdicts import Hypothesis, hypothesis_name
 
 __all__ = ["CLAIMS"]
 
@@ -50,20 +55,27 @@ def _drawn(name: str, figure: str) -> list[Part]:
     return [missing(name, f"{figure} is only drawn, its values are not printed")]
 
 
-def _log_ratio(name: str, rows: pd.DataFrame, needed: str, detail: str, sign: int = 1) -> Part:
+def _log_ratio(
+    evidence: Evidence, name: str, rows: pd.DataFrame, needed: str, detail: str, sign: int = 1
+) -> list[Part]:
+    """A part for each comparison: sources and recipes are not averaged, and neither are they units.
+
+    Each source of a target has a part of its own, since the sources of one target share it.
+    """
     if rows.empty:
-        return missing(name, f"no pair of finished runs {detail}".strip(), needed)
-    units = rows[["task", "source"]].drop_duplicates()
-    if len(units) > 1:
-        detail = f"{detail} of {len(units)} pairs of source and target".strip()
-    e = summarise(rows.assign(effect=100 * sign * rows["log_ratio"]), "effect", name)
-    return judge(
-        name,
-        e,
-        needed,
-        f"{len(rows)} pairs {detail}".strip(),
-        _PERCENT,
-    )
+        return [missing(name, f"no pair of finished runs {detail}".strip(), needed)]
+    groups = list(comparisons(rows))
+    parts = []
+    names = setting_names(evidence.board, groups)
+    for group, setting in zip(groups, names, strict=True):
+        named = f"{name}, {setting}" if setting else name
+        effect = group.assign(effect=100 * sign * group["log_ratio"])
+        e = summarise(effect, "effect", named, "ratio", 100 * sign)
+        pairs = hypothesis_name(group, f"ratio {sign}")
+        said = f"{len(group)} pairs {detail}".strip()
+        part = judge(named, e, needed, evidence.rules, pairs, said, _PERCENT)
+        parts.append(replace(part, main=as_repeated(group, groups[0])))
+    return parts
 
 
 def _is_large(n: float | None) -> bool:
@@ -107,7 +119,7 @@ def _c1_runs(evidence: Evidence) -> list[Part]:
             away = pd.Series([_exception(*c) for c in conditions], index=found.index)
             kept, out = found[~away], found[away]
             name = f"last layer random ≥ last {reinit} random, {treatment}"
-            parts.append(_log_ratio(name, kept, needed, _says(kept)))
+            parts += _log_ratio(evidence, name, kept, needed, _says(kept))
             excepted += (
                 [f"{treatment}, last {reinit}: {out['ratio'].mean():.3f}"] if len(out) else []
             )
@@ -143,7 +155,7 @@ def _c2_runs(evidence: Evidence) -> list[Part]:
     much = rows[[_is_large(n) for n in rows["n_per_class"]]]
     needed = f"images_per_class of 100 or more, pattern: [tune, freeze], {_SEEDED}"
     name = "with 100 images per class or more, tune > freeze"
-    return [_log_ratio(name, much, needed, "with 100 images per class or more")]
+    return _log_ratio(evidence, name, much, needed, "with 100 images per class or more")
 
 
 def _c3_published() -> list[Part]:
@@ -159,9 +171,9 @@ def _c3_runs(evidence: Evidence) -> list[Part]:
         ]
     few = rows[[_is_low(n) for n in rows["n_per_class"]]]
     near = few[[band == "low" for band in distance_bands(few)]]
-    part = _log_ratio(name, near, f"{runs}, at a cosine distance below 0.2", "", sign=-1)
-    said = [part.detail, _sources(near), between_bands(few)]
-    return [replace(part, detail="; ".join(text for text in said if text))]
+    parts = _log_ratio(evidence, name, near, f"{runs}, at a cosine distance below 0.2", "", sign=-1)
+    said = [parts[0].detail, _sources(near), between_bands(few)]
+    return [replace(parts[0], detail="; ".join(text for text in said if text)), *parts[1:]]
 
 
 def _sources(rows: pd.DataFrame) -> str:
@@ -174,35 +186,46 @@ def _c4_published() -> list[Part]:
     return _drawn("tune / freeze grows with distance", "Fig. 2")
 
 
+_LEAST_DISTANCES = 4
+"""Different distances that a slope needs, a twentieth apart or more: two clusters have no slope."""
+
+
 def _c4_runs(evidence: Evidence) -> list[Part]:
-    """The slope over targets and sources: each is one point, the mean over its runs."""
+    """The slope over tasks: each is one point, the mean over its sources and runs.
+
+    The sources of one task share its images, so they are no further units.
+    """
     name, rows = "tune / freeze grows with distance", _tune_freeze(evidence).frame
-    needed = f"three or more targets or sources, pattern: [tune, freeze], {_SEEDED}; {_DISTANCE}"
+    needed = f"four or more targets, pattern: [tune, freeze], {_SEEDED}; {_DISTANCE}"
     known = rows[rows["distance"].notna()]
     if known.empty:
         return [missing(name, "no distance known" if len(rows) else "no pairs", needed)]
-    points = known.groupby(["task", "source", "model"])[["distance", "log_ratio"]].mean()
-    if points["distance"].nunique() < 3:
-        return [missing(name, f"{points['distance'].nunique()} different distances", needed)]
+    known = next(comparisons(known))
+    points = known.groupby("task")[["distance", "log_ratio"]].mean()
+    apart = (points["distance"] / 0.05).round().nunique()
+    if apart < _LEAST_DISTANCES:
+        said = f"{apart} distances a twentieth apart, over {len(points)} tasks"
+        return [missing(name, f"{said}; {_LEAST_DISTANCES} are needed", needed)]
     line = stats.linregress(points["distance"], 100 * points["log_ratio"])
     slope, error, free = float(line.slope), float(line.stderr), len(points) - 2
     half = float(stats.t.ppf(0.975, free)) * error
     low, high = slope - half, slope + half
-    verdict = HOLDS if low > 0 else FAILS if high < 0 else UNDECIDED
-    more = "" if verdict != UNDECIDED else f"more targets or sources: {needed}"
-    unit, counted = f"{_PERCENT} per unit of cosine distance", "target and source"
+    unit = f"{_PERCENT} per unit of cosine distance"
+    direction: Literal[-1, 1] = 1 if slope > 0 else -1
+    test = Hypothesis("slope on distance", direction, float(line.pvalue), None, len(points))
     return [
         Part(
             name,
-            verdict,
+            UNDECIDED,
             slope,
             low,
             high,
             len(points),
             unit,
-            counted,
+            "task",
             float(line.pvalue),
-            needed=more,
+            needed=f"more targets: {needed}",
+            test=test,
         )
     ]
 
@@ -252,7 +275,9 @@ def _c5_runs(evidence: Evidence) -> list[Part]:
             parts.append(_order_by_intervals(name, labels, known, other, needed))
         else:
             a, b = (list(known[c].astype(float)) for c in ("cosine", other))
-            parts.append(_same_order(name, labels, a, b))
+            part = _same_order(name, labels, a, b)
+            said = f"{part.detail}; the distances have no intervals"
+            parts.append(replace(part, verdict=UNDECIDED, detail=said, needed=needed))
     return parts
 
 

@@ -13,21 +13,21 @@ from dataclasses import replace
 import pandas as pd
 
 from analysis import arms, published
-from analysis.board import SOURCE_FACTORS, options, pair, summarise
+from analysis.board import LOSS, SOURCE
 from analysis.evidence import (
     FAILS,
     HOLDS,
-    UNDECIDED,
     Claim,
     Evidence,
     Part,
     difference,
     equivalent,
-    judge,
     missing,
     ordered,
+    parts_of,
+    within,
 )
-from analysis.statistics import student_interval
+from bench.intervals import student
 
 __all__ = ["CLAIMS"]
 
@@ -52,7 +52,7 @@ def _c1_published() -> list[Part]:
     whole = "Joint fine-tuning with all source samples"
     random = "Selective joint FT with random source samples"
     close = [abs(a - b) for a, b in _rows(whole, random).values()]
-    equal = student_interval(close, unit="published row")
+    equal = student(close, unit="published row")
     verdict = HOLDS if max(close) < _ABOUT_EQUAL_POINTS else FAILS
     detail = f"differences {', '.join(f'{d:.2g}' for d in close)} within {_ABOUT_EQUAL_POINTS:g}"
     return [
@@ -66,17 +66,15 @@ def _c1_published() -> list[Part]:
 
 
 def _c1_runs(evidence: Evidence) -> list[Part]:
-    b, vary = evidence.board, arms.LOSS_FACTORS
+    b, vary = evidence.board, LOSS
     chosen, random = arms.selective(b), arms.joint(b, "random")
     whole, plain = arms.joint(b), arms.fine_tuned(b)
     needed = f"{_RUNS}; joint with and without borrow.total_images"
     return [
-        difference(evidence, "selective > all source", chosen, whole, vary, needed),
-        equivalent(
-            evidence, "all ≈ random source", whole, random, vary, needed, _ABOUT_EQUAL_POINTS
-        ),
-        difference(evidence, "all source > no source", whole, plain, vary, needed),
-        difference(evidence, "random source > no source", random, plain, vary, needed),
+        *difference(evidence, "selective > all source", chosen, whole, vary, needed),
+        *equivalent(evidence, "all ≈ random source", whole, random, vary, needed),
+        *difference(evidence, "all source > no source", whole, plain, vary, needed),
+        *difference(evidence, "random source > no source", random, plain, vary, needed),
     ]
 
 
@@ -98,29 +96,31 @@ def _c2_published() -> list[Part]:
 
 
 def _c2_runs(evidence: Evidence) -> list[Part]:
-    b, vary = evidence.board, arms.LOSS_FACTORS
+    b = evidence.board
     chosen, kernels = arms.selective(b), arms.selective(b, adaptive=False)
     gabor = arms.selective(b, bank="gabor"), arms.selective(b, adaptive=False, bank="gabor")
     deeper = arms.selective(b, layers=None), arms.selective(b, adaptive=False, layers=None)
     both, other = chosen | kernels, gabor[0] | gabor[1]
     needed = "method: selective with"
-    vary_bank = ("method_options",)
-    parts = [
-        difference(
-            evidence,
-            "adaptive K > fixed K",
-            chosen,
-            kernels,
-            vary,
-            f"{needed} adaptive: [true, false]",
-        )
-    ]
+    vary_bank = (*_TEXT, "method.bank", "method.layers", "method.orientations", "bank.*")
+    parts = difference(
+        evidence,
+        "adaptive K > fixed K",
+        chosen,
+        kernels,
+        (*_TEXT, "method.adaptive", "method.k_fixed"),
+        f"{needed} adaptive: [true, false]",
+    )
     for name, others, how in (
         ("first layers > Gabor", other, "bank: [kernels, gabor]"),
         ("first layers > deeper ones", deeper[0] | deeper[1], 'layers: ["1,2", "1,2,3,4,5"]'),
     ):
-        parts.append(_same_growth(evidence, name, both, others, vary_bank, f"{needed} {how}"))
+        parts += _same_growth(evidence, name, both, others, vary_bank, f"{needed} {how}")
     return parts
+
+
+_TEXT = ("method_options",)
+"""The options of a method in one text, for people."""
 
 
 def _same_growth(
@@ -130,16 +130,14 @@ def _same_growth(
     right: pd.Series[bool],
     vary: Sequence[str],
     needed: str,
-) -> Part:
+) -> list[Part]:
     """Difference of two banks where K grows alike in both: adaptive runs if there are any."""
-    grows = evidence.board["method_options"].map(
-        lambda text: options(text).get("adaptive", "True") == "True"
-    )
+    grows = arms.option(evidence.board, "adaptive").map(lambda value: value is not False)
     done = evidence.board["status"] == "done"
     for growth in (grows, ~grows):
         if (left & growth & done).any() and (right & growth & done).any():
             return difference(evidence, name, left & growth, right & growth, vary, needed)
-    return missing(name, "no pair of finished runs", needed)
+    return [missing(name, "no pair of finished runs", needed)]
 
 
 _LEAST_GAIN, _MOST_GAIN = 2.0, 10.0
@@ -154,7 +152,7 @@ def _c3_published() -> list[Part]:
     places = "Selective joint FT with Places (ii)"
     gains["MIT Indoor"] = _accuracy("Table 5", places) - _accuracy("Table 5", _PLAIN)
     objects = _accuracy("Table 5", "Selective joint FT with ImageNet (i)")
-    e = student_interval(list(gains.values()), unit="published row")
+    e = student(list(gains.values()), unit="published row")
     inside = all(_LEAST_GAIN - 1e-9 <= g <= _MOST_GAIN + 1e-9 for g in gains.values())
     detail = ", ".join(f"{k} {g:+.1f}" for k, g in gains.items())
     detail += (
@@ -168,17 +166,12 @@ def _c3_published() -> list[Part]:
 
 def _c3_runs(evidence: Evidence) -> list[Part]:
     name, b = "gain of 2 to 10 points", evidence.board
-    part = difference(
-        evidence, name, arms.selective(b), arms.fine_tuned(b), arms.LOSS_FACTORS, _RUNS
-    )
-    if part.effect is None or part.low is None or part.high is None:
-        return [part]
-    inside = part.low >= _LEAST_GAIN and part.high <= _MOST_GAIN
-    outside = part.high < _LEAST_GAIN or part.low > _MOST_GAIN
-    verdict = HOLDS if inside else FAILS if outside else UNDECIDED
-    needed = "" if inside or outside else _RUNS
-    # The p-value is of "no gain", which says nothing about a gain of 2 to 10 points.
-    return [replace(part, verdict=verdict, needed=needed, p=None)]
+
+    def make(named: str, frame: pd.DataFrame, detail: str) -> Part:
+        return within(named, frame, _RUNS, evidence.rules, _LEAST_GAIN, _MOST_GAIN, detail)
+
+    left, right = arms.selective(b), arms.fine_tuned(b)
+    return parts_of(evidence, name, left, right, LOSS, _RUNS, make)
 
 
 def _c4_published() -> list[Part]:
@@ -196,11 +189,11 @@ def _c4_runs(evidence: Evidence) -> list[Part]:
     chosen = arms.selective(b)
     near, far = chosen & arms.source_is(b, "near"), chosen & arms.source_is(b, "far")
     both = arms.is_method(b, "selective") & arms.borrows(b, selections=2)
-    vary = (*SOURCE_FACTORS, "borrowed", "method_options")
+    vary = (*SOURCE, *_TEXT, "borrowed", "borrowed_*", "borrow*")
     needed = "method: selective with source: [near, far], and borrowing from both"
     return [
-        difference(evidence, "near source > far source", near, far, vary, needed),
-        difference(evidence, "both together no better", near, both, vary, needed, margin=1.0),
+        *difference(evidence, "near source > far source", near, far, vary, needed),
+        *difference(evidence, "both together no better", near, both, vary, needed, margin=1.0),
     ]
 
 
@@ -212,8 +205,10 @@ def _c5_runs(evidence: Evidence) -> list[Part]:
     """The largest K0 against the best smaller one, which validation accuracy chooses."""
     name, b = "a very large K0 hurts", evidence.board
     needed = "method: selective with three or more values of k0"
-    chosen = b[arms.is_method(b, "selective") & (b["status"] == "done")]
-    k0 = chosen["method_options"].map(lambda text: options(text).get("k0"))
+    selective = arms.selective(b)
+    every = arms.option(b, "k0")
+    chosen = b[selective & b["status"].isin(["done", "diverged"])]
+    k0 = every[chosen.index]
     sizes = sorted({int(k) for k in k0.dropna() if str(k).isdigit()})
     if len(sizes) < 3:
         return [missing(name, f"{len(sizes)} values of k0", needed)]
@@ -222,14 +217,11 @@ def _c5_runs(evidence: Evidence) -> list[Part]:
     if validation.isna().all():
         return [missing(name, "no validation accuracy to choose K0 by", needed)]
     best = int(float(str(validation.idxmax())))
-    every = b["method_options"].map(lambda text: options(text).get("k0"))
-    selective = arms.is_method(b, "selective")
-    arms_ = [selective & (every == str(k)) for k in (best, sizes[-1])]
-    frame = pair(b, arms_[0], arms_[1], ("method_options",), lr="same").frame
-    if frame.empty:
-        return [missing(name, "no pair of finished runs", needed)]
-    e = summarise(frame.assign(effect=100 * frame["difference"]), "effect", name)
-    return [judge(name, e, needed, f"K0 {best} against {sizes[-1]}")]
+    numbers = pd.to_numeric(every, errors="coerce")
+    left, right = (selective & (numbers == k) for k in (best, sizes[-1]))
+    parts = difference(evidence, name, left, right, (*_TEXT, "method.k0"), needed)
+    said = f"K0 {best} against {sizes[-1]}"
+    return [replace(part, detail=f"{said}; {part.detail}") for part in parts]
 
 
 CLAIMS: Sequence[Claim] = (

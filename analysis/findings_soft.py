@@ -7,14 +7,28 @@ from the tables as printed.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pandas as pd
 from scipy import stats
 
 from analysis import arms, published
-from analysis.board import PATTERN_FACTORS, key_of, pair, summarise
-from analysis.evidence import Claim, Evidence, Part, difference, judge, missing, ordered, trend
+from analysis.board import COPIED, LOSS, PATTERN, key_of, repetition, varies, varying
+from analysis.evidence import (
+    Claim,
+    Evidence,
+    Part,
+    as_repeated,
+    difference,
+    judge,
+    missing,
+    ordered,
+    trend,
+)
+from analysis.pairing import pair
+from analysis.units import summarise
+from analysis.verdicts import hypothesis_name
 
 __all__ = ["CLAIMS"]
 
@@ -53,16 +67,9 @@ def _c1_published() -> list[Part]:
 
 def _c1_runs(evidence: Evidence) -> list[Part]:
     b = evidence.board
-    return [
-        difference(
-            evidence,
-            "soft > fine-tuning",
-            arms.soft(b),
-            arms.fine_tuned(b),
-            arms.LOSS_FACTORS,
-            _SOFT_RUNS,
-        )
-    ]
+    return difference(
+        evidence, "soft > fine-tuning", arms.soft(b), arms.fine_tuned(b), LOSS, _SOFT_RUNS
+    )
 
 
 # --- SFT-C2: the intermediate stage lies between ---
@@ -80,12 +87,12 @@ def _c2_runs(evidence: Evidence) -> list[Part]:
     b = evidence.board
     middle = arms.soft(b, intermediate=True)
     needed = "method: {name: soft, schedule: zero} beside method: soft and method: plain"
-    vary = arms.LOSS_FACTORS
+    stage = ("method_options", "method.schedule", "method.ramp_epochs")
     return [
-        difference(
-            evidence, "intermediate > fine-tuning", middle, arms.fine_tuned(b), vary, needed
+        *difference(
+            evidence, "intermediate > fine-tuning", middle, arms.fine_tuned(b), LOSS, needed
         ),
-        difference(evidence, "soft > intermediate", arms.soft(b), middle, vary, needed),
+        *difference(evidence, "soft > intermediate", arms.soft(b), middle, stage, needed),
     ]
 
 
@@ -106,28 +113,40 @@ def _c3_published() -> list[Part]:
 def _c3_runs(evidence: Evidence) -> list[Part]:
     name, b = "frozen features ↔ fine-tuned", evidence.board
     needed = "model: [three or more], pattern: [freeze, tune], with the same target and seeds"
-    vary, tuned = (*PATTERN_FACTORS, *arms.LOSS_FACTORS), arms.fine_tuned(b)
+    vary, tuned = (*PATTERN, *COPIED, *LOSS), arms.fine_tuned(b)
     found: list[dict[str, object]] = []
     for frozen in arms.frozen_features(b):
         rule = evidence.lr_rule(tuned | frozen)
         found = found or _rank_correlations(pair(b, tuned, frozen, vary, lr=rule).frame)
     if not found:
         return [missing(name, "no target with three or more networks, frozen and tuned", needed)]
-    e = summarise(pd.DataFrame(found), "rho", name)
-    return [judge(name, e, needed, "positive, where the paper has exactly 1", "Spearman")]
+    table = pd.DataFrame(found)
+    e = summarise(table, "rho", name)
+    pairs = hypothesis_name(table, "frozen features and fine-tuned")
+    said = "positive, where the paper has exactly 1"
+    return [judge(name, e, needed, evidence.rules, pairs, said, "Spearman")]
+
+
+_NETWORK = ("model", "model.*", "pattern", *COPIED, "lr", "source.*", "source_*", "image_size")
+"""What goes with the network: its depth, its rate, how its source was trained."""
 
 
 def _rank_correlations(frame: pd.DataFrame) -> list[dict[str, object]]:
-    """Spearman's over three or more networks, for each task, seed and images per class."""
+    """Spearman's over three or more networks, for each task, seed and setting."""
     found: list[dict[str, object]] = []
     if frame.empty:
         return found
-    for _, rows in frame.groupby(key_of(frame, ["task", "seed", "n_per_class"]), sort=True):
+    held = [n for n in varying(frame) if not varies(n, _NETWORK) and not repetition(n)]
+    keys = ["task", *[n for n in held if n in frame.columns], "n_per_class"]
+    own = key_of(frame, ["seed_draw", "seed_init", "seed_order"])
+    for (_, _), rows in frame.groupby([key_of(frame, keys), own], sort=True):
         means = rows.groupby("model")[["left", "right"]].mean()
         if len(means) >= 3 and means["left"].nunique() > 1 and means["right"].nunique() > 1:
             rho = float(stats.spearmanr(means["left"], means["right"]).statistic)
             first = rows.iloc[0]
-            found.append({"task": first["task"], "seed": first["seed"], "rho": rho})
+            size = key_of(rows, held).iloc[0]
+            unit = {"task": first["task"], "seed": own[rows.index[0]], "size": size}
+            found.append(unit | {"rho": rho, "diverged": int(rows["diverged"].sum())})
     return found
 
 
@@ -151,13 +170,14 @@ def _c4_published() -> list[Part]:
 
 
 def _c4_runs(evidence: Evidence) -> list[Part]:
-    b, vary = evidence.board, arms.LOSS_FACTORS
+    b = evidence.board
+    vary = ("borrowed", "borrow.*")
     some = arms.soft(b, part="categories")
     images = arms.soft(b, part="images")
     second = arms.soft(b, targets=2)
     needed = "method: soft that borrows all, 0.1 of categories and 0.1 of images"
     return [
-        difference(
+        *difference(
             evidence,
             "all source ≥ 10 % of categories",
             arms.soft(b),
@@ -166,13 +186,13 @@ def _c4_runs(evidence: Evidence) -> list[Part]:
             needed,
             margin=1.0,
         ),
-        difference(evidence, "10 % of categories > 10 % of images", some, images, vary, needed),
-        difference(
+        *difference(evidence, "10 % of categories > 10 % of images", some, images, vary, needed),
+        *difference(
             evidence,
             "a small second target does not help",
             arms.soft(b),
             second,
-            vary,
+            (*vary, "borrowed_*", "borrow2.*"),
             "method: soft with and without a second borrowed data set",
             margin=1.0,
         ),
@@ -188,27 +208,50 @@ def _c5_published() -> list[Part]:
     return [ordered("soft on 2 expressions > fine-tuning on all", rows)]
 
 
-_FACES = "verification results (arm, expressions, far, tar, seed) of fine-tuning and soft runs"
+_FACES = "verification results of fine-tuning and soft runs on all and on two expressions"
 
 
-def _tar_runs(evidence: Evidence, far: float, arm: str, expressions: str) -> dict[str, float]:
-    """TAR in points by seed."""
+def _tar_gap(
+    evidence: Evidence,
+    name: str,
+    needed: str,
+    gap: Mapping[tuple[str, str], float],
+    far: float,
+) -> list[Part]:
+    """A weighted sum of rates of true acceptance in points, by task and seed.
+
+    Args:
+        gap: weights by arm and expressions; every one of them must be there in a repetition.
+
+    Settings that differ in anything else are parts of their own, the most repeated first.
+    """
     table = evidence.verification
-    if table is None:
-        return {}
-    rows = table[
-        (table["arm"] == arm) & (table["expressions"] == expressions) & (table["far"] == far)
+    if table is None or table.empty:
+        return [missing(name, "no verification results", needed)]
+    table = table.assign(**{n: "" for n in ("task", "setting") if n not in table.columns})
+    rows = table[table["far"] == far]
+    keys = ["setting", "task", "seed"]
+    columns = [
+        rows[(rows["arm"] == arm) & (rows["expressions"] == said)].groupby(keys)["tar"].mean()
+        for arm, said in gap
     ]
-    return {
-        str(seed): 100 * float(tar) for seed, tar in zip(rows["seed"], rows["tar"], strict=True)
-    }
-
-
-def _by_seed(name: str, values: dict[str, float]) -> Part:
-    if not values:
-        return missing(name, "no verification results for it", _FACES)
-    frame = pd.DataFrame({"task": "faces", "seed": list(values), "v": list(values.values())})
-    return judge(name, summarise(frame, "v", name), _FACES)
+    weighted = pd.concat(columns, axis=1).dropna().to_numpy() @ list(gap.values())
+    index = pd.concat(columns, axis=1).dropna().index
+    found = pd.DataFrame({"v": 100 * weighted}, index=index).reset_index()
+    if found.empty:
+        return [missing(name, "no verification results for it", needed)]
+    groups = sorted(
+        (group for _, group in found.groupby("setting", sort=True)),
+        key=lambda g: (-g["task"].nunique(), -len(g)),
+    )
+    parts = []
+    for place, group in enumerate(groups):
+        e = summarise(group, "v", name)
+        named = f"{name}, setting {place + 1}" if place else name
+        pairs = hypothesis_name(group, f"{name} {group['setting'].iloc[0]}")
+        part = judge(named, e, needed, evidence.rules, pairs)
+        parts.append(replace(part, main=as_repeated(group, groups[0])))
+    return parts
 
 
 def _c5_runs(evidence: Evidence) -> list[Part]:
@@ -216,13 +259,13 @@ def _c5_runs(evidence: Evidence) -> list[Part]:
     table = evidence.verification
     if table is None or table.empty:
         return [missing(name, "no verification results", _FACES)]
-    parts = []
-    for far in sorted(set(table["far"]), reverse=True):
-        few = _tar_runs(evidence, far, "soft", "two")
-        full = _tar_runs(evidence, far, "fine-tuning", "all")
-        both = {seed: few[seed] - full[seed] for seed in sorted(few.keys() & full.keys())}
-        parts.append(_by_seed(f"{name} at FAR {far:g}", both))
-    return parts
+    gap = {("soft", "two"): 1.0, ("fine-tuning", "all"): -1.0}
+    rates = sorted(set(table["far"]), reverse=True)
+    return [
+        part
+        for far in rates
+        for part in _tar_gap(evidence, f"{name} at FAR {far:g}", _FACES, gap, far)
+    ]
 
 
 def _loss_published(arm: str, far: str) -> float:
@@ -244,18 +287,14 @@ def _c6_runs(evidence: Evidence) -> list[Part]:
     if table is None or table["far"].nunique() < 2:
         return [missing(name, "no verification results at two FARs", _FACES) for name in names]
 
-    def losses(arm: str, far: float) -> dict[str, float]:
-        full, few = (_tar_runs(evidence, far, arm, kind) for kind in ("all", "two"))
-        return {seed: full[seed] - few[seed] for seed in sorted(full.keys() & few.keys())}
-
-    def gap(more: str, less: str, far: float) -> dict[str, float]:
-        a, b = losses(more, far), losses(less, far)
-        return {seed: a[seed] - b[seed] for seed in sorted(a.keys() & b.keys())}
+    def losses(more: str, less: str) -> dict[tuple[str, str], float]:
+        first = {(more, "all"): 1.0, (more, "two"): -1.0}
+        return first | {(less, "all"): -1.0, (less, "two"): 1.0}
 
     loose, strict = float(table["far"].max()), float(table["far"].min())
     return [
-        _by_seed(names[0], gap("fine-tuning", "soft", loose)),
-        _by_seed(names[1], gap("soft", "fine-tuning", strict)),
+        *_tar_gap(evidence, names[0], _FACES, losses("fine-tuning", "soft"), loose),
+        *_tar_gap(evidence, names[1], _FACES, losses("soft", "fine-tuning"), strict),
     ]
 
 
@@ -282,19 +321,17 @@ def _c7_runs(evidence: Evidence) -> list[Part]:
     b, name = evidence.board, "soft reaches the threshold in fewer epochs"
     if "epochs_to_threshold" not in b.columns:
         return [missing(name, "the leaderboard has no epochs_to_threshold", _SOFT_RUNS)]
-    return [
-        difference(
-            evidence,
-            name,
-            arms.soft(b),
-            arms.fine_tuned(b),
-            arms.LOSS_FACTORS,
-            f"{_SOFT_RUNS}, long enough for both to reach train.threshold",
-            metric="epochs_to_threshold",
-            scale=-1.0,
-            unit="epochs",
-        )
-    ]
+    return difference(
+        evidence,
+        name,
+        arms.soft(b),
+        arms.fine_tuned(b),
+        LOSS,
+        f"{_SOFT_RUNS}, long enough for both to reach train.threshold",
+        metric="epochs_to_threshold",
+        scale=-1.0,
+        unit="epochs",
+    )
 
 
 CLAIMS: Sequence[Claim] = (

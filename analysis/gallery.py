@@ -21,7 +21,8 @@ from analysis.gallery_words import gains_caption, moved
 from analysis.labels import count, number
 from analysis.measured import Measurements
 from analysis.ratios import Ratios
-from analysis.style import canvas, looks, styled
+from analysis.style import canvas, styled
+from analysis.verdicts import Hypothesis
 from bench.errors import DataError
 
 __all__ = ["Numbers", "Picture", "gallery", "numbers"]
@@ -55,24 +56,25 @@ class Numbers:
     fitted: pd.DataFrame
     laws: pd.DataFrame
     findings: pd.DataFrame
+    tests: tuple[Hypothesis, ...] = ()
     measured: Measurements | None = None
 
 
 def numbers(evidence: Evidence, measured: Measurements | None = None) -> Numbers:
     """Contrasts, curves, fits, crossings and findings of a leaderboard."""
     from analysis import findings
-    from analysis.contrasts import answers, gain_table
 
-    found = answers(evidence)
+    examined = findings.examine(evidence)
     fitted, laws = ratio_tables.fits(evidence)
     return Numbers(
         evidence,
-        gain_table(found),
-        ratio_tables.crossings(found),
+        examined.gains,
+        ratio_tables.crossings(examined.answers, examined.gains),
         tables.data_curves(evidence),
         fitted,
         laws,
-        findings.table(findings.on_runs(evidence)),
+        findings.table(examined.findings),
+        examined.tests,
         measured,
     )
 
@@ -122,7 +124,7 @@ def _gains(n: Numbers, question: Question) -> tuple[Figure, str]:
     main = n.gains[(n.gains["question"] == question) & n.gains["main"]]
     if question == "method":
         # Far below, it would press the methods together; it has its rows in the table.
-        main = main[~main["label"].str.contains("scratch")]
+        main = main[~main["left_name"].isin(["scratch"])]
     if main.empty:
         what = QUESTIONS[question]
         raise DataError(f"no pair of finished runs answers: {what}", hint=_NEEDED[question])
@@ -176,7 +178,7 @@ def _images(n: Numbers) -> tuple[Figure, str]:
         )
     settings = list(dict.fromkeys(table["setting"]))[:_MOST_PANELS]
     shown = table[table["setting"].isin(settings)]
-    styles = looks(list(dict.fromkeys(shown["line"])))
+    styles = figures.line_looks(shown)
     wide = len(settings) > 1
     figure, axes = canvas(
         (len(settings) + 1) // 2 if wide else 1,
@@ -185,7 +187,9 @@ def _images(n: Numbers) -> tuple[Figure, str]:
     )
     for ax, setting in zip(axes, settings, strict=False):
         rows = shown[shown["setting"] == setting]
-        marks = n.crossings[n.crossings["setting"] == setting] if len(n.crossings) else None
+        marks = None
+        if len(n.crossings):
+            marks = n.crossings[(n.crossings["setting"] == setting) & n.crossings["decided"]]
         law = n.fitted[n.fitted["setting"] == setting]
         title = f"{setting or _target(n)}, {_n_text(rows)}"
         figures.curves(rows, ax, fitted=law, marks=marks, styles=styles, title=title)
@@ -207,12 +211,12 @@ def _target(n: Numbers) -> str:
 
 def _images_caption(n: Numbers) -> str:
     known = n.crossings[n.crossings["images"].notna()] if len(n.crossings) else n.crossings
-    known = known[known["setting"] == ""] if len(known) else known
+    known = known[(known["setting"] == "") & known["decided"]] if len(known) else known
     if known.empty:
-        said = "no two curves cross within what was measured"
+        said = "no crossing of two curves is decided within what was measured"
     else:
         said = "; ".join(
-            f"{row['label'].replace(' − ', ' and ')} cross at about {number(row['images'], 2)}"
+            f"{row['left_name']} and {row['right_name']} cross at about {number(row['images'], 2)}"
             for row in known.to_dict("records")
         )
     return (
@@ -246,17 +250,15 @@ def _copied(n: Numbers) -> tuple[Figure, str]:
     table = tables.copied_curves(n.evidence)
     if table.empty:
         raise DataError("no source has two numbers of copied layers", hint=_NEEDED["copy"])
-    sizes = list(
-        dict.fromkeys(line.partition(", ")[2].partition(", ")[2] for line in table["line"])
-    )
-    sizes = sizes[:_MOST_PANELS]
+    sizes = list(dict.fromkeys(table["n_per_class"]))[:_MOST_PANELS]
     figure, axes = canvas(1, len(sizes), height=3.4)
-    short = table["line"].map(lambda line: ", ".join(str(line).split(", ")[:2]))
-    styles = looks(list(dict.fromkeys(short)))
+    several = table["setting"].nunique() > 1
+    said = table["setting"].map(lambda s: f", {s}" if s and several else "")
+    table = table.assign(line=table["start"] + ", " + table["done"] + said)
+    styles = figures.line_looks(table)
     for ax, size in zip(axes, sizes, strict=True):
-        rows = table[[str(line).endswith(size) for line in table["line"]]]
-        rows = rows.assign(line=short[rows.index])
-        title = ", ".join(text for text in (size, _n_text(rows)) if text)
+        rows = table[table["n_per_class"] == size]
+        title = f"{number(size)} images per class, {_n_text(rows)}"
         figures.curves(
             rows, ax, "layers", x_label="layers copied, the rest random", title=title, styles=styles
         )
@@ -286,7 +288,7 @@ def _rates(n: Numbers) -> tuple[Figure, str]:
         losses = tables.lr_curves(n.evidence, metric="train_loss")
     table, losses = (_first_lines(t) for t in (table, losses))
     figure, axes = canvas(1, 2 if len(losses) else 1, height=3.3)
-    styles = looks(list(dict.fromkeys(table["line"])))
+    styles = figures.line_looks(table)
     figures.curves(table, axes[0], "lr", styles=styles, title=_n_text(table))
     if len(losses):
         figures.curves(

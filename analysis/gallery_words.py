@@ -18,18 +18,19 @@ def gains_caption(main: pd.DataFrame, question: str) -> str:
     """
     rows = main.to_dict("records")
     decided = [r for r in rows if r["verdict"] != "undecided"]
-    sure = [r for r in decided if r["p_holm"] == r["p_holm"] and (r["p_holm"] or 0) < 0.05]
+    general = [r for r in decided if r["scope"] == "in general"]
     most = max(decided or rows, key=lambda r: abs(r["gain_points"]))
     size = most["n_per_class"]
     at = f" at {number(size)} images per class" if size else ""
     setting = f", {most['setting']}" if most["setting"] else ""
-    left = f"{len(decided)} of {count(len(rows), 'difference')} exclude zero (filled)"
-    said = f"{left}, {len(sure)} of them also after Holm's correction"
+    left = f"{len(decided)} of {count(len(rows), 'difference')} are decided after Holm (filled)"
+    said = f"{left}, {len(general)} of them as a general statement"
     word = "the largest decided" if decided else "none decided; the largest"
-    arm = f"{most['label']} − tuned" if question == "method" else most["label"]
+    arm = f"{most['left_name']} − {most['right_name']}"
+    arm += f", {most['treatment']}" if question == "source" else ""
     return (
-        f"{said}; {word} is {arm}{setting}{at}, {gain_text(most)}. Thick bars: over pairs; thin "
-        "bars, which decide: over draws of classes where there are several."
+        f"{said}; {word} is {arm}{setting}{at}, {gain_text(most)}. Thin bars: 95 % intervals over "
+        "tasks (over seeds of one task); thick bars: for these tasks alone."
     )
 
 

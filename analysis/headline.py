@@ -1,19 +1,20 @@
 """What to do, in three sentences from the data; and gains in words.
 
-A recommendation is made only where an interval excludes zero. Everything else is called undecided,
-with the numbers.
+A recommendation is made only where a difference is decided together with all others
+(`analysis.verdicts`). Everything else is called undecided, with the numbers.
 """
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 import pandas as pd
 
 from analysis.labels import count, number
 from analysis.repetitions import MOST_REPETITIONS, repetitions_wanted
-from analysis.statistics import Estimate
+from bench.intervals import Estimate
 
 __all__ = ["gain_text", "headline", "interval_text"]
 
@@ -27,8 +28,8 @@ def _known(value: Any) -> bool:
 def interval_text(row: Row) -> str:
     """The interval of a row and what it counts.
 
-    >>> interval_text({"low": 1.0, "high": 2.5, "n": 3, "unit": "class draw"})
-    '+1.0 to +2.5, 3 class draws'
+    >>> interval_text({"low": 1.0, "high": 2.5, "n": 3, "unit": "task"})
+    '+1.0 to +2.5, 3 tasks'
     >>> interval_text({"low": None, "high": None, "n": 1, "unit": "seed"})
     'no interval, 1 seed'
     """
@@ -56,14 +57,18 @@ def gain_text(row: Row, sign: int = 1) -> str:
 def headline(gains: pd.DataFrame, crossings: pd.DataFrame, lr: pd.DataFrame) -> list[str]:
     """Three sentences: whether to copy, whether to tune or freeze, and what else matters most.
 
+    A sentence about sources or methods speaks of what the sentence on tuning and freezing advises,
+    so that no two sentences contradict each other.
+
     Args:
-        gains: of `analysis.contrasts.gain_table`.
+        gains: of `analysis.findings.examine`.
         crossings: of `analysis.ratio_tables.crossings`.
         lr: of `analysis.tables.lr_curves`.
     """
     main = gains[gains["main"]] if len(gains) else gains
-    said = [_start(main), _treatment(main, crossings)]
-    others = [_method(main), _source(main), _rate(lr)]
+    treatment = _Treatment.of(main)
+    said = [_start(main, treatment), _treatment(treatment, crossings)]
+    others = [_method(main), _source(main, treatment), _rate(lr)]
     found = [text for text in said if text] + [text for text in others if text]
     missing = [
         what
@@ -72,8 +77,28 @@ def headline(gains: pd.DataFrame, crossings: pd.DataFrame, lr: pd.DataFrame) -> 
     ]
     if len(found) < 3:
         more = " and ".join(missing) or "another source, another method or other learning rates"
-        found.append(f"Nothing can be said of the rest: add {more} to the grid to compare.")
+        found.append(f"Nothing is known of the rest: add {more} to the grid to compare.")
     return found[:3]
+
+
+@dataclass(frozen=True)
+class _Treatment:
+    """Rows on tuning and freezing the first source, and what they advise at each size."""
+
+    rows: list[dict[Any, Any]]
+    advice: Mapping[Any, str]
+
+    @classmethod
+    def of(cls, main: pd.DataFrame) -> _Treatment:
+        rows = _of(main, "treatment")
+        rows = [r for r in rows if r["label"] == rows[0]["label"]]  # that of the nearest source
+        words = {"higher": "tuned", "lower": "frozen"}
+        decided = {r["n_per_class"]: words[r["verdict"]] for r in rows if r["verdict"] in words}
+        return cls(rows, decided)
+
+    def fits(self, row: Row) -> bool:
+        """Whether a row is about what is advised at its size, or nothing else is advised there."""
+        return bool(self.advice.get(row["n_per_class"], row["treatment"]) == row["treatment"])
 
 
 def _of(main: pd.DataFrame, question: str) -> list[dict[Any, Any]]:
@@ -89,22 +114,27 @@ def _where(row: Row) -> str:
     return _images(row) + (f", {row['setting']}" if row["setting"] else "")
 
 
-def _start(main: pd.DataFrame) -> str:
-    rows = [r for r in _of(main, "start") if not r["label"].startswith("scratch")]
+def _scope(row: Row) -> str:
+    """What a decided row speaks of, unless it is a general statement."""
+    return "" if row["scope"] in ("", "in general") else f", {row['scope']}"
+
+
+def _start(main: pd.DataFrame, treatment: _Treatment) -> str:
+    rows = [r for r in _of(main, "start") if r["source"] and treatment.fits(r)]
     if not rows:
         return ""
     higher = [r for r in rows if r["verdict"] == "higher"]
-    best = max(higher or rows, key=lambda r: (r["pairs"], r["gain_points"]))
-    arm = str(best["label"]).removesuffix(" − scratch")
+    best = max(higher or rows, key=lambda r: (r["n"], r["pairs"], r["gain_points"]))
+    arm = best["left_name"]
     if higher:
         return (
             f"Start from a pretrained network: {arm}, it is {gain_text(best)} over training from "
-            f"scratch {_where(best)}{_rate_chosen(best)}."
+            f"scratch {_where(best)}{_scope(best)}{_rate_chosen(best)}."
         )
     if all(r["verdict"] == "lower" for r in rows):
         return (
             f"Train from scratch: {arm}, copying is {gain_text(best)} {_where(best)}"
-            f"{_rate_chosen(best)}."
+            f"{_scope(best)}{_rate_chosen(best)}."
         )
     return (
         f"Whether copying pays is undecided: {arm}, it is {gain_text(best)} {_where(best)}"
@@ -112,13 +142,11 @@ def _start(main: pd.DataFrame) -> str:
     )
 
 
-def _treatment(main: pd.DataFrame, crossings: pd.DataFrame) -> str:
-    rows = _of(main, "treatment")
+def _treatment(found: _Treatment, crossings: pd.DataFrame) -> str:
+    rows = found.rows
     if not rows:
         return ""
-    # The first label is that of the nearest source.
-    rows = [r for r in rows if r["label"] == rows[0]["label"]]
-    source = str(rows[0]["label"]).removesuffix(", tuned − frozen")
+    source = rows[0]["source"]
     frozen = [r for r in rows if r["verdict"] == "lower"]
     tuned = [r for r in rows if r["verdict"] == "higher"]
     most = max(tuned, key=lambda r: r["gain_points"]) if tuned else None
@@ -126,8 +154,9 @@ def _treatment(main: pd.DataFrame, crossings: pd.DataFrame) -> str:
     if most and least:
         return (
             f"Of a network pretrained on {source}, freeze all layers but the last "
-            f"{_where(least)} ({gain_text(least, -1)} over tuning) and tune them {_where(most)} "
-            f"({gain_text(most)} over freezing){_cross(crossings, rows[0])}."
+            f"{_where(least)} ({gain_text(least, -1)} over tuning{_scope(least)}) and tune them "
+            f"{_where(most)} ({gain_text(most)} over freezing{_scope(most)})"
+            f"{_cross(crossings, rows[0])}."
         )
     if most or least:
         word, row, sign, over = (
@@ -136,7 +165,7 @@ def _treatment(main: pd.DataFrame, crossings: pd.DataFrame) -> str:
         assert row is not None
         return (
             f"{word} the copied layers of {source}: {gain_text(row, sign)} over {over} "
-            f"{_where(row)}{_others(rows)}."
+            f"{_where(row)}{_scope(row)}{_others(rows)}."
         )
     widest = max(rows, key=lambda r: abs(r["gain_points"]))
     return (
@@ -154,7 +183,7 @@ def _would_do(row: Row) -> str:
         return "more repetitions are needed to judge it by"
     if wanted > MOST_REPETITIONS:
         return f"over {count(MOST_REPETITIONS, unit)} instead of {n} would be needed to decide it"
-    return f"about {count(wanted, unit)} instead of {n} would decide it"
+    return f"about {count(wanted, unit)} instead of {n} would decide it, tested alone"
 
 
 def _rate_chosen(row: Row) -> str:
@@ -178,6 +207,7 @@ def _cross(crossings: pd.DataFrame, row: Row) -> str:
         (crossings["label"] == row["label"])
         & (crossings["setting"] == row["setting"])
         & crossings["images"].notna()
+        & crossings["decided"]
     ]
     if same.empty:
         return ""
@@ -186,44 +216,43 @@ def _cross(crossings: pd.DataFrame, row: Row) -> str:
     return f"; the curves cross at about {number(at['images'], 2)} images per class{ends}"
 
 
-def _source(main: pd.DataFrame) -> str:
-    rows = _of(main, "source")
+def _source(main: pd.DataFrame, treatment: _Treatment) -> str:
+    rows = [r for r in _of(main, "source") if treatment.fits(r)]
     if not rows:
         return ""
     decided = [r for r in rows if r["verdict"] != "undecided"]
+    row = max(decided or rows, key=lambda r: (r["n"], r["pairs"], abs(r["gain_points"])))
     if not decided:
-        row = max(rows, key=lambda r: (r["pairs"], abs(r["gain_points"])))
-        return f"Which source is better is undecided: {row['label']} is {gain_text(row)}."
-    row = max(decided, key=lambda r: (r["pairs"], abs(r["gain_points"])))
-    names, _, how = str(row["label"]).partition(", ")
-    better, worse = names.split(" − ")[:: 1 if row["verdict"] == "higher" else -1]
+        return (
+            f"Which source is better is undecided: {row['left_name']} less {row['right_name']}, "
+            f"{row['treatment']}, is {gain_text(row)} {_where(row)}."
+        )
+    names = row["left_name"], row["right_name"]
     sign = 1 if row["verdict"] == "higher" else -1
-    how = f", {how}" if how else ""
+    better, worse = names[::sign]
     return (
         f"Take {better} rather than {worse} as the source: {gain_text(row, sign)} "
-        f"{_where(row)}{how}."
+        f"{_where(row)}, {row['treatment']}{_scope(row)}."
     )
 
 
 def _method(main: pd.DataFrame) -> str:
-    rows = [r for r in _of(main, "method") if r["label"] not in ("scratch", "frozen")]
+    rows = [r for r in _of(main, "method") if r["left_name"] not in ("scratch", "frozen")]
     if not rows:
         return ""
-    sure = [
-        r for r in rows if r["verdict"] == "higher" and _known(r["p_holm"]) and r["p_holm"] < 0.05
-    ]
+    sure = [r for r in rows if r["verdict"] == "higher"]
     if sure:
         best = max(sure, key=lambda r: r["gain_points"])
         return (
-            f"Of the methods, take {best['label']}: {gain_text(best)} over plain tuning "
-            f"{_where(best)}."
+            f"Of the methods, take {best['left_name']}: {gain_text(best)} over plain tuning "
+            f"{_where(best)}{_scope(best)}."
         )
     best = max(rows, key=lambda r: r["gain_points"])
-    tried = count(len({r["label"] for r in rows}), "other method")
+    tried = count(len({r["left_name"] for r in rows}), "other method")
     return (
         f"Stay with plain tuning unless more repetitions decide otherwise: of {tried} none is "
-        f"above it after correction for {len(rows)} comparisons; the highest is {best['label']}, "
-        f"{gain_text(best)} {_where(best)}."
+        f"shown to be above it; the highest is {best['left_name']}, {gain_text(best)} "
+        f"{_where(best)}."
     )
 
 
@@ -235,5 +264,6 @@ def _rate(lr: pd.DataFrame) -> str:
     worst = line.loc[line["mean"].idxmin()]
     return (
         f"Tune the learning rate: of {len(line)} tried for {best['line']}, {number(best['x'])} "
-        f"reaches {100 * best['mean']:.1f} %, {number(worst['x'])} {100 * worst['mean']:.1f} %."
+        f"reaches {100 * best['mean']:.1f} % on test images, {number(worst['x'])} "
+        f"{100 * worst['mean']:.1f} %."
     )

@@ -13,23 +13,11 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.board import FACTORS, SEEDS, key_of, options
+from analysis.board import factors, key_of, repetition
 from bench import methods
 from bench.errors import GridError
 
-__all__ = ["REPETITION", "count", "number", "recipe", "root", "settings"]
-
-REPETITION = ("class_draw", *SEEDS)
-"""Columns that tell repetitions of one condition apart."""
-
-
-def root(source: Any) -> str:
-    """Where a chain of runs began.
-
-    >>> root("near > self F(1-7)R(8)"), root("none")
-    ('near', 'none')
-    """
-    return str(source).split(" > ")[0] if isinstance(source, str) else "none"
+__all__ = ["count", "number", "options", "recipe", "settings", "start_and_recipe"]
 
 
 def _given(value: Any) -> bool:
@@ -37,12 +25,22 @@ def _given(value: Any) -> bool:
 
 
 @functools.cache
-def _defaults(method: str) -> Mapping[str, str]:
+def _defaults(method: str) -> Mapping[str, Any]:
     try:
-        found = methods.check(method, {}).model_dump()
+        return methods.check(method, {}).model_dump()
     except GridError:  # a leaderboard of another version: all its options are named then
         return {}
-    return {name: str(value) for name, value in found.items()}
+
+
+def options(row: Mapping[Any, Any]) -> dict[str, Any]:
+    """The options of a run's method; those that the leaderboard does not state have their default.
+
+    >>> options({"method": "soft", "method.schedule": "zero"})["schedule"]
+    'zero'
+    """
+    found = dict(_defaults(str(row["method"])))
+    stated = {k[7:]: v for k, v in row.items() if str(k).startswith("method.") and _given(v)}
+    return found | stated
 
 
 def recipe(row: Mapping[Any, Any]) -> str:
@@ -50,24 +48,22 @@ def recipe(row: Mapping[Any, Any]) -> str:
 
     >>> recipe({"method": "plain", "treatment": "tune", "reinit": 1, "depth": 8, "source": "near"})
     'tuned'
-    >>> recipe({"method": "soft", "treatment": "tune", "reinit": 1, "method_options":
-    ...     "schedule=zero", "borrowed": "parent, 0.1 of images"})
+    >>> recipe({"method": "soft", "treatment": "tune", "reinit": 1, "method.schedule": "zero",
+    ...     "borrowed": "parent, 0.1 of images", "borrowed_sets": 1, "borrow.images": 0.1})
     'soft, schedule zero, 0.1 of images'
     """
     method = str(row["method"])
-    chain = str(row.get("source", "")).partition(" > ")[2]
     words = [_treatment(row)] if method == "plain" else [method.replace("_", " ")]
     if method != "plain" and row["treatment"] not in ("tune", "freeze"):
         words.append(_treatment(row))
-    if chain:
-        words[0] += f" after {chain.removeprefix('self ')}"
+    if _links(row) > 1:
+        before = row.get("source.method.name")
+        how = f" {before}" if _given(before) and before != "plain" else ""
+        words[0] += f" after {row.get('source_pattern')}{how}"
     usual = _defaults(method)
-    said = options(row.get("method_options"))
-    words += [_option(name, value) for name, value in said.items() if usual.get(name) != value]
-    borrowed = row.get("borrowed")
-    if isinstance(borrowed, str):
-        parts = borrowed.split(", ")
-        words += parts[1:] if parts[0] == "parent" else [f"borrows {borrowed}"]
+    stated = {k[7:]: v for k, v in row.items() if str(k).startswith("method.") and _given(v)}
+    words += [_option(name, value) for name, value in stated.items() if usual.get(name) != value]
+    words += _borrowed(row)
     tuned, decay, pull = (row.get(name) for name in ("tuned", "layer_lr_decay", "l2_sp"))
     if _given(tuned):
         words.append(f"{tuned} parameters only")
@@ -76,6 +72,43 @@ def recipe(row: Mapping[Any, Any]) -> str:
     if _given(pull):
         words.append(f"L2-SP {number(pull)}")
     return ", ".join(words)
+
+
+def _links(row: Mapping[Any, Any]) -> int:
+    links = row.get("source_links")
+    return int(links) if _given(links) and links is not None else 0
+
+
+def _borrowed(row: Mapping[Any, Any]) -> list[str]:
+    parts = [
+        f"{number(row[name])} {words}"
+        for name, words in (
+            ("borrow.categories", "of classes"),
+            ("borrow.images", "of images"),
+            ("borrow.total_images", "random images"),
+        )
+        if _given(row.get(name))
+    ]
+    sets = row.get("borrowed_sets")
+    several = _given(sets) and sets is not None and sets > 1
+    if several or (_given(row.get("borrowed")) and row["borrowed"] != "parent" and not parts):
+        return [f"borrows {row['borrowed']}"]
+    return parts
+
+
+def start_and_recipe(row: Mapping[Any, Any]) -> str:
+    """A line's name: what it starts from, and what was done.
+
+    >>> start_and_recipe({"source": "near", "source_origin": "near", "method": "plain",
+    ...     "treatment": "tune", "reinit": 1})
+    'near, tuned'
+    """
+    done, origin = recipe(row), str(row.get("source_origin"))
+    if origin == "none":
+        return done
+    if row.get("source_side") == "self" and _links(row) == 1 and row["treatment"] == "tune":
+        return "scratch model, tuned again"
+    return f"{origin}, {done}"
 
 
 def _treatment(row: Mapping[Any, Any]) -> str:
@@ -89,10 +122,10 @@ def _treatment(row: Mapping[Any, Any]) -> str:
     return f"{text}, last {reinit} random" if reinit > 1 else text
 
 
-def _option(name: str, value: str) -> str:
-    if value in ("True", "False"):
-        return f"{'' if value == 'True' else 'not '}{name.replace('_', ' ')}"
-    return f"{name.replace('_', ' ')} {value}"
+def _option(name: str, value: Any) -> str:
+    if isinstance(value, bool):
+        return f"{'' if value else 'not '}{name.replace('_', ' ')}"
+    return f"{name.replace('_', ' ')} {number(value)}"
 
 
 def number(value: Any, digits: int = 3) -> str:
@@ -151,18 +184,24 @@ _FIRST = (
     "expand_to",
     "copied_lr_factor",
 )
+_LAST = ("method_options", "borrowed", "source_kind", "source_side", "source_origin")
+"""Labels: named only where nothing before tells the rows apart."""
 
 
 def settings(
-    frame: pd.DataFrame, leave_out: Sequence[str], beside: Sequence[str] = ()
+    frame: pd.DataFrame,
+    leave_out: Sequence[str],
+    beside: Sequence[str] = (),
+    weights: Sequence[int] = (),
 ) -> list[str]:
     """What tells each row from the other rows with equal `beside`; empty for the commonest setting.
 
     Args:
         frame: rows of a prepared leaderboard.
-        leave_out: factors that are not part of a setting: what is compared, and repetitions.
+        leave_out: factors that are not part of a setting: what is compared. Repetitions never are.
         beside: columns given next to the setting (such as images per class). A factor that they
             and earlier factors determine (epochs that go with images per class) is not named.
+        weights: how often each row counts for what is commonest; once by default.
 
     >>> rows = pd.DataFrame({"target": ["a", "a", "b"], "epochs": [5, 5, 5]})
     >>> settings(rows, [])
@@ -170,14 +209,15 @@ def settings(
     """
     if frame.empty:
         return []
-    names = [n for n in FACTORS if n in frame.columns and n not in {*leave_out, *REPETITION}]
-    names.sort(key=lambda n: _FIRST.index(n) if n in _FIRST else len(_FIRST))
-    base = key_of(frame, list(beside)) if beside else pd.Series("", index=frame.index)
+    counts = list(weights) or [1] * len(frame)
+    names = [n for n in factors(frame) if n not in leave_out and not repetition(n)]
+    names.sort(key=_order)
+    base = key_of(frame, list(beside))
     told, kept = base, []
     for name in names:
         words = key_of(frame, [name])
         if words.groupby(told).nunique().max() > 1:
-            kept.append((name, words, _commonest(words, base)))
+            kept.append((name, words, _commonest(words, base, counts)))
             told = told + "|" + words
     rows = frame.to_dict("records")
     said: list[list[str]] = [[] for _ in rows]
@@ -188,21 +228,37 @@ def settings(
     return [", ".join(words) for words in said]
 
 
-def _commonest(words: pd.Series[str], base: pd.Series[str]) -> list[str]:
+def _order(name: str) -> int:
+    if name in _FIRST:
+        return _FIRST.index(name)
+    return len(_FIRST) + (name in _LAST)
+
+
+def _commonest(words: pd.Series[str], base: pd.Series[str], counts: Sequence[int]) -> list[str]:
     """For each row the commonest word of its group; of equal ones what is commoner in all."""
-    overall = words.value_counts().to_dict()
-    usual = {}
-    for key in dict.fromkeys(base):
-        counts = words[base == key].value_counts().to_dict()
-        usual[key] = min(counts, key=lambda word: (-counts[word], -overall[word], word))
-    return [str(usual[key]) for key in base]
+    overall: dict[str, int] = {}
+    groups: dict[str, dict[str, int]] = {}
+    for word, group, n in zip(words, base, counts, strict=True):
+        overall[word] = overall.get(word, 0) + n
+        group_counts = groups.setdefault(group, {})
+        group_counts[word] = group_counts.get(word, 0) + n
+    usual = {
+        group: min(found, key=lambda word: (-found[word], -overall[word], word))
+        for group, found in groups.items()
+    }
+    return [usual[group] for group in base]
 
 
 def _say(name: str, value: Any) -> str:
+    short = name.rpartition(".")[2].replace("_", " ")
+    short = f"source {short}" if name.startswith("source.") else short
+    short = f"borrowed {short}" if name.startswith("borrow") and "." in name else short
     if not _given(value):
-        return _UNSAID.get(name, f"no {name.replace('_', ' ')}")
+        return _UNSAID.get(name, f"no {short}")
     if name == "source" and value == "none":
         return "no source"
-    if name == "method_options":
-        return ", ".join(_option(k, v) for k, v in options(value).items())
-    return _SAID.get(name, "{}").format(number(value))
+    if name in _SAID:
+        return _SAID[name].format(number(value))
+    if isinstance(value, bool):
+        return f"{'' if value else 'not '}{short}"
+    return f"{short} {number(value)}" if "." in name else number(value)

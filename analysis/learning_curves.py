@@ -17,47 +17,23 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import optimize, stats
 
-from analysis.board import summarise
 from analysis.statistics import finite, generator
+from analysis.units import summarise
 from bench.errors import DataError
+from bench.intervals import Estimate
 
-__all__ = ["Crossing", "Needed", "PowerLaw", "crossing", "curve", "fit_power_law", "images_for"]
+__all__ = [
+    "Crossing",
+    "Needed",
+    "PowerLaw",
+    "crossing",
+    "fit_power_law",
+    "images_for",
+    "images_wanted",
+    "repeated_laws",
+]
 
 Array = npt.NDArray[np.float64]
-
-
-def curve(frame: pd.DataFrame, metric: str = "top1_accuracy") -> pd.DataFrame:
-    """Mean accuracy at each number of images per class, with its interval.
-
-    Args:
-        frame: finished runs of one arm, from `analysis.board.prepare`; they may hold several tasks
-            and seeds.
-
-    Returns:
-        Columns n_per_class, mean, low, high, n, unit, note; ascending.
-    """
-    runs = frame[(frame["status"] == "done") & frame[metric].notna() & frame["n_per_class"].notna()]
-    if runs.empty:
-        raise DataError("no finished run with images per class", hint="run: bench grid GRID")
-    runs = runs.assign(seed=[str(s) for s in zip(*(runs[c] for c in _SEEDS), strict=True)])
-    rows = []
-    for n, group in runs.groupby("n_per_class", sort=True):
-        e = summarise(group, metric, f"the learning curve at {n}")
-        rows.append(
-            {
-                "n_per_class": n,
-                "mean": e.value,
-                "low": e.low,
-                "high": e.high,
-                "n": e.n,
-                "unit": e.unit,
-                "note": e.note,
-            }
-        )
-    return pd.DataFrame(rows)
-
-
-_SEEDS = ("seed_draw", "seed_init", "seed_order")
 
 
 @dataclass(frozen=True)
@@ -211,35 +187,79 @@ def images_for(law: PowerLaw, accuracy: float, draws: int = 2000) -> Needed:
     )
 
 
+def repeated_laws(runs: pd.DataFrame) -> pd.DataFrame:
+    """A power law for each repetition that has three sizes or more: task, seed, exponent, law.
+
+    Fitted one by one since the runs of a repetition share their draws; repetitions whose errors
+    allow no fit are left out.
+
+    Args:
+        runs: with task, seed, n_per_class and top1_accuracy.
+    """
+    found = []
+    for (task, seed), group in runs.groupby(["task", "seed"], sort=True):
+        sizes = [float(n) for n in group["n_per_class"]]
+        try:
+            law = fit_power_law(sizes, [1 - float(a) for a in group["top1_accuracy"]])
+        except DataError:
+            continue
+        found.append((task, seed, law.exponent, law))
+    return pd.DataFrame(found, columns=["task", "seed", "exponent", "law"])
+
+
+def images_wanted(laws: pd.DataFrame, accuracy: float) -> Estimate | None:
+    """The logarithm of the images per class that an accuracy wants, over repetitions.
+
+    Args:
+        laws: of `repeated_laws`.
+
+    Returns:
+        None where the curve of a repetition never gets there.
+    """
+    try:
+        logs = [
+            math.log(images_for(law, accuracy, draws=2).images_per_class) for law in laws["law"]
+        ]
+    except (DataError, OverflowError):
+        return None
+    return summarise(laws.assign(log_images=logs), "log_images", "images wanted")
+
+
 @dataclass(frozen=True)
 class Crossing:
     """Where the better of two arms changes, in images per class.
 
     Attributes:
         images_per_class: None where the mean curves do not cross within what was measured.
-        low, high: 95 % of the resamples that cross.
-        share: share of the resamples that cross at all.
+        low, high: ends of the 95 % confidence set: the sizes at which a difference of zero is not
+            rejected (E. C. Fieller, 1954); None without repetitions, or where it reaches an end of
+            what was measured and so has no bound.
         above: which arm is better beyond the crossing (or throughout): left, right or neither.
-        n: repetitions (task and seed) resampled.
+        n, unit: what the intervals count, tasks or the seeds of one.
     """
 
     images_per_class: float | None
     low: float | None
     high: float | None
-    share: float | None
     above: str
     n: int
+    unit: str
     note: str = ""
 
 
-def crossing(pairs: pd.DataFrame, name: str, resamples: int = 1000) -> Crossing:
+def crossing(pairs: pd.DataFrame, name: str, points: int = 120) -> Crossing:
     """The last crossing of two learning curves, from pairs of runs with all else fixed.
 
-    Args:
-        pairs: the frame of `analysis.board.pair`: n_per_class, difference, task and seed.
-        name: seeds the resampling, which is over class draws and, in each, over seeds.
+    The difference is interpolated linearly in log n between the sizes measured, in each repetition;
+    its interval at a size is that of its mean over tasks (`analysis.units.summarise`).
 
-    The difference is interpolated linearly in log n between the sizes measured.
+    Args:
+        pairs: the frame of `analysis.pairing.Pairs`: n_per_class, difference, task and seed.
+        name: of the comparison, for the error.
+        points: sizes looked at between the smallest and the largest.
+
+    Raises:
+        DataError: with fewer than two sizes that one repetition has.
     """
     known = pairs[pairs["n_per_class"].notna()]
     table = known.pivot_table(
@@ -256,36 +276,28 @@ def crossing(pairs: pd.DataFrame, name: str, resamples: int = 1000) -> Crossing:
         raise DataError(f"no repetition of {name} has every number of images per class")
     sizes = np.array([float(n) for n in table.columns])
     values = table.to_numpy(dtype=float)
-    mean = values.mean(axis=0)
+    units = table.index.to_frame(index=False)
+    mean = np.array([summarise(units.assign(v=v), "v", name).value for v in values.T])
     at = _last_crossing(sizes, mean)
     above = "left" if mean[-1] > 0 else "right" if mean[-1] < 0 else "neither"
-    if len(values) < 2:
-        return Crossing(at, None, None, None, above, 1, "one repetition: no interval")
-    rows = _resampled_rows([str(t) for t in table.index.get_level_values(0)], name, resamples)
-    draws = [_last_crossing(sizes, values[chosen].mean(axis=0)) for chosen in rows]
-    found = [d for d in draws if d is not None]
-    share = len(found) / resamples
+    logs = np.linspace(math.log(sizes[0]), math.log(sizes[-1]), points)
+    inside = np.array([np.interp(x, np.log(sizes), row) for row in values for x in logs])
+    estimates = [
+        summarise(units.assign(v=v), "v", name) for v in inside.reshape(len(values), points).T
+    ]
+    first = estimates[0]
     said = [] if at is not None else [f"no crossing between {sizes[0]:g} and {sizes[-1]:g}"]
     if len(values) < repetitions:
         said.append(f"{repetitions - len(values)} repetitions lack a size and were left out")
-    note = "; ".join(said)
-    if at is None or not found:
-        return Crossing(at, None, None, share, above, len(values), note)
-    low, high = np.quantile(found, [0.025, 0.975])
-    return Crossing(at, float(low), float(high), share, above, len(values), note)
-
-
-def _resampled_rows(tasks: list[str], name: str, resamples: int) -> list[npt.NDArray[np.int64]]:
-    """Rows of each resample: tasks are drawn, then seeds within each (one task: seeds alone)."""
-    members = {task: np.flatnonzero(np.array(tasks) == task) for task in dict.fromkeys(tasks)}
-    groups = list(members.values())
-    rng = generator("crossing", name)
-    chosen = []
-    for _ in range(resamples):
-        drawn = rng.integers(len(groups), size=len(groups)) if len(groups) > 1 else [0]
-        parts = [rng.choice(groups[g], size=groups[g].size) for g in drawn]
-        chosen.append(np.concatenate(parts))
-    return chosen
+    open_ = np.array([e.low is None or e.high is None or e.low <= 0 <= e.high for e in estimates])
+    low = high = None
+    if at is not None and first.low is not None:
+        zero = np.flatnonzero(open_)
+        if zero.size and not open_[0] and not open_[-1]:
+            low, high = (float(math.exp(logs[i])) for i in (zero[0], zero[-1]))
+        else:
+            said.append("a crossing elsewhere, or none, is not excluded")
+    return Crossing(at, low, high, above, first.n, first.unit, "; ".join(said))
 
 
 def _last_crossing(sizes: Array, difference: Array) -> float | None:

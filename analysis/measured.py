@@ -19,7 +19,7 @@ from typing import Any
 import pandas as pd
 
 from analysis import arms
-from analysis.board import SEEDS, key_of
+from analysis.board import LOSS, SIZES, key_of, repetition, varies, varying
 from analysis.evidence import Evidence
 from analysis.extracted import Extracted, read_extracted
 from analysis.filters import sensitivity
@@ -356,15 +356,17 @@ def _verification(board: pd.DataFrame) -> pd.DataFrame | None:
     if not columns:
         return None
     done = board[board["status"] == "done"]
-    seeds = list(done["task"] + " " + key_of(done, SEEDS)) if len(done) else []
+    held = [n for n in varying(board) if not (repetition(n) or varies(n, LOSS) or n in SIZES)]
+    settings = key_of(done, [n for n in held if n != "train_where"])
     found: list[Row] = []
     for arm, which in (("fine-tuning", arms.fine_tuned(done)), ("soft", arms.soft(done))):
-        for row, seed, mine in zip(done.to_dict("records"), seeds, which, strict=True):
+        for row, setting, mine in zip(done.to_dict("records"), settings, which, strict=True):
             for name, match in columns.items():
                 if mine and pd.notna(row[name]):
                     said = _expressions(row.get("train_where"))
                     rate = {"far": float(match["far"]), "tar": float(row[name])}
-                    found.append({"arm": arm, "expressions": said, **rate, "seed": seed})
+                    unit = {"task": row["task"], "seed": row["seed"], "setting": setting}
+                    found.append({"arm": arm, "expressions": said, **rate, **unit})
     return pd.DataFrame(found) if found else None
 
 

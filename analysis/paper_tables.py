@@ -19,9 +19,9 @@ from analysis import paper_tables_practices as practices
 from analysis import paper_tables_selective as selective
 from analysis import paper_tables_soft as soft
 from analysis import recommend
-from analysis.board import FACTORS, key_of
+from analysis.board import key_of, repetition, varying
 from analysis.evidence import Evidence
-from analysis.labels import REPETITION, count, recipe, settings
+from analysis.labels import count, recipe, settings
 from analysis.paper_tables_basis import Basis, basis_of
 from analysis.paper_tables_cells import (
     Advised,
@@ -325,7 +325,11 @@ class _Advice:
             rows = recommend.derived(self.evidence).to_dict("records")
         except DataError:
             return {}
-        return {(str(row["distance"]), str(row["images_per_class"])): row for row in rows}
+        # The comparison that was repeated most comes first in a cell.
+        found: dict[tuple[str, str], Mapping[Any, Any]] = {}
+        for row in rows:
+            found.setdefault((str(row["distance"]), str(row["images_per_class"])), row)
+        return found
 
 
 # --- runs that no cell is about ------------------------------------------------------------------
@@ -365,7 +369,7 @@ def _conditions(rows: pd.DataFrame) -> Iterator[tuple[str, pd.DataFrame]]:
     """Repetitions of one condition together, with what was done and what sets it apart."""
     if rows.empty:
         return
-    condition = [name for name in FACTORS if name not in REPETITION and name in rows.columns]
+    condition = [name for name in varying(rows) if not repetition(name)]
     apart = settings(rows, ("pattern", "method", "method_options", "borrowed"))
     for _, group in rows.assign(_apart=apart).groupby(key_of(rows, condition), sort=False):
         first = group.iloc[0].to_dict()

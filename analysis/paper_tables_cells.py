@@ -14,7 +14,8 @@ from typing import Literal
 
 import pandas as pd
 
-from analysis.board import key_of, options
+from analysis.board import key_of
+from analysis.labels import options
 
 __all__ = [
     "NONE",
@@ -180,7 +181,7 @@ class Drawn:
 def words_of(rows: pd.DataFrame, column: str) -> pd.Series[str]:
     """A column as words, empty cells as `NONE`; the made-up columns of `Arm.where` too.
 
-    >>> board = pd.DataFrame({"dataset": ["d"], "target": ["t"], "method_options": ["k0=20;l=1"]})
+    >>> board = pd.DataFrame({"dataset": "d", "target": "t", "method": "m", "method.k0": [20]})
     >>> words_of(board, "data")[0], words_of(board, "option_k0")[0], words_of(board, "option_x")[0]
     ('d t', '20', '-')
     """
@@ -188,8 +189,8 @@ def words_of(rows: pd.DataFrame, column: str) -> pd.Series[str]:
         return key_of(rows, ["dataset"]) + " " + key_of(rows, ["target"])
     if column.startswith("option_"):
         name = column.removeprefix("option_")
-        said = [options(text).get(name, NONE) for text in rows["method_options"]]
-        return pd.Series(said, index=rows.index, dtype=str)
+        values = [options(row).get(name) for row in rows.to_dict("records")]
+        return key_of(pd.DataFrame({name: pd.Series(values, rows.index, dtype=object)}), [name])
     if column == "size":
         return _ranks(rows["images_per_class"])
     if column not in rows.columns:

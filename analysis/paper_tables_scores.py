@@ -8,9 +8,9 @@ from dataclasses import dataclass
 import numpy as np
 import pandas as pd
 
-from analysis.board import FACTORS, SEEDS, key_of
-from analysis.labels import REPETITION, number
-from analysis.statistics import interval
+from analysis.board import SEEDS, key_of, repetition, varying
+from analysis.labels import number
+from analysis.units import summarise
 
 __all__ = ["COUNTS", "Score", "counted", "score_of"]
 
@@ -57,7 +57,7 @@ def counted(rows: pd.DataFrame, metric: str) -> Score | None:
 def score_of(arms: Sequence[pd.DataFrame], metric: str) -> Score | None:
     """The mean of one arm, or of one less the other, in percent; None without a value.
 
-    Repetitions are tasks (class draws) and seeds; see `analysis.statistics.interval`. Two arms are
+    Repetitions are tasks (class draws) and seeds; see `bench.intervals`. Two arms are
     paired by both. Several conditions in one arm are averaged, and the note says so.
 
     Args:
@@ -69,12 +69,11 @@ def score_of(arms: Sequence[pd.DataFrame], metric: str) -> Score | None:
     if not shared:
         return None
     signs = (1.0, -1.0)
-    groups: dict[str, list[float]] = {}
-    for task, seeds in shared:
-        difference = sum(s * t[task, seeds] for s, t in zip(signs, tables, strict=False))
-        groups.setdefault(task, []).append(100.0 * difference)
-    found = interval(groups, metric)
-    values = [value for group in groups.values() for value in group]
+    values = [
+        100.0 * sum(s * t[key] for s, t in zip(signs, tables, strict=False)) for key in shared
+    ]
+    units = pd.DataFrame(shared, columns=["task", "seed"]).assign(value=values)
+    found = summarise(units, "value", metric)
     spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
     mixed = max(_conditions(rows) for rows in arms)
     notes = [f"mean over {mixed} conditions" if mixed > 1 else "", _few_pairs(arms, metric)]
@@ -98,7 +97,7 @@ def _by_repetition(rows: pd.DataFrame, metric: str) -> dict[tuple[str, str], flo
 def _conditions(rows: pd.DataFrame) -> int:
     if len(rows) == 1:
         return 1
-    factors = [name for name in FACTORS if name not in REPETITION and name in rows.columns]
+    factors = [name for name in varying(rows) if not repetition(name)]
     return int(key_of(rows, factors).nunique())
 
 

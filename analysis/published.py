@@ -16,8 +16,8 @@ from importlib.resources import files
 
 import pandas as pd
 
-from analysis.statistics import Estimate
 from bench.errors import DataError, nearest
+from bench.intervals import Estimate
 
 __all__ = [
     "PAPERS",

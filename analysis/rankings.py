@@ -12,7 +12,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.board import FACTORS, SEEDS, key_of
+from analysis.board import SEEDS, key_of, varying
 from analysis.transferability import agreement
 
 __all__ = ["found_accuracies", "rankings"]
@@ -56,14 +56,14 @@ def found_accuracies(board: pd.DataFrame, scored: pd.DataFrame) -> dict[str, flo
     mine = key_of(board, keys) == key_of(first, keys).iloc[0]
     done = board[
         mine
-        & (board["status"] == "done")
+        & board["status"].isin(["done", "diverged"])
         & (board["method"] == "plain")
         & board["top1_accuracy"].notna()
         & board["val_top1_accuracy"].notna()
     ]
     wanted = set(_names(scored))
     best: dict[str, tuple[float, float]] = {}
-    condition = [name for name in FACTORS if name not in SEEDS]
+    condition = [name for name in varying(done) if name not in SEEDS]
     for _, group in done.groupby(key_of(done, condition), sort=True) if len(done) else ():
         name = _names(group)[0]
         if name in wanted:

@@ -15,8 +15,7 @@ import pandas as pd
 from analysis.bands import BANDS, DATA_EDGES, DISTANCE_EDGES
 from analysis.contrasts import Answer
 from analysis.evidence import Evidence
-from analysis.labels import root
-from analysis.learning_curves import Crossing, PowerLaw, crossing, fit_power_law, images_for
+from analysis.learning_curves import PowerLaw, crossing, fit_power_law, images_wanted, repeated_laws
 from analysis.ratios import (
     Ratios,
     band_averages,
@@ -25,6 +24,7 @@ from analysis.ratios import (
     tune_freeze_ratios,
 )
 from analysis.tables import runs_of_curves
+from analysis.units import summarise
 from bench.errors import DataError
 
 __all__ = ["band_table", "crossings", "fits", "point_table", "ratio_charts"]
@@ -67,7 +67,7 @@ def point_table(ratios: Ratios, by: By) -> pd.DataFrame:
         {
             "x": known[column].astype(float),
             "ratio": known["ratio"].astype(float),
-            "source": known["source"].map(root),
+            "source": known["source_origin"].astype(str),
             "near_chance": known["near_chance"] == True,  # noqa: E712 - None is not known
         }
     ).sort_values(["x", "source", "ratio"], ignore_index=True)
@@ -125,14 +125,15 @@ def fits(evidence: Evidence, points: int = 40) -> tuple[pd.DataFrame, pd.DataFra
     """Power laws through the learning curves, and how many more labels they ask for.
 
     Returns:
-        Curves: line, setting, n_per_class, accuracy (fitted). Laws: line, setting, exponent, low,
-        high (95 %), runs, wanted (the best line's accuracy at the most images that it was measured
-        at), images (per class for it; None: out of reach), images_low, images_high,
+        Curves: line, setting, n_per_class, accuracy (fitted to all runs). Laws: line, setting,
+        exponent, low, high (95 %, over tasks or the seeds of one: a law is fitted to each
+        repetition), n, unit, wanted (the best line's accuracy at the most images that it was
+        measured at), images (per class for it; None: out of reach), images_low, images_high,
         extrapolated, note. Lines with fewer than three numbers of images have no row.
     """
     runs = runs_of_curves(evidence)
     laws: list[tuple[str, str, PowerLaw, pd.DataFrame]] = []
-    for (line, setting), group in runs.groupby(["line", "setting"], sort=False):
+    for (line, setting, _), group in runs.groupby(["line", "setting", "condition"], sort=False):
         known = group[group["top1_accuracy"] < 1]
         try:
             law = fit_power_law(known["x"].to_numpy(), 1 - known["top1_accuracy"].to_numpy())
@@ -145,21 +146,21 @@ def fits(evidence: Evidence, points: int = 40) -> tuple[pd.DataFrame, pd.DataFra
         for n in _spaced(law.smallest, law.largest, points)
     ]
     rows = []
-    for line, setting, law, _ in laws:
+    for line, setting, _, known in laws:
         rivals = [(g, of.largest) for _, s, of, g in laws if s == setting]
         wanted = max(
             float(g.loc[g["x"] == largest, "top1_accuracy"].mean()) for g, largest in rivals
         )
-        rows.append({"line": line, "setting": setting} | _law_row(law, wanted))
+        rows.append({"line": line, "setting": setting} | _law_row(known, wanted))
     return (
         pd.DataFrame(curves, columns=["line", "setting", "n_per_class", "accuracy"]),
-        pd.DataFrame(rows, columns=list(_LAW_COLUMNS)),
+        pd.DataFrame([row for row in rows if row["n"]], columns=list(_LAW_COLUMNS)),
     )
 
 
 _LAW_COLUMNS = (
-    *("line", "setting", "exponent", "low", "high", "runs", "wanted", "images", "images_low"),
-    *("images_high", "extrapolated", "note"),
+    *("line", "setting", "exponent", "low", "high", "n", "unit", "wanted", "images"),
+    *("images_low", "images_high", "extrapolated", "note"),
 )
 
 
@@ -168,67 +169,81 @@ def _spaced(first: float, last: float, points: int) -> list[float]:
     return [math.exp(math.log(first) + i * step) for i in range(points)]
 
 
-def _law_row(law: PowerLaw, wanted: float) -> dict[str, Any]:
-    row: dict[str, Any] = {
-        "exponent": law.exponent,
-        "low": law.exponent_low,
-        "high": law.exponent_high,
-        "runs": law.n,
-        "wanted": wanted,
-        "images": None,
-        "images_low": None,
-        "images_high": None,
-        "extrapolated": None,
-        "note": "",
-    }
-    try:
-        needed = images_for(law, wanted)
-    except DataError as error:
-        return row | {"note": error.message}
-    if needed.images_per_class > 1e6:
+def _law_row(known: pd.DataFrame, wanted: float) -> dict[str, Any]:
+    table = repeated_laws(known)
+    row: dict[str, Any] = dict.fromkeys(_LAW_COLUMNS[2:]) | {"n": 0, "wanted": wanted, "note": ""}
+    if table.empty:
+        return row
+    e = summarise(table, "exponent", "exponent")
+    row |= {"exponent": e.value, "low": e.low, "high": e.high, "n": e.n, "unit": e.unit}
+    images = images_wanted(table, wanted)
+    if images is None:
+        return row | {"note": f"accuracy {100 * wanted:.1f} % is out of reach of some fitted curve"}
+    at = math.exp(min(images.value, 700.0))
+    if at > 1e6:
         return row | {"note": "more than a million images per class: the curve is flat"}
+    outside = at > float(known["x"].max()) or at < float(known["x"].min())
     return row | {
-        "images": needed.images_per_class,
-        "images_low": needed.low,
-        "images_high": needed.high,
-        "extrapolated": needed.extrapolated,
-        "note": "beyond what was measured" if needed.extrapolated else "",
+        "images": at,
+        "images_low": None if images.low is None else math.exp(images.low),
+        "images_high": None if images.high is None else math.exp(min(images.high, 700.0)),
+        "extrapolated": outside,
+        "note": "beyond what was measured" if outside else "",
     }
 
 
-def crossings(found: Sequence[Answer]) -> pd.DataFrame:
+def crossings(found: Sequence[Answer], gains: pd.DataFrame) -> pd.DataFrame:
     """Where the better arm changes with images per class, for the first two questions.
 
+    Args:
+        found: answers with their pairs.
+        gains: their rows with verdicts (`analysis.findings.examine`): a crossing is decided where
+            one arm is better at the fewest images and the other at the most.
+
     Returns:
-        question, label, setting, images (None: no crossing in what was measured), low, high,
-        share (of resamples that cross), above (what is better beyond), n, smallest, largest, note.
+        question, label, left_name, right_name, setting, images (None: no crossing in what was
+        measured), low, high (95 %), decided, above (what is better beyond), n, unit, smallest,
+        largest, note.
     """
-    return pd.DataFrame(list(_crossings(found)), columns=list(_CROSSING_COLUMNS))
+    return pd.DataFrame(list(_crossings(found, gains)), columns=list(_CROSSING_COLUMNS))
 
 
 _CROSSING_COLUMNS = (
-    *("question", "label", "setting", "images", "low", "high", "share", "above", "n"),
-    *("smallest", "largest", "note"),
+    *("question", "label", "left_name", "right_name", "setting", "images", "low", "high"),
+    *("decided", "above", "n", "unit", "smallest", "largest", "note"),
 )
 
 
-def _crossings(found: Sequence[Answer]) -> Iterator[dict[str, Any]]:
+def _crossings(found: Sequence[Answer], gains: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for answer in found:
-        if answer.contrast.question not in ("start", "treatment"):
+        contrast = answer.contrast
+        if contrast.question not in ("start", "treatment"):
             continue
-        for setting, group in answer.frame.groupby("setting", sort=False):
+        for (setting, _), group in answer.frame.groupby(["setting", "comparison"], sort=False):
             sizes = _common_sizes(group)
             if len(sizes) < 2:
                 continue
             rows = group[group["n_per_class"].isin(sizes)]
-            at = crossing(rows, f"{answer.contrast.label} {setting}")
+            at = crossing(rows, f"{contrast.label} {setting}")
+            mine = gains[(gains["label"] == contrast.label) & (gains["setting"] == setting)]
+            ends = [mine[mine["n_per_class"] == n]["verdict"] for n in (min(sizes), max(sizes))]
+            verdicts = {str(end.iloc[0]) for end in ends if len(end)}
             yield {
-                "question": answer.contrast.question,
-                "label": answer.contrast.label,
+                "question": contrast.question,
+                "label": contrast.label,
+                "left_name": contrast.names[0],
+                "right_name": contrast.names[1],
                 "setting": setting,
+                "images": at.images_per_class,
+                "low": at.low,
+                "high": at.high,
+                "decided": verdicts == {"higher", "lower"},
+                "above": at.above,
+                "n": at.n,
+                "unit": at.unit,
                 "smallest": min(sizes),
                 "largest": max(sizes),
-                **_crossing_row(at),
+                "note": at.note,
             }
 
 
@@ -238,15 +253,3 @@ def _common_sizes(group: pd.DataFrame) -> list[float]:
         lambda g: len(g.drop_duplicates())
     )
     return [float(str(n)) for n in repeated[repeated == repeated.max()].index]
-
-
-def _crossing_row(at: Crossing) -> dict[str, Any]:
-    return {
-        "images": at.images_per_class,
-        "low": at.low,
-        "high": at.high,
-        "share": at.share,
-        "above": at.above,
-        "n": at.n,
-        "note": at.note,
-    }

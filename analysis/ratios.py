@@ -20,15 +20,9 @@ from typing import Literal
 import pandas as pd
 
 from analysis.bands import SureBand, data_band, sure_distance_band
-from analysis.board import (
-    PATTERN_FACTORS,
-    SOURCE_FACTORS,
-    LrRule,
-    Pairs,
-    key_of,
-    pair,
-    summarise,
-)
+from analysis.board import COPIED, PATTERN, SOURCE, key_of
+from analysis.pairing import LrRule, Pairs, pair
+from analysis.units import summarise
 from bench.errors import DataError
 
 __all__ = [
@@ -165,7 +159,7 @@ def copy_ratios(
     arm = (board["treatment"] == treatment) & (board["method"] == "plain")
     left, right = arm & (board["reinit"] == 1), arm & (board["reinit"] == reinit)
     # Patterns of other depths belong to other models, which the pairing keeps apart.
-    found = pair(board, left, right, ("pattern",), lr=lr)
+    found = pair(board, left, right, PATTERN, lr=lr)
     return _ratios(found, f"last random / last {reinit} random", distances)
 
 
@@ -178,7 +172,7 @@ def tune_freeze_ratios(
     """
     arm = (board["reinit"] == 1) & (board["method"] == "plain")
     left, right = arm & (board["treatment"] == "tune"), arm & (board["treatment"] == "freeze")
-    return _ratios(pair(board, left, right, PATTERN_FACTORS, lr=lr), "tune / freeze", distances)
+    return _ratios(pair(board, left, right, PATTERN, lr=lr), "tune / freeze", distances)
 
 
 def scratch_ratios(
@@ -194,7 +188,7 @@ def scratch_ratios(
     plain = board["method"] == "plain"
     left = plain & (board["reinit"] == 1) & (board["treatment"] == treatment)
     right = plain & (board["treatment"] == "scratch")
-    found = pair(board, left, right, (*SOURCE_FACTORS, *PATTERN_FACTORS), lr=lr)
+    found = pair(board, left, right, (*SOURCE, *PATTERN, *COPIED), lr=lr)
     word = {"tune": "tuned", "freeze": "frozen"}[treatment]
     return _ratios(found, f"{word} / scratch", distances)
 
@@ -224,7 +218,7 @@ def _band_row(band: str, points: pd.DataFrame) -> dict[str, object]:
     if points.empty:
         empty = dict.fromkeys(("mean_ratio", "geometric_mean", "low", "high", "unit"))
         return row | empty | {"n": 0, "note": "no experiment in this band"}
-    mean = summarise(points, "log_ratio", f"band {band}")
+    mean = summarise(points, "log_ratio", f"band {band}", "ratio")
     return row | {
         "mean_ratio": float(points["ratio"].mean()),
         "geometric_mean": math.exp(mean.value),

@@ -8,17 +8,18 @@ decide, they go before the paper. What nothing supports is called "no evidence".
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import asdict, replace
 
 import pandas as pd
 
-from analysis.advice import AdviceLine, Situation, Support
+from analysis.advice import AdviceLine, Significance, Situation, Support
 from analysis.advice_labels import crossings, curves, more_labels
 from analysis.advice_table import (
     Cell,
     Decision,
     Regret,
-    cells,
+    all_cells,
     decide,
     decide_for,
     regret,
@@ -34,6 +35,7 @@ from analysis.advice_training import (
 )
 from analysis.bands import BANDS, data_band, distance_band, printed_advice, printed_evidence
 from analysis.evidence import Evidence
+from analysis.verdicts import Hypothesis, Rules
 
 __all__ = [
     "AdviceLine",
@@ -44,7 +46,6 @@ __all__ = [
     "Support",
     "advise",
     "best_rates",
-    "cells",
     "crossings",
     "curves",
     "decide",
@@ -55,20 +56,32 @@ __all__ = [
 ]
 
 
-def advise(situation: Situation, evidence: Evidence | None = None) -> list[AdviceLine]:
+def advise(
+    situation: Situation, evidence: Evidence | None = None, others: Sequence[Hypothesis] = ()
+) -> list[AdviceLine]:
     """Lines of advice in a fixed order, one or more for each topic.
 
     Args:
         situation: what was measured of the target.
         evidence: the user's own runs (`analysis.board_folder.read_folder`); None: the papers
             alone. Runs of the situation's network are taken where there are any, else all.
+        others: what else the same page tests; advice is corrected for all of it.
 
     >>> lines = advise(Situation(images_per_class=10, classes=5, cosine=0.1))
     >>> [(line.topic, line.answer, line.verdict, line.n) for line in lines][:2]
     [('overlap', 'not looked for', 'no evidence', 0), ('freeze or tune', 'freeze', 'as printed', 6)]
     """
     own, remark = _of_model(situation, evidence)
-    decision = decide_for(situation, own)
+    significance = Significance(Rules() if own is None else own.rules, others)
+    _lines(situation, own, remark, significance)
+    significance.settle()
+    return _lines(situation, own, remark, significance)
+
+
+def _lines(
+    situation: Situation, own: Evidence | None, remark: str, significance: Significance
+) -> list[AdviceLine]:
+    decision = decide_for(situation, own, significance)
     treatments: tuple[Treatment, ...] = ("tune", "freeze")
     if decision.advice != "try both":
         treatments = (decision.advice,)
@@ -79,10 +92,10 @@ def advise(situation: Situation, evidence: Evidence | None = None) -> list[Advic
             "freeze or tune", decision.advice, because, decision.supporting, decision.verdict
         ),
         *(learning_rate(situation, own, treatment) for treatment in treatments),
-        copy_depth(situation, own, treatments),
-        frozen_layers(situation, own),
-        borrowing(situation, own),
-        *more_labels(situation, own),
+        copy_depth(situation, own, treatments, significance),
+        frozen_layers(situation, own, significance),
+        borrowing(situation, own, significance),
+        *more_labels(situation, own, significance),
     ]
     return [line for line in lines if line is not None]
 
@@ -141,17 +154,21 @@ def printed() -> pd.DataFrame:
     return pd.DataFrame(rows, columns=["distance", "images_per_class", "advice", "splits"])
 
 
-def derived(evidence: Evidence) -> pd.DataFrame:
-    """The same table from the user's runs.
+def derived(evidence: Evidence, others: Sequence[Hypothesis] = ()) -> pd.DataFrame:
+    """The same table from the user's runs, its cells tested as one family.
 
     Returns:
         Rows for all nine cells, and for a data band whose distance is `unknown` where there are
-        runs: distance, images_per_class, advice (None without a pair), ratio (geometric mean of
-        tune / freeze), low, high, n, unit, pairs, experiments, printed, splits, note.
+        runs, each source a row of its own: distance, images_per_class, source, advice (None
+        without a pair), ratio (geometric mean of tune / freeze), low, high, n, unit, pairs,
+        experiments, scope, printed, splits, note.
     """
     in_print = {(r.distance, r.images_per_class): r for r in printed().itertuples()}
     rows = []
-    for one in cells(tune_freeze_pairs(evidence)):
+    significance = Significance(evidence.rules, others)
+    all_cells(tune_freeze_pairs(evidence), significance)
+    significance.settle()
+    for one in all_cells(tune_freeze_pairs(evidence), significance):
         row = asdict(one) | {"experiments": one.experiments, "images_per_class": one.data}
         row.pop("data")
         known = in_print.get((one.distance, one.data))

@@ -6,7 +6,7 @@ import math
 
 from scipy import stats
 
-from analysis.statistics import Estimate
+from bench.intervals import Estimate
 
 __all__ = ["MOST_REPETITIONS", "repetitions_wanted"]
 
@@ -14,22 +14,22 @@ MOST_REPETITIONS = 30
 """Beyond this the number is not worth naming."""
 
 
-def repetitions_wanted(e: Estimate, power: float = 0.8) -> int | None:
+def repetitions_wanted(e: Estimate, power: float = 0.8, level: float = 0.05) -> int | None:
     """How many repetitions in all would decide, should effect and spread stay as they look.
 
-    The smallest n at which Student's interval excludes zero with probability `power`, roughly:
-    (t(0.975) + t(power)) · s / √n ≤ |mean|, both with n - 1 degrees of freedom. None without an
-    interval; one more than `MOST_REPETITIONS` for anything larger.
+    The smallest n at which a two-sided test at `level` rejects with probability `power`, roughly:
+    (t(1 - level / 2) + t(power)) · s / √n ≤ |mean|, both with n - 1 degrees of freedom. None
+    without an interval; one more than `MOST_REPETITIONS` for anything larger.
 
     >>> repetitions_wanted(Estimate(1.0, -0.5, 2.5, 4, "seed"))
     10
     """
     if e.low is None or e.high is None:
         return None
-    quantile = float(stats.t.ppf(0.975, e.n - 1)) if e.method == "Student t" else 1.96
+    quantile = float(stats.t.ppf(0.5 + e.level / 2, e.df or e.n - 1))
     spread = (e.high - e.low) / 2 / quantile * math.sqrt(e.n)
     for n in range(2, MOST_REPETITIONS + 1):
-        both = float(stats.t.ppf(0.975, n - 1) + stats.t.ppf(power, n - 1))
+        both = float(stats.t.ppf(1 - level / 2, n - 1) + stats.t.ppf(power, n - 1))
         if both * spread / math.sqrt(n) <= abs(e.value):
             return max(n, e.n + 1)
     return MOST_REPETITIONS + 1

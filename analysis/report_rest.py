@@ -24,7 +24,7 @@ def advice(n: Numbers) -> tuple[list[Table], list[str]]:
     evidence, made, said = n.evidence, [], []
     try:
         for situation in _situations(n):
-            lines = recommend.advise(situation, evidence)
+            lines = recommend.advise(situation, evidence, n.tests)
             rows = tuple(
                 (line.topic, line.answer, line.because, line.verdict, number(line.n))
                 for line in lines
@@ -37,7 +37,7 @@ def advice(n: Numbers) -> tuple[list[Table], list[str]]:
                     (4,),
                 )
             )
-        made.append(_derived(recommend.derived(evidence)))
+        made.append(_derived(recommend.derived(evidence, n.tests)))
     except DataError as error:
         said.append(f"No advice: {error.message}.")
     return made, said
@@ -79,7 +79,8 @@ def _derived(table: pd.DataFrame) -> Table:
         )
         rows.append(
             (
-                f"{row['distance']} distance, {row['images_per_class']} data",
+                f"{row['distance']} distance, {row['images_per_class']} data"
+                + (f", from {row['source']}" if row["source"] else ""),
                 str(row["advice"]) if is_known(row["advice"]) else "no evidence",
                 f"{row['ratio']:.2f}" if is_known(row["ratio"]) else DASH,
                 ends,

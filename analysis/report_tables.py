@@ -25,6 +25,7 @@ __all__ = [
     "ends_text",
     "findings",
     "how_to_read",
+    "images_text",
     "is_known",
 ]
 
@@ -87,11 +88,28 @@ def about(board: pd.DataFrame) -> str:
         for name, column in (("data", "dataset"), ("target", "target"), ("network", "model"))
     ]
     repeated = runs.drop_duplicates(["task", "seed_draw", "seed_init", "seed_order"])
-    draws = runs.drop_duplicates(["dataset", "target", "class_draw"])
+    away = int((runs["status"] == "diverged").sum())
+    said = f" {count(away, 'run')} diverged and {'counts' if away == 1 else 'count'} at chance."
     return (
         f"{count(len(runs), 'run')} and {count(len(board) - len(runs), 'source network')} behind "
-        f"them; {'; '.join(parts)}; {count(len(draws), 'target and class draw')}, "
-        f"{count(len(repeated), 'repetition')}."
+        f"them; {'; '.join(parts)}; {count(runs['task'].nunique(), 'task')} (targets and class "
+        f"draws), {count(len(repeated), 'repetition')}. {images_text(runs)}{said if away else ''}"
+    )
+
+
+def images_text(runs: pd.DataFrame) -> str:
+    """Sizes of the sets. Validation images are labels too: they choose the epoch and the rate."""
+    sizes = {}
+    for name in ("train_images", "val_images", "test_images"):
+        known = runs[name].dropna() if name in runs.columns else pd.Series(dtype=float)
+        values = sorted({int(v) for v in known})
+        shown = values if len(values) <= 4 else [values[0], values[-1]]
+        joint = ", " if len(values) <= 4 else " to "
+        sizes[name] = joint.join(f"{v:,}" for v in shown) or "an unknown number of"
+    return (
+        f"Images of a run: {sizes['train_images']} to train on; {sizes['val_images']} more with "
+        f"labels for validation, which choose epoch and learning rate; {sizes['test_images']} to "
+        "test on."
     )
 
 
@@ -106,11 +124,22 @@ def how_to_read(n: Numbers) -> tuple[str, ...]:
         if best
         else " Learning rates are equal in a pair."
     )
+    family = len({test.hypothesis for test in n.tests if test.p is not None})
+    near = (
+        " A near source is one whose classes lie below the same WordNet node as the target's; a "
+        "far one lies elsewhere (LI §4.3)."
+        if n.evidence.board["source_side"].isin(["near", "far"]).any()
+        else ""
+    )
     return (
-        "Gains are in percentage points of test accuracy, the first arm less the second, paired by "
-        f"data, classes, draw and seeds.{rate} A verdict is given only where the 95 % interval "
-        "excludes zero and there are three pairs or more; p is adjusted after Holm within the "
-        "question, for the usual setting and for others apart.",
+        "Gains are in percentage points of test accuracy, the first arm less the second; the two "
+        "are equal in everything else: data, classes, draw, seeds and all settings of the run and "
+        f"of its source.{rate} Intervals are 95 %, over tasks where there are two or more, else "
+        "over the seeds of the one task with the error of its test images; a run that diverged "
+        f"counts at chance.{near}",
+        f"{n.evidence.rules.sentence()} Tested here: {count(family, 'comparison')}, this page's "
+        "answers and claims together. A verdict holds in general, for tasks of this kind, or on "
+        "these tasks alone.",
     )
 
 
@@ -143,11 +172,12 @@ def answers(n: Numbers) -> list[Table]:
 
 
 def _gains_table(rows: pd.DataFrame, title: str) -> Table:
-    method = rows["question"].iloc[0] == "method"
     head = ("setting", "images per class", "accuracy, %", "gain", "95 % interval")
     lines = []
     for row in rows.to_dict("records"):
-        label = f"{row['label']} − tuned ({row['about']})" if method else str(row["label"])
+        label = f"{row['left_name']} − {row['right_name']}"
+        label += f" ({row['about']})" if row["about"] else ""
+        label += f", {row['treatment']}" if row["question"] in ("source", "copy") else ""
         lines.append(
             (
                 label,
@@ -159,6 +189,7 @@ def _gains_table(rows: pd.DataFrame, title: str) -> Table:
                 f"{count(int(row['n']), row['unit'])}, {count(int(row['pairs']), 'pair')}",
                 _p(row["p_holm"]),
                 str(row["verdict"]),
+                str(row["scope"]) or DASH,
             )
         )
     left_out = rows[["label", "about", "unpaired", "unfinished"]].drop_duplicates()
@@ -166,12 +197,15 @@ def _gains_table(rows: pd.DataFrame, title: str) -> Table:
     notes = [
         f"{count(unpaired, 'run')} without a partner" if unpaired else "",
         f"{count(unfinished, 'run')} without a result" if unfinished else "",
+        f"{count(int(rows['diverged'].sum()), 'diverged run')} at chance"
+        if rows["diverged"].any()
+        else "",
         *sorted({str(note) for note in rows["note"] if note}),
     ]
     note = "; ".join(text for text in notes if text)
     return Table(
         title,
-        ("first − second", *head, "n", "p (Holm)", "verdict"),
+        ("first − second", *head, "n", "p (Holm)", "verdict", "holds"),
         tuple(lines),
         (2, 3, 4, 5, 7),
         f"Note: {note}." if note else "",
@@ -181,8 +215,8 @@ def _gains_table(rows: pd.DataFrame, title: str) -> Table:
 def _crossing_table(crossings: pd.DataFrame) -> Table:
     lines = []
     for row in crossings.to_dict("records"):
-        first, _, second = str(row["label"]).partition(" − ")
-        better = {"left": first, "right": second, "neither": "neither"}[row["above"]]
+        names = {"left": row["left_name"], "right": row["right_name"]}
+        better = names.get(row["above"], "neither")
         at = number(row["images"], 2) if is_known(row["images"]) else "none"
         ends = (
             f"{number(row['low'], 2)} to {number(row['high'], 2)}" if is_known(row["low"]) else DASH
@@ -195,7 +229,8 @@ def _crossing_table(crossings: pd.DataFrame) -> Table:
                 at,
                 ends,
                 better,
-                count(int(row["n"]), "repetition"),
+                count(int(row["n"]), str(row["unit"])),
+                "decided" if row["decided"] else "undecided",
             )
         )
     return Table(
@@ -205,13 +240,16 @@ def _crossing_table(crossings: pd.DataFrame) -> Table:
             "setting",
             "measured",
             "crossing",
-            "95 % of resamples",
+            "95 % interval",
             "beyond, better",
             "n",
+            "crossing is",
         ),
         tuple(lines),
         (2, 3, 4),
-        "The difference is interpolated between the sizes measured; nothing is said beyond them.",
+        "A crossing is decided where one arm is better at the fewest images and the other at the "
+        "most, each with a verdict above. The difference is interpolated between the sizes; the "
+        "interval holds the sizes at which no difference is not excluded.",
     )
 
 
@@ -226,10 +264,11 @@ def _law_table(laws: pd.DataFrame) -> Table:
             (
                 str(row["line"]),
                 str(row["setting"]) or "usual",
-                f"{row['exponent']:.3f} ({row['low']:.3f} to {row['high']:.3f})",
+                f"{row['exponent']:.3f} ({ends_text(row['low'], row['high'], 3)})",
                 _percent(row["wanted"]),
                 ends[0],
                 f"{ends[1]} to {ends[2]}" if is_known(row["images"]) else DASH,
+                count(int(row["n"]), str(row["unit"])),
                 str(row["note"]),
             )
         )
@@ -242,22 +281,26 @@ def _law_table(laws: pd.DataFrame) -> Table:
             "wanted, %",
             "images per class",
             "95 % interval",
+            "n",
             "note",
         ),
         tuple(lines),
         (2, 3, 4, 5),
-        "Error = scale · n^−exponent fitted to the runs; wanted is the best accuracy that any line "
-        "of the setting reaches at the most images it was tried with. Intervals treat runs as "
-        "independent and the law as true: beyond what was measured they say little.",
+        "Error = scale · n^−exponent, fitted to each repetition; intervals are over tasks, or over "
+        "the seeds of one. Wanted is the best accuracy that any line of the setting reaches at the "
+        "most images it was tried with. Intervals take the law as true: beyond what was measured "
+        "they mean little.",
     )
 
 
 # --- findings ------------------------------------------------------------------------------------
 
 FINDINGS_TEXT = (
-    "Each claim of the four papers as a test. A claim holds or fails only where its interval lies "
-    "wholly on one side. Effects are positive in the direction that the claim predicts. Published "
-    "numbers are single values, so an ordering is read as printed."
+    "Each claim of the four papers as a test, corrected for everything that this page tests. A "
+    "verdict speaks of tasks of this kind where there are three or more, with one task of this "
+    "task; beside it stands the verdict on these tasks alone. Effects are positive in the "
+    "direction that the claim predicts. Published numbers are single values, so an ordering is "
+    "read as printed."
 )
 
 
@@ -269,6 +312,7 @@ def findings(table: pd.DataFrame) -> Table:
             (
                 f"{row['claim']}: {row['text']}",
                 str(row["verdict"]),
+                str(row["here"]),
                 _effect(row["effect"], row["unit"]),
                 _effect_ends(row),
                 count(int(row["n"]), str(row["counted"])) if row["n"] else DASH,
@@ -282,6 +326,7 @@ def findings(table: pd.DataFrame) -> Table:
         (
             "claim",
             "verdict",
+            "on these tasks",
             "effect",
             "95 % interval",
             "n",
@@ -290,7 +335,7 @@ def findings(table: pd.DataFrame) -> Table:
             "published effect",
         ),
         tuple(lines),
-        (3, 5),
+        (4, 6),
         "No effect: the runs or the published numbers that it needs do not exist. What would "
         "decide a claim stands under Gaps.",
     )

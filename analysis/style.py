@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import io
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any
@@ -78,24 +78,24 @@ class Look:
     dash: Any
 
 
-def looks(labels: Sequence[str]) -> dict[str, Look]:
-    """A look for each label: the part before the first comma chooses the colour, the rest the form.
+def looks(lines: Mapping[str, tuple[str, str]]) -> dict[str, Look]:
+    """A look for each line: what it starts from chooses the colour, what was done the form.
 
-    So lines of one source share a colour, and what was done shows as marker and dash.
+    Args:
+        lines: by name, where each starts and what was done ("" where that is not shown).
 
-    >>> found = looks(["near, tuned", "near, frozen", "scratch"])
-    >>> found["near, tuned"].colour == found["near, frozen"].colour
-    True
+    >>> found = looks({"a": ("near", "tuned"), "b": ("near", "frozen"), "c": ("scratch", "")})
+    >>> found["a"].colour == found["b"].colour, found["a"].marker == found["b"].marker
+    (True, False)
     """
-    heads = list(dict.fromkeys(label.split(", ")[0] for label in labels))
-    tails = list(dict.fromkeys(label.partition(", ")[2] for label in labels))
+    heads = list(dict.fromkeys(head for head, _ in lines.values()))
+    tails = list(dict.fromkeys(tail for _, tail in lines.values()))
     free = [i for i in range(len(COLOURS)) if i not in {_FIXED.get(h) for h in heads}] or [0]
     others = [head for head in heads if head not in _FIXED]
     colour = {head: free[i % len(free)] for i, head in enumerate(others)}
     colour |= {head: _FIXED[head] for head in heads if head in _FIXED}
     result = {}
-    for label in labels:
-        head, tail = label.split(", ")[0], label.partition(", ")[2]
+    for label, (head, tail) in lines.items():
         form = tails.index(tail) if len(tails) > 1 else colour[head]
         result[label] = Look(
             COLOURS[colour[head]], MARKERS[form % len(MARKERS)], DASHES[form % len(DASHES)]

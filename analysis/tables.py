@@ -13,10 +13,23 @@ from typing import Any
 import pandas as pd
 
 from analysis import arms
-from analysis.board import FACTORS, SEEDS, SOURCE_FACTORS, best_lr, key_of, summarise
+from analysis.board import (
+    PATTERN,
+    SEEDS,
+    SIZES,
+    SOURCE,
+    finished,
+    key_of,
+    repetition,
+    varies,
+    varying,
+)
 from analysis.evidence import Evidence
-from analysis.labels import REPETITION, number, recipe, settings
+from analysis.labels import number, recipe, settings, start_and_recipe
+from analysis.pairing import best_lr
+from analysis.units import Kind, summarise
 from bench.errors import DataError
+from bench.intervals import clipped
 
 __all__ = [
     "copied_curves",
@@ -42,22 +55,9 @@ def _plain(board: pd.DataFrame) -> pd.DataFrame:
 
 
 def _finished(rows: pd.DataFrame) -> pd.DataFrame:
-    done = rows[(rows["status"] == "done") & rows["top1_accuracy"].notna()]
-    return done.assign(seed=key_of(done, SEEDS) if len(done) else [])
-
-
-def start_and_recipe(row: Mapping[Any, Any]) -> str:
-    """A line's name: what it starts from, and what was done.
-
-    >>> start_and_recipe({"source": "near", "method": "plain", "treatment": "tune", "reinit": 1})
-    'near, tuned'
-    """
-    source, done = str(row["source"]), recipe(row)
-    if source == "none":
-        return done
-    if source == "self":
-        return "scratch model, tuned again"
-    return done if ">" in source else f"{source}, {done}"
+    """Rows with an outcome; those that diverged are at chance, and are counted."""
+    done = rows[finished(rows)]
+    return done.assign(diverged=(done["status"] == "diverged").astype(int))
 
 
 def _curve(group: pd.DataFrame, least: int, metric: str) -> tuple[pd.DataFrame, str]:
@@ -81,28 +81,43 @@ def _curve(group: pd.DataFrame, least: int, metric: str) -> tuple[pd.DataFrame, 
 
 def _summaries(kept: pd.DataFrame, line: str, setting: str, metric: str, said: str) -> list[Any]:
     rows = []
+    first = kept.iloc[0].to_dict()
+    done = {"tune": "tuned", "freeze": "frozen"}.get(str(first["treatment"]), recipe(first))
+    scratch = first["source_origin"] == "none"
+    of_all = {
+        "start": "scratch" if scratch else str(first["source_origin"]),
+        "done": recipe(first) if first["method"] != "plain" or scratch else done,
+        "n_per_class": first["n_per_class"] if kept["n_per_class"].nunique() == 1 else None,
+    }
     for x, group in kept.groupby("x", sort=True):
-        e = summarise(group, metric, f"{line} {setting} {x} {metric}")
-        equal = e.low is not None and e.low == e.high
+        accuracy = metric == "top1_accuracy"
+        kind: Kind = "accuracy" if accuracy else "other"
+        e = summarise(group, metric, f"{line} {setting} {x} {metric}", kind)
+        e = clipped(e, 0.0, 1.0) if accuracy else e
         rows.append(
             {
                 "line": line,
                 "setting": setting,
                 "x": x,
                 "mean": e.value,
-                "low": None if equal else e.low,
-                "high": None if equal else e.high,
+                "low": e.low,
+                "high": e.high,
                 "n": e.n,
                 "unit": e.unit,
                 "repetitions": len(group[["task", "seed"]].drop_duplicates()),
                 "lr": ", ".join(number(v) for v in sorted(set(group["lr"].dropna()))),
+                "diverged": e.diverged,
                 "note": "; ".join(text for text in (said, e.note) if text),
             }
+            | of_all
         )
     return rows
 
 
-_COLUMNS = ("line", "setting", "x", "mean", "low", "high", "n", "unit", "repetitions", "lr", "note")
+_COLUMNS = (
+    *("line", "setting", "x", "mean", "low", "high", "n", "unit", "repetitions", "lr", "diverged"),
+    *("note", "start", "done", "n_per_class"),
+)
 
 
 def _curves(
@@ -123,12 +138,13 @@ def _curves(
     known = rows[rows[x].notna()]
     found: list[Any] = []
     if not known.empty:
-        held = [n for n in FACTORS if n not in {*vary, *REPETITION}]
+        held = [n for n in varying(rows) if not varies(n, vary) and not repetition(n)]
         known = known.assign(x=known[x], condition=key_of(known, held))
         several = known.groupby("condition")["x"].transform("nunique") >= least
         kept = known[several]
         kept = kept.assign(line=[line(row) for row in kept.to_dict("records")])
-        kept = kept.assign(setting=settings(kept, [*vary, *said], ["line"]))
+        named = [n for n in varying(rows) if varies(n, vary)]
+        kept = kept.assign(setting=settings(kept, [*named, *said], ["line"]))
         for _, group in kept.groupby("condition", sort=False):
             shared, out = _curve(group, least, metric)
             if len(shared):
@@ -146,7 +162,7 @@ def runs_of_curves(evidence: Evidence, least: int = 3) -> pd.DataFrame:
     """
     named = _named_runs(evidence)
     parts = []
-    for _, group in named.groupby(["line", "setting"], sort=False):
+    for _, group in named.groupby(["line", "setting", "condition"], sort=False):
         kept, said = _curve(group, least, "top1_accuracy")
         if len(kept):
             parts.append(kept.assign(said=said))
@@ -157,12 +173,14 @@ def _named_runs(evidence: Evidence) -> pd.DataFrame:
     rows = _plain(evidence.board)
     rows = rows[rows["expand_to"].isna() & rows["n_per_class"].notna()]
     if rows.empty:
-        return rows.assign(x=[], line=[], setting=[])
+        return rows.assign(x=[], line=[], setting=[], condition=[])
     named = rows.assign(
         x=rows["n_per_class"], line=[start_and_recipe(row) for row in rows.to_dict("records")]
     )
-    said = [*SOURCE_FACTORS, "pattern", "images_per_class", "lr"]
+    said = ["source", "pattern", "images_per_class", "lr"]
     named = named.assign(setting=settings(named, said, ["line", "x"]))
+    held = [n for n in varying(named) if n not in (*SIZES, "lr") and not repetition(n)]
+    named = named.assign(condition=key_of(named, held))
     if evidence.lr_rule(pd.Series(True, index=evidence.board.index)) == "same":
         return named
     return best_lr(_most_repeated(named))
@@ -170,7 +188,7 @@ def _named_runs(evidence: Evidence) -> pd.DataFrame:
 
 def _most_repeated(named: pd.DataFrame) -> pd.DataFrame:
     """Learning rates with as many repetitions as any of their condition; others decide nothing."""
-    names = [name for name in FACTORS if name not in ("lr", *REPETITION)]
+    names = [name for name in varying(named) if name != "lr" and not repetition(name)]
     condition = key_of(named, names)
     counts = named.groupby([condition, named["lr"]])["lr"].transform("size")
     return named[counts == counts.groupby(condition).transform("max")]
@@ -184,7 +202,7 @@ def data_curves(evidence: Evidence, least: int = 3) -> pd.DataFrame:
     """
     runs = runs_of_curves(evidence, least)
     found: list[Any] = []
-    for (name, setting), group in runs.groupby(["line", "setting"], sort=False):
+    for (name, setting, _), group in runs.groupby(["line", "setting", "condition"], sort=False):
         said = str(group.iloc[0]["said"])
         found += _summaries(group, str(name), str(setting), "top1_accuracy", said)
     return pd.DataFrame(found, columns=list(_COLUMNS))
@@ -197,16 +215,17 @@ def lr_curves(evidence: Evidence, least: int = 3, metric: str = "top1_accuracy")
     return _curves(rows, "lr", _start_images, said, ("lr",), least, metric)
 
 
-def _start_images(row: Mapping[Any, Any]) -> str:
+def _images(row: Mapping[Any, Any]) -> str:
     n = row.get("n_per_class")
-    images = f", {number(n)} images per class" if n is not None and n == n else ""
-    return start_and_recipe(row) + images
+    return f", {number(n)} images per class" if n is not None and n == n else ""
+
+
+def _start_images(row: Mapping[Any, Any]) -> str:
+    return start_and_recipe(row) + _images(row)
 
 
 def _source_images(row: Mapping[Any, Any]) -> str:
-    n = row.get("n_per_class")
-    images = f", {number(n)} images per class" if n is not None and n == n else ""
-    return f"{row['source']}{images}"
+    return f"{row['source']}{_images(row)}"
 
 
 def frozen_curves(evidence: Evidence, least: int = 3) -> pd.DataFrame:
@@ -214,7 +233,7 @@ def frozen_curves(evidence: Evidence, least: int = 3) -> pd.DataFrame:
     rows = _plain(evidence.board)
     rows = rows[(rows["reinit"] == 1) & rows["treatment"].isin(["tune", "freeze", "partly"])]
     said = ("source", "source_classes", "source_epochs", "images_per_class")
-    return _curves(rows, "frozen", _source_images, said, ("pattern",), least)
+    return _curves(rows, "frozen", _source_images, said, PATTERN, least)
 
 
 def copied_curves(evidence: Evidence, least: int = 2) -> pd.DataFrame:
@@ -225,11 +244,11 @@ def copied_curves(evidence: Evidence, least: int = 2) -> pd.DataFrame:
 
     def line(row: Mapping[Any, Any]) -> str:
         word = {"tune": "tuned", "freeze": "frozen"}[str(row["treatment"])]
-        return f"{row['source']}, {word}{_source_images(row).removeprefix(str(row['source']))}"
+        return f"{row['source']}, {word}{_images(row)}"
 
     said = ("source", "source_classes", "source_epochs", "images_per_class")
     parts = [rows[rows["treatment"] == treatment] for treatment in ("tune", "freeze")]
-    curves = [_curves(part, "copied", line, said, ("pattern",), least) for part in parts]
+    curves = [_curves(part, "copied", line, said, PATTERN, least) for part in parts]
     return pd.concat(curves, ignore_index=True)
 
 
@@ -237,14 +256,15 @@ def source_size_curves(evidence: Evidence, least: int = 3) -> pd.DataFrame:
     """Accuracy against the number of source classes (LI Fig. 5, Table 2)."""
     rows = _plain(evidence.board)
     rows = rows[rows["source_classes"].notna() & (rows["reinit"] == 1)]
-    rows = rows[~rows["source"].isin(["self"])]
+    rows = rows[(rows["source_side"] != "self") & (rows["source_links"] == 1)]
+    # The seeds of a source are not those of another one: a repetition is one of the target's.
+    rows = rows.assign(seed=key_of(rows, SEEDS))
 
     def line(row: Mapping[Any, Any]) -> str:
         n = row.get("n_per_class")
         return f"{recipe(row)}, {number(n)} images per class"
 
-    vary = ("source", "source_classes", "source_epochs")
-    return _curves(rows, "source_classes", line, ("pattern", "images_per_class"), vary, least)
+    return _curves(rows, "source_classes", line, ("pattern", "images_per_class"), SOURCE, least)
 
 
 def costs(evidence: Evidence) -> pd.DataFrame:
@@ -267,12 +287,11 @@ def costs(evidence: Evidence) -> pd.DataFrame:
         return pd.DataFrame(columns=list(_COST_COLUMNS))
     device = str(rows["device"].value_counts().index[0])
     rows = rows[rows["device"] == device]
-    recipes = (*SOURCE_FACTORS, "pattern", *arms.LOSS_FACTORS, "tuned", "layer_lr_decay", "l2_sp")
-    rows = rows.assign(x=rows["n_per_class"])
-    named = rows.assign(
-        line=[start_and_recipe(row) for row in rows.to_dict("records")],
-        setting=settings(rows, [*recipes, "images_per_class", "lr"], ["x"]),
+    rows = rows.assign(
+        x=rows["n_per_class"], line=[start_and_recipe(row) for row in rows.to_dict("records")]
     )
+    said = ["source", "pattern", "method", "method_options", "images_per_class", "lr"]
+    named = rows.assign(setting=settings(rows, said, ["line", "x"]))
     if evidence.lr_rule(pd.Series(True, index=board.index)) == "best":
         named = best_lr(_most_repeated(named))
     found: list[dict[str, Any]] = [

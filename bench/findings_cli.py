@@ -10,9 +10,21 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.errors import BenchError, nearest
-from bench.options import DataRoot, Results, Set, as_path, console
+from bench.options import (
+    DataRoot,
+    LeastSeeds,
+    LeastTasks,
+    Margin,
+    Results,
+    Set,
+    SmallestEffect,
+    as_path,
+    console,
+    with_rules,
+)
 
 if TYPE_CHECKING:
+    import pandas as pd
     from rich.table import Table
 
     from analysis.evidence import Evidence, Finding, Part
@@ -50,8 +62,12 @@ def findings(
     results: Results = Path("results"),
     data_root: DataRoot = None,
     set_: Set = None,
+    smallest_effect: SmallestEffect = 1.0,
+    least_tasks: LeastTasks = 3,
+    least_seeds: LeastSeeds = 3,
+    margin: Margin = 1.0,
 ) -> None:
-    """Say which of the papers' claims hold here, with interval and n, and what is not decided."""
+    """Show which of the papers' claims hold here, with interval and n, and what is not decided."""
     if published and source is not None:
         raise BenchError(
             "--published looks at the papers' numbers alone",
@@ -74,14 +90,19 @@ def findings(
     in_print = tests.on_published(claims)
     out = console()
     measured: list[Finding] = []
+    rules: list[str] = []
     if published:
         out.print("the papers' claims on the papers' own numbers", highlight=False)
     else:
         evidence, heading = evidence_of(source or results, results, data_root, set_ or ())
         for line in heading:
             out.print(line, highlight=False, markup=False)
-        measured = tests.on_runs(evidence, claims)
-    for part in findings_text(measured, in_print, details=details or bool(claim)):
+        evidence = with_rules(evidence, smallest_effect, least_tasks, least_seeds, margin)
+        examined = tests.examine(evidence)
+        measured = [f for f in examined.findings if f.claim in {c.id for c in claims}]
+        family = len({t.hypothesis for t in examined.tests if t.p is not None})
+        rules = [f"{evidence.rules.sentence()} These runs allow {family}."]
+    for part in findings_text(measured, in_print, details or bool(claim), rules):
         out.print(part, highlight=False, markup=False)
     if csv is not None:
         from bench.store import write_atomic
@@ -106,7 +127,7 @@ def evidence_of(
     from analysis.board_folder import read_folder
 
     if source.suffix in (".yaml", ".yml"):
-        from bench.leaderboard import rows, to_csv
+        from analysis.grid_board import grid_board
         from bench.session import open_session
 
         session = open_session(
@@ -116,7 +137,7 @@ def evidence_of(
             overrides=overrides,
             folder="existing",
         )
-        board = boards.parse(to_csv(rows(session.plan, session.store)), str(source))
+        board = grid_board(session.plan, session.store, str(source))
         found = measuring.measurements(session.plan, session.store)
         heading = [_counts(board, str(source)), *_not_measured(found.missing)]
         return measuring.evidence(board, found), heading
@@ -140,30 +161,37 @@ def _not_measured(sentences: Sequence[str], most: int = 2) -> list[str]:
     return [*lines, f"and {rest} measurements more"] if rest > 0 else lines
 
 
-def _counts(board: object, place: str) -> str:
-    import pandas as pd
+def _counts(board: pd.DataFrame, place: str) -> str:
+    from analysis.board import SEEDS, finished, key_of
+    from analysis.labels import count
+    from analysis.report_tables import images_text
 
-    from analysis.board import SEEDS, key_of
-
-    if not isinstance(board, pd.DataFrame):
-        raise TypeError("a board is a table")
-    done = board[board["status"] == "done"]
-    tuned = done[done["role"] != "source"] if "role" in done.columns else done
+    done = board[finished(board)]
+    tuned = done[done["role"] != "source"]
     if not len(tuned):
         return f"{place}: none of {len(board)} runs has a result; run: bench grid GRID"
-    text = f"{place}: {len(tuned)} finished runs, {tuned['task'].nunique()} class draws or targets"
+    tasks = tuned["task"].nunique()
+    text = f"{place}: {count(len(tuned), 'finished run')}, {count(tasks, 'task')}"
+    text += " (targets and class draws)" if tasks > 1 else ""
+    if away := int((done["status"] == "diverged").sum()):
+        text += (
+            f"; {count(away, 'run')} diverged and {'counts' if away == 1 else 'count'} at chance"
+        )
     if len(done) < len(board):
-        text += f"; {len(board) - len(done)} runs have no result"
-    if len(tuned) and key_of(tuned, ["task", *SEEDS]).nunique() == 1:
+        text += f"; {count(len(board) - len(done), 'run')} without a result"
+    if key_of(tuned, ["task", *SEEDS]).nunique() == 1:
         text += "; one seed only, so no interval and no verdict: add seed: [0, 1, 2] to the grid"
-    return text
+    return f"{text}\n{images_text(tuned)}"
 
 
 # --- what is printed ---
 
 
 def findings_text(
-    measured: Sequence[Finding], published: Sequence[Finding], details: bool = False
+    measured: Sequence[Finding],
+    published: Sequence[Finding],
+    details: bool = False,
+    rules: Sequence[str] = (),
 ) -> list[Table | str]:
     """The table and the lines below it.
 
@@ -171,20 +199,18 @@ def findings_text(
         measured: on a user's runs; empty shows the published numbers alone.
         published: the same claims on the papers' numbers.
         details: every claim with its parts, also those without a run.
+        rules: what a verdict needs, below the table.
     """
     from analysis.evidence import UNDECIDED
-    from analysis.findings import table
 
     found = list(measured) or list(published)
-    rows = table(measured, published).to_dict("records")
-    adjusted = {str(row["claim"]): row["p_holm"] for row in rows} if measured else {}
     ranked = sorted(found, key=lambda f: (f.verdict == UNDECIDED, f.effect is None))
     shown = [f for f in ranked if details or any(p.effect is not None for p in f.parts)]
     left = [f for f in ranked if f not in shown]
     parts: list[Table | str] = []
     if shown:
-        parts.append(_table(shown, {f.claim: f for f in published}, adjusted))
-        parts += ["", *(_footnotes(found, adjusted) if measured else [_AS_PRINTED])]
+        parts.append(_table(shown, {f.claim: f for f in published}, bool(measured)))
+        parts += ["", *([_SIGNS, *rules] if measured else [_AS_PRINTED])]
     return parts + _below(shown, left, details, bool(measured))
 
 
@@ -198,21 +224,22 @@ _AS_PRINTED = (
 )
 
 
-def _table(
-    shown: Sequence[Finding], printed: Mapping[str, Finding], adjusted: Mapping[str, object]
-) -> Table:
+def _table(shown: Sequence[Finding], printed: Mapping[str, Finding], measured: bool) -> Table:
     from rich.table import Table
 
     view = Table("claim", "what it says", "verdict", box=None, pad_edge=False)
+    if measured:
+        view.add_column("on these tasks")
     view.add_column("effect, 95 % interval")
     view.add_column("n", no_wrap=True)
-    if adjusted:
+    if measured:
         view.add_column("p (Holm)", justify="right", no_wrap=True)
         view.add_column("in the paper")
     for f in shown:
-        cells = [f.claim, f.text, _verdict(f), _main(f), _n(f)]
-        if adjusted:
-            cells += [_p(adjusted[f.claim]), _in_print(printed[f.claim])]
+        here = [f.here if f.counted != "seed" else "see verdict"] if measured else []
+        cells = [f.claim, f.text, _verdict(f), *here, _main(f), _n(f)]
+        if measured:
+            cells += [_p(f.p_holm), _in_print(printed[f.claim])]
         view.add_row(*cells)
     return view
 
@@ -221,11 +248,12 @@ def _verdict(f: Finding) -> str:
     """The verdict, and of a claim with several parts how many bear it."""
     from analysis.evidence import UNDECIDED
 
+    scope = f" {f.main.scope}" if f.main.scope and f.verdict != UNDECIDED else ""
     if len(f.parts) == 1:
-        return f.verdict
+        return f"{f.verdict}{scope}"
     same = sum(part.verdict == f.verdict for part in f.parts)
     on = "on " if f.verdict == UNDECIDED else ""
-    return f"{f.verdict} ({on}{same} of {len(f.parts)} parts)"
+    return f"{f.verdict}{scope} ({on}{same} of {len(f.parts)} parts)"
 
 
 def _main(f: Finding) -> str:
@@ -262,8 +290,9 @@ def _is_wide(effect: float) -> bool:
 
 
 def _n(f: Finding) -> str:
-    plural = f.counted if f.n == 1 else f"{f.counted}s".replace("classs", "classes")
-    return f"{f.n} {plural}" if f.n else "–"
+    from analysis.labels import count
+
+    return count(f.n, f.counted) if f.n else "–"
 
 
 def _p(value: object) -> str:
@@ -280,23 +309,6 @@ def _in_print(f: Finding) -> str:
     if f.effect is None:
         return f.verdict
     return f"{f.verdict}: {_main(f) if f.verdict == FAILS else effect_text(f)}"
-
-
-def _footnotes(found: Sequence[Finding], adjusted: Mapping[str, object]) -> list[Table | str]:
-    from analysis.evidence import UNDECIDED
-
-    tested = {name: p for name, p in adjusted.items() if isinstance(p, float) and p == p}
-    weak = [f.claim for f in found if f.verdict != UNDECIDED and tested.get(f.claim, 0.0) > _CHANCE]
-    if not weak:
-        return [_SIGNS]
-    return [
-        _SIGNS,
-        f"Verdicts go by each claim's own interval. With {len(tested)} claims tested at once, "
-        f"{', '.join(weak)} could be chance: p after Holm is above {_CHANCE:g}.",
-    ]
-
-
-_CHANCE = 0.05
 
 
 def _below(
@@ -332,13 +344,18 @@ def _name(f: Finding) -> str:
 
 def _parts(f: Finding) -> list[str]:
     """A line for each part of a claim; of a claim with one part, what there is to know."""
+    from analysis.evidence import UNDECIDED
+
     if len(f.parts) == 1:
         return [f.detail] if f.detail else []
     lines = []
     for part in f.parts:
         numbers = [] if part.effect is None else [effect_text(part), f"n {part.n}"]
+        numbers += [] if part.p_holm is None else [f"p (Holm) {_p(part.p_holm)}"]
         said = [*numbers, *([part.detail] if part.detail else [])]
-        lines.append(f"{part.name}: {part.verdict}" + (f" ({'; '.join(said)})" if said else ""))
+        where = "" if part.here in (UNDECIDED, part.verdict) else f", on these tasks {part.here}"
+        verdict = f"{part.verdict}{where}"
+        lines.append(f"{part.name}: {verdict}" + (f" ({'; '.join(said)})" if said else ""))
     return lines
 
 

@@ -1,49 +1,29 @@
-"""Records to CSV: one row per run, and one per condition with an interval over its seeds.
+"""Records to CSV: one row per run, and one per condition with an interval (`bench.aggregate`).
 
 Deterministic columns first, rows sorted by them, cost columns last; a run without a result has a
-row that says why. The leaderboard is a view: it can be deleted and written again.
+row that says why. Every setting that differs among the runs has a column of its own, found from the
+specs (`bench.conditions`). The leaderboard is a view: it can be deleted and written again.
 """
 
 from __future__ import annotations
 
 import csv
 import io
-import math
+import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
-from bench.errors import BenchError, StoreError, nearest
-from bench.plan import Plan
-from bench.records import COLUMNS, METRIC_COLUMNS, describe_run
+from bench.aggregate import aggregate, describe_order, setting_columns
+from bench.conditions import Settings, differing
+from bench.errors import GridError, StoreError
+from bench.plan import Plan, PlannedRun
+from bench.records import COLUMNS, describe_run
+from bench.spec import DataSpec
 from bench.store import Store, write_atomic
 
-__all__ = [
-    "aggregate",
-    "baselines_of",
-    "best_of",
-    "conditions",
-    "of_experiment",
-    "rows",
-    "save",
-    "to_csv",
-    "write",
-]
+__all__ = ["describe", "rows", "save", "to_csv", "write"]
 
 Row = dict[str, Any]
-
-_SEED_COLUMNS = ("class_draw", "seed_draw", "seed_init", "seed_order")
-_AGGREGATED_METRICS = ("top1_accuracy", "mean_class_accuracy", "test_loss", "val_top1_accuracy")
-_VERIFICATION_METRICS = tuple(name for name in METRIC_COLUMNS if name.startswith("tar_at_far"))
-_NOT_CONDITIONS = (
-    *METRIC_COLUMNS,
-    *_SEED_COLUMNS,
-    "experiments",
-    "status",
-    "reason",
-    "verification_warning",
-    "run_id",
-    "parent_id",
-)
 
 
 def rows(plan: Plan, store: Store) -> list[Row]:
@@ -52,27 +32,15 @@ def rows(plan: Plan, store: Store) -> list[Row]:
     Extractions train nothing and have no row; see `analysis.measured`.
     """
     published = store.published()
-    empty: Row = dict.fromkeys(column.name for column in COLUMNS)
-    found: dict[str, Row] = {}
-    for run in plan.runs.values():
-        if run.role == "extract":
-            continue
+    found = describe(plan)
+    for key, row in found.items():
+        run = plan.runs[key]
         folder = store.folder(run.id, run.spec)
         record, damage = None, None
         try:
             record = folder.record() if run.id in published else None
         except StoreError as error:
             damage = error
-        row = empty | describe_run(run.spec)
-        row |= {
-            "experiments": ";".join(sorted(run.experiments)),
-            "role": run.role,
-            "run_id": run.id,
-            "parent_id": run.parent_id,
-            "target_classes": len(run.facts.classes),
-            "source_classes": _source_classes(plan, run.parent_id),
-            "train_images": run.facts.train_images,
-        }
         if record is not None:
             row |= {name: value for name, value in record["row"].items() if name in row}
         elif damage is not None:
@@ -81,9 +49,82 @@ def rows(plan: Plan, store: Store) -> list[Row]:
             failures = folder.failures()
             row["status"] = "failed" if failures else "missing"
             row["reason"] = _one_line(failures[-1]) if failures else None
-        found[run.id] = row
     _mark_blocked(plan, found)
-    return sorted(found.values(), key=_sort_key)
+    return sort_rows(found.values())
+
+
+def describe(plan: Plan) -> dict[str, Row]:
+    """A row for every training of the plan by run id, with what is known before it has run.
+
+    Beside the fixed columns a row has one for each setting that differs among the plan's runs of
+    one role, and for options of methods and of borrowed selections that are not at their default.
+    """
+    runs = [run for run in plan.runs.values() if run.role != "extract"]
+    data_sets = _data_sets(plan)
+    known = Settings(lambda data: data_sets.get(data))
+    settings = {run.id: known.of(run.spec) for run in runs}
+    conditions = {run.id: known.condition(run.spec) for run in runs}
+    shown = differing([(run.role, conditions[run.id], settings[run.id]) for run in runs])
+    shown = list(dict.fromkeys([*shown, *_unusual(runs, settings)]))
+    empty: Row = dict.fromkeys(column.name for column in COLUMNS)
+    return {
+        run.id: empty
+        | describe_run(run.spec)
+        | {name: settings[run.id].get(name) for name in shown}
+        | {
+            "experiments": ";".join(sorted(run.experiments)),
+            "role": run.role,
+            "run_id": run.id,
+            "condition_id": conditions[run.id],
+            "recipe_id": known.recipe(run.spec),
+            "task_id": known.task(run.spec),
+            "parent_id": run.parent_id,
+            "target_classes": len(run.facts.classes),
+            "source_classes": _source_classes(plan, run.parent_id),
+            "train_images": run.facts.train_images,
+            "available_images": run.facts.available_images or None,
+        }
+        for run in runs
+    }
+
+
+def _data_sets(plan: Plan) -> dict[DataSpec, str]:
+    """Fingerprints of the data sets behind selections with a folder of their own."""
+    found: dict[DataSpec, str] = {}
+    for run in plan.runs.values():
+        pairs = [(run.spec.data, run.facts)]
+        pairs += zip((b.data for b in run.spec.borrow), run.facts.borrowed, strict=False)
+        for data, facts in pairs:
+            if data.root is not None and facts.dataset_fingerprint:
+                found[data] = facts.dataset_fingerprint
+    return found
+
+
+def _unusual(runs: Sequence[PlannedRun], settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Options of methods and of what is borrowed that are not at their default, in any run."""
+    found: dict[str, None] = {}
+    for run in runs:
+        values = settings[run.id]
+        if run.spec.method.options:
+            defaults = _defaults(run.spec.method.name)
+            for name, value in run.spec.method.options:
+                if defaults.get(name, value) != value:
+                    found[f"method.{name}"] = None
+        for number in range(1, len(run.spec.borrow) + 1):
+            for name in ("categories", "images", "total_images", "exclude_overlap"):
+                key = f"borrow{number if number > 1 else ''}.{name}"
+                if values[key] not in (None, False):
+                    found[key] = None
+    return list(found)
+
+
+def _defaults(method: str) -> Mapping[str, Any]:
+    from bench.methods import resolved
+
+    try:
+        return resolved(method, {})
+    except GridError:  # an option without a default: it is always shown
+        return {}
 
 
 def _source_classes(plan: Plan, parent_id: str | None) -> int | None:
@@ -104,17 +145,18 @@ def _one_line(failure: Mapping[str, Any]) -> str:
     return " ".join(text.split())[:200]
 
 
+def sort_rows(table: Iterable[Row]) -> list[Row]:
+    """The rows in the order of a leaderboard."""
+    return sorted(table, key=_sort_key)
+
+
 def _sort_key(row: Row) -> list[tuple[int, float, str]]:
     """Numbers by size, text by letters, nothing first; the id last settles what is left."""
-    return [_orderable(row.get(name)) for name in _ORDER]
+    settings = [name for name in row if "." in name]
+    return [_orderable(row.get(name)) for name in (*_ORDER, *settings, "run_id")]
 
 
-def describe_order() -> tuple[str, ...]:
-    """The factor columns in leaderboard order."""
-    return tuple(column.name for column in COLUMNS if column.kind == "factor")
-
-
-_ORDER = ("role", "experiments", *describe_order(), "run_id")
+_ORDER = ("role", "experiments", *describe_order())
 
 
 def _orderable(value: Any) -> tuple[int, float, str]:
@@ -123,159 +165,6 @@ def _orderable(value: Any) -> tuple[int, float, str]:
     if isinstance(value, (int, float)):
         return (1, float(value), "")
     return (2, 0.0, str(value))
-
-
-def aggregate(table: Sequence[Row], plan: Plan | None = None) -> list[Row]:
-    """One row per experiment and condition; a run of two experiments counts in both.
-
-    Sources come last, under no experiment's name. See `conditions` for the columns. With the
-    plan, conditions are compared with the baselines that it names.
-    """
-    names = sorted({name for row in table for name in str(row["experiments"]).split(";")})
-    return [
-        {"experiment": name} | {k: v for k, v in condition.items() if k != "train_images_used"}
-        for name in sorted(names, key=lambda name: (not name, name))
-        for condition in conditions(of_experiment(table, name), baselines_of(name, plan))
-    ]
-
-
-def baselines_of(experiment: str, plan: Plan | None) -> dict[str, str]:
-    """Run ids of an experiment with the ids that they are compared with."""
-    pairs = plan.baselines.items() if plan else ()
-    return {run: baseline for (name, run), baseline in pairs if name == experiment}
-
-
-def of_experiment(table: Sequence[Row], name: str) -> list[Row]:
-    """The rows of one experiment."""
-    return [row for row in table if name in str(row["experiments"]).split(";")]
-
-
-def conditions(table: Sequence[Row], baselines: Mapping[str, str] | None = None) -> list[Row]:
-    """One row per condition: mean, sample standard deviation (ddof 1), n and a 95 % interval.
-
-    Rows that differ only in seeds and class draws are one condition. The interval is Student's t
-    on n - 1 degrees of freedom over the finished repetitions; it is empty when n is 1 and when all
-    are equal. `n_missing` counts repetitions without a result, `n_diverged` those that
-    diverged. `top1_over_baseline` is the mean difference to the baseline of the same draw and
-    seeds, over `n_pairs` pairs.
-    """
-    accuracy = {row["run_id"]: row["top1_accuracy"] for row in table if row["status"] == "done"}
-    factors = [c.name for c in COLUMNS if c.kind in ("factor", "identity")]
-    factors = [name for name in factors if name not in _NOT_CONDITIONS]
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in table:
-        groups.setdefault(tuple(row.get(name) for name in factors), []).append(row)
-    return [
-        dict(zip(factors, key, strict=True))
-        | _summary(members)
-        | _paired(members, accuracy, baselines or {})
-        for key, members in groups.items()
-    ]
-
-
-def _paired(
-    members: Sequence[Row], accuracy: Mapping[str, float], baselines: Mapping[str, str]
-) -> Row:
-    """Differences in top-1 accuracy to the baseline's run with the same draw and seeds."""
-    pairs = [(row["run_id"], baselines.get(row["run_id"])) for row in members]
-    values = [
-        accuracy[run] - accuracy[other]
-        for run, other in pairs
-        if other is not None and run != other and run in accuracy and other in accuracy
-    ]
-    mean, _, half = mean_interval(values)
-    return {
-        "n_pairs": len(values) or None,
-        "top1_over_baseline_mean": mean,
-        "top1_over_baseline_low": None if half is None or mean is None else mean - half,
-        "top1_over_baseline_high": None if half is None or mean is None else mean + half,
-    }
-
-
-def best_of(found: Sequence[Row], columns: Sequence[str]) -> list[Row]:
-    """Of conditions that differ in `columns` alone, the one with the best mean validation accuracy.
-
-    Test accuracies play no part in the choice. Conditions without a finished run are left out only
-    where another one of their group has one.
-
-    Raises:
-        BenchError: for a column that conditions do not have.
-    """
-    for column in columns:
-        if found and column not in found[0]:
-            raise BenchError(
-                f"conditions have no column {column!r}",
-                hint=f"factors: {nearest(column, describe_order())}",
-            )
-    groups: dict[tuple[Any, ...], list[Row]] = {}
-    for row in found:
-        key = [row.get(name) for name in describe_order() if name not in columns]
-        groups.setdefault(tuple(key), []).append(row)
-    return [
-        max(group, key=lambda row: -1.0 if (v := row["val_top1_accuracy_mean"]) is None else v)
-        for group in groups.values()
-    ]
-
-
-def _summary(members: Sequence[Row]) -> Row:
-    done = [row for row in members if row["status"] == "done"]
-    summary: Row = {
-        "n": len(done),
-        "n_diverged": sum(row["status"] == "diverged" for row in members),
-        "n_missing": sum(row["status"] not in ("done", "diverged") for row in members),
-        "class_draws": len({row["class_draw"] for row in done}),
-        "train_images_used": _images_used(done),
-    }
-    verified = any(row.get("verification") for row in members)
-    for name in (*_AGGREGATED_METRICS, *(_VERIFICATION_METRICS if verified else ())):
-        values = [float(row[name]) for row in done if row.get(name) is not None]
-        mean, deviation, half = mean_interval(values)
-        summary[f"{name}_mean"] = mean
-        summary[f"{name}_std"] = deviation
-        summary[f"{name}_low"] = None if half is None or mean is None else mean - half
-        summary[f"{name}_high"] = None if half is None or mean is None else mean + half
-    return summary
-
-
-def _images_used(done: Sequence[Row]) -> str | None:
-    """How many training images there were where they are not as many as asked for: `51 of 60`."""
-    counts: set[tuple[int, int]] = set()
-    for row in done:
-        asked, classes, used = (
-            row.get(name) for name in ("images_per_class", "target_classes", "train_images")
-        )
-        if asked is not None and classes is not None and used is not None:
-            counts.add((int(used), int(asked) * int(classes)))
-    if all(used == asked for used, asked in counts):
-        return None
-    least, most = min(counts), max(counts)
-    used = f"{least[0]}" if least[0] == most[0] else f"{least[0]} to {most[0]}"
-    return f"{used} of {most[1]}"
-
-
-def mean_interval(
-    values: Sequence[float], level: float = 0.95
-) -> tuple[float | None, float | None, float | None]:
-    """Mean, sample standard deviation and half width of Student's interval; None where undefined.
-
-    Equal values have no interval: that they agree is luck, and a spread of 0 no certainty.
-
-    >>> mean_interval([1.0]), mean_interval([1.0, 1.0])
-    ((1.0, None, None), (1.0, 0.0, None))
-    """
-    n = len(values)
-    if n == 0:
-        return None, None, None
-    mean = math.fsum(values) / n
-    if n == 1:
-        return mean, None, None
-    from scipy.special import stdtrit
-
-    deviation = math.sqrt(math.fsum((value - mean) ** 2 for value in values) / (n - 1))
-    if max(values) - min(values) <= 1e-9 * max(*map(abs, values), 1e-3):
-        return mean, 0.0, None
-    quantile = float(stdtrit(n - 1, 0.5 + level / 2))
-    return mean, deviation, quantile * deviation / math.sqrt(n)
 
 
 def to_csv(table: Iterable[Row], columns: Sequence[str] | None = None) -> str:
@@ -293,6 +182,8 @@ def to_csv(table: Iterable[Row], columns: Sequence[str] | None = None) -> str:
 def _cell(value: Any) -> str:
     if value is None:
         return ""
+    if isinstance(value, (tuple, list)):
+        return json.dumps(value, ensure_ascii=False)
     if isinstance(value, float):
         return (
             f"{value:.6f}".rstrip("0").rstrip(".")
@@ -322,10 +213,9 @@ def save(table: Sequence[Row], plan: Plan, store: Store, name: str | None = None
     Raises:
         StoreError: the results folder cannot be written.
     """
-    columns = [column.name for column in COLUMNS]
     name = name or plan.name
     try:
-        write_atomic(store.leaderboard(name), to_csv(table, columns))
+        write_atomic(store.leaderboard(name), to_csv(table, columns_of(table)))
         write_atomic(store.leaderboard(name, "-aggregated"), to_csv(aggregate(table, plan)))
     except OSError as error:
         raise StoreError(
@@ -333,3 +223,10 @@ def save(table: Sequence[Row], plan: Plan, store: Store, name: str | None = None
             place=str(store.leaderboard(name)),
             hint="the results themselves are safe; free the folder, then: bench leaderboard GRID",
         ) from None
+
+
+def columns_of(table: Sequence[Row]) -> list[str]:
+    """The columns of a leaderboard in order: factors, the settings that differ, metrics, costs."""
+    names = [column.name for column in COLUMNS]
+    place = 1 + max(i for i, column in enumerate(COLUMNS) if column.kind == "factor")
+    return [*names[:place], *setting_columns(table), *names[place:]]

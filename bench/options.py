@@ -6,6 +6,7 @@ import codecs
 import io
 import sys
 import unicodedata
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -16,17 +17,24 @@ from bench.paths import user_path
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from analysis.evidence import Evidence
+
 __all__ = [
     "DataRoot",
     "GridFile",
+    "LeastSeeds",
+    "LeastTasks",
+    "Margin",
     "Only",
     "Results",
     "RetryFailed",
     "Set",
+    "SmallestEffect",
     "any_terminal",
     "as_overrides",
     "as_path",
     "console",
+    "with_rules",
 ]
 
 
@@ -73,6 +81,30 @@ Set = Annotated[
         callback=as_overrides,
     ),
 ]
+SmallestEffect = Annotated[
+    float, typer.Option(min=0, help="points of accuracy; a smaller estimate decides nothing")
+]
+LeastTasks = Annotated[
+    int, typer.Option(min=2, help="tasks that a statement about tasks of a kind needs")
+]
+LeastSeeds = Annotated[
+    int, typer.Option(min=2, help="seeds that a statement about these tasks needs")
+]
+Margin = Annotated[
+    float, typer.Option(min=0.01, help="points within which two arms are called about equal")
+]
+
+
+def with_rules(
+    evidence: Evidence, smallest_effect: float, least_tasks: int, least_seeds: int, margin: float
+) -> Evidence:
+    """The evidence with what a verdict needs, as the options above say it."""
+    from analysis.verdicts import UNIT_INTEREST, Rules
+
+    interest = {**UNIT_INTEREST, "points": smallest_effect}
+    return replace(evidence, rules=Rules(least_tasks, least_seeds, interest, margin))
+
+
 RetryFailed = Annotated[bool, typer.Option(help="run failed runs again")]
 
 

@@ -138,7 +138,10 @@ def gather(
     return Evidence(board, distances=distances), heading
 
 
-_NOTHING = "no runs of yours: the papers alone are heard (run a grid, or say --results FOLDER)"
+_NOTHING = (
+    "there are no runs here, so only the papers' numbers are used: run a grid, or give "
+    "--results FOLDER"
+)
 
 
 # --- what is printed ------------------------------------------------------------------------------
@@ -202,7 +205,10 @@ def band_tables(situation: Situation, evidence: Evidence | None) -> list[Table]:
     if evidence is None:
         return tables
     rows = derived(evidence).to_dict("records")
-    own = {(row["distance"], row["images_per_class"]): _own_cell(row) for row in rows}
+    own: dict[Any, str] = {}
+    for row in rows:
+        cell = row["distance"], row["images_per_class"]
+        own[cell] = "\n".join(text for text in (own.get(cell, ""), _own_cell(row)) if text)
     known = [
         d for d in ("low", "medium", "large", "between", "unknown") if any(d == r for r, _ in own)
     ]
@@ -223,7 +229,7 @@ def _own_cell(row: dict[Any, Any]) -> str:
         return "no evidence"
     low, high = row["low"], row["high"]
     ends = "no interval" if low is None or low != low else f"{low:.2f} to {high:.2f}"
-    return f"{row['advice']}: {row['ratio']:.2f}, {ends} ({row['pairs']})"
+    return f"{row['source']}: {row['advice']}, {row['ratio']:.2f}, {ends} ({row['pairs']})"
 
 
 def _bands(
@@ -240,8 +246,7 @@ def _bands(
     }
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     table.add_column("cosine distance", no_wrap=True)
-    for data, heading in (("low", "1 to 20"), ("medium", "21 to 99"), ("large", "100 and more")):
-        del data
+    for heading in ("1 to 20", "21 to 99", "100 and more"):
         table.add_column(f"{heading} images per class")
     for distance in distances:
         row = [names[distance]]
@@ -256,11 +261,11 @@ def _regret(evidence: Evidence | None, insist: bool) -> list[Table | str]:
     from analysis.recommend import regret
 
     if evidence is None:
-        return ["the regret of this advice cannot be said: there are no runs"] if insist else []
+        return ["the regret of this advice is not known: there are no runs"] if insist else []
     try:
         return regret_table(regret(evidence))
     except DataError as problem:
-        said = f"the regret of this advice cannot be said: {problem.message}; run more targets"
+        said = f"the regret of this advice is not known: {problem.message}; run more targets"
         return [said] if insist else []
 
 
@@ -288,6 +293,12 @@ def regret_table(found: Regret) -> list[Table | str]:
             f"{row['trainings']:.2f}",
         )
     lines: list[Table | str] = [table]
+    lines.append(
+        "the better arm is chosen on half of the seeds and scored on the others, both ways round: "
+        "where arms do not differ, every decision loses 0 on average"
+    )
+    if found.without_halves:
+        lines.append(f"{found.without_halves} pairs with one seed are left out")
     if found.without_validation:
         lines.append(f"{found.without_validation} pairs without validation accuracy are left out")
     return lines

@@ -59,6 +59,11 @@ COLUMNS = (
     Column("status", "done, diverged, failed, damaged, blocked or missing", "identity"),
     Column("role", "finetune, or source for a run that others start from", "identity"),
     Column("source", "what the layers were copied from; none for scratch", "factor"),
+    Column("source_kind", "run, timm, file, or scratch where nothing is copied", "factor"),
+    Column("source_side", "near, far or another side of the first source's recipe; self", "factor"),
+    Column("source_origin", "what the first run of a chain of sources was trained on", "factor"),
+    Column("source_links", "runs in the chain above: 0 without a source run", "factor"),
+    Column("source_pattern", "pattern of the source run itself", "factor"),
     Column("source_classes", "number of source classes", "factor"),
     Column("dataset", "data set of the training images", "factor"),
     Column("target", "which classes of it", "factor"),
@@ -80,6 +85,7 @@ COLUMNS = (
     Column("expand_to", "offline expansion to so many images per class; off when empty", "factor"),
     Column("source_epochs", "epochs of the source's own training", "factor"),
     Column("borrowed", "data trained on beside the target, joined by ;", "factor"),
+    Column("borrowed_sets", "number of selections trained on beside the target", "factor"),
     Column("tuned", "which parameters of T layers were trained; all when empty", "factor"),
     Column(
         "layer_lr_decay", "rate of a copied layer over that of the next; 1 when empty", "factor"
@@ -128,6 +134,7 @@ COLUMNS = (
     Column("train_images", "training images", "metric"),
     Column("val_images", "validation images", "metric"),
     Column("test_images", "test images", "metric"),
+    Column("available_images", "images that the training images were drawn from", "metric"),
     Column("borrowed_classes", "classes of the borrowed images", "metric"),
     Column("borrowed_images", "images to borrow from", "metric"),
     Column("trainable_parameters", "parameters of the network that were trained", "metric"),
@@ -139,6 +146,9 @@ COLUMNS = (
     ),
     Column("verification_warning", "rates with too few impostor pairs", "identity"),
     Column("reason", "why a run has no result", "identity"),
+    Column("condition_id", "identity of all settings but seeds and class draws", "identity"),
+    Column("recipe_id", "identity of the condition without what names its task", "identity"),
+    Column("task_id", "identity of the target: data set, classes and class draw", "identity"),
     Column("run_id", "identity of the run", "identity"),
     Column("parent_id", "identity of the run it starts from", "identity"),
     Column("seconds", "wall-clock time of training and evaluation", "cost", "lower"),
@@ -240,6 +250,7 @@ def describe_run(spec: RunSpec) -> dict[str, Any]:
     train, parent = spec.train, spec.parent
     return {
         "source": source_label(spec),
+        **_describe_source(spec),
         "dataset": spec.data.dataset,
         "target": selection_label(spec.data),
         "class_draw": getattr(spec.data.classes, "class_draw", None),
@@ -259,6 +270,7 @@ def describe_run(spec: RunSpec) -> dict[str, Any]:
         "expand_to": train.expand_to,
         "source_epochs": parent.train.epochs if parent else None,
         "borrowed": ";".join(borrowed_label(spec, b) for b in spec.borrow) or None,
+        "borrowed_sets": len(spec.borrow),
         "tuned": None if train.tuned == "all" else train.tuned,
         "layer_lr_decay": None if train.layer_lr_decay == 1 else train.layer_lr_decay,
         "l2_sp": train.l2_sp,
@@ -266,6 +278,25 @@ def describe_run(spec: RunSpec) -> dict[str, Any]:
         "seed_draw": spec.seeds.draw,
         "seed_init": spec.seeds.init,
         "seed_order": spec.seeds.order,
+    }
+
+
+def _describe_source(spec: RunSpec) -> dict[str, Any]:
+    """The source as values: where its chain begins, which side of a recipe that is, how long."""
+    first, links = spec, 0
+    while first.parent is not None:
+        links += 1
+        if first.parent.init.kind == "scratch":
+            break
+        first = first.parent
+    own = first.parent is not None and same_selection(first.parent.data, first.data)
+    classes = first.parent.data.classes if first.parent is not None else None
+    return {
+        "source_kind": spec.init.kind,
+        "source_side": "self" if own else getattr(classes, "side", None),
+        "source_origin": source_label(first),
+        "source_links": links,
+        "source_pattern": spec.parent.pattern if spec.parent is not None else None,
     }
 
 

@@ -9,7 +9,17 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.errors import BenchError
-from bench.options import DataRoot, Results, Set, console
+from bench.options import (
+    DataRoot,
+    LeastSeeds,
+    LeastTasks,
+    Margin,
+    Results,
+    Set,
+    SmallestEffect,
+    console,
+    with_rules,
+)
 
 if TYPE_CHECKING:
     from analysis.evidence import Evidence
@@ -34,9 +44,14 @@ def report(
         ),
     ] = None,
     png: Annotated[bool, typer.Option(help="figures as PNG too, beside the SVG")] = True,
+    smallest_effect: SmallestEffect = 1.0,
+    least_tasks: LeastTasks = 3,
+    least_seeds: LeastSeeds = 3,
+    margin: Margin = 1.0,
 ) -> None:
     """Write one page: what to do, answers, figures, the papers' claims, advice and gaps."""
     name, evidence, measured, more = _material(source, results, data_root, set_ or [])
+    evidence = with_rules(evidence, smallest_effect, least_tasks, least_seeds, margin)
     from analysis.report import build, write
 
     made = build(name, evidence, measured, png=png, more=more)
@@ -80,12 +95,12 @@ def _material(
                 f"{source} is a folder", hint="give a grid file, or one leaderboard of the folder"
             )
         return source.stem, measuring.evidence(boards.read(source)), None, []
+    from analysis.grid_board import grid_board
     from analysis.pictures import figures
-    from bench.leaderboard import rows, to_csv
     from bench.session import open_session
 
     session = open_session(source, results=results, data_root=data_root, overrides=overrides)
-    board = boards.parse(to_csv(rows(session.plan, session.store)), str(source))
+    board = grid_board(session.plan, session.store, str(source))
     found = measuring.measurements(session.plan, session.store)
     drawn = figures(session.plan, session.store, found, session.data_root)
     return session.board or session.plan.name, measuring.evidence(board, found), found, drawn

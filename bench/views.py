@@ -9,7 +9,7 @@ from typing import Any
 from rich.markup import escape
 from rich.table import Table
 
-from bench.leaderboard import (
+from bench.aggregate import (
     baselines_of,
     best_of,
     conditions,

@@ -22,6 +22,8 @@ LEVELS = [
         "bench.spec",
         "bench.runids",
         "bench.records",
+        "bench.conditions",
+        "bench.intervals",
         "bench.yamlfile",
     },
     {
@@ -60,6 +62,7 @@ LEVELS = [
     {
         "bench.launch",
         "bench.leaderboard",
+        "bench.aggregate",
         "bench.endings",
         "bench.notes",
         "bench.session",

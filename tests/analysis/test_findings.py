@@ -15,6 +15,7 @@ from analysis import published
 from analysis.board import parse, prepare
 from analysis.evidence import Evidence, Finding, ordered, slope, trend
 from analysis.findings import CLAIMS, claim, on_published, on_runs, table
+from analysis.verdicts import Rules
 from bench.errors import DataError
 from bench.records import COLUMNS
 
@@ -356,10 +357,9 @@ def test_sources_that_disagree_are_not_averaged_within_a_seed() -> None:
         [_measured("near", 0.025, 0.01, 0.04), _measured("far", 0.1, 0.05, 0.15)]
     )
     found = _judged("CHU-C3", rows, distances=distances)
-    assert (found.verdict, found.n) == ("not enough evidence", 2)
-    assert found.counted == "source-target pair"
-    assert found.low is not None
-    assert found.low < 0
+    # Each source is a comparison of its own; sources of one target are no repetitions of it.
+    assert (found.verdict, found.n, found.counted) == ("not enough evidence", 5, "seed")
+    assert [p.verdict for p in found.parts] == ["not enough evidence", "holds"]
 
 
 def test_equal_differences_give_no_interval_and_no_verdict() -> None:
@@ -392,13 +392,17 @@ def test_arms_are_compared_each_at_its_best_rate_by_validation() -> None:
     found = _judged("SFT-C1", rows)
     assert found.effect == pytest.approx(10, abs=1)
     assert "best lr" in found.detail
-    # At equal rates the two comparisons contradict each other.
-    assert abs(_judged("SFT-C1", rows, lr="same").effect or 99) < 10
+    # At equal rates there are two comparisons, which contradict each other and are not averaged.
+    same = _judged("SFT-C1", rows, lr="same")
+    assert sorted(round(p.effect or 0, -1) for p in same.parts) == [-40, 50]
+    assert same.verdict == "fails"
 
 
 def test_diverged_runs_are_reported() -> None:
     rows = PLANTED["SFT-C1"](1)
     rows[0] |= {"status": "diverged", "top1_accuracy": None}
+    assert "1 diverged runs count at chance" in _judged("SFT-C1", rows).detail
+    rows[0] |= {"status": "failed"}
     assert "1 runs without a result" in _judged("SFT-C1", rows).detail
 
 
@@ -526,20 +530,23 @@ def test_claims_on_filters() -> None:
 def test_claims_on_distances() -> None:
     rows = PLANTED["SFT-C1"](1)
     agree = COSINES.assign(mmd=[1, 2, 3, 4], svm=[0.6, 0.7, 0.8, 0.9])
-    assert _judged("CHU-C5", rows, distances=agree).verdict == "holds"
     swapped = agree.assign(svm=[0.6, 0.8, 0.7, 0.9])
-    found = _judged("CHU-C5", rows, distances=swapped)
-    assert found.verdict == "fails"
-    assert "t1 and t2" in found.detail
-    # With intervals the same swap decides nothing.
-    wide = swapped.assign(
-        **{
-            f"{c}_{end}": swapped[c] + s * 0.06 * (1 if c != "mmd" else 8)
+
+    def measured(table: pd.DataFrame, half: float) -> pd.DataFrame:
+        ends = {
+            f"{c}_{end}": table[c] + s * half * (1 if c != "mmd" else 8)
             for c in ("cosine", "mmd", "svm")
             for end, s in (("low", -1), ("high", 1))
         }
-    )
-    assert _judged("CHU-C5", rows, distances=wide).verdict == "not enough evidence"
+        return table.assign(**ends)
+
+    assert _judged("CHU-C5", rows, distances=measured(agree, 0.01)).verdict == "holds"
+    found = _judged("CHU-C5", rows, distances=measured(swapped, 0.01))
+    assert found.verdict == "fails"
+    assert "t1 and t2" in found.detail
+    # With wide intervals, or without any, the same swap decides nothing.
+    for unsure in (measured(swapped, 0.06), swapped, agree):
+        assert _judged("CHU-C5", rows, distances=unsure).verdict == "not enough evidence"
     assert _judged("CHU-C5", rows, distances=agree.head(2)).verdict == "not enough evidence"
 
 
@@ -596,9 +603,11 @@ def test_a_slope_is_least_squares_on_doublings() -> None:
     frame = pd.DataFrame(
         {"task": "t", "seed": np.repeat([0, 1], 3), "x": [1, 2, 4] * 2, "y": [1, 2, 3, 2, 3, 4.5]}
     )
-    found = slope("s", frame, "x", "y", "more")
+    (found,) = slope("s", frame, "x", "y", "more", Rules())
     assert found.effect == pytest.approx((1 + 1.25) / 2)
-    assert slope("s", frame, "x", "y", "more", least=4).verdict == "not enough evidence"
+    (few,) = slope("s", frame, "x", "y", "more", Rules(), least=4)
+    assert few.verdict == "not enough evidence"
+    assert few.effect is None
 
 
 def test_an_unknown_claim_names_the_others() -> None:
@@ -625,7 +634,8 @@ def test_rows_that_are_there_twice_count_once_and_differing_ones_are_refused() -
     rows = [_row(0.5, run_id="a"), _row(0.6, seed=1, run_id="b")]
     board = parse(_csv(rows + rows))
     assert len(board) == 2
-    assert board.attrs["notes"] == ["2 rows are there twice and counted once"]
+    assert board.attrs["notes"][0] == "2 rows are there twice and counted once"
+    assert "written by an earlier version" in board.attrs["notes"][1]
     with pytest.raises(DataError, match="run a is there twice") as error:
         parse(_csv([*rows, rows[0] | {"top1_accuracy": 0.4}]), "x.csv")
     assert error.value.place == "x.csv:4"

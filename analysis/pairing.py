@@ -1,0 +1,258 @@
+"""Pairs of runs that are equal in everything but what a comparison names.
+
+Both sides of a pair are single conditions, or the same named choice over the same set: the learning
+rate with the best validation accuracy among the rates that both sides tried. Pairs of one
+*comparison* have the same recipe on the left and the same on the right; pairs of several are never
+averaged without being named. Equality is that of all settings of the run and of its parents.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from analysis.board import SIZES, finished, key_of, repetition, varies, varying
+from analysis.labels import options
+from bench.errors import DataError
+
+__all__ = ["LrRule", "Pairs", "best_lr", "best_rate", "comparisons", "pair"]
+
+LrRule = Literal["same", "best"]
+_TASK = ("dataset", "target", "class_draw", "target.root", "target.classes.*", "target.options.*")
+_RELATIVE = ("dataset", "root", "classes.root", "classes.target_n", "classes.source_n", "classes.n")
+"""Settings of a source that follow from its target's task; its side is what tells sources apart."""
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of runs with an outcome, all else equal.
+
+    Attributes:
+        frame: the left run's columns, with `left`, `right` (the metric), `difference`, both sides'
+            validation accuracies `left_val`, `right_val` (NaN: not known), `diverged` (how many of
+            the two counted at chance), `comparison` (equal for pairs of the same two recipes),
+            `size` (what is averaged over within a task), `left_place` and `right_place` (the index
+            of the runs on the board, of several on the right the first) and, where predictions
+            are known, `left_correct`, `right_correct` (one truth value for each test image).
+        unpaired: left runs without a partner.
+        unfinished: rows of either arm without a result: failed, blocked or missing.
+    """
+
+    frame: pd.DataFrame
+    unpaired: int
+    unfinished: int
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+def pair(
+    board: pd.DataFrame,
+    left: pd.Series[bool],
+    right: pd.Series[bool],
+    vary: Collection[str],
+    metric: str = "top1_accuracy",
+    lr: LrRule = "same",
+) -> Pairs:
+    """Pairs each left run with the right runs that are equal in every setting not in `vary`.
+
+    Args:
+        board: from `prepare`.
+        left, right: which rows are the arms.
+        vary: settings that may differ, such as `analysis.board.SOURCE`; where methods differ, an
+            option that both have (such as what BatchNorm sees) is held all the same. A left run
+            whose partners are of several recipes is paired with each of them, in comparisons of
+            their own; those of one recipe (seeds of a source that varies) are averaged.
+        lr: `best` compares each arm at its own best learning rate, by validation; both choose
+            among the rates that both tried, so that neither was tuned harder, and among their own
+            where they have none in common.
+
+    >>> from analysis.board import SOURCE, prepare
+    >>> rows = [dict(status="done", dataset="d", target="t", class_draw=0, source=s, model="m",
+    ...     pattern="T(1-7)R(8)", method="plain", top1_accuracy=a) for s, a in
+    ...     (("near", 0.5), ("far", 0.4))]
+    >>> board = prepare(pd.DataFrame(rows))
+    >>> found = pair(board, board.source == "near", board.source == "far", SOURCE)
+    >>> round(float(found.frame.difference.iloc[0]), 6)
+    0.1
+    """
+    if metric not in board.columns:
+        raise DataError(f"the leaderboard has no column {metric}")
+    done = finished(board, metric)
+    settings = varying(board)
+    held = [name for name in settings if not varies(name, vary)]
+    if not varies("source", vary):
+        held = [*held, "parent_id"]
+    arms = [board[done & rows] for rows in (left, right)]
+    if lr == "best":
+        held = [name for name in held if name != "lr"]
+        arms = _at_best_rates(arms, [n for n in held if not repetition(n) and n != "parent_id"])
+    recipe = [n for n in settings if not _names_task(n) and n not in SIZES and not repetition(n)]
+    recipe = [n for n in recipe if lr == "same" or n != "lr"]
+    rights: dict[str, dict[str, list[int]]] = {}
+    places = zip(key_of(arms[1], held), key_of(arms[1], recipe), strict=True)
+    for place, (key, kind) in enumerate(places):
+        rights.setdefault(key, {}).setdefault(kind, []).append(place)
+    shared = [_shared_options(arm, vary) for arm in arms]
+    matched: list[tuple[int, str, list[int]]] = []
+    alone = 0
+    for place, key in enumerate(key_of(arms[0], held)):
+        partners = {
+            kind: others
+            for kind, others in rights.get(key, {}).items()
+            if _alike(shared[0][place], shared[1][others[0]])
+        }
+        alone += not partners
+        matched += [(place, kind, partners[kind]) for kind in sorted(partners)]
+    frame = _matched(arms, matched, metric, key_of(arms[0], recipe))
+    return Pairs(frame, alone, int(((left | right) & ~done).sum()))
+
+
+_SHARED = ("batch_norm", "target_weight", "source_weight", "most_per_class", "epoch_base")
+"""Options that several methods have: where both arms of a comparison have one, it is held."""
+
+
+def _shared_options(arm: pd.DataFrame, vary: Collection[str]) -> list[Mapping[str, Any]]:
+    if not varies("method.", vary):
+        return [{}] * len(arm)
+    columns = ["method", *(n for n in arm.columns if str(n).startswith("method."))]
+    found = (options(row) for row in arm[columns].to_dict("records"))
+    return [{name: o[name] for name in _SHARED if name in o} for o in found]
+
+
+def _alike(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    return all(value == right.get(name, value) for name, value in left.items())
+
+
+def _names_task(name: str) -> bool:
+    return varies(name, _TASK) or any(
+        name.startswith(("source.", "borrow", "bank.")) and name.endswith(f".{end}")
+        for end in _RELATIVE
+    )
+
+
+def _matched(
+    arms: Sequence[pd.DataFrame],
+    matched: Sequence[tuple[int, str, list[int]]],
+    metric: str,
+    recipes: pd.Series[str],
+) -> pd.DataFrame:
+    left, right = arms
+    places = [place for place, _, _ in matched]
+    frame = left.iloc[places].copy()
+    frame["left"] = frame[metric].astype(float)
+    frame["right"] = _means(right[metric], matched)
+    frame["difference"] = frame["left"] - frame["right"]
+    frame["left_val"] = frame["val_top1_accuracy"].astype(float)
+    frame["right_val"] = _means(right["val_top1_accuracy"], matched)
+    away = [(arm["status"] == "diverged").to_numpy() for arm in arms]
+    frame["diverged"] = [int(away[0][p]) + int(away[1][o].sum()) for p, _, o in matched]
+    kinds = [f"{recipes.iloc[place]} − {kind}" for place, kind, _ in matched]
+    frame["comparison"] = pd.Series(kinds, index=frame.index, dtype=object)
+    frame["size"] = key_of(frame, [n for n in SIZES if n in frame.columns])
+    frame["left_place"] = left.index[places]
+    frame["right_place"] = [right.index[others[0]] for _, _, others in matched]
+    if "correct" in left.columns and metric == "top1_accuracy":
+        frame["left_correct"] = frame["correct"]
+        truths = right["correct"].to_numpy()
+        frame["right_correct"] = pd.Series(
+            [_mean_truth(truths[others]) for _, _, others in matched],
+            index=frame.index,
+            dtype=object,
+        )
+    return frame.reset_index(drop=True)
+
+
+def _means(values: pd.Series[Any], matched: Sequence[tuple[int, str, list[int]]]) -> list[float]:
+    numbers = values.astype(float).to_numpy()
+    return [math.fsum(numbers[others]) / len(others) for _, _, others in matched]
+
+
+def _mean_truth(truths: Any) -> Any:
+    known = [t for t in truths if isinstance(t, np.ndarray)]
+    if len(known) < len(truths) or len({t.size for t in known}) != 1:
+        return None
+    return np.mean([t.astype(float) for t in known], axis=0)
+
+
+def comparisons(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The pairs of each comparison, the most repeated first: by tasks, then by pairs."""
+    groups = [group for _, group in frame.groupby("comparison", sort=True)]
+    yield from sorted(groups, key=lambda g: (-g["task"].nunique(), -len(g)))
+
+
+# --- the learning rate ---------------------------------------------------------------------------
+
+
+def best_lr(board: pd.DataFrame) -> pd.DataFrame:
+    """Rows with an outcome at the learning rate with the best validation accuracy.
+
+    A rate is chosen for each condition, which is everything but the learning rate, seeds and class
+    draws. Validation decides, so the test accuracies of the rows kept are not optimistic. Rates
+    are compared on the repetitions that all of them have, where there are any; a rate with runs
+    that diverged is chosen only where all rates have some; equal means go to the smaller rate.
+
+    Raises:
+        DataError: when a condition with several rates has no validation accuracy.
+    """
+    done = board[finished(board)]
+    if done.empty:
+        return done
+    held = [n for n in varying(done) if n != "lr" and not repetition(n)]
+    kept = pd.Series(False, index=done.index)
+    for _, group in done.groupby(key_of(done, held), sort=False):
+        kept[group.index] = group["lr"] == best_rate(group)
+        if group["lr"].isna().all():
+            kept[group.index] = True
+    return done[kept]
+
+
+def best_rate(group: pd.DataFrame, allowed: Collection[float] | None = None) -> float:
+    """The best rate of one condition by validation, among the allowed ones; NaN without a rate."""
+    rates = sorted({float(rate) for rate in group["lr"].dropna()})
+    rates = [rate for rate in rates if allowed is None or rate in allowed]
+    if len(rates) < 2:
+        return rates[0] if rates else math.nan
+    of = {rate: group[group["lr"].astype(float) == rate] for rate in rates}
+    sound = [rate for rate in rates if not (of[rate]["status"] == "diverged").any()]
+    repetitions = [set(_repetitions(of[rate])) for rate in rates]
+    shared = set.intersection(*repetitions) or set.union(*repetitions)
+    means: dict[float, float] = {}
+    for rate in sound or rates:
+        rows = of[rate][[key in shared for key in _repetitions(of[rate])]]
+        validation = rows["val_top1_accuracy"]
+        if validation.isna().any():
+            raise DataError(
+                "no validation accuracy to choose a learning rate by",
+                hint="give val_per_class in the grid, or compare at equal learning rates",
+            )
+        means[rate] = math.fsum(validation) / len(validation) if len(validation) else -1.0
+    return min(means, key=lambda rate: (-means[rate], rate))
+
+
+def _repetitions(rows: pd.DataFrame) -> list[str]:
+    return list(key_of(rows, ["task", "seed"]))
+
+
+def _at_best_rates(arms: Sequence[pd.DataFrame], shared: Sequence[str]) -> list[pd.DataFrame]:
+    """Each condition of either arm at its best rate among those that both arms tried."""
+    tried: list[dict[str, set[float]]] = [{}, {}]
+    keys = [key_of(arm, shared) for arm in arms]
+    for side, arm, key in zip(tried, arms, keys, strict=True):
+        for word, rate in zip(key, arm["lr"], strict=True):
+            side.setdefault(word, set()).add(float(rate))
+    chosen = []
+    for arm, key in zip(arms, keys, strict=True):
+        held = [n for n in varying(arm) if n != "lr" and not repetition(n)]
+        kept = pd.Series(False, index=arm.index)
+        for _, group in arm.groupby(key_of(arm, held), sort=False):
+            both = set.intersection(*(side.get(key[group.index[0]], set()) for side in tried))
+            own = {float(rate) for rate in group["lr"]}
+            kept[group.index] = group["lr"].astype(float) == best_rate(group, both & own or None)
+        chosen.append(arm[kept])
+    return chosen

@@ -1,0 +1,105 @@
+"""From rows of a table to an estimate: which rows repeat each other, and what each one carries.
+
+A general statement repeats over tasks; seeds are averaged within a task first, and so are the
+sizes that one comparison was tried at (`bench.intervals`). What a value owes to the test images
+follows from the predictions where they are known, and is bounded from counts where they are not.
+"""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from bench.errors import DataError
+from bench.intervals import Estimate, Observation, estimate
+
+__all__ = ["Kind", "summarise"]
+
+Kind = Literal["difference", "ratio", "accuracy", "other"]
+"""What a column holds: a difference or the logarithm of a ratio of `left` and `right`, an accuracy
+of one arm, or a number without a known error of its own from the test images."""
+
+
+def summarise(
+    frame: pd.DataFrame, column: str, name: str, kind: Kind = "other", scale: float = 1.0
+) -> Estimate:
+    """Mean of a column with the interval that the repetitions allow; see `bench.intervals`.
+
+    Args:
+        frame: rows with `task`, `seed`, optionally `size` (averaged over within a task) and
+            `diverged`; for pairs the columns of `analysis.pairing.Pairs`.
+        column: the values.
+        name: of what is estimated, for the error.
+        kind: how the values come from accuracies, so that the test images' error is known.
+        scale: what the values were multiplied with, such as 100 for points.
+
+    Raises:
+        DataError: without a row, or with a value that is not finite.
+
+    >>> rows = pd.DataFrame({"task": ["a", "a", "b"], "seed": [0, 1, 0], "v": [1.0, 3.0, 4.0]})
+    >>> found = summarise(rows, "v", "an example")
+    >>> found.value, found.n, found.unit
+    (3.0, 2, 'task')
+    """
+    if frame.empty:
+        raise DataError(f"no values for {name}", hint="run the experiments it needs first")
+    values = frame[column].astype(float)
+    if not np.isfinite(values).all():
+        bad = int((~np.isfinite(values)).sum())
+        raise DataError(f"{bad} of {len(values)} values of {name} are not finite")
+    rows = frame.to_dict("records")
+    found = [
+        Observation(
+            str(row["task"]),
+            str(row["seed"]),
+            float(value),
+            str(row.get("size", "")),
+            _per_image(row, kind, scale),
+            _bound(row, kind, scale),
+            _overlap(row),
+            int(row.get("diverged") or 0),
+        )
+        for row, value in zip(rows, values, strict=True)
+    ]
+    return estimate(found)
+
+
+def _per_image(row: dict[Any, Any], kind: Kind, scale: float) -> Any:
+    if kind == "accuracy":
+        truth = row.get("correct")
+        return scale * truth.astype(float) if isinstance(truth, np.ndarray) else None
+    sides = [row.get("left_correct"), row.get("right_correct")]
+    if kind == "other" or not all(isinstance(side, np.ndarray) for side in sides):
+        return None
+    left, right = (np.asarray(side, dtype=float) for side in sides)
+    if left.size != right.size:
+        return None
+    if kind == "ratio":
+        return scale * (left / row["left"] - right / row["right"])
+    return scale * (left - right)
+
+
+def _bound(row: dict[Any, Any], kind: Kind, scale: float) -> float | None:
+    """The variance of a value from drawing test images if the arms erred independently.
+
+    Arms of one task err on the same images, so that the variance of their difference is smaller.
+    """
+    images = row.get("test_images")
+    if kind == "other" or not images or images != images:
+        return None
+    if kind == "accuracy":
+        p = float(row["top1_accuracy"])
+        return float(scale**2 * p * (1 - p) / images)
+    sides = [float(row["left"]), float(row["right"])]
+    if kind == "ratio":
+        return float(scale**2 * sum((1 - p) / p for p in sides) / images)
+    return float(scale**2 * sum(p * (1 - p) for p in sides) / images)
+
+
+def _overlap(row: dict[Any, Any]) -> float | None:
+    used, available = row.get("train_images"), row.get("available_images")
+    if not used or not available or used != used or available != available:
+        return None
+    return float(used) / float(available)

@@ -1,0 +1,316 @@
+"""Intervals of means over repetitions that are nested: seeds within tasks, both over test images.
+
+One rule for leaderboards, reports, findings and advice. With two tasks or more the unit is the
+task: seeds are averaged within it first, and the interval is Student's t over the tasks' means; it
+speaks of further tasks of that kind. `Estimate.here` beside it speaks of these tasks alone. With
+one task the unit is the seed, and the statement is about this task only. A statement about given
+tasks carries the sampling error of their fixed test images, which all seeds share, where
+predictions are known; from counts alone it is bounded for one task, and left out for several, whose
+statement is then about these test images. Training draws that overlap are corrected for.
+
+Sources: Student's t for the mean; Welch (1947) and Satterthwaite (1946) for the degrees of freedom
+of a sum of variances; crossed random effects (seeds x images) as in Searle, Casella, McCulloch,
+*Variance Components* (1992), ch. 4; C. Nadeau, Y. Bengio, *Inference for the Generalization Error*
+(2003) for draws that share training images.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+
+__all__ = [
+    "NO_SPREAD",
+    "Estimate",
+    "Observation",
+    "clipped",
+    "estimate",
+    "from_errors",
+    "student",
+]
+
+Array = npt.NDArray[np.float64]
+NO_SPREAD = "all repetitions gave the same value: there is no spread to judge it by"
+_MANY = 1e6
+"""Degrees of freedom of a variance that is known, not estimated."""
+BOUNDED = "the test images' error is bounded from counts: predictions are not at hand"
+WITHOUT_IMAGES = "on these test images: their sampling error is not in the interval"
+
+
+@dataclass(frozen=True)
+class Estimate:
+    """A mean with its interval; `low` and `high` are None where no interval exists.
+
+    Attributes:
+        n: how many units the interval counts; `unit` names them (task or seed).
+        p: two-sided p-value of "the mean is zero", by the same method as the interval.
+        error, df: standard error and degrees of freedom behind the interval; None without one.
+        here: the same mean as a statement about these tasks alone, where `n` counts tasks.
+        diverged: runs behind it that diverged and count at chance.
+    """
+
+    value: float
+    low: float | None
+    high: float | None
+    n: int
+    unit: str = "value"
+    method: str = "Student t"
+    level: float = 0.95
+    p: float | None = None
+    note: str = ""
+    error: float | None = None
+    df: float | None = None
+    here: Estimate | None = None
+    diverged: int = 0
+
+    @property
+    def sign(self) -> Literal[-1, 0, 1]:
+        """1 above zero, -1 below, by the whole interval; 0 where that cannot be said."""
+        if self.low is None or self.high is None:
+            return 0
+        return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+    @property
+    def scope(self) -> str:
+        """What the interval speaks of.
+
+        >>> Estimate(0.5, 0.4, 0.6, 5, "seed").scope, Estimate(0.5, 0.4, 0.6, 5, "task").scope
+        ('this task only', 'tasks of this kind')
+        """
+        return "this task only" if self.unit == "seed" else f"{self.unit}s of this kind"
+
+    def p_above(self, margin: float) -> float | None:
+        """One-sided p-value of "the mean is at most `margin`"; None without an interval."""
+        return self._tail(margin, 1)
+
+    def p_below(self, margin: float) -> float | None:
+        """One-sided p-value of "the mean is at least `margin`"; None without an interval."""
+        return self._tail(margin, -1)
+
+    def _tail(self, margin: float, sign: int) -> float | None:
+        from scipy.special import stdtr
+
+        if self.error is None or self.df is None:
+            return None
+        return float(stdtr(self.df, -sign * (self.value - margin) / self.error))
+
+
+@dataclass(frozen=True, eq=False)
+class Observation:
+    """One value of one repetition.
+
+    Attributes:
+        task: id of the task, the unit of a general statement.
+        repetition: what tells the repetitions of a task apart: its seeds.
+        setting: what is averaged over within a repetition, such as images per class.
+        value: the measured value, such as a difference of accuracies.
+        per_image: its part from each test image, in the order of the images, so that their mean is
+            `value` to first order; None where predictions are not at hand.
+        image_variance: an upper bound of the variance of `value` from drawing the test images,
+            from counts alone; None where the value has no such error or it is not known.
+        overlap: share of the images to draw from that a training set takes; None: not known, or
+            all of them (the statement is then about these training images).
+        diverged: runs behind it that diverged.
+    """
+
+    task: str
+    repetition: str
+    value: float
+    setting: str = ""
+    per_image: Array | None = None
+    image_variance: float | None = None
+    overlap: float | None = None
+    diverged: int = 0
+
+
+def from_errors(
+    value: float, error: float, df: float, n: int, unit: str, note: str = "", level: float = 0.95
+) -> Estimate:
+    """Student's interval from a standard error and its degrees of freedom.
+
+    >>> round(from_errors(1.0, 0.5, 4, 5, "seed").high, 3)
+    2.388
+    """
+    from scipy.special import stdtr, stdtrit
+
+    half = float(stdtrit(df, 0.5 + level / 2)) * error
+    p = float(2 * stdtr(df, -abs(value) / error))
+    return Estimate(
+        value, value - half, value + half, n, unit, "Student t", level, p, note, error, df
+    )
+
+
+def student(
+    values: npt.ArrayLike, level: float = 0.95, unit: str = "value", note: str = ""
+) -> Estimate:
+    """Student's interval of a mean, n - 1 degrees of freedom.
+
+    There is none for a single value, nor for values that are all equal: accuracies are counts of
+    test images, so that a few of them agree by luck, and a spread of 0 is no certainty.
+
+    >>> found = student([1.0, 2.0, 3.0])
+    >>> round(found.low, 3), round(found.high, 3)
+    (-0.484, 4.484)
+    """
+    array = np.asarray(values, dtype=np.float64).ravel()
+    mean, n = float(array.mean()), array.size
+    if n == 1:
+        alone = f"one {unit}: no interval"
+        return Estimate(mean, None, None, 1, unit, level=level, note=joined(note, alone))
+    if all_equal(array):
+        return Estimate(mean, None, None, n, unit, level=level, note=joined(note, NO_SPREAD))
+    error = float(array.std(ddof=1)) / math.sqrt(n)
+    return from_errors(mean, error, n - 1, n, unit, note, level)
+
+
+def estimate(found: Sequence[Observation], level: float = 0.95) -> Estimate:
+    """The mean over tasks, each the mean over its settings, each the mean over its seeds.
+
+    Raises:
+        ValueError: without an observation, or for a value that is not finite.
+
+    >>> rows = [Observation(t, str(s), v) for t, s, v in (("a", 0, 1.0), ("a", 1, 3.0))]
+    >>> estimate(rows).unit, estimate([*rows, Observation("b", "0", 4.0)]).value
+    ('seed', 3.0)
+    """
+    if not found or not all(math.isfinite(o.value) for o in found):
+        raise ValueError("an estimate needs values, all of them finite")
+    tasks: dict[str, list[Observation]] = {}
+    for o in found:
+        tasks.setdefault(o.task, []).append(o)
+    parts = [_task(tasks[name]) for name in sorted(tasks)]
+    diverged = sum(o.diverged for o in found)
+    here = _these_tasks(parts, level)
+    if len(parts) == 1:
+        return replace(here, diverged=diverged)
+    over = student([part.mean for part in parts], level, "task")
+    return replace(over, here=replace(here, diverged=diverged), diverged=diverged)
+
+
+def clipped(e: Estimate, least: float, most: float) -> Estimate:
+    """The estimate with its interval cut where the quantity ends: accuracies at 0 and 1.
+
+    The truth lies inside the range, so that no coverage is lost.
+    """
+    if e.low is None or e.high is None:
+        return e
+    return replace(e, low=max(e.low, least), high=min(e.high, most))
+
+
+# --- within one task ---------------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class _Part:
+    """A task's mean; the variance of it from seeds and from test images, each with its degrees."""
+
+    mean: float
+    seeds: int
+    spread: float | None
+    factor: float
+    images: float
+    image_df: float
+    note: str
+
+
+def _task(found: Sequence[Observation]) -> _Part:
+    settings: dict[str, list[float]] = {}
+    for o in found:
+        settings.setdefault(o.setting, []).append(o.value)
+    means = {name: math.fsum(values) / len(values) for name, values in settings.items()}
+    mean = math.fsum(means.values()) / len(means)
+    # A repetition's deviation from what others had in the same settings.
+    seeds: dict[str, list[float]] = {}
+    for o in found:
+        seeds.setdefault(o.repetition, []).append(o.value - means[o.setting])
+    deviations = np.array([math.fsum(values) / len(values) for values in seeds.values()])
+    spread = float(deviations.var(ddof=1)) if len(deviations) > 1 else None
+    factor = 1 / len(seeds) + _shared(found) / len(means)
+    images, df, note = _images(found)
+    return _Part(mean, len(seeds), spread, factor, images, df, note)
+
+
+def _shared(found: Sequence[Observation]) -> float:
+    """Nadeau and Bengio's n2 / n1, summed over settings: images drawn for each that is not drawn.
+
+    Two draws of a share f of the images have that share in common. What a draw owes to them is
+    correlated by f, and does not average out over seeds: variance / seeds * (1 - f) + variance * f
+    in terms of the spread that seeds show, which lacks the common part.
+    """
+    shares = {o.setting: o.overlap for o in found if o.overlap is not None and o.overlap < 1}
+    return math.fsum(share / (1 - share) for share in shares.values())
+
+
+def _images(found: Sequence[Observation]) -> tuple[float, float, str]:
+    """Variance of a task's mean from drawing its test images, and its degrees of freedom."""
+    parts = [o.per_image for o in found]
+    sizes = {part.size for part in parts if part is not None}
+    if all(part is not None for part in parts) and len(sizes) == 1:
+        return *_crossed(found), ""
+    bounds = [o.image_variance for o in found]
+    known = [bound for bound in bounds if bound is not None]
+    if len(known) < len(bounds):
+        return 0.0, _MANY, WITHOUT_IMAGES
+    return math.fsum(known) / len(known), _MANY, BOUNDED
+
+
+def _crossed(found: Sequence[Observation]) -> tuple[float, float]:
+    """Seeds x images: the images' part of the variance of the mean over both.
+
+    With mean squares of a two-way table, one value per cell, that of images is
+    (MS_images - MS_rest) / seeds / images; the rest is already in the spread of the seeds.
+    """
+    by_seed: dict[str, dict[str, list[Any]]] = {}
+    for o in found:
+        by_seed.setdefault(o.repetition, {}).setdefault(o.setting, []).append(o.per_image)
+    means = [[np.mean(v, axis=0) for v in cells.values()] for cells in by_seed.values()]
+    rows = np.array([np.mean(of_seed, axis=0) for of_seed in means])
+    seeds, images = rows.shape
+    columns = rows.mean(axis=0)
+    ms_images = seeds * float(columns.var(ddof=1))
+    if seeds == 1:
+        return ms_images / images, images - 1
+    rest = rows - rows.mean(axis=1, keepdims=True) - columns + rows.mean()
+    ms_rest = float((rest**2).sum()) / ((seeds - 1) * (images - 1))
+    return max(ms_images - ms_rest, 0.0) / (seeds * images), images - 1
+
+
+def _these_tasks(parts: Sequence[_Part], level: float) -> Estimate:
+    """The mean of these tasks: variances add up, degrees of freedom after Satterthwaite."""
+    t = len(parts)
+    if t > 1 and any(part.note for part in parts):
+        parts = [replace(part, images=0.0, note=WITHOUT_IMAGES) for part in parts]
+    mean = math.fsum(part.mean for part in parts) / t
+    n = sum(part.seeds for part in parts)
+    note = "; ".join(dict.fromkeys(part.note for part in parts if part.note))
+    repeated = [part for part in parts if part.spread is not None]
+    if not repeated:
+        alone = "one seed: no interval" if t == 1 else "one seed for each task: no interval"
+        return Estimate(mean, None, None, n, "seed", level=level, note=alone)
+    freedom = sum(part.seeds - 1 for part in repeated)
+    pooled = math.fsum((p.seeds - 1) * (p.spread or 0.0) for p in repeated) / freedom
+    terms: list[tuple[float, float]] = [(p.images / t**2, p.image_df) for p in parts]
+    for part in parts:
+        own = part.spread if part.spread is not None else pooled
+        terms.append((own * part.factor / t**2, part.seeds - 1 if part.spread else freedom))
+    variance = math.fsum(v for v, _ in terms)
+    scale = max(abs(mean), 1e-3)
+    if variance <= (1e-9 * scale) ** 2:
+        return Estimate(mean, None, None, n, "seed", level=level, note=joined(note, NO_SPREAD))
+    df = variance**2 / math.fsum(v**2 / d for v, d in terms if v > 0)
+    return from_errors(mean, math.sqrt(variance), df, n, "seed", note, level)
+
+
+def all_equal(array: Array) -> bool:
+    """Equal but for the last digits of floating-point numbers."""
+    return float(np.ptp(array)) <= 1e-9 * max(float(np.abs(array).max()), 1e-3)
+
+
+def joined(*notes: str) -> str:
+    """Notes that are not empty, in one sentence."""
+    return "; ".join(note for note in notes if note)
