@@ -1,4 +1,4 @@
-"""Intervals and corrections against scipy, textbook values, literal twins and simulations."""
+"""Corrections, tests of equality and named draws against textbook values, scipy and simulations."""
 
 from __future__ import annotations
 
@@ -10,124 +10,20 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.statistics import (
-    bootstrap_interval,
-    compare,
-    generator,
-    hierarchical_bootstrap,
-    holm,
-    interval,
-    logit_accuracy,
-    rank,
-    sign_test,
-    student_interval,
-    wilcoxon_test,
-)
+from analysis.statistics import adjusted, finite, generator, holm, p_equal, p_outside
 from bench.errors import DataError
+from bench.intervals import Estimate, from_errors, student
+
+P_VALUES = st.dictionaries(st.text("abcdef", min_size=1), st.floats(0, 1), min_size=1, max_size=6)
 
 
-def test_student_interval_is_scipys() -> None:
-    values = np.random.default_rng(0).normal(size=7)
-    found = student_interval(values)
-    expected = stats.ttest_1samp(values, 0)
-    interval_ = expected.confidence_interval(0.95)
-    assert found.low == pytest.approx(interval_.low, rel=1e-12)
-    assert found.high == pytest.approx(interval_.high, rel=1e-12)
-    assert found.p == pytest.approx(expected.pvalue, rel=1e-12)
-
-
-def test_student_interval_covers_as_often_as_it_says() -> None:
-    rng = np.random.default_rng(1)
-    covered = 0
-    for sample in rng.normal(2.0, 1.0, size=(1000, 4)):
-        e = student_interval(sample)
-        assert e.low is not None
-        assert e.high is not None
-        covered += e.low <= 2.0 <= e.high
-    assert 0.93 < covered / 1000 < 0.97
-
-
-def test_a_a_comparison_is_claimed_in_one_of_twenty() -> None:
-    rng = np.random.default_rng(2)
-    claims = [
-        compare(rng.normal(size=6), rng.normal(size=6)).claim != "undecided" for _ in range(250)
-    ]
-    assert 0.015 < np.mean(claims) < 0.1
-
-
-def test_one_value_has_no_interval_and_says_so() -> None:
-    found = student_interval([0.3])
-    assert (found.low, found.high, found.sign) == (None, None, 0)
-    assert "no interval" in found.note
-
-
-@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
-def test_unusable_values_are_refused(values: list[float]) -> None:
-    with pytest.raises(DataError):
-        student_interval(values)
-
-
-@pytest.mark.parametrize("values", [[0.1, 0.1], [0.3 - 0.2, 0.1, 0.1], [0.0, 0.0]])
-def test_equal_differences_are_no_certainty(values: list[float]) -> None:
-    found = student_interval(values)
-    assert (found.low, found.high, found.p, found.sign) == (None, None, None, 0)
-    assert "no spread" in found.note
-
-
-def test_equal_draws_have_no_bootstrap_interval() -> None:
-    found = hierarchical_bootstrap({f"d{k:02}": [0.1, 0.1] for k in range(12)}, "equal")
-    assert (found.low, found.p) == (None, None)
-
-
-def test_bootstrap_interval_is_near_scipys() -> None:
-    sample = np.random.default_rng(3).exponential(size=60)
-    found = bootstrap_interval(lambda x: float(x.mean()), sample, "test")
-    theirs = stats.bootstrap(
-        (sample,), np.mean, method="percentile", rng=np.random.default_rng(0)
-    ).confidence_interval
-    assert found.low == pytest.approx(theirs.low, abs=0.03)
-    assert found.high == pytest.approx(theirs.high, abs=0.03)
-
-
-def _slow_hierarchical(groups: dict[str, list[float]], resamples: int) -> tuple[float, float]:
-    rng = np.random.default_rng(5)
-    names = list(groups)
-    means = []
-    for _ in range(resamples):
-        drawn = [groups[names[rng.integers(len(names))]] for _ in names]
-        means.append(np.mean([np.mean([v[rng.integers(len(v))] for _ in v]) for v in drawn]))
-    low, high = np.quantile(means, [0.025, 0.975])
-    return float(low), float(high)
-
-
-def test_hierarchical_bootstrap_agrees_with_the_literal_loops() -> None:
-    rng = np.random.default_rng(4)
-    groups = {
-        f"draw{i}": list(rng.normal(rng.normal(0.5, 0.3), 0.1, size=2 + i % 3)) for i in range(12)
-    }
-    found = hierarchical_bootstrap(groups, "test")
-    low, high = _slow_hierarchical(groups, 1500)
-    assert found.value == pytest.approx(np.mean([np.mean(v) for v in groups.values()]))
-    assert found.low == pytest.approx(low, abs=0.02)
-    assert found.high == pytest.approx(high, abs=0.02)
-
-
-def test_the_unit_of_an_interval_is_the_widest_that_varies() -> None:
-    one = interval({"a": [0.1, 0.2, 0.3]}, "x")
-    few = interval({"a": [0.1, 0.2], "b": [0.3, 0.4]}, "x")
-    many = interval({str(i): [0.1 * i, 0.1 * i + 0.01] for i in range(12)}, "x")
-    assert (one.unit, one.n) == ("seed", 3)
-    assert "other classes were not tried" in one.note
-    assert (few.unit, few.n, few.method) == ("class draw", 2, "Student t")
-    assert (many.n, many.method) == (12, "hierarchical bootstrap")
-    with pytest.raises(DataError, match="no values"):
-        interval({}, "x")
+# --- many comparisons ---
 
 
 @settings(deadline=None, max_examples=40)
-@given(st.dictionaries(st.text("abcdef", min_size=1), st.floats(0, 1), min_size=1, max_size=6))
+@given(P_VALUES)
 def test_holm_is_its_definition(p_values: dict[str, float]) -> None:
-    adjusted = holm(p_values)
+    corrected = holm(p_values)
     ordered = sorted(p_values.values())
     m = len(ordered)
     for name, p in p_values.items():
@@ -137,59 +33,117 @@ def test_holm_is_its_definition(p_values: dict[str, float]) -> None:
             for place, smaller in enumerate(ordered)
             if smaller <= p and (smaller < p or place == ordered.index(p))
         )
-        assert adjusted[name] >= p
-        assert adjusted[name] <= 1
+        assert corrected[name] >= p
+        assert corrected[name] <= 1
         if ordered.count(p) == 1:
-            assert adjusted[name] == pytest.approx(literal)
+            assert corrected[name] == pytest.approx(literal)
 
 
 def test_holm_of_a_textbook_family() -> None:
     found = holm({"a": 0.01, "b": 0.02, "c": 0.03, "d": 0.04, "e": 0.05})
     assert list(found.values()) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
-    with pytest.raises(DataError, match="not between"):
-        holm({"a": 1.2})
+    for wrong in (1.2, -0.1, math.nan):
+        with pytest.raises(DataError, match="not between"):
+            holm({"a": wrong})
 
 
-def test_sign_and_wilcoxon_tests() -> None:
-    d = np.random.default_rng(6).normal(0.3, 1, size=15)
-    assert wilcoxon_test(d) == pytest.approx(stats.wilcoxon(d, method="exact").pvalue)
-    assert sign_test([1, 1, 1, -1, 0]) == pytest.approx(stats.binomtest(3, 4).pvalue)
-    assert sign_test([0, 0]) == wilcoxon_test([0.0, 0.0]) == 1.0
-    # With ties scipy's own permutation of signs is the oracle.
-    tied = np.array([1.0, 1.0, 2.0, -1.0, 3.0])
-    oracle = stats.wilcoxon(tied, method=stats.PermutationMethod(n_resamples=np.inf))
-    assert wilcoxon_test(tied) == pytest.approx(oracle.pvalue)
+def test_where_nothing_differs_a_family_claims_one_time_in_twenty() -> None:
+    rng = np.random.default_rng(2)
+    families = rng.uniform(size=(2000, 7))
+    claims = [min(holm(dict(zip("abcdefg", p, strict=True))).values()) <= 0.05 for p in families]
+    assert 0.035 < np.mean(claims) < 0.065
 
 
-def test_logit_accuracy_keeps_the_ends_finite() -> None:
-    assert logit_accuracy([0, 5, 10], [10, 10, 10]) == pytest.approx(
-        [-math.log(21), 0, math.log(21)]
-    )
-    with pytest.raises(DataError):
-        logit_accuracy([3], [2])
+@settings(deadline=None, max_examples=40)
+@given(P_VALUES, st.integers(1, 3))
+def test_a_hypothesis_that_is_tested_twice_counts_once(
+    p_values: dict[str, float], times: int
+) -> None:
+    tested: list[tuple[str, float | None]] = [("not tested", None), ("not known", math.nan)]
+    assert adjusted([*p_values.items(), *tested, *list(p_values.items()) * times]) == holm(p_values)
 
 
-def test_a_ranking_is_claimed_only_where_the_paired_interval_excludes_zero() -> None:
-    base = np.array([0.1, 0.5, 0.9, 0.3])
-    found = rank(
-        {
-            "b": base,
-            "a": base + np.array([0.1, 0.11, 0.09, 0.1]),
-            "c": base + np.array([0.3, -0.3, 0.2, -0.1]),
-        }
-    )
-    claims = {(c.left, c.right): c.claim for c in found}
-    assert claims["a", "b"] == "higher"
-    assert claims["c", "b"] == "undecided"
-    adjusted = {(c.left, c.right): c.p_holm for c in found}
-    assert adjusted["a", "b"] == pytest.approx(
-        3 * next(c for c in found if c.claim == "higher").effect.p
-    )
+def test_of_two_values_for_one_hypothesis_the_larger_counts() -> None:
+    for pairs in ([("a", 0.01), ("a", 0.04)], [("a", 0.04), ("a", 0.01)]):
+        assert adjusted([*pairs, ("b", 0.03)]) == pytest.approx({"a": 0.06, "b": 0.06})
+    assert adjusted([("a", None)]) == {}
 
 
-def test_pairs_must_be_pairs() -> None:
-    with pytest.raises(DataError, match="not pairs"):
-        compare([1.0, 2.0], [1.0])
+# --- equality ---
+
+
+def _two_one_sided_tests(values: np.ndarray, low: float, high: float) -> float:
+    """As `statsmodels.stats.weightstats.DescrStatsW.ttost_mean` has it, written out.
+
+    Two tests, of "the mean is at most low" and "the mean is at least high"; the larger p counts.
+    """
+    error = values.std(ddof=1) / math.sqrt(values.size)
+    above = stats.t.sf((values.mean() - low) / error, values.size - 1)
+    below = stats.t.cdf((values.mean() - high) / error, values.size - 1)
+    return float(max(above, below))
+
+
+@pytest.mark.parametrize("seed", range(6))
+@pytest.mark.parametrize(("low", "high"), [(-1.0, 1.0), (-0.2, 0.6), (0.0, 2.0)])
+def test_equality_is_two_one_sided_tests(seed: int, low: float, high: float) -> None:
+    values = np.random.default_rng(seed).normal(0.1 * seed, 0.5, 3 + seed)
+    found = p_equal(student(values), low, high)
+    assert found == pytest.approx(_two_one_sided_tests(values, low, high), rel=1e-9)
+    one_sided = [
+        stats.ttest_1samp(values, end, alternative=side).pvalue
+        for end, side in ((low, "greater"), (high, "less"))
+    ]
+    assert found == pytest.approx(max(one_sided), rel=1e-9)
+    # Equal at level α is the interval at level 1 - 2 α inside the margins.
+    inside = stats.ttest_1samp(values, 0).confidence_interval(0.90)
+    assert (found <= 0.05) == (low <= inside.low and inside.high <= high)
+    outside = p_outside(student(values), low, high)
+    beyond = [
+        stats.ttest_1samp(values, end, alternative=side).pvalue
+        for end, side in ((high, "greater"), (low, "less"))
+    ]
+    assert outside == pytest.approx(min(1.0, 2 * min(beyond)), rel=1e-9)
+
+
+def test_outside_is_zero_outside_the_interval_where_there_is_no_margin() -> None:
+    values = [0.4, 0.9, 0.7, 1.3]
+    assert p_outside(student(values), 0, 0) == pytest.approx(stats.ttest_1samp(values, 0).pvalue)
+
+
+def test_degrees_of_freedom_need_not_be_whole() -> None:
+    e = from_errors(0.3, 0.2, 3.7, 4, "seed")
+    assert p_equal(e, -1, 1) == pytest.approx(stats.t.cdf((0.3 - 1) / 0.2, 3.7))
+    assert p_outside(e, -0.1, 0.1) == pytest.approx(2 * stats.t.sf((0.3 - 0.1) / 0.2, 3.7))
+
+
+def test_equality_and_difference_are_claimed_wrongly_one_time_in_twenty() -> None:
+    """At the edge of the margin both claims are false; each is made in at most 5 of 100."""
+    rng = np.random.default_rng(4)
+    samples = rng.normal(1.0, 0.4, size=(2000, 5))
+    equal = [p_equal(student(sample), -1, 1) <= 0.05 for sample in samples]  # type: ignore[operator]
+    differ = [p_outside(student(sample), -1, 1) <= 0.05 for sample in samples]  # type: ignore[operator]
+    assert 0.035 < np.mean(equal) < 0.065
+    assert np.mean(differ) < 0.065
+
+
+def test_without_an_interval_nothing_is_tested() -> None:
+    for e in (student([0.3]), student([0.3, 0.3]), Estimate(1.0, None, None, 1)):
+        assert p_equal(e, -1, 1) is None
+        assert p_outside(e, -1, 1) is None
+
+
+# --- values and draws ---
+
+
+@pytest.mark.parametrize("values", [[], [1.0, math.nan], [math.inf]])
+def test_unusable_values_are_refused(values: list[float]) -> None:
+    with pytest.raises(DataError, match=r"no values for them|1 of \d values of them are not"):
+        finite(values, "them")
+
+
+def test_values_come_back_flat() -> None:
+    found = finite([[1, 2], [3, 4]], "them")
+    assert (found.dtype, found.tolist()) == (np.dtype(np.float64), [1, 2, 3, 4])
 
 
 def test_draws_are_the_same_in_every_process() -> None:
