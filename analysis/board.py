@@ -143,7 +143,8 @@ def prepare(board: pd.DataFrame, place: str | None = None) -> pd.DataFrame:
     lost = _at_chance(result)
     if lost:
         notes.append(f"{lost} diverged runs have no number of classes, so no chance to count at")
-    result.attrs = {"notes": notes, "varying": _several(result)}
+    # One text: pandas copies attributes in depth with every operation.
+    result.attrs = {"notes": notes, "varying": "\n".join(_several(result))}
     return result
 
 
@@ -195,11 +196,13 @@ def factors(board: pd.DataFrame) -> list[str]:
 def varying(board: pd.DataFrame) -> list[str]:
     """The factors that have more than one value in the leaderboard that these rows are of."""
     known = board.attrs.get("varying")
-    return list(known) if known is not None else _several(board)
+    if known is None:
+        return _several(board)
+    return known.split("\n") if known else []
 
 
 def _several(board: pd.DataFrame) -> list[str]:
-    return [name for name in factors(board) if board[name].map(_word).nunique() > 1]
+    return [n for n in factors(board) if len(set(map(_word, board[n].tolist()))) > 1]
 
 
 def repetition(name: str) -> bool:
@@ -226,11 +229,8 @@ def key_of(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series[str]:
     """The cells of each row as one text; equal numbers give equal text whatever their type."""
     if not columns:
         return pd.Series("", index=frame.index, dtype=object)
-    words = [frame[name].map(_word) for name in columns]
-    key = words[0].astype(str)
-    for word in words[1:]:
-        key = key + "|" + word
-    return key
+    words = [list(map(_word, frame[name].tolist())) for name in columns]
+    return pd.Series(["|".join(row) for row in zip(*words, strict=True)], frame.index, dtype=object)
 
 
 def _word(value: Any) -> str:
