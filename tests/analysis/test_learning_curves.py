@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from typing import Any
 
 import numpy as np
 import pandas as pd
@@ -11,8 +12,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.board import prepare
-from analysis.learning_curves import crossing, curve, fit_power_law, images_for
+from analysis.learning_curves import (
+    crossing,
+    fit_power_law,
+    images_for,
+    images_wanted,
+    repeated_laws,
+)
 from bench.errors import DataError
 
 SIZES = np.array([5, 10, 20, 50, 100, 250])
@@ -88,9 +94,9 @@ def test_too_few_points_are_named(
         fit_power_law(n, error, floor)
 
 
-def _pairs(differences: dict[float, list[float]]) -> pd.DataFrame:
+def _pairs(differences: dict[float, list[float]], tasks: int = 2) -> pd.DataFrame:
     rows = [
-        {"task": f"t{i % 2}", "seed": str(i // 2), "n_per_class": n, "difference": d}
+        {"task": f"t{i % tasks}", "seed": str(i // tasks), "n_per_class": n, "difference": d}
         for n, values in differences.items()
         for i, d in enumerate(values)
     ]
@@ -100,18 +106,102 @@ def _pairs(differences: dict[float, list[float]]) -> pd.DataFrame:
 def test_a_planted_crossing_is_found_in_log_size() -> None:
     found = crossing(_pairs({10: [-0.1] * 4, 1000: [0.1] * 4}), "tune - freeze")
     assert found.images_per_class == pytest.approx(100)
-    assert (found.low, found.high, found.share) == pytest.approx((100, 100, 1))
-    assert (found.above, found.n) == ("left", 4)
+    assert (found.above, found.n, found.unit) == ("left", 2, "task")
+    assert crossing(_pairs({10: [0.1] * 4, 1000: [-0.1] * 4}), "x").above == "right"
+    at = crossing(_pairs({10: [-0.1] * 4, 1000: [0.3] * 4}, tasks=1), "x")
+    assert at.images_per_class == pytest.approx(10 ** (1 + 2 * 0.1 / 0.4))
+    assert (at.n, at.unit) == (4, "seed")
+    # Equal repetitions are no certainty.
+    assert (at.low, at.high) == (None, None)
+
+
+@pytest.mark.parametrize("seed", range(6))
+def test_ends_of_a_crossing_are_fiellers(seed: int) -> None:
+    """E. C. Fieller (1954): shares w at which t² of (1 - w) a + w b is not significant."""
+    rng = np.random.default_rng(seed)
+    left, right = rng.normal(-0.2, 0.08, 6), rng.normal(0.15, 0.08, 6)
+    found = crossing(_pairs({10: list(left), 1000: list(right)}, tasks=1), "x")
+    (aa, ab), (_, bb) = np.cov(left, right) / 6
+    a, b = left.mean(), right.mean()
+    t2 = stats.t.ppf(0.975, 5) ** 2
+    # (a + w (b - a))² - t² (aa + 2 w (ab - aa) + w² (aa - 2 ab + bb)) = 0
+    shares = np.roots(
+        [(b - a) ** 2 - t2 * (aa - 2 * ab + bb), 2 * (a * (b - a) - t2 * (ab - aa)), a**2 - t2 * aa]
+    )
+    assert found.images_per_class == pytest.approx(10 ** (1 + 2 * a / (a - b)))
+    assert (found.low, found.high) != (None, None)
+    ends = [(math.log10(float(v or 0)) - 1) / 2 for v in (found.low, found.high)]
+    assert ends == pytest.approx(sorted(shares), abs=1 / 100)
+    assert found.low < found.images_per_class < found.high  # type: ignore[operator]
+
+
+def test_the_interval_covers_a_known_crossing() -> None:
+    """Differences that rise with log n through zero at 80, with noise of each run.
+
+    A set without bounds leaves nothing out, so that it covers; most have bounds here.
+    """
+    rng = np.random.default_rng(7)
+    sizes, truth, times = (10, 100, 1000), 80, 150
+    covered = bounded = 0
+    for _ in range(times):
+        noise = {n: rng.normal(0.15 * math.log10(n / truth), 0.05, 5) for n in sizes}
+        found = crossing(_pairs({n: list(d) for n, d in noise.items()}, tasks=1), "x")
+        bounded += found.low is not None
+        covered += found.low is None or found.low <= truth <= (found.high or 0)
+    assert bounded > 0.7 * times
+    assert 0.91 <= covered / times <= 0.99
+
+
+def test_a_crossing_over_tasks_counts_tasks() -> None:
+    # Seeds within a task agree; what differs is the task.
+    levels = [-0.05, 0.05, 0.0, 0.02]
+    rows = [
+        {"task": t, "seed": str(s), "n_per_class": n, "difference": d + level + 0.001 * s}
+        for t, level in zip("abcd", levels, strict=True)
+        for s in range(5)
+        for n, d in ((10, -0.2), (1000, 0.2))
+    ]
+    found = crossing(pd.DataFrame(rows), "x")
+    assert (found.n, found.unit) == (4, "task")
+    alone = crossing(pd.DataFrame([row for row in rows if row["task"] == "c"]), "x")
+    assert (alone.n, alone.unit) == (5, "seed")
+    assert found.low is not None
+    assert found.high is not None
+    assert found.low < found.images_per_class < found.high  # type: ignore[operator]
+    half = stats.t.ppf(0.975, 3) * stats.sem(levels)
+    middle = np.mean(levels) + 0.002
+    # The difference is -0.2 + 0.4 w + level at the share w of the way from 10 to 1000.
+    assert (math.log10(found.low) - 1) / 2 == pytest.approx((0.2 - middle - half) / 0.4, abs=0.01)
+    assert (math.log10(found.high) - 1) / 2 == pytest.approx((0.2 - middle + half) / 0.4, abs=0.01)
 
 
 def test_no_crossing_is_said() -> None:
     found = crossing(_pairs({10: [0.1, 0.2], 100: [0.3, 0.1]}), "x")
-    assert found.images_per_class is None
+    assert (found.images_per_class, found.low, found.high) == (None, None, None)
     assert found.above == "left"
     assert "no crossing between 10 and 100" in found.note
     alone = crossing(_pairs({10: [-0.1], 100: [0.1]}), "x")
-    assert alone.low is None
-    assert "one repetition" in alone.note
+    assert alone.images_per_class is not None
+    assert (alone.low, alone.high, alone.n) == (None, None, 1)
+
+
+def test_a_crossing_that_reaches_an_end_has_no_bounds() -> None:
+    unsure = crossing(_pairs({10: [-0.1, -0.12, 0.1], 1000: [0.2, 0.21, 0.2]}, tasks=1), "x")
+    assert unsure.images_per_class is not None
+    assert (unsure.low, unsure.high) == (None, None)
+    assert "not excluded" in unsure.note
+
+
+def test_repetitions_without_every_size_are_left_out_and_counted() -> None:
+    rows = _pairs({10: [-0.1, -0.11, -0.12], 1000: [0.1, 0.12, 0.13]}, tasks=1)
+    more = pd.DataFrame([{"task": "t0", "seed": "9", "n_per_class": 10, "difference": 5.0}])
+    found = crossing(pd.concat([rows, more], ignore_index=True), "x")
+    assert found.n == 3
+    assert "1 repetitions lack a size" in found.note
+    assert found.images_per_class == crossing(rows, "x").images_per_class
+    split = [{"n_per_class": 10, "seed": "0"}, {"n_per_class": 100, "seed": "1"}]
+    with pytest.raises(DataError, match="no repetition of x has every number"):
+        crossing(pd.DataFrame([row | {"task": "t", "difference": 0.1} for row in split]), "x")
 
 
 def test_touching_zero_is_no_crossing() -> None:
@@ -123,27 +213,36 @@ def test_touching_zero_is_no_crossing() -> None:
         crossing(_pairs({10: [0.1]}), "x")
 
 
-def test_curve_has_an_interval_for_each_size() -> None:
-    rows = [
-        {
-            "status": "done",
-            "dataset": "d",
-            "target": "t",
-            "class_draw": 0,
-            "source": "near",
-            "model": "m",
-            "pattern": "T(1-7)R(8)",
-            "method": "plain",
-            "images_per_class": n,
-            "seed_draw": s,
-            "seed_init": s,
-            "seed_order": s,
-            "top1_accuracy": 0.3 + 0.1 * math.log10(n) + 0.01 * s,
-        }
-        for n in (5, 50)
-        for s in range(3)
-    ]
-    found = curve(prepare(pd.DataFrame(rows)))
-    assert found["n_per_class"].tolist() == [5, 50]
-    assert found["n"].tolist() == [3, 3]
-    assert ((found["low"] < found["mean"]) & (found["mean"] < found["high"])).all()
+# --- a law for each repetition ---
+
+
+def _runs(exponents: dict[tuple[str, str], float], sizes: tuple[int, ...] = (5, 20, 80)) -> Any:
+    return pd.DataFrame(
+        [
+            {"task": t, "seed": s, "n_per_class": float(n), "top1_accuracy": 1 - 0.8 * n**-e}
+            for (t, s), e in exponents.items()
+            for n in sizes
+        ]
+    )
+
+
+def test_each_repetition_has_a_law_of_its_own() -> None:
+    planted = {("a", "0"): 0.3, ("a", "1"): 0.4, ("b", "0"): 0.5}
+    laws = repeated_laws(_runs(planted))
+    assert {(r.task, r.seed): r.exponent for r in laws.itertuples()} == pytest.approx(planted)
+    few = pd.concat([_runs(planted), _runs({("c", "0"): 0.3}, sizes=(5, 20))])
+    assert set(repeated_laws(few)["task"]) == {"a", "b"}
+    assert repeated_laws(_runs({("c", "0"): 0.3}, sizes=(5, 20))).empty
+
+
+def test_images_wanted_are_those_of_each_repetition_averaged_in_log() -> None:
+    planted = {("a", "0"): 0.3, ("a", "1"): 0.4, ("b", "0"): 0.5, ("c", "0"): 0.35}
+    found = images_wanted(repeated_laws(_runs(planted)), 0.9)
+    logs = {key: math.log(0.8 / 0.1) / e for key, e in planted.items()}
+    tasks = [(logs["a", "0"] + logs["a", "1"]) / 2, logs["b", "0"], logs["c", "0"]]
+    low, high = stats.t.interval(0.95, 2, np.mean(tasks), stats.sem(tasks))
+    assert found is not None
+    assert (found.value, found.low, found.high) == pytest.approx((np.mean(tasks), low, high))
+    assert (found.n, found.unit) == (3, "task")
+    never = planted | {("d", "0"): -0.01}
+    assert images_wanted(repeated_laws(_runs(never)), 0.9) is None
