@@ -1,9 +1,10 @@
-"""Questions of a leaderboard as paired gains, against slow literal pairing."""
+"""Questions of a leaderboard as paired gains, against slow literal pairing and testing."""
 
 from __future__ import annotations
 
 import itertools
 import math
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -15,8 +16,10 @@ from scipy import stats
 from analysis.board import prepare, read
 from analysis.contrasts import answers, contrasts, gain_table
 from analysis.evidence import Evidence
+from analysis.findings import claim, examine, on_runs
 from analysis.headline import headline
 from analysis.labels import recipe, settings
+from analysis.verdicts import Rules
 from bench.records import COLUMNS
 
 
@@ -49,9 +52,13 @@ def run(**given: Any) -> dict[str, Any]:
     return row | given
 
 
-def study(draws: int = 3, seeds: int = 2, noise: float = 0.01) -> pd.DataFrame:
-    """near tuned 0.6, near frozen 0.5, far tuned 0.55, scratch 0.3, more with more images."""
-    rng = np.random.default_rng(0)
+def study(draws: int = 3, seeds: int = 2, noise: float = 0.01, spread: float = 0.0) -> pd.DataFrame:
+    """near tuned 0.6, near frozen 0.5, far tuned 0.55, scratch 0.3, more with more images.
+
+    `noise` is of a run, `spread` of an arm on a draw of classes, which its seeds share.
+    """
+    rng, of_draws = np.random.default_rng(0), np.random.default_rng(1)
+    shifts = spread * of_draws.standard_normal((4, draws, 3))
     arms = [
         ({"source": "near", "pattern": "T(1-7)R(8)"}, 0.6),
         ({"source": "near", "pattern": "F(1-7)R(8)"}, 0.5),
@@ -75,21 +82,48 @@ def study(draws: int = 3, seeds: int = 2, noise: float = 0.01) -> pd.DataFrame:
             seed_init=seed,
             seed_order=seed,
             images_per_class=n,
-            top1_accuracy=level + 0.05 * math.log10(n) + noise * rng.standard_normal(),
+            top1_accuracy=level
+            + 0.05 * math.log10(n)
+            + shifts[place, draw, size]
+            + noise * rng.standard_normal(),
         )
-        for (arm, level), draw, seed, n in itertools.product(
-            arms, range(draws), range(seeds), (5, 20, 100)
+        for (place, (arm, level)), draw, seed, (size, n) in itertools.product(
+            enumerate(arms), range(draws), range(seeds), enumerate((5, 20, 100))
         )
     ]
     return prepare(pd.DataFrame(rows))
 
 
-def slow_gains(
-    board: pd.DataFrame, left: dict[str, Any], right: dict[str, Any], n: int
-) -> list[float]:
-    """Mean difference of each draw, in points."""
+Arm = dict[str, Any]
+Gains = dict[int, list[float]]
+ARMS: dict[str, tuple[Arm, Arm]] = {
+    "near, tuned − scratch": ({"source": "near", "treatment": "tune"}, {"source": "none"}),
+    "near, frozen − scratch": ({"source": "near", "treatment": "freeze"}, {"source": "none"}),
+    "far, tuned − scratch": ({"source": "far", "treatment": "tune"}, {"source": "none"}),
+    "near, tuned − frozen": (
+        {"source": "near", "treatment": "tune"},
+        {"source": "near", "treatment": "freeze"},
+    ),
+    "near − far, tuned": (
+        {"source": "near", "treatment": "tune"},
+        {"source": "far", "treatment": "tune"},
+    ),
+}
+"""All that can be compared in a study."""
 
-    def runs(arm: dict[str, Any]) -> dict[tuple[int, int], float]:
+
+def table_of(board: pd.DataFrame, **rules: Any) -> pd.DataFrame:
+    evidence = Evidence(board, rules=Rules(**rules))
+    return gain_table(answers(evidence), evidence)
+
+
+# --- slow twins ---
+
+
+def slow_gains(board: pd.DataFrame, left: Arm, right: Arm, n: int) -> Gains:
+    """The differences of each draw, in points."""
+
+    def runs(arm: Arm) -> dict[tuple[int, int], float]:
         found = {}
         for row in board.to_dict("records"):
             if row["images_per_class"] == n and all(row[k] == v for k, v in arm.items()):
@@ -97,46 +131,128 @@ def slow_gains(
         return found
 
     a, b = runs(left), runs(right)
-    by_draw: dict[int, list[float]] = {}
-    for key in a.keys() & b.keys():
+    by_draw: Gains = {}
+    for key in sorted(a.keys() & b.keys()):
         by_draw.setdefault(key[0], []).append(100 * (a[key] - b[key]))
-    return [sum(v) / len(v) for _, v in sorted(by_draw.items())]
+    return by_draw
 
 
-@pytest.mark.parametrize("n", [5, 20, 100])
+def over_tasks(gains: Gains) -> tuple[float, float, float, float]:
+    """Mean over draws, the ends of Student's interval over them, and its p-value."""
+    means = [sum(values) / len(values) for values in gains.values()]
+    tested = stats.ttest_1samp(means, 0.0)
+    low, high = tested.confidence_interval(0.95)
+    return float(np.mean(means)), float(low), float(high), float(tested.pvalue)
+
+
+def these_tasks(gains: Gains, share: float = 0.0) -> tuple[float, float, float]:
+    """Ends of the interval and p-value of the mean of these very draws.
+
+    Args:
+        share: of the images to draw from that a training set takes, see Nadeau and Bengio (2003).
+    """
+    t = len(gains)
+    mean = sum(sum(values) / len(values) for values in gains.values()) / t
+    parts = [
+        (np.var(values, ddof=1) * (1 / len(values) + share / (1 - share)) / t**2, len(values) - 1)
+        for values in gains.values()
+    ]
+    variance = sum(v for v, _ in parts)
+    df = variance**2 / sum(v**2 / d for v, d in parts)
+    error = math.sqrt(variance)
+    half = float(stats.t.ppf(0.975, df)) * error
+    return mean - half, mean + half, float(2 * stats.t.sf(abs(mean) / error, df))
+
+
+def slow_holm(p: Mapping[Any, float]) -> dict[Any, tuple[float, float]]:
+    """Holm (1979): each adjusted p-value, and the level that the raw one had to reach."""
+    adjusted, largest = {}, 0.0
+    for place, name in enumerate(sorted(p, key=lambda name: p[name])):
+        left = len(p) - place
+        largest = max(largest, min(1.0, left * p[name]))
+        adjusted[name] = largest, 0.05 / left
+    return adjusted
+
+
+# --- gains, intervals and verdicts ---
+
+
 @pytest.mark.parametrize(
-    ("label", "left", "right"),
+    ("noise", "spread", "scopes"),
     [
-        (
-            "near, tuned − frozen",
-            {"source": "near", "treatment": "tune"},
-            {"source": "near", "treatment": "freeze"},
-        ),
-        (
-            "near − far, tuned",
-            {"source": "near", "treatment": "tune"},
-            {"source": "far", "treatment": "tune"},
-        ),
-        ("near, tuned − scratch", {"source": "near", "treatment": "tune"}, {"source": "none"}),
+        (0.01, 0.0, {"in general"}),
+        (0.04, 0.0, {"in general", ""}),
+        (0.01, 0.1, {"on these 3 tasks", ""}),
+        (0.01, 0.02, {"in general", "on these 3 tasks", ""}),
     ],
 )
-def test_gains_are_those_of_literal_pairs(
-    label: str, left: dict[str, Any], right: dict[str, Any], n: int
+def test_gains_and_verdicts_are_those_of_literal_pairs(
+    noise: float, spread: float, scopes: set[str]
 ) -> None:
-    board = study()
-    table = gain_table(answers(Evidence(board)))
-    row = table[(table["label"] == label) & (table["n_per_class"] == n)].iloc[0]
-    values = slow_gains(board, left, right, n)
-    mean, error = float(np.mean(values)), float(stats.sem(values))
-    low, high = stats.t.interval(0.95, len(values) - 1, mean, error)
-    assert row["gain_points"] == pytest.approx(mean)
-    assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
-    assert (row["n"], row["unit"], row["pairs"]) == (3, "class draw", 6)
-    assert row["verdict"] == ("higher" if low > 0 else "lower" if high < 0 else "undecided")
+    board = study(noise=noise, spread=spread)
+    table = table_of(board)
+    assert set(table["scope"]) == scopes
+    assert len(table) == len(ARMS) * 3
+    gains = {
+        (label, n): slow_gains(board, *arms, n)
+        for label, arms in ARMS.items()
+        for n in (5, 20, 100)
+    }
+    # Tested in general and on these draws, at half the level each.
+    p = {key: (over_tasks(values)[3], these_tasks(values)[2]) for key, values in gains.items()}
+    holm = slow_holm({key: min(1.0, 2 * min(both)) for key, both in p.items()})
+    for row in table.to_dict("records"):
+        key = row["label"], row["n_per_class"]
+        mean, low, high, _ = over_tasks(gains[key])
+        assert row["gain_points"] == pytest.approx(mean)
+        assert (row["low"], row["high"]) == (pytest.approx(low), pytest.approx(high))
+        assert (row["here_low"], row["here_high"]) == pytest.approx(these_tasks(gains[key])[:2])
+        assert (row["n"], row["unit"], row["pairs"]) == (3, "task", 6)
+        assert (row["p"], row["p_holm"]) == pytest.approx((p[key][0], holm[key][0]))
+        general, here = (
+            holm[key][0] <= 0.05 and 2 * value <= holm[key][1] and abs(mean) >= 1
+            for value in p[key]
+        )
+        said = "higher" if mean > 0 else "lower"
+        assert row["verdict"] == (said if general or here else "undecided")
+        where = "in general" if general else "on these 3 tasks" if here else ""
+        assert row["scope"] == where
+
+
+def test_of_one_task_the_verdict_speaks_of_that_task() -> None:
+    board = study(draws=1, seeds=3)
+    table = table_of(board)
+    for row in table.to_dict("records"):
+        (values,) = slow_gains(board, *ARMS[row["label"]], row["n_per_class"]).values()
+        tested = stats.ttest_1samp(values, 0.0)
+        low, high = tested.confidence_interval(0.95)
+        assert (row["low"], row["high"]) == pytest.approx((low, high))
+        assert (row["here_low"], row["here_high"]) == (row["low"], row["high"])
+        assert row["p"] == pytest.approx(tested.pvalue)
+        assert (row["n"], row["unit"]) == (3, "seed")
+    assert set(table["scope"]) <= {"on this task", ""}
+    assert (table["verdict"] == "higher").any()
+    # Two seeds have an interval, but are too few for a verdict.
+    two = table_of(study(draws=1, seeds=2))
+    assert two["low"].notna().all()
+    assert set(two["verdict"]) == {"undecided"}
+    assert two["p_holm"].isna().all()
+    assert (table_of(study(draws=1, seeds=2), least_seeds=2)["p_holm"].notna()).all()
+
+
+def test_an_effect_below_the_smallest_of_interest_decides_nothing() -> None:
+    board = study(noise=0.0001)
+    board.loc[board["treatment"] == "freeze", "top1_accuracy"] += 0.095
+    for interest, verdict in ((0.4, "higher"), (0.6, "undecided")):
+        table = table_of(board, interest={"points": interest})
+        half = table[table["label"] == "near, tuned − frozen"]
+        assert half["gain_points"].to_numpy() == pytest.approx(0.5, abs=0.05)
+        assert (half["p_holm"] < 0.001).all()
+        assert set(half["verdict"]) == {verdict}
 
 
 def test_a_single_repetition_has_no_interval_and_no_verdict() -> None:
-    table = gain_table(answers(Evidence(study(draws=1, seeds=1))))
+    table = table_of(study(draws=1, seeds=1))
     assert len(table)
     assert table["low"].isna().all()
     assert set(table["verdict"]) == {"undecided"}
@@ -144,27 +260,78 @@ def test_a_single_repetition_has_no_interval_and_no_verdict() -> None:
 
 
 def test_two_equal_differences_decide_nothing() -> None:
-    table = gain_table(answers(Evidence(study(draws=1, seeds=2, noise=0.0))))
-    assert table["low"].isna().all()
-    assert set(table["verdict"]) == {"undecided"}
-    assert table["p_holm"].isna().all()
+    for draws, seeds in ((1, 4), (4, 1), (4, 4)):
+        table = table_of(study(draws=draws, seeds=seeds, noise=0.0))
+        assert table["low"].isna().all()
+        assert set(table["verdict"]) == {"undecided"}
+        assert table["p_holm"].isna().all()
+
+
+def test_a_diverged_run_counts_at_chance() -> None:
+    rows = study()
+    near = (rows["source"] == "near") & (rows["treatment"] == "tune") & (rows["n_per_class"] == 5)
+    away = rows.index[near][0]
+    rows.loc[away, "status"] = "diverged"
+    rows.loc[away, ["top1_accuracy", "val_top1_accuracy"]] = np.nan
+    board = prepare(rows)
+    assert board.loc[away, "top1_accuracy"] == 1 / 10
+    table = table_of(board).set_index(["label", "n_per_class"])
+    row = table.loc[("near, tuned − frozen", 5.0)]
+    gains = slow_gains(board, *ARMS["near, tuned − frozen"], 5)
+    assert row["gain_points"] == pytest.approx(over_tasks(gains)[0])
+    assert (row["diverged"], row["pairs"], row["unfinished"]) == (1, 6, 0)
+    assert table.loc[("near, tuned − frozen", 20.0), "diverged"] == 0
+    # One that failed has no outcome: its pair is missing, and that is shown.
+    board.loc[away, ["status", "top1_accuracy"]] = ["failed", np.nan]
+    row = table_of(board).set_index(["label", "n_per_class"]).loc[("near, tuned − frozen", 5.0)]
+    assert (row["diverged"], row["pairs"], row["unfinished"]) == (0, 5, 1)
+
+
+def test_sources_that_were_trained_differently_are_never_averaged() -> None:
+    board = study()
+    longer = board[board["source"] == "near"].assign(source_epochs=9)
+    longer["top1_accuracy"] -= 0.2
+    both = prepare(pd.concat([board, longer], ignore_index=True))
+    table = table_of(both)
+    found = table[(table["label"] == "near − far, tuned") & (table["n_per_class"] == 5)]
+    lower, higher = sorted(found["gain_points"])
+    assert higher - lower == pytest.approx(20)
+    assert set(found["pairs"]) == {6}
+    assert len(set(found["setting"])) == 2
 
 
 def test_what_has_no_pair_has_no_row() -> None:
     board = study()
     alone = board[board["source"] == "near"]
-    table = gain_table(answers(Evidence(alone.reset_index(drop=True))))
+    table = table_of(alone.reset_index(drop=True))
     assert set(table["question"]) == {"treatment"}
     none = board[board["source"] == "none"].reset_index(drop=True)
-    assert gain_table(answers(Evidence(none))).empty
+    assert table_of(none).empty
 
 
-def test_holm_is_over_the_question() -> None:
-    table = gain_table(answers(Evidence(study())))
-    for _, rows in table.groupby(["question", "main"]):
-        p = sorted(rows["p"])
-        assert min(rows["p_holm"]) == pytest.approx(min(1.0, p[0] * len(p)))
-        assert (rows["p_holm"] >= rows["p"]).all()
+def test_holm_is_over_all_answers_and_all_claims_whichever_are_asked_for() -> None:
+    evidence = Evidence(study(noise=0.04))
+    examined = examine(evidence)
+    family = {t.hypothesis: t.p for t in examined.tests if t.p is not None}
+    answered = {t.hypothesis for t in examined.gains["test"]}
+    claimed = {p.test.hypothesis for f in examined.findings for p in f.parts if p.test is not None}
+    assert answered | claimed >= set(family)
+    assert claimed - answered
+    holm = slow_holm(family)
+    for row in examined.gains.to_dict("records"):
+        assert row["p_holm"] == pytest.approx(holm[row["test"].hypothesis][0])
+    tested = [
+        p for f in examined.findings for p in f.parts if p.test is not None and p.test.p is not None
+    ]
+    for part in tested:
+        assert part.p_holm == pytest.approx(holm[part.test.hypothesis][0])
+    alone = gain_table(answers(evidence), evidence)
+    assert (examined.gains["p_holm"] >= alone["p_holm"]).all()
+    assert (examined.gains["p_holm"] > alone["p_holm"]).any()
+    # To ask for one claim alone makes nothing more certain.
+    (one,) = on_runs(evidence, [claim("LI-C4")])
+    (same,) = (f for f in examined.findings if f.claim == "LI-C4")
+    assert one.p_holm == same.p_holm
 
 
 def test_methods_are_compared_with_plain_tuning() -> None:
@@ -185,20 +352,67 @@ def test_methods_are_compared_with_plain_tuning() -> None:
             ("soft", "schedule=zero", 0.45),
         )
     ]
-    table = gain_table(answers(Evidence(prepare(pd.DataFrame(rows)))))
+    table = table_of(prepare(pd.DataFrame(rows)))
     methods = table[table["question"] == "method"].set_index("label")
     assert methods.loc["soft", "verdict"] == "higher"
     assert methods.loc["soft, schedule zero", "verdict"] == "lower"
 
 
-def test_the_committed_photographs_give_the_published_differences(committed: Path) -> None:
-    board = read(committed / "tiny-imagenet.csv")
-    table = gain_table(answers(Evidence(board)))
-    main = table[table["main"]].set_index(["label", "n_per_class"])
-    assert main.loc[("near − far, tuned", 20.0), "gain_points"] == pytest.approx(5.0, abs=0.05)
-    assert main.loc[("near, tuned − frozen", 100.0), "verdict"] == "higher"
-    assert main.loc[("near, tuned − frozen", 5.0), "verdict"] == "lower"
-    assert (table["unfinished"] == 0).all()
+_PHOTOGRAPHS = {
+    "near − far, tuned": (("near", "T(1-7)R(8)"), ("far", "T(1-7)R(8)")),
+    "near, tuned − frozen": (("near", "T(1-7)R(8)"), ("near", "F(1-7)R(8)")),
+    "far, frozen − scratch": (("far", "F(1-7)R(8)"), ("none", "R(1-8)")),
+}
+
+
+@pytest.fixture(scope="module")
+def photographs(committed: Path) -> pd.DataFrame:
+    return table_of(read(committed / "tiny-imagenet.csv"))
+
+
+@pytest.mark.parametrize("n", [5, 20, 100])
+@pytest.mark.parametrize("label", _PHOTOGRAPHS)
+def test_the_committed_photographs_give_the_differences_of_their_csv(
+    committed: Path, photographs: pd.DataFrame, label: str, n: int
+) -> None:
+    rows = pd.read_csv(committed / "tiny-imagenet.csv", keep_default_na=False, na_values=[""])
+    rows = rows[
+        (rows["target"] == "animal.n.01")
+        & (rows["images_per_class"] == n)
+        & (rows["epochs"] == {5: 30, 20: 20, 100: 10}[n])
+        & rows["copied_lr_factor"].isin([1, np.nan])
+        & rows["expand_to"].isna()
+        & rows["lr"].isin([0.01, 0.03])  # what all arms tried
+    ]
+    chosen = []
+    for source, pattern in _PHOTOGRAPHS[label]:
+        arm = rows[(rows["source"] == source) & (rows["pattern"] == pattern)]
+        best = arm.groupby("lr")["val_top1_accuracy"].mean().idxmax()
+        found = arm[arm["lr"] == best].set_index(["class_draw", "seed_init"])
+        assert len(found) == 15
+        chosen.append(found)
+    points = 100 * (chosen[0]["top1_accuracy"] - chosen[1]["top1_accuracy"])
+    gains = {draw: list(values) for draw, values in points.groupby("class_draw")}
+    (row,) = photographs[
+        photographs["main"] & (photographs["label"] == label) & (photographs["n_per_class"] == n)
+    ].to_dict("records")
+    mean, low, high, p = over_tasks(gains)
+    assert row["gain_points"] == pytest.approx(mean)
+    assert (row["low"], row["high"], row["p"]) == pytest.approx((low, high, p))
+    share = float((chosen[0]["train_images"] / chosen[0]["available_images"]).iloc[0])
+    assert (row["here_low"], row["here_high"]) == pytest.approx(these_tasks(gains, share)[:2])
+    assert (row["n"], row["unit"], row["pairs"], row["unfinished"]) == (3, "task", 15, 0)
+
+
+def test_the_committed_photographs_decide_some_gains_and_say_where_they_hold(
+    photographs: pd.DataFrame,
+) -> None:
+    main = photographs[photographs["main"]].set_index(["label", "n_per_class"])
+    for n, verdict in ((100.0, "higher"), (20.0, "undecided"), (5.0, "lower")):
+        assert main.loc[("near, tuned − frozen", n), "verdict"] == verdict
+    assert main.loc[("near, tuned − frozen", 100.0), "scope"] == "on these 3 tasks"
+    assert main.loc[("near, tuned − scratch", 100.0), "scope"] == "in general"
+    assert (photographs["unfinished"] == 0).all()
 
 
 def test_settings_name_only_what_differs_and_tell_all_rows_apart(committed: Path) -> None:
@@ -257,7 +471,7 @@ def test_the_headline_says_that_the_rate_was_chosen_and_lies_at_the_edge() -> No
         for rate in (0.01, 0.03)
         for seed in range(4)
     ]
-    table = gain_table(answers(Evidence(prepare(pd.DataFrame(rows)))))
+    table = table_of(prepare(pd.DataFrame(rows)))
     assert set(table["edge"]) == {"highest"}
     first = headline(table, pd.DataFrame(), pd.DataFrame())[0]
     assert "each arm at the learning rate that validation chose" in first
