@@ -266,7 +266,8 @@ def gain_dots(
     that for these tasks alone; filled points are those that are decided after Holm. `n` of the
     rows stands at the right edge. Bars that leave the frame end in an arrow.
     """
-    require(table, "gains", (labels, groups, "gain_points", "low", "high", "verdict"))
+    needed = (labels, groups, "gain_points", "low", "high", "here_low", "here_high")
+    require(table, "gains", (*needed, "n", "unit", "verdict"))
     names = list(dict.fromkeys(table[labels]))
     sizes = sorted(set(table[groups].dropna()))
     low, high = _frame(table)

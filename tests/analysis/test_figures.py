@@ -68,12 +68,37 @@ def test_the_colours_used_most_differ_for_the_colour_blind(kind: str) -> None:
 
 
 def test_lines_differ_in_marker_or_dash_too() -> None:
-    labels = [f"{s}, {t}" for s in ("near", "far") for t in ("tuned", "frozen")] + ["scratch"]
-    found = looks(labels)
+    lines = {f"{s}, {t}": (s, t) for s in ("near", "far") for t in ("tuned", "frozen")}
+    found = looks(lines | {"scratch": ("scratch", "scratch")})
     forms = [(look.colour, look.marker) for look in found.values()]
-    assert len(set(forms)) == len(forms)
-    sources = looks(["near", "far", "none", "other"])
+    assert len(set(forms)) == len(forms) == 5
+    # What a line starts from is its colour, what was done its marker and dash.
+    for name, (start, done) in lines.items():
+        for other, (other_start, other_done) in lines.items():
+            assert (found[name].colour == found[other].colour) == (start == other_start)
+            assert (found[name].marker == found[other].marker) == (done == other_done)
+            assert (found[name].dash == found[other].dash) == (done == other_done)
+    sources = looks({source: (source, "") for source in ("near", "far", "none", "other")})
     assert len({look.marker for look in sources.values()}) == 4
+    assert len({look.colour for look in sources.values()}) == 4
+
+
+def test_lines_of_a_table_start_and_do_what_its_columns_say() -> None:
+    table = pd.DataFrame(
+        {
+            "line": ["A", "A", "B", "C", "D"],
+            "start": ["near", "near", "near", "far", "far"],
+            "done": ["tuned", "tuned", "frozen", "tuned", "tuned"],
+            "n_per_class": [5.0, 5.0, 5.0, 5.0, None],
+        }
+    )
+    found = figures.line_looks(table)
+    assert list(found) == ["A", "B", "C", "D"]
+    assert found["A"].colour == found["B"].colour != found["C"].colour
+    assert found["A"].marker == found["C"].marker != found["B"].marker
+    # Equal in start and treatment, but of another number of images.
+    assert found["C"].colour == found["D"].colour
+    assert found["C"].marker != found["D"].marker
 
 
 def points() -> pd.DataFrame:
@@ -120,8 +145,10 @@ def gains() -> pd.DataFrame:
             "gain_points": [2.0, -1.0, 0.5],
             "low": [1.0, -30.0, None],
             "high": [3.0, 28.0, None],
-            "pairs_low": [1.5, -2.0, None],
-            "pairs_high": [2.5, 0.0, None],
+            "here_low": [1.5, -2.0, None],
+            "here_high": [2.5, 0.0, None],
+            "n": [3, 3, 1],
+            "unit": ["task", "task", "seed"],
             "verdict": ["higher", "undecided", "undecided"],
         }
     )
@@ -228,6 +255,12 @@ def test_an_empty_table_is_an_error_and_no_chart(
         draw(table().iloc[:0], Figure().subplots())
 
 
+@pytest.mark.parametrize("column", ["low", "here_low", "here_high", "n", "unit", "verdict"])
+def test_a_table_of_gains_without_a_column_is_an_error_that_names_it(column: str) -> None:
+    with pytest.raises(DataError, match=f"the table for gains has no column {column}"):
+        figures.gain_dots(gains().drop(columns=column), Figure().subplots())
+
+
 def test_the_drawn_values_are_the_tables() -> None:
     with styled():
         _, (ax,) = canvas()
@@ -251,9 +284,35 @@ def test_filled_points_are_the_decided_ones() -> None:
     assert at[-1.0] == at[0.5] == "white"
 
 
+def test_thin_bars_are_over_tasks_and_thick_ones_for_these_tasks_alone() -> None:
+    with styled():
+        _, (ax,) = canvas()
+        figures.gain_dots(gains(), ax)
+    low, high = ax.get_xlim()
+    bars = [
+        (*map(float, line.get_xdata()), float(line.get_linewidth()))
+        for line in ax.lines
+        if len(line.get_xdata()) == 2 and line.get_xdata()[0] != line.get_xdata()[1]
+        if line.get_transform() == ax.transData
+    ]
+    thin, thick = sorted({width for *_, width in bars})
+    assert sorted(bars) == sorted(
+        [(1.0, min(3.0, high), thin), (1.5, 2.5, thick), (low, high, thin), (-2.0, 0.0, thick)]
+    )
+    assert thick > 2 * thin
+
+
+def test_rows_of_gains_say_how_many_units_their_intervals_count() -> None:
+    with styled():
+        _, (ax,) = canvas()
+        figures.gain_dots(gains(), ax)
+    beside = {text.get_text(): text.xy[1] for text in ax.texts}
+    assert beside == {"n = 3 tasks": 0, "n = 1 seed": 1}
+
+
 def test_the_frame_of_gains_holds_zero() -> None:
-    far = gains().assign(gain_points=12.0, low=11.0, high=13.0, pairs_low=11.5, pairs_high=12.5)
-    for table in (far, far.assign(gain_points=-12.0, pairs_low=-12.5, pairs_high=-11.5)):
+    far = gains().assign(gain_points=12.0, low=11.0, high=13.0, here_low=11.5, here_high=12.5)
+    for table in (far, far.assign(gain_points=-12.0, here_low=-12.5, here_high=-11.5)):
         with styled():
             _, (ax,) = canvas()
             figures.gain_dots(table, ax)
