@@ -8,12 +8,13 @@ from pathlib import Path
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analysis import ratio_tables, tables
 from analysis.bands import data_band
-from analysis.board import prepare, read
-from analysis.contrasts import answers
+from analysis.board import ADDED, prepare, read
 from analysis.evidence import Evidence
+from analysis.findings import examine
 from bench.errors import DataError
 
 
@@ -43,6 +44,44 @@ def test_curves_are_means_over_the_same_repetitions(photographs: Evidence) -> No
         mean = sum(r["top1_accuracy"] for r in rows) / 2
         assert near.loc[frozen, "mean"] == pytest.approx(mean)
         assert near.loc[frozen, "n"] == 2
+        assert near.loc[frozen, "unit"] == "seed"
+
+
+def test_an_interval_of_several_tasks_is_students_over_their_means(photographs: Evidence) -> None:
+    table = tables.data_curves(photographs)
+    runs = tables.runs_of_curves(photographs)
+    several = 0
+    for row in table.to_dict("records"):
+        mine = runs[(runs["line"] == row["line"]) & (runs["setting"] == row["setting"])]
+        mine = mine[mine["x"] == row["x"]]
+        means = mine.groupby(["target", "class_draw"])["top1_accuracy"].mean()
+        assert row["mean"] == pytest.approx(means.mean())
+        assert row["repetitions"] == len(mine)
+        if len(means) == 1:
+            assert (row["n"], row["unit"]) == (len(mine), "seed")
+            continue
+        several += 1
+        assert (row["n"], row["unit"]) == (len(means), "task")
+        low, high = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+        assert (row["low"], row["high"]) == pytest.approx((max(low, 0), min(high, 1)))
+    assert several >= 15
+
+
+def test_a_diverged_run_is_on_the_curve_at_chance(photographs: Evidence) -> None:
+    board = photographs.board.copy()
+    of = (board["source"] == "near") & (board["pattern"] == "F(1-3)T(4-7)R(8)")
+    away = board.index[of & (board["seed_init"] == 1)]
+    assert len(away) == 1
+    board.loc[away, "status"] = "diverged"
+    changed = tables.frozen_curves(Evidence(prepare(board.drop(columns=list(ADDED)))))
+    before = tables.frozen_curves(photographs)
+    at = (changed["line"].str.startswith("near")) & (changed["x"] == 3)
+    assert changed.loc[at, "diverged"].tolist() == [1]
+    assert changed.loc[~at, "diverged"].sum() == 0
+    lost = float(board.loc[away, "top1_accuracy"].iloc[0]) - 1 / 20
+    assert changed.loc[at, "mean"].iloc[0] == pytest.approx(
+        before.loc[at, "mean"].iloc[0] - lost / 2
+    )
 
 
 def test_a_curve_never_changes_its_repetitions(photographs: Evidence) -> None:
@@ -122,15 +161,22 @@ def test_points_and_bands_of_a_ratio_chart(photographs: Evidence) -> None:
         assert sorted(points["ratio"]) == pytest.approx(sorted(ratios.frame["ratio"]))
         assert np.allclose(np.log(points["shown_x"] / points["x"]), 0, atol=0.2)
         bands = ratio_tables.band_table(ratios, "data").set_index("band")
-        # The slow twin: logarithms averaged over task and seed first, then over draws.
+        # The slow twin: logarithms averaged over seeds, then over sizes of a task, then over tasks.
         for band, row in bands.iterrows():
             inside = ratios.frame[[data_band(n) == band for n in ratios.frame["n_per_class"]]]
             if inside.empty:
                 assert row["note"] == "no experiment in this band"
                 continue
-            means = inside.groupby(["task", "seed"])["log_ratio"].mean().groupby("task").mean()
-            if row["unit"] == "class draw":
-                assert row["ratio"] == pytest.approx(math.exp(means.mean()))
+            sizes = inside.groupby(["task", "n_per_class", "epochs", "target_classes"])
+            means = sizes["log_ratio"].mean().groupby("task").mean()
+            assert row["ratio"] == pytest.approx(math.exp(means.mean()))
+            assert row["points"] == len(inside)
+            if len(means) == 1:
+                assert (row["n"], row["unit"]) == (inside["seed"].nunique(), "seed")
+                continue
+            assert (row["n"], row["unit"]) == (len(means), "task")
+            ends = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+            assert (row["low"], row["high"]) == pytest.approx(tuple(map(math.exp, ends)))
 
 
 def test_the_ratio_of_equal_runs_is_one(photographs: Evidence) -> None:
@@ -152,14 +198,21 @@ def test_distances_place_the_points(photographs: Evidence) -> None:
     assert bands.loc["large", "points"] + bands.loc["low", "points"] == len(points)
 
 
-def test_fits_and_crossings_of_planted_curves() -> None:
+CURVES = (("T(1-7)R(8)", 0.9, 0.3), ("F(1-7)R(8)", 0.7, 0.15))
+MEETS = (0.9 / 0.7) ** (1 / 0.15)
+"""Tuned and frozen as power laws of the error, and where they are equal."""
+
+
+def planted(tasks: int, seeds: int, noise: float) -> Evidence:
+    """Errors with `noise` percent of noise."""
+    rng = np.random.default_rng(0)
     rows = [
         {
             "status": "done",
             "role": "finetune",
             "dataset": "d",
             "target": "t",
-            "class_draw": 0,
+            "class_draw": task,
             "source": "near",
             "model": "m",
             "pattern": pattern,
@@ -169,13 +222,18 @@ def test_fits_and_crossings_of_planted_curves() -> None:
             "seed_draw": s,
             "seed_init": s,
             "seed_order": s,
-            "top1_accuracy": 1 - scale * n**-exponent,
+            "top1_accuracy": 1 - scale * n**-exponent * (1 + noise / 100 * rng.standard_normal()),
         }
-        for pattern, scale, exponent in (("T(1-7)R(8)", 0.9, 0.3), ("F(1-7)R(8)", 0.7, 0.15))
+        for pattern, scale, exponent in CURVES
         for n in (2, 4, 8, 16, 32)
-        for s in range(3)
+        for task in range(tasks)
+        for s in range(seeds)
     ]
-    evidence = Evidence(prepare(pd.DataFrame(rows)))
+    return Evidence(prepare(pd.DataFrame(rows)))
+
+
+def test_fits_and_crossings_of_planted_curves() -> None:
+    evidence = planted(tasks=1, seeds=3, noise=0)
     curves, laws = ratio_tables.fits(evidence)
     exponents = laws.set_index("line")["exponent"]
     assert exponents["near, tuned"] == pytest.approx(0.3, abs=1e-6)
@@ -185,7 +243,50 @@ def test_fits_and_crossings_of_planted_curves() -> None:
     needed = laws.set_index("line")
     assert needed.loc["near, tuned", "images"] == pytest.approx(32, rel=1e-6)
     assert bool(needed.loc["near, frozen", "extrapolated"])
-    at = ratio_tables.crossings(answers(evidence))
-    meets = (0.9 / 0.7) ** (1 / 0.15)
-    assert at.iloc[0]["images"] == pytest.approx(meets, rel=0.05)
-    assert at.iloc[0]["above"] == "left"
+    examined = examine(evidence)
+    (at,) = ratio_tables.crossings(examined.answers, examined.gains).to_dict("records")
+    assert at["images"] == pytest.approx(MEETS, rel=0.05)
+    assert at["above"] == "left"
+    # Seeds that agree to the last digit have no spread, so nothing is decided.
+    assert (at["low"], at["high"], at["decided"]) == (None, None, False)
+
+
+@pytest.mark.parametrize("tasks", [1, 4])
+def test_a_crossing_is_decided_where_both_its_ends_are(tasks: int) -> None:
+    evidence = planted(tasks=tasks, seeds=5, noise=0.5)
+    examined = examine(evidence)
+    (at,) = ratio_tables.crossings(examined.answers, examined.gains).to_dict("records")
+    gains = examined.gains[examined.gains["question"] == "treatment"].set_index("n_per_class")
+    assert (gains.loc[2, "verdict"], gains.loc[32, "verdict"]) == ("lower", "higher")
+    assert at["decided"]
+    assert at["low"] < at["images"] < at["high"]
+    assert (at["low"], at["high"]) == pytest.approx((MEETS, MEETS), rel=0.3)
+    assert (at["n"], at["unit"]) == ((5, "seed") if tasks == 1 else (4, "task"))
+    assert (at["smallest"], at["largest"], at["label"]) == (2, 32, "near, tuned − frozen")
+    # The same curves where neither end, or only one of them, has a verdict.
+    for ends in ((2,), (32,), (2, 32)):
+        open_ = examined.gains.copy()
+        open_.loc[open_["n_per_class"].isin(ends), "verdict"] = "undecided"
+        (other,) = ratio_tables.crossings(examined.answers, open_).to_dict("records")
+        assert not other["decided"]
+        assert other["images"] == at["images"]
+
+
+def test_a_law_is_fitted_to_each_repetition() -> None:
+    evidence = planted(tasks=3, seeds=2, noise=0.5)
+    _, laws = ratio_tables.fits(evidence)
+    board = evidence.board
+    for pattern, word in (("T(1-7)R(8)", "tuned"), ("F(1-7)R(8)", "frozen")):
+        runs = board[board["pattern"] == pattern]
+        slopes: dict[int, list[float]] = {}
+        for (draw, _), group in runs.groupby(["class_draw", "seed_init"]):
+            found = stats.linregress(
+                np.log(group["images_per_class"]), np.log(1 - group["top1_accuracy"])
+            )
+            slopes.setdefault(int(draw), []).append(-float(found.slope))
+        means = [sum(values) / len(values) for values in slopes.values()]
+        low, high = stats.ttest_1samp(means, 0).confidence_interval(0.95)
+        (row,) = laws[laws["line"] == f"near, {word}"].to_dict("records")
+        assert row["exponent"] == pytest.approx(np.mean(means))
+        assert (row["low"], row["high"]) == pytest.approx((low, high))
+        assert (row["n"], row["unit"]) == (3, "task")
