@@ -1,0 +1,259 @@
+"""One thing changes in a pair, and the order of rows changes nothing."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from analysis import arms
+from analysis.board import LOSS, PATTERN, SOURCE, prepare
+from analysis.evidence import Evidence
+from analysis.findings import CLAIMS, Examined, examine
+from analysis.pairing import best_lr, comparisons, pair
+from bench.leaderboard import describe
+from bench.plan import DataFacts, Plan, PlannedRun
+from bench.selections import Borrowed
+from bench.spec import (
+    DataSpec,
+    FromRun,
+    MethodSpec,
+    ModelSpec,
+    NearFarClasses,
+    RunSpec,
+    Seeds,
+    TrainSpec,
+)
+from benchmarks.simulated import ARMS, Design, Truth, simulate
+
+TUNE, FREEZE, SCRATCH = "T(1-7)R(8)", "F(1-7)R(8)", "R(1-8)"
+
+
+def source(images: int | None = None, side: Any = "near", **more: Any) -> RunSpec:
+    classes = NearFarClasses(root="animal.n.01", side=side)
+    data = DataSpec(dataset="d", classes=classes, images_per_class=images)
+    return RunSpec(data=data, model=ModelSpec(name="m"), pattern=SCRATCH, **more)
+
+
+def run(parent: RunSpec | None, pattern: str = TUNE, seed: int = 0, **more: Any) -> RunSpec:
+    start = {} if parent is None else {"init": FromRun(run=parent)}
+    classes = NearFarClasses(root="animal.n.01", side="target", class_draw=more.pop("draw", 0))
+    images = more.pop("images", 10)
+    data = DataSpec(dataset="d", classes=classes, images_per_class=images)
+    seeds = Seeds(draw=seed, init=seed, order=seed)
+    rest = {**start, **more}
+    model = ModelSpec(name="m")
+    return RunSpec(data=data, model=model, pattern=pattern, seeds=seeds, **rest)
+
+
+def board(*cells: tuple[float, RunSpec], validation: list[float] | None = None) -> pd.DataFrame:
+    """The leaderboard of real specs with these accuracies."""
+    runs: dict[str, PlannedRun] = {}
+    facts = DataFacts("f", tuple("abcdefghij"), "k", 100, 100, available_images=1000)
+    for number, (_, spec) in enumerate(cells):
+        parent = None
+        if spec.parent is not None:
+            parent = f"p{abs(hash(spec.parent))}"
+            runs[parent] = PlannedRun(parent, spec.parent, None, (), facts)
+        runs[str(number)] = PlannedRun(str(number), spec, parent, ("e",), facts)
+    rows = describe(Plan("g", runs, len(cells)))
+    found = []
+    for number, (accuracy, _) in enumerate(cells):
+        val = accuracy if validation is None else validation[number]
+        outcome = {"status": "done", "top1_accuracy": accuracy, "val_top1_accuracy": val}
+        found.append(rows[str(number)] | outcome | {"test_images": 1000})
+    return prepare(pd.DataFrame(found))
+
+
+# --- the faults that were seen -------------------------------------------------------------------
+
+
+def test_partners_have_the_same_parent() -> None:
+    """Sources `many` and `few` under one label: each tuned run pairs with its own frozen one."""
+    many, few = source(100), source(2)
+    cells = []
+    for seed in range(3):
+        cells += [
+            (0.50 + seed / 100, run(many, TUNE, seed)),
+            (0.49 + seed / 100, run(many, FREEZE, seed)),
+            (0.40 + seed / 100, run(few, TUNE, seed)),
+            (0.35 + seed / 100, run(few, FREEZE, seed)),
+        ]
+    table = board(*cells)
+    assert "source.images_per_class" in table.columns
+    tuned, frozen = table["treatment"] == "tune", table["treatment"] == "freeze"
+    found = pair(table, tuned, frozen, PATTERN).frame
+    assert len(found) == 6
+    gains = found.groupby("source.images_per_class")["difference"].mean()
+    assert gains.to_dict() == pytest.approx({100: 0.01, 2: 0.05})
+    assert [len(group) for group in comparisons(found)] == [3, 3]
+
+
+def test_a_factor_of_copied_layers_never_varies_within_a_pair_of_patterns() -> None:
+    near = source()
+    slow = TrainSpec(copied_lr_factor=0.2)
+    table = board(
+        (0.5, run(near, TUNE)),
+        (0.4, run(near, FREEZE)),
+        (0.7, run(near, TUNE, train=slow)),
+        (0.1, run(near, FREEZE, train=slow)),
+    )
+    found = pair(table, table["treatment"] == "tune", table["treatment"] == "freeze", PATTERN).frame
+    assert sorted(found["difference"].round(6)) == [0.1, 0.6]
+    assert found["comparison"].nunique() == 2
+
+
+@pytest.mark.parametrize("field", ["momentum", "optimizer", "augment", "label_smoothing"])
+def test_a_setting_without_a_column_of_old_never_varies_within_a_pair(field: str) -> None:
+    values: dict[str, tuple[Any, Any]] = {
+        "momentum": (0.0, 0.9),
+        "optimizer": ("sgd", "adamw"),
+        "augment": ("none", "flip"),
+        "label_smoothing": (0.0, 0.1),
+    }
+    near = source()
+    one, other = (TrainSpec(**{field: value}) for value in values[field])
+    table = board((0.5, run(near, TUNE, train=one)), (0.4, run(near, FREEZE, train=other)))
+    found = pair(table, table["treatment"] == "tune", table["treatment"] == "freeze", PATTERN)
+    assert (len(found), found.unpaired) == (0, 1)
+
+
+def test_a_setting_of_the_source_never_varies_within_a_pair() -> None:
+    quick, slow = source(train=TrainSpec(lr=0.1)), source(train=TrainSpec(lr=0.2))
+    table = board((0.5, run(quick, TUNE)), (0.4, run(slow, FREEZE)))
+    found = pair(table, table["treatment"] == "tune", table["treatment"] == "freeze", PATTERN)
+    assert len(found) == 0
+    far = source(side="far", train=TrainSpec(lr=0.1))
+    table = board((0.5, run(quick, TUNE)), (0.4, run(far, TUNE)))
+    near = table["source_side"] == "near"
+    assert len(pair(table, near, ~near, SOURCE)) == 1
+
+
+def _borrowing(name: str, parent: RunSpec, **options: Any) -> dict[str, Any]:
+    from bench.methods import resolved
+
+    given = tuple(sorted(resolved(name, options).items()))
+    return {
+        "method": MethodSpec(name=name, options=given),
+        "borrow": (Borrowed(data=parent.data),),
+    }
+
+
+def test_what_two_methods_share_is_held_and_recipes_are_not_pooled() -> None:
+    """GE-C1: selective and joint training with the same BatchNorm recipe, each a comparison."""
+    near = source()
+    cells = [
+        (0.60, run(near, **_borrowing("selective", near))),
+        (0.50, run(near, **_borrowing("joint", near))),
+        (0.30, run(near, **_borrowing("joint", near, batch_norm="separate"))),
+        (0.65, run(near, **_borrowing("selective", near, restart=False))),
+    ]
+    table = board(*cells)
+    found = pair(table, arms.selective(table), arms.joint(table), LOSS).frame
+    assert sorted(found["difference"].round(6)) == [0.1, 0.15]
+    assert found["comparison"].nunique() == 2
+
+
+def test_a_rate_with_runs_that_diverged_is_not_chosen() -> None:
+    near = source()
+    cells, status = [], []
+    for seed in range(3):
+        for lr, accuracy in ((0.01, 0.4), (0.3, 0.9)):
+            cells.append((accuracy, run(near, TUNE, seed, train=TrainSpec(lr=lr))))
+            status.append("diverged" if lr == 0.3 and seed == 0 else "done")
+    table = board(*cells).assign(status=status)
+    assert set(best_lr(table)["lr"]) == {0.01}
+    assert set(best_lr(table.assign(status="done"))["lr"]) == {0.3}
+    # Where every rate diverged somewhere, the mean with chance decides.
+    table["status"] = ["diverged" if i < 2 else "done" for i in range(6)]
+    assert set(best_lr(table)["lr"]) == {0.3}
+
+
+def test_a_diverged_run_counts_at_chance_on_its_side_of_the_pair() -> None:
+    near = source()
+    rows = pd.DataFrame(board((0.5, run(near, TUNE)), (0.4, run(near, FREEZE)))).drop(
+        columns=["task", "seed"]
+    )
+    rows["status"] = ["done", "diverged"]
+    table = prepare(rows)
+    found = pair(table, table["treatment"] == "tune", table["treatment"] == "freeze", PATTERN)
+    assert found.frame["difference"].tolist() == pytest.approx([0.5 - 0.1])
+    assert found.frame["diverged"].tolist() == [1]
+
+
+def test_draws_of_a_target_repeat_a_comparison_and_other_recipes_do_not() -> None:
+    near = source()
+    cells = [
+        (accuracy, run(near, pattern, draw=draw, train=TrainSpec(weight_decay=decay)))
+        for draw in (0, 1)
+        for decay in (0.0, 0.01)
+        for pattern, accuracy in ((TUNE, 0.5 + decay), (FREEZE, 0.4))
+    ]
+    table = board(*cells)
+    found = pair(table, table["treatment"] == "tune", table["treatment"] == "freeze", PATTERN).frame
+    groups = list(comparisons(found))
+    assert [group["task"].nunique() for group in groups] == [2, 2]
+    assert [len(set(group["weight_decay"])) for group in groups] == [1, 1]
+
+
+# --- the order of rows ---------------------------------------------------------------------------
+
+
+def _faces(rng: np.random.Generator) -> pd.DataFrame:
+    rows = [
+        (arm, said, far, rng.uniform(), task, seed, setting)
+        for arm in ("soft", "fine-tuning")
+        for said in ("all", "two")
+        for far in (1e-2, 1e-4)
+        for task in ("a", "b", "c")
+        for seed in (0, 1)
+        for setting in ("x", "y")
+    ]
+    columns = ["arm", "expressions", "far", "tar", "task", "seed", "setting"]
+    return pd.DataFrame(rows, columns=columns)
+
+
+def _shown(found: Examined) -> list[tuple[Any, ...]]:
+    def rounded(*values: float | None) -> tuple[float | None, ...]:
+        return tuple(None if v is None else round(v, 9) for v in values)
+
+    parts = [
+        (
+            f.claim,
+            f.verdict,
+            f.here,
+            p.name,
+            p.verdict,
+            p.here,
+            p.n,
+            p.main,
+            *rounded(p.effect, p.low, p.high, p.p_holm),
+        )
+        for f in found.findings
+        for p in sorted(f.parts, key=lambda part: part.name)
+    ]
+    gains = found.gains.drop(columns=["test", "setting"])
+    gains = gains.assign(p_holm=gains["p_holm"].astype(float)).round(9).astype(str)
+    return parts + sorted(gains.itertuples(index=False, name=None))
+
+
+@pytest.mark.parametrize("seed", [0, 1])
+def test_no_verdict_depends_on_the_order_of_rows(seed: int) -> None:
+    rng = np.random.default_rng(seed)
+    effects = {arm: 0.02 * place for place, arm in enumerate(ARMS)}
+    design = Design(3, 2, ARMS, (5, 20, 100), 300)
+    table, _ = simulate(design, Truth(effects=effects), rng)
+    faces = _faces(rng)
+    distances = pd.DataFrame({"source": ["near", "far"], "cosine": [0.1, 0.3]})
+    before = examine(Evidence(table, distances, faces))
+    mixed = table.sample(frac=1, random_state=seed)
+    mixed.attrs = table.attrs
+    after = examine(
+        Evidence(mixed, distances.iloc[::-1], faces.sample(frac=1, random_state=seed + 1))
+    )
+    assert _shown(before) == _shown(after)
+    tested = {f.claim for f in before.findings if f.main.effect is not None}
+    assert {"SFT-C1", "SFT-C5", "SFT-C6", "GE-C1", "LI-C4", "LI-C6", "CHU-C1", "CHU-C2"} <= tested
+    assert len(CLAIMS) == 28
