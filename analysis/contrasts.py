@@ -304,7 +304,7 @@ def _answers(evidence: Evidence, found: Sequence[Contrast]) -> Iterator[Answer]:
 
 def _settings(board: pd.DataFrame, frame: pd.DataFrame, contrast: Contrast) -> list[str]:
     """What tells a pair from others at its number of images: of the left arm, and of the right."""
-    leave = {"images_per_class", "lr", "pattern", "source"} | set(_text_columns(board, contrast))
+    leave = {"images_per_class", "lr", *_text_columns(board, contrast)}
     left = settings(frame, sorted(leave), ["n_per_class"])
     rows = board.loc[list(frame["right_place"])].reset_index(drop=True)
     right = settings(rows, sorted(leave), ["n_per_class"])
@@ -317,8 +317,11 @@ def _settings(board: pd.DataFrame, frame: pd.DataFrame, contrast: Contrast) -> l
 def _text_columns(board: pd.DataFrame, contrast: Contrast) -> list[str]:
     """Settings that the contrast's label says, so that its rows need not name them."""
     if contrast.question == "method":
-        return [n for n in board.columns if str(n).startswith(("method", "borrow", *COPIED[1:]))]
-    return []
+        said = ("method", "borrow", *COPIED[1:])
+        return ["pattern", "source", *(n for n in board.columns if str(n).startswith(said))]
+    return {"augment": [], "copy": ["pattern"], "freeze": ["pattern"]}.get(
+        contrast.question, ["pattern", "source"]
+    )
 
 
 def gain_table(found: Sequence[Answer], evidence: Evidence) -> pd.DataFrame:

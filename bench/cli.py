@@ -193,16 +193,16 @@ _MOST_CONDITIONS = 60
 
 
 def _print_short_tables(session: Session, table: list[dict[str, Any]]) -> None:
-    from bench.views import leaderboard_tables
+    from bench.views import ABOUT_INTERVALS, leaderboard_tables
 
     out = console()
     views = leaderboard_tables(session, table)
-    if sum(view.row_count for view in views) > _MOST_CONDITIONS:
+    if sum(view.table.row_count for view in views) > _MOST_CONDITIONS:
         out.print(f"to see the tables: {session.command('leaderboard')}", highlight=False)
         return
     for view in views:
-        out.print(view)
-        out.print()
+        view.show(out)
+    out.print(ABOUT_INTERVALS, highlight=False)
 
 
 look_cli.register(app)

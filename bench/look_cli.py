@@ -31,7 +31,7 @@ def leaderboard(
     from bench.endings import damage_lines
     from bench.leaderboard import rows, save
     from bench.session import open_session
-    from bench.views import leaderboard_tables
+    from bench.views import ABOUT_INTERVALS, leaderboard_tables
 
     out = console()
     session = open_session(
@@ -44,8 +44,8 @@ def leaderboard(
     )
     table = rows(session.plan, session.store)
     for view in leaderboard_tables(session, table, choose or ()):
-        out.print(view)
-        out.print()
+        view.show(out)
+    out.print(ABOUT_INTERVALS, highlight=False)
     for line in damage_lines(session, table):
         out.print(line, highlight=False)
     save(table, session.plan, session.store, session.board)

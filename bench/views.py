@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any, NamedTuple
 
 from rich.markup import escape
 from rich.table import Table
@@ -15,13 +15,20 @@ from bench.aggregate import (
     conditions,
     describe_order,
     of_experiment,
+    setting_columns,
 )
 from bench.notes import counted, record_lines
 from bench.plan import PlannedRun, forecast_s
 from bench.session import Session
 
+if TYPE_CHECKING:
+    from rich.console import Console
+
 __all__ = [
+    "ABOUT_INTERVALS",
+    "ExperimentView",
     "duration",
+    "experiment_table",
     "leaderboard_tables",
     "plan_table",
     "run_table",
@@ -160,28 +167,51 @@ def status_table(session: Session, states: Mapping[str, str]) -> Table:
     return table
 
 
+class ExperimentView(NamedTuple):
+    """The table of an experiment and what stands above it."""
+
+    heading: tuple[str, ...]
+    table: Table
+
+    def show(self, out: Console) -> None:
+        """Prints both."""
+        for line in self.heading:
+            out.print(line, highlight=False, markup=False)
+        out.print(self.table)
+        out.print()
+
+
 def leaderboard_tables(
     session: Session, table: Sequence[dict[str, Any]], choose: Sequence[str] = ()
-) -> list[Table]:
-    """One table per experiment, best condition first; only the columns that vary are shown.
+) -> list[ExperimentView]:
+    """A view of each experiment, best condition first; only the columns that vary are shown.
 
-    Columns in `choose` are settled by the validation accuracy first, see `leaderboard.best_of`.
+    Columns in `choose` are settled by the validation accuracy first, see `aggregate.best_of`, and
+    are always shown.
     """
     return [
-        _experiment_table(e.name, e.about, best_of(found, choose))
+        experiment_table(e.name, e.about, best_of(found, choose), choose)
         for e in session.experiments
         for found in [conditions(of_experiment(table, e.name), baselines_of(e.name, session.plan))]
     ]
 
 
-def _experiment_table(name: str, about: str, found: Sequence[Mapping[str, Any]]) -> Table:
+def experiment_table(
+    name: str, about: str, found: Sequence[Mapping[str, Any]], choose: Sequence[str] = ()
+) -> ExperimentView:
+    """Conditions of one experiment, best first, with the columns that tell them apart.
+
+    Args:
+        choose: columns that validation settled; they are always shown.
+    """
     found = [_with_options(row) for row in found]
     keys = _telling(found)
+    keys += [key for key in choose if key not in keys]
     title = f"{name}: {about}" if about else name
-    table = Table(title=escape(title), title_justify="left", box=None, pad_edge=False)
+    table = Table(box=None, pad_edge=False)
     for key in keys:
         table.add_column(key, no_wrap=True)
-    for heading in ("top-1 %", "95 % interval", "n"):
+    for heading in ("top-1 %", "95 % interval", "over", "runs"):
         table.add_column(heading, justify="right", no_wrap=True)
     compared = any(row["n_pairs"] for row in found)
     if compared:
@@ -198,56 +228,99 @@ def _experiment_table(name: str, about: str, found: Sequence[Mapping[str, Any]])
             *(_value(row[key]) for key in keys),
             "" if mean is None else f"{100 * mean:.1f}",
             _percentages(low, high, row["n"]),
+            _units(row),
             str(row["n"]),
             *([_difference(row)] if compared else []),
             *([row.get("train_images_used") or "as asked"] if short else []),
             *([_without(row)] if gaps else []),
         )
-    return table
+    return ExperimentView((title, _images(found)), table)
+
+
+ABOUT_INTERVALS = (
+    "Intervals are over tasks (class draws, targets); where there is one task, over its seeds with "
+    "the error of its test images, and speak of this task only."
+)
+
+
+def _images(found: Sequence[Mapping[str, Any]]) -> str:
+    """Sizes of the sets. Validation images have labels too: they choose the epoch and the rate."""
+    sizes = []
+    for name in ("train_images", "val_images", "test_images"):
+        words = dict.fromkeys(str(row.get(name)) for row in found if row.get(name) is not None)
+        counts = sorted(words, key=lambda word: (len(word), word))
+        sizes.append(", ".join(counts) or "?")
+    return (
+        f"images: {sizes[0]} to train on; {sizes[1]} more with labels for validation, which choose "
+        f"epoch and rate; {sizes[2]} to test on"
+    )
+
+
+def _units(row: Mapping[str, Any]) -> str:
+    """What the interval counts: 3 tasks, or 5 seeds."""
+    if row["unit"] == "task":
+        return counted(row["tasks"], "task")
+    return counted(row["n"], "seed") if row["n"] else ""
 
 
 _GATHERED = ("method_options", "tuned", "layer_lr_decay", "l2_sp", "source_epochs")
 """Columns that few conditions fill; shown as one."""
+_TYPED = ("source_kind", "source_side", "source_origin", "source_links", "source_pattern")
+"""What the source's label says, as values for analyses."""
 
 
 def _with_options(row: Mapping[str, Any]) -> dict[str, Any]:
     """The row with one column of what is not usual about its method and recipe."""
     from bench.methods import check
 
-    defaults = check(str(row["method"]), {}).model_dump(mode="json")
-    usual = {f"{name}={value}" for name, value in defaults.items()}
-    given = str(row["method_options"] or "").split(";")
-    parts = [option for option in given if option and option not in usual]
+    defaults = check(str(row["method"]), {}).model_dump()
+    parts = [
+        f"{name.removeprefix('method.')}={_value(value)}"
+        for name, value in row.items()
+        if name.startswith("method.") and value is not None
+        if defaults.get(name.removeprefix("method.")) != value
+    ]
     for name, unset in (("tuned", "all"), ("layer_lr_decay", 1.0), ("l2_sp", 0.0)):
         if row.get(name) not in (None, unset):
             parts.append(f"{name}={_value(row[name])}")
-    kept = {key: value for key, value in row.items() if key not in _GATHERED}
+    gathered = [k for k in row if k in _GATHERED or k.startswith("method.")]
+    kept = {key: value for key, value in row.items() if key not in gathered}
     return kept | {"options": "; ".join(parts) or None}
 
 
 def _telling(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns that tell conditions apart, without those that only repeat an earlier one."""
+    """The columns that tell conditions apart, without those that only repeat an earlier one.
+
+    Of the settings that only some leaderboards have, those that tell rows apart that still look
+    alike.
+    """
     kept: dict[tuple[int, ...], str] = {}
-    for key in (*describe_order(), "options"):
+    hidden = (*_TYPED, "borrowed_sets")
+    for key in (*(k for k in describe_order() if k not in hidden), "options"):
         values = [str(row.get(key)) for row in found]
         lacking = "None" in values and key == "source_classes"
         if len(set(values) - ({"None"} if lacking else set())) > 1:
             places = {value: place for place, value in reversed(list(enumerate(values)))}
             kept.setdefault(tuple(places[value] for value in values), key)
-    return list(kept.values())
+    keys = list(kept.values())
+    for key in [*setting_columns(found), *hidden]:
+        looks = {tuple(str(row.get(k)) for k in keys) for row in found}
+        more = {tuple(str(row.get(k)) for k in (*keys, key)) for row in found}
+        keys += [key] if len(more) > len(looks) else []
+    return keys
 
 
 def _percentages(low: float | None, high: float | None, n: int) -> str:
-    """An interval of accuracies, cut at 0 and 100; two runs that leave these have said nothing.
+    """An interval of accuracies; one from 0 to 100 means nothing.
 
-    >>> _percentages(0.5, 0.6, 3), _percentages(0.9, 1.1, 3), _percentages(-0.7, 1.2, 2)
+    >>> _percentages(0.5, 0.6, 3), _percentages(0.9, 1.0, 3), _percentages(0.0, 1.0, 2)
     ('50.0 – 60.0', '90.0 – 100.0', '–')
     """
     if low is None or high is None:
         return "–" if n else ""
-    if n == 2 and (low < 0 or high > 1):
+    if low <= 0 and high >= 1:
         return "–"
-    return f"{100 * max(low, 0.0):.1f} – {100 * min(high, 1.0):.1f}"
+    return f"{100 * low:.1f} – {100 * high:.1f}"
 
 
 def _difference(row: Mapping[str, Any]) -> str:

@@ -41,14 +41,18 @@ _TAKEN_OVER = tuple(
 )
 
 
-def rewritten(leaderboard: str, data_root: Path | None) -> tuple[str, str]:
+def rewritten(leaderboard: str, data_root: Path | None, path: Path) -> tuple[str, str]:
     """The leaderboard and its conditions as CSV, with the columns of this version.
+
+    Args:
+        leaderboard: of `COMMITTED`.
+        path: where its rows lie.
 
     Raises:
         SystemExit: the grid does not plan the runs that the leaderboard has.
     """
     grid, overrides = COMMITTED[leaderboard]
-    with (ROOT / leaderboard).open(newline="") as file:
+    with path.open(newline="") as file:
         old = {row["run_id"]: row for row in csv.DictReader(file)}
     with tempfile.TemporaryDirectory() as results:
         session = open_session(
@@ -83,7 +87,7 @@ def main() -> None:
     parser.add_argument("names", nargs="*", help="such as results/tiny-imagenet.csv; all if none")
     given = parser.parse_args()
     for name in given.names or COMMITTED:
-        board, conditions = rewritten(name, given.data_root.resolve())
+        board, conditions = rewritten(name, given.data_root.resolve(), ROOT / name)
         write_atomic(ROOT / name, board)
         write_atomic(ROOT / name.replace(".csv", "-aggregated.csv"), conditions)
         print(name)
