@@ -1,8 +1,7 @@
-"""The leaderboard of a grid straight from its records, with what each run said of each test image."""
+"""The leaderboard of a grid from its records, with what each run said of each test image."""
 
 from __future__ import annotations
 
-import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -11,9 +10,9 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.board import prepare
-from bench.errors import StoreError
 from bench.leaderboard import rows
 from bench.plan import Plan
+from bench.predictions import correct_images
 from bench.store import Store
 
 __all__ = ["grid_board", "table_of"]
@@ -29,7 +28,8 @@ def grid_board(plan: Plan, store: Store, place: str | None = None) -> pd.DataFra
     Args:
         place: the grid's file, for errors.
     """
-    board = prepare(table_of(rows(plan, store)), place)
+    found = [{k: v for k, v in row.items() if k != "correct"} for row in rows(plan, store)]
+    board = prepare(table_of(found), place)
     truths = [_correct(plan, store, row) for row in board.to_dict("records")]
     board["correct"] = pd.Series(truths, index=board.index, dtype=object)
     return board
@@ -53,12 +53,4 @@ def _correct(plan: Plan, store: Store, row: Mapping[Any, Any]) -> npt.NDArray[np
     if row["status"] != "done" or row["role"] == "source":
         return None
     run = plan.runs[row["run_id"]]
-    try:
-        content = store.folder(run.id, run.spec).predictions_path.read_bytes()
-    except (StoreError, OSError):
-        return None  # deleted to save room: the error is then bounded from counts
-    with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        logits, labels = file["logits"], file["labels"]
-    found: npt.NDArray[np.bool_] = logits.argmax(axis=1) == labels
-    accuracy = float(row["top1_accuracy"])
-    return found if len(found) and abs(float(found.mean()) - accuracy) < 1e-6 else None
+    return correct_images(store.folder(run.id, run.spec), float(row["top1_accuracy"]))

@@ -208,10 +208,12 @@ def _observation(row: Row, metric: str) -> Observation | None:
         return None
     images = row.get("val_images" if metric.startswith("val") else "test_images")
     counted = metric.endswith("accuracy") and images
+    exact = metric == "top1_accuracy" and row.get("correct") is not None
     return Observation(
         _task(row),
         _seeds(row),
         value,
+        per_image=row["correct"].astype(float) if exact else None,
         image_variance=value * (1 - value) / float(images) if counted and images else None,
         overlap=_overlap(row),
         diverged=int(row["status"] == "diverged"),
@@ -236,10 +238,13 @@ def _paired(members: Sequence[Row], by_id: Mapping[str, Row], baselines: Mapping
 def _difference(left: Observation, right: Observation) -> Observation:
     bounds = [left.image_variance, right.image_variance]
     known = [bound for bound in bounds if bound is not None]
+    images = left.per_image, right.per_image
+    both = images[0] is not None and images[1] is not None and images[0].size == images[1].size
     return Observation(
         left.task,
         left.repetition,
         left.value - right.value,
+        per_image=images[0] - images[1] if both else None,  # type: ignore[operator]
         image_variance=math.fsum(known) if len(known) == 2 else None,
         overlap=left.overlap,
         diverged=left.diverged + right.diverged,

@@ -17,6 +17,7 @@ from bench.aggregate import aggregate, describe_order, setting_columns
 from bench.conditions import Settings, differing
 from bench.errors import GridError, StoreError
 from bench.plan import Plan, PlannedRun
+from bench.predictions import add_predictions
 from bench.records import COLUMNS, describe_run
 from bench.spec import DataSpec
 from bench.store import Store, write_atomic
@@ -28,6 +29,8 @@ Row = dict[str, Any]
 
 def rows(plan: Plan, store: Store) -> list[Row]:
     """A row for every training of the plan, sorted by its deterministic columns.
+
+    Rows of conditions with one task also have `correct`, see `bench.predictions`; it is no column.
 
     Extractions train nothing and have no row; see `analysis.measured`.
     """
@@ -50,6 +53,7 @@ def rows(plan: Plan, store: Store) -> list[Row]:
             row["status"] = "failed" if failures else "missing"
             row["reason"] = _one_line(failures[-1]) if failures else None
     _mark_blocked(plan, found)
+    add_predictions(list(found.values()), plan, store)
     return sort_rows(found.values())
 
 

@@ -63,6 +63,7 @@ LEVELS = [
         "bench.launch",
         "bench.leaderboard",
         "bench.aggregate",
+        "bench.predictions",
         "bench.endings",
         "bench.notes",
         "bench.session",
@@ -132,7 +133,7 @@ def test_imports_come_only_from_above(name: str, path: Path) -> None:
 @pytest.mark.parametrize(("name", "path"), modules("analysis"), ids=lambda value: str(value)[-30:])
 def test_analysis_knows_specs_and_data_but_no_launching(name: str, path: Path) -> None:
     existing = {module for module, _ in modules("bench")}
-    read = {"bench.aggregate", "bench.leaderboard"}
+    read = {"bench.aggregate", "bench.leaderboard", "bench.predictions"}
     assert not {found for found in (imports(path) & existing) - read if level(found) > 2}
 
 

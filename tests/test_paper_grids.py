@@ -12,8 +12,10 @@ import pytest
 
 from analysis.ambiguities import AMBIGUITIES
 from bench.grid import Grid, load_grid
+from bench.leaderboard import describe
 from bench.methods import check_run, resolved
 from bench.models.depths import depth_of
+from bench.session import open_session
 from bench.spec import RunSpec
 from bench.yamlfile import read_yaml
 
@@ -210,3 +212,12 @@ def test_a_dry_run_needs_no_data_and_no_torch(name: str, tmp_path: Path) -> None
     for experiment, count in counts(name).items():
         assert re.search(rf"^{experiment} .* {count} +0 +{count} ", ran.stdout, re.M), ran.stdout
     assert "data not found" in ran.stdout
+
+
+def test_nine_runs_of_ge_table_3_are_nine_conditions(tmp_path: Path) -> None:
+    """A column list used to make eight of them."""
+    path = ROOT / "grids/papers/selective-joint.yaml"
+    session = open_session(path, results=tmp_path, data_root=None, allow_missing=True)
+    rows = [r for r in describe(session.plan).values() if "table-3" in r["experiments"].split(";")]
+    assert len(rows) == len({row["condition_id"] for row in rows}) == 9
+    assert len({str({k: v for k, v in r.items() if not k.endswith("_id")}) for r in rows}) == 9

@@ -1,0 +1,45 @@
+"""A small version of `benchmarks.calibration`: intervals cover, nothing is claimed of nothing."""
+
+from __future__ import annotations
+
+import pytest
+
+from benchmarks.calibration import BOARDS, SETTINGS, coverage, crossings, power, verdicts
+
+CALIBRATED = [s for s in SETTINGS if s.calibrated]
+
+
+@pytest.mark.parametrize("setting", CALIBRATED[:4], ids=lambda s: s.name)
+def test_intervals_cover_what_they_say(setting) -> None:  # type: ignore[no-untyped-def]
+    """With 150 boards a true coverage of 0.95 lies within 0.90 and 0.99 all but surely."""
+    for kind, tally in coverage(setting, 150, seed=7).items():
+        if tally.n > 120:
+            assert 0.90 <= tally.share <= 0.993, (kind, tally.text())
+
+
+def test_counts_alone_bound_the_error_of_one_task() -> None:
+    (setting,) = [s for s in SETTINGS if "no predictions" in s.name]
+    found = coverage(setting, 60, seed=7)
+    assert found["difference"].share >= 0.95
+
+
+def test_boards_without_a_difference_seldom_show_one() -> None:
+    """Of 30 boards at most 5 (0.05 would give 1 or 2); single parts far less often."""
+    for setting in BOARDS[:1] + BOARDS[2:3]:
+        found = verdicts(setting, 30, seed=7)
+        assert found.boards.hits <= 5, setting.name
+        assert found.general.hits <= 4, setting.name
+        assert found.parts.share < 0.02
+        assert 0.01 < found.raw.share < 0.12  # what an interval read alone would say
+
+
+def test_large_effects_are_found() -> None:
+    general, here = power(10, 2, 5.0, 12, seed=7)
+    assert general.share > 0.8
+    assert here.share >= general.share
+
+
+def test_a_crossing_has_an_interval_that_covers() -> None:
+    found = crossings(10, 2, 30, seed=7)
+    assert found.n > 20
+    assert found.share > 0.85
