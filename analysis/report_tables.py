@@ -173,6 +173,7 @@ def answers(n: Numbers) -> list[Table]:
 
 def _gains_table(rows: pd.DataFrame, title: str) -> Table:
     head = ("setting", "images per class", "accuracy, %", "gain", "95 % interval")
+    alone = "these tasks alone"
     lines = []
     for row in rows.to_dict("records"):
         label = f"{row['left_name']} − {row['right_name']}"
@@ -186,6 +187,7 @@ def _gains_table(rows: pd.DataFrame, title: str) -> Table:
                 f"{_percent(row['left'])} − {_percent(row['right'])}",
                 _signed(row["gain_points"]),
                 ends_text(row["low"], row["high"]),
+                ends_text(row["here_low"], row["here_high"]) if row["unit"] == "task" else DASH,
                 f"{count(int(row['n']), row['unit'])}, {count(int(row['pairs']), 'pair')}",
                 _p(row["p_holm"]),
                 str(row["verdict"]),
@@ -205,9 +207,9 @@ def _gains_table(rows: pd.DataFrame, title: str) -> Table:
     note = "; ".join(text for text in notes if text)
     return Table(
         title,
-        ("first − second", *head, "n", "p (Holm)", "verdict", "holds"),
+        ("first − second", *head, alone, "n", "p (Holm)", "verdict", "holds"),
         tuple(lines),
-        (2, 3, 4, 5, 7),
+        (2, 3, 4, 5, 6, 8),
         f"Note: {note}." if note else "",
     )
 
@@ -264,7 +266,7 @@ def _law_table(laws: pd.DataFrame) -> Table:
             (
                 str(row["line"]),
                 str(row["setting"]) or "usual",
-                f"{row['exponent']:.3f} ({ends_text(row['low'], row['high'], 3)})",
+                _exponent(row),
                 _percent(row["wanted"]),
                 ends[0],
                 f"{ends[1]} to {ends[2]}" if is_known(row["images"]) else DASH,
@@ -291,6 +293,12 @@ def _law_table(laws: pd.DataFrame) -> Table:
         "most images it was tried with. Intervals take the law as true: beyond what was measured "
         "they mean little.",
     )
+
+
+def _exponent(row: Mapping[Any, Any]) -> str:
+    if not is_known(row["low"]) or not is_known(row["high"]):
+        return f"{row['exponent']:.3f}"
+    return f"{row['exponent']:.3f} ({row['low']:.3f} to {row['high']:.3f})"
 
 
 # --- findings ------------------------------------------------------------------------------------
