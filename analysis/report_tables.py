@@ -94,7 +94,14 @@ def about(board: pd.DataFrame) -> str:
         f"{count(len(runs), 'run')} and {count(len(board) - len(runs), 'source network')} behind "
         f"them; {'; '.join(parts)}; {count(runs['task'].nunique(), 'task')} (targets and class "
         f"draws), {count(len(repeated), 'repetition')}. {images_text(runs)}{said if away else ''}"
+        f"{_NEAR if runs['source_side'].isin(['near', 'far']).any() else ''}"
     )
+
+
+_NEAR = (
+    " A near source has classes below the same WordNet node as the target's, a far one has classes "
+    "elsewhere (LI §4.3)."
+)
 
 
 def images_text(runs: pd.DataFrame) -> str:
@@ -125,18 +132,12 @@ def how_to_read(n: Numbers) -> tuple[str, ...]:
         else " Learning rates are equal in a pair."
     )
     family = len({test.hypothesis for test in n.tests if test.p is not None})
-    near = (
-        " A near source is one whose classes lie below the same WordNet node as the target's; a "
-        "far one lies elsewhere (LI §4.3)."
-        if n.evidence.board["source_side"].isin(["near", "far"]).any()
-        else ""
-    )
     return (
         "Gains are in percentage points of test accuracy, the first arm less the second; the two "
         "are equal in everything else: data, classes, draw, seeds and all settings of the run and "
         f"of its source.{rate} Intervals are 95 %, over tasks where there are two or more, else "
         "over the seeds of the one task with the error of its test images; a run that diverged "
-        f"counts at chance.{near}",
+        "counts at chance.",
         f"{n.evidence.rules.sentence()} Tested here: {count(family, 'comparison')}, this page's "
         "answers and claims together. A verdict holds in general, for tasks of this kind, or on "
         "these tasks alone.",

@@ -239,7 +239,7 @@ def experiment_table(
 
 ABOUT_INTERVALS = (
     "Intervals are over tasks (class draws, targets); where there is one task, over its seeds with "
-    "the error of its test images, and speak of this task only."
+    "the error of its test images, and speak of this task only. They are cut at 0 and 100 %."
 )
 
 
