@@ -79,6 +79,52 @@ def test_test_images_that_seeds_share_widen_the_interval_of_one_task() -> None:
     assert (low, high) == pytest.approx(stats.norm.interval(0.95, 0.5, 0.5 / math.sqrt(50)))
 
 
+def _mean_squares(truths: np.ndarray) -> tuple[float, float, float]:
+    """Of seeds, images and the rest in a two-way analysis of variance with a run per row."""
+    seeds, images = truths.shape
+    rest = truths - truths.mean(0) - truths.mean(1, keepdims=True) + truths.mean()
+    return (
+        images * float(truths.mean(1).var(ddof=1)),
+        seeds * float(truths.mean(0).var(ddof=1)),
+        float((rest**2).sum()) / (seeds - 1) / (images - 1),
+    )
+
+
+def _crossed(truths: np.ndarray) -> tuple[float, float]:
+    """The interval of a mean over seeds and test images, both drawn at random."""
+    seeds, images = truths.shape
+    of_seeds, of_images, rest = (ms / truths.size for ms in _mean_squares(truths))
+    of_images = max(of_images - rest, 0.0)
+    df = (of_seeds + of_images) ** 2 / (of_seeds**2 / (seeds - 1) + of_images**2 / (images - 1))
+    error = math.sqrt(of_seeds + of_images)
+    low, high = stats.t.interval(0.95, df, truths.mean(), error)
+    return float(low), float(high)
+
+
+def test_known_predictions_give_the_error_of_the_test_images_instead_of_a_bound() -> None:
+    rng = np.random.default_rng(4)
+    hard = rng.uniform(size=60)
+    truths = {m: hard + rng.normal(0, 0.2, (3, 60)) < p for m, p in (("plain", 0.6), ("soft", 0.7))}
+    table = [
+        ROW
+        | {"method": method, "run_id": f"{method}{s}", "seed_order": s, "test_images": 60}
+        | {"top1_accuracy": float(right.mean()), "correct": right}
+        for method, rows in truths.items()
+        for s, right in enumerate(rows)
+    ]
+    baselines = {f"soft{s}": f"plain{s}" for s in range(3)}
+    plain, soft = conditions(table, baselines)
+    for row, method in ((plain, "plain"), (soft, "soft")):
+        ends = row["top1_accuracy_low"], row["top1_accuracy_high"]
+        assert ends == pytest.approx(_crossed(truths[method].astype(float)))
+    # Arms err on the same images, which a bound from counts cannot know.
+    ends = soft["top1_over_baseline_low"], soft["top1_over_baseline_high"]
+    assert ends == pytest.approx(_crossed(truths["soft"].astype(float) - truths["plain"]))
+    _, bounded = conditions([row | {"correct": None} for row in table], baselines)
+    assert bounded["top1_over_baseline_low"] < ends[0]
+    assert bounded["top1_over_baseline_high"] > ends[1]
+
+
 def test_training_images_that_seeds_share_widen_the_interval() -> None:
     values = [0.3, 0.32, 0.35]
     mean, _, low, high = _summary(_one_task(values, train_images=30, available_images=40))
