@@ -415,6 +415,19 @@ def test_the_committed_photographs_decide_some_gains_and_say_where_they_hold(
     assert (photographs["unfinished"] == 0).all()
 
 
+def test_a_row_says_what_its_runs_start_from(committed: Path) -> None:
+    found = answers(Evidence(read(committed / "tiny-imagenet.csv")))
+    unsaid = [a for a in found if not a.contrast.source and a.contrast.question != "source"]
+    assert {a.contrast.question for a in unsaid} == {"start", "copy", "freeze", "augment"}
+    for answer in unsaid:
+        said = answer.frame.groupby(["setting", "n_per_class"])["source"].nunique()
+        assert (said == 1).all()
+        several = answer.frame["source"].nunique() > 1
+        for row in answer.frame.to_dict("records"):
+            start = "no source" if row["source"] == "none" else f"from {row['source']}"
+            assert (start in row["setting"]) or not several
+
+
 def test_settings_name_only_what_differs_and_tell_all_rows_apart(committed: Path) -> None:
     board = read(committed / "tiny-imagenet.csv")
     plain = board[board["role"] != "source"]
