@@ -114,7 +114,7 @@ class Significance:
         test = difference_test(e, hypothesis_name(rows, kind), unit, self._rules)
         self._tests.setdefault(test.hypothesis, test)
         found = self._decisions.get(test.hypothesis)
-        return 0 if found is None else found.general or found.here
+        return 0 if found is None else found.of(test)[0] or found.of(test)[1]
 
 
 def supports(rows: pd.DataFrame) -> tuple[Support, ...]:

@@ -17,7 +17,7 @@ import pandas as pd
 from analysis import arms
 from analysis.advice import AdviceLine, AdviceVerdict, Significance, Situation, supports
 from analysis.board import COPIED, PATTERN, SOURCE, finished, key_of, repetition, varying
-from analysis.evidence import Evidence
+from analysis.evidence import Evidence, setting_names
 from analysis.labels import count
 from analysis.learning_curves import Crossing, PowerLaw, crossing, images_for, repeated_laws
 from analysis.pairing import best_lr, comparisons, pair
@@ -175,13 +175,15 @@ def crossings(
         ("fine-tuning", "scratch", tuned, arms.scratch(b), nothing_copied),
     ):
         frame = pair(b, left, right, vary, lr=evidence.lr_rule(left | right)).frame
+        every = list(comparisons(frame)) if len(frame) else []
+        names = setting_names(b, every) if every else []
         groups = []
-        for group in comparisons(frame) if len(frame) else ():
+        for group, setting in zip(every, names, strict=True):
             known = _common_sizes(group[group["n_per_class"].notna()])
             if known["n_per_class"].nunique() >= 2:
-                groups.append(known)
-        for rows in groups[:_MOST]:
-            line = _crossing_line(situation, rows, name, other, significance)
+                groups.append((known, setting))
+        for rows, setting in groups[:_MOST]:
+            line = _crossing_line(situation, rows, setting, (name, other), significance)
             lines += [line] if line is not None else []
     return lines
 
@@ -197,9 +199,14 @@ def _common_sizes(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _crossing_line(
-    situation: Situation, rows: pd.DataFrame, name: str, other: str, significance: Significance
+    situation: Situation,
+    rows: pd.DataFrame,
+    setting: str,
+    arms_: tuple[str, str],
+    significance: Significance,
 ) -> AdviceLine | None:
     """The line where the ends are decided; None where they are not."""
+    name, other = arms_
     sizes = sorted({float(n) for n in rows["n_per_class"]})
     where = f"{name} over {other}, {_where(rows)}"
     ends: list[Any] = []
@@ -213,11 +220,14 @@ def _crossing_line(
     except DataError:
         return None
     spread = f"{sizes[0]:g} to {sizes[-1]:g} images per class, {count(found.n, found.unit)}"
-    said = f"{_where(rows)}: {spread}" + (f"; {found.note}" if found.note else "")
+    first = rows.iloc[0]
+    where = f"{first['dataset']} {first['target']} {setting or f'from {first.source}'}"
+    said = f"{where}: {spread}" + (f"; {found.note}" if found.note else "")
     behind, topic = supports(rows), "crossing"
     if ends[0] and ends[0] == ends[1]:
-        better = name if ends[0] > 0 else other
-        answer = f"{better} is better at {sizes[0]:g} and at {sizes[-1]:g} images per class"
+        better, worse = (name, other) if ends[0] > 0 else (other, name)
+        answer = f"{better} is better than {worse} at {sizes[0]:g} and at {sizes[-1]:g} images"
+        answer += " per class"
         return AdviceLine(topic, answer, said, behind, "measured")
     if not ends[0] or not ends[1] or found.images_per_class is None:
         return None

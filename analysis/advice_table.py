@@ -27,7 +27,7 @@ from analysis.bands import (
     printed_advice,
     printed_evidence,
 )
-from analysis.evidence import Evidence
+from analysis.evidence import Evidence, setting_names
 from analysis.labels import count
 from analysis.pairing import comparisons
 from analysis.ratios import between_bands, distance_bands, tune_freeze_ratios
@@ -58,7 +58,7 @@ class Cell:
     Attributes:
         distance, data: its bands; distance `unknown` where no distance was measured, `between`
             where its interval reaches over a band's edge.
-        source: where the copied layers come from; each source is a comparison of its own.
+        source: where the copied layers come from, and what else sets the comparison apart.
         advice: None without a pair.
         ratio, low, high: accuracy of tuning over that of freezing, geometric mean and interval.
         n, unit: what the interval counts; pairs are the runs behind it.
@@ -91,7 +91,7 @@ class Cell:
             return "no pair of runs"
         ends = "no interval" if self.low is None else f"{self.low:.2f} to {self.high:.2f}"
         units, pairs = count(self.n, self.unit), count(self.pairs, "pair")
-        return f"from {self.source}, tune / freeze {self.ratio:.2f} ({ends}; {units}, {pairs})"
+        return f"{self.source}: tune / freeze {self.ratio:.2f} ({ends}; {units}, {pairs})"
 
 
 def tune_freeze_pairs(evidence: Evidence) -> pd.DataFrame:
@@ -106,9 +106,16 @@ def tune_freeze_pairs(evidence: Evidence) -> pd.DataFrame:
     rule = evidence.lr_rule((b["reinit"] == 1) & b["treatment"].isin(["tune", "freeze"]))
     frame = tune_freeze_ratios(b, evidence.distances, rule).frame
     frame = frame[frame["n_per_class"].notna()]
+    groups = list(comparisons(frame)) if len(frame) else []
+    names = setting_names(b, groups) if groups else []
+    named = {
+        group["comparison"].iloc[0]: name or f"from {group['source'].iloc[0]}"
+        for group, name in zip(groups, names, strict=True)
+    }
     return frame.assign(
         data_band=[data_band(float(n)) for n in frame["n_per_class"]],
         distance_band=distance_bands(frame),
+        named=[named[comparison] for comparison in frame["comparison"]],
     )
 
 
@@ -144,7 +151,7 @@ def _cell(
     return Cell(
         distance,
         data,
-        str(rows["source"].iloc[0]),
+        str(rows["named"].iloc[0]),
         words[sign],
         math.exp(e.value / 100),
         None if e.low is None else math.exp(e.low / 100),
@@ -326,7 +333,7 @@ def regret(evidence: Evidence) -> Regret:
     """
     every = tune_freeze_pairs(evidence)
     pairs = every[every["left_val"].notna() & every["right_val"].notna()]
-    families = pairs["dataset"].astype(str) + " " + pairs["target"].astype(str)
+    families = _families(pairs)
     held_out: Literal["target", "class draw"] = "target"
     if families.nunique() < 2:
         families, held_out = pairs["task"], "class draw"
@@ -349,6 +356,12 @@ def regret(evidence: Evidence) -> Regret:
     rows = [_strategy_row(name, outcomes) for name in _STRATEGIES]
     table = pd.DataFrame([row for row in rows if row is not None])
     return Regret(table, held_out, len(groups), len(every) - len(pairs), _single(pairs))
+
+
+def _families(pairs: pd.DataFrame) -> pd.Series[str]:
+    """A name of each pair's target; nested subsets of one draw are one task and so one target."""
+    labels = pairs["dataset"].astype(str) + " " + pairs["target"].astype(str)
+    return labels.groupby(pairs["task"]).transform("min")
 
 
 _STRATEGIES = ("this advice", f"{PAPER} as printed", "always tune", "always freeze", "try both")

@@ -8,7 +8,7 @@ papers on soft and on selective joint fine-tuning. Rates are chosen by validatio
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import Literal
 
 import pandas as pd
@@ -17,7 +17,7 @@ from analysis import arms, published
 from analysis.advice import AdviceLine, AdviceVerdict, Significance, Situation, Support, supports
 from analysis.bands import BANDS, data_band, distance_band, printed_evidence
 from analysis.board import LOSS, PATTERN, finished, key_of, repetition, varying
-from analysis.evidence import Evidence
+from analysis.evidence import Evidence, setting_names
 from analysis.findings import claim, on_published
 from analysis.pairing import best_rate, comparisons, pair
 from analysis.ratios import copy_ratios, distance_bands
@@ -145,8 +145,7 @@ def _depths(
             if situation.cosine is not None and rows["distance"].notna().any():
                 band = distance_band(situation.cosine)
                 rows = _where(rows, [one == band for one in distance_bands(rows)])
-            for group in comparisons(rows) if len(rows) else ():
-                name = f"last {reinit} layers, {treatment}, from {group['source'].iloc[0]}"
+            for name, group in _named(evidence, rows, f"last {reinit} layers, {treatment}"):
                 effect = group.assign(effect=100 * group["log_ratio"])
                 found.append((name, summarise(effect, "effect", name, "ratio", 100.0), group))
     return found
@@ -189,7 +188,7 @@ def frozen_layers(
     for depth in sorted({int(n) for n in b.loc[some, "frozen"]}):
         arm = some & (b["frozen"] == depth)
         frame = pair(b, arm, tuned, PATTERN, lr=evidence.lr_rule(arm | tuned)).frame
-        found += _gains(in_band(frame, situation), f"first {depth}")
+        found += _gains(evidence, in_band(frame, situation), f"first {depth}")
     if not found:
         return None
     behind = supports(pd.concat([rows for _, _, rows in found]))
@@ -205,12 +204,20 @@ def frozen_layers(
     return AdviceLine(topic, "no depth is shown to be better", because, behind, "undecided")
 
 
-def _gains(rows: pd.DataFrame, name: str) -> list[Found]:
+def _named(evidence: Evidence, rows: pd.DataFrame, name: str) -> Iterator[tuple[str, pd.DataFrame]]:
+    """The comparisons among pairs, each with its source and what else sets it apart."""
+    groups = list(comparisons(rows)) if len(rows) else []
+    settings = setting_names(evidence.board, groups) if groups else []
+    for group, setting in zip(groups, settings, strict=True):
+        where = setting or f"from {group['source'].iloc[0]}"
+        yield f"{name}, {where}", group
+
+
+def _gains(evidence: Evidence, rows: pd.DataFrame, name: str) -> list[Found]:
     """An estimate in points for each comparison: sources and recipes are not averaged."""
     found: list[Found] = []
-    for group in comparisons(rows) if len(rows) else ():
+    for named, group in _named(evidence, rows, name):
         points = group.assign(points=100 * group["difference"])
-        named = f"{name}, from {group['source'].iloc[0]}"
         found.append((named, summarise(points, "points", name, "difference", 100.0), group))
     return found
 
@@ -240,6 +247,8 @@ def borrowing(
     if sure:
         best = max(sure, key=lambda one: one[1].value)[0]
         return AdviceLine("borrowing", f"yes, with {best}", because, behind, "measured")
+    if all(sign < 0 for sign in signs):
+        return AdviceLine("borrowing", "no: it harms", because, behind, "measured")
     answer = "not shown to help: plain fine-tuning first"
     return AdviceLine("borrowing", answer, because, behind, "undecided")
 
@@ -254,7 +263,7 @@ def _borrowed(situation: Situation, evidence: Evidence) -> list[Found]:
         ("selective", arms.selective(b)),
     ):
         frame = pair(b, arm, plain, LOSS, lr=evidence.lr_rule(arm | plain)).frame
-        found += _gains(in_band(frame, situation), name)
+        found += _gains(evidence, in_band(frame, situation), name)
     return found
 
 

@@ -355,8 +355,8 @@ def decided(rows: pd.DataFrame, decisions: Mapping[str, Decision]) -> pd.DataFra
     found = []
     for test, n, unit in zip(rows["test"], rows["n"], rows["unit"], strict=True):
         decision = decisions[test.hypothesis]
-        general = decision.general != 0
-        sign = decision.general or decision.here
+        general, here = decision.of(test)
+        sign = general or here
         tasks = n if unit == "task" else 1
         where = "on this task" if tasks == 1 else f"on these {tasks} tasks"
         scope = "" if not sign else "in general" if general else where

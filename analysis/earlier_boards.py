@@ -28,6 +28,7 @@ _PARTS = {
     "images": re.compile(r"(?:^|, )([0-9.e-]+) of images"),
     "total_images": re.compile(r"(?:^|, )(\d+) random images"),
 }
+_PATTERN = re.compile(r"[TFR]\([0-9,-]+\)\S*")
 _TAKE = re.compile(r" take (\d+)$")
 
 
@@ -90,12 +91,14 @@ def _source(label: Any) -> dict[str, Any]:
     links = label.split(" > ")
     end = links[0].split(" ")[-1]
     kind = {"none": "scratch", "timm": "timm", "file": "file"}.get(links[0].split(" ")[0], "run")
+    pattern = _PATTERN.search(links[-1]) if len(links) > 1 else None
     random = {"source.classes.recipe": "categories"} if links[0].startswith("categories") else {}
     return random | {
         "source_kind": kind,
         "source_side": end if end in ("near", "far", "self") else None,
         "source_origin": links[0],
         "source_links": len(links) if kind == "run" else len(links) - 1,
+        "source_pattern": pattern[0] if pattern else None,
     }
 
 

@@ -16,12 +16,12 @@ from typing import Literal
 import pandas as pd
 from scipy import stats
 
-from analysis.board import key_of
+from analysis.board import finished, key_of
 from analysis.labels import settings
 from analysis.pairing import LrRule, comparisons, pair
 from analysis.repetitions import MOST_REPETITIONS, repetitions_wanted
 from analysis.statistics import p_equal, p_outside
-from analysis.units import Kind, summarise
+from analysis.units import Kind, combined, summarise
 from analysis.verdicts import (
     Decision,
     Hypothesis,
@@ -111,9 +111,12 @@ class Part:
 
     def decided(self, decision: Decision) -> Part:
         """The part with its verdicts, once the whole family is known."""
-        one = self.test is not None and self.test.p_general is None and self.counted == "seed"
-        verdict = _VERDICTS[decision.here if one else decision.general]
-        part = replace(self, verdict=verdict, here=_VERDICTS[decision.here], p_holm=decision.p)
+        if self.test is None:
+            return self
+        general, here = decision.of(self.test)
+        one = self.test.p_general is None and self.counted == "seed"
+        verdict = _VERDICTS[here if one else general]
+        part = replace(self, verdict=verdict, here=_VERDICTS[here], p_holm=decision.p)
         if verdict != UNDECIDED:
             return replace(part, needed="")
         wanted = None
@@ -179,7 +182,7 @@ class Evidence:
         """How learning rates are treated among these rows."""
         if self.lr is not None:
             return self.lr
-        done = self.board[rows & self.board["status"].isin(["done", "diverged"])]
+        done = self.board[rows & finished(self.board)]
         several = done["lr"].nunique() > 1
         return "best" if several and not done["val_top1_accuracy"].isna().any() else "same"
 
@@ -510,17 +513,7 @@ def slope(
         apart = key_of(rows, list(within))
         for (kind, _, _), group in rows.groupby([apart, rows["task"], rows["seed"]], sort=True):
             if group[x].nunique() >= least:
-                values = [math.log2(v) for v in group[x]] if log_x else list(group[x])
-                fitted = float(stats.linregress(values, list(group[y])).slope)
-                first = group.iloc[0]
-                found.setdefault(str(kind), []).append(
-                    {
-                        "task": first["task"],
-                        "seed": first["seed"],
-                        "slope": sign * fitted,
-                        "diverged": int(group["diverged"].sum()) if "diverged" in group else 0,
-                    }
-                )
+                found.setdefault(str(kind), []).append(_slope_of(group, x, y, log_x, sign))
                 examples.setdefault(str(kind), group.index[0])
     if not found:
         return [missing(name, f"no task with {least} different values of {x}", needed)]
@@ -530,8 +523,29 @@ def slope(
     for place, (kind, setting) in enumerate(zip(kinds, names, strict=True)):
         table = pd.DataFrame(found[kind])
         named = f"{name}, {setting}" if setting and place else name
-        e = summarise(table, "slope", named)
+        e = summarise(table, "slope", named, "given")
         pairs = hypothesis_name(table.assign(size=f"{kind} {x} {y}"), f"slope {x} {y} {name}")
         part = judge(named, e, needed, rules, pairs, f"{len(table)} slopes", unit)
         parts.append(replace(part, main=as_repeated(table, pd.DataFrame(found[kinds[0]]))))
     return parts
+
+
+def _slope_of(group: pd.DataFrame, x: str, y: str, log_x: bool, sign: int) -> dict[str, object]:
+    """The least-squares slope of one repetition: a weighted sum of its values, so that what it
+    owes to the test images is known where that of the values is.
+    """
+    places = [math.log2(v) if log_x else float(v) for v in group[x]]
+    middle = math.fsum(places) / len(places)
+    whole = math.fsum((place - middle) ** 2 for place in places)
+    weights = [sign * (place - middle) / whole for place in places]
+    values = [float(v) for v in group[y]]
+    rows = [{str(k): v for k, v in row.items()} for row in group.to_dict("records")]
+    in_points = y == "points"
+    kind: Kind = "difference" if "left" in group else "accuracy"
+    return {
+        "task": group["task"].iloc[0],
+        "seed": group["seed"].iloc[0],
+        "slope": math.fsum(w * v for w, v in zip(weights, values, strict=True)),
+        "diverged": int(group["diverged"].sum()) if "diverged" in group else 0,
+        **combined(rows, weights, kind if in_points else "other", 100.0),
+    }

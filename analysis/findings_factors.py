@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from typing import Any
 
 import pandas as pd
 
@@ -43,7 +44,7 @@ from analysis.evidence import (
     trend,
 )
 from analysis.pairing import LrRule, pair
-from analysis.units import summarise
+from analysis.units import combined, summarise
 from analysis.verdicts import hypothesis_name
 
 __all__ = ["CLAIMS"]
@@ -208,31 +209,52 @@ def _change(
     free = (*vary, "lr") if best else tuple(vary)
     held = [n for n in varying(evidence.board) if not varies(n, free) and not repetition(n)]
     kinds = [n for n in held if n not in SIZES and not varies(n, _TASK)]
-    sides: list[pd.DataFrame] = []
-    for frame in (before, after):
-        # The seeds of sources belong to the sides; a repetition is one of the target's own seeds.
-        keys = {"task": frame["task"], "seed": key_of(frame, SEEDS), "size": key_of(frame, held)}
-        table = frame[["points", "diverged"]].assign(kind=key_of(frame, kinds), **keys)
-        means = table.groupby(["kind", "task", "seed", "size"]).mean()
-        sides.append(means.add_suffix("_after" if sides else "_before"))
-    both = sides[0].join(sides[1], how="inner").reset_index()
+    both = _both_sides(before, after, held, kinds)
     if both.empty:
         return [missing(name, "no task and seed with both", needed)]
-    both["effect"] = both["points_before"] - both["points_after"]
-    both["diverged"] = (both["diverged_before"] + both["diverged_after"]).astype(int)
     parts = []
     groups = sorted(
         (group for _, group in both.groupby("kind", sort=True)),
         key=lambda g: (-g["task"].nunique(), -len(g)),
     )
     for place, group in enumerate(groups):
-        e = summarise(group, "effect", name)
+        e = summarise(group, "effect", name, "given")
         said = f"{len(group)} pairs of differences"
         pairs = hypothesis_name(group, f"change {name}")
         named = f"{name}, setting {place + 1}" if place else name
         part = judge(named, e, needed, evidence.rules, pairs, said)
         parts.append(replace(part, main=as_repeated(group, groups[0])))
     return parts
+
+
+def _both_sides(
+    before: pd.DataFrame, after: pd.DataFrame, held: Sequence[str], kinds: Sequence[str]
+) -> pd.DataFrame:
+    """`effect`, points before less after, for each repetition that both have: kind, task, seed."""
+    sides: list[dict[Any, list[dict[str, Any]]]] = [{}, {}]
+    for side, frame in zip(sides, (before, after), strict=True):
+        # The seeds of sources belong to the sides; a repetition is one of the target's own seeds.
+        keys = zip(
+            key_of(frame, kinds),
+            frame["task"],
+            key_of(frame, SEEDS),
+            key_of(frame, held),
+            strict=True,
+        )
+        for key, row in zip(keys, frame.to_dict("records"), strict=True):
+            side.setdefault(key, []).append({str(k): v for k, v in row.items()})
+    found = []
+    for key in sorted(sides[0].keys() & sides[1].keys()):
+        rows = [*sides[0][key], *sides[1][key]]
+        counts = len(sides[0][key]), len(sides[1][key])
+        weights = [1 / counts[0]] * counts[0] + [-1 / counts[1]] * counts[1]
+        effect = sum(w * float(row["points"]) for w, row in zip(weights, rows, strict=True))
+        found.append(
+            dict(zip(("kind", "task", "seed", "size"), key, strict=True))
+            | {"effect": effect, "diverged": sum(int(row["diverged"]) for row in rows)}
+            | combined(rows, weights, "difference", 100.0)
+        )
+    return pd.DataFrame(found)
 
 
 _TASK = ("dataset", "target", "target.root", "target.classes.*", "target.options.*")

@@ -9,8 +9,10 @@ a pretrained network, is what a user who can label more images wants to know.
 from __future__ import annotations
 
 import math
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,9 +20,9 @@ import pandas as pd
 from scipy import optimize, stats
 
 from analysis.statistics import finite, generator
-from analysis.units import summarise
+from analysis.units import Kind, combined, observation, summarise
 from bench.errors import DataError
-from bench.intervals import Estimate
+from bench.intervals import Estimate, estimate
 
 __all__ = [
     "Crossing",
@@ -275,29 +277,85 @@ def crossing(pairs: pd.DataFrame, name: str, points: int = 120) -> Crossing:
     if table.empty:
         raise DataError(f"no repetition of {name} has every number of images per class")
     sizes = np.array([float(n) for n in table.columns])
-    values = table.to_numpy(dtype=float)
-    units = table.index.to_frame(index=False)
-    mean = np.array([summarise(units.assign(v=v), "v", name).value for v in values.T])
+    logs = np.log(sizes)
+    runs = _by_size(known, table, sizes)
+    mean = np.array([_at(runs, logs, x).value for x in logs])
     at = _last_crossing(sizes, mean)
     above = "left" if mean[-1] > 0 else "right" if mean[-1] < 0 else "neither"
-    logs = np.linspace(math.log(sizes[0]), math.log(sizes[-1]), points)
-    inside = np.array([np.interp(x, np.log(sizes), row) for row in values for x in logs])
-    estimates = [
-        summarise(units.assign(v=v), "v", name) for v in inside.reshape(len(values), points).T
-    ]
-    first = estimates[0]
+    first = _at(runs, logs, float(logs[0]))
     said = [] if at is not None else [f"no crossing between {sizes[0]:g} and {sizes[-1]:g}"]
-    if len(values) < repetitions:
-        said.append(f"{repetitions - len(values)} repetitions lack a size and were left out")
-    open_ = np.array([e.low is None or e.high is None or e.low <= 0 <= e.high for e in estimates])
+    if len(table) < repetitions:
+        said.append(f"{repetitions - len(table)} repetitions lack a size and were left out")
     low = high = None
     if at is not None and first.low is not None:
-        zero = np.flatnonzero(open_)
-        if zero.size and not open_[0] and not open_[-1]:
-            low, high = (float(math.exp(logs[i])) for i in (zero[0], zero[-1]))
-        else:
+        ends = _ends(lambda x: _holds_zero(_at(runs, logs, x)), logs, math.log(at), points)
+        if ends is None:
             said.append("a crossing elsewhere, or none, is not excluded")
+        else:
+            low, high = (math.exp(x) for x in ends)
+    said += [first.note] if first.note else []
     return Crossing(at, low, high, above, first.n, first.unit, "; ".join(said))
+
+
+Repetition = list[dict[str, Any]]
+
+
+def _by_size(known: pd.DataFrame, table: pd.DataFrame, sizes: Array) -> list[Repetition]:
+    """Each repetition's rows, one for each size; further rows of a size are averaged in value."""
+    groups = dict(iter(known.groupby(["task", "seed", "n_per_class"])))
+    runs = []
+    for task, seed in table.index:
+        rows = []
+        for n in sizes:
+            group = groups[task, seed, n]
+            row = {str(k): v for k, v in group.iloc[0].to_dict().items()}
+            rows.append(row | {"value": float(group["difference"].mean())})
+        runs.append(rows)
+    return runs
+
+
+def _at(runs: Sequence[Repetition], logs: Array, x: float) -> Estimate:
+    """The mean difference at one size, interpolated in the logarithm within each repetition."""
+    j = int(np.clip(np.searchsorted(logs, x), 1, len(logs) - 1))
+    share = float(np.clip((x - logs[j - 1]) / (logs[j] - logs[j - 1]), 0.0, 1.0))
+    weights = (1 - share, share)
+    found = []
+    for rows in runs:
+        pair_ = rows[j - 1], rows[j]
+        value = sum(w * row["value"] for w, row in zip(weights, pair_, strict=True))
+        whole = {"task": pair_[0]["task"], "seed": pair_[0]["seed"]}
+        kind: Kind = "difference" if "left" in pair_[0] else "other"
+        given = combined(pair_, weights, kind)
+        found.append(observation(whole | given, float(value), "given", 1.0))
+    return estimate(found)
+
+
+def _holds_zero(e: Estimate) -> bool:
+    return e.low is None or e.high is None or e.low <= 0 <= e.high
+
+
+def _ends(
+    inside: Callable[[float], bool], logs: Array, at: float, points: int
+) -> tuple[float, float] | None:
+    """Ends of the set around a crossing; None where it reaches an end of what was measured."""
+    grid = sorted({*np.linspace(logs[0], logs[-1], points).tolist(), at})
+    zero = [x for x in grid if x == at or inside(x)]
+    if zero[0] == grid[0] or zero[-1] == grid[-1]:
+        return None
+    before = grid[grid.index(zero[0]) - 1]
+    after = grid[grid.index(zero[-1]) + 1]
+    return _border(inside, zero[0], before), _border(inside, zero[-1], after)
+
+
+def _border(inside: Callable[[float], bool], within: float, outside: float) -> float:
+    """Where the set ends between a point in it and one outside; the end outside is given."""
+    for _ in range(30):
+        middle = (within + outside) / 2
+        if inside(middle):
+            within = middle
+        else:
+            outside = middle
+    return outside
 
 
 def _last_crossing(sizes: Array, difference: Array) -> float | None:

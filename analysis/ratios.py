@@ -218,7 +218,9 @@ def _band_row(band: str, points: pd.DataFrame) -> dict[str, object]:
     if points.empty:
         empty = dict.fromkeys(("mean_ratio", "geometric_mean", "low", "high", "unit"))
         return row | empty | {"n": 0, "note": "no experiment in this band"}
-    mean = summarise(points, "log_ratio", f"band {band}", "ratio")
+    # Every comparison and size weighs the same within a task, as the paper's averages have it.
+    sizes = points["comparison"] + " " + points["size"]
+    mean = summarise(points.assign(size=sizes), "log_ratio", f"band {band}", "ratio")
     return row | {
         "mean_ratio": float(points["ratio"].mean()),
         "geometric_mean": math.exp(mean.value),

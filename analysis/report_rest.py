@@ -80,7 +80,7 @@ def _derived(table: pd.DataFrame) -> Table:
         rows.append(
             (
                 f"{row['distance']} distance, {row['images_per_class']} data"
-                + (f", from {row['source']}" if row["source"] else ""),
+                + (f", {row['source']}" if row["source"] else ""),
                 str(row["advice"]) if is_known(row["advice"]) else "no evidence",
                 f"{row['ratio']:.2f}" if is_known(row["ratio"]) else DASH,
                 ends,
@@ -210,8 +210,11 @@ def gaps(n: Numbers) -> tuple[list[Table], list[str]]:
             for r in bad.to_dict("records")
         )
         head = ("status", "runs", "experiments", "reason")
-        made.append(Table("Runs without a result", head, rows, (1,)))
-        said = [f"{count(int(bad['runs'].sum()), 'run')} of {len(board):,} have no result."]
+        made.append(Table("Runs without a result, and runs that diverged", head, rows, (1,)))
+        away = int(bad.loc[bad["status"] == "diverged", "runs"].sum())
+        lost = int(bad["runs"].sum()) - away
+        said = [f"{lost} of the leaderboard's {len(board):,} runs have no result."]
+        said += [f"{count(away, 'run')} diverged; diverged runs count at chance."] if away else []
     else:
         said = [f"Each of the leaderboard's {len(board):,} runs has a result."]
     undecided = n.findings[n.findings["verdict"] == UNDECIDED]

@@ -219,7 +219,7 @@ def _crossing_table(crossings: pd.DataFrame) -> Table:
     lines = []
     for row in crossings.to_dict("records"):
         names = {"left": row["left_name"], "right": row["right_name"]}
-        better = names.get(row["above"], "neither")
+        better = names.get(row["above"], "neither") if row["decided"] else DASH
         at = number(row["images"], 2) if is_known(row["images"]) else "none"
         ends = (
             f"{number(row['low'], 2)} to {number(row['high'], 2)}" if is_known(row["low"]) else DASH

@@ -362,7 +362,8 @@ def unfinished(board: pd.DataFrame) -> pd.DataFrame:
     """Runs without a result or that diverged: status, reason, experiments and how many."""
     bad = board[board["status"] != "done"].copy()
     for name in ("reason", "experiments"):
-        bad[name] = bad[name].fillna("") if name in bad.columns else ""
+        known = bad[name] if name in bad.columns else pd.Series(index=bad.index, dtype=object)
+        bad[name] = ["" if value is None or value != value else str(value) for value in known]
     rows = [
         {"status": status, "reason": reason, "experiments": experiments, "runs": len(group)}
         for (status, reason, experiments), group in bad.groupby(

@@ -7,6 +7,7 @@ follows from the predictions where they are known, and is bounded from counts wh
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal
 
 import numpy as np
@@ -15,11 +16,12 @@ import pandas as pd
 from bench.errors import DataError
 from bench.intervals import Estimate, Observation, estimate
 
-__all__ = ["Kind", "summarise"]
+__all__ = ["Kind", "combined", "observation", "summarise"]
 
-Kind = Literal["difference", "ratio", "accuracy", "other"]
+Kind = Literal["difference", "ratio", "accuracy", "given", "other"]
 """What a column holds: a difference or the logarithm of a ratio of `left` and `right`, an accuracy
-of one arm, or a number without a known error of its own from the test images."""
+of one arm, a number whose columns `per_image` and `image_variance` say what it owes to the test
+images (`combined`), or a number of which that is not known."""
 
 
 def summarise(
@@ -50,23 +52,54 @@ def summarise(
         bad = int((~np.isfinite(values)).sum())
         raise DataError(f"{bad} of {len(values)} values of {name} are not finite")
     rows = frame.to_dict("records")
-    found = [
-        Observation(
-            str(row["task"]),
-            str(row["seed"]),
-            float(value),
-            str(row.get("size", "")),
-            _per_image(row, kind, scale),
-            _bound(row, kind, scale),
-            _overlap(row),
-            int(row.get("diverged") or 0),
-        )
-        for row, value in zip(rows, values, strict=True)
-    ]
-    return estimate(found)
+    return estimate(
+        [
+            observation(row, float(value), kind, scale)
+            for row, value in zip(rows, values, strict=True)
+        ]
+    )
 
 
-def _per_image(row: dict[Any, Any], kind: Kind, scale: float) -> Any:
+def observation(row: Mapping[Any, Any], value: float, kind: Kind, scale: float) -> Observation:
+    """One row's value with what it owes to seeds, test images and its training draw."""
+    return Observation(
+        str(row["task"]),
+        str(row["seed"]),
+        value,
+        str(row.get("size", "")),
+        _per_image(row, kind, scale),
+        _bound(row, kind, scale),
+        _overlap(row),
+        int(row.get("diverged") or 0),
+    )
+
+
+def combined(
+    rows: Sequence[Mapping[Any, Any]], weights: Sequence[float], kind: Kind, scale: float = 1.0
+) -> dict[str, Any]:
+    """`per_image` and `image_variance` of a weighted sum of rows' values on the same test images.
+
+    Args:
+        rows: of one task, such as one repetition at several sizes; `kind` and `scale` as for
+            `summarise`.
+
+    The bound takes the rows' errors as fully correlated, which is the most that they can be.
+    """
+    parts = [_per_image(row, kind, scale) for row in rows]
+    bounds = [_bound(row, kind, scale) for row in rows]
+    images = None
+    if parts and all(p is not None and p.size == parts[0].size for p in parts):
+        images = np.sum([w * p for w, p in zip(weights, parts, strict=True)], axis=0)
+    known = [b for b in bounds if b is not None]
+    variance = None
+    if len(known) == len(bounds):
+        variance = sum(abs(w) * b**0.5 for w, b in zip(weights, known, strict=True)) ** 2
+    return {"per_image": images, "image_variance": variance}
+
+
+def _per_image(row: Mapping[Any, Any], kind: Kind, scale: float) -> Any:
+    if kind == "given":
+        return row["per_image"] if isinstance(row.get("per_image"), np.ndarray) else None
     if kind == "accuracy":
         truth = row.get("correct")
         return scale * truth.astype(float) if isinstance(truth, np.ndarray) else None
@@ -81,11 +114,14 @@ def _per_image(row: dict[Any, Any], kind: Kind, scale: float) -> Any:
     return scale * (left - right)
 
 
-def _bound(row: dict[Any, Any], kind: Kind, scale: float) -> float | None:
+def _bound(row: Mapping[Any, Any], kind: Kind, scale: float) -> float | None:
     """The variance of a value from drawing test images if the arms erred independently.
 
     Arms of one task err on the same images, so that the variance of their difference is smaller.
     """
+    if kind == "given":
+        given = row.get("image_variance")
+        return None if given is None or given != given else float(given)
     images = row.get("test_images")
     if kind == "other" or not images or images != images:
         return None
@@ -98,7 +134,7 @@ def _bound(row: dict[Any, Any], kind: Kind, scale: float) -> float | None:
     return float(scale**2 * sum(p * (1 - p) for p in sides) / images)
 
 
-def _overlap(row: dict[Any, Any]) -> float | None:
+def _overlap(row: Mapping[Any, Any]) -> float | None:
     used, available = row.get("train_images"), row.get("available_images")
     if not used or not available or used != used or available != available:
         return None

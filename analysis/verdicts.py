@@ -42,6 +42,10 @@ UNIT_INTEREST: Mapping[str, float] = {
 """Smallest effect of interest by unit; other units have none."""
 
 
+def _points(value: float) -> str:
+    return f"{value:g} point{'' if value == 1 else 's'}"
+
+
 @dataclass(frozen=True)
 class Rules:
     """What a verdict needs; stated beside every table of verdicts.
@@ -69,9 +73,11 @@ class Rules:
         points = self.interest.get("points", 0.0)
         return (
             f"A verdict needs p (Holm, over all comparisons that these runs allow) of at most "
-            f"{self.level:g}, {self.least_tasks} tasks or more (of fewer, {self.least_seeds} seeds "
-            f"or more and it speaks of these tasks only) and an effect of {points:g} point or "
-            f"more; about equal means within {self.margin:g} point."
+            f"{self.level:g} and an effect of {_points(points)} or more. A statement about tasks "
+            f"of this kind needs {self.least_tasks} tasks or more, one about these tasks alone "
+            f"{self.least_seeds} seeds or more; both are tested, and p is that of the stronger "
+            f"one, so that the other may be undecided. About equal means within "
+            f"{_points(self.margin)}."
         )
 
 
@@ -106,14 +112,18 @@ class Decision:
 
     Attributes:
         p: adjusted after Holm; None: not tested.
-        general, here: 1, -1 or 0 (undecided), of tasks of this kind and of these tasks.
+        general, here: whether it is significant, of tasks of this kind and of these tasks.
         level: what an unadjusted p-value had to reach.
     """
 
     p: float | None
-    general: Literal[-1, 0, 1]
-    here: Literal[-1, 0, 1]
+    general: bool
+    here: bool
     level: float
+
+    def of(self, test: Hypothesis) -> tuple[Literal[-1, 0, 1], Literal[-1, 0, 1]]:
+        """1, -1 or 0 (undecided): on tasks of this kind, and on these tasks."""
+        return test.direction if self.general else 0, test.direction if self.here else 0
 
 
 def decide(tests: Iterable[Hypothesis], rules: Rules) -> dict[str, Decision]:
@@ -124,7 +134,7 @@ def decide(tests: Iterable[Hypothesis], rules: Rules) -> dict[str, Decision]:
     known = {name: test.p for name, test in family.items() if test.p is not None}
     ordered = sorted(known, key=lambda name: (known[name] or 0.0, name))
     found: dict[str, Decision] = {
-        name: Decision(None, 0, 0, rules.level / max(len(known), 1)) for name in family
+        name: Decision(None, False, False, rules.level / max(len(known), 1)) for name in family
     }
     running = 0.0
     for place, name in enumerate(ordered):
@@ -136,9 +146,7 @@ def decide(tests: Iterable[Hypothesis], rules: Rules) -> dict[str, Decision]:
             running <= rules.level and p is not None and len(parts) * p <= level
             for p in (test.p_general, test.p_here)
         ]
-        general = test.direction if passes[0] else 0
-        here = test.direction if passes[0] or passes[1] else 0
-        found[name] = Decision(running, general, here, level)
+        found[name] = Decision(running, passes[0], any(passes), level)
     return found
 
 
@@ -178,8 +186,11 @@ def two_levels(test: Hypothesis, e: Estimate, p: float | None, rules: Rules) -> 
 
 def hypothesis_name(frame: pd.DataFrame, kind: str) -> str:
     """A name for "these pairs, compared so": equal for the same pairs wherever they are tested."""
-    columns = [n for n in ("left_place", "right_place", "task", "seed", "size") if n in frame]
-    if "left_place" in columns:
-        columns = ["left_place", "right_place"]
-    rows = sorted(map(str, frame[columns].to_numpy().tolist()))
+    if "left_place" in frame:
+        # The same pairs with their sides swapped are the same hypothesis.
+        places = zip(frame["left_place"], frame["right_place"], strict=True)
+        rows = sorted(str(sorted(map(str, pair))) for pair in places)
+    else:
+        columns = [n for n in ("task", "seed", "size") if n in frame]
+        rows = sorted(map(str, frame[columns].to_numpy().tolist()))
     return hashlib.sha256("|".join([kind, *rows]).encode()).hexdigest()[:16]

@@ -145,11 +145,14 @@ def _summary(members: Sequence[Row]) -> Row:
         summary[name] = counts[0] if len(counts) == 1 else " to ".join(map(str, counts)) or None
     verified = any(row.get("verification") for row in members)
     for name in (*_METRICS, *(_VERIFICATION if verified else ())):
-        found = _estimate([_observation(row, name) for row in members])
+        known = [row for row in done if row.get(name) is not None]
+        # Chance stands for diverged runs beside results, not where no run has the metric at all.
+        used_rows = members if known or not done else []
+        found = _estimate([_observation(row, name) for row in used_rows])
         if found is not None and name != "test_loss":
             found = clipped(found, 0.0, 1.0)
         summary |= _ends(name, found)
-        summary[f"{name}_std"] = _spread(members, name)
+        summary[f"{name}_std"] = _spread(used_rows, name)
         if name == "top1_accuracy" and found is not None:
             summary["unit"] = found.unit
     return summary

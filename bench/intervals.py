@@ -52,6 +52,8 @@ class Estimate:
         error, df: standard error and degrees of freedom behind the interval; None without one.
         here: the same mean as a statement about these tasks alone, where `n` counts tasks.
         diverged: runs behind it that diverged and count at chance.
+        fixed: the part of `error` that further repetitions would leave as it is: that of the test
+            images, and what overlapping training draws have in common.
     """
 
     value: float
@@ -67,6 +69,7 @@ class Estimate:
     df: float | None = None
     here: Estimate | None = None
     diverged: int = 0
+    fixed: float = 0.0
 
     @property
     def sign(self) -> Literal[-1, 0, 1]:
@@ -74,15 +77,6 @@ class Estimate:
         if self.low is None or self.high is None:
             return 0
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
-
-    @property
-    def scope(self) -> str:
-        """What the interval speaks of.
-
-        >>> Estimate(0.5, 0.4, 0.6, 5, "seed").scope, Estimate(0.5, 0.4, 0.6, 5, "task").scope
-        ('this task only', 'tasks of this kind')
-        """
-        return "this task only" if self.unit == "seed" else f"{self.unit}s of this kind"
 
     def p_above(self, margin: float) -> float | None:
         """One-sided p-value of "the mean is at most `margin`"; None without an interval."""
@@ -242,8 +236,11 @@ def _shared(found: Sequence[Observation]) -> float:
     correlated by f, and does not average out over seeds: variance / seeds * (1 - f) + variance * f
     in terms of the spread that seeds show, which lacks the common part.
     """
-    shares = {o.setting: o.overlap for o in found if o.overlap is not None and o.overlap < 1}
-    return math.fsum(share / (1 - share) for share in shares.values())
+    shares: dict[str, list[float]] = {}
+    for o in found:
+        if o.overlap is not None and o.overlap < 1:
+            shares.setdefault(o.setting, []).append(o.overlap / (1 - o.overlap))
+    return math.fsum(math.fsum(known) / len(known) for known in shares.values())
 
 
 def _images(found: Sequence[Observation]) -> tuple[float, float, str]:
@@ -292,18 +289,39 @@ def _these_tasks(parts: Sequence[_Part], level: float) -> Estimate:
     if not repeated:
         alone = "one seed: no interval" if t == 1 else "one seed for each task: no interval"
         return Estimate(mean, None, None, n, "seed", level=level, note=alone)
-    freedom = sum(part.seeds - 1 for part in repeated)
-    pooled = math.fsum((p.seeds - 1) * (p.spread or 0.0) for p in repeated) / freedom
     terms: list[tuple[float, float]] = [(p.images / t**2, p.image_df) for p in parts]
-    for part in parts:
-        own = part.spread if part.spread is not None else pooled
-        terms.append((own * part.factor / t**2, part.seeds - 1 if part.spread else freedom))
+    if len(repeated) == t:
+        terms += [((p.spread or 0.0) * p.factor / t**2, p.seeds - 1) for p in parts]
+    else:  # tasks with one seed have the spread of the others, which is estimated once
+        freedom = sum(part.seeds - 1 for part in repeated)
+        pooled = math.fsum((p.seeds - 1) * (p.spread or 0.0) for p in repeated) / freedom
+        terms.append((pooled * math.fsum(p.factor for p in parts) / t**2, freedom))
     variance = math.fsum(v for v, _ in terms)
     scale = max(abs(mean), 1e-3)
     if variance <= (1e-9 * scale) ** 2:
         return Estimate(mean, None, None, n, "seed", level=level, note=joined(note, NO_SPREAD))
+    if t == 1 and n == 2 and parts[0].images > 0:
+        return _two_seeds(mean, terms, note, level)
     df = variance**2 / math.fsum(v**2 / d for v, d in terms if v > 0)
-    return from_errors(mean, math.sqrt(variance), df, n, "seed", note, level)
+    found = from_errors(mean, math.sqrt(variance), df, n, "seed", note, level)
+    shrinking = math.fsum(
+        v * (1 / p.seeds) / p.factor for (v, _), p in zip(terms[t:], parts, strict=False)
+    )
+    return replace(found, fixed=math.sqrt(max(variance - shrinking, 0.0)))
+
+
+def _two_seeds(
+    mean: float, terms: Sequence[tuple[float, float]], note: str, level: float
+) -> Estimate:
+    """Two seeds and their test images: one degree of freedom is too few for Satterthwaite's sum.
+
+    Each part gets the quantile of its own degrees, and their squares add up, which covers at least
+    as often as stated. There is no p-value: two seeds decide nothing.
+    """
+    from scipy.special import stdtrit
+
+    half = math.sqrt(math.fsum(v * float(stdtrit(d, 0.5 + level / 2)) ** 2 for v, d in terms))
+    return Estimate(mean, mean - half, mean + half, 2, "seed", level=level, note=note)
 
 
 def all_equal(array: Array) -> bool:

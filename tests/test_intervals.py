@@ -111,7 +111,7 @@ def test_the_unit_of_one_task_is_the_seed() -> None:
     assert (found.value, found.low, found.high, found.p) == pytest.approx(
         (theirs.value, theirs.low, theirs.high, theirs.p)
     )
-    assert (found.unit, found.n, found.scope, found.here) == ("seed", 4, "this task only", None)
+    assert (found.unit, found.n, found.here) == ("seed", 4, None)
     assert found.note == WITHOUT_IMAGES
 
 
@@ -301,7 +301,7 @@ def test_seeds_are_averaged_within_tasks_and_tasks_are_the_unit() -> None:
         means.append(sum(sizes) / len(sizes))
     e = estimate(found)
     assert _ends(e) == pytest.approx(stats.t.interval(0.95, 4, np.mean(means), stats.sem(means)))
-    assert (e.unit, e.n, e.scope) == ("task", 5, "tasks of this kind")
+    assert (e.unit, e.n) == ("task", 5)
     assert e.here is not None
     assert e.here.value == pytest.approx(np.mean(means))
     assert (e.here.unit, e.here.n) == ("seed", sum(range(2, 7)))
@@ -364,7 +364,8 @@ def test_a_task_with_one_seed_has_the_spread_of_the_others() -> None:
     assert here is not None
     of_a, of_b = np.var([0.1, 0.3], ddof=1), np.var([0.4, 0.5, 0.9], ddof=1)
     pooled = (of_a + 2 * of_b) / 3
-    assert here.error == pytest.approx(math.sqrt((of_a / 2 + of_b / 3 + pooled) / 9))
+    assert here.error == pytest.approx(math.sqrt(pooled * (1 / 2 + 1 / 3 + 1) / 9))
+    assert here.df == pytest.approx(3)
     alone = estimate([*_seeds([0.7], "a"), *_seeds([0.6], "b")])
     assert alone.here is not None
     assert (alone.here.low, alone.here.note) == (None, "one seed for each task: no interval")

@@ -176,6 +176,10 @@ def _by_hand(rows: pd.DataFrame) -> tuple[float, float] | None:
     share = (rows["train_images"] / rows["available_images"]).iloc[0]
     of_seeds = p.var() * (1 / seeds + (share / (1 - share) if share < 1 else 0.0))
     of_images = (p * (1 - p) / rows["test_images"]).mean()
+    if seeds == 2 and of_images:  # each part with the quantile of its own degrees
+        t, z = stats.t.ppf(0.975, 1), stats.norm.ppf(0.975)
+        half = math.sqrt(t**2 * of_seeds + z**2 * of_images)
+        return max(p.mean() - half, 0.0), min(p.mean() + half, 1.0)
     df = (of_seeds + of_images) ** 2 / (of_seeds**2 / (seeds - 1)) if of_seeds else np.inf
     low, high = stats.t.interval(0.95, df, p.mean(), math.sqrt(of_seeds + of_images))
     return max(low, 0.0), min(high, 1.0)
