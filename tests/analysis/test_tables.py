@@ -161,7 +161,8 @@ def test_points_and_bands_of_a_ratio_chart(photographs: Evidence) -> None:
         assert sorted(points["ratio"]) == pytest.approx(sorted(ratios.frame["ratio"]))
         assert np.allclose(np.log(points["shown_x"] / points["x"]), 0, atol=0.2)
         bands = ratio_tables.band_table(ratios, "data").set_index("band")
-        # The slow twin: logarithms averaged over seeds, then over sizes and comparisons of a task, then over tasks.
+        # The slow twin: logarithms averaged over seeds, then over sizes and comparisons of a
+        # task, then over tasks.
         for band, row in bands.iterrows():
             inside = ratios.frame[[data_band(n) == band for n in ratios.frame["n_per_class"]]]
             if inside.empty:
