@@ -61,11 +61,20 @@ def curves(evidence: Evidence) -> list[Curve]:
             continue
         if evidence.lr_rule(rows) == "best":
             runs = best_lr(runs)
-        for _, group in runs.groupby(key_of(runs, held), sort=True):
+        kinds = key_of(runs, held)
+        for _, group in runs.groupby([kinds, _schedules(runs, kinds)], sort=True):
             sizes = tuple(sorted({float(n) for n in group["n_per_class"]}))
             if len(sizes) >= 3:
                 found.append(Curve(f"{_where(group)}, {word}", group, sizes))
     return sorted(found, key=lambda c: (-len(c.runs), c.label))
+
+
+def _schedules(runs: pd.DataFrame, kinds: pd.Series[str]) -> pd.Series[str]:
+    """The schedule where runs of one kind differ in it at one size; else it goes with the size."""
+    words = key_of(runs, [n for n in _SCHEDULE[1:] if n in runs.columns])
+    per_size = words.groupby(key_of(runs, ["n_per_class"]) + "|" + kinds).nunique()
+    crossed = {str(key).partition("|")[2] for key in per_size.index[per_size > 1]}
+    return words.where(kinds.isin(crossed), "")
 
 
 def _where(group: pd.DataFrame) -> str:

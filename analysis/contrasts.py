@@ -17,9 +17,10 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis import arms
-from analysis.board import COPIED, LOSS, PATTERN, SOURCE, key_of
+from analysis.board import COPIED, LOSS, PATTERN, SIZES, SOURCE, key_of, varies
 from analysis.evidence import Evidence
 from analysis.labels import recipe, settings
+from analysis.pairing import TASK
 from analysis.ratios import gains
 from analysis.units import summarise
 from analysis.verdicts import Decision, decide, difference_test, hypothesis_name
@@ -304,7 +305,8 @@ def _answers(evidence: Evidence, found: Sequence[Contrast]) -> Iterator[Answer]:
 
 def _settings(board: pd.DataFrame, frame: pd.DataFrame, contrast: Contrast) -> list[str]:
     """What tells a pair from others at its number of images: of the left arm, and of the right."""
-    leave = {"images_per_class", "lr", *_text_columns(board, contrast)}
+    task = [str(n) for n in board.columns if varies(str(n), TASK)]
+    leave = {"images_per_class", "lr", "target_classes", *task, *_text_columns(board, contrast)}
     left = settings(frame, sorted(leave), ["n_per_class"])
     rows = board.loc[list(frame["right_place"])].reset_index(drop=True)
     right = settings(rows, sorted(leave), ["n_per_class"])
@@ -319,7 +321,7 @@ def _text_columns(board: pd.DataFrame, contrast: Contrast) -> list[str]:
     if contrast.question == "method":
         said = ("method", "borrow", *COPIED[1:])
         return ["pattern", "source", *(n for n in board.columns if str(n).startswith(said))]
-    return {"augment": [], "copy": ["pattern"], "freeze": ["pattern"]}.get(
+    return {"augment": [], "copy": ["pattern"], "freeze": []}.get(
         contrast.question, ["pattern", "source"]
     )
 
@@ -390,7 +392,7 @@ _COLUMNS = (
 
 def _rows(answer: Answer, evidence: Evidence) -> Iterator[dict[str, Any]]:
     contrast, frame = answer.contrast, answer.frame
-    words = key_of(frame, ["comparison", "setting", "size"])
+    words = key_of(frame, ["comparison", "setting", *_sizes(frame)])
     commonest = frame["setting"].value_counts().to_dict()
     groups = [group for _, group in frame.groupby(words, sort=False)]
     groups.sort(key=lambda g: _place(g.iloc[0], commonest))
@@ -430,6 +432,14 @@ def _rows(answer: Answer, evidence: Evidence) -> Iterator[dict[str, Any]]:
             "unfinished": answer.unfinished,
             "note": e.note,
         }
+
+
+def _sizes(frame: pd.DataFrame) -> list[str]:
+    """What tells sizes apart; the number of classes only where a task has several."""
+    found = [n for n in SIZES if n in frame.columns]
+    of_task = ("target_classes", "target.classes.take")
+    several = key_of(frame, [n for n in of_task if n in found]).groupby(frame["task"]).nunique()
+    return found if several.max() > 1 else [n for n in found if n not in of_task]
 
 
 def _edge(answer: Answer, group: pd.DataFrame) -> str:

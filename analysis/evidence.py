@@ -68,8 +68,8 @@ class Part:
     """One comparison of a claim.
 
     Attributes:
-        verdict: on tasks of this kind where the comparison was repeated over several, else on this
-            task (`scope`).
+        verdict: on tasks of this kind where enough tasks repeat the comparison, else on those that
+            there are (`scope`).
         here: the verdict on these tasks alone.
         effect: in `unit`; the sign that the claim predicts is positive, unless `detail` says
             otherwise. `low` and `high` are the ends of its interval over `n` of what is `counted`.
@@ -107,14 +107,17 @@ class Part:
         >>> Part("x", HOLDS, 1.0, n=5, counted="seed").scope
         'on this task'
         """
-        return "on this task" if self.counted == "seed" else ""
+        if self.counted == "seed":
+            return "on this task"
+        few = self.counted == "task" and self.test is not None and self.test.p_general is None
+        return f"on these {self.n} tasks" if few else ""
 
     def decided(self, decision: Decision) -> Part:
         """The part with its verdicts, once the whole family is known."""
         if self.test is None:
             return self
         general, here = decision.of(self.test)
-        one = self.test.p_general is None and self.counted == "seed"
+        one = self.test.p_general is None
         verdict = _VERDICTS[here if one else general]
         part = replace(self, verdict=verdict, here=_VERDICTS[here], p_holm=decision.p)
         if verdict != UNDECIDED:

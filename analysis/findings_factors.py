@@ -10,6 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from itertools import product
 from typing import Any
 
 import pandas as pd
@@ -208,8 +209,7 @@ def _change(
     best = evidence.lr_rule(pd.Series(True, index=evidence.board.index)) == "best"
     free = (*vary, "lr") if best else tuple(vary)
     held = [n for n in varying(evidence.board) if not varies(n, free) and not repetition(n)]
-    kinds = [n for n in held if n not in SIZES and not varies(n, _TASK)]
-    both = _both_sides(before, after, held, kinds)
+    both = _both_sides(before, after, held)
     if both.empty:
         return [missing(name, "no task and seed with both", needed)]
     parts = []
@@ -227,37 +227,32 @@ def _change(
     return parts
 
 
-def _both_sides(
-    before: pd.DataFrame, after: pd.DataFrame, held: Sequence[str], kinds: Sequence[str]
-) -> pd.DataFrame:
-    """`effect`, points before less after, for each repetition that both have: kind, task, seed."""
-    sides: list[dict[Any, list[dict[str, Any]]]] = [{}, {}]
+def _both_sides(before: pd.DataFrame, after: pd.DataFrame, held: Sequence[str]) -> pd.DataFrame:
+    """`effect`, points before less after, for each repetition that both have: kind, task, seed.
+
+    The pairs of one kind are of one comparison before and of one after.
+    """
+    sides: list[dict[Any, dict[str, list[dict[str, Any]]]]] = [{}, {}]
     for side, frame in zip(sides, (before, after), strict=True):
         # The seeds of sources belong to the sides; a repetition is one of the target's own seeds.
-        keys = zip(
-            key_of(frame, kinds),
-            frame["task"],
-            key_of(frame, SEEDS),
-            key_of(frame, held),
-            strict=True,
-        )
+        keys = zip(frame["task"], key_of(frame, SEEDS), key_of(frame, held), strict=True)
         for key, row in zip(keys, frame.to_dict("records"), strict=True):
-            side.setdefault(key, []).append({str(k): v for k, v in row.items()})
+            of = side.setdefault(key, {}).setdefault(str(row["comparison"]), [])
+            of.append({str(k): v for k, v in row.items()})
     found = []
     for key in sorted(sides[0].keys() & sides[1].keys()):
-        rows = [*sides[0][key], *sides[1][key]]
-        counts = len(sides[0][key]), len(sides[1][key])
-        weights = [1 / counts[0]] * counts[0] + [-1 / counts[1]] * counts[1]
-        effect = sum(w * float(row["points"]) for w, row in zip(weights, rows, strict=True))
-        found.append(
-            dict(zip(("kind", "task", "seed", "size"), key, strict=True))
-            | {"effect": effect, "diverged": sum(int(row["diverged"]) for row in rows)}
-            | combined(rows, weights, "difference", 100.0)
-        )
+        for first, second in product(*(sorted(side[key]) for side in sides)):
+            groups = sides[0][key][first], sides[1][key][second]
+            rows = [*groups[0], *groups[1]]
+            weights = [sign / len(g) for sign, g in zip((1, -1), groups, strict=True) for _ in g]
+            effect = sum(w * float(row["points"]) for w, row in zip(weights, rows, strict=True))
+            found.append(
+                dict(zip(("task", "seed", "size"), key, strict=True))
+                | {"kind": f"{first} / {second}", "effect": effect}
+                | {"diverged": sum(int(row["diverged"]) for row in rows)}
+                | combined(rows, weights, "difference", 100.0)
+            )
     return pd.DataFrame(found)
-
-
-_TASK = ("dataset", "target", "target.root", "target.classes.*", "target.options.*")
 
 
 def _c4_runs(evidence: Evidence) -> list[Part]:

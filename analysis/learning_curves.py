@@ -205,8 +205,11 @@ def repeated_laws(runs: pd.DataFrame) -> pd.DataFrame:
             law = fit_power_law(sizes, [1 - float(a) for a in group["top1_accuracy"]])
         except DataError:
             continue
-        found.append((task, seed, law.exponent, law))
-    return pd.DataFrame(found, columns=["task", "seed", "exponent", "law"])
+        widest = combined(group.to_dict("records"), [1.0] * len(group), "other")
+        drawn = [widest.get(name) for name in ("train_images", "available_images")]
+        found.append((task, seed, law.exponent, law, *drawn))
+    columns = ["task", "seed", "exponent", "law", "train_images", "available_images"]
+    return pd.DataFrame(found, columns=columns)
 
 
 def images_wanted(laws: pd.DataFrame, accuracy: float) -> Estimate | None:

@@ -20,10 +20,11 @@ from analysis.board import SIZES, finished, key_of, repetition, varies, varying
 from analysis.labels import options
 from bench.errors import DataError
 
-__all__ = ["LrRule", "Pairs", "best_lr", "best_rate", "comparisons", "pair"]
+__all__ = ["TASK", "LrRule", "Pairs", "best_lr", "best_rate", "comparisons", "pair"]
 
 LrRule = Literal["same", "best"]
-_TASK = ("dataset", "target", "class_draw", "target.root", "target.classes.*", "target.options.*")
+TASK = ("dataset", "target", "class_draw", "target.root", "target.classes.*", "target.options.*")
+"""Settings that name the task."""
 _RELATIVE = ("dataset", "root", "classes.root", "classes.target_n", "classes.source_n", "classes.n")
 """Settings of a source that follow from its target's task; its side is what tells sources apart."""
 
@@ -68,6 +69,7 @@ def pair(
             option that both have (such as what BatchNorm sees) is held all the same. A left run
             whose partners are of several recipes is paired with each of them, in comparisons of
             their own; those of one recipe (seeds of a source that varies) are averaged.
+            So are left runs that differ in what varies alone: a repetition is what is held.
         lr: `best` compares each arm at its own best learning rate, by validation; both choose
             among the rates that both tried, so that neither was tuned harder, and among their own
             where they have none in common.
@@ -92,25 +94,41 @@ def pair(
     if lr == "best":
         held = [name for name in held if name != "lr"]
         arms = _at_best_rates(arms, [n for n in held if not repetition(n) and n != "parent_id"])
-    recipe = [n for n in settings if not _names_task(n) and n not in SIZES and not repetition(n)]
-    recipe = [n for n in recipe if lr == "same" or n != "lr"]
+    recipe = _recipe(pd.concat(arms), settings, lr)
     rights: dict[str, dict[str, list[int]]] = {}
     places = zip(key_of(arms[1], held), key_of(arms[1], recipe), strict=True)
     for place, (key, kind) in enumerate(places):
         rights.setdefault(key, {}).setdefault(kind, []).append(place)
     shared = [_shared_options(arm, vary) for arm in arms]
-    matched: list[tuple[int, str, list[int]]] = []
+    found: dict[tuple[str, str, str], tuple[list[int], list[int]]] = {}
     alone = 0
-    for place, key in enumerate(key_of(arms[0], held)):
+    places = zip(key_of(arms[0], held), key_of(arms[0], recipe), strict=True)
+    for place, (key, own) in enumerate(places):
         partners = {
             kind: others
             for kind, others in rights.get(key, {}).items()
             if _alike(shared[0][place], shared[1][others[0]])
         }
         alone += not partners
-        matched += [(place, kind, partners[kind]) for kind in sorted(partners)]
-    frame = _matched(arms, matched, metric, key_of(arms[0], recipe))
+        for kind in sorted(partners):
+            found.setdefault((key, own, kind), ([], partners[kind]))[0].append(place)
+    matched = [(sides, f"{own} − {kind}") for (_, own, kind), sides in found.items()]
+    frame = _matched(arms, matched, metric, [n for n in held if repetition(n)])
     return Pairs(frame, alone, int(((left | right) & ~done).sum()))
+
+
+def _recipe(rows: pd.DataFrame, settings: Sequence[str], lr: LrRule) -> list[str]:
+    """The settings that tell recipes apart; those relative to a task where it has several."""
+    kept = [n for n in settings if n not in SIZES and not repetition(n)]
+    kept = [n for n in kept if (lr == "same" or n != "lr") and not varies(n, TASK)]
+    relative = [n for n in kept if _is_relative(n)]
+    kept = [n for n in kept if n not in relative]
+    sizes = [n for n in SIZES if n in rows.columns]
+    for name in relative:
+        told = key_of(rows, ["task", *sizes, *kept])
+        if len(rows) and key_of(rows, [name]).groupby(told).nunique().max() > 1:
+            kept.append(name)
+    return kept
 
 
 _SHARED = ("batch_norm", "target_weight", "source_weight", "most_per_class", "epoch_base")
@@ -129,48 +147,46 @@ def _alike(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
     return all(value == right.get(name, value) for name, value in left.items())
 
 
-def _names_task(name: str) -> bool:
-    return varies(name, _TASK) or any(
-        name.startswith(("source.", "borrow", "bank.")) and name.endswith(f".{end}")
-        for end in _RELATIVE
-    )
+def _is_relative(name: str) -> bool:
+    ends = tuple(f".{end}" for end in _RELATIVE)
+    return name.startswith(("source.", "borrow", "bank.")) and name.endswith(ends)
 
 
 def _matched(
     arms: Sequence[pd.DataFrame],
-    matched: Sequence[tuple[int, str, list[int]]],
+    matched: Sequence[tuple[tuple[list[int], list[int]], str]],
     metric: str,
-    recipes: pd.Series[str],
+    seeds: Sequence[str],
 ) -> pd.DataFrame:
-    left, right = arms
-    places = [place for place, _, _ in matched]
-    frame = left.iloc[places].copy()
-    frame["left"] = frame[metric].astype(float)
-    frame["right"] = _means(right[metric], matched)
+    """A row for each pair of groups of runs; `seeds` are the repetitions that both sides share."""
+    sides = {
+        name: (arm, [groups[place] for groups, _ in matched])
+        for place, (name, arm) in enumerate(zip(("left", "right"), arms, strict=True))
+    }
+    left, first = arms[0], [groups[0] for groups in sides["left"][1]]
+    frame = left.iloc[first].copy()
+    diverged = np.zeros(len(frame), dtype=int)
+    for name, (arm, groups) in sides.items():
+        frame[name] = _means(arm[metric], groups)
+        frame[f"{name}_val"] = _means(arm["val_top1_accuracy"], groups)
+        frame[f"{name}_place"] = [arm.index[members[0]] for members in groups]
+        away = (arm["status"] == "diverged").to_numpy()
+        diverged += np.array([int(away[members].sum()) for members in groups], dtype=int)
+        if "correct" in left.columns and metric == "top1_accuracy":
+            truths = arm["correct"].to_numpy()
+            means = [_mean_truth(truths[members]) for members in groups]
+            frame[f"{name}_correct"] = pd.Series(means, index=frame.index, dtype=object)
     frame["difference"] = frame["left"] - frame["right"]
-    frame["left_val"] = frame["val_top1_accuracy"].astype(float)
-    frame["right_val"] = _means(right["val_top1_accuracy"], matched)
-    away = [(arm["status"] == "diverged").to_numpy() for arm in arms]
-    frame["diverged"] = [int(away[0][p]) + int(away[1][o].sum()) for p, _, o in matched]
-    kinds = [f"{recipes.iloc[place]} − {kind}" for place, kind, _ in matched]
-    frame["comparison"] = pd.Series(kinds, index=frame.index, dtype=object)
+    frame["diverged"] = diverged
+    frame["comparison"] = pd.Series([kind for _, kind in matched], frame.index, dtype=object)
     frame["size"] = key_of(frame, [n for n in SIZES if n in frame.columns])
-    frame["left_place"] = left.index[places]
-    frame["right_place"] = [right.index[others[0]] for _, _, others in matched]
-    if "correct" in left.columns and metric == "top1_accuracy":
-        frame["left_correct"] = frame["correct"]
-        truths = right["correct"].to_numpy()
-        frame["right_correct"] = pd.Series(
-            [_mean_truth(truths[others]) for _, _, others in matched],
-            index=frame.index,
-            dtype=object,
-        )
+    frame["seed"] = key_of(frame, seeds)
     return frame.reset_index(drop=True)
 
 
-def _means(values: pd.Series[Any], matched: Sequence[tuple[int, str, list[int]]]) -> list[float]:
+def _means(values: pd.Series[Any], groups: Sequence[list[int]]) -> list[float]:
     numbers = values.astype(float).to_numpy()
-    return [math.fsum(numbers[others]) / len(others) for _, _, others in matched]
+    return [math.fsum(numbers[members]) / len(members) for members in groups]
 
 
 def _mean_truth(truths: Any) -> Any:

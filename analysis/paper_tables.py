@@ -215,6 +215,10 @@ def _of_basis(line: Line, basis: Basis) -> Line:
     return replace(line, basis=basis.text, details=basis.details) if line.n else line
 
 
+_ENDED = ("done", "diverged")
+"""Runs with an outcome: one that diverged counts at chance."""
+
+
 def _arms(of: Arm | Difference) -> tuple[Arm, ...]:
     return (of,) if isinstance(of, Arm) else (of.first, of.second)
 
@@ -225,7 +229,7 @@ def _scored(blank: Line, cell: Cell, one: PaperTable, board: pd.DataFrame) -> Li
     rows = [rows_of(board, which) for which in arms]
     if any(one_arm.empty for one_arm in rows):
         return replace(blank, status="not run", note=_joined(blank.note, "not in this grid"))
-    done = [one_arm[one_arm["status"] == "done"] for one_arm in rows]
+    done = [one_arm[one_arm["status"].isin(_ENDED)] for one_arm in rows]
     if any(one_arm.empty for one_arm in done):
         states = pd.concat(rows)["status"].value_counts().to_dict()
         said = ", ".join(f"{n} {state}" for state, n in states.items())
@@ -356,7 +360,7 @@ def _without_number(
         if experiment in drawn:
             continue
         rows = rows_of(board, Arm(experiment, ()))
-        rows = rows[(rows["status"] == "done") & ~rows.index.isin(taken)]
+        rows = rows[rows["status"].isin(_ENDED) & ~rows.index.isin(taken)]
         for label, group in _conditions(rows):
             score = score_of([group], one.metric)
             if score is not None:

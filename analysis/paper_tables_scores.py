@@ -4,13 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 import pandas as pd
 
 from analysis.board import SEEDS, key_of, repetition, varying
 from analysis.labels import number
-from analysis.units import summarise
+from analysis.units import Kind, combined, summarise
+from bench.intervals import Estimate, clipped
 
 __all__ = ["COUNTS", "Score", "counted", "score_of"]
 
@@ -68,30 +70,49 @@ def score_of(arms: Sequence[pd.DataFrame], metric: str) -> Score | None:
     shared = [key for key in tables[0] if all(key in other for other in tables)]
     if not shared:
         return None
-    signs = (1.0, -1.0)
-    values = [
-        100.0 * sum(s * t[key] for s, t in zip(signs, tables, strict=False)) for key in shared
-    ]
-    units = pd.DataFrame(shared, columns=["task", "seed"]).assign(value=values)
-    found = summarise(units, "value", metric)
-    spread = float(np.std(values, ddof=1)) if len(values) > 1 else None
+    units = pd.DataFrame([_unit(key, [t[key] for t in tables], metric) for key in shared])
+    found = summarise(units, "value", metric, "given")
+    if len(arms) == 1 and metric.endswith("accuracy"):
+        found = clipped(found, 0.0, 100.0)
+    spread = float(np.std(units["value"], ddof=1)) if len(units) > 1 else None
     mixed = max(_conditions(rows) for rows in arms)
+    away = f"{found.diverged} diverged, at chance" if found.diverged else ""
     notes = [f"mean over {mixed} conditions" if mixed > 1 else "", _few_pairs(arms, metric)]
-    note = "; ".join(text for text in notes if text)
+    note = "; ".join(text for text in [*notes, away, _images(found)] if text)
     return Score(found.value, found.low, found.high, spread, found.n, found.unit, note)
 
 
-def _by_repetition(rows: pd.DataFrame, metric: str) -> dict[tuple[str, str], float]:
-    """(task, seeds) to the mean of the metric."""
+def _images(e: Estimate) -> str:
+    """What the interval says of the test images; a missing one is seen by its absence."""
+    return e.note if e.low is not None else ""
+
+
+Rows = list[dict[Any, Any]]
+
+
+def _by_repetition(rows: pd.DataFrame, metric: str) -> dict[tuple[str, str], Rows]:
+    """(task, seeds) to the rows that have the metric."""
     if metric not in rows.columns:
         return {}
     known = rows[rows[metric].notna()]
+    found: dict[tuple[str, str], Rows] = {}
     if known.empty:
-        return {}
-    found: dict[tuple[str, str], list[float]] = {}
-    for task, seeds, value in zip(known["task"], key_of(known, SEEDS), known[metric], strict=True):
-        found.setdefault((str(task), str(seeds)), []).append(float(value))
-    return {key: sum(values) / len(values) for key, values in sorted(found.items())}
+        return found
+    places = zip(known["task"], key_of(known, SEEDS), known.to_dict("records"), strict=True)
+    for task, seeds, row in places:
+        found.setdefault((str(task), str(seeds)), []).append(row)
+    return dict(sorted(found.items()))
+
+
+def _unit(key: tuple[str, str], sides: Sequence[Rows], metric: str) -> dict[str, Any]:
+    """The mean of one arm, less that of the other, of one repetition, in percent."""
+    rows = [row for side in sides for row in side]
+    weights = [s / len(rs) for s, rs in zip((1.0, -1.0), sides, strict=False) for _ in rs]
+    value = 100.0 * sum(w * float(r[metric]) for w, r in zip(weights, rows, strict=True))
+    away = sum(row["status"] == "diverged" for row in rows)
+    kind: Kind = "accuracy" if metric == "top1_accuracy" else "other"
+    unit = {"task": key[0], "seed": key[1], "value": value, "diverged": away}
+    return unit | combined(rows, weights, kind, 100.0)
 
 
 def _conditions(rows: pd.DataFrame) -> int:

@@ -26,7 +26,7 @@ from analysis.board import (
 )
 from analysis.evidence import Evidence
 from analysis.labels import number, recipe, settings, start_and_recipe
-from analysis.pairing import best_lr
+from analysis.pairing import TASK, best_lr
 from analysis.units import Kind, summarise
 from bench.errors import DataError
 from bench.intervals import clipped
@@ -292,6 +292,10 @@ def costs(evidence: Evidence) -> pd.DataFrame:
     )
     said = ["source", "pattern", "method", "method_options", "images_per_class", "lr"]
     named = rows.assign(setting=settings(rows, said, ["line", "x"]))
+    held = [n for n in varying(named) if n not in (*SIZES, "lr") and not repetition(n)]
+    named = named.assign(condition=key_of(named, [n for n in held if not varies(n, TASK)]))
+    several = named.groupby(["line", "setting"])["condition"].transform("nunique") > 1
+    named["line"] = named["line"].where(~several, named["line"] + ", " + named["pattern"])
     if evidence.lr_rule(pd.Series(True, index=board.index)) == "best":
         named = best_lr(_most_repeated(named))
     found: list[dict[str, Any]] = [
@@ -304,7 +308,9 @@ def costs(evidence: Evidence) -> pd.DataFrame:
             "n": len(group),
             "device": device,
         }
-        for (line, setting, x), group in named.groupby(["line", "setting", "x"], sort=True)
+        for (line, setting, _, x), group in named.groupby(
+            ["line", "setting", "condition", "x"], sort=True
+        )
     ]
     most: dict[Any, int] = {}
     for row in found:

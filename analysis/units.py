@@ -77,7 +77,11 @@ def observation(row: Mapping[Any, Any], value: float, kind: Kind, scale: float) 
 def combined(
     rows: Sequence[Mapping[Any, Any]], weights: Sequence[float], kind: Kind, scale: float = 1.0
 ) -> dict[str, Any]:
-    """`per_image` and `image_variance` of a weighted sum of rows' values on the same test images.
+    """What a weighted sum of rows' values on the same test images owes to images and draws.
+
+    Returns:
+        `per_image` and `image_variance`; `train_images` and `available_images` of the row whose
+        training draws share most.
 
     Args:
         rows: of one task, such as one repetition at several sizes; `kind` and `scale` as for
@@ -94,7 +98,15 @@ def combined(
     variance = None
     if len(known) == len(bounds):
         variance = sum(abs(w) * b**0.5 for w, b in zip(weights, known, strict=True)) ** 2
-    return {"per_image": images, "image_variance": variance}
+    return {"per_image": images, "image_variance": variance} | _widest(rows)
+
+
+def _widest(rows: Sequence[Mapping[Any, Any]]) -> dict[str, Any]:
+    known = [row for row in rows if _overlap(row) is not None]
+    if not known:
+        return {}
+    most = max(known, key=lambda row: _overlap(row) or 0.0)
+    return {name: most[name] for name in ("train_images", "available_images")}
 
 
 def _per_image(row: Mapping[Any, Any], kind: Kind, scale: float) -> Any:

@@ -119,9 +119,10 @@ class Settings:
         kept = {k: v for k, v in found.items() if not _names_task(k)}
         for prefix in sorted({k.removesuffix("dataset") for k in kept if k.endswith(".dataset")}):
             if _relative(prefix, found, target):
-                drop = [f"{prefix}dataset", f"{prefix}root"]
-                drop += [f"{prefix}classes.{name}" for name in ("root", *_COUNTS, "names")]
-                kept = {k: v for k, v in kept.items() if k not in drop}
+                drop = ["dataset", "root", *(f"classes.{n}" for n in ("root", *_COUNTS, "names"))]
+                # What the source has otherwise than its target is a treatment.
+                same = {prefix + n for n in drop if found.get(prefix + n) == target.get(n)}
+                kept = {k: v for k, v in kept.items() if k not in same}
                 kept[f"{prefix}relative"] = True
         return _digest(kept)
 

@@ -201,32 +201,43 @@ def clipped(e: Estimate, least: float, most: float) -> Estimate:
 
 @dataclass(frozen=True)
 class _Part:
-    """A task's mean; the variance of it from seeds and from test images, each with its degrees."""
+    """A task's mean; the variance of it from seeds and from test images, each with its degrees.
+
+    The variance from seeds is `spread * factor`, of which `spread * common` is what draws share.
+    """
 
     mean: float
     seeds: int
+    freedom: int
     spread: float | None
     factor: float
+    common: float
     images: float
     image_df: float
     note: str
 
 
 def _task(found: Sequence[Observation]) -> _Part:
-    settings: dict[str, list[float]] = {}
+    cells: dict[str, dict[str, list[float]]] = {}
     for o in found:
-        settings.setdefault(o.setting, []).append(o.value)
-    means = {name: math.fsum(values) / len(values) for name, values in settings.items()}
+        cells.setdefault(o.setting, {}).setdefault(o.repetition, []).append(o.value)
+    table = {s: {r: math.fsum(v) / len(v) for r, v in of.items()} for s, of in cells.items()}
+    means = {s: math.fsum(of.values()) / len(of) for s, of in table.items()}
     mean = math.fsum(means.values()) / len(means)
-    # A repetition's deviation from what others had in the same settings.
-    seeds: dict[str, list[float]] = {}
-    for o in found:
-        seeds.setdefault(o.repetition, []).append(o.value - means[o.setting])
-    deviations = np.array([math.fsum(values) / len(values) for values in seeds.values()])
-    spread = float(deviations.var(ddof=1)) if len(deviations) > 1 else None
-    factor = 1 / len(seeds) + _shared(found) / len(means)
+    seeds = sorted({o.repetition for o in found})
+    n, common = len(seeds), _shared(found) / len(means)
     images, df, note = _images(found)
-    return _Part(mean, len(seeds), spread, factor, images, df, note)
+    if all(len(of) == n for of in table.values()):
+        rows = [math.fsum(of[r] for of in table.values()) / len(table) for r in seeds]
+        spread = float(np.var(rows, ddof=1)) if n > 1 else None
+        return _Part(mean, n, n - 1, spread, 1 / n + common, common, images, df, note)
+    # Settings with seeds of their own: one spread for all, and the most that the settings'
+    # errors can add up to, which is where they are correlated fully.
+    squares = math.fsum((v - means[s]) ** 2 for s, of in table.items() for v in of.values())
+    freedom = min(n - 1, sum(len(of) - 1 for of in table.values()))
+    spread = squares / sum(len(of) - 1 for of in table.values()) if freedom else None
+    factor = (math.fsum(len(of) ** -0.5 for of in table.values()) / len(table)) ** 2
+    return _Part(mean, n, freedom, spread, factor + common, common, images, df, note)
 
 
 def _shared(found: Sequence[Observation]) -> float:
@@ -291,37 +302,43 @@ def _these_tasks(parts: Sequence[_Part], level: float) -> Estimate:
         return Estimate(mean, None, None, n, "seed", level=level, note=alone)
     terms: list[tuple[float, float]] = [(p.images / t**2, p.image_df) for p in parts]
     if len(repeated) == t:
-        terms += [((p.spread or 0.0) * p.factor / t**2, p.seeds - 1) for p in parts]
+        terms += [((p.spread or 0.0) * p.factor / t**2, p.freedom) for p in parts]
     else:  # tasks with one seed have the spread of the others, which is estimated once
-        freedom = sum(part.seeds - 1 for part in repeated)
-        pooled = math.fsum((p.seeds - 1) * (p.spread or 0.0) for p in repeated) / freedom
+        freedom = sum(part.freedom for part in repeated)
+        pooled = math.fsum(p.freedom * (p.spread or 0.0) for p in repeated) / freedom
         terms.append((pooled * math.fsum(p.factor for p in parts) / t**2, freedom))
     variance = math.fsum(v for v, _ in terms)
     scale = max(abs(mean), 1e-3)
     if variance <= (1e-9 * scale) ** 2:
         return Estimate(mean, None, None, n, "seed", level=level, note=joined(note, NO_SPREAD))
-    if t == 1 and n == 2 and parts[0].images > 0:
-        return _two_seeds(mean, terms, note, level)
-    df = variance**2 / math.fsum(v**2 / d for v, d in terms if v > 0)
+    df = _degrees([(v, d) for v, d in terms if v > 0], level, t)
     found = from_errors(mean, math.sqrt(variance), df, n, "seed", note, level)
     shrinking = math.fsum(
-        v * (1 / p.seeds) / p.factor for (v, _), p in zip(terms[t:], parts, strict=False)
+        v * (1 - p.common / p.factor) for (v, _), p in zip(terms[t:], parts, strict=False)
     )
     return replace(found, fixed=math.sqrt(max(variance - shrinking, 0.0)))
 
 
-def _two_seeds(
-    mean: float, terms: Sequence[tuple[float, float]], note: str, level: float
-) -> Estimate:
-    """Two seeds and their test images: one degree of freedom is too few for Satterthwaite's sum.
+def _degrees(terms: Sequence[tuple[float, float]], level: float, tasks: int) -> float:
+    """Degrees of freedom of a sum of variances, each with its own.
 
-    Each part gets the quantile of its own degrees, and their squares add up, which covers at least
-    as often as stated. There is no p-value: two seeds decide nothing.
+    Of several tasks: Satterthwaite's. Of one task, whose few seeds are one of two terms, that sum
+    is far from a chi-square; there each term gets the quantile of its own degrees, their squares
+    add up (Cochran and Cox, 1957, do so with the weights outside the root), and the result is
+    the degrees at which Student's interval has that width. It covers at least as often as stated.
     """
+    from scipy.optimize import brentq
     from scipy.special import stdtrit
 
-    half = math.sqrt(math.fsum(v * float(stdtrit(d, 0.5 + level / 2)) ** 2 for v, d in terms))
-    return Estimate(mean, mean - half, mean + half, 2, "seed", level=level, note=note)
+    variance = math.fsum(v for v, _ in terms)
+    if tasks > 1 or len(terms) == 1:
+        return variance**2 / math.fsum(v**2 / d for v, d in terms)
+    at = 0.5 + level / 2
+    wide = math.sqrt(math.fsum(v * float(stdtrit(d, at)) ** 2 for v, d in terms) / variance)
+    least, most = min(d for _, d in terms), max(d for _, d in terms)
+    if wide >= float(stdtrit(least, at)) or wide <= float(stdtrit(most, at)):
+        return least if wide >= float(stdtrit(least, at)) else most
+    return float(brentq(lambda d: float(stdtrit(d, at)) - wide, least, most))
 
 
 def all_equal(array: Array) -> bool:

@@ -126,7 +126,7 @@ def test_sizes_are_averaged_within_a_seed_before_seeds_count() -> None:
 
 
 def test_a_seed_that_lacks_a_size_moves_no_other_size() -> None:
-    # Seed 2 has the easy size alone: it says nothing of the hard one, and adds no spread by that.
+    # Seed 2 has the easy size alone: it says nothing of the hard one.
     values = {
         (0, "hard"): 0.1,
         (1, "hard"): 0.2,
@@ -136,8 +136,36 @@ def test_a_seed_that_lacks_a_size_moves_no_other_size() -> None:
     }
     found = estimate([Observation("t", str(s), v, n) for (s, n), v in values.items()])
     assert found.value == pytest.approx((0.15 + 0.85) / 2)
-    deviations = [(-0.05 - 0.05) / 2, (0.05 + 0.05) / 2, 0.0]
-    assert found.error == pytest.approx(np.std(deviations, ddof=1) / math.sqrt(3))
+    # One spread within sizes; the sizes' errors as if they were fully correlated.
+    spread = math.sqrt((2 * 0.05**2 + 2 * 0.05**2) / (1 + 2))
+    assert found.error == pytest.approx(spread * (1 / math.sqrt(2) + 1 / math.sqrt(3)) / 2)
+    assert found.df == 2
+
+
+@pytest.mark.parametrize("seeds", [(5, 5), (5, 2), (5, 1), (10, 2)])
+def test_sizes_with_fewer_seeds_than_others_are_covered(seeds: tuple[int, int]) -> None:
+    # Effects of a seed are shared by its sizes; without its own spread a size of one seed adds
+    # the least.
+    rng = np.random.default_rng(len(seeds) + seeds[1])
+    inside = 0
+    for _ in range(1000):
+        own = rng.normal(0, 1, (max(seeds), 1)) + rng.normal(0, 1, (max(seeds), 2))
+        rows = [
+            Observation("t", str(s), float(own[s, n]), str(n))
+            for n, count in enumerate(seeds)
+            for s in range(count)
+        ]
+        found = estimate(rows)
+        assert found.low is not None
+        assert found.high is not None
+        inside += found.low <= 0 <= found.high
+    assert inside / 1000 > 0.93
+
+
+def test_a_repetition_that_is_there_twice_counts_once() -> None:
+    rows = [Observation("t", str(s), v) for s, v in enumerate([0.1, 0.25, 0.2])]
+    once, twice = estimate(rows), estimate([*rows, rows[0], rows[0]])
+    assert (twice.value, twice.error, twice.n) == pytest.approx((once.value, once.error, once.n))
 
 
 def _mean_squares(table: Sequence[Sequence[float]]) -> tuple[float, float, float]:
@@ -161,15 +189,18 @@ def _mean_squares(table: Sequence[Sequence[float]]) -> tuple[float, float, float
 
 
 def _crossed_by_hand(table: Sequence[Sequence[float]]) -> tuple[float, float]:
-    """Standard error of the mean over seeds x images, and Satterthwaite's degrees of freedom."""
+    """Standard error of the mean over seeds x images, and half the width of its interval.
+
+    Each part has the quantile of its own degrees of freedom, and the squares add up.
+    """
     seeds, images = len(table), len(table[0])
     ms_seeds, ms_images, ms_rest = _mean_squares(table)
     # E MS_seeds = images var_seeds + var_rest, E MS_images = seeds var_images + var_rest.
     of_seeds = ms_seeds / (seeds * images)
     of_images = max(0.0, ms_images - ms_rest) / (seeds * images)
-    variance = of_seeds + of_images
-    df = variance**2 / (of_seeds**2 / (seeds - 1) + of_images**2 / (images - 1))
-    return math.sqrt(variance), df
+    quantiles = [float(stats.t.ppf(0.975, n - 1)) for n in (seeds, images)]
+    half = math.hypot(quantiles[0] * of_seeds**0.5, quantiles[1] * of_images**0.5)
+    return math.sqrt(of_seeds + of_images), half
 
 
 def _crossed(table: Sequence[Sequence[float]], task: str = "t") -> list[Observation]:
@@ -190,9 +221,9 @@ def test_seeds_and_test_images_are_crossed_as_in_an_analysis_of_variance(seed: i
         + rng.normal(0, 0.6, (seeds, images))
     )
     found = estimate(_crossed(table.tolist()))
-    error, df = _crossed_by_hand(table.tolist())
-    assert (found.value, found.error, found.df) == pytest.approx((table.mean(), error, df))
-    assert _ends(found) == pytest.approx(stats.t.interval(0.95, df, table.mean(), error))
+    error, half = _crossed_by_hand(table.tolist())
+    assert (found.value, found.error) == pytest.approx((table.mean(), error))
+    assert _ends(found) == pytest.approx((table.mean() - half, table.mean() + half))
     assert (found.unit, found.n, found.note) == ("seed", seeds, "")
 
 
@@ -233,7 +264,8 @@ def test_from_counts_alone_the_images_error_of_one_task_is_bounded() -> None:
     of_seeds, of_images = np.var(values, ddof=1) / 3, float(np.mean(bounds))
     assert found.error == pytest.approx(math.sqrt(of_seeds + of_images))
     # A bound is no estimate, so its degrees of freedom are as good as infinite.
-    assert found.df == pytest.approx((of_seeds + of_images) ** 2 / (of_seeds**2 / 2), rel=1e-4)
+    half = math.hypot(stats.t.ppf(0.975, 2) * of_seeds**0.5, 1.959964 * of_images**0.5)
+    assert found.high == pytest.approx(found.value + half, rel=1e-5)
     assert found.note == BOUNDED
     partly = [
         Observation("t", str(s), v, image_variance=b)

@@ -126,8 +126,8 @@ class Pool:
 
         One that still imports its libraries has nothing in hand, and is not waited for.
         """
+        # Only a flag: a signal may come in the middle of writing to a worker.
         self.stopping = True
-        self._tell_to_stop()
 
     def _tell_to_stop(self) -> None:
         for worker in self.workers:
@@ -156,7 +156,7 @@ class Pool:
         return True
 
     def _drain(self) -> bool:
-        self._tell_to_stop()  # one may have been on its way when the signal came
+        self._tell_to_stop()
         self._listen(0.1)
         return any(worker.process.poll() is None for worker in self.workers)
 
