@@ -17,10 +17,9 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis import arms
-from analysis.board import COPIED, LOSS, PATTERN, SIZES, SOURCE, key_of, varies
+from analysis.board import COPIED, LOSS, PATTERN, SIZES, SOURCE, factors, key_of
 from analysis.evidence import Evidence
 from analysis.labels import recipe, settings
-from analysis.pairing import TASK
 from analysis.ratios import gains
 from analysis.units import summarise
 from analysis.verdicts import Decision, decide, difference_test, hypothesis_name
@@ -305,15 +304,21 @@ def _answers(evidence: Evidence, found: Sequence[Contrast]) -> Iterator[Answer]:
 
 def _settings(board: pd.DataFrame, frame: pd.DataFrame, contrast: Contrast) -> list[str]:
     """What tells a pair from others at its number of images: of the left arm, and of the right."""
-    task = [str(n) for n in board.columns if varies(str(n), TASK)]
-    leave = {"images_per_class", "lr", "target_classes", *task, *_text_columns(board, contrast)}
-    left = settings(frame, sorted(leave), ["n_per_class"])
+    leave = {"images_per_class", "lr", "target_classes", *_text_columns(board, contrast)}
     rows = board.loc[list(frame["right_place"])].reset_index(drop=True)
+    row_of = key_of(frame, ["comparison", *_sizes(frame)])
+    # What one row repeats over, such as the target and the sources that go with it.
+    leave |= {n for n in factors(board) for side in (frame, rows) if _several(side, n, row_of)}
+    left = settings(frame, sorted(leave), ["n_per_class"])
     right = settings(rows, sorted(leave), ["n_per_class"])
     return [
         a if a == b or not b else f"{a or 'usual'} against {b}"
         for a, b in zip(left, right, strict=True)
     ]
+
+
+def _several(rows: pd.DataFrame, name: str, groups: pd.Series[str]) -> bool:
+    return int(key_of(rows, [name]).groupby(groups).nunique().max()) > 1
 
 
 def _text_columns(board: pd.DataFrame, contrast: Contrast) -> list[str]:

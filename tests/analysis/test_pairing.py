@@ -9,10 +9,12 @@ import pandas as pd
 import pytest
 
 from analysis import arms
-from analysis.board import LOSS, PATTERN, SOURCE, prepare
+from analysis.board import COPIED, LOSS, PATTERN, SOURCE, prepare
 from analysis.evidence import Evidence
 from analysis.findings import CLAIMS, Examined, examine
+from analysis.learning_curves import repeated_laws
 from analysis.pairing import best_lr, comparisons, pair
+from analysis.units import summarise
 from bench.leaderboard import describe
 from bench.plan import DataFacts, Plan, PlannedRun
 from bench.selections import Borrowed
@@ -28,12 +30,15 @@ from bench.spec import (
 )
 from benchmarks.simulated import ARMS, Design, Truth, simulate
 
+FROM_SCRATCH = (*SOURCE, *PATTERN, *COPIED)
 TUNE, FREEZE, SCRATCH = "T(1-7)R(8)", "F(1-7)R(8)", "R(1-8)"
 
 
-def source(images: int | None = None, side: Any = "near", **more: Any) -> RunSpec:
-    classes = NearFarClasses(root="animal.n.01", side=side)
-    data = DataSpec(dataset="d", classes=classes, images_per_class=images)
+def source(
+    images: int | None = None, side: Any = "near", classes: int = 20, **more: Any
+) -> RunSpec:
+    chosen = NearFarClasses(root="animal.n.01", side=side, source_n=classes)
+    data = DataSpec(dataset="d", classes=chosen, images_per_class=images)
     return RunSpec(data=data, model=ModelSpec(name="m"), pattern=SCRATCH, **more)
 
 
@@ -129,6 +134,98 @@ def test_a_setting_of_the_source_never_varies_within_a_pair() -> None:
     table = board((0.5, run(quick, TUNE)), (0.4, run(far, TUNE)))
     near = table["source_side"] == "near"
     assert len(pair(table, near, ~near, SOURCE)) == 1
+
+
+def test_seeds_of_a_source_that_varies_are_no_repetitions_of_the_target() -> None:
+    """Five sources against one run from scratch share that run, and are one repetition."""
+    cells = [(0.4, run(None, SCRATCH))]
+    for k in range(5):
+        cells.append((0.5 + k / 100, run(source(seeds=Seeds(draw=k, init=k, order=k)))))
+    table = board(*cells)
+    found = pair(table, table["source_side"] == "near", table["source"] == "none", FROM_SCRATCH)
+    (row,) = found.frame.to_dict("records")
+    assert (row["left"], row["right"]) == pytest.approx((0.52, 0.4))
+    assert found.unpaired == 0
+    gain = examine(Evidence(table)).gains.iloc[0]
+    assert (gain["n"], gain["low"], gain["verdict"]) == (1, None, "undecided")
+
+
+def test_sources_with_other_numbers_of_classes_are_comparisons_of_their_own() -> None:
+    cells = []
+    for seed in range(3):
+        for classes, gain in ((20, 0.09), (60, 0.29)):
+            near = source(classes=classes)
+            cells.append((0.4 + gain + seed / 100, run(near, TUNE, seed)))
+            cells.append((0.4 + seed / 100, run(near, FREEZE, seed)))
+    table = board(*cells)
+    assert table["recipe_id"].nunique() == 4
+    frame = pair(table, table.treatment == "tune", table.treatment == "freeze", PATTERN).frame
+    means = sorted(group["difference"].mean() for group in comparisons(frame))
+    assert means == pytest.approx([0.09, 0.29])
+    gains = examine(Evidence(table)).gains
+    assert sorted(gains["gain_points"]) == pytest.approx([9.0, 29.0])
+    assert gains["setting"].nunique() == 2
+
+
+def test_a_gap_is_that_of_one_comparison_before_and_one_after() -> None:
+    cells = []
+    for seed in range(3):
+        for side, gain in (("near", 0.1), ("far", 0.0)):
+            start = source(side=side)
+            cells.append((0.5 + gain + seed / 100, run(start, TUNE, seed)))
+            for pattern, more in (("F(1-3)T(4-7)R(8)", 0.01), ("F(1-3)T(4-5)F(6-7)R(8)", 0.2)):
+                accuracy = 0.3 + gain + (more if side == "near" else 0) + seed / 100
+                cells.append((accuracy, run(start, pattern, seed)))
+    found = examine(Evidence(board(*cells)))
+    (claim,) = [f for f in found.findings if f.claim == "LI-C8"]
+    gaps = [p.effect for p in claim.parts if p.name.startswith("near loses less")]
+    assert sorted(gaps) == pytest.approx([1.0, 20.0])
+
+
+def test_targets_of_one_comparison_are_tasks_of_one_row() -> None:
+    """Ten targets with two seeds say more in general than one target with five."""
+    rng = np.random.default_rng(0)
+    cells = []
+    for target in range(10):
+        data = DataSpec(dataset=f"d{target}", images_per_class=10)
+        for seed in range(2):
+            for parent, pattern, level in ((source(), TUNE, 0.6), (None, SCRATCH, 0.4)):
+                spec = run(parent, pattern, seed).model_copy(update={"data": data})
+                cells.append((level + rng.normal() / 100, spec))
+    (gain,) = examine(Evidence(board(*cells))).gains.to_dict("records")
+    assert (gain["n"], gain["unit"], gain["setting"]) == (10, "task", "")
+    assert (gain["verdict"], gain["scope"]) == ("higher", "in general")
+
+
+def test_few_tasks_have_a_verdict_on_those_tasks() -> None:
+    rng = np.random.default_rng(1)
+    cells = []
+    for draw in range(2):
+        for seed in range(5):
+            for side, level in (("near", 0.6), ("far", 0.4)):
+                spec = run(source(side=side), TUNE, seed, draw=draw)
+                cells.append((level + rng.normal() / 100, spec))
+    (claim,) = [f for f in examine(Evidence(board(*cells))).findings if f.claim == "LI-C4"]
+    (part,) = [p for p in claim.parts if p.name == "near > far"]
+    assert (part.verdict, part.scope, part.n) == ("holds", "on these 2 tasks", 2)
+
+
+def test_overlapping_draws_widen_slopes_gaps_and_exponents_too() -> None:
+    """What is derived from several runs carries the largest share that draws have in common."""
+    design = Design(tasks=1, seeds=5, arms=tuple(ARMS), sizes=(5, 20, 100))
+    table, _ = simulate(design, Truth(), np.random.default_rng(3))
+    known = table.assign(available_images=2 * table["train_images"])
+    unknown = table.assign(available_images=None)
+    for name in ("LI-C6", "LI-C8"):
+        widths = []
+        for one in (known, unknown):
+            (claim,) = [f for f in examine(Evidence(one)).findings if f.claim == name]
+            widths.append({p.name: p.high - p.low for p in claim.parts if p.low is not None})
+        assert widths[0]
+        assert all(widths[0][part] > widths[1][part] for part in widths[0]), name
+    laws = [repeated_laws(one[arms.fine_tuned(one)]) for one in (known, unknown)]
+    ends = [summarise(law, "exponent", "exponents") for law in laws]
+    assert ends[0].high - ends[0].low > ends[1].high - ends[1].low
 
 
 def _borrowing(name: str, parent: RunSpec, **options: Any) -> dict[str, Any]:
