@@ -12,7 +12,7 @@ import pandas as pd
 from analysis.board import SEEDS, key_of, repetition, varying
 from analysis.labels import number
 from analysis.units import Kind, combined, summarise
-from bench.intervals import Estimate, clipped
+from bench.intervals import BOUNDED, WITHOUT_IMAGES, Estimate, clipped
 
 __all__ = ["COUNTS", "Score", "counted", "score_of"]
 
@@ -72,7 +72,7 @@ def score_of(arms: Sequence[pd.DataFrame], metric: str) -> Score | None:
         return None
     units = pd.DataFrame([_unit(key, [t[key] for t in tables], metric) for key in shared])
     found = summarise(units, "value", metric, "given")
-    if len(arms) == 1 and metric.endswith("accuracy"):
+    if len(arms) == 1:
         found = clipped(found, 0.0, 100.0)
     spread = float(np.std(units["value"], ddof=1)) if len(units) > 1 else None
     mixed = max(_conditions(rows) for rows in arms)
@@ -82,9 +82,15 @@ def score_of(arms: Sequence[pd.DataFrame], metric: str) -> Score | None:
     return Score(found.value, found.low, found.high, spread, found.n, found.unit, note)
 
 
+_IMAGES = {
+    WITHOUT_IMAGES: "without the test images' error",
+    BOUNDED: "the test images' error is bounded",
+}
+
+
 def _images(e: Estimate) -> str:
     """What the interval says of the test images; a missing one is seen by its absence."""
-    return e.note if e.low is not None else ""
+    return _IMAGES.get(e.note, e.note) if e.low is not None else ""
 
 
 Rows = list[dict[Any, Any]]
