@@ -95,11 +95,23 @@ def pair(
         held = [name for name in held if name != "lr"]
         arms = _at_best_rates(arms, [n for n in held if not repetition(n) and n != "parent_id"])
     recipe = _recipe(pd.concat(arms), settings, lr)
+    found, alone = _partners(arms, held, recipe, [_shared_options(arm, vary) for arm in arms])
+    matched = [(sides, f"{own} − {kind}") for (_, own, kind), sides in found.items()]
+    frame = _matched(arms, matched, metric, [n for n in held if repetition(n)])
+    return Pairs(frame, alone, int(((left | right) & ~done).sum()))
+
+
+def _partners(
+    arms: Sequence[pd.DataFrame],
+    held: Sequence[str],
+    recipe: Sequence[str],
+    shared: Sequence[Sequence[Mapping[str, Any]]],
+) -> tuple[dict[tuple[str, str, str], tuple[list[int], list[int]]], int]:
+    """Places of the left and the right runs by what is held and both recipes; left runs alone."""
     rights: dict[str, dict[str, list[int]]] = {}
     places = zip(key_of(arms[1], held), key_of(arms[1], recipe), strict=True)
     for place, (key, kind) in enumerate(places):
         rights.setdefault(key, {}).setdefault(kind, []).append(place)
-    shared = [_shared_options(arm, vary) for arm in arms]
     found: dict[tuple[str, str, str], tuple[list[int], list[int]]] = {}
     alone = 0
     places = zip(key_of(arms[0], held), key_of(arms[0], recipe), strict=True)
@@ -112,9 +124,7 @@ def pair(
         alone += not partners
         for kind in sorted(partners):
             found.setdefault((key, own, kind), ([], partners[kind]))[0].append(place)
-    matched = [(sides, f"{own} − {kind}") for (_, own, kind), sides in found.items()]
-    frame = _matched(arms, matched, metric, [n for n in held if repetition(n)])
-    return Pairs(frame, alone, int(((left | right) & ~done).sum()))
+    return found, alone
 
 
 def _recipe(rows: pd.DataFrame, settings: Sequence[str], lr: LrRule) -> list[str]:
@@ -169,7 +179,7 @@ def _matched(
     for name, (arm, groups) in sides.items():
         frame[name] = _means(arm[metric], groups)
         frame[f"{name}_val"] = _means(arm["val_top1_accuracy"], groups)
-        frame[f"{name}_place"] = [arm.index[members[0]] for members in groups]
+        frame[f"{name}_place"] = [arm.index[members].min() for members in groups]
         away = (arm["status"] == "diverged").to_numpy()
         diverged += np.array([int(away[members].sum()) for members in groups], dtype=int)
         if "correct" in left.columns and metric == "top1_accuracy":

@@ -159,7 +159,8 @@ def test_numbers_and_both_verdicts_are_those_of_the_csv(tmp_path: Path, tiny: Pa
     ratio = _over_tasks(pairs, 100 * np.log(pairs["left"] / pairs["right"]))
     agrees("CHU-C2", ratio)
     assert table.loc[["LI-C1", "CHU-C2"], "verdict"].tolist() == ["not enough evidence"] * 2
-    assert table.loc[["LI-C1", "CHU-C2"], "here"].tolist() == ["holds"] * 2
+    # The slope's test images and overlapping draws leave LI-C1 open even on these tasks.
+    assert table.loc[["LI-C1", "CHU-C2"], "here"].tolist() == ["not enough evidence", "holds"]
     assert (table["p_holm"].dropna() <= 1).all()
     # An effect of which the interval over tasks excludes zero is no verdict by itself.
     assert table.loc["LI-C4", "low"] > 0

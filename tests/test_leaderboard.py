@@ -71,12 +71,17 @@ def test_test_images_that_seeds_share_widen_the_interval_of_one_task() -> None:
     mean, _, low, high = _summary(_one_task(values, test_images=50))
     of_seeds = np.var(values, ddof=1) / 3
     of_images = np.mean([v * (1 - v) / 50 for v in values])
-    df = (of_seeds + of_images) ** 2 / (of_seeds**2 / 2)
-    theirs = stats.t.interval(0.95, df, mean, math.sqrt(of_seeds + of_images))
-    assert (low, high) == pytest.approx(theirs, abs=1e-6)
+    half = _half(of_seeds, 3, of_images)
+    assert (low, high) == pytest.approx((mean - half, mean + half), abs=1e-6)
     # Even where all seeds agree.
     *_, low, high = _summary(_one_task([0.5, 0.5], test_images=50))
     assert (low, high) == pytest.approx(stats.norm.interval(0.95, 0.5, 0.5 / math.sqrt(50)))
+
+
+def _half(of_seeds: float, seeds: int, of_images: float, images: float = np.inf) -> float:
+    """Half an interval: each variance with the quantile of its own degrees, squares added."""
+    t, z = stats.t.ppf(0.975, seeds - 1), stats.t.ppf(0.975, images - 1)
+    return math.sqrt(t**2 * of_seeds + z**2 * of_images)
 
 
 def _mean_squares(truths: np.ndarray) -> tuple[float, float, float]:
@@ -95,10 +100,8 @@ def _crossed(truths: np.ndarray) -> tuple[float, float]:
     seeds, images = truths.shape
     of_seeds, of_images, rest = (ms / truths.size for ms in _mean_squares(truths))
     of_images = max(of_images - rest, 0.0)
-    df = (of_seeds + of_images) ** 2 / (of_seeds**2 / (seeds - 1) + of_images**2 / (images - 1))
-    error = math.sqrt(of_seeds + of_images)
-    low, high = stats.t.interval(0.95, df, truths.mean(), error)
-    return float(low), float(high)
+    half = _half(of_seeds, seeds, of_images, images)
+    return float(truths.mean()) - half, float(truths.mean()) + half
 
 
 def test_known_predictions_give_the_error_of_the_test_images_instead_of_a_bound() -> None:
@@ -176,13 +179,8 @@ def _by_hand(rows: pd.DataFrame) -> tuple[float, float] | None:
     share = (rows["train_images"] / rows["available_images"]).iloc[0]
     of_seeds = p.var() * (1 / seeds + (share / (1 - share) if share < 1 else 0.0))
     of_images = (p * (1 - p) / rows["test_images"]).mean()
-    if seeds == 2 and of_images:  # each part with the quantile of its own degrees
-        t, z = stats.t.ppf(0.975, 1), stats.norm.ppf(0.975)
-        half = math.sqrt(t**2 * of_seeds + z**2 * of_images)
-        return max(p.mean() - half, 0.0), min(p.mean() + half, 1.0)
-    df = (of_seeds + of_images) ** 2 / (of_seeds**2 / (seeds - 1)) if of_seeds else np.inf
-    low, high = stats.t.interval(0.95, df, p.mean(), math.sqrt(of_seeds + of_images))
-    return max(low, 0.0), min(high, 1.0)
+    half = _half(of_seeds, seeds, of_images)
+    return max(p.mean() - half, 0.0), min(p.mean() + half, 1.0)
 
 
 @pytest.mark.parametrize("name", ["tiny-imagenet", "borrowing", "borrowing-tiny-imagenet"])
@@ -385,8 +383,8 @@ def test_differences_to_the_baseline_carry_test_images_and_diverged_runs() -> No
     of_seeds = np.var(differences, ddof=1) / 3
     sides = [(0.3, 0.2), (0.4, 0.4), (0.1, 0.6)]
     of_images = np.mean([sum(p * (1 - p) for p in side) / 80 for side in sides])
-    df = (of_seeds + of_images) ** 2 / (of_seeds**2 / 2)
-    low, high = stats.t.interval(0.95, df, np.mean(differences), math.sqrt(of_seeds + of_images))
+    half = _half(of_seeds, 3, of_images)
+    low, high = np.mean(differences) - half, np.mean(differences) + half
     assert soft["n_pairs"] == 3
     assert soft["top1_over_baseline_mean"] == pytest.approx(np.mean(differences))
     assert soft["top1_over_baseline_low"] == pytest.approx(low, rel=1e-5)

@@ -240,7 +240,8 @@ def _literal_pairs(
     equal += [] if _named("source", vary) else ["parent_id"]
     apart = {*_OF_THE_TASK, *_OF_A_REPETITION, *SIZES}
     recipe = [name for name in settings_ if not _named(name, apart)]
-    found, comparisons_, alone = [], {}, 0
+    groups: dict[Any, tuple[list[Any], list[Any]]] = {}
+    alone = 0
     for a in (row for row in rows if left(row)):
         kinds: dict[Any, list[Any]] = {}
         for b in (row for row in rows if right(row)):
@@ -248,11 +249,15 @@ def _literal_pairs(
                 kinds.setdefault(tuple(b[name] for name in recipe), []).append(b)
         alone += not kinds
         for kind, others in kinds.items():
-            mean = sum(b["top1_accuracy"] for b in others) / len(others)
-            places = tuple(sorted(b["place"] for b in others))
-            found.append((a["place"], round(a["top1_accuracy"] - mean, 9), places))
             names = tuple(a[name] for name in recipe), kind
-            comparisons_.setdefault(names, set()).add((a["place"], places[0]))
+            held = tuple(a[name] for name in equal)
+            groups.setdefault((names, held), ([], others))[0].append(a)
+    found, comparisons_ = [], {}
+    for (names, _), sides in groups.items():
+        means = [sum(row["top1_accuracy"] for row in side) / len(side) for side in sides]
+        places = [tuple(row["place"] for row in side) for side in sides]
+        found.append((places[0][0], round(means[0] - means[1], 9), places[1]))
+        comparisons_.setdefault(names, set()).add((places[0][0], places[1][0]))
     return sorted(found), comparisons_, alone
 
 
