@@ -220,7 +220,7 @@ def _change(
     for place, group in enumerate(groups):
         e = summarise(group, "effect", name, "given")
         said = f"{len(group)} pairs of differences"
-        pairs = hypothesis_name(group, f"change {name}")
+        pairs = hypothesis_name(group, f"change {name} {group['kind'].iloc[0]}")
         named = f"{name}, setting {place + 1}" if place else name
         part = judge(named, e, needed, evidence.rules, pairs, said)
         parts.append(replace(part, main=as_repeated(group, groups[0])))

@@ -279,6 +279,7 @@ def _at_best_rates(arms: Sequence[pd.DataFrame], shared: Sequence[str]) -> list[
         for _, group in arm.groupby(key_of(arm, held), sort=False):
             both = set.intersection(*(side.get(key[group.index[0]], set()) for side in tried))
             own = {float(rate) for rate in group["lr"]}
-            kept[group.index] = group["lr"].astype(float) == best_rate(group, both & own or None)
+            chosen_rate = group["lr"].astype(float) == best_rate(group, both & own or None)
+            kept[group.index] = chosen_rate | bool(group["lr"].isna().all())
         chosen.append(arm[kept])
     return chosen

@@ -178,8 +178,9 @@ def test_a_gap_is_that_of_one_comparison_before_and_one_after() -> None:
                 cells.append((accuracy, run(start, pattern, seed)))
     found = examine(Evidence(board(*cells)))
     (claim,) = [f for f in found.findings if f.claim == "LI-C8"]
-    gaps = [p.effect for p in claim.parts if p.name.startswith("near loses less")]
-    assert sorted(gaps) == pytest.approx([1.0, 20.0])
+    parts = [p for p in claim.parts if p.name.startswith("near loses less")]
+    assert sorted(p.effect for p in parts) == pytest.approx([1.0, 20.0])
+    assert len({p.test.hypothesis for p in parts}) == 2
 
 
 def test_targets_of_one_comparison_are_tasks_of_one_row() -> None:
