@@ -282,10 +282,10 @@ def costs(evidence: Evidence) -> pd.DataFrame:
     if "seconds" not in board.columns or "device" not in board.columns:
         return pd.DataFrame(columns=list(_COST_COLUMNS))
     rows = _finished(board[(board["role"] != "source") & ~arms.is_method(board, "probe")])
-    rows = rows[rows["seconds"].notna() & rows["n_per_class"].notna()]
+    rows = rows.dropna(subset=["seconds", "n_per_class", "device"])
     if rows.empty:
         return pd.DataFrame(columns=list(_COST_COLUMNS))
-    device = str(rows["device"].value_counts().index[0])
+    device = str(rows["device"].mode().iloc[0])  # of several, the first by name
     rows = rows[rows["device"] == device]
     rows = rows.assign(
         x=rows["n_per_class"], line=[start_and_recipe(row) for row in rows.to_dict("records")]
