@@ -148,6 +148,16 @@ def prepare(board: pd.DataFrame, place: str | None = None) -> pd.DataFrame:
     return result
 
 
+_GUESSED = (
+    "top1_accuracy",
+    "val_top1_accuracy",
+    "mean_class_accuracy",
+    "mean_average_precision",
+)
+"""Shares that guessing among equally frequent classes brings to one by their number."""
+_VERIFIED = "tar_at_far_"
+
+
 def _at_chance(board: pd.DataFrame) -> int:
     """Gives diverged runs the accuracies of guessing; how many have no number of classes."""
     away = board["status"] == "diverged"
@@ -156,10 +166,15 @@ def _at_chance(board: pd.DataFrame) -> int:
     if "target_classes" not in board.columns:
         return int(away.sum())
     chance = 1 / pd.to_numeric(board.loc[away, "target_classes"]).astype(float)
-    for name in ("top1_accuracy", "val_top1_accuracy", "mean_class_accuracy"):
+    rates = [str(n) for n in board.columns if str(n).startswith(_VERIFIED)]
+    # Of pairs of one identity chance accepts as many as of others.
+    guessed = {
+        name: float(name.removeprefix(_VERIFIED)) for name in rates if board[name].notna().any()
+    }
+    for name, value in (dict.fromkeys(_GUESSED, chance) | guessed).items():
         if name in board.columns:
             board[name] = board[name].astype(float)
-            board.loc[away, name] = chance
+            board.loc[away, name] = value
     return int(chance.isna().sum())
 
 

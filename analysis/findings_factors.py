@@ -206,7 +206,7 @@ def _change(
     """
     if before.empty or after.empty:
         return [missing(name, "one side has no pairs", needed)]
-    best = evidence.lr_rule(pd.Series(True, index=evidence.board.index)) == "best"
+    best = "best" in {*before["lr_rule"], *after["lr_rule"]}
     free = (*vary, "lr") if best else tuple(vary)
     held = [n for n in varying(evidence.board) if not varies(n, free) and not repetition(n)]
     both = _both_sides(before, after, held)

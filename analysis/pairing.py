@@ -9,6 +9,7 @@ averaged without being named. Equality is that of all settings of the run and of
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
@@ -25,8 +26,12 @@ __all__ = ["TASK", "LrRule", "Pairs", "best_lr", "best_rate", "comparisons", "pa
 LrRule = Literal["same", "best"]
 TASK = ("dataset", "target", "class_draw", "target.root", "target.classes.*", "target.options.*")
 """Settings that name the task."""
-_RELATIVE = ("dataset", "root", "classes.root", "classes.target_n", "classes.source_n", "classes.n")
-"""Settings of a source that follow from its target's task; its side is what tells sources apart."""
+_RELATIVE = re.compile(
+    r"(?P<data>(source|bank|borrow\d*)\.(source\.)*)"
+    r"(?P<end>dataset|root|classes\.(root|target_n|source_n|n))"
+)
+"""Settings of a source that may follow from its target's task."""
+_TARGETS = {"dataset": "dataset"}
 
 
 @dataclass(frozen=True)
@@ -38,8 +43,9 @@ class Pairs:
             validation accuracies `left_val`, `right_val` (NaN: not known), `diverged` (how many of
             the two counted at chance), `comparison` (equal for pairs of the same two recipes),
             `size` (what is averaged over within a task), `left_place` and `right_place` (the index
-            of the runs on the board, of several on the right the first) and, where predictions
-            are known, `left_correct`, `right_correct` (one truth value for each test image).
+            of the runs on the board, of several the first), `left_runs` and `right_runs` (the
+            indices of all of them), `lr_rule` and, where predictions are known, `left_correct`,
+            `right_correct` (one truth value for each test image).
         unpaired: left runs without a partner.
         unfinished: rows of either arm without a result: failed, blocked or missing.
     """
@@ -94,27 +100,27 @@ def pair(
     if lr == "best":
         held = [name for name in held if name != "lr"]
         arms = _at_best_rates(arms, [n for n in held if not repetition(n) and n != "parent_id"])
-    recipe = _recipe(pd.concat(arms), settings, lr)
-    found, alone = _partners(arms, held, recipe, [_shared_options(arm, vary) for arm in arms])
+    recipes = _recipes(arms, settings, lr)
+    found, alone = _partners(arms, held, recipes, [_shared_options(arm, vary) for arm in arms])
     matched = [(sides, f"{own} − {kind}") for (_, own, kind), sides in found.items()]
     frame = _matched(arms, matched, metric, [n for n in held if repetition(n)])
-    return Pairs(frame, alone, int(((left | right) & ~done).sum()))
+    return Pairs(frame.assign(lr_rule=lr), alone, int(((left | right) & ~done).sum()))
 
 
 def _partners(
     arms: Sequence[pd.DataFrame],
     held: Sequence[str],
-    recipe: Sequence[str],
+    recipes: Sequence[Sequence[str]],
     shared: Sequence[Sequence[Mapping[str, Any]]],
 ) -> tuple[dict[tuple[str, str, str], tuple[list[int], list[int]]], int]:
     """Places of the left and the right runs by what is held and both recipes; left runs alone."""
     rights: dict[str, dict[str, list[int]]] = {}
-    places = zip(key_of(arms[1], held), key_of(arms[1], recipe), strict=True)
+    places = zip(key_of(arms[1], held), recipes[1], strict=True)
     for place, (key, kind) in enumerate(places):
         rights.setdefault(key, {}).setdefault(kind, []).append(place)
     found: dict[tuple[str, str, str], tuple[list[int], list[int]]] = {}
     alone = 0
-    places = zip(key_of(arms[0], held), key_of(arms[0], recipe), strict=True)
+    places = zip(key_of(arms[0], held), recipes[0], strict=True)
     for place, (key, own) in enumerate(places):
         partners = {
             kind: others
@@ -127,18 +133,41 @@ def _partners(
     return found, alone
 
 
-def _recipe(rows: pd.DataFrame, settings: Sequence[str], lr: LrRule) -> list[str]:
-    """The settings that tell recipes apart; those relative to a task where it has several."""
+def _recipes(arms: Sequence[pd.DataFrame], settings: Sequence[str], lr: LrRule) -> list[list[str]]:
+    """For each row of each arm a text that tells recipes apart.
+
+    What a source has as its target has it follows from the task. So does what it has otherwise,
+    such as a number of classes, unless a task has it in several ways: then it is a treatment.
+    """
+    rows = pd.concat(arms)
     kept = [n for n in settings if n not in SIZES and not repetition(n)]
     kept = [n for n in kept if (lr == "same" or n != "lr") and not varies(n, TASK)]
-    relative = [n for n in kept if _is_relative(n)]
+    told = pd.DataFrame({n: key_of(rows, [n]) for n in kept}, index=rows.index)
+    relative = {name: place for name in kept if (place := _RELATIVE.fullmatch(name))}
     kept = [n for n in kept if n not in relative]
     sizes = [n for n in SIZES if n in rows.columns]
-    for name in relative:
-        told = key_of(rows, ["task", *sizes, *kept])
-        if len(rows) and key_of(rows, [name]).groupby(told).nunique().max() > 1:
+    for name, place in relative.items():
+        of_target = _TARGETS.get(place["end"], f"target.{place['end']}")
+        if of_target in rows.columns:
+            same = rows[name].notna() & (told[name] == key_of(rows, [of_target]))
+            told[name] = told[name].mask(same & _relative(rows, place["data"]), "as the target")
+        of_task = key_of(rows, ["task", *sizes]) + key_of(told, kept)
+        if len(rows) and told[name].groupby(of_task).nunique().max() > 1:
             kept.append(name)
-    return kept
+    texts, left = list(key_of(told, kept)), len(arms[0])
+    return [texts[:left], texts[left:]]
+
+
+def _relative(rows: pd.DataFrame, data: str) -> pd.Series[bool]:
+    """Rows whose source is chosen from the target's data set by a recipe that has sides."""
+    chosen = pd.Series(True, index=rows.index)
+    if data == "source.":
+        chosen &= rows["source_side"].notna()
+    for name, of_target in ((f"{data}dataset", "dataset"), (f"{data}root", "target.root")):
+        if name in rows.columns:
+            there = of_target in rows.columns
+            chosen &= key_of(rows, [name]) == (key_of(rows, [of_target]) if there else "-")
+    return chosen
 
 
 _SHARED = ("batch_norm", "target_weight", "source_weight", "most_per_class", "epoch_base")
@@ -155,11 +184,6 @@ def _shared_options(arm: pd.DataFrame, vary: Collection[str]) -> list[Mapping[st
 
 def _alike(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
     return all(value == right.get(name, value) for name, value in left.items())
-
-
-def _is_relative(name: str) -> bool:
-    ends = tuple(f".{end}" for end in _RELATIVE)
-    return name.startswith(("source.", "borrow", "bank.")) and name.endswith(ends)
 
 
 def _matched(
@@ -180,6 +204,7 @@ def _matched(
         frame[name] = _means(arm[metric], groups)
         frame[f"{name}_val"] = _means(arm["val_top1_accuracy"], groups)
         frame[f"{name}_place"] = [arm.index[members].min() for members in groups]
+        frame[f"{name}_runs"] = [" ".join(sorted(map(str, arm.index[m]))) for m in groups]
         away = (arm["status"] == "diverged").to_numpy()
         diverged += np.array([int(away[members].sum()) for members in groups], dtype=int)
         if "correct" in left.columns and metric == "top1_accuracy":

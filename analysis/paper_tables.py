@@ -35,7 +35,7 @@ from analysis.paper_tables_cells import (
     rows_of,
 )
 from analysis.paper_tables_drawn import drawn_lines
-from analysis.paper_tables_scores import COUNTS, Score, counted, score_of
+from analysis.paper_tables_scores import COUNTS, Score, counted, score_of, several
 from analysis.published import Published, cells
 from bench.errors import DataError, nearest
 
@@ -103,7 +103,8 @@ class Line:
             its 95 % interval, `spread` the sample standard deviation, `n` the `counted` things.
         status: `measured`, `not run` (none is finished, or the grid has none: see the note), `not
             measured` (the runs do not record it), `prior work` (quoted by the paper), `elsewhere`
-            (no run can be beside it), `no published number`.
+            (no run can be beside it), `no published number`, `several conditions` (no mean over
+            what differs in more than seeds: see the note).
         basis: what the runs are to the paper's own: the protocol on other data, …
         details: in what they differ.
         note: what is to be known of the cell.
@@ -161,10 +162,7 @@ def lines(name: str, evidence: Evidence) -> list[Line]:
         found += _table_lines(one, evidence, advised)
         found += _without_number(one, grid, evidence.board, taken)
     for figure in grid.figures:
-        found += [
-            Line(**common, status="no published number" if common["n"] else "not run")
-            for common in drawn_lines(figure, evidence.board)
-        ]
+        found += [Line(**common) for common in drawn_lines(figure, evidence.board)]
     return found
 
 
@@ -234,6 +232,9 @@ def _scored(blank: Line, cell: Cell, one: PaperTable, board: pd.DataFrame) -> Li
         states = pd.concat(rows)["status"].value_counts().to_dict()
         said = ", ".join(f"{n} {state}" for state, n in states.items())
         return replace(blank, status="not run", note=_joined(blank.note, f"runs: {said}"))
+    mixed = "; ".join(filter(None, map(several, done)))
+    if mixed and cell.metric not in COUNTS:
+        return replace(blank, status="several conditions", note=_joined(blank.note, mixed))
     score = counted(done[0], cell.metric) if cell.metric in COUNTS else score_of(done, cell.metric)
     if score is None:
         return replace(blank, status="not measured", note=_joined(blank.note, "not recorded"))

@@ -10,7 +10,7 @@ import pandas as pd
 
 from analysis.paper_tables_basis import basis_of
 from analysis.paper_tables_cells import NONE, Arm, Drawn, rows_of, words_of
-from analysis.paper_tables_scores import score_of
+from analysis.paper_tables_scores import score_of, several
 
 __all__ = ["drawn_lines"]
 
@@ -27,8 +27,9 @@ def drawn_lines(figure: Drawn, board: pd.DataFrame) -> Iterator[dict[str, Any]]:
     for cell in order:
         said = [_say(side, word, figure) for side, word in zip(sides, cell, strict=True)]
         group = rows[(words == pd.Series(cell, index=sides)).all(axis=1)]
-        done = group[group["status"] == "done"]
-        score = score_of([done], figure.metric) if len(done) else None
+        done = group[group["status"].isin(["done", "diverged"])]
+        mixed = several(done)
+        score = score_of([done], figure.metric) if len(done) and not mixed else None
         basis = basis_of(done if len(done) else group, figure.standard)
         at = len(figure.rows)
         yield {
@@ -38,6 +39,11 @@ def drawn_lines(figure: Drawn, board: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "column": ", ".join(said[at:]),
             "published": None,
             "unit": "%",
+            "status": "several conditions"
+            if mixed
+            else "not run"
+            if score is None
+            else "no published number",
             "measured": None if score is None else score.value,
             "low": None if score is None else score.low,
             "high": None if score is None else score.high,
@@ -46,7 +52,7 @@ def drawn_lines(figure: Drawn, board: pd.DataFrame) -> Iterator[dict[str, Any]]:
             "counted": "" if score is None else score.counted,
             "basis": basis.text,
             "details": basis.details,
-            "note": "" if score is None else score.note,
+            "note": mixed if score is None else score.note,
         }
 
 

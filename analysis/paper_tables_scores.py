@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -14,7 +15,7 @@ from analysis.labels import number
 from analysis.units import Kind, combined, summarise
 from bench.intervals import BOUNDED, WITHOUT_IMAGES, Estimate, clipped
 
-__all__ = ["COUNTS", "Score", "counted", "score_of"]
+__all__ = ["COUNTS", "Score", "counted", "score_of", "several"]
 
 
 @dataclass(frozen=True)
@@ -30,15 +31,27 @@ class Score:
     note: str = ""
 
 
+def _fact(rows: pd.DataFrame, name: str) -> pd.Series[float]:
+    """A column of numbers, missing where the leaderboard has no such column."""
+    values = rows[name] if name in rows.columns else pd.Series(math.nan, index=rows.index)
+    return pd.to_numeric(values).astype(float)
+
+
 COUNTS: Mapping[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
-    "target_classes": lambda rows: rows["target_classes"],
-    "borrowed_classes": lambda rows: rows["borrowed_classes"],
-    "borrowed_images": lambda rows: rows["borrowed_images"],
-    "test_images": lambda rows: rows["test_images"],
-    "images_per_class": lambda rows: rows["images_per_class"],
-    "training and validation images": lambda rows: rows["train_images"] + rows["val_images"],
-    "validation images per class": lambda rows: rows["val_images"] / rows["target_classes"],
-    "test images per class": lambda rows: rows["test_images"] / rows["target_classes"],
+    "target_classes": lambda rows: _fact(rows, "target_classes"),
+    "borrowed_classes": lambda rows: _fact(rows, "borrowed_classes"),
+    "borrowed_images": lambda rows: _fact(rows, "borrowed_images"),
+    "test_images": lambda rows: _fact(rows, "test_images"),
+    "images_per_class": lambda rows: _fact(rows, "images_per_class"),
+    "training and validation images": lambda rows: (
+        _fact(rows, "train_images") + _fact(rows, "val_images")
+    ),
+    "validation images per class": lambda rows: (
+        _fact(rows, "val_images") / _fact(rows, "target_classes")
+    ),
+    "test images per class": lambda rows: (
+        _fact(rows, "test_images") / _fact(rows, "target_classes")
+    ),
 }
 """Facts of a run's data, which have no interval."""
 
@@ -60,7 +73,7 @@ def score_of(arms: Sequence[pd.DataFrame], metric: str) -> Score | None:
     """The mean of one arm, or of one less the other, in percent; None without a value.
 
     Repetitions are tasks (class draws) and seeds; see `bench.intervals`. Two arms are
-    paired by both. Several conditions in one arm are averaged, and the note says so.
+    paired by both. Each must be one condition (`several`).
 
     Args:
         arms: finished rows of a prepared leaderboard, one or two tables.
@@ -75,10 +88,9 @@ def score_of(arms: Sequence[pd.DataFrame], metric: str) -> Score | None:
     if len(arms) == 1:
         found = clipped(found, 0.0, 100.0)
     spread = float(np.std(units["value"], ddof=1)) if len(units) > 1 else None
-    mixed = max(_conditions(rows) for rows in arms)
     away = f"{found.diverged} diverged, at chance" if found.diverged else ""
-    notes = [f"mean over {mixed} conditions" if mixed > 1 else "", _few_pairs(arms, metric)]
-    note = "; ".join(text for text in [*notes, away, _images(found)] if text)
+    notes = [_few_pairs(arms, metric), away, _images(found)]
+    note = "; ".join(text for text in notes if text)
     return Score(found.value, found.low, found.high, spread, found.n, found.unit, note)
 
 
@@ -121,11 +133,19 @@ def _unit(key: tuple[str, str], sides: Sequence[Rows], metric: str) -> dict[str,
     return unit | combined(rows, weights, kind, 100.0)
 
 
-def _conditions(rows: pd.DataFrame) -> int:
-    if len(rows) == 1:
-        return 1
-    factors = [name for name in varying(rows) if not repetition(name)]
-    return int(key_of(rows, factors).nunique())
+def several(rows: pd.DataFrame) -> str:
+    """What the conditions of an arm differ in, in words; empty for a single condition.
+
+    A mean over several would be none of them, so it is not taken.
+    """
+    if len(rows) < 2:
+        return ""
+    held = [name for name in varying(rows) if not repetition(name)]
+    apart = [name for name in held if key_of(rows, [name]).nunique() > 1]
+    if not apart:
+        return ""
+    conditions = key_of(rows, held).nunique()
+    return f"{conditions} conditions, which differ in {', '.join(apart)}: no mean is taken"
 
 
 def _few_pairs(arms: Sequence[pd.DataFrame], metric: str) -> str:

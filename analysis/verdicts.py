@@ -186,10 +186,10 @@ def two_levels(test: Hypothesis, e: Estimate, p: float | None, rules: Rules) -> 
 
 def hypothesis_name(frame: pd.DataFrame, kind: str) -> str:
     """A name for "these pairs, compared so": equal for the same pairs wherever they are tested."""
-    if "left_place" in frame:
+    if "left_runs" in frame:
         # The same pairs with their sides swapped are the same hypothesis.
-        places = zip(frame["left_place"], frame["right_place"], strict=True)
-        rows = sorted(str(sorted(map(str, pair))) for pair in places)
+        places = zip(frame["left_runs"], frame["right_runs"], strict=True)
+        rows = sorted(str(sorted(pair)) for pair in places)
     else:
         columns = [n for n in ("task", "seed", "size") if n in frame]
         rows = sorted(map(str, frame[columns].to_numpy().tolist()))

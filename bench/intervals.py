@@ -17,7 +17,7 @@ of a sum of variances; crossed random effects (seeds x images) as in Searle, Cas
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -177,7 +177,7 @@ def estimate(found: Sequence[Observation], level: float = 0.95) -> Estimate:
     tasks: dict[str, list[Observation]] = {}
     for o in found:
         tasks.setdefault(o.task, []).append(o)
-    parts = [_task(tasks[name]) for name in sorted(tasks)]
+    parts = [_task(tasks[name], level) for name in sorted(tasks)]
     diverged = sum(o.diverged for o in found)
     here = _these_tasks(parts, level)
     if len(parts) == 1:
@@ -208,7 +208,7 @@ class _Part:
 
     mean: float
     seeds: int
-    freedom: int
+    freedom: float
     spread: float | None
     factor: float
     common: float
@@ -217,7 +217,7 @@ class _Part:
     note: str
 
 
-def _task(found: Sequence[Observation]) -> _Part:
+def _task(found: Sequence[Observation], level: float) -> _Part:
     cells: dict[str, dict[str, list[float]]] = {}
     for o in found:
         cells.setdefault(o.setting, {}).setdefault(o.repetition, []).append(o.value)
@@ -231,13 +231,40 @@ def _task(found: Sequence[Observation]) -> _Part:
         rows = [math.fsum(of[r] for of in table.values()) / len(table) for r in seeds]
         spread = float(np.var(rows, ddof=1)) if n > 1 else None
         return _Part(mean, n, n - 1, spread, 1 / n + common, common, images, df, note)
-    # Settings with seeds of their own: one spread for all, and the most that the settings'
-    # errors can add up to, which is where they are correlated fully.
-    squares = math.fsum((v - means[s]) ** 2 for s, of in table.items() for v in of.values())
-    freedom = min(n - 1, sum(len(of) - 1 for of in table.values()))
-    spread = squares / sum(len(of) - 1 for of in table.values()) if freedom else None
-    factor = (math.fsum(len(of) ** -0.5 for of in table.values()) / len(table)) ** 2
-    return _Part(mean, n, freedom, spread, factor + common, common, images, df, note)
+    return _uneven(table, mean, n, common, (images, df, note), level)
+
+
+def _uneven(
+    table: Mapping[str, Mapping[str, float]],
+    mean: float,
+    seeds: int,
+    common: float,
+    images: tuple[float, float, str],
+    level: float,
+) -> _Part:
+    """A task whose settings were repeated unlike often: each setting has a spread of its own.
+
+    Errors of the settings add up as if they were fully correlated, which is the most that they
+    can; each has the quantile of its own degrees. A setting of one seed has the widest of the
+    others.
+    """
+    from scipy.special import stdtrit
+
+    at = 0.5 + level / 2
+    own = {s: float(np.std(list(of.values()), ddof=1)) for s, of in table.items() if len(of) > 1}
+    weights = {s: len(of) ** -0.5 for s, of in table.items()}
+    factor = (math.fsum(weights.values()) / len(table)) ** 2
+    if not own:
+        return _Part(mean, seeds, 0, None, factor + common, common, *images)
+    degrees = {s: len(table[s]) - 1 for s in own}
+    widest = max(own, key=lambda s: own[s] * float(stdtrit(degrees[s], at)))
+    spreads = {s: own.get(s, own[widest]) for s in table}
+    freedom = {s: degrees.get(s, degrees[widest]) for s in table}
+    whole = math.fsum(weights[s] * spreads[s] for s in table)
+    quantiles = [weights[s] * spreads[s] * float(stdtrit(freedom[s], at)) for s in table]
+    df = _degrees_of(math.fsum(quantiles) / whole, freedom.values(), at) if whole else 1
+    spread = (whole / math.fsum(weights.values())) ** 2
+    return _Part(mean, seeds, df, spread, factor + common, common, *images)
 
 
 def _shared(found: Sequence[Observation]) -> float:
@@ -327,7 +354,6 @@ def _degrees(terms: Sequence[tuple[float, float]], level: float, tasks: int) -> 
     add up (Cochran and Cox, 1957, do so with the weights outside the root), and the result is
     the degrees at which Student's interval has that width. It covers at least as often as stated.
     """
-    from scipy.optimize import brentq
     from scipy.special import stdtrit
 
     variance = math.fsum(v for v, _ in terms)
@@ -335,7 +361,16 @@ def _degrees(terms: Sequence[tuple[float, float]], level: float, tasks: int) -> 
         return variance**2 / math.fsum(v**2 / d for v, d in terms)
     at = 0.5 + level / 2
     wide = math.sqrt(math.fsum(v * float(stdtrit(d, at)) ** 2 for v, d in terms) / variance)
-    least, most = min(d for _, d in terms), max(d for _, d in terms)
+    return _degrees_of(wide, [d for _, d in terms], at)
+
+
+def _degrees_of(wide: float, degrees: Iterable[float], at: float) -> float:
+    """The degrees, among those given, at which Student's quantile is so wide."""
+    from scipy.optimize import brentq
+    from scipy.special import stdtrit
+
+    known = list(degrees)
+    least, most = min(known), max(known)
     if wide >= float(stdtrit(least, at)) or wide <= float(stdtrit(most, at)):
         return least if wide >= float(stdtrit(least, at)) else most
     return float(brentq(lambda d: float(stdtrit(d, at)) - wide, least, most))

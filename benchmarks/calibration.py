@@ -1,7 +1,7 @@
 """Are the printed intervals and verdicts what they say? Simulated boards with a known truth.
 
-    python -m benchmarks.calibration            # writes CALIBRATION.md; eight minutes on two cores
-    python -m benchmarks.calibration --long     # eight times the boards; an hour
+    python -m benchmarks.calibration            # writes CALIBRATION.md; a quarter of an hour
+    python -m benchmarks.calibration --long     # eight times the boards; about two hours
     python -m benchmarks.calibration --quick    # a tenth of the boards, printed only
 
 Leaderboard rows go in, estimates and verdicts come out of the code that reports and findings use
@@ -16,24 +16,36 @@ import math
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ProcessPoolExecutor
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pandas as pd
 
+from analysis.advice_table import regret
 from analysis.board import PATTERN, SOURCE
-from analysis.evidence import Evidence
-from analysis.findings import Examined, examine
-from analysis.learning_curves import crossing
+from analysis.evidence import Evidence, Part
+from analysis.findings import CLAIMS, Examined, examine
+from analysis.learning_curves import crossing, fit_power_law, repeated_laws
 from analysis.pairing import pair
 from analysis.units import summarise
 from bench.aggregate import conditions
 from bench.intervals import Estimate
 from benchmarks.simulated import ARMS, Design, Truth, differences, simulate
 
-__all__ = ["BOARDS", "SETTINGS", "Setting", "Tally", "coverage", "main", "power", "verdicts"]
+__all__ = [
+    "BOARDS",
+    "CURVES",
+    "SETTINGS",
+    "Setting",
+    "Tally",
+    "coverage",
+    "derived",
+    "main",
+    "power",
+    "verdicts",
+]
 
 OUT = Path(__file__).with_name("CALIBRATION.md")
 FEW = ("near", "far", "near, frozen", "scratch")
@@ -56,6 +68,16 @@ class Setting:
     predictions: bool = True
     calibrated: bool = True
     why: str = ""
+
+    def said(self) -> str:
+        """What the page says of it.
+
+        >>> Setting("a", Design(1, 5)).said(), Setting("a", Design(3, 5)).said()
+        ('at least 95 %', 'yes')
+        """
+        if not self.calibrated:
+            return f"no: {self.why}"
+        return "at least 95 %" if self.design.tasks == 1 else "yes"
 
 
 @dataclass
@@ -212,21 +234,110 @@ def _mean(
     tally.add(row["top1_accuracy_low"] <= truth <= row["top1_accuracy_high"])
 
 
-def crossings(tasks: int, seeds: int, boards: int, seed: int = 1) -> Tally:
-    """Coverage of the interval of a crossing of two learning curves, where it has one."""
-    sizes = (5, 20, 100)
-    effects = {("near, frozen", 5): 0.05, ("near, frozen", 100): -0.05}
-    design = Design(tasks, seeds, ("near", "near, frozen"), sizes)
-    truth, rng, found = Truth(effects=effects), np.random.default_rng(seed), Tally()
-    logs = np.log(sizes)
-    at = math.exp(float(np.interp(0.0, [-0.05, 0.0, 0.05], logs)))
+# --- coverage of what is derived from several sizes ---------------------------------------------
+
+_SIZES = (5, 20, 100)
+_CURVES = {
+    **{("near", n): e for n, e in zip(_SIZES, (0.00, 0.06, 0.12), strict=True)},
+    **{("far", n): e for n, e in zip(_SIZES, (-0.06, 0.02, 0.10), strict=True)},
+    **{("near, frozen", n): e for n, e in zip(_SIZES, (0.05, 0.06, 0.07), strict=True)},
+    **{("far, frozen", n): e for n, e in zip(_SIZES, (-0.05, -0.04, -0.03), strict=True)},
+}
+"""Accuracies against the logarithm of images per class; near crosses near, frozen, at 20."""
+CURVES: tuple[Setting, ...] = tuple(
+    Setting(name, Design(tasks, seeds, (*FEW[:3], "far, frozen"), _SIZES), truth)
+    for name, tasks, seeds, truth in (
+        ("1 × 5", 1, 5, Truth(effects=_CURVES)),
+        ("2 × 3", 2, 3, Truth(effects=_CURVES)),
+        ("3 × 5", 3, 5, Truth(effects=_CURVES)),
+        ("10 × 2", 10, 2, Truth(effects=_CURVES)),
+        ("3 × 5, unequal spread", 3, 5, replace(UNEQUAL, effects=_CURVES)),
+        ("10 × 2, interaction", 10, 2, replace(INTERACTION, effects=_CURVES)),
+    )
+)
+"""For slopes, gaps, exponents, crossings and regrets: tasks × seeds, four arms, three sizes."""
+
+
+def derived(setting: Setting, boards: int, seed: int = 1) -> dict[str, Tally]:
+    """Coverage of the intervals that several sizes or several differences go into.
+
+    Returns:
+        `slope` (of the difference near − far against the logarithm of images per class, claim
+        LI-C6), `gap` (near − far before less after fine-tuning, LI-C4), `exponent` (of the error's
+        power law), `crossing` (where it has an interval), `regret` (of "always tune", on boards of
+        the same design where nothing differs).
+    """
+    rng = np.random.default_rng([seed, *setting.name.encode()])
+    found = {name: Tally() for name in ("slope", "gap", "exponent", "crossing", "regret")}
+    one = setting.design.tasks == 1
+    exact = _expected(setting.truth)
+    equal = replace(setting, truth=replace(setting.truth, effects={}))
     for _ in range(boards):
-        board, _ = simulate(design, truth, rng)
+        board, expected = simulate(setting.design, setting.truth, rng)
+        means = expected.groupby(["arm", "size"])["expected"].mean().unstack() if one else exact
+        evidence = Evidence(board)
+        falls = _part(evidence, "LI-C6", "near - far falls with n")
+        points = 100 * (means.loc["near"] - means.loc["far"])
+        _within(found["slope"], falls, -float(np.polyfit(np.log2(_SIZES), points, 1)[0]))
+        gap = _part(evidence, "LI-C4", "the gap near - far is larger before fine-tuning")
+        frozen = 100 * (means.loc["near, frozen"] - means.loc["far, frozen"])
+        _within(found["gap"], gap, float((frozen - points).mean()))
+        laws = repeated_laws(board[board["arm"] == "near"])
+        truth = _exponent(expected if one else None, setting.truth)
+        _cover(found["exponent"], summarise(laws, "exponent", "exponents"), truth)
         left, right = board["arm"] == "near", board["arm"] == "near, frozen"
         cross = crossing(pair(board, left, right, PATTERN).frame, "simulated")
-        if cross.low is not None and cross.high is not None:
-            found.add(cross.low <= at * 1.0001 and cross.high >= at * 0.9999)
+        at = _crossing_of([means.loc["near", n] - means.loc["near, frozen", n] for n in _SIZES])
+        if cross.low is not None and cross.high is not None and at is not None:
+            found["crossing"].add(cross.low <= at * 1.0001 and cross.high >= at * 0.9999)
+        if not one:
+            flat, _ = simulate(equal.design, equal.truth, rng)
+            rows = regret(Evidence(flat)).table.to_dict("records")
+            (row,) = [r for r in rows if r["strategy"] == "always tune"]
+            if row["low"] is not None:
+                found["regret"].add(row["low"] <= 0 <= row["high"])
     return found
+
+
+def _expected(truth: Truth) -> pd.DataFrame:
+    """The mean accuracy over tasks, by arm and size."""
+    arms = sorted({arm for arm, _ in _CURVES})
+    rows = [[truth.accuracy + truth.effect(arm, n) for n in _SIZES] for arm in arms]
+    return pd.DataFrame(rows, index=arms, columns=list(_SIZES))
+
+
+def _part(evidence: Evidence, claim: str, name: str) -> Part:
+    (found,) = [c for c in CLAIMS if c.id == claim]
+    (part,) = [p for p in found.on_runs(evidence) if p.name == name]
+    return part
+
+
+def _within(tally: Tally, part: Part, truth: float) -> None:
+    if part.low is not None and part.high is not None:
+        tally.add(part.low <= truth <= part.high)
+
+
+def _exponent(expected: pd.DataFrame | None, truth: Truth) -> float:
+    """Of near's expected errors: of the task at hand, or the mean over tasks of the kind."""
+    if expected is not None:
+        rows = expected[expected["arm"] == "near"].sort_values("size")
+        return fit_power_law(rows["size"], 1 - rows["expected"]).exponent
+    nodes, weights = np.polynomial.hermite_e.hermegauss(21)
+    wide = math.hypot(truth.task_spread, truth.interaction)
+    found = [
+        fit_power_law(
+            _SIZES, [1 - truth.accuracy - truth.effect("near", n) - wide * x for n in _SIZES]
+        ).exponent
+        for x in nodes
+    ]
+    return float(np.dot(weights, found) / weights.sum())
+
+
+def _crossing_of(values: Sequence[float]) -> float | None:
+    """Images per class at which a difference that rises with the logarithm is zero."""
+    if not values[0] < 0 < values[-1]:
+        return None
+    return math.exp(float(np.interp(0.0, values, np.log(_SIZES))))
 
 
 # --- verdicts ------------------------------------------------------------------------------------
@@ -348,26 +459,21 @@ def page(scale: float, show: Callable[[str], object] = print) -> str:
     with ProcessPoolExecutor(2) as pool:
         covers = list(pool.map(coverage, SETTINGS, [n["coverage"]] * len(SETTINGS)))
         show(f"coverage of {len(SETTINGS)} settings")
-        shapes = ((1, 5), (3, 5), (10, 2))
-        crosses = list(pool.map(_crossing, shapes, [n["crossings"]] * len(shapes)))
-        show("crossings")
+        curves = list(pool.map(derived, CURVES, [n["derived"]] * len(CURVES)))
+        show(f"slopes, gaps, exponents, crossings and regrets of {len(CURVES)} settings")
         found = list(pool.map(verdicts, BOARDS, [n["verdicts"]] * len(BOARDS)))
         show(f"verdicts of {len(BOARDS)} settings")
         cases = [(t, s, p) for t, s in ((1, 5), (3, 5), (10, 2)) for p in (1.0, 2.0, 5.0)]
         powers = list(pool.map(_power, cases, [n["power"]] * len(cases)))
     lines = [_INTRODUCTION, "", "## Coverage of 95 % intervals", ""]
     names = list(covers[0])
-    rows = [
-        [s.name, *(c[k].text() for k in names), "yes" if s.calibrated else f"no: {s.why}"]
-        for s, c in zip(SETTINGS, covers, strict=True)
-    ]
+    rows = [[s.name, *(c[k].text() for k in names), s.said()] for s, c in _both(SETTINGS, covers)]
     lines += _table(["tasks × seeds", *names, "called calibrated"], rows)
     lines += ["", f"{n['coverage']:,} boards each; in brackets the 95 % interval of the share.", ""]
-    crossed = [f"{t} × {s}: {c.text()}" for (t, s), c in zip(shapes, crosses, strict=True)]
-    lines += [
-        f"Crossings of learning curves, where they have an interval: {'; '.join(crossed)}.",
-        "",
-    ]
+    names = list(curves[0])
+    rows = [[s.name, *(c[k].text() for k in names), s.said()] for s, c in _both(CURVES, curves)]
+    lines += _table(["tasks × seeds", *names, "called calibrated"], rows)
+    lines += ["", _ABOUT_CURVES.format(n["derived"]), ""]
     lines += ["## False verdicts where nothing differs", ""]
     rows = [
         [s.name, str(f.family), f.boards.text(), f.general.text(), f.parts.text(), f.raw.text()]
@@ -387,15 +493,17 @@ def page(scale: float, show: Callable[[str], object] = print) -> str:
     return "\n".join(lines)
 
 
-def _crossing(shape: tuple[int, int], boards: int) -> Tally:
-    return crossings(*shape, boards)
+def _both(
+    settings: Sequence[Setting], found: Sequence[dict[str, Tally]]
+) -> Iterator[tuple[Setting, dict[str, Tally]]]:
+    return zip(settings, found, strict=True)
 
 
 def _power(case: tuple[int, int, float], boards: int) -> tuple[Tally, Tally]:
     return power(*case, boards)
 
 
-_BOARDS = {"coverage": 300, "crossings": 20, "verdicts": 25, "power": 20}
+_BOARDS = {"coverage": 300, "derived": 75, "verdicts": 25, "power": 20}
 _INTRODUCTION = """# Calibration
 
 Written by `python -m benchmarks.calibration`: simulated leaderboards with a known truth go through
@@ -403,6 +511,11 @@ the code that leaderboards, reports and findings use. Runs answer test images of
 which all runs of a task share; tasks differ in difficulty; seeds and arms have noise of their own.
 Twenty classes, accuracy about 45 %, 500 test images unless stated. Intervals of one task cover at
 least as often as stated: seeds and test images each have the quantile of their own degrees."""
+_ABOUT_CURVES = """{0} boards each, four arms at 5, 20 and 100 images per class. Slopes are of
+near − far against the logarithm of images per class, gaps those of near − far before less after
+fine-tuning, exponents those of the error's power law. A crossing has an interval where both ends
+lie within what was measured. Regrets are of "always tune" where nothing differs; they need two
+tasks. The cells of the advice's table are ratios as above."""
 _ABOUT_VERDICTS = """{0} boards each. A verdict is false where the truth contradicts it: "about
 equal" and "not worse by more than a point" may be right where nothing differs. "Read alone" is what
 each 95 % interval would say without the correction for all comparisons, as it counts for many

@@ -136,20 +136,32 @@ def test_a_seed_that_lacks_a_size_moves_no_other_size() -> None:
     }
     found = estimate([Observation("t", str(s), v, n) for (s, n), v in values.items()])
     assert found.value == pytest.approx((0.15 + 0.85) / 2)
-    # One spread within sizes; the sizes' errors as if they were fully correlated.
-    spread = math.sqrt((2 * 0.05**2 + 2 * 0.05**2) / (1 + 2))
-    assert found.error == pytest.approx(spread * (1 / math.sqrt(2) + 1 / math.sqrt(3)) / 2)
-    assert found.df == 2
+    # Each size has its spread and its degrees; the errors add up as if fully correlated.
+    hard, easy = math.sqrt(2 * 0.05**2) / math.sqrt(2), 0.05 / math.sqrt(3)
+    assert found.error == pytest.approx((hard + easy) / 2)
+    wide = stats.t.ppf(0.975, 1) * hard + stats.t.ppf(0.975, 2) * easy
+    assert found.high - found.value == pytest.approx(wide / 2)
 
 
-@pytest.mark.parametrize("seeds", [(5, 5), (5, 2), (5, 1), (10, 2)])
-def test_sizes_with_fewer_seeds_than_others_are_covered(seeds: tuple[int, int]) -> None:
-    # Effects of a seed are shared by its sizes; without its own spread a size of one seed adds
-    # the least.
+@pytest.mark.parametrize(
+    ("seeds", "spreads"),
+    [
+        *(((5, n), (1.0, 1.0)) for n in (5, 2, 1)),
+        ((10, 2), (1.0, 1.0)),
+        ((5, 2), (0.2, 4.0)),
+        ((20, 2), (0.5, 5.0)),
+    ],
+)
+def test_sizes_with_fewer_seeds_than_others_are_covered(
+    seeds: tuple[int, int], spreads: tuple[float, float]
+) -> None:
+    # Effects of a seed are shared by its sizes. A size of one seed that spreads more than all
+    # others cannot be covered: nothing says how far it spreads.
     rng = np.random.default_rng(len(seeds) + seeds[1])
     inside = 0
     for _ in range(1000):
         own = rng.normal(0, 1, (max(seeds), 1)) + rng.normal(0, 1, (max(seeds), 2))
+        own *= spreads
         rows = [
             Observation("t", str(s), float(own[s, n]), str(n))
             for n, count in enumerate(seeds)

@@ -15,6 +15,7 @@ from analysis.findings import CLAIMS, Examined, examine
 from analysis.learning_curves import repeated_laws
 from analysis.pairing import best_lr, comparisons, pair
 from analysis.units import summarise
+from analysis.verdicts import hypothesis_name
 from bench.leaderboard import describe
 from bench.plan import DataFacts, Plan, PlannedRun
 from bench.selections import Borrowed
@@ -167,6 +168,28 @@ def test_sources_with_other_numbers_of_classes_are_comparisons_of_their_own() ->
     assert gains["setting"].nunique() == 2
 
 
+def test_a_further_source_of_one_target_does_not_split_the_comparison_of_others() -> None:
+    """One target has a second source, taken from elsewhere; what all targets share is pooled."""
+    roots = ("animal.n.01", "plant.n.02", "artifact.n.01")
+    cells = []
+    for place, root in enumerate(roots):
+        own = NearFarClasses(root=root, side="target")
+        for seed in range(2):
+            origins = [root, "food.n.01"] if not place else [root]
+            for origin in origins:
+                near = source()
+                classes = NearFarClasses(root=origin, side="near")
+                data = near.data.model_copy(update={"classes": classes})
+                near = near.model_copy(update={"data": data})
+                for pattern, level in ((TUNE, 0.5), (FREEZE, 0.4)):
+                    spec = run(near, pattern, seed)
+                    data = spec.data.model_copy(update={"classes": own})
+                    cells.append((level + seed / 100, spec.model_copy(update={"data": data})))
+    table = board(*cells)
+    frame = pair(table, table.treatment == "tune", table.treatment == "freeze", PATTERN).frame
+    assert [group["task"].nunique() for group in comparisons(frame)] == [3, 1]
+
+
 def test_a_gap_is_that_of_one_comparison_before_and_one_after() -> None:
     cells = []
     for seed in range(3):
@@ -181,6 +204,33 @@ def test_a_gap_is_that_of_one_comparison_before_and_one_after() -> None:
     parts = [p for p in claim.parts if p.name.startswith("near loses less")]
     assert sorted(p.effect for p in parts) == pytest.approx([1.0, 20.0])
     assert len({p.test.hypothesis for p in parts}) == 2
+
+
+def test_a_gap_frees_the_rate_where_its_own_sides_chose_one() -> None:
+    """A run elsewhere on the board without a validation accuracy does not hold the rate."""
+    cells, validation = [], []
+    for seed in range(3):
+        for side, gain in (("near", 0.1), ("far", 0.0)):
+            for pattern, best in ((TUNE, 0.1), ("F(1-3)T(4-7)R(8)", 0.2)):
+                for lr in (0.1, 0.2):
+                    train = TrainSpec(lr=lr)
+                    accuracy = 0.3 + gain * (1 if pattern == TUNE else 2) + seed / 100
+                    cells.append((accuracy, run(source(side=side), pattern, seed, train=train)))
+                    validation.append(0.5 if lr == best else 0.4)
+    cells.append((0.2, run(None, SCRATCH)))
+    validation.append(float("nan"))
+    found = examine(Evidence(board(*cells, validation=validation)))
+    (claim,) = [f for f in found.findings if f.claim == "LI-C8"]
+    (part,) = [p for p in claim.parts if p.name.startswith("near loses less")]
+    assert (part.n, part.effect) == (3, pytest.approx(10.0))
+
+
+def test_means_over_other_runs_are_hypotheses_of_their_own() -> None:
+    frame = pd.DataFrame({"left_runs": ["0 1"], "right_runs": ["5"], "left_place": 0})
+    other = frame.assign(left_runs="0 2")
+    swapped = frame.assign(left_runs="5", right_runs="0 1")
+    assert hypothesis_name(frame, "k") != hypothesis_name(other, "k")
+    assert hypothesis_name(frame, "k") == hypothesis_name(swapped, "k")
 
 
 def test_targets_of_one_comparison_are_tasks_of_one_row() -> None:

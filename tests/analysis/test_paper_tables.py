@@ -18,7 +18,7 @@ from analysis.evidence import Evidence
 from analysis.paper_tables import ELSEWHERE, GRIDS, Line, lines, paper_grid, table
 from analysis.paper_tables_basis import OTHER_DATA, OTHER_NETWORK, SAME, basis_of
 from analysis.paper_tables_cells import Arm, Difference, PaperTable, rows_of
-from analysis.paper_tables_scores import score_of
+from analysis.paper_tables_scores import COUNTS, counted, score_of
 from analysis.paper_tables_text import TITLE, paper_tables
 from analysis.published import cells, look_up
 from analysis.report import build, page
@@ -237,6 +237,44 @@ def test_unfinished_runs_are_not_run_and_partly_finished_ones_are_counted() -> N
     assert less.n == 4
     said = less.note.split("; ")
     assert {"1 diverged, at chance", "1 run without a result"} <= set(said)
+
+
+def test_conditions_that_differ_are_never_averaged_in_a_cell() -> None:
+    everything = board("selective-joint")
+    four = everything["experiments"].str.contains("table-4") & (
+        everything["images_per_class"] == 60
+    )
+    again = everything[four].assign(weight_decay=0.1)
+    again["run_id"] = "again " + again["run_id"].astype(str)
+    again["experiments"] = "table-4"
+    both = prepare(
+        pd.concat([everything.drop(columns=list(ADDED)), again.drop(columns=list(ADDED))])
+    )
+    line = of(
+        lines("selective-joint", Evidence(both)),
+        "Table 4",
+        "Selective joint fine-tuning",
+        "mean Acc 60/class",
+    )
+    assert (line.status, line.measured) == ("several conditions", None)
+    assert "2 conditions, which differ in weight_decay" in line.note
+
+
+def test_a_run_that_diverged_verifies_as_chance_does() -> None:
+    rows = board("soft-fine-tuning").drop(columns=list(ADDED)).copy()
+    rows["tar_at_far_1e-2"] = 0.8
+    rows["status"] = rows["status"].astype(object)
+    rows.loc[rows.index[0], "status"] = "diverged"
+    rows.loc[rows.index[0], "tar_at_far_1e-2"] = None
+    found = prepare(rows).iloc[0]
+    assert found["tar_at_far_1e-2"] == 0.01
+    assert found["mean_average_precision"] == 1 / found["target_classes"]
+
+
+def test_facts_of_the_data_that_a_leaderboard_lacks_are_not_measured() -> None:
+    rows = pd.DataFrame({"train_images": [100]})
+    for name in COUNTS:
+        assert counted(rows, name) is None
 
 
 def test_a_run_that_the_paper_has_not_is_a_line_without_a_published_number() -> None:
