@@ -32,7 +32,7 @@ from analysis.pairing import pair
 from analysis.units import summarise
 from bench.aggregate import conditions
 from bench.intervals import Estimate
-from benchmarks.simulated import ARMS, Design, Truth, differences, simulate
+from benchmarks.simulated import ARMS, Array, Design, Truth, differences, simulate
 
 __all__ = [
     "BOARDS",
@@ -274,20 +274,21 @@ def derived(setting: Setting, boards: int, seed: int = 1) -> dict[str, Tally]:
     equal = replace(setting, truth=replace(setting.truth, effects={}))
     for _ in range(boards):
         board, expected = simulate(setting.design, setting.truth, rng)
-        means = expected.groupby(["arm", "size"])["expected"].mean().unstack() if one else exact
+        table = expected.groupby(["arm", "size"])["expected"].mean().unstack() if one else exact
+        means = {str(arm): np.asarray(table.loc[arm], dtype=float) for arm in table.index}
         evidence = Evidence(board)
         falls = _part(evidence, "LI-C6", "near - far falls with n")
-        points = 100 * (means.loc["near"] - means.loc["far"])
+        points = 100 * (means["near"] - means["far"])
         _within(found["slope"], falls, -float(np.polyfit(np.log2(_SIZES), points, 1)[0]))
         gap = _part(evidence, "LI-C4", "the gap near - far is larger before fine-tuning")
-        frozen = 100 * (means.loc["near, frozen"] - means.loc["far, frozen"])
+        frozen = 100 * (means["near, frozen"] - means["far, frozen"])
         _within(found["gap"], gap, float((frozen - points).mean()))
         laws = repeated_laws(board[board["arm"] == "near"])
         truth = _exponent(expected if one else None, setting.truth)
         _cover(found["exponent"], summarise(laws, "exponent", "exponents"), truth)
         left, right = board["arm"] == "near", board["arm"] == "near, frozen"
         cross = crossing(pair(board, left, right, PATTERN).frame, "simulated")
-        at = _crossing_of([means.loc["near", n] - means.loc["near, frozen", n] for n in _SIZES])
+        at = _crossing_of(means["near"] - means["near, frozen"])
         if cross.low is not None and cross.high is not None and at is not None:
             found["crossing"].add(cross.low <= at * 1.0001 and cross.high >= at * 0.9999)
         if not one:
@@ -333,7 +334,7 @@ def _exponent(expected: pd.DataFrame | None, truth: Truth) -> float:
     return float(np.dot(weights, found) / weights.sum())
 
 
-def _crossing_of(values: Sequence[float]) -> float | None:
+def _crossing_of(values: Array) -> float | None:
     """Images per class at which a difference that rises with the logarithm is zero."""
     if not values[0] < 0 < values[-1]:
         return None

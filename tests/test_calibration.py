@@ -47,9 +47,9 @@ def test_large_effects_are_found() -> None:
     assert here.share >= general.share
 
 
-@pytest.mark.parametrize("setting", [CURVES[2], CURVES[3]], ids=lambda s: s.name)
+@pytest.mark.parametrize("setting", [CURVES[2]], ids=lambda s: s.name)
 def test_what_is_derived_from_several_sizes_covers_too(setting) -> None:  # type: ignore[no-untyped-def]
-    """With 40 boards a true coverage of 0.95 gives fewer than 33 once in 100,000 times."""
-    for kind, tally in derived(setting, 40, seed=7).items():
+    """With 30 boards a true coverage of 0.95 gives fewer than 25 once in 10,000 times."""
+    for kind, tally in derived(setting, 30, seed=7).items():
         assert tally.n > 20 or kind == "crossing", (kind, tally.text())
-        assert tally.share >= 33 / 40 or not tally.n, (kind, tally.text())
+        assert tally.share >= 25 / 30 or not tally.n, (kind, tally.text())
