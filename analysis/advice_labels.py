@@ -8,7 +8,7 @@ tuning is better than freezing, or a copied network no better than one from scra
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -18,7 +18,7 @@ from analysis import arms
 from analysis.advice import AdviceLine, AdviceVerdict, Significance, Situation, supports
 from analysis.board import COPIED, PATTERN, SOURCE, finished, key_of, repetition, varying
 from analysis.evidence import Evidence, setting_names
-from analysis.labels import count
+from analysis.labels import count, settings
 from analysis.learning_curves import Crossing, PowerLaw, crossing, images_for, repeated_laws
 from analysis.pairing import best_lr, comparisons, pair
 from analysis.units import summarise
@@ -66,7 +66,13 @@ def curves(evidence: Evidence) -> list[Curve]:
             sizes = tuple(sorted({float(n) for n in group["n_per_class"]}))
             if len(sizes) >= 3:
                 found.append(Curve(f"{_where(group)}, {word}", group, sizes))
-    return sorted(found, key=lambda c: (-len(c.runs), c.label))
+    found.sort(key=lambda c: (-len(c.runs), c.label, list(c.runs.index.map(str))))
+    firsts = evidence.board.loc[[curve.runs.index[0] for curve in found]]
+    apart = settings(firsts, ["images_per_class"], ["dataset", "target", "source", "treatment"])
+    return [
+        replace(curve, label=f"{curve.label}, {said}" if said else curve.label)
+        for curve, said in zip(found, apart, strict=True)
+    ]
 
 
 def _schedules(runs: pd.DataFrame, kinds: pd.Series[str]) -> pd.Series[str]:
@@ -111,7 +117,12 @@ def _curve_line(situation: Situation, curve: Curve, significance: Significance) 
     if e.low is not None and e.high is not None:
         gain += f" ({100 * (1 - 2**-e.low):.1f} to {100 * (1 - 2**-e.high):.1f})"
     double = f"twice the labels cut the error by {gain}"
-    if significance.direction(e, laws, f"exponent {curve.label}", "exponent") <= 0:
+    if (
+        significance.direction(
+            e, laws, f"exponent {sorted(map(str, curve.runs.index))}", "exponent"
+        )
+        <= 0
+    ):
         answer = "more labels are not shown to help"
         return AdviceLine(topic, answer, f"{said}; {double}", behind, "undecided")
     decided: AdviceVerdict = "measured"

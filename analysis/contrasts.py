@@ -311,9 +311,21 @@ def _settings(board: pd.DataFrame, frame: pd.DataFrame, contrast: Contrast) -> l
     leave |= {n for n in factors(board) for side in (frame, rows) if _several(side, n, row_of)}
     left = settings(frame, sorted(leave), ["n_per_class"])
     right = settings(rows, sorted(leave), ["n_per_class"])
-    return [
+    names = [
         a if a == b or not b else f"{a or 'usual'} against {b}"
         for a, b in zip(left, right, strict=True)
+    ]
+    # Comparisons of one size that differ in nothing that has words are told apart by a number.
+    beside = key_of(frame, ["comparison"]) + row_of
+    told = pd.DataFrame({"name": names, "size": key_of(frame, _sizes(frame)), "kind": beside})
+    often = told.value_counts().reset_index()
+    often = often.sort_values(["count", "kind"], ascending=[False, True])
+    places_of = often.groupby(["name", "size"], sort=False).cumcount()
+    order = dict(zip(often["kind"], places_of, strict=True))
+    places = [int(order[kind]) for kind in told["kind"]]
+    return [
+        f"{name or 'usual'} ({place + 1})" if place else name
+        for name, place in zip(names, places, strict=True)
     ]
 
 

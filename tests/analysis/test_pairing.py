@@ -9,6 +9,8 @@ import pandas as pd
 import pytest
 
 from analysis import arms
+from analysis.advice import Significance, Situation
+from analysis.advice_labels import curves, more_labels
 from analysis.board import COPIED, LOSS, PATTERN, SOURCE, prepare
 from analysis.evidence import Evidence
 from analysis.findings import CLAIMS, Examined, examine
@@ -223,6 +225,22 @@ def test_a_gap_frees_the_rate_where_its_own_sides_chose_one() -> None:
     (claim,) = [f for f in found.findings if f.claim == "LI-C8"]
     (part,) = [p for p in claim.parts if p.name.startswith("near loses less")]
     assert (part.n, part.effect) == (3, pytest.approx(10.0))
+
+
+def test_curves_of_unlike_recipes_have_names_and_hypotheses_of_their_own() -> None:
+    cells = []
+    for decay in (0.0, 0.1):
+        for seed in range(3):
+            for images, accuracy in ((5, 0.3), (20, 0.5), (100, 0.7)):
+                train = TrainSpec(weight_decay=decay)
+                level = accuracy + decay + seed / 100
+                cells.append((level, run(source(), TUNE, seed, images=images, train=train)))
+    evidence = Evidence(board(*cells))
+    found = curves(evidence)
+    assert len({curve.label for curve in found}) == len(found) == 2
+    asked = Significance(evidence.rules)
+    more_labels(Situation(images_per_class=20, classes=10), evidence, asked)
+    assert len(asked._tests) == 2
 
 
 def test_means_over_other_runs_are_hypotheses_of_their_own() -> None:
