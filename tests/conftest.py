@@ -29,7 +29,7 @@ LEADERBOARDS = (
 
 @pytest.fixture(scope="session")
 def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A results folder with the committed leaderboards and nothing else. Tests only read it.
+    """A results folder with the committed leaderboards and findings alone. Tests only read it.
 
     In `results/` itself somebody may work: the demo adds a leaderboard, and a grid that is run
     again writes a committed one anew.
@@ -39,6 +39,9 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     for name in LEADERBOARDS:
         for file in (f"{name}.csv", f"{name}-aggregated.csv"):
             (folder / file).write_bytes(_as_committed(f"results/{file}"))
+        if name.startswith("papers/"):
+            said = f"{name}-findings.txt"
+            (folder / said).write_bytes(_as_committed(f"results/{said}"))
     return folder
 
 
