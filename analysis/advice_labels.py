@@ -17,7 +17,8 @@ import pandas as pd
 from analysis import arms
 from analysis.advice import AdviceLine, AdviceVerdict, Significance, Situation, supports
 from analysis.board import COPIED, PATTERN, SOURCE, finished, key_of, repetition, varying
-from analysis.evidence import Evidence, setting_names
+from analysis.comparisons.evidence import Evidence
+from analysis.evidence import setting_names
 from analysis.labels import count, settings
 from analysis.learning_curves import Crossing, PowerLaw, crossing, images_for, repeated_laws
 from analysis.pairing import best_lr, comparisons, pair

@@ -27,7 +27,8 @@ from analysis.bands import (
     printed_advice,
     printed_evidence,
 )
-from analysis.evidence import Evidence, setting_names
+from analysis.comparisons.evidence import Evidence
+from analysis.evidence import setting_names
 from analysis.labels import count
 from analysis.pairing import comparisons
 from analysis.ratios import between_bands, distance_bands, tune_freeze_ratios

@@ -17,7 +17,8 @@ from analysis import arms, published
 from analysis.advice import AdviceLine, AdviceVerdict, Significance, Situation, Support, supports
 from analysis.bands import BANDS, data_band, distance_band, printed_evidence
 from analysis.board import LOSS, PATTERN, finished, key_of, repetition, varying
-from analysis.evidence import Evidence, setting_names
+from analysis.comparisons.evidence import Evidence
+from analysis.evidence import setting_names
 from analysis.findings import claim, on_published
 from analysis.pairing import best_rate, comparisons, pair
 from analysis.ratios import copy_ratios, distance_bands

@@ -13,8 +13,8 @@ from matplotlib.figure import Figure
 
 from analysis import board, gallery, ratio_tables
 from analysis.board_folder import read_folder
+from analysis.comparisons.evidence import Evidence
 from analysis.contrasts import QUESTIONS, Question
-from analysis.evidence import Evidence
 from analysis.findings import examine
 from analysis.style import styled, to_svg
 from bench.errors import DataError

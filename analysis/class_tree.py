@@ -14,7 +14,7 @@ from dataclasses import dataclass
 
 from bench.data.wordnet import Taxonomy, taxonomy
 from bench.errors import DataError, nearest
-from bench.plan import Plan
+from bench.planned import Plan
 from bench.records import selection_label, source_label
 
 __all__ = ["TreeRow", "class_tree", "grid_groups"]

@@ -18,7 +18,7 @@ import pandas as pd
 
 from analysis import arms
 from analysis.board import COPIED, LOSS, PATTERN, SIZES, SOURCE, factors, key_of
-from analysis.evidence import Evidence
+from analysis.comparisons.evidence import Evidence
 from analysis.labels import recipe, settings
 from analysis.ratios import gains
 from analysis.units import summarise

@@ -10,15 +10,16 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from typing import Literal
 
 import pandas as pd
 from scipy import stats
 
-from analysis.board import finished, key_of
+from analysis.board import key_of
+from analysis.comparisons.evidence import Evidence
 from analysis.labels import settings
-from analysis.pairing import LrRule, comparisons, pair
+from analysis.pairing import comparisons, pair
 from analysis.repetitions import MOST_REPETITIONS, repetitions_wanted
 from analysis.statistics import p_equal, p_outside
 from analysis.units import Kind, combined, summarise
@@ -38,7 +39,6 @@ __all__ = [
     "HOLDS",
     "UNDECIDED",
     "Claim",
-    "Evidence",
     "Finding",
     "Part",
     "Verdict",
@@ -153,41 +153,6 @@ class Finding:
     needed: str
     parts: tuple[Part, ...]
     main: Part
-
-
-@dataclass(frozen=True)
-class Evidence:
-    """What a user's own runs offer: a prepared leaderboard, and tables of measurements.
-
-    Attributes:
-        board: from `analysis.board.prepare`; with a column `correct` (`analysis.predictions`) the
-            test images' error is known pair by pair.
-        distances: keys of `analysis.ratios.DISTANCE_KEYS`; cosine, and mmd, svm, cnn where
-            measured, optionally with `<name>_low` and `<name>_high`.
-        verification: arm (fine-tuning or soft), expressions (all or two), far, tar, task, seed.
-        probes: network (near, far, self, FT-near, FT-far), layer, accuracy, task, seed; layers
-            from the lowest up. By default the probes among the leaderboard's runs.
-        sensitivities: a, b, percentage, reverse_percentage, n_classes.
-        lr: whether arms are compared at equal learning rates or each at its best by validation;
-            None: at its best where there are several and validation accuracies.
-        rules: what a verdict needs.
-    """
-
-    board: pd.DataFrame
-    distances: pd.DataFrame | None = None
-    verification: pd.DataFrame | None = None
-    probes: pd.DataFrame | None = None
-    sensitivities: pd.DataFrame | None = None
-    lr: LrRule | None = None
-    rules: Rules = field(default_factory=Rules)
-
-    def lr_rule(self, rows: pd.Series[bool]) -> LrRule:
-        """How learning rates are treated among these rows."""
-        if self.lr is not None:
-            return self.lr
-        done = self.board[rows & finished(self.board)]
-        several = done["lr"].nunique() > 1
-        return "best" if several and not done["val_top1_accuracy"].isna().any() else "same"
 
 
 @dataclass(frozen=True)

@@ -11,8 +11,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
+from bench.core.files import file_digest
 from bench.errors import DataError, StoreError, nearest
-from bench.store import RunFolder, file_digest
+from bench.store import RunFolder
 
 __all__ = ["Extracted", "read_extracted", "read_features"]
 

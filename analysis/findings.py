@@ -20,8 +20,9 @@ from analysis import (
     findings_selective,
     findings_soft,
 )
+from analysis.comparisons.evidence import Evidence
 from analysis.contrasts import Answer, answers, decided, gain_rows
-from analysis.evidence import Claim, Evidence, Finding, Part, combine
+from analysis.evidence import Claim, Finding, Part, combine
 from analysis.verdicts import Decision, Hypothesis, decide
 from bench.errors import DataError, nearest
 

@@ -29,11 +29,11 @@ from analysis.board import (
     varies,
     varying,
 )
+from analysis.comparisons.evidence import Evidence
 from analysis.evidence import (
     FAILS,
     HOLDS,
     Claim,
-    Evidence,
     Part,
     as_repeated,
     difference,

@@ -12,15 +12,8 @@ import pandas as pd
 from scipy import stats
 
 from analysis import arms, published
-from analysis.evidence import (
-    UNDECIDED,
-    Claim,
-    Evidence,
-    Part,
-    judge,
-    missing,
-    ordered,
-)
+from analysis.comparisons.evidence import Evidence
+from analysis.evidence import UNDECIDED, Claim, Part, judge, missing, ordered
 from analysis.units import summarise
 from analysis.verdicts import Hypothesis, Rules, hypothesis_name
 

@@ -19,12 +19,12 @@ from scipy import stats
 
 from analysis import published
 from analysis.bands import data_band, distance_band
+from analysis.comparisons.evidence import Evidence
 from analysis.evidence import (
     FAILS,
     HOLDS,
     UNDECIDED,
     Claim,
-    Evidence,
     Part,
     as_repeated,
     judge,

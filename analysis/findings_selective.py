@@ -14,11 +14,11 @@ import pandas as pd
 
 from analysis import arms, published
 from analysis.board import LOSS, SOURCE
+from analysis.comparisons.evidence import Evidence
 from analysis.evidence import (
     FAILS,
     HOLDS,
     Claim,
-    Evidence,
     Part,
     difference,
     equivalent,

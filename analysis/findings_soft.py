@@ -15,17 +15,8 @@ from scipy import stats
 
 from analysis import arms, published
 from analysis.board import COPIED, LOSS, PATTERN, key_of, repetition, varies, varying
-from analysis.evidence import (
-    Claim,
-    Evidence,
-    Part,
-    as_repeated,
-    difference,
-    judge,
-    missing,
-    ordered,
-    trend,
-)
+from analysis.comparisons.evidence import Evidence
+from analysis.evidence import Claim, Part, as_repeated, difference, judge, missing, ordered, trend
 from analysis.pairing import pair
 from analysis.units import summarise
 from analysis.verdicts import hypothesis_name

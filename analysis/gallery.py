@@ -15,8 +15,8 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures, ratio_tables, tables
+from analysis.comparisons.evidence import Evidence
 from analysis.contrasts import Question
-from analysis.evidence import Evidence
 from analysis.gallery_words import gains_caption, moved
 from analysis.labels import count, number
 from analysis.measured import Measurements

@@ -6,7 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis import figures, figures_features, figures_overview, tables
-from analysis.evidence import Evidence
+from analysis.comparisons.evidence import Evidence
 from analysis.labels import count, number
 from analysis.measured import Measurements
 from analysis.style import canvas

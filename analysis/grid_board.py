@@ -11,7 +11,7 @@ import pandas as pd
 
 from analysis.board import prepare
 from bench.leaderboard import rows
-from bench.plan import Plan
+from bench.planned import Plan
 from bench.predictions import correct_images
 from bench.store import Store
 

@@ -20,11 +20,12 @@ import pandas as pd
 
 from analysis import arms
 from analysis.board import LOSS, SIZES, key_of, repetition, varies, varying
-from analysis.evidence import Evidence
+from analysis.comparisons.evidence import Evidence
 from analysis.extracted import Extracted, read_extracted
 from analysis.filters import sensitivity
 from analysis.measured_rows import concept_rows, distance_rows, filter_rows, score_rows
 from analysis.ratios import DISTANCE_KEYS
+from bench.core.files import write_atomic
 from bench.errors import BenchError
 from bench.measures import (
     DistancesAsked,
@@ -33,9 +34,9 @@ from bench.measures import (
     Part,
     TransferabilityAsked,
 )
-from bench.plan import Plan, PlannedRun
+from bench.planned import Plan, PlannedRun
 from bench.spec import canonical_json
-from bench.store import Store, write_atomic
+from bench.store import Store
 
 __all__ = ["Measurements", "evidence", "measurements", "wide_distances"]
 

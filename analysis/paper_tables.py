@@ -20,7 +20,7 @@ from analysis import paper_tables_selective as selective
 from analysis import paper_tables_soft as soft
 from analysis import recommend
 from analysis.board import key_of, repetition, varying
-from analysis.evidence import Evidence
+from analysis.comparisons.evidence import Evidence
 from analysis.labels import count, recipe, settings
 from analysis.paper_tables_basis import Basis, basis_of
 from analysis.paper_tables_cells import (

@@ -4,13 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 
-from analysis.evidence import Evidence
+from analysis.comparisons.evidence import Evidence
 from analysis.labels import count, number
 from analysis.paper_tables import ELSEWHERE, Line, PaperGrid, lines, paper_grid
 from analysis.paper_tables_basis import OTHER_DATA, SAME
 from analysis.paper_tables_cells import Drawn, PaperTable
 from analysis.published import PAPERS
-from analysis.report_tables import DASH, Table
+from analysis.text_tables import DASH, Table
 
 __all__ = ["TITLE", "paper_tables"]
 

@@ -31,7 +31,7 @@ from analysis.style import canvas, styled
 from analysis.trained import Trained, network_name, read_trained
 from bench.errors import BenchError, DataError
 from bench.measures import FiltersAsked
-from bench.plan import Plan, PlannedRun
+from bench.planned import Plan, PlannedRun
 from bench.records import describe_run, source_label
 from bench.store import Store
 

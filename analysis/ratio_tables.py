@@ -13,8 +13,8 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis.bands import BANDS, DATA_EDGES, DISTANCE_EDGES
+from analysis.comparisons.evidence import Evidence
 from analysis.contrasts import Answer
-from analysis.evidence import Evidence
 from analysis.learning_curves import PowerLaw, crossing, fit_power_law, images_wanted, repeated_laws
 from analysis.ratios import (
     Ratios,

@@ -34,7 +34,7 @@ from analysis.advice_training import (
     learning_rate,
 )
 from analysis.bands import BANDS, data_band, distance_band, printed_advice, printed_evidence
-from analysis.evidence import Evidence
+from analysis.comparisons.evidence import Evidence
 from analysis.verdicts import Hypothesis, Rules
 
 __all__ = [

@@ -18,17 +18,17 @@ from markupsafe import Markup
 
 from analysis import report_rest as rest_of
 from analysis import report_tables as tables_of
-from analysis.evidence import Evidence
+from analysis.comparisons.evidence import Evidence
 from analysis.gallery import Numbers, Picture, gallery, numbers
 from analysis.headline import headline
 from analysis.labels import count
 from analysis.measured import Measurements
 from analysis.paper_tables_text import TITLE, paper_tables
-from analysis.report_tables import Table
 from analysis.style import inline_svg, to_png, to_svg
 from analysis.tables import lr_curves
+from analysis.text_tables import Table
+from bench.core.files import write_atomic
 from bench.errors import DataError
-from bench.store import write_atomic
 
 __all__ = ["Drawn", "Report", "Section", "build", "page", "write"]
 

@@ -13,7 +13,8 @@ from analysis.evidence import UNDECIDED
 from analysis.gallery import Numbers
 from analysis.labels import count, number
 from analysis.measured import Measurements
-from analysis.report_tables import DASH, Table, is_known
+from analysis.report_tables import is_known
+from analysis.text_tables import DASH, Table
 from bench.errors import DataError
 
 __all__ = ["advice", "ambiguities", "gaps", "machines", "measured"]

@@ -6,8 +6,7 @@ A number that does not exist is a dash, and the row's note or the table's says w
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
@@ -15,11 +14,10 @@ import pandas as pd
 from analysis.contrasts import QUESTIONS
 from analysis.gallery import Numbers
 from analysis.labels import count, number
+from analysis.text_tables import DASH, Table
 
 __all__ = [
-    "DASH",
     "FINDINGS_TEXT",
-    "Table",
     "about",
     "answers",
     "ends_text",
@@ -28,30 +26,6 @@ __all__ = [
     "images_text",
     "is_known",
 ]
-
-DASH = "–"
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table to be read.
-
-    Attributes:
-        numbers: places of columns that are aligned to the right.
-        rows: texts, as many as there are heads; the first names the row.
-    """
-
-    caption: str
-    head: tuple[str, ...]
-    rows: tuple[tuple[str, ...], ...]
-    numbers: tuple[int, ...] = ()
-    note: str = ""
-
-    def decided(self, row: Sequence[str]) -> bool:
-        """Whether the row's verdict is one."""
-        if "verdict" not in self.head:
-            return False
-        return row[self.head.index("verdict")] in ("higher", "lower", "holds", "fails")
 
 
 def is_known(value: Any) -> bool:

@@ -24,7 +24,7 @@ from analysis.board import (
     varies,
     varying,
 )
-from analysis.evidence import Evidence
+from analysis.comparisons.evidence import Evidence
 from analysis.labels import number, recipe, settings, start_and_recipe
 from analysis.pairing import TASK, best_lr
 from analysis.units import Kind, summarise

@@ -14,7 +14,7 @@ from typing import Any
 from bench.conditions import is_repetition
 from bench.errors import BenchError, nearest
 from bench.intervals import Estimate, Observation, clipped, estimate
-from bench.plan import Plan
+from bench.planned import Plan
 from bench.records import COLUMNS, METRIC_COLUMNS
 
 __all__ = [

@@ -12,6 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from bench import methods
+from bench.core.seeding import seed_from
 from bench.data import catalog
 from bench.data.borrow import BorrowedImages, resolve_borrowed, resolve_joint_fingerprint
 from bench.data.expand import expand
@@ -26,7 +27,7 @@ from bench.models import layers
 from bench.models.domains import ParentHead, head_groups, new_head, with_heads
 from bench.spec import FromRun, RunSpec
 from bench.store import Store
-from bench.training.domain import Domain, seed_from
+from bench.training.domain import Domain
 from bench.training.job import Method
 from bench.training.stepping import Forward
 

@@ -267,7 +267,7 @@ def distance(
     if found.shared:
         printer.print(f"{found.shared} images are in both selections, by content")
     if out is not None:
-        from bench.store import write_atomic
+        from bench.core.files import write_atomic
 
         write_atomic(out, _csv(found.rows))
         printer.print(f"{out}", highlight=False)

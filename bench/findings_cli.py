@@ -27,7 +27,8 @@ if TYPE_CHECKING:
     import pandas as pd
     from rich.table import Table
 
-    from analysis.evidence import Evidence, Finding, Part
+    from analysis.comparisons.evidence import Evidence
+    from analysis.evidence import Finding, Part
 
 __all__ = ["effect_text", "evidence_of", "findings_text", "register"]
 
@@ -105,7 +106,7 @@ def findings(
     for part in findings_text(measured, in_print, details or bool(claim), rules):
         out.print(part, highlight=False, markup=False)
     if csv is not None:
-        from bench.store import write_atomic
+        from bench.core.files import write_atomic
 
         write_atomic(csv, tests.table(measured, in_print).to_csv(index=False))
         out.print(f"all numbers: {csv}", highlight=False, markup=False)

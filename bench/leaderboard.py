@@ -15,12 +15,13 @@ from typing import Any
 
 from bench.aggregate import aggregate, describe_order, setting_columns
 from bench.conditions import Settings, differing
+from bench.core.files import write_atomic
 from bench.errors import GridError, StoreError
-from bench.plan import Plan, PlannedRun
+from bench.planned import Plan, PlannedRun
 from bench.predictions import add_predictions
 from bench.records import COLUMNS, describe_run
 from bench.spec import DataSpec
-from bench.store import Store, write_atomic
+from bench.store import Store
 
 __all__ = ["describe", "rows", "save", "to_csv", "write"]
 

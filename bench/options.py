@@ -17,7 +17,7 @@ from bench.paths import user_path
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from analysis.evidence import Evidence
+    from analysis.comparisons.evidence import Evidence
 
 __all__ = [
     "DataRoot",

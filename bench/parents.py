@@ -8,10 +8,11 @@ from pathlib import Path
 from torch import Tensor, nn
 
 from bench.assembly import Context
+from bench.core.files import file_digest
 from bench.errors import StoreError
 from bench.models import layers, weights
 from bench.spec import LayerPattern, RunSpec, run_id
-from bench.store import Store, file_digest
+from bench.store import Store
 
 __all__ = ["bank_network", "trained_state"]
 

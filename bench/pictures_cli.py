@@ -50,7 +50,7 @@ def class_images(
     from analysis.class_images import Ascent
     from analysis.class_sheet import class_sheet, example_images
     from analysis.style import styled, to_png
-    from bench.store import write_atomic
+    from bench.core.files import write_atomic
 
     networks = _networks(runs, results)
     wanted = _classes(classes, networks)
@@ -220,7 +220,7 @@ def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
 
 def _save(figure: Figure, out: Path) -> None:
     from analysis.style import to_png, to_svg
-    from bench.store import write_atomic
+    from bench.core.files import write_atomic
 
     makers = {".svg": to_svg, ".png": to_png}
     if out.suffix.lower() not in makers:

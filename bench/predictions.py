@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
 
-    from bench.plan import Plan
+    from bench.planned import Plan
 
 __all__ = ["add_predictions", "correct_images"]
 

@@ -17,7 +17,7 @@ from bench.options import DataRoot, Results, as_path, console
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from analysis.evidence import Evidence
+    from analysis.comparisons.evidence import Evidence
     from analysis.recommend import AdviceLine, Regret, Situation
 
 __all__ = ["advice_table", "band_tables", "curve_tables", "gather", "register", "regret_table"]
@@ -96,7 +96,7 @@ def recommend(
     for part in _regret(evidence, regret):
         out.print(part, highlight=False)
     if csv is not None:
-        from bench.store import write_atomic
+        from bench.core.files import write_atomic
 
         write_atomic(csv, _csv(lines))
         out.print(f"the advice: {csv}", highlight=False, markup=False)
@@ -124,7 +124,7 @@ def gather(
     import pandas as pd
 
     from analysis.board_folder import join
-    from analysis.evidence import Evidence
+    from analysis.comparisons.evidence import Evidence
     from analysis.ratios import DISTANCE_KEYS
 
     found = {path.stem: evidence_of(path, results, data_root) for path in grids}

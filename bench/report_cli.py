@@ -22,7 +22,7 @@ from bench.options import (
 )
 
 if TYPE_CHECKING:
-    from analysis.evidence import Evidence
+    from analysis.comparisons.evidence import Evidence
     from analysis.gallery import Picture
     from analysis.measured import Measurements
 

@@ -14,10 +14,11 @@ from typing import TYPE_CHECKING, Any, Literal
 
 from pydantic import ValidationError
 
+from bench.core.files import write_atomic
 from bench.errors import BenchError, DataError
 from bench.paths import user_path
 from bench.spec import DataSpec, RunSpec
-from bench.store import Store, write_atomic
+from bench.store import Store
 from bench.yamlfile import scalar
 
 if TYPE_CHECKING:

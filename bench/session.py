@@ -14,7 +14,8 @@ from typing import Any, Literal
 from bench.errors import DataError, StoreError, nearest
 from bench.grid import Experiment, Grid, check_experiments, load_grid
 from bench.paths import user_path
-from bench.plan import DataFacts, Plan, PlannedRun, Rates, make_plan
+from bench.plan import Rates, make_plan
+from bench.planned import DataFacts, Plan, PlannedRun
 from bench.spec import DataSpec, RunSpec, Seeds, canonical_json, joint_fingerprint
 from bench.store import Store
 from bench.variant import board_name

@@ -38,6 +38,7 @@ from bench.selections import (
 )
 
 __all__ = [
+    "BatchNormMode",
     "SCHEMA",
     "AllClasses",
     "Borrowed",
@@ -68,6 +69,9 @@ __all__ = [
     "joint_fingerprint",
     "run_id",
 ]
+
+BatchNormMode = Literal["joint", "separate", "frozen"]
+"""One pass over all domains; a pass for each; one with the statistics as they are."""
 
 SCHEMA = 1
 """Raise it when the meaning of a field changes, so that old records are not taken for new ones."""

@@ -17,73 +17,22 @@ import io
 import json
 import os
 import re
-import secrets
-import socket
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.core.files import file_digest, publish_new, sync_folder, write_atomic
 from bench.errors import StoreError
 from bench.records import sign, slug, verify
 from bench.spec import RunSpec
 
-__all__ = ["Kept", "RunFolder", "Store", "publish_new", "write_atomic"]
+__all__ = ["Kept", "RunFolder", "Store"]
 
 _DIGITS = 16
 _KEPT_NAME = re.compile(rf"[a-z0-9_]+-[0-9a-f]{{{_DIGITS}}}\.(safetensors|npz)")
 _OLD_NAMES = frozenset({"model.safetensors", "predictions.npz"})
 """As schema 1 first named them; records that name them are read."""
-
-
-def _temporary(path: Path) -> Path:
-    """A name that no other writer has, in the folder of the result so that a rename is atomic."""
-    return path.with_name(
-        f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    )
-
-
-def _write_synced(path: Path, content: bytes) -> None:
-    with path.open("wb") as file:
-        file.write(content)
-        file.flush()
-        os.fsync(file.fileno())
-
-
-def _sync_folder(folder: Path) -> None:
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
-
-
-def write_atomic(path: Path, content: bytes | str) -> None:
-    """Replaces `path` as a whole; a reader sees the old or the new content, nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        _write_synced(temporary, content.encode() if isinstance(content, str) else content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-
-
-def publish_new(path: Path, content: bytes | str) -> bool:
-    """Creates `path` as a whole unless it exists; True if this call created it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
-    try:
-        _write_synced(temporary, content.encode() if isinstance(content, str) else content)
-        try:
-            os.link(temporary, path)
-        except FileExistsError:
-            return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    _sync_folder(path.parent)
-    return True
 
 
 @dataclass(frozen=True)
@@ -190,7 +139,7 @@ class RunFolder:
             with content.open("rb+") as file:
                 os.fsync(file.fileno())
             content.replace(path)
-            _sync_folder(self.path)
+            sync_folder(self.path)
         return Kept(path.name, digest, size)
 
     def file_named(self, record: Mapping[str, Any], role: str) -> Path | None:
@@ -243,7 +192,7 @@ class RunFolder:
     def withdraw(self) -> None:
         """Takes the record back: its files are gone and the run is to be published again."""
         self.record_path.unlink(missing_ok=True)
-        _sync_folder(self.path)
+        sync_folder(self.path)
 
     # --- failures ---
 
@@ -323,12 +272,6 @@ class Store:
     def leaderboard(self, name: str, suffix: str = "") -> Path:
         """The CSV of a grid."""
         return self.root / f"{name}{suffix}.csv"
-
-
-def file_digest(path: Path) -> str:
-    """SHA-256 of a file, in hexadecimal."""
-    with path.open("rb") as file:
-        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def _csv(rows: Sequence[Mapping[str, Any]]) -> str:

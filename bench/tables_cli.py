@@ -10,7 +10,7 @@ from bench.errors import BenchError
 from bench.options import console
 
 if TYPE_CHECKING:
-    from analysis.evidence import Evidence
+    from analysis.comparisons.evidence import Evidence
 
 __all__ = ["check_grid", "print_tables"]
 
@@ -63,7 +63,7 @@ def print_tables(name: str, evidence: Evidence, heading: Sequence[str], csv: Pat
         for part in ("", one.caption, view, one.note):
             out.print(part, highlight=False, markup=False)
     if csv is not None:
-        from bench.store import write_atomic
+        from bench.core.files import write_atomic
 
         write_atomic(csv, table(name, evidence).to_csv(index=False))
         out.print(f"all numbers: {csv}", highlight=False, markup=False)

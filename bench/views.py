@@ -17,8 +17,11 @@ from bench.aggregate import (
     of_experiment,
     setting_columns,
 )
+from bench.core.text import duration
 from bench.notes import counted, record_lines
-from bench.plan import PlannedRun, forecast_s
+from bench.plan import forecast_s
+from bench.planned import PlannedRun
+from bench.planning.states import to_do
 from bench.session import Session
 
 if TYPE_CHECKING:
@@ -27,13 +30,11 @@ if TYPE_CHECKING:
 __all__ = [
     "ABOUT_INTERVALS",
     "ExperimentView",
-    "duration",
     "experiment_table",
     "leaderboard_tables",
     "plan_table",
     "run_table",
     "status_table",
-    "to_do",
 ]
 
 _WITHOUT_EXPERIMENT = {"(sources)": "source", "(features)": "extract"}
@@ -41,26 +42,6 @@ _WITHOUT_EXPERIMENT = {"(sources)": "source", "(features)": "extract"}
 _STYLES = {"done": "green", "diverged": "yellow", "failed": "red", "blocked": "magenta"}
 _STYLES |= {"damaged": "red"}
 _WITHOUT_RESULT = ("diverged", "failed", "damaged", "blocked")
-
-
-def duration(seconds: float) -> str:
-    """Seconds as a person says them.
-
-    >>> duration(42), duration(130), duration(7300)
-    ('42 s', '2 min 10 s', '2 h 01 min')
-    """
-    whole = round(seconds)
-    if whole < 60:
-        return f"{whole} s"
-    if whole < 3600:
-        return f"{whole // 60} min {whole % 60:02d} s"
-    return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
-
-
-def to_do(states: Mapping[str, str], retry_failed: bool) -> set[str]:
-    """Ids of the runs that a command runs; diverged is a result, damaged is for the user."""
-    again = ("missing", "failed", "blocked") if retry_failed else ("missing",)
-    return {key for key, state in states.items() if state in again}
 
 
 def plan_table(

@@ -25,7 +25,8 @@ import pandas as pd
 
 from analysis.advice_table import regret
 from analysis.board import PATTERN, SOURCE
-from analysis.evidence import Evidence, Part
+from analysis.comparisons.evidence import Evidence
+from analysis.evidence import Part
 from analysis.findings import CLAIMS, Examined, examine
 from analysis.learning_curves import crossing, fit_power_law, repeated_laws
 from analysis.pairing import pair

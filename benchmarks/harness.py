@@ -16,7 +16,8 @@ from bench.grid import Grid, load_grid
 from bench.leaderboard import rows
 from bench.methods import check
 from bench.models.depths import depth_of
-from bench.plan import DataFacts, Plan, make_plan
+from bench.plan import make_plan
+from bench.planned import DataFacts, Plan
 from bench.runids import RunIds, collector_paused
 from bench.spec import RunSpec
 from bench.store import Store

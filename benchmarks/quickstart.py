@@ -18,7 +18,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.assembly import Context, Loader
-from bench.plan import PlannedRun
+from bench.planned import PlannedRun
 from bench.session import open_session
 from bench.spec import RunSpec
 from benchmarks.compare import Case, Pair

@@ -22,7 +22,7 @@ from analysis.board import prepare
 from analysis.grid_board import table_of
 from bench.leaderboard import describe
 from bench.methods import resolved
-from bench.plan import DataFacts, Plan, PlannedRun
+from bench.planned import DataFacts, Plan, PlannedRun
 from bench.selections import Borrowed
 from bench.spec import (
     DataSpec,

@@ -17,7 +17,7 @@ import pandas as pd
 from rich.console import Console
 
 from analysis.board import COPIED, PATTERN, SOURCE, read
-from analysis.evidence import Evidence
+from analysis.comparisons.evidence import Evidence
 from analysis.findings import examine
 from analysis.pairing import pair
 from analysis.units import summarise

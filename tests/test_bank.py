@@ -11,7 +11,8 @@ from bench.errors import GridError
 from bench.grid import load_grid
 from bench.methods import check, check_run
 from bench.models.depths import depth_of
-from bench.plan import DataFacts, batches, make_plan
+from bench.plan import batches, make_plan
+from bench.planned import DataFacts
 from bench.session import open_session
 from bench.spec import RunSpec, canonical_json
 

@@ -22,7 +22,7 @@ from bench.conditions import (
 )
 from bench.evaluation import EvaluateSpec, VerificationSpec
 from bench.leaderboard import describe
-from bench.plan import DataFacts, Plan, PlannedRun
+from bench.planned import DataFacts, Plan, PlannedRun
 from bench.spec import (
     Borrowed,
     DataSpec,

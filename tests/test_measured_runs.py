@@ -14,8 +14,8 @@ from sklearn.metrics import average_precision_score
 
 from analysis import measured as measuring
 from analysis.board import parse
+from analysis.comparisons.evidence import Evidence
 from analysis.distances import DistanceOptions, Side, measure
-from analysis.evidence import Evidence
 from analysis.extracted import read_extracted
 from analysis.measured import Measurements, evidence, measurements, wide_distances
 from analysis.rankings import rankings
@@ -26,7 +26,7 @@ from bench.errors import BenchError, StoreError
 from bench.execute import execute_batch
 from bench.leaderboard import rows, to_csv
 from bench.models import layers
-from bench.plan import PlannedRun
+from bench.planned import PlannedRun
 from bench.session import Session, open_session
 from bench.spec import ModelSpec, RunSpec
 from bench.store import RunFolder

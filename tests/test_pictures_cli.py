@@ -20,7 +20,7 @@ from bench.assembly import Context
 from bench.cli import app
 from bench.errors import BenchError, DataError, StoreError
 from bench.execute import execute_batch
-from bench.plan import PlannedRun
+from bench.planned import PlannedRun
 from bench.session import Session, open_session
 
 GRID = """\

@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from bench.errors import GridError
 from bench.grid import Grid, load_grid
-from bench.plan import DataFacts, Plan, PlannedRun, batches, forecast_s, make_plan
+from bench.plan import batches, forecast_s, make_plan
+from bench.planned import DataFacts, Plan, PlannedRun
 from bench.spec import RunSpec, run_id
 
 HEAD = """\

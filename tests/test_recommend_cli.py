@@ -210,7 +210,7 @@ def _regret_of_freezing(file: Path) -> list[float]:
 def test_regret_is_printed_where_there_are_two_targets(committed: Path) -> None:
     from analysis.advice_table import regret
     from analysis.board import read
-    from analysis.evidence import Evidence
+    from analysis.comparisons.evidence import Evidence
     from bench.options import console
     from bench.recommend_cli import regret_table
 

@@ -14,7 +14,8 @@ from bench.grid import Grid, load_grid
 from bench.gridrepeat import Repeats
 from bench.methods import check, check_run
 from bench.models.depths import depth_of
-from bench.plan import DataFacts, make_plan
+from bench.plan import make_plan
+from bench.planned import DataFacts
 from bench.runids import RunIds
 from bench.spec import RunSpec, run_id
 

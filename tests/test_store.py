@@ -16,9 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.core.files import publish_new, write_atomic
 from bench.errors import StoreError
 from bench.spec import DataSpec, ModelSpec, RunSpec
-from bench.store import RunFolder, Store, publish_new, write_atomic
+from bench.store import RunFolder, Store
 
 SPEC = RunSpec(
     data=DataSpec(dataset="digits"), model=ModelSpec(name="narrow8_32"), pattern="R(1-8)"

@@ -12,7 +12,7 @@ from typing import Literal
 import torch
 from torch import Tensor
 
-from bench.training.domain import seed_from
+from bench.core.seeding import seed_from
 
 __all__ = ["COLOR_STRENGTH", "Augment", "augment", "central", "draw_noise", "normalise"]
 

@@ -13,12 +13,12 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
+from bench.core.files import write_atomic
 from bench.data.cache import cached_images
 from bench.data.catalog import fingerprint, open_dataset
 from bench.data.formats.base import Dataset, Image, Split
 from bench.data.formats.contract import Value
 from bench.data.overlap import Kind, Match, Pictures, find_overlap
-from bench.store import write_atomic
 
 __all__ = ["Comparison", "Side", "compare", "write_pairs"]
 

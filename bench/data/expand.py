@@ -16,9 +16,9 @@ import numpy as np
 from numpy.typing import NDArray
 from PIL import Image, ImageEnhance
 
+from bench.core.seeding import rng_from
 from bench.data.rows import Rows
 from bench.errors import DataError
-from bench.training.domain import rng_from
 
 __all__ = ["Ranges", "expand", "plan", "transformed"]
 

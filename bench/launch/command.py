@@ -15,13 +15,15 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from bench import leaderboard
+from bench.core.text import duration
 from bench.launch.gpus import Placement
 from bench.launch.local import Pool
 from bench.launch.preflight import check_before
-from bench.plan import PlannedRun, batches, forecast_s
+from bench.plan import batches, forecast_s
+from bench.planned import PlannedRun
+from bench.planning.states import to_do
 from bench.ranks import check_gpus
 from bench.session import Session
-from bench.views import duration, to_do
 
 __all__ = ["Tally", "run_here"]
 

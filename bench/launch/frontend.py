@@ -12,6 +12,7 @@ from rich.console import Console, Group
 from rich.markup import escape
 from rich.table import Table
 
+from bench.core.text import duration
 from bench.errors import BenchError, GridError, nearest
 from bench.launch.reconcile import Reconciler
 from bench.launch.resources import SlurmSettings, read_settings
@@ -22,7 +23,7 @@ from bench.launch.submitting import Outcome
 from bench.ranks import check_gpus
 from bench.session import Session
 from bench.store import Store
-from bench.views import duration, status_table
+from bench.views import status_table
 from bench.yamlfile import scalar
 
 __all__ = [

@@ -21,7 +21,8 @@ from typing import IO, Any
 
 from bench.errors import BenchError
 from bench.launch.gpus import VISIBLE, least_used
-from bench.plan import Batch, Plan, PlannedRun
+from bench.plan import Batch
+from bench.planned import Plan, PlannedRun
 from bench.store import Store
 
 __all__ = ["Pool", "PoolResult"]

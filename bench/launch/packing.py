@@ -8,7 +8,8 @@ from dataclasses import dataclass
 from bench.launch.resources import Kind, Resources, SlurmSettings
 from bench.launch.situation import RunView
 from bench.launch.submissions import Ledger
-from bench.plan import PlannedRun, Rates, batches, forecast_s
+from bench.plan import Rates, batches, forecast_s
+from bench.planned import PlannedRun
 from bench.store import Store
 
 __all__ = ["Pack", "pack"]

@@ -17,7 +17,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from bench.errors import BenchError
-from bench.plan import PlannedRun
+from bench.planned import PlannedRun
 from bench.spec import FromTimm
 
 __all__ = ["check_before", "finds_gpu", "main"]

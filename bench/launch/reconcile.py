@@ -14,6 +14,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bench import leaderboard
+from bench.core.files import write_atomic
 from bench.errors import StoreError
 from bench.launch.job import CANCEL
 from bench.launch.queue import ClusterError, Queue, QueuedJob
@@ -24,7 +25,6 @@ from bench.launch.situation import GIVEN_UP, Situation, look
 from bench.launch.submissions import Command, Desk, Ending, Job, Ledger, settle_entry
 from bench.launch.submitting import Outcome, Submission
 from bench.session import Session
-from bench.store import write_atomic
 
 __all__ = ["Reconciler"]
 

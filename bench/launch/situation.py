@@ -12,7 +12,7 @@ from bench.launch.job import read_events
 from bench.launch.queue import QueuedJob
 from bench.launch.settle import in_hand
 from bench.launch.submissions import Desk, Ledger
-from bench.plan import Plan, PlannedRun
+from bench.planned import Plan, PlannedRun
 from bench.store import Store
 
 __all__ = ["GIVEN_UP", "RunView", "Situation", "attempts_of", "look"]

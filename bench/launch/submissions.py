@@ -24,10 +24,10 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from bench.core.files import publish_new
 from bench.errors import StoreError
 from bench.launch.safety import make_private
 from bench.spec import canonical_json
-from bench.store import publish_new
 
 __all__ = ["Command", "Death", "Desk", "Ending", "Job", "Ledger", "settle_entry"]
 

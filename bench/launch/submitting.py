@@ -10,13 +10,13 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
+from bench.core.files import publish_new
 from bench.launch.packing import Pack, pack
 from bench.launch.queue import ClusterError, Limits, QueuedJob
 from bench.launch.resources import Resources
 from bench.launch.safety import code_digest
 from bench.launch.situation import Situation
 from bench.launch.submissions import Ending, Job, Ledger, settle_entry
-from bench.store import publish_new
 
 if TYPE_CHECKING:
     from bench.launch.reconcile import Reconciler

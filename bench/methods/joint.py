@@ -21,9 +21,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
+from bench.core.seeding import rng_from
 from bench.methods.plain import Plain
 from bench.methods.streams import Indices, Shuffled, SourceStream, reindexed, sources_of
-from bench.training.domain import BatchNormMode, Domain, DomainBatch, Head, Step, rng_from
+from bench.spec import BatchNormMode
+from bench.training.domain import Domain, DomainBatch, Head, Step
 
 if TYPE_CHECKING:
     from torch import Tensor

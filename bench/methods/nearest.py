@@ -12,10 +12,10 @@ from typing import TYPE_CHECKING
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.seeding import rng_from
 from bench.errors import DataError
 from bench.methods.neighbours import SelectionOptions
 from bench.methods.streams import Indices, endless
-from bench.training.domain import rng_from
 
 if TYPE_CHECKING:
     from torch import Tensor

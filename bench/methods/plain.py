@@ -15,9 +15,11 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from pydantic import BaseModel, ConfigDict
 
+from bench.core.seeding import rng_from
 from bench.errors import DataError
 from bench.methods.streams import endless
-from bench.training.domain import BatchNormMode, Domain, DomainBatch, Head, Step, rng_from
+from bench.spec import BatchNormMode
+from bench.training.domain import Domain, DomainBatch, Head, Step
 
 if TYPE_CHECKING:
     from torch import Tensor

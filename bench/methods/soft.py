@@ -29,7 +29,8 @@ from bench.errors import GridError
 from bench.methods.joint import Weight
 from bench.methods.plain import Plain
 from bench.methods.streams import Indices, Shuffled, SourceStream, reindexed, sources_of
-from bench.training.domain import BatchNormMode, Domain, DomainBatch, Head, Step
+from bench.spec import BatchNormMode
+from bench.training.domain import Domain, DomainBatch, Head, Step
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -14,9 +14,10 @@ from typing import TYPE_CHECKING, Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.seeding import rng_from
 from bench.data.rows import Rows
 from bench.errors import DataError
-from bench.training.domain import Domain, rng_from
+from bench.training.domain import Domain
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -20,8 +20,7 @@ from bench.errors import ModelError
 from bench.models.heads import MultiHead
 from bench.models.layers import create
 from bench.models.prefix import until_input_of
-from bench.spec import ModelSpec, TrainSpec
-from bench.training.domain import BatchNormMode
+from bench.spec import BatchNormMode, ModelSpec, TrainSpec
 
 __all__ = ["ParentHead", "Trunk", "classifier_name", "head_groups", "new_head", "with_heads"]
 

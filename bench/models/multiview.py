@@ -14,12 +14,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bench.core.seeding import seed_from
 from bench.errors import ModelError
 from bench.models.domains import Trunk, classifier_name
 from bench.models.heads import side_by_side
 from bench.models.layers import create
 from bench.spec import ModelSpec
-from bench.training.domain import seed_from
 
 __all__ = ["MultiView", "viewing", "widen_classifier"]
 

@@ -17,10 +17,10 @@ from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench.core.files import write_atomic
 from bench.errors import GridError
 from bench.models.published import SMALLEST
 from bench.spec import FromFile, RunSpec, canonical_json
-from bench.store import write_atomic
 
 __all__ = ["check_networks", "trial_of"]
 

@@ -5,10 +5,8 @@ Nothing here needs torch, so methods can be described and their options checked 
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass, field
-from typing import Literal
 
 import numpy as np
 from numpy.typing import NDArray
@@ -17,19 +15,13 @@ from bench.data.rows import Rows
 from bench.errors import DataError
 
 __all__ = [
-    "BatchNormMode",
     "Domain",
     "DomainBatch",
     "Head",
     "Step",
     "borrowed_weight",
     "images_in",
-    "rng_from",
-    "seed_from",
 ]
-
-BatchNormMode = Literal["joint", "separate", "frozen"]
-"""One pass over all domains; a pass for each; one with the statistics as they are."""
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
@@ -133,17 +125,3 @@ def borrowed_weight(steps: Sequence[Step], target: int) -> float:
 def images_in(steps: Sequence[Step]) -> int:
     """The number of images that `steps` show to the network."""
     return sum(len(part.indices) for step in steps for part in step)
-
-
-def seed_from(text: str) -> int:
-    """A seed of 63 bits from a readable description, the same in every process.
-
-    >>> seed_from("order|0|1") == seed_from("order|0|1") != seed_from("order|0|2")
-    True
-    """
-    return int.from_bytes(hashlib.sha256(text.encode()).digest()[:8], "big") >> 1
-
-
-def rng_from(text: str) -> np.random.Generator:
-    """A PCG64 generator seeded by `seed_from`."""
-    return np.random.Generator(np.random.PCG64(seed_from(text)))

@@ -10,8 +10,8 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from bench.spec import TrainSpec
-from bench.training.domain import BatchNormMode, Domain, Head, Step
+from bench.spec import BatchNormMode, TrainSpec
+from bench.training.domain import Domain, Head, Step
 from bench.training.evaluate import Logits
 from bench.training.feed import Feed
 from bench.training.parallel import ALONE, Team

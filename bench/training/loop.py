@@ -19,9 +19,10 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from bench.core.seeding import seed_from
 from bench.errors import BenchError
 from bench.training import checkpoint, evaluate, optim
-from bench.training.domain import borrowed_weight, images_in, seed_from
+from bench.training.domain import borrowed_weight, images_in
 from bench.training.feed import Feed, FeedOptions
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, Row, TrainingJob
 from bench.training.parallel import whole_batch_norm

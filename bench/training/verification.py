@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.seeding import rng_from
 from bench.errors import DataError, nearest
-from bench.training.domain import rng_from
 
 __all__ = ["FARS", "Verification", "split_identities", "tar_at_far", "verify"]
 

@@ -14,8 +14,8 @@ import pytest
 from scipy import stats
 
 from analysis.board import prepare, read
+from analysis.comparisons.evidence import Evidence
 from analysis.contrasts import answers, contrasts, gain_table
-from analysis.evidence import Evidence
 from analysis.findings import claim, examine, on_runs
 from analysis.headline import headline
 from analysis.labels import recipe, settings

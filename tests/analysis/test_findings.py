@@ -13,7 +13,8 @@ import pytest
 
 from analysis import published
 from analysis.board import parse, prepare
-from analysis.evidence import Evidence, Finding, ordered, slope, trend
+from analysis.comparisons.evidence import Evidence
+from analysis.evidence import Finding, ordered, slope, trend
 from analysis.findings import CLAIMS, claim, on_published, on_runs, table
 from analysis.verdicts import Rules
 from bench.errors import DataError

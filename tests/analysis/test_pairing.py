@@ -12,14 +12,14 @@ from analysis import arms
 from analysis.advice import Significance, Situation
 from analysis.advice_labels import curves, more_labels
 from analysis.board import COPIED, LOSS, PATTERN, SOURCE, prepare
-from analysis.evidence import Evidence
+from analysis.comparisons.evidence import Evidence
 from analysis.findings import CLAIMS, Examined, examine
 from analysis.learning_curves import repeated_laws
 from analysis.pairing import best_lr, comparisons, pair
 from analysis.units import summarise
 from analysis.verdicts import hypothesis_name
 from bench.leaderboard import describe
-from bench.plan import DataFacts, Plan, PlannedRun
+from bench.planned import DataFacts, Plan, PlannedRun
 from bench.selections import Borrowed
 from bench.spec import (
     DataSpec,

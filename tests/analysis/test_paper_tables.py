@@ -14,7 +14,7 @@ from markupsafe import escape
 from typer.testing import CliRunner
 
 from analysis.board import ADDED, prepare
-from analysis.evidence import Evidence
+from analysis.comparisons.evidence import Evidence
 from analysis.paper_tables import ELSEWHERE, GRIDS, Line, lines, paper_grid, table
 from analysis.paper_tables_basis import OTHER_DATA, OTHER_NETWORK, SAME, basis_of
 from analysis.paper_tables_cells import Arm, Difference, PaperTable, rows_of

@@ -15,7 +15,7 @@ from analysis.advice import Significance
 from analysis.advice_table import Cell, cells
 from analysis.bands import BANDS, data_band, distance_band
 from analysis.board import prepare
-from analysis.evidence import Evidence
+from analysis.comparisons.evidence import Evidence
 from analysis.learning_curves import repeated_laws
 from analysis.recommend import (
     Situation,

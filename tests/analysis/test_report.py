@@ -16,7 +16,7 @@ import pytest
 
 from analysis.ambiguities import AMBIGUITIES
 from analysis.board import ADDED, prepare, read
-from analysis.evidence import Evidence
+from analysis.comparisons.evidence import Evidence
 from analysis.findings import Examined, examine
 from analysis.headline import headline
 from analysis.measured import Measurements

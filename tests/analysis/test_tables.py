@@ -13,7 +13,7 @@ from scipy import stats
 from analysis import ratio_tables, tables
 from analysis.bands import data_band
 from analysis.board import ADDED, prepare, read
-from analysis.evidence import Evidence
+from analysis.comparisons.evidence import Evidence
 from analysis.findings import examine
 from bench.errors import DataError
 

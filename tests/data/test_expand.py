@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.core.seeding import rng_from
 from bench.data.expand import Ranges, expand, plan, transformed
 from bench.errors import DataError
-from bench.training.domain import rng_from
 
 STILL = Ranges(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, None)
 

@@ -13,13 +13,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bench.core.seeding import rng_from
 from bench.errors import DataError, GridError
 from bench.methods import Ingredients, build, check
 from bench.methods.joint import Joint, JointOptions, spread
 from bench.methods.soft import Soft, SoftOptions
 from bench.methods.streams import Shuffled, endless, reindexed
 from bench.spec import TrainSpec
-from bench.training.domain import Domain, rng_from
+from bench.training.domain import Domain
 
 
 def domain(labels: Sequence[int], classes: int) -> Domain:

@@ -294,7 +294,8 @@ class Grid:
 
     def torn(self) -> list[Path]:
         """Temporary files left by killed writers do not count; torn results do."""
-        from bench.store import Store, file_digest
+        from bench.core.files import file_digest
+        from bench.store import Store
 
         bad = []
         for folder in Store(self.results).find("-"):

@@ -11,12 +11,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.core.seeding import rng_from
 from bench.errors import BenchError, ModelError
 from bench.methods import Ingredients
 from bench.methods.plain import Plain
 from bench.models.heads import MultiHead
 from bench.spec import TrainSpec
-from bench.training.domain import Domain, DomainBatch, Step, rng_from
+from bench.training.domain import Domain, DomainBatch, Step
 from bench.training.loop import TrainingJob, train
 
 RECIPE = TrainSpec(epochs=3, batch_size=8, augment="crop_flip", crop_pad=1, select="last")

@@ -19,8 +19,8 @@ from itertools import islice
 from pathlib import Path
 from typing import Any, TypeVar
 
+from bench.core.files import write_atomic
 from bench.errors import DataError
-from bench.store import write_atomic
 
 __all__ = [
     "Files",

@@ -10,11 +10,11 @@ from functools import cached_property
 from pathlib import Path
 from typing import Protocol
 
+from bench.core.files import write_atomic
 from bench.data.formats.base import Image, Notes, Split, UInt8, all_wnids, digest
 from bench.data.formats.decode import DECODE_VERSION, UnreadableError, decode
 from bench.data.formats.files import Files, ahead
 from bench.errors import DataError
-from bench.store import write_atomic
 
 __all__ = ["FileDataset", "ImageFiles", "Placed", "place_images"]
 

@@ -19,6 +19,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
+from bench.core.files import write_atomic
 from bench.data.formats.archive import (
     MAX_MEMBER_BYTES,
     MAX_MEMBERS,
@@ -30,7 +31,6 @@ from bench.data.formats.archive import (
 )
 from bench.data.formats.files import table_path
 from bench.errors import DataError
-from bench.store import write_atomic
 
 __all__ = ["Span", "is_mountable", "mounted"]
 

@@ -13,6 +13,7 @@ from typing import Any
 
 import numpy as np
 
+from bench.core.files import write_atomic
 from bench.data.formats.base import Image, Notes, Split, UInt8, digest
 from bench.data.formats.contract import Entry, Format, Value
 from bench.data.formats.decode import decode_whole
@@ -22,7 +23,6 @@ from bench.data.formats.mount import Span
 from bench.data.formats.tree import open_tree
 from bench.data.splits import some
 from bench.errors import DataError
-from bench.store import write_atomic
 
 __all__ = ["FormatDataset", "open_format"]
 

@@ -1,0 +1,1 @@
+"""Arms of a leaderboard compared: pairs, estimates, curves; typed tables in and out."""

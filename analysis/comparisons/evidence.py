@@ -1,0 +1,48 @@
+"""A leaderboard with what was measured beside it: what comparisons and findings start from."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+
+import pandas as pd
+
+from analysis.board import finished
+from analysis.pairing import LrRule
+from analysis.verdicts import Rules
+
+__all__ = ["Evidence"]
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """What a user's own runs offer: a prepared leaderboard, and tables of measurements.
+
+    Attributes:
+        board: from `analysis.board.prepare`; with a column `correct` (`analysis.predictions`) the
+            test images' error is known pair by pair.
+        distances: keys of `analysis.ratios.DISTANCE_KEYS`; cosine, and mmd, svm, cnn where
+            measured, optionally with `<name>_low` and `<name>_high`.
+        verification: arm (fine-tuning or soft), expressions (all or two), far, tar, task, seed.
+        probes: network (near, far, self, FT-near, FT-far), layer, accuracy, task, seed; layers
+            from the lowest up. By default the probes among the leaderboard's runs.
+        sensitivities: a, b, percentage, reverse_percentage, n_classes.
+        lr: whether arms are compared at equal learning rates or each at its best by validation;
+            None: at its best where there are several and validation accuracies.
+        rules: what a verdict needs.
+    """
+
+    board: pd.DataFrame
+    distances: pd.DataFrame | None = None
+    verification: pd.DataFrame | None = None
+    probes: pd.DataFrame | None = None
+    sensitivities: pd.DataFrame | None = None
+    lr: LrRule | None = None
+    rules: Rules = field(default_factory=Rules)
+
+    def lr_rule(self, rows: pd.Series[bool]) -> LrRule:
+        """How learning rates are treated among these rows."""
+        if self.lr is not None:
+            return self.lr
+        done = self.board[rows & finished(self.board)]
+        several = done["lr"].nunique() > 1
+        return "best" if several and not done["val_top1_accuracy"].isna().any() else "same"

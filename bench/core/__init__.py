@@ -1,0 +1,1 @@
+"""What every room uses: errors, words for numbers, files, seeds, places."""

@@ -1,0 +1,1 @@
+"""What is to be run, in which order, and what there is of it already."""
