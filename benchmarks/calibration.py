@@ -5,9 +5,10 @@
     python -m benchmarks.calibration --quick    # a tenth of the boards, printed only
 
 Leaderboard rows go in, estimates and verdicts come out of the code that reports and findings use
-(`analysis.findings.examine`, `analysis.pairing`, `bench.aggregate`). Coverage is the share of
-intervals that hold the truth; a false verdict is one that the truth contradicts: any difference
-where arms do not differ, the wrong sign, "about equal" of arms that differ by more than the margin.
+(`analysis.findings.evaluate.examine`, `analysis.comparisons.pairing`, `bench.results.aggregate`).
+Coverage is the share of intervals that hold the truth; a false verdict is one that the truth
+contradicts: any difference where arms do not differ, the wrong sign, "about equal" of arms that
+differ by more than the margin.
 """
 
 from __future__ import annotations
@@ -23,16 +24,16 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
-from analysis.advice_table import regret
-from analysis.board import PATTERN, SOURCE
+from analysis.advice.tune_or_freeze import regret
 from analysis.comparisons.evidence import Evidence
-from analysis.evidence import Part
-from analysis.findings import CLAIMS, Examined, examine
-from analysis.learning_curves import crossing, fit_power_law, repeated_laws
-from analysis.pairing import pair
-from analysis.units import summarise
-from bench.aggregate import conditions
-from bench.intervals import Estimate
+from analysis.comparisons.learning_curves import crossing, fit_power_law, repeated_laws
+from analysis.comparisons.pairing import pair
+from analysis.comparisons.units import summarise
+from analysis.findings.evaluate import CLAIMS, Examined, examine
+from analysis.findings.parts import Part
+from analysis.leaderboard.read import PATTERN, SOURCE
+from bench.results.aggregate import conditions
+from bench.results.intervals import Estimate
 from benchmarks.simulated import ARMS, Array, Design, Truth, differences, simulate
 
 __all__ = [

@@ -17,12 +17,12 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
-from bench.execute import Context, execute_batch
-from bench.leaderboard import rows
-from bench.plan import batches
-from bench.records import DETERMINISTIC_COLUMNS
-from bench.session import open_session
-from bench.store import Store
+from bench.planning.plan import batches
+from bench.planning.workspace import open_session
+from bench.results.leaderboard import rows
+from bench.results.records import DETERMINISTIC_COLUMNS
+from bench.results.store import Store
+from bench.runs.execute import Context, execute_batch
 from bench.training.process import prepare
 
 __all__ = ["TOLERANCE", "differences", "main"]

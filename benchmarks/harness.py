@@ -12,15 +12,15 @@ from functools import cache, partial
 from pathlib import Path
 from typing import Any
 
-from bench.grid import Grid, load_grid
-from bench.leaderboard import rows
+from bench.grid.expand import Grid, load_grid
 from bench.methods import check
 from bench.models.depths import depth_of
-from bench.plan import make_plan
-from bench.planned import DataFacts, Plan
-from bench.runids import RunIds, collector_paused
-from bench.spec import RunSpec
-from bench.store import Store
+from bench.planning.plan import make_plan
+from bench.results.leaderboard import rows
+from bench.results.store import Store
+from bench.specs.identity import RunIds, collector_paused
+from bench.specs.planned import DataFacts, Plan
+from bench.specs.run import RunSpec
 from benchmarks.compare import Case, Pair
 
 __all__ = ["CASES", "grid_text", "planned"]

@@ -14,12 +14,12 @@ from sklearn.metrics import average_precision_score
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import LinearSVC
 
-from analysis.domain_classifiers import logistic
-from analysis.filters import average_precision
-from analysis.set_distances import rbf_mmd
-from bench.methods.descriptors import Descriptors
-from bench.methods.filter_banks import Group
-from bench.methods.retrieval import nearest_sources
+from analysis.measurements.domain_classifiers import logistic
+from analysis.measurements.filters import average_precision
+from analysis.measurements.set_distances import rbf_mmd
+from bench.methods.retrieval.descriptors import Descriptors
+from bench.methods.retrieval.filter_banks import Group
+from bench.methods.retrieval.search import nearest_sources
 from benchmarks.compare import Case, Pair
 
 __all__ = ["CASES"]

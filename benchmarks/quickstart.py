@@ -17,10 +17,10 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from bench.assembly import Context, Loader
-from bench.planned import PlannedRun
-from bench.session import open_session
-from bench.spec import RunSpec
+from bench.planning.workspace import open_session
+from bench.runs.build import Context, Loader
+from bench.specs.planned import PlannedRun
+from bench.specs.run import RunSpec
 from benchmarks.compare import Case, Pair
 from benchmarks.plain import train_plain, write_folder
 from benchmarks.sharing import NAMES

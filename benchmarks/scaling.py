@@ -13,11 +13,11 @@ from dataclasses import dataclass
 
 import numpy as np
 
-from analysis.filters import average_precision
-from bench.methods.descriptors import Descriptors
-from bench.methods.filter_banks import Group
-from bench.methods.retrieval import nearest_sources
-from bench.spec import TrainSpec
+from analysis.measurements.filters import average_precision
+from bench.methods.retrieval.descriptors import Descriptors
+from bench.methods.retrieval.filter_banks import Group
+from bench.methods.retrieval.search import nearest_sources
+from bench.specs.run import TrainSpec
 from benchmarks.harness import planned
 from benchmarks.sharing import pictures, train_cell
 

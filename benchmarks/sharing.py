@@ -14,17 +14,17 @@ import torch
 from numpy.typing import NDArray
 
 from bench.methods import Ingredients
-from bench.methods.plain import Plain
+from bench.methods.finetuning.plain import Plain
 from bench.models import layers
-from bench.spec import LayerPattern, ModelSpec, TrainSpec
+from bench.specs.run import LayerPattern, ModelSpec, TrainSpec
 from bench.training.activations import ActivationStore
 from bench.training.domain import Domain
-from bench.training.evaluate import predict
+from bench.training.evaluation import predict
+from bench.training.frozen_prefix_cache import frozen_prefix
 from bench.training.fused import Head, train_heads
 from bench.training.job import TrainingJob
 from bench.training.loop import train
 from bench.training.process import prepare
-from bench.training.sharing import frozen_prefix
 from benchmarks.compare import Case, Pair
 from benchmarks.plain import train_plain, write_folder
 

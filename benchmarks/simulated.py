@@ -1,8 +1,8 @@
 """Leaderboards with a known truth, for `benchmarks.calibration` and its test.
 
-The rows are those that `bench.leaderboard.describe` makes of real specs; only what training would
-have given is drawn. A run's answer to a test image is right with a probability that depends on the
-task, the arm, the seed and the image: images are of unlike difficulty, to each arm a little
+The rows are those that `bench.results.leaderboard.describe` makes of real specs; only what training
+would have given is drawn. A run's answer to a test image is right with a probability that depends
+on the task, the arm, the seed and the image: images are of unlike difficulty, to each arm a little
 differently, and all runs of a task see the same ones.
 """
 
@@ -18,13 +18,13 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import optimize, special
 
-from analysis.board import prepare
-from analysis.grid_board import table_of
-from bench.leaderboard import describe
+from analysis.leaderboard.of_grid import table_of
+from analysis.leaderboard.read import prepare
 from bench.methods import resolved
-from bench.planned import DataFacts, Plan, PlannedRun
-from bench.selections import Borrowed
-from bench.spec import (
+from bench.results.leaderboard import describe
+from bench.specs.data import Borrowed
+from bench.specs.planned import DataFacts, Plan, PlannedRun
+from bench.specs.run import (
     DataSpec,
     FromRun,
     MethodSpec,

@@ -27,9 +27,9 @@ from timm.optim import create_optimizer_v2
 from torch import nn
 
 from bench.methods import Ingredients
-from bench.methods.plain import Plain
+from bench.methods.finetuning.plain import Plain
 from bench.models import layers
-from bench.spec import LayerPattern, ModelSpec, TrainSpec
+from bench.specs.run import LayerPattern, ModelSpec, TrainSpec
 from bench.training.domain import Domain
 from bench.training.job import TrainingJob
 from bench.training.loop import train

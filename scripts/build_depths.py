@@ -19,10 +19,10 @@ from pathlib import Path
 import timm
 import torch
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 from bench.models.depths import TABLE_TIMM
 from bench.models.layers import create, depth, register_networks
-from bench.spec import ModelSpec
+from bench.specs.run import ModelSpec
 
 MODELS = Path(__file__).resolve().parents[1] / "bench" / "models"
 TABLE = MODELS / "depths.csv"

@@ -1,4 +1,4 @@
-"""Rebuilds bench/data/ilsvrc2012.csv and synsets.csv from WordNet 3.0's own files.
+"""Rebuilds bench/data/wordnet/ilsvrc2012.csv and synsets.csv from WordNet 3.0's own files.
 
     apt-get install wordnet-base
     python scripts/build_ilsvrc2012.py --wordnet /usr/share/wordnet
@@ -16,9 +16,9 @@ import os
 from collections.abc import Iterable, Sequence
 from pathlib import Path
 
-from bench.data.wordnet_files import NounFiles, Synset, files_in
+from bench.data.wordnet.files import NounFiles, Synset, files_in
 
-DATA = Path(__file__).resolve().parent.parent / "bench" / "data"
+DATA = Path(__file__).resolve().parent.parent / "bench" / "data" / "wordnet"
 
 
 def closure(files: NounFiles, wnids: Iterable[str]) -> dict[str, Synset]:

@@ -19,12 +19,12 @@ from typing import Any
 
 from typer.testing import CliRunner
 
-from bench.cli import app
-from bench.conditions import Settings
-from bench.grid import load_grid
+from bench.commands.app import app
+from bench.grid.expand import load_grid
 from bench.methods import check_run, resolved
 from bench.models.depths import depth_of
-from bench.spec import RunSpec, canonical_json
+from bench.results.conditions import Settings
+from bench.specs.run import RunSpec, canonical_json
 
 ROOT = Path(__file__).parents[1]
 GRIDS = sorted((ROOT / "grids").rglob("*.yaml"))

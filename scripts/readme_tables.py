@@ -16,15 +16,15 @@ from typing import Any
 import pandas as pd
 from rich.console import Console
 
-from analysis.board import COPIED, PATTERN, SOURCE, read
 from analysis.comparisons.evidence import Evidence
-from analysis.findings import examine
-from analysis.pairing import pair
-from analysis.units import summarise
-from bench.aggregate import best_of, conditions, of_experiment
-from bench.intervals import Estimate
-from bench.records import COLUMNS
-from bench.views import experiment_table
+from analysis.comparisons.pairing import pair
+from analysis.comparisons.units import summarise
+from analysis.findings.evaluate import examine
+from analysis.leaderboard.read import COPIED, PATTERN, SOURCE, read
+from bench.commands._tables import experiment_table
+from bench.results.aggregate import best_of, conditions, of_experiment
+from bench.results.intervals import Estimate
+from bench.results.records import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 TINY, BORROWING = (ROOT / f"results/{n}.csv" for n in ("tiny-imagenet", "borrowing-tiny-imagenet"))

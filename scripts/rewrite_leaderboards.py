@@ -16,11 +16,11 @@ import tempfile
 from pathlib import Path
 from typing import Any
 
-from bench.aggregate import aggregate
 from bench.core.files import write_atomic
-from bench.leaderboard import columns_of, describe, sort_rows, to_csv
-from bench.records import COLUMNS
-from bench.session import open_session
+from bench.planning.workspace import open_session
+from bench.results.aggregate import aggregate
+from bench.results.leaderboard import columns_of, describe, sort_rows, to_csv
+from bench.results.records import COLUMNS
 
 ROOT = Path(__file__).parents[1]
 PAPERS = ("best-practices", "multifaceted", "selective-joint", "soft-fine-tuning")

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from bench.errors import GridError
-from bench.grid import load_grid
+from bench.core.errors import GridError
+from bench.grid.expand import load_grid
 from bench.methods import check, check_run
 from bench.models.depths import depth_of
-from bench.plan import batches, make_plan
-from bench.planned import DataFacts
-from bench.session import open_session
-from bench.spec import RunSpec, canonical_json
+from bench.planning.plan import batches, make_plan
+from bench.planning.workspace import open_session
+from bench.specs.planned import DataFacts
+from bench.specs.run import RunSpec, canonical_json
 
 GRID = """\
 defaults:
@@ -107,7 +107,7 @@ def test_a_bank_that_is_no_run(tmp_path: Path) -> None:
 
 
 def test_runs_with_a_bank_of_another_network_end_to_end(tmp_path: Path) -> None:
-    from bench.execute import Context, execute_batch
+    from bench.runs.execute import Context, execute_batch
 
     path = tmp_path / "grid.yaml"
     path.write_text(GRID)

@@ -10,9 +10,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from bench.execute import Context, execute_batch
 from bench.models.layers import apply_pattern, create
-from bench.spec import (
+from bench.results.store import RunFolder, Store
+from bench.runs.execute import Context, execute_batch
+from bench.specs.run import (
     Borrowed,
     DataSpec,
     FromRun,
@@ -24,7 +25,6 @@ from bench.spec import (
     TrainSpec,
     run_id,
 )
-from bench.store import RunFolder, Store
 
 
 def _data(side: Any, n: int | None, images: int) -> DataSpec:

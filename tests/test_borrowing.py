@@ -8,14 +8,22 @@ from typing import Any
 
 import pytest
 
-from bench.errors import BenchError, GridError
-from bench.grid import load_grid
+from bench.core.errors import BenchError, GridError
+from bench.grid.expand import load_grid
 from bench.methods import check, check_run
 from bench.models.depths import depth_of
-from bench.plan import forecast_s
-from bench.records import describe_run
-from bench.session import Session, open_session
-from bench.spec import Borrowed, DataSpec, ModelSpec, RunSpec, TrainSpec, joint_fingerprint, run_id
+from bench.planning.plan import forecast_s
+from bench.planning.workspace import Session, open_session
+from bench.results.records import describe_run
+from bench.specs.run import (
+    Borrowed,
+    DataSpec,
+    ModelSpec,
+    RunSpec,
+    TrainSpec,
+    joint_fingerprint,
+    run_id,
+)
 
 HEAD = """\
 defaults:

@@ -7,8 +7,8 @@ from pathlib import Path
 
 import pytest
 
-from bench.errors import GridError
-from bench.session import Session, open_session
+from bench.core.errors import GridError
+from bench.planning.workspace import Session, open_session
 
 ROOT = Path(__file__).parents[1]
 TEXT = """\

@@ -13,7 +13,7 @@ from pathlib import Path
 
 import pytest
 
-from bench.records import DETERMINISTIC_COLUMNS
+from bench.results.records import DETERMINISTIC_COLUMNS
 
 GRID = """\
 defaults:

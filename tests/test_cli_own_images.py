@@ -227,7 +227,7 @@ def test_without_the_images_the_time_is_not_known(copy: Path) -> None:
 
 def fail(folder: Path) -> None:
     """Every run of the grid has failed before."""
-    from bench.session import open_session
+    from bench.planning.workspace import open_session
 
     session = open_session(folder / "grid.yaml", results=folder / "new", data_root=folder)
     for run in session.plan.runs.values():

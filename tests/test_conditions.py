@@ -10,8 +10,8 @@ from typing import Any, Literal
 import pytest
 from pydantic import BaseModel
 
-from bench.aggregate import aggregate, conditions
-from bench.conditions import (
+from bench.results.aggregate import aggregate, conditions
+from bench.results.conditions import (
     COLUMN_OF,
     condition_id,
     differing,
@@ -20,10 +20,10 @@ from bench.conditions import (
     settings,
     task_id,
 )
-from bench.evaluation import EvaluateSpec, VerificationSpec
-from bench.leaderboard import describe
-from bench.planned import DataFacts, Plan, PlannedRun
-from bench.spec import (
+from bench.results.leaderboard import describe
+from bench.specs.evaluation import EvaluateSpec, VerificationSpec
+from bench.specs.planned import DataFacts, Plan, PlannedRun
+from bench.specs.run import (
     Borrowed,
     DataSpec,
     FromFile,

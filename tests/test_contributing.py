@@ -12,9 +12,9 @@ import numpy as np
 import pytest
 
 import bench.methods
-from bench.errors import GridError
+from bench.core.errors import GridError
 from bench.methods import METHODS, Ingredients, MethodEntry, build, check
-from bench.spec import TrainSpec
+from bench.specs.run import TrainSpec
 from bench.training.domain import Domain
 
 TEXT = (Path(__file__).parents[1] / "CONTRIBUTING.md").read_text()

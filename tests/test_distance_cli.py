@@ -9,17 +9,17 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from analysis.distances import DistanceOptions, Side, measure
-from bench.assembly import Context
-from bench.cli import app
+from analysis.measurements.distances import DistanceOptions, Side, measure
+from bench.commands.app import app
+from bench.commands.distance import distance_table, measure_selections
+from bench.commands.retrieve import parse_selection
+from bench.core.errors import BenchError
 from bench.data import catalog
-from bench.distance_cli import distance_table, measure_selections
-from bench.errors import BenchError
-from bench.execute import execute_batch
-from bench.methods.extract import taken_rows
+from bench.methods.features.extract import taken_rows
 from bench.models import layers
-from bench.retrieve_command import parse_selection
-from bench.spec import ModelSpec, RunSpec, TrainSpec, run_id
+from bench.runs.build import Context
+from bench.runs.execute import execute_batch
+from bench.specs.run import ModelSpec, RunSpec, TrainSpec, run_id
 from bench.training.domain import Domain
 from bench.training.features import extract
 

@@ -3,8 +3,8 @@
 from pathlib import Path
 
 from bench.data.catalog import open_dataset, resolve
-from bench.session import FactFinder
-from bench.spec import DataSpec, ModelSpec, RandomClasses, RunSpec
+from bench.planning.workspace import FactFinder
+from bench.specs.run import DataSpec, ModelSpec, RandomClasses, RunSpec
 
 
 def run_on(data: DataSpec) -> RunSpec:

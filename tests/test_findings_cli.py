@@ -18,10 +18,10 @@ from rich.console import Console
 from scipy import stats
 from typer.testing import CliRunner
 
-from analysis.findings import CLAIMS, on_published
-from bench.cli import app
-from bench.errors import BenchError
-from bench.findings_cli import effect_text
+from analysis.findings.evaluate import CLAIMS, on_published
+from bench.commands.app import app
+from bench.commands.findings import effect_text
+from bench.core.errors import BenchError
 
 TUNE, FREEZE = "T(1-7)R(8)", "F(1-7)R(8)"
 SIZE = ["images_per_class", "epochs", "batch_size", "target_classes"]
@@ -47,7 +47,7 @@ def said(*arguments: str, width: int = 0) -> str:
     """
     with pytest.MonkeyPatch.context() as patch:
         if width:
-            patch.setattr("bench.findings_cli.console", lambda: Console(width=width))
+            patch.setattr("bench.commands.findings.console", lambda: Console(width=width))
         result = CliRunner().invoke(app, ["findings", *arguments])
     if result.exception is not None and not isinstance(result.exception, SystemExit):
         raise result.exception

@@ -13,7 +13,7 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
-from bench.cli import app
+from bench.commands.app import app
 
 ROOT = Path(__file__).parents[1]
 _spec = importlib.util.spec_from_file_location("golden", ROOT / "scripts" / "golden.py")

@@ -8,10 +8,10 @@ from typing import Any
 
 import pytest
 
-from bench.launch.gpus import VISIBLE, Placement, least_used, placement, visible_gpus
-from bench.launch.local import Pool
-from bench.plan import batches
-from bench.session import open_session
+from bench.launch.devices import VISIBLE, Placement, least_used, placement, visible_gpus
+from bench.launch.local.pool import Pool
+from bench.planning.plan import batches
+from bench.planning.workspace import open_session
 
 GRID = """\
 defaults:

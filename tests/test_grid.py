@@ -13,13 +13,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import GridError
-from bench.grid import Grid, check_experiments, load_grid
+from bench.core.errors import GridError
+from bench.grid.expand import Grid, check_experiments, load_grid
 from bench.methods import check
 from bench.models.depths import depth_of
 from bench.models.published import check_size, check_tag
-from bench.recipes import EPILOG, RECIPES
-from bench.spec import (
+from bench.specs.recipes import EPILOG, RECIPES
+from bench.specs.run import (
     ClassRecipe,
     DataSpec,
     FromFile,

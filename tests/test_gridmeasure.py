@@ -9,14 +9,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import GridError
-from bench.extractions import extraction_pattern
-from bench.leaderboard import rows
-from bench.measures import KINDS
+from bench.core.errors import GridError
+from bench.grid.extractions import extraction_pattern
 from bench.methods import METHODS, check
-from bench.plan import batches, forecast_s
-from bench.session import Session, open_session
-from bench.spec import FromRun, LayerPattern, Scratch
+from bench.planning.plan import batches, forecast_s
+from bench.planning.workspace import Session, open_session
+from bench.results.leaderboard import rows
+from bench.specs.measures import KINDS
+from bench.specs.run import FromRun, LayerPattern, Scratch
 
 ROOT = Path(__file__).parents[1]
 HEAD = """\

@@ -10,10 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import GridError
-from bench.grid import Grid, load_grid
-from bench.gridpreset import split_presets, with_presets
-from bench.yamlfile import Document
+from bench.core.errors import GridError
+from bench.grid.expand import Grid, load_grid
+from bench.grid.presets import split_presets, with_presets
+from bench.grid.yaml import Document
 
 GRID = """\
 defaults:

@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.intervals import (
+from bench.results.intervals import (
     BOUNDED,
     NO_SPREAD,
     WITHOUT_IMAGES,

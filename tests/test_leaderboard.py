@@ -15,10 +15,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 from scipy import stats
 
-from bench.aggregate import aggregate, best_of, conditions, outcome
-from bench.errors import BenchError
-from bench.leaderboard import to_csv
-from bench.records import COLUMNS
+from bench.core.errors import BenchError
+from bench.results.aggregate import aggregate, best_of, conditions, outcome
+from bench.results.leaderboard import to_csv
+from bench.results.records import COLUMNS
 
 ROW = dict.fromkeys((column.name for column in COLUMNS), None) | {
     "experiments": "a",

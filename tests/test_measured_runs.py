@@ -12,24 +12,24 @@ import pytest
 import torch
 from sklearn.metrics import average_precision_score
 
-from analysis import measured as measuring
-from analysis.board import parse
 from analysis.comparisons.evidence import Evidence
-from analysis.distances import DistanceOptions, Side, measure
-from analysis.extracted import read_extracted
-from analysis.measured import Measurements, evidence, measurements, wide_distances
-from analysis.rankings import rankings
-from analysis.ratios import DISTANCE_KEYS, with_distance
-from analysis.transferability import leep, logme
-from bench.assembly import Context
-from bench.errors import BenchError, StoreError
-from bench.execute import execute_batch
-from bench.leaderboard import rows, to_csv
+from analysis.comparisons.ratios import DISTANCE_KEYS, with_distance
+from analysis.leaderboard.read import parse
+from analysis.measurements import tables as measuring
+from analysis.measurements.distances import DistanceOptions, Side, measure
+from analysis.measurements.features_file import read_extracted
+from analysis.measurements.tables import Measurements, evidence, measurements, wide_distances
+from analysis.measurements.transferability import leep, logme
+from analysis.measurements.transferability_ranking import rankings
+from bench.core.errors import BenchError, StoreError
 from bench.models import layers
-from bench.planned import PlannedRun
-from bench.session import Session, open_session
-from bench.spec import ModelSpec, RunSpec
-from bench.store import RunFolder
+from bench.planning.workspace import Session, open_session
+from bench.results.leaderboard import rows, to_csv
+from bench.results.store import RunFolder
+from bench.runs.build import Context
+from bench.runs.execute import execute_batch
+from bench.specs.planned import PlannedRun
+from bench.specs.run import ModelSpec, RunSpec
 from bench.training.domain import Domain
 from bench.training.features import extract
 
@@ -383,7 +383,7 @@ def test_scratch_networks_are_one_for_both_sides(tmp_path: Path) -> None:
     file = tmp_path / "grid.yaml"
     grid = GRID.partition("measure:")[0] + "measure: {distances: {network: scratch, layer: 5}}\n"
     file.write_text(grid)
-    bench.session = open_session(file, results=tmp_path / "results")
+    bench.planning.workspace = open_session(file, results=tmp_path / "results")
     assert set(bench.run("extract")) == {"done"}
     table = bench.measured.distances
     assert table is not None

@@ -13,13 +13,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.datasets import load_digits
 
+from bench.core.errors import DataError, GridError
 from bench.data.catalog import load, resolve
-from bench.data.views import crop, parse_box
-from bench.errors import DataError, GridError
-from bench.execute import Context, execute_batch
+from bench.data.transforms.views import crop, parse_box
 from bench.methods import check_run
-from bench.session import open_session
-from bench.spec import (
+from bench.planning.workspace import open_session
+from bench.results.store import RunFolder, Store
+from bench.runs.execute import Context, execute_batch
+from bench.specs.run import (
     Borrowed,
     DataSpec,
     FromRun,
@@ -29,7 +30,6 @@ from bench.spec import (
     TrainSpec,
     run_id,
 )
-from bench.store import RunFolder, Store
 
 CLASSES, IMAGES = 4, 14
 

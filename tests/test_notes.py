@@ -9,9 +9,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.notes import counted, omissions, omitted_by_condition, record_lines
-from bench.options import spelt
-from bench.spec import DataSpec, ModelSpec, RunSpec, Seeds
+from bench.commands._options import spelt
+from bench.commands.record_details import counted, omissions, omitted_by_condition, record_lines
+from bench.specs.run import DataSpec, ModelSpec, RunSpec, Seeds
 
 LEFT_OUT = {
     "capped_classes": ["emu: 11 of 20 train", "owl: 3 of 20 train"],

@@ -10,14 +10,14 @@ from pathlib import Path
 
 import pytest
 
-from analysis.ambiguities import AMBIGUITIES
-from bench.grid import Grid, load_grid
-from bench.leaderboard import describe
+from analysis.papers.ambiguities import AMBIGUITIES
+from bench.grid.expand import Grid, load_grid
+from bench.grid.yaml import read_yaml
 from bench.methods import check_run, resolved
 from bench.models.depths import depth_of
-from bench.session import open_session
-from bench.spec import RunSpec
-from bench.yamlfile import read_yaml
+from bench.planning.workspace import open_session
+from bench.results.leaderboard import describe
+from bench.specs.run import RunSpec
 
 ROOT = Path(__file__).parents[1]
 FOLDER = ROOT / "grids" / "papers"
@@ -187,8 +187,8 @@ def test_the_grids_with_a_measured_table_ask_for_it() -> None:
 _DRY = """
 import sys
 from typer.testing import CliRunner
-from bench.cli import app
-from bench.session import Session
+from bench.commands.app import app
+from bench.planning.workspace import Session
 Session.try_networks = lambda self: None  # in another process: tests/models/test_trial.py
 ran = CliRunner().invoke(app, ["grid", {path!r}, "--dry-run", "--results", {results!r}])
 assert ran.exit_code == 0, ran.output

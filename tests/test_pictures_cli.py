@@ -12,16 +12,16 @@ import torch
 from PIL import Image
 from typer.testing import CliRunner
 
-from analysis.layer_maps import layer_maps, pair_similarity, read_picture
-from analysis.measured import measurements
-from analysis.pictures import best_runs, figures
-from analysis.trained import network_name, read_trained
-from bench.assembly import Context
-from bench.cli import app
-from bench.errors import BenchError, DataError, StoreError
-from bench.execute import execute_batch
-from bench.planned import PlannedRun
-from bench.session import Session, open_session
+from analysis.measurements.tables import measurements
+from analysis.networks.layer_maps import layer_maps, pair_similarity, read_picture
+from analysis.networks.trained import network_name, read_trained
+from analysis.report.run_figures import best_runs, figures
+from bench.commands.app import app
+from bench.core.errors import BenchError, DataError, StoreError
+from bench.planning.workspace import Session, open_session
+from bench.runs.build import Context
+from bench.runs.execute import execute_batch
+from bench.specs.planned import PlannedRun
 
 GRID = """\
 defaults:
@@ -152,7 +152,7 @@ def test_class_images_of_several_runs(done: Session, tmp_path: Path) -> None:
 
 
 def test_classes_by_word_and_by_id(done: Session, tmp_path: Path) -> None:
-    from analysis.class_sheet import class_word
+    from analysis.figures.class_sheet import class_word
 
     run = chosen(done, "self")
     first, second = run.facts.classes[:2]

@@ -9,11 +9,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import GridError
-from bench.grid import Grid, load_grid
-from bench.plan import batches, forecast_s, make_plan
-from bench.planned import DataFacts, Plan, PlannedRun
-from bench.spec import RunSpec, run_id
+from bench.core.errors import GridError
+from bench.grid.expand import Grid, load_grid
+from bench.planning.plan import batches, forecast_s, make_plan
+from bench.specs.planned import DataFacts, Plan, PlannedRun
+from bench.specs.run import RunSpec, run_id
 
 HEAD = """\
 defaults:

@@ -15,17 +15,17 @@ import torch
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
-from bench import ranks
-from bench.assembly import Context
-from bench.cli import app
-from bench.errors import BenchError, GridError
-from bench.execute import execute_batch
-from bench.failures import FailureError, failure_of
-from bench.launch.resources import read_settings
-from bench.ranks import check_gpus, execute_ranks, why_one_process
-from bench.spec import Borrowed, DataSpec, FromRun, MethodSpec, ModelSpec, RunSpec, TrainSpec
-from bench.spec import run_id as id_of
-from bench.store import RunFolder, Store
+from bench.commands.app import app
+from bench.core.errors import BenchError, GridError
+from bench.launch.slurm.settings import read_settings
+from bench.results.failures import FailureError, failure_of
+from bench.results.store import RunFolder, Store
+from bench.runs import distributed as ranks
+from bench.runs.build import Context
+from bench.runs.distributed import check_gpus, execute_ranks, why_one_process
+from bench.runs.execute import execute_batch
+from bench.specs.run import Borrowed, DataSpec, FromRun, MethodSpec, ModelSpec, RunSpec, TrainSpec
+from bench.specs.run import run_id as id_of
 
 DATA = DataSpec(dataset="digits", images_per_class=8, val_per_class=4, test_per_class=5)
 SPEC = RunSpec(
@@ -173,7 +173,7 @@ def test_an_error_of_one_is_the_runs_and_not_tried_again(
 
 def test_a_process_ends_with_who_started_it() -> None:
     process = subprocess.run(
-        [sys.executable, "-m", "bench.rank_process"],
+        [sys.executable, "-m", "bench.runs.distributed_worker"],
         input=json.dumps({"id": "x"}) + "\n",
         capture_output=True,
         text=True,

@@ -12,11 +12,11 @@ from PIL import Image as Pillow
 from scipy import stats
 from typer.testing import CliRunner
 
-from analysis.advice import AdviceLine, Situation, Support
-from bench.cli import app
-from bench.errors import BenchError
-from bench.recommend_cli import band_tables, curve_tables, gather
-from bench.records import COLUMNS
+from analysis.advice.types import AdviceLine, Situation, Support
+from bench.commands.app import app
+from bench.commands.recommend import band_tables, curve_tables, gather
+from bench.core.errors import BenchError
+from bench.results.records import COLUMNS
 
 GRID = """\
 defaults:
@@ -55,8 +55,8 @@ def said(command: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grid, its results, and a folder of images of which three are the source's."""
+    from bench.commands.retrieve import parse_selection
     from bench.data import catalog
-    from bench.retrieve_command import parse_selection
 
     folder = tmp_path_factory.mktemp("recommend")
     (folder / "grid.yaml").write_text(GRID)
@@ -208,11 +208,11 @@ def _regret_of_freezing(file: Path) -> list[float]:
 
 
 def test_regret_is_printed_where_there_are_two_targets(committed: Path) -> None:
-    from analysis.advice_table import regret
-    from analysis.board import read
+    from analysis.advice.tune_or_freeze import regret
     from analysis.comparisons.evidence import Evidence
-    from bench.options import console
-    from bench.recommend_cli import regret_table
+    from analysis.leaderboard.read import read
+    from bench.commands._options import console
+    from bench.commands.recommend import regret_table
 
     file = committed / "tiny-imagenet.csv"
     found = regret(Evidence(read(file)))

@@ -13,16 +13,18 @@ import torch
 from pydantic import ValidationError
 from safetensors.torch import load_file
 
-from bench.assembly import Loader, build_method
-from bench.errors import GridError
-from bench.execute import Context, execute_batch
-from bench.gridchecks import check_training
-from bench.griderrors import CellError
+from bench.core.errors import GridError
+from bench.grid.errors import CellError
+from bench.grid.validate import check_training
 from bench.methods import check_run
 from bench.models import layers
 from bench.models.numbering import numbered_layers
-from bench.refit import both_trainings
-from bench.spec import (
+from bench.results.store import RunFolder, Store
+from bench.runs.build import Loader, build_method
+from bench.runs.execute import Context, execute_batch
+from bench.runs.fused_heads import fuse_key
+from bench.runs.refit import both_trainings
+from bench.specs.run import (
     Borrowed,
     DataSpec,
     FromRun,
@@ -33,9 +35,7 @@ from bench.spec import (
     TrainSpec,
     run_id,
 )
-from bench.store import RunFolder, Store
-from bench.together import fuse_key
-from bench.training import evaluate
+from bench.training import evaluation as evaluate
 from bench.training.job import Outcome, TrainingJob
 from bench.training.loop import train
 

@@ -8,8 +8,8 @@ from pathlib import Path
 
 from typer.testing import CliRunner
 
-from bench.cli import app
-from bench.errors import BenchError
+from bench.commands.app import app
+from bench.core.errors import BenchError
 
 ROOT = Path(__file__).parents[1]
 
@@ -71,7 +71,7 @@ def test_a_grid_without_runs_says_how_to_get_them(tmp_path: Path) -> None:
 
 def test_help_is_light() -> None:
     script = (
-        "import sys, bench.report_cli\n"
+        "import sys, bench.commands.report\n"
         "print(sorted({'torch', 'pandas', 'matplotlib', 'jinja2'} & set(sys.modules)))"
     )
     out = subprocess.run(

@@ -10,9 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.errors import BenchError
-from bench.methods.retrieval import Neighbours
-from bench.retrieve_command import (
+from bench.commands.retrieve import (
     RANKS,
     Retrieval,
     read_selections,
@@ -20,6 +18,8 @@ from bench.retrieve_command import (
     shown_images,
     shown_rows,
 )
+from bench.core.errors import BenchError
+from bench.methods.retrieval.search import Neighbours
 
 CLASSES = "{{dataset: digits, test_per_class: 20, images_per_class: {}, classes: {}}}"
 TARGET = CLASSES.format(4, "{recipe: listed, names: ['3', '8']}")

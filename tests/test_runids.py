@@ -9,15 +9,15 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import GridError
-from bench.grid import Grid, load_grid
-from bench.gridrepeat import Repeats
+from bench.core.errors import GridError
+from bench.grid.expand import Grid, load_grid
+from bench.grid.seed_repeats import Repeats
 from bench.methods import check, check_run
 from bench.models.depths import depth_of
-from bench.plan import make_plan
-from bench.planned import DataFacts
-from bench.runids import RunIds
-from bench.spec import RunSpec, run_id
+from bench.planning.plan import make_plan
+from bench.specs.identity import RunIds
+from bench.specs.planned import DataFacts
+from bench.specs.run import RunSpec, run_id
 
 GRIDS = sorted((Path(__file__).parents[1] / "grids").rglob("*.yaml"))
 

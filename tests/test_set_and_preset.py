@@ -9,15 +9,15 @@ from typing import Any, cast
 
 import pytest
 
-from bench.endings import leaderboard_lines
-from bench.errors import GridError
-from bench.grid import Grid, load_grid
-from bench.gridweights import check_weights_file
+from bench.commands._summary import leaderboard_lines
+from bench.core.errors import GridError
+from bench.grid.expand import Grid, load_grid
+from bench.grid.weights import check_weights_file
 from bench.methods import check
 from bench.models.depths import depth_of
 from bench.models.published import check_size, check_tag
-from bench.session import Session
-from bench.store import Store
+from bench.planning.workspace import Session
+from bench.results.store import Store
 
 OWN = Path(__file__).parents[1] / "grids" / "own-images.yaml"
 WEIGHTS = (

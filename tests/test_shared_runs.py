@@ -13,11 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
-from bench.execute import Context, execute_batch
-from bench.leaderboard import rows
-from bench.plan import batches
-from bench.session import open_session
-from bench.spec import (
+from bench.planning.plan import batches
+from bench.planning.workspace import open_session
+from bench.results.leaderboard import rows
+from bench.results.store import RunFolder, Store
+from bench.runs.execute import Context, execute_batch
+from bench.runs.fused_heads import fuse_key
+from bench.specs.run import (
     DataSpec,
     FromRun,
     ModelSpec,
@@ -27,10 +29,8 @@ from bench.spec import (
     TrainSpec,
     run_id,
 )
-from bench.store import RunFolder, Store
-from bench.together import fuse_key
 from bench.training.fused import Head, train_heads
-from bench.training.optim import lr_factor
+from bench.training.optimizers import lr_factor
 
 Runs = Sequence[RunSpec]
 

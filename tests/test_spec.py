@@ -9,8 +9,8 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
-from bench.records import describe_run, slug, source_label
-from bench.spec import (
+from bench.results.records import describe_run, slug, source_label
+from bench.specs.run import (
     DataSpec,
     FromFile,
     FromRun,
@@ -90,7 +90,7 @@ def test_where_files_lie_is_no_part_of_it() -> None:
 
 def test_the_id_does_not_depend_on_the_hash_seed() -> None:
     script = (
-        "from bench.spec import *\n"
+        "from bench.specs.run import *\n"
         "data = DataSpec(dataset='digits')\n"
         "spec = RunSpec(data=data, model=ModelSpec(name='narrow8_32'), pattern='R(1-8)')\n"
         "print(run_id(spec, lambda run: 'images'))"

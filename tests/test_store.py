@@ -16,10 +16,10 @@ from pathlib import Path
 
 import pytest
 
+from bench.core.errors import StoreError
 from bench.core.files import publish_new, write_atomic
-from bench.errors import StoreError
-from bench.spec import DataSpec, ModelSpec, RunSpec
-from bench.store import RunFolder, Store
+from bench.results.store import RunFolder, Store
+from bench.specs.run import DataSpec, ModelSpec, RunSpec
 
 SPEC = RunSpec(
     data=DataSpec(dataset="digits"), model=ModelSpec(name="narrow8_32"), pattern="R(1-8)"
@@ -164,7 +164,8 @@ def test_a_writer_that_is_killed_leaves_old_or_new(tmp_path: Path) -> None:
     path = tmp_path / "table.csv"
     write_atomic(path, "0" * 100_000)
     script = (
-        "import sys, itertools; from pathlib import Path; from bench.store import write_atomic\n"
+        "import sys, itertools; from pathlib import Path\n"
+        "from bench.core.files import write_atomic\n"
         "for n in itertools.count(): write_atomic(Path(sys.argv[1]), str(n % 10) * 100_000)\n"
     )
     for delay in (0.3, 0.35, 0.4):
@@ -179,7 +180,7 @@ def test_a_writer_that_is_killed_leaves_old_or_new(tmp_path: Path) -> None:
 
 def test_a_claim_goes_with_its_process(folder: RunFolder) -> None:
     script = (
-        "import sys, time; from pathlib import Path; from bench.store import RunFolder\n"
+        "import sys, time; from pathlib import Path; from bench.results.store import RunFolder\n"
         "with RunFolder(Path(sys.argv[1]), 'x').claim() as mine:\n"
         "    print(mine, flush=True)\n    time.sleep(60)"
     )

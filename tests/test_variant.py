@@ -8,10 +8,10 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import BenchError, GridError
-from bench.grid import Grid, load_grid
-from bench.paths import user_path
-from bench.variant import board_name
+from bench.core.errors import BenchError, GridError
+from bench.core.paths import user_path
+from bench.grid.expand import Grid, load_grid
+from bench.planning.table_names import board_name
 
 GRID = """\
 defaults:

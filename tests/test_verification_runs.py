@@ -14,14 +14,14 @@ from PIL import Image
 from safetensors.torch import load_file
 from sklearn.metrics import roc_curve
 
+from bench.core.errors import BenchError, DataError, GridError
 from bench.data.identities import load_identities, resolve_identities
-from bench.errors import BenchError, DataError, GridError
-from bench.evaluation import EvaluateSpec
-from bench.execute import Context, execute_batch
-from bench.leaderboard import aggregate, rows
 from bench.models.layers import create
-from bench.session import Session, open_session
-from bench.spec import DataSpec, ModelSpec, RunSpec, run_id
+from bench.planning.workspace import Session, open_session
+from bench.results.leaderboard import aggregate, rows
+from bench.runs.execute import Context, execute_batch
+from bench.specs.evaluation import EvaluateSpec
+from bench.specs.run import DataSpec, ModelSpec, RunSpec, run_id
 from bench.training.domain import IMAGENET_MEAN, IMAGENET_STD
 
 ROOT = Path(__file__).resolve().parents[1]
@@ -226,7 +226,7 @@ def test_ids_stay_without_verification_and_move_with_its_images(
 
 
 def test_features_without_a_direction_are_a_note_and_no_lost_run() -> None:
-    from bench.verifying import verify_run
+    from bench.runs.evaluation import verify_run
 
     class Still(torch.nn.Module):
         def __init__(self) -> None:

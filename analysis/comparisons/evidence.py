@@ -6,9 +6,9 @@ from dataclasses import dataclass, field
 
 import pandas as pd
 
-from analysis.board import finished
-from analysis.pairing import LrRule
-from analysis.verdicts import Rules
+from analysis.comparisons.pairing import LrRule
+from analysis.leaderboard.read import finished
+from analysis.statistics.decisions import Rules
 
 __all__ = ["Evidence"]
 
@@ -18,10 +18,10 @@ class Evidence:
     """What a user's own runs offer: a prepared leaderboard, and tables of measurements.
 
     Attributes:
-        board: from `analysis.board.prepare`; with a column `correct` (`analysis.predictions`) the
-            test images' error is known pair by pair.
-        distances: keys of `analysis.ratios.DISTANCE_KEYS`; cosine, and mmd, svm, cnn where
-            measured, optionally with `<name>_low` and `<name>_high`.
+        board: from `analysis.leaderboard.read.prepare`; with a column `correct`
+            (`analysis.predictions`) the test images' error is known pair by pair.
+        distances: keys of `analysis.comparisons.ratios.DISTANCE_KEYS`; cosine, and mmd, svm, cnn
+            where measured, optionally with `<name>_low` and `<name>_high`.
         verification: arm (fine-tuning or soft), expressions (all or two), far, tar, task, seed.
         probes: network (near, far, self, FT-near, FT-far), layer, accuracy, task, seed; layers
             from the lowest up. By default the probes among the leaderboard's runs.

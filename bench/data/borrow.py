@@ -19,11 +19,11 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.core.errors import DataError
 from bench.data.catalog import Resolved, resolve
 from bench.data.formats.base import Image, Int64
 from bench.data.identities import with_identities
-from bench.errors import DataError
-from bench.spec import Borrowed, RunSpec, joint_fingerprint
+from bench.specs.run import Borrowed, RunSpec, joint_fingerprint
 
 __all__ = ["BorrowedImages", "borrowed_rows", "resolve_borrowed", "resolve_joint_fingerprint"]
 

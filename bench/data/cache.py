@@ -23,8 +23,8 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
+from bench.core.errors import DataError
 from bench.data.formats.base import Image, UInt8
-from bench.errors import DataError
 
 __all__ = ["cached_images"]
 

@@ -14,6 +14,7 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.core.errors import DataError
 from bench.data.cache import cached_images
 from bench.data.datasets import DATASETS, Format, check_options
 from bench.data.formats.base import Dataset, Image, Int64, Notes, UInt8, digest
@@ -22,9 +23,8 @@ from bench.data.places import MissingDataError, resolve_root
 from bench.data.pools import Pool
 from bench.data.selection import Selection, select
 from bench.data.splits import Splits, some, split_pools
-from bench.data.views import allowed_by, read_views, view_images, views_fingerprint
-from bench.errors import DataError
-from bench.spec import ClassRecipe, DataSpec
+from bench.data.transforms.views import allowed_by, read_views, view_images, views_fingerprint
+from bench.specs.run import ClassRecipe, DataSpec
 
 __all__ = [
     "DATASETS",
@@ -180,7 +180,7 @@ def resolve(data: DataSpec, draw: int, *, data_root: Path | None, cache_dir: Pat
         DataError: when the data are not there, or cannot be selected or split as asked.
 
     >>> import tempfile
-    >>> from bench.spec import DataSpec
+    >>> from bench.specs.run import DataSpec
     >>> digits = DataSpec(dataset="digits", images_per_class=5, test_per_class=20)
     >>> with tempfile.TemporaryDirectory() as cache:
     ...     found = resolve(digits, 0, data_root=None, cache_dir=Path(cache))

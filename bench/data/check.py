@@ -7,15 +7,15 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
+from bench.core.errors import counted
 from bench.data.catalog import open_dataset, resolve_root
+from bench.data.files.imagefiles import FileDataset
 from bench.data.formats.base import Dataset, Image, Split
 from bench.data.formats.contract import Value
-from bench.data.formats.imagefiles import FileDataset
 from bench.data.layout import has_splits
 from bench.data.pools import Pool
 from bench.data.splits import kept_keys, some
-from bench.errors import counted
-from bench.spec import DataSpec
+from bench.specs.run import DataSpec
 
 __all__ = ["Report", "SplitCount", "check"]
 

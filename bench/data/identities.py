@@ -10,14 +10,14 @@ from pathlib import Path
 
 import numpy as np
 
+from bench.core.errors import DataError, nearest
 from bench.data.cache import cached_images
 from bench.data.catalog import Loaded, Resolved, fingerprint, open_dataset, resolve
 from bench.data.formats.base import Dataset, Image
 from bench.data.splits import Splits, some
-from bench.data.views import allowed_by, read_views, view_images, views_fingerprint
-from bench.errors import DataError, nearest
-from bench.evaluation import VerificationSpec
-from bench.spec import RunSpec, joint_fingerprint
+from bench.data.transforms.views import allowed_by, read_views, view_images, views_fingerprint
+from bench.specs.evaluation import VerificationSpec
+from bench.specs.run import RunSpec, joint_fingerprint
 
 __all__ = ["TestIdentities", "load_identities", "resolve_identities", "with_identities"]
 

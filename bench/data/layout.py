@@ -10,9 +10,9 @@ import re
 from collections.abc import Iterable, Mapping
 from pathlib import Path
 
+from bench.core.errors import DataError
 from bench.data.formats.base import Split
 from bench.data.splits import some
-from bench.errors import DataError
 
 __all__ = ["has_splits", "split_meant"]
 

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Mapping
 from dataclasses import dataclass
 
+from bench.core.errors import DataError, nearest
 from bench.data.folder import FOLDER_EXPECTED, MANIFEST_EXPECTED
 from bench.data.formats import tiny_imagenet
 from bench.data.formats.contract import Option
 from bench.data.formats.registry import FORMATS
-from bench.errors import DataError, nearest
 
 __all__ = ["Listed", "details", "listed"]
 

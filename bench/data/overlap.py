@@ -18,8 +18,8 @@ import numpy as np
 import numpy.typing as npt
 from scipy import fft
 
+from bench.core.errors import DataError
 from bench.data.formats.base import UInt8
-from bench.errors import DataError
 
 __all__ = ["Kind", "Match", "Overlap", "Pictures", "find_overlap", "luma", "perceptual_bits"]
 

@@ -6,11 +6,11 @@ import os
 from collections.abc import Callable, Sequence
 from pathlib import Path
 
+from bench.core.errors import BenchError, DataError, nearest
+from bench.core.paths import user_path
 from bench.data.datasets import DATASETS, Format
 from bench.data.formats.base import Dataset
 from bench.data.splits import some
-from bench.errors import BenchError, DataError, nearest
-from bench.paths import user_path
 
 __all__ = ["MissingDataError", "resolve_root"]
 

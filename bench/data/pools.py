@@ -12,7 +12,7 @@ from itertools import islice
 from typing import Literal
 
 from bench.data.formats.base import Image, Split
-from bench.selections import validation_images
+from bench.specs.data import validation_images
 
 __all__ = ["Images", "Pool", "Taker"]
 

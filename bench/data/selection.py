@@ -1,4 +1,4 @@
-"""Which classes of a data set a run learns from: the recipes of `bench.spec`, carried out.
+"""Which classes of a data set a run learns from: the recipes of `bench.specs.run`, carried out.
 
 The recipes are those of "A Multifaceted Analysis of Fine-tuning in Deep Model for Visual
 Recognition" (§4.1-4.4: random targets, number of source categories, near and far sources) and of
@@ -19,10 +19,10 @@ from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
+from bench.core.errors import DataError, nearest
 from bench.data.spelling import class_hint
-from bench.data.wordnet import Rule, Taxonomy, taxonomy
-from bench.errors import DataError, nearest
-from bench.spec import (
+from bench.data.wordnet.hierarchy import Rule, Taxonomy, taxonomy
+from bench.specs.run import (
     AllClasses,
     ClassRecipe,
     HalfClasses,
@@ -66,7 +66,7 @@ def select(
     """The classes that a recipe picks from a data set.
 
     Args:
-        recipe: one of the recipes of `bench.spec`; its `take` keeps the first classes.
+        recipe: one of the recipes of `bench.specs.run`; its `take` keeps the first classes.
         classes: the data set's classes, in any order, each once.
         wnid_keyed: whether `classes` are wnids, so that WordNet can say which are near.
         dataset: the data set's name, for errors.
@@ -76,7 +76,7 @@ def select(
         DataError: when the data set has too few classes for a size asked for, does not have a
             class listed, or is not keyed by wnid and the recipe needs that.
 
-    >>> from bench.data.wordnet import taxonomy
+    >>> from bench.data.wordnet.hierarchy import taxonomy
     >>> ten_dogs = UnderSynset(synset="dog.n.01", n=10)
     >>> chosen = select(ten_dogs, taxonomy().classes, wnid_keyed=True, dataset="imagenet")
     >>> len(chosen.names), set(chosen.names) < set(taxonomy().under("dog.n.01"))

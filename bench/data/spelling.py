@@ -6,8 +6,8 @@ import difflib
 import re
 from collections.abc import Sequence
 
-from bench.data.wordnet import taxonomy
-from bench.errors import DataError
+from bench.core.errors import DataError
+from bench.data.wordnet.hierarchy import taxonomy
 
 __all__ = ["class_hint"]
 

@@ -16,10 +16,10 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
+from bench.core.errors import DataError, counted
 from bench.data.formats.base import Image, Notes, Split
 from bench.data.pools import Images, Pool, Taker
-from bench.errors import DataError, counted
-from bench.selections import validation_images
+from bench.specs.data import validation_images
 
 __all__ = ["Splits", "kept_keys", "some", "split", "split_pools"]
 

@@ -16,9 +16,9 @@ import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
-from bench.errors import BenchError
-from bench.planned import PlannedRun
-from bench.spec import FromTimm
+from bench.core.errors import BenchError
+from bench.specs.planned import PlannedRun
+from bench.specs.run import FromTimm
 
 __all__ = ["check_before", "finds_gpu", "main"]
 
@@ -154,8 +154,8 @@ def main() -> int:
 
 
 def _no_device(device: str, gpus: int) -> tuple[str, str] | None:
-    from bench.assembly import Context
-    from bench.rank_process import device_of
+    from bench.runs.build import Context
+    from bench.runs.distributed_worker import device_of
 
     try:
         device_of(Context(results=".", device=device, gpus=gpus), rank=0)

@@ -12,9 +12,9 @@ from typing import TYPE_CHECKING, Any, Literal, Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from bench import errors
-from bench.errors import GridError
-from bench.spec import RunSpec, TrainSpec
+from bench.core import errors
+from bench.core.errors import GridError
+from bench.specs.run import RunSpec, TrainSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bench.methods.fixed import FeatureTask, Fitted
+    from bench.methods.features.linear_probe import FeatureTask, Fitted
     from bench.training.domain import Domain
     from bench.training.job import Method
 
@@ -66,52 +66,55 @@ class MethodEntry:
 
 METHODS: dict[str, MethodEntry] = {
     "plain": MethodEntry(
-        "bench.methods.plain", "Plain", "PlainOptions", "cross-entropy on the target's own images"
+        "bench.methods.finetuning.plain",
+        "Plain",
+        "PlainOptions",
+        "cross-entropy on the target's own images",
     ),
     "joint": MethodEntry(
-        "bench.methods.joint",
+        "bench.methods.finetuning.joint",
         "Joint",
         "JointOptions",
         "target and source losses in full, both classifiers random (GE)",
         borrows=(1, 8),
     ),
     "soft": MethodEntry(
-        "bench.methods.soft",
+        "bench.methods.finetuning.soft",
         "Soft",
         "SoftOptions",
         "the source's loss fades out, its classifier is the parent's (SFT)",
         borrows=(1, 2),
     ),
     "selective": MethodEntry(
-        "bench.methods.selective",
+        "bench.methods.finetuning.selective",
         "Selective",
         "SelectiveOptions",
         "joint training on source images that each target image chooses (GE)",
         borrows=(1, 8),
     ),
     "soft_selective": MethodEntry(
-        "bench.methods.selective",
+        "bench.methods.finetuning.selective",
         "SoftSelective",
         "SoftSelectiveOptions",
         "soft fine-tuning on source images that each target image chooses (SFT and GE)",
         borrows=(1, 2),
     ),
     "svm": MethodEntry(
-        "bench.methods.svm",
+        "bench.methods.features.svm",
         "Svm",
         "SvmOptions",
         "a linear SVM on features of the network as it is (LI, SFT)",
         kind="features",
     ),
     "probe": MethodEntry(
-        "bench.methods.probe",
+        "bench.methods.features.probe",
         "Probe",
         "ProbeOptions",
         "logistic regression on a layer of the network as it is (LI)",
         kind="features",
     ),
     "extract": MethodEntry(
-        "bench.methods.extract",
+        "bench.methods.features.extract",
         "Extract",
         "ExtractOptions",
         "features of the network as it is, kept as a file for measurements",

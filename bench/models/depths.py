@@ -12,7 +12,7 @@ import subprocess
 import sys
 from importlib import metadata, resources
 
-from bench.errors import ModelError, nearest
+from bench.core.errors import ModelError, nearest
 
 __all__ = ["TABLE_TIMM", "depth_of"]
 
@@ -91,7 +91,7 @@ def main(arguments: list[str]) -> int:
     import torch
 
     from bench.models.layers import create, depth, register_networks
-    from bench.spec import ModelSpec
+    from bench.specs.run import ModelSpec
 
     (name,) = arguments
     register_networks()

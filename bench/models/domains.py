@@ -16,11 +16,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.errors import ModelError
+from bench.core.errors import ModelError
 from bench.models.heads import MultiHead
 from bench.models.layers import create
 from bench.models.prefix import until_input_of
-from bench.spec import BatchNormMode, ModelSpec, TrainSpec
+from bench.specs.run import BatchNormMode, ModelSpec, TrainSpec
 
 __all__ = ["ParentHead", "Trunk", "classifier_name", "head_groups", "new_head", "with_heads"]
 

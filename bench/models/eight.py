@@ -13,7 +13,7 @@ from typing import Any
 
 from torch import Tensor, nn
 
-from bench.errors import ModelError
+from bench.core.errors import ModelError
 
 __all__ = ["LAYER_NAMES", "EightLayerNet", "described", "description", "network_options"]
 

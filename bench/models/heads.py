@@ -14,9 +14,9 @@ import torch
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
+from bench.core.errors import ModelError
 from bench.core.seeding import seed_from
-from bench.errors import ModelError
-from bench.spec import BatchNormMode
+from bench.specs.run import BatchNormMode
 
 __all__ = ["MultiHead", "side_by_side"]
 

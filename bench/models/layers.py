@@ -16,11 +16,11 @@ import timm
 import torch
 from torch import Tensor, nn
 
-from bench.errors import ModelError, nearest
+from bench.core.errors import ModelError, nearest
 from bench.models import caffenet, halved, narrow
 from bench.models.numbering import Layer, depth, numbered_layers
 from bench.models.prefix import prefix_has_dropout, prefix_suffix
-from bench.spec import LayerPattern, ModelSpec, TrainSpec
+from bench.specs.run import LayerPattern, ModelSpec, TrainSpec
 
 __all__ = [
     "Applied",

@@ -3,7 +3,7 @@
 SFT's baseline for actions sees the whole image and the person's box (V = 2), the Part Action
 Network nine crops (V = 9). The trunk is shared; whether the paper's is, it does not say. The part
 detector and the part actions are another paper's and are not here: crops are given as boxes
-(`bench.data.views`).
+(`bench.data.transforms.views`).
 
 A batch of n samples is n V images, the V views of the first sample, then those of the second …, so
 that all of a network but its classifier sees images as always.
@@ -14,12 +14,12 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
+from bench.core.errors import ModelError
 from bench.core.seeding import seed_from
-from bench.errors import ModelError
 from bench.models.domains import Trunk, classifier_name
 from bench.models.heads import side_by_side
 from bench.models.layers import create
-from bench.spec import ModelSpec
+from bench.specs.run import ModelSpec
 
 __all__ = ["MultiView", "viewing", "widen_classifier"]
 

@@ -16,7 +16,7 @@ import torch
 from timm.models import generate_default_cfgs, register_model
 from torch import Tensor, nn
 
-from bench.errors import ModelError
+from bench.core.errors import ModelError
 from bench.models.eight import EightLayerNet, described, description, network_options
 
 __all__ = ["NarrowNet", "register"]

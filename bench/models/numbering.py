@@ -18,7 +18,7 @@ from dataclasses import dataclass
 from timm.models import group_parameters
 from torch import nn
 
-from bench.errors import ModelError
+from bench.core.errors import ModelError
 
 __all__ = ["Layer", "depth", "numbered_layers"]
 

@@ -10,7 +10,7 @@ import csv
 import functools
 from importlib import metadata, resources
 
-from bench.errors import ModelError, nearest
+from bench.core.errors import ModelError, nearest
 from bench.models.depths import TABLE_TIMM
 
 __all__ = ["LARGEST", "SMALLEST", "check_size", "check_tag"]

@@ -12,9 +12,9 @@ from typing import Literal
 from torch import nn
 from torch.nn.modules.batchnorm import _NormBase
 
-from bench.errors import ModelError
+from bench.core.errors import ModelError
 from bench.models.numbering import numbered_layers
-from bench.spec import LayerPattern
+from bench.specs.run import LayerPattern
 
 __all__ = ["tune_only"]
 

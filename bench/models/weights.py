@@ -21,9 +21,9 @@ from safetensors import SafetensorError
 from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
-from bench.errors import ModelError, StoreError, nearest
+from bench.core.errors import ModelError, StoreError, nearest
 from bench.models.layers import check_name, register_networks
-from bench.spec import FromFile, FromTimm
+from bench.specs.run import FromFile, FromTimm
 
 __all__ = ["file_sha256", "load_state", "read_state", "save_state"]
 

@@ -11,8 +11,8 @@ from dataclasses import dataclass, field
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.errors import DataError
 from bench.data.rows import Rows
-from bench.errors import DataError
 
 __all__ = [
     "Domain",

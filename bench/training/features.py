@@ -18,10 +18,10 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.utils.hooks import RemovableHandle
 
-from bench.errors import ModelError, nearest
+from bench.core.errors import ModelError, nearest
 from bench.training.domain import Domain
-from bench.training.evaluate import BATCH_SIZE
-from bench.training.feed import Feed, FeedOptions, autocast
+from bench.training.domain_batches import Feed, FeedOptions, autocast
+from bench.training.evaluation import BATCH_SIZE
 
 __all__ = ["LayerTap", "Pool", "Stage", "extract", "pooled", "split_chain"]
 

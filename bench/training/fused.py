@@ -18,8 +18,9 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.spec import TrainSpec
-from bench.training import evaluate, optim
+from bench.specs.run import TrainSpec
+from bench.training import evaluation as evaluate
+from bench.training import optimizers as optim
 from bench.training.job import EpochReport, Interrupted, Row
 
 __all__ = ["Head", "HeadOutcome", "train_heads"]
@@ -87,7 +88,7 @@ def train_heads(
     Raises:
         Interrupted: `should_stop` became true; nothing is kept.
 
-    >>> from bench.spec import TrainSpec
+    >>> from bench.specs.run import TrainSpec
     >>> recipe = TrainSpec(epochs=2, select="last", augment="none")
     >>> start = Head(torch.zeros(2, 3), torch.zeros(2), recipe, (0.1, 0.0), (0.1, 0.0),
     ...              lambda epoch: [np.array([0, 1])])

@@ -10,12 +10,12 @@ from typing import Any, Literal, Protocol
 import torch
 from torch import Tensor, nn
 
-from bench.spec import BatchNormMode, TrainSpec
+from bench.specs.run import BatchNormMode, TrainSpec
+from bench.training.data_parallel import ALONE, Team
 from bench.training.domain import Domain, Head, Step
-from bench.training.evaluate import Logits
-from bench.training.feed import Feed
-from bench.training.parallel import ALONE, Team
-from bench.training.stepping import Forward
+from bench.training.domain_batches import Feed
+from bench.training.evaluation import Logits
+from bench.training.steps import Forward
 
 __all__ = [
     "EpochReport",
@@ -122,7 +122,7 @@ class TrainingJob:
         prefix: forward pass of the frozen first layers; then `forward` begins behind them.
         cache_prefix: run the prefix once per image only (`Feed.cache_prefix`; no dropout in it).
         share: told of the feeds (training, validation) before the first step; may give them kept
-            activations, see `bench.training.sharing`.
+            activations, see `bench.training.frozen_prefix_cache`.
         set_modes: called after each `model.train()`, to put frozen layers back.
         identity: the run's id; a checkpoint of another is not used.
         checkpoint: its file; None writes none.

@@ -19,15 +19,17 @@ from dataclasses import replace
 import torch
 from torch import Tensor
 
+from bench.core.errors import BenchError
 from bench.core.seeding import seed_from
-from bench.errors import BenchError
-from bench.training import checkpoint, evaluate, optim
+from bench.training import checkpoints as checkpoint
+from bench.training import evaluation as evaluate
+from bench.training import optimizers as optim
+from bench.training.data_parallel import whole_batch_norm
 from bench.training.domain import borrowed_weight, images_in
-from bench.training.feed import Feed, FeedOptions
+from bench.training.domain_batches import Feed, FeedOptions
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, Row, TrainingJob
-from bench.training.parallel import whole_batch_norm
 from bench.training.process import peak_memory_bytes
-from bench.training.stepping import Forward, Stepper, Sums, noise_of
+from bench.training.steps import Forward, Stepper, Sums, noise_of
 
 __all__ = [
     "EpochReport",

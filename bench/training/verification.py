@@ -13,8 +13,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
+from bench.core.errors import DataError, nearest
 from bench.core.seeding import rng_from
-from bench.errors import DataError, nearest
 
 __all__ = ["FARS", "Verification", "split_identities", "tar_at_far", "verify"]
 

@@ -7,8 +7,8 @@ import pytest
 import torch
 from torch import nn
 
-from analysis.class_images import Ascent, class_images, shown
-from bench.errors import DataError
+from analysis.networks.class_images import Ascent, class_images, shown
+from bench.core.errors import DataError
 
 
 class Linear(nn.Module):

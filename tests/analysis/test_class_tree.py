@@ -8,13 +8,13 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from analysis.class_tree import TreeRow, class_tree, grid_groups
-from analysis.figures_pictures import group_looks
-from analysis.sheets import tree_sheet
-from analysis.style import styled, to_svg
-from bench.data.wordnet import taxonomy
-from bench.errors import DataError
-from bench.session import open_session
+from analysis.figures.images import group_looks
+from analysis.figures.sheets import tree_sheet
+from analysis.figures.style import styled, to_svg
+from analysis.networks.class_tree import TreeRow, class_tree, grid_groups
+from bench.core.errors import DataError
+from bench.data.wordnet.hierarchy import taxonomy
+from bench.planning.workspace import open_session
 
 CLASSES = taxonomy().classes
 

@@ -13,14 +13,14 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.board import prepare, read
+from analysis.comparisons.contrasts import answers, contrasts, gain_table
 from analysis.comparisons.evidence import Evidence
-from analysis.contrasts import answers, contrasts, gain_table
-from analysis.findings import claim, examine, on_runs
-from analysis.headline import headline
-from analysis.labels import recipe, settings
-from analysis.verdicts import Rules
-from bench.records import COLUMNS
+from analysis.findings.evaluate import claim, examine, on_runs
+from analysis.leaderboard.labels import recipe, settings
+from analysis.leaderboard.read import prepare, read
+from analysis.report.summary import headline
+from analysis.statistics.decisions import Rules
+from bench.results.records import COLUMNS
 
 
 def run(**given: Any) -> dict[str, Any]:

@@ -14,11 +14,16 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.metrics.pairwise import rbf_kernel
 from sklearn.svm import LinearSVC
 
-from analysis import class_distances as by_class
-from analysis import published
-from analysis import set_distances as sets
-from analysis.distances import DistanceOptions, DistanceResult, Side, equal_sizes, measure
-from analysis.domain_classifiers import (
+from analysis.measurements import class_distances as by_class
+from analysis.measurements import set_distances as sets
+from analysis.measurements.distances import (
+    DistanceOptions,
+    DistanceResult,
+    Side,
+    equal_sizes,
+    measure,
+)
+from analysis.measurements.domain_classifiers import (
     cnn_domain_classifier,
     domain_accuracy,
     fit_logistic,
@@ -26,9 +31,10 @@ from analysis.domain_classifiers import (
     logistic,
     proxy_a_distance,
 )
-from analysis.statistics import generator
-from bench.data.wordnet import taxonomy
-from bench.errors import DataError
+from analysis.papers import published
+from analysis.statistics.corrections import generator
+from bench.core.errors import DataError
+from bench.data.wordnet.hierarchy import taxonomy
 
 QUICK = DistanceOptions(resamples=60, permutations=40, slow_resamples=6)
 

@@ -13,9 +13,10 @@ import pytest
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-from analysis import figures, figures_features, figures_overview
-from analysis.filters import precision_recall
-from analysis.style import (
+from analysis.figures import charts as figures
+from analysis.figures import features as figures_features
+from analysis.figures import overview as figures_overview
+from analysis.figures.style import (
     COLOURS,
     GREY,
     INK,
@@ -26,7 +27,8 @@ from analysis.style import (
     to_png,
     to_svg,
 )
-from bench.errors import DataError
+from analysis.measurements.filters import precision_recall
+from bench.core.errors import DataError
 
 
 def linear(colour: str) -> np.ndarray:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import average_precision_score, precision_recall_curve
 
-from analysis.filters import (
+from analysis.measurements.filters import (
     average_precision,
     average_precision_multilabel,
     filter_scores,
@@ -18,7 +18,7 @@ from analysis.filters import (
     sensitivity,
     top_filters,
 )
-from bench.errors import DataError
+from bench.core.errors import DataError
 
 
 def _literal(scores: np.ndarray, positive: np.ndarray) -> float:

@@ -11,14 +11,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import published
-from analysis.board import parse, prepare
 from analysis.comparisons.evidence import Evidence
-from analysis.evidence import Finding, ordered, slope, trend
-from analysis.findings import CLAIMS, claim, on_published, on_runs, table
-from analysis.verdicts import Rules
-from bench.errors import DataError
-from bench.records import COLUMNS
+from analysis.findings.evaluate import CLAIMS, claim, on_published, on_runs, table
+from analysis.findings.parts import Finding, ordered, slope, trend
+from analysis.leaderboard.read import parse, prepare
+from analysis.papers import published
+from analysis.statistics.decisions import Rules
+from bench.core.errors import DataError
+from bench.results.records import COLUMNS
 
 TUNE, FREEZE, SCRATCH = "T(1-7)R(8)", "F(1-7)R(8)", "R(1-8)"
 Rows = list[dict[str, Any]]

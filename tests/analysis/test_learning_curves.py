@@ -12,14 +12,14 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.learning_curves import (
+from analysis.comparisons.learning_curves import (
     crossing,
     fit_power_law,
     images_for,
     images_wanted,
     repeated_laws,
 )
-from bench.errors import DataError
+from bench.core.errors import DataError
 
 SIZES = np.array([5, 10, 20, 50, 100, 250])
 

@@ -8,20 +8,20 @@ import numpy as np
 import pandas as pd
 import pytest
 
-from analysis import arms
-from analysis.advice import Significance, Situation
-from analysis.advice_labels import curves, more_labels
-from analysis.board import COPIED, LOSS, PATTERN, SOURCE, prepare
+from analysis.advice.labels import curves, more_labels
+from analysis.advice.types import Significance, Situation
 from analysis.comparisons.evidence import Evidence
-from analysis.findings import CLAIMS, Examined, examine
-from analysis.learning_curves import repeated_laws
-from analysis.pairing import best_lr, comparisons, pair
-from analysis.units import summarise
-from analysis.verdicts import hypothesis_name
-from bench.leaderboard import describe
-from bench.planned import DataFacts, Plan, PlannedRun
-from bench.selections import Borrowed
-from bench.spec import (
+from analysis.comparisons.learning_curves import repeated_laws
+from analysis.comparisons.pairing import best_lr, comparisons, pair
+from analysis.comparisons.units import summarise
+from analysis.findings.evaluate import CLAIMS, Examined, examine
+from analysis.leaderboard import arms
+from analysis.leaderboard.read import COPIED, LOSS, PATTERN, SOURCE, prepare
+from analysis.statistics.decisions import hypothesis_name
+from bench.results.leaderboard import describe
+from bench.specs.data import Borrowed
+from bench.specs.planned import DataFacts, Plan, PlannedRun
+from bench.specs.run import (
     DataSpec,
     FromRun,
     MethodSpec,

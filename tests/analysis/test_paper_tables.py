@@ -13,21 +13,21 @@ import pytest
 from markupsafe import escape
 from typer.testing import CliRunner
 
-from analysis.board import ADDED, prepare
 from analysis.comparisons.evidence import Evidence
-from analysis.paper_tables import ELSEWHERE, GRIDS, Line, lines, paper_grid, table
-from analysis.paper_tables_basis import OTHER_DATA, OTHER_NETWORK, SAME, basis_of
-from analysis.paper_tables_cells import Arm, Difference, PaperTable, rows_of
-from analysis.paper_tables_scores import COUNTS, counted, score_of
-from analysis.paper_tables_text import TITLE, paper_tables
-from analysis.published import cells, look_up
-from analysis.report import build, page
-from bench.cli import app
-from bench.errors import BenchError, DataError
-from bench.grid import load_grid
+from analysis.leaderboard.read import ADDED, prepare
+from analysis.paper_tables.basis import OTHER_DATA, OTHER_NETWORK, SAME, basis_of
+from analysis.paper_tables.cells import Arm, Difference, PaperTable, rows_of
+from analysis.paper_tables.compare import ELSEWHERE, GRIDS, Line, lines, paper_grid, table
+from analysis.paper_tables.scores import COUNTS, counted, score_of
+from analysis.paper_tables.text import TITLE, paper_tables
+from analysis.papers.published import cells, look_up
+from analysis.report.build import build, page
+from bench.commands.app import app
+from bench.core.errors import BenchError, DataError
+from bench.grid.expand import load_grid
 from bench.methods import check_run, resolved
 from bench.models.depths import depth_of
-from bench.records import COLUMNS, describe_run
+from bench.results.records import COLUMNS, describe_run
 
 ROOT = Path(__file__).parents[2]
 NAMES = tuple(GRIDS)

@@ -7,9 +7,9 @@ from pathlib import Path
 
 import pytest
 
-from analysis import published
-from analysis.statistics import Estimate
-from bench.errors import DataError
+from analysis.papers import published
+from analysis.statistics.corrections import Estimate
+from bench.core.errors import DataError
 
 SHIPPED = Path(published.__file__).with_name("published.csv")
 

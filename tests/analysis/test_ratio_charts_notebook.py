@@ -12,8 +12,8 @@ from typing import Any
 
 import pytest
 
-from analysis import charts
-from bench.errors import DataError
+from analysis.report import notebook as charts
+from bench.core.errors import DataError
 
 ROOT = Path(__file__).parents[2]
 NOTEBOOK = ROOT / "analysis" / "ratio_charts.ipynb"

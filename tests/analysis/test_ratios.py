@@ -16,14 +16,26 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.bands import BANDS, data_band, distance_band, printed_advice, printed_evidence
-from analysis.board import LOSS, PATTERN, SIZES, SOURCE, prepare, read
-from analysis.labels import options
-from analysis.pairing import best_lr, comparisons, pair
-from analysis.ratios import band_averages, copy_ratios, gains, tune_freeze_ratios, with_distance
-from analysis.units import summarise
-from bench.errors import DataError
-from bench.records import COLUMNS
+from analysis.comparisons.pairing import best_lr, comparisons, pair
+from analysis.comparisons.ratios import (
+    band_averages,
+    copy_ratios,
+    gains,
+    tune_freeze_ratios,
+    with_distance,
+)
+from analysis.comparisons.units import summarise
+from analysis.leaderboard.labels import options
+from analysis.leaderboard.read import LOSS, PATTERN, SIZES, SOURCE, prepare, read
+from analysis.papers.chu2016_bands import (
+    BANDS,
+    data_band,
+    distance_band,
+    printed_advice,
+    printed_evidence,
+)
+from bench.core.errors import DataError
+from bench.results.records import COLUMNS
 
 PATTERNS = (
     "T(1-7)R(8)",

@@ -11,13 +11,7 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.advice import Significance
-from analysis.advice_table import Cell, cells
-from analysis.bands import BANDS, data_band, distance_band
-from analysis.board import prepare
-from analysis.comparisons.evidence import Evidence
-from analysis.learning_curves import repeated_laws
-from analysis.recommend import (
+from analysis.advice.recommend import (
     Situation,
     advise,
     best_rates,
@@ -28,9 +22,15 @@ from analysis.recommend import (
     regret,
     tune_freeze_pairs,
 )
-from analysis.verdicts import Hypothesis, Rules
-from bench.errors import DataError
-from bench.records import COLUMNS
+from analysis.advice.tune_or_freeze import Cell, cells
+from analysis.advice.types import Significance
+from analysis.comparisons.evidence import Evidence
+from analysis.comparisons.learning_curves import repeated_laws
+from analysis.leaderboard.read import prepare
+from analysis.papers.chu2016_bands import BANDS, data_band, distance_band
+from analysis.statistics.decisions import Hypothesis, Rules
+from bench.core.errors import DataError
+from bench.results.records import COLUMNS
 
 TUNE, FREEZE = "T(1-7)R(8)", "F(1-7)R(8)"
 Rows = list[dict[str, Any]]

@@ -8,8 +8,8 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.repetitions import MOST_REPETITIONS, repetitions_wanted
-from bench.intervals import Estimate, from_errors, student
+from analysis.statistics.sample_size import MOST_REPETITIONS, repetitions_wanted
+from bench.results.intervals import Estimate, from_errors, student
 
 
 @pytest.mark.parametrize("effect", [0.8, 1.2, 2.0])

@@ -14,14 +14,14 @@ from typing import Any
 import pandas as pd
 import pytest
 
-from analysis.ambiguities import AMBIGUITIES
-from analysis.board import ADDED, prepare, read
 from analysis.comparisons.evidence import Evidence
-from analysis.findings import Examined, examine
-from analysis.headline import headline
-from analysis.measured import Measurements
-from analysis.report import Report, build, page, write
-from bench.errors import DataError
+from analysis.findings.evaluate import Examined, examine
+from analysis.leaderboard.read import ADDED, prepare, read
+from analysis.measurements.tables import Measurements
+from analysis.papers.ambiguities import AMBIGUITIES
+from analysis.report.build import Report, build, page, write
+from analysis.report.summary import headline
+from bench.core.errors import DataError
 
 SECTIONS = [
     "headline",
@@ -317,7 +317,7 @@ def test_diverged_runs_are_on_the_page_at_chance(committed: Path) -> None:
 
 
 def gain_row(question: str, n: float, gain: float, **given: Any) -> dict[str, Any]:
-    """A decided row of `analysis.findings.examine`."""
+    """A decided row of `analysis.findings.evaluate.examine`."""
     return {
         "question": question,
         "label": "near, tuned − frozen",

@@ -8,8 +8,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from sklearn.metrics import adjusted_rand_score, normalized_mutual_info_score
 
-from analysis.similarity import cluster_concepts, position_similarity, purity
-from bench.errors import DataError
+from analysis.measurements.clustering import cluster_concepts, position_similarity, purity
+from bench.core.errors import DataError
 
 
 def test_similarity_is_the_double_loop_over_positions() -> None:

@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.statistics import adjusted, finite, generator, holm, p_equal, p_outside
-from bench.errors import DataError
-from bench.intervals import Estimate, from_errors, student
+from analysis.statistics.corrections import adjusted, finite, generator, holm, p_equal, p_outside
+from bench.core.errors import DataError
+from bench.results.intervals import Estimate, from_errors, student
 
 P_VALUES = st.dictionaries(st.text("abcdef", min_size=1), st.floats(0, 1), min_size=1, max_size=6)
 

@@ -10,12 +10,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis import ratio_tables, tables
-from analysis.bands import data_band
-from analysis.board import ADDED, prepare, read
+from analysis.comparisons import curves as tables
+from analysis.comparisons import ratio_tables
 from analysis.comparisons.evidence import Evidence
-from analysis.findings import examine
-from bench.errors import DataError
+from analysis.findings.evaluate import examine
+from analysis.leaderboard.read import ADDED, prepare, read
+from analysis.papers.chu2016_bands import data_band
+from bench.core.errors import DataError
 
 
 @pytest.fixture(scope="module")

@@ -13,8 +13,8 @@ from sklearn.metrics import mutual_info_score
 from sklearn.model_selection import LeaveOneOut, cross_val_score
 from sklearn.neighbors import KNeighborsClassifier
 
-from analysis import transferability as tr
-from bench.errors import DataError
+from analysis.measurements import transferability as tr
+from bench.core.errors import DataError
 
 
 def _data(n: int = 60, d: int = 5, classes: int = 3) -> tuple[np.ndarray, np.ndarray]:

@@ -9,7 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional as tv
 
-from bench.data.augment import COLOR_STRENGTH, augment, draw_noise, normalise
+from bench.data.transforms.augment import COLOR_STRENGTH, augment, draw_noise, normalise
 
 
 def _images(count: int, side: int, seed: int = 0) -> torch.Tensor:

@@ -12,11 +12,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.core.errors import DataError
 from bench.data.borrow import borrowed_rows, resolve_borrowed, resolve_joint_fingerprint
 from bench.data.catalog import resolve
 from bench.data.formats.base import Image
-from bench.errors import DataError
-from bench.spec import Borrowed, DataSpec, ListedClasses, ModelSpec, RunSpec, Seeds
+from bench.specs.run import Borrowed, DataSpec, ListedClasses, ModelSpec, RunSpec, Seeds
 
 CLASSES = tuple(f"class{n:02d}" for n in range(40))
 TRAIN = tuple(

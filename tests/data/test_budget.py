@@ -11,11 +11,11 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from bench.core.errors import DataError
 from bench.data.catalog import load, resolve
 from bench.data.formats.base import Image
 from bench.data.splits import split
-from bench.errors import DataError
-from bench.selections import DataSpec, validation_images
+from bench.specs.data import DataSpec, validation_images
 
 USUAL = {
     "images_per_class": 10,

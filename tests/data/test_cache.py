@@ -10,9 +10,9 @@ import time
 import numpy as np
 import pytest
 
+from bench.core.errors import DataError
 from bench.data.cache import STALE_S, cached_images
 from bench.data.formats.base import Image
-from bench.errors import DataError
 
 SIZE = 4
 

@@ -13,6 +13,7 @@ import numpy as np
 import pytest
 from PIL import Image as Pillow
 
+from bench.core.errors import DataError
 from bench.data.catalog import (
     DATASETS,
     MissingDataError,
@@ -21,10 +22,9 @@ from bench.data.catalog import (
     resolve,
     resolve_root,
 )
-from bench.data.formats.decode import UnreadableError, decode
+from bench.data.files.decode import UnreadableError, decode
 from bench.data.formats.registry import FORMATS
-from bench.errors import DataError
-from bench.spec import AllClasses, DataSpec, ListedClasses, RandomClasses
+from bench.specs.run import AllClasses, DataSpec, ListedClasses, RandomClasses
 
 DOG, CAT = "n02084071", "n02121620"
 
@@ -578,7 +578,7 @@ def test_members_twice_and_too_large_are_refused(tmp_path, bench, monkeypatch):
         add(archive, "./cat/0.png", picture("2"))
     with pytest.raises(DataError, match="there twice"):
         open_dataset("folder", str(path), **bench.places)
-    monkeypatch.setattr("bench.data.formats.archive.MAX_MEMBER_BYTES", 10)
+    monkeypatch.setattr("bench.data.files.archive.MAX_MEMBER_BYTES", 10)
     with pytest.raises(DataError, match="more than the limit"):
         open_dataset("folder", str(path), **bench.places)
 

@@ -12,9 +12,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from bench.core.errors import DataError
 from bench.core.seeding import rng_from
-from bench.data.expand import Ranges, expand, plan, transformed
-from bench.errors import DataError
+from bench.data.transforms.expand import Ranges, expand, plan, transformed
 
 STILL = Ranges(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, None)
 
@@ -72,7 +72,7 @@ def test_seeds_differ_and_hash_seed_does_not_matter() -> None:
     images, labels = _set([3])
     assert not np.array_equal(*(expand(images, labels, to=6, seed=s)[0] for s in (0, 1)))
     code = (
-        "import sys,hashlib,numpy as np; from bench.data.expand import expand;"
+        "import sys,hashlib,numpy as np; from bench.data.transforms.expand import expand;"
         "x=np.arange(2*8*8*3,dtype=np.uint8).reshape(2,8,8,3);"
         "g,_=expand(x,np.array([0,1]),to=4,seed=0);"
         "print(hashlib.sha256(g.tobytes()).hexdigest(), 'torch' in sys.modules)"

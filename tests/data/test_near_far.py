@@ -6,10 +6,10 @@ import pytest
 from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
+from bench.core.errors import DataError
 from bench.data.selection import Selection, check_disjoint, select
-from bench.data.wordnet import Rule, taxonomy
-from bench.errors import DataError
-from bench.spec import NearFarClasses
+from bench.data.wordnet.hierarchy import Rule, taxonomy
+from bench.specs.run import NearFarClasses
 
 CLASSES = taxonomy().classes
 NATURAL, MAN_MADE = set(taxonomy().natural()), set(taxonomy().man_made())

@@ -15,10 +15,10 @@ from PIL import Image as Pillow
 from scipy import fft
 from sklearn.datasets import load_sample_images
 
+from bench.core.errors import DataError
 from bench.data import catalog
 from bench.data.overlap import Pictures, find_overlap, luma, perceptual_bits
-from bench.errors import DataError
-from bench.spec import DataSpec
+from bench.specs.run import DataSpec
 
 UInt8 = npt.NDArray[np.uint8]
 

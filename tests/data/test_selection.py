@@ -14,11 +14,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.classes import class_lines
+from bench.commands.classes import class_lines
+from bench.core.errors import BenchError, DataError
 from bench.data.selection import Selection, check_disjoint, describe, select
-from bench.data.wordnet import taxonomy
-from bench.errors import BenchError, DataError
-from bench.spec import (
+from bench.data.wordnet.hierarchy import taxonomy
+from bench.specs.run import (
     AllClasses,
     ClassRecipe,
     HalfClasses,
@@ -83,8 +83,9 @@ def test_take_is_nested(recipe: ClassRecipe) -> None:
 DRAWS = """
 import hashlib
 from bench.data.selection import select
-from bench.data.wordnet import taxonomy
-from bench.spec import HalfClasses, NearFarClasses, RandomClasses, SourceCategories, UnderSynset
+from bench.data.wordnet.hierarchy import taxonomy
+from bench.specs.run import HalfClasses, NearFarClasses, RandomClasses
+from bench.specs.run import SourceCategories, UnderSynset
 recipes = [RandomClasses(n=100), UnderSynset(synset="dog.n.01", n=50), HalfClasses(side="a")]
 recipes += [SourceCategories(side="source", n=500)]
 recipes += [NearFarClasses(root=r, side=s) for r in ("dog.n.01", "instrumentality.n.03")

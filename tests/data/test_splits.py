@@ -12,10 +12,10 @@ import pytest
 from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
+from bench.core.errors import DataError
 from bench.data.formats.base import Image
 from bench.data.pools import Pool
 from bench.data.splits import split, split_pools
-from bench.errors import DataError
 
 USUAL = {
     "images_per_class": 3,
@@ -293,7 +293,7 @@ def test_available_images_are_those_that_would_train_if_all_did(
 
 SCRIPT = """
 from bench.data.catalog import resolve
-from bench.spec import DataSpec, RandomClasses
+from bench.specs.run import DataSpec, RandomClasses
 from pathlib import Path
 import sys
 data = DataSpec(dataset="wordnet-shapes", classes=RandomClasses(n=3), images_per_class=4)

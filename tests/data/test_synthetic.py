@@ -17,10 +17,11 @@ from hypothesis import strategies as st
 from scipy.stats import spearmanr
 from sklearn.linear_model import LogisticRegression
 
-from bench.data import shapes, synthetic
-from bench.data.synthetic import content_key, render
-from bench.data.wordnet import taxonomy
-from bench.errors import DataError
+from bench.core.errors import DataError
+from bench.data.synthetic import dataset as synthetic
+from bench.data.synthetic import shapes
+from bench.data.synthetic.dataset import content_key, render
+from bench.data.wordnet.hierarchy import taxonomy
 
 BEAGLE, TABBY, BANANA = "n02088364", "n02123045", "n07753592"
 CLASSES = taxonomy().classes
@@ -66,7 +67,7 @@ def test_chunks_do_not_show() -> None:
 @pytest.mark.parametrize("hash_seed", ["1", "31337"])
 def test_bytes_do_not_depend_on_the_hash_seed_or_process(hash_seed: str) -> None:
     code = (
-        "import hashlib, numpy as np; from bench.data.synthetic import render;"
+        "import hashlib, numpy as np; from bench.data.synthetic.dataset import render;"
         f"x = render(['{BEAGLE}', '{BANANA}'], np.array([3, 4]), 32, seed=5);"
         "print(hashlib.sha256(x.tobytes()).hexdigest())"
     )
@@ -88,7 +89,7 @@ def test_version_stands_for_these_bytes() -> None:
 
 def test_import_needs_no_heavy_package() -> None:
     heavy = "{'torch', 'timm', 'pandas', 'nltk'}"
-    code = f"import sys, bench.data.synthetic; print({heavy} & {{*sys.modules}})"
+    code = f"import sys, bench.data.synthetic.dataset; print({heavy} & {{*sys.modules}})"
     ran = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert ran.stdout.strip() == "set()"
 

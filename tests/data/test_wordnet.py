@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bench.data.wordnet import Rule, Taxonomy, taxonomy
-from bench.data.wordnet_files import Synset
-from bench.errors import DataError
+from bench.core.errors import DataError
+from bench.data.wordnet.files import Synset
+from bench.data.wordnet.hierarchy import Rule, Taxonomy, taxonomy
 
 ROOT = Path(__file__).resolve().parents[2]
 SHARED = Path(os.environ.get("BENCH_TEST_SHARED", ROOT.parent / "shared"))
@@ -53,7 +53,7 @@ def test_published_counts(synset: str, rule: Rule, count: int) -> None:
 
 COUNTS_AND_ORDER = """
 import hashlib
-from bench.data.wordnet import taxonomy
+from bench.data.wordnet.hierarchy import taxonomy
 t = taxonomy()
 rules = ("first_pointer", "longest_path", "closure")
 print([len(t.under(s, r)) for s in ("dog.n.01", "instrumentality.n.03") for r in rules])
@@ -87,7 +87,7 @@ def test_nothing_depends_on_the_hash_seed() -> None:
 
 def test_reading_the_table_needs_no_heavy_package() -> None:
     code = (
-        "import sys; from bench.data.wordnet import taxonomy; taxonomy().natural();"
+        "import sys; from bench.data.wordnet.hierarchy import taxonomy; taxonomy().natural();"
         "from bench.data import selection;"
         "print({'torch', 'timm', 'pandas', 'nltk', 'numpy'} & set(sys.modules))"
     )
@@ -208,7 +208,7 @@ def test_the_table_is_closed_and_has_one_root() -> None:
 
 
 def test_wordnets_licence_is_in_the_table() -> None:
-    text = (ROOT / "bench" / "data" / "synsets.csv").read_text(encoding="utf-8")
+    text = (ROOT / "bench" / "data" / "wordnet" / "synsets.csv").read_text(encoding="utf-8")
     assert "WordNet 3.0 Copyright 2006 by Princeton University" in text
 
 

@@ -12,9 +12,9 @@ from typing import Any
 
 import pytest
 
-from bench.data.wordnet import Taxonomy, taxonomy
-from bench.data.wordnet_files import NounFiles, files_in, installed_files
-from bench.errors import DataError
+from bench.core.errors import DataError
+from bench.data.wordnet.files import NounFiles, files_in, installed_files
+from bench.data.wordnet.hierarchy import Taxonomy, taxonomy
 
 ROOT = Path(__file__).resolve().parents[2]
 DEBIAN = Path("/usr/share/wordnet")
@@ -190,7 +190,9 @@ def test_the_shipped_tables_are_what_the_script_makes(tmp_path: Path) -> None:
     command = [sys.executable, str(script), "--wordnet", str(DEBIAN), "--out", str(tmp_path)]
     subprocess.run(command, cwd=ROOT, check=True, capture_output=True)
     for name in ("ilsvrc2012.csv", "synsets.csv"):
-        assert (tmp_path / name).read_bytes() == (ROOT / "bench" / "data" / name).read_bytes()
+        assert (tmp_path / name).read_bytes() == (
+            ROOT / "bench" / "data" / "wordnet" / name
+        ).read_bytes()
 
 
 @needs_debian

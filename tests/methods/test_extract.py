@@ -14,17 +14,18 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import nn
 
-from analysis.extracted import read_features
-from bench.data.augment import normalise
+from analysis.measurements.features_file import read_features
+from bench.core.errors import BenchError, DataError, GridError, ModelError, StoreError
 from bench.data.formats.base import Image
-from bench.errors import BenchError, DataError, GridError, ModelError, StoreError
-from bench.extractions import extraction_pattern
-from bench.methods import METHODS, check, check_run, extracting
-from bench.methods.extract import Extract, ExtractOptions, layer_names, taken_rows
-from bench.methods.extracting import Selected
-from bench.methods.fixed import FeatureTask
+from bench.data.transforms.augment import normalise
+from bench.grid.extractions import extraction_pattern
+from bench.methods import METHODS, check, check_run
+from bench.methods.features import extraction as extracting
+from bench.methods.features.extract import Extract, ExtractOptions, layer_names, taken_rows
+from bench.methods.features.extraction import Selected
+from bench.methods.features.linear_probe import FeatureTask
 from bench.models import layers
-from bench.spec import DataSpec, FromTimm, MethodSpec, ModelSpec, RunSpec
+from bench.specs.run import DataSpec, FromTimm, MethodSpec, ModelSpec, RunSpec
 from bench.training.domain import Domain
 from bench.training.job import Interrupted
 

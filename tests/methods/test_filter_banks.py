@@ -10,9 +10,9 @@ import torch
 from scipy import ndimage
 from torch import nn
 
-from bench.data.augment import normalise
-from bench.errors import DataError, ModelError
-from bench.methods.filter_banks import (
+from bench.core.errors import DataError, ModelError
+from bench.data.transforms.augment import normalise
+from bench.methods.retrieval.filter_banks import (
     GaborBank,
     GaborPlan,
     KernelBank,
@@ -21,7 +21,7 @@ from bench.methods.filter_banks import (
     zero_mean,
 )
 from bench.models import layers
-from bench.spec import ModelSpec
+from bench.specs.run import ModelSpec
 from bench.training.domain import Domain
 from bench.training.features import LayerTap, extract
 

@@ -13,13 +13,13 @@ from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
 from torch import nn
 
-from bench.errors import DataError, GridError, ModelError
+from bench.core.errors import DataError, GridError, ModelError
 from bench.methods import METHODS, build_features, check_run
-from bench.methods.fixed import FeatureTask, Fitted
-from bench.methods.linear import Loss, fit_in_memory, fit_streaming
+from bench.methods.features.linear_probe import FeatureTask, Fitted
+from bench.methods.features.solvers import Loss, fit_in_memory, fit_streaming
 from bench.models import layers
-from bench.spec import DataSpec, FromTimm, MethodSpec, ModelSpec, RunSpec
-from bench.training import evaluate
+from bench.specs.run import DataSpec, FromTimm, MethodSpec, ModelSpec, RunSpec
+from bench.training import evaluation as evaluate
 from bench.training.domain import Domain
 from bench.training.features import extract
 

@@ -12,17 +12,17 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import DataError
-from bench.methods.descriptors import content_key, describe, edges_of
-from bench.methods.filter_banks import GaborBank, Group
-from bench.methods.histograms import (
+from bench.core.errors import DataError
+from bench.methods.retrieval.descriptors import content_key, describe, edges_of
+from bench.methods.retrieval.filter_banks import GaborBank, Group
+from bench.methods.retrieval.histograms import (
     QuantileSketch,
     count_responses,
     counts_dtype,
     equal_mass_edges,
     learn_edges,
 )
-from bench.methods.responses import count_sorted
+from bench.methods.retrieval.responses import count_sorted
 from bench.training.domain import Domain
 
 RNG = np.random.default_rng(0)

@@ -13,13 +13,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
+from bench.core.errors import DataError, GridError
 from bench.core.seeding import rng_from
-from bench.errors import DataError, GridError
 from bench.methods import Ingredients, build, check
-from bench.methods.joint import Joint, JointOptions, spread
-from bench.methods.soft import Soft, SoftOptions
-from bench.methods.streams import Shuffled, endless, reindexed
-from bench.spec import TrainSpec
+from bench.methods.finetuning.joint import Joint, JointOptions, spread
+from bench.methods.finetuning.soft import Soft, SoftOptions
+from bench.methods.finetuning.streams import Shuffled, endless, reindexed
+from bench.specs.run import TrainSpec
 from bench.training.domain import Domain
 
 

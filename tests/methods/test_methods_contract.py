@@ -16,13 +16,13 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.errors import DataError, GridError
+from bench.core.errors import DataError, GridError
 from bench.methods import METHODS, Ingredients, build, build_features, check
-from bench.methods.fixed import FeatureTask
-from bench.methods.plain import Plain, natural_steps
+from bench.methods.features.linear_probe import FeatureTask
+from bench.methods.finetuning.plain import Plain, natural_steps
 from bench.models import layers
-from bench.spec import ModelSpec, TrainSpec
-from bench.training import evaluate
+from bench.specs.run import ModelSpec, TrainSpec
+from bench.training import evaluation as evaluate
 from bench.training.domain import Domain, images_in
 
 STEPPED = [name for name, entry in METHODS.items() if entry.kind == "steps"]

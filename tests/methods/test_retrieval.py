@@ -12,12 +12,12 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy.stats import entropy
 
-from bench.errors import DataError
-from bench.methods import retrieval
-from bench.methods.adaptive import auto_k0, chosen, grow, prediction_entropy, union_sizes
-from bench.methods.descriptors import Descriptors, describe, edges_of
-from bench.methods.filter_banks import GaborBank, Group
-from bench.methods.retrieval import EPSILON, Neighbours, nearest_sources, pair_distances
+from bench.core.errors import DataError
+from bench.methods.retrieval import search as retrieval
+from bench.methods.retrieval.adaptive import auto_k0, chosen, grow, prediction_entropy, union_sizes
+from bench.methods.retrieval.descriptors import Descriptors, describe, edges_of
+from bench.methods.retrieval.filter_banks import GaborBank, Group
+from bench.methods.retrieval.search import EPSILON, Neighbours, nearest_sources, pair_distances
 from bench.training.domain import Domain
 
 RNG = np.random.default_rng(0)

@@ -11,18 +11,18 @@ import pytest
 import torch
 from torch import nn
 
-from bench.errors import BenchError, DataError, GridError, ModelError
+from bench.core.errors import BenchError, DataError, GridError, ModelError
 from bench.methods import Ingredients, build, check, resolved
-from bench.methods.nearest import NearestStream
-from bench.methods.neighbours import (
+from bench.methods.finetuning.selective import Selective, SoftSelective
+from bench.methods.retrieval.nearest import NearestStream
+from bench.methods.retrieval.neighbours import (
     SelectionOptions,
     pool_of,
     round_starts,
 )
-from bench.methods.retrieval import Neighbours
-from bench.methods.selective import Selective, SoftSelective
+from bench.methods.retrieval.search import Neighbours
 from bench.models.heads import MultiHead
-from bench.spec import TrainSpec
+from bench.specs.run import TrainSpec
 from bench.training.domain import Domain
 from bench.training.job import TrainingJob
 from bench.training.loop import train
@@ -149,7 +149,7 @@ def test_notes_tell_the_rounds() -> None:
 
 
 def test_k0_is_the_smallest_that_gives_enough() -> None:
-    from bench.methods.adaptive import union_sizes
+    from bench.methods.retrieval.adaptive import union_sizes
 
     for wanted in (7, 30):
         method = _build(k0=None, min_source=wanted)

@@ -11,11 +11,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.errors import GridError
+from bench.core.errors import GridError
 from bench.methods import Ingredients, build, check
-from bench.methods.soft import Soft, SoftOptions, alpha
+from bench.methods.finetuning.soft import Soft, SoftOptions, alpha
 from bench.models.heads import MultiHead
-from bench.spec import TrainSpec
+from bench.specs.run import TrainSpec
 from bench.training.domain import Domain, Step
 from bench.training.loop import TrainingJob, train
 

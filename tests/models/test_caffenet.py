@@ -6,12 +6,12 @@ import timm
 import torch
 from torch import nn
 
-from bench.errors import ModelError
+from bench.core.errors import ModelError
 from bench.models.caffenet import CaffeNet, fill_li2019, li2019_fills
 from bench.models.eight import LAYER_NAMES
 from bench.models.layers import create, numbered_layers, register_networks
 from bench.models.narrow import NarrowNet
-from bench.spec import ModelSpec
+from bench.specs.run import ModelSpec
 
 GROUPED = [34_944, 307_456, 885_120, 663_936, 442_624, 37_752_832, 16_781_312, 4_097_000]
 KERNELS = [(11, 96), (5, 256), (3, 384), (3, 384), (3, 256)]

@@ -8,10 +8,10 @@ import pytest
 import timm
 import torch
 
-from bench.errors import ModelError
+from bench.core.errors import ModelError
 from bench.models.depths import TABLE_TIMM, depth_of
 from bench.models.layers import create, depth, register_networks
-from bench.spec import ModelSpec
+from bench.specs.run import ModelSpec
 
 SAMPLE = [
     "caffenet",

@@ -7,10 +7,10 @@ import pytest
 import torch
 from torch import nn
 
-from bench.errors import ModelError
+from bench.core.errors import ModelError
 from bench.models.domains import ParentHead, classifier_name, head_groups, new_head, with_heads
 from bench.models.layers import create
-from bench.spec import ModelSpec, TrainSpec
+from bench.specs.run import ModelSpec, TrainSpec
 
 NETWORKS = ["narrow8_32", "test_resnet", "test_vit", "test_convnext", "test_efficientnet"]
 

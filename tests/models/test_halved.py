@@ -8,7 +8,7 @@ from torch import nn
 
 from bench.models.depths import depth_of
 from bench.models.layers import create, depth
-from bench.spec import ModelSpec
+from bench.specs.run import ModelSpec
 
 
 def convolutions(model: nn.Module) -> dict[str, nn.Conv2d]:

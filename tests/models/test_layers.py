@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 from torch import Tensor, nn
 
-from bench.errors import ModelError
+from bench.core.errors import ModelError
 from bench.models.layers import (
     apply_pattern,
     create,
@@ -23,7 +23,7 @@ from bench.models.layers import (
     prefix_suffix,
     trainable_parameters,
 )
-from bench.spec import LayerPattern, ModelSpec, TrainSpec
+from bench.specs.run import LayerPattern, ModelSpec, TrainSpec
 
 DEPTHS = {
     "narrow8_32": 8,

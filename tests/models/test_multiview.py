@@ -6,10 +6,10 @@ import pytest
 import torch
 from torch import nn
 
-from bench.errors import ModelError
+from bench.core.errors import ModelError
 from bench.models import layers
 from bench.models.multiview import MultiView, viewing, widen_classifier
-from bench.spec import ModelSpec
+from bench.specs.run import ModelSpec
 
 SPEC = ModelSpec(name="narrow8_32")
 

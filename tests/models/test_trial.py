@@ -8,13 +8,13 @@ from pathlib import Path
 import pytest
 from safetensors.torch import save_file
 
-import bench.models.trial as module
-from bench.errors import GridError, ModelError
+import bench.models.compatibility as module
+from bench.core.errors import GridError, ModelError
+from bench.models.compatibility import check_networks, trial_of
 from bench.models.layers import create
 from bench.models.published import SMALLEST, check_size, check_tag
-from bench.models.trial import check_networks, trial_of
 from bench.models.weights import file_sha256
-from bench.spec import DataSpec, FromFile, ModelSpec, RunSpec
+from bench.specs.run import DataSpec, FromFile, ModelSpec, RunSpec
 
 
 def run(model: str, size: int, file: Path | None = None, pattern: str = "T(1-7)R(8)") -> RunSpec:

@@ -9,13 +9,13 @@ import pytest
 import torch
 from torch import nn
 
-from bench.errors import ModelError
+from bench.core.errors import ModelError
 from bench.methods import Ingredients
-from bench.methods.plain import Plain
+from bench.methods.finetuning.plain import Plain
 from bench.models.layers import apply_pattern, create, depth, parameter_groups, trainable_parameters
 from bench.models.tuning import tune_only
-from bench.spec import LayerPattern, ModelSpec, TrainSpec
-from bench.training import optim
+from bench.specs.run import LayerPattern, ModelSpec, TrainSpec
+from bench.training import optimizers as optim
 from bench.training.domain import Domain
 from bench.training.loop import TrainingJob, train
 

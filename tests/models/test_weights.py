@@ -11,10 +11,10 @@ import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
 
-from bench.errors import ModelError, StoreError
+from bench.core.errors import ModelError, StoreError
 from bench.models.layers import apply_pattern, create
 from bench.models.weights import file_sha256, load_state, read_state, save_state
-from bench.spec import FromFile, FromTimm, LayerPattern, ModelSpec
+from bench.specs.run import FromFile, FromTimm, LayerPattern, ModelSpec
 
 
 def net(seed: int = 0) -> nn.Module:

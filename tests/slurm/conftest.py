@@ -29,7 +29,7 @@ ROOT = Path(__file__).parents[2]
 PATIENCE = float(os.environ.get("BENCH_TEST_PATIENCE", "3"))
 """Factor on all waiting times: a shared machine may be slow; nothing waits longer than needed."""
 
-BENCH = [sys.executable, "-c", "from bench.cli import main; main()"]
+BENCH = [sys.executable, "-c", "from bench.commands.app import main; main()"]
 
 EXTRA_CONF = """\
 PreemptType=preempt/partition_prio
@@ -295,7 +295,7 @@ class Grid:
     def torn(self) -> list[Path]:
         """Temporary files left by killed writers do not count; torn results do."""
         from bench.core.files import file_digest
-        from bench.store import Store
+        from bench.results.store import Store
 
         bad = []
         for folder in Store(self.results).find("-"):
@@ -310,7 +310,7 @@ class Grid:
 
     def unnamed(self) -> list[Path]:
         """Weights and predictions that no record names."""
-        from bench.store import Store
+        from bench.results.store import Store
 
         return [
             path

@@ -90,7 +90,13 @@ def one_job(grid: Any, draw: random.Random, *words: str) -> None:
 
 def cut_short(grid: Any, seconds: float) -> None:
     """A submission that is killed after some time."""
-    command = [sys.executable, "-c", "from bench.cli import main; main()", "grid", str(grid.path)]
+    command = [
+        sys.executable,
+        "-c",
+        "from bench.commands.app import main; main()",
+        "grid",
+        str(grid.path),
+    ]
     command += ["--results", str(grid.results), "--slurm"]
     process = subprocess.Popen(command, env=grid.environment(), cwd=ROOT)
     with contextlib.suppress(subprocess.TimeoutExpired):

@@ -16,7 +16,7 @@ from typing import Any
 
 import pytest
 
-from bench.records import DETERMINISTIC_COLUMNS
+from bench.results.records import DETERMINISTIC_COLUMNS
 
 pytestmark = pytest.mark.slurm
 
@@ -41,7 +41,13 @@ def test_the_leaderboard_is_the_local_one_to_the_byte(grid: Make, tmp_path: Path
     text = g.submit()
     assert "7 runs submitted in" in text
     here = tmp_path / "here"
-    command = [sys.executable, "-c", "from bench.cli import main; main()", "grid", str(g.path)]
+    command = [
+        sys.executable,
+        "-c",
+        "from bench.commands.app import main; main()",
+        "grid",
+        str(g.path),
+    ]
     command += ["--results", str(here), "--workers", "2", "--threads", "1"]
     done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stdout + done.stderr
@@ -63,7 +69,13 @@ def test_quickstart_is_the_same_on_the_cluster(cluster: Any, grid_on: Make, tmp_
     g.path = ROOT / "grids" / "quickstart.yaml"
     g.submit("--slurm-set", "memory_gib=1.5", "--slurm-runs-per-job", "8")
     here = tmp_path / "here"
-    command = [sys.executable, "-c", "from bench.cli import main; main()", "grid", str(g.path)]
+    command = [
+        sys.executable,
+        "-c",
+        "from bench.commands.app import main; main()",
+        "grid",
+        str(g.path),
+    ]
     command += ["--results", str(here)]
     assert subprocess.run(command, cwd=ROOT, capture_output=True, check=False).returncode == 0
     g.wait(1200)
@@ -105,7 +117,7 @@ def test_status_tells_what_runs_and_logs_what_it_says(grid: Make) -> None:
     assert g.counts() == {"cancelled": 2}
 
 
-BENCH = [sys.executable, "-c", "from bench.cli import main; main()"]
+BENCH = [sys.executable, "-c", "from bench.commands.app import main; main()"]
 
 
 def test_cancelling_one_experiment_leaves_the_other(grid: Make) -> None:

@@ -284,7 +284,7 @@ def parent_and_child(grid: Any) -> tuple[dict[str, Any], dict[str, Any]]:
 
 def source_folder(grid: Any) -> Path:
     """The folder of the one source, whether or not it has run."""
-    from bench.session import open_session
+    from bench.planning.workspace import open_session
 
     session = open_session(grid.path, results=grid.results)
     (source,) = [run for run in session.plan.runs.values() if run.role == "source"]
@@ -369,7 +369,7 @@ def test_cancel_leaves_nothing_behind_and_resume_goes_on(grid: Make) -> None:
 
 
 def command(grid: Any) -> list[str]:
-    start = [sys.executable, "-c", "from bench.cli import main; main()", "grid"]
+    start = [sys.executable, "-c", "from bench.commands.app import main; main()", "grid"]
     return [*start, str(grid.path), "--results", str(grid.results), "--slurm"]
 
 

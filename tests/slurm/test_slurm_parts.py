@@ -14,14 +14,14 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.errors import GridError, StoreError
-from bench.launch.frontend import slurm_overrides
-from bench.launch.job import CANCEL, _in_vain, read_events
-from bench.launch.queue import ClusterError, Queue, QueuedJob, never_starts
-from bench.launch.resources import Resources, read_settings
-from bench.launch.safety import check_private, code_digest, make_private, printable
-from bench.launch.settle import Judge, in_hand
-from bench.launch.submissions import Death, Desk, Ending, Job, Ledger, settle_entry
+from bench.commands._slurm import slurm_overrides
+from bench.core.errors import GridError, StoreError
+from bench.launch.slurm.client import ClusterError, Queue, QueuedJob, never_starts
+from bench.launch.slurm.job import CANCEL, _in_vain, read_events
+from bench.launch.slurm.ledger import Death, Desk, Ending, Job, Ledger, settle_entry
+from bench.launch.slurm.outcomes import Judge, in_hand
+from bench.launch.slurm.permissions import check_private, code_digest, make_private, printable
+from bench.launch.slurm.settings import Resources, read_settings
 
 # --- settings ---
 
@@ -110,7 +110,7 @@ def test_the_ledger_is_the_sum_of_its_entries(desk: Desk) -> None:
 
 
 def test_a_long_ledger_is_replaced_by_its_sum(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("bench.launch.submissions._LONG", 3)
+    monkeypatch.setattr("bench.launch.slurm.ledger._LONG", 3)
     ledger = desk.read()
     desk.write(ledger, submit(job("a", "r1", "r2")))
     desk.shorten(ledger)
@@ -143,7 +143,7 @@ def test_a_torn_entry_is_no_empty_entry(desk: Desk) -> None:
 
 def test_the_lock_keeps_others_out_and_dies_with_its_holder(desk: Desk) -> None:
     script = (
-        "import sys; from pathlib import Path; from bench.launch.submissions import Desk\n"
+        "import sys; from pathlib import Path; from bench.launch.slurm.ledger import Desk\n"
         "with Desk(Path(sys.argv[1])).lock(): print('mine', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(

@@ -10,7 +10,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.training import checkpoint
+from bench.training import checkpoints as checkpoint
 
 TENSORS = {
     "model/a": torch.randn(3, 4),

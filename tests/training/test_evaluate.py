@@ -13,8 +13,8 @@ from hypothesis import strategies as st
 from sklearn.metrics import accuracy_score, balanced_accuracy_score, log_loss
 from torch import nn
 
-from bench.errors import DataError
-from bench.training import evaluate
+from bench.core.errors import DataError
+from bench.training import evaluation as evaluate
 from bench.training.domain import Domain
 
 

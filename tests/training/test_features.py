@@ -8,8 +8,8 @@ import timm
 import torch
 from torch import nn
 
-from bench.data.augment import normalise
-from bench.errors import ModelError
+from bench.core.errors import ModelError
+from bench.data.transforms.augment import normalise
 from bench.training.domain import Domain
 from bench.training.features import extract, split_chain
 

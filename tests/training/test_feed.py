@@ -9,11 +9,11 @@ import pytest
 import torch
 from torch import nn
 
-from bench.data.augment import draw_noise
-from bench.errors import BenchError
+from bench.core.errors import BenchError
+from bench.data.transforms.augment import draw_noise
 from bench.training.domain import Domain
-from bench.training.evaluate import predict_feed
-from bench.training.feed import Feed, FeedOptions
+from bench.training.domain_batches import Feed, FeedOptions
+from bench.training.evaluation import predict_feed
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 6, 6, 3), dtype=np.uint8)

@@ -14,11 +14,11 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.data.augment import draw_noise, normalise
-from bench.errors import BenchError
+from bench.core.errors import BenchError
+from bench.data.transforms.augment import draw_noise, normalise
 from bench.methods import Ingredients
-from bench.methods.plain import Plain
-from bench.spec import TrainSpec
+from bench.methods.finetuning.plain import Plain
+from bench.specs.run import TrainSpec
 from bench.training.domain import Domain
 from bench.training.features import split_chain
 from bench.training.job import EpochReport

@@ -11,12 +11,12 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.core.errors import BenchError, ModelError
 from bench.core.seeding import rng_from
-from bench.errors import BenchError, ModelError
 from bench.methods import Ingredients
-from bench.methods.plain import Plain
+from bench.methods.finetuning.plain import Plain
 from bench.models.heads import MultiHead
-from bench.spec import TrainSpec
+from bench.specs.run import TrainSpec
 from bench.training.domain import Domain, DomainBatch, Step
 from bench.training.loop import TrainingJob, train
 

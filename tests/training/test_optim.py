@@ -10,9 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import nn
 
-from bench.errors import BenchError
-from bench.spec import TrainSpec
-from bench.training import optim
+from bench.core.errors import BenchError
+from bench.specs.run import TrainSpec
+from bench.training import optimizers as optim
 
 LI = TrainSpec(schedule="step", lr=0.01, step_epochs=20, step_gamma=0.1, epochs=100)
 

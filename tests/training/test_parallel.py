@@ -21,13 +21,13 @@ from safetensors.torch import load_file, save_file
 from timm.layers import BatchNormAct2d
 from torch import Tensor, nn
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 from bench.methods import Ingredients
-from bench.methods.plain import Plain
-from bench.spec import TrainSpec
+from bench.methods.finetuning.plain import Plain
+from bench.specs.run import TrainSpec
+from bench.training.data_parallel import ALONE, Team, joined, whole_batch_norm
 from bench.training.domain import Domain, DomainBatch
 from bench.training.loop import Interrupted, Outcome, TrainingJob, train
-from bench.training.parallel import ALONE, Team, joined, whole_batch_norm
 from bench.training.process import set_threads
 
 BASE = TrainSpec(epochs=3, batch_size=8, lr=0.05, augment="crop_flip_color", schedule="constant")

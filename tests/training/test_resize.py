@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bench.spec import DataSpec
+from bench.specs.run import DataSpec
 from bench.training.domain import Domain
-from bench.training.feed import Feed, FeedOptions
+from bench.training.domain_batches import Feed, FeedOptions
 
 
 def _domain(crop: int | None) -> Domain:

@@ -9,14 +9,14 @@ import pytest
 import torch
 from torch import nn
 
-from bench.errors import BenchError
+from bench.core.errors import BenchError
 from bench.methods import Ingredients
-from bench.methods.plain import Plain
-from bench.spec import TrainSpec
+from bench.methods.finetuning.plain import Plain
+from bench.specs.run import TrainSpec
 from bench.training.domain import Domain
 from bench.training.job import Interrupted, Outcome, TrainingJob
 from bench.training.loop import train
-from bench.training.optim import lr_factor
+from bench.training.optimizers import lr_factor
 
 RNG = np.random.default_rng(0)
 DATA = Domain("toy", RNG.integers(0, 256, (20, 8, 8, 3), dtype=np.uint8), np.arange(20) % 2, 2)

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 from scipy.stats import norm
 from sklearn.metrics import average_precision_score, balanced_accuracy_score, roc_curve
 
-from bench.errors import DataError
-from bench.training import evaluate
+from bench.core.errors import DataError
+from bench.training import evaluation as evaluate
 from bench.training.verification import FARS, split_identities, tar_at_far, verify
 
 RNG = np.random.default_rng(0)

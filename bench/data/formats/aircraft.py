@@ -7,9 +7,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bench.data.files.tree import Archive, Tree
 from bench.data.formats.base import Split
 from bench.data.formats.contract import Box, Counts, Entry, Format, Option, Options
-from bench.data.formats.tree import Archive, Tree
 
 __all__ = ["AIRCRAFT"]
 

@@ -12,11 +12,11 @@ from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 
+from bench.core.errors import DataError, nearest
+from bench.data.files.mount import is_mountable
+from bench.data.files.tree import Archive, Tree
 from bench.data.formats.base import Split
-from bench.data.formats.mount import is_mountable
-from bench.data.formats.tree import Archive, Tree
 from bench.data.splits import some
-from bench.errors import DataError, nearest
 
 __all__ = ["Box", "Counts", "Entry", "Format", "Option", "Options", "Value"]
 

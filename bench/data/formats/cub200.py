@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Box, Counts, Entry, Format, Options
-from bench.data.formats.tree import Archive, Tree
 
 __all__ = ["CUB200"]
 

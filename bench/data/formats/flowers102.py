@@ -8,10 +8,10 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
-from bench.data.formats.annotations import mat_table
+from bench.data.files.annotations import mat_table
+from bench.data.files.tree import Archive, Tree
 from bench.data.formats.base import Split
 from bench.data.formats.contract import Counts, Entry, Format, Option, Options
-from bench.data.formats.tree import Archive, Tree
 
 __all__ = ["FLOWERS102"]
 

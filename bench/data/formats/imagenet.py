@@ -10,12 +10,12 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from bench.data.formats.annotations import mat_table
+from bench.core.errors import DataError
+from bench.data.files.annotations import mat_table
+from bench.data.files.files import is_image
+from bench.data.files.tree import Archive, Tree
 from bench.data.formats.base import all_wnids
 from bench.data.formats.contract import Counts, Entry, Format, Options
-from bench.data.formats.files import is_image
-from bench.data.formats.tree import Archive, Tree
-from bench.errors import DataError
 
 __all__ = ["IMAGENET"]
 

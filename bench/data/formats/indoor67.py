@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bench.data.files.tree import Archive, Tree
 from bench.data.formats.base import Split
 from bench.data.formats.contract import Counts, Entry, Format, Options
-from bench.data.formats.tree import Archive, Tree
 
 __all__ = ["INDOOR67"]
 

@@ -13,9 +13,9 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+from bench.data.files.tree import Tree
 from bench.data.formats.base import Split
 from bench.data.formats.contract import Counts, Entry, Format, Option, Options
-from bench.data.formats.tree import Tree
 
 __all__ = ["OULU_CASIA"]
 

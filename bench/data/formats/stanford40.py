@@ -4,10 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from bench.data.formats.annotations import voc_boxes
+from bench.data.files.annotations import voc_boxes
+from bench.data.files.tree import Archive, Tree
 from bench.data.formats.base import Split
 from bench.data.formats.contract import Box, Counts, Entry, Format, Options
-from bench.data.formats.tree import Archive, Tree
 
 __all__ = ["STANFORD40"]
 

@@ -9,10 +9,10 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
-from bench.data.formats.annotations import mat_texts, voc_boxes
+from bench.data.files.annotations import mat_texts, voc_boxes
+from bench.data.files.tree import Archive, Tree
 from bench.data.formats.base import Split
 from bench.data.formats.contract import Box, Counts, Entry, Format, Options
-from bench.data.formats.tree import Archive, Tree
 
 __all__ = ["STANFORD_DOGS"]
 

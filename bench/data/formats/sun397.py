@@ -7,10 +7,10 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bench.data.files.files import is_image
+from bench.data.files.tree import Archive, Tree
 from bench.data.formats.base import Split
 from bench.data.formats.contract import Counts, Entry, Format, Option, Options
-from bench.data.formats.files import is_image
-from bench.data.formats.tree import Archive, Tree
 
 __all__ = ["SUN397"]
 

@@ -9,11 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 from pathlib import Path
 
-from bench.data.formats.archive import archive_files, is_archive
-from bench.data.formats.files import Files, folder_files
-from bench.data.formats.imagefiles import FileDataset, Placed, place_images
+from bench.core.errors import DataError
+from bench.data.files.archive import archive_files, is_archive
+from bench.data.files.files import Files, folder_files
+from bench.data.files.imagefiles import FileDataset, Placed, place_images
 from bench.data.splits import some
-from bench.errors import DataError
 
 __all__ = ["EXPECTED", "fits", "open_tiny_imagenet"]
 

@@ -12,10 +12,10 @@ import json
 import re
 from collections.abc import Iterator
 
+from bench.data.files.files import is_image
+from bench.data.files.tree import Archive, Tree
 from bench.data.formats.base import Split
 from bench.data.formats.contract import Entry, Format, Option, Options
-from bench.data.formats.files import is_image
-from bench.data.formats.tree import Archive, Tree
 
 __all__ = ["SPLIT_OF", "WEBDATASET"]
 

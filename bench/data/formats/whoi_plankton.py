@@ -8,8 +8,8 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Counts, Entry, Format, Option, Options
-from bench.data.formats.tree import Archive, Tree
 
 __all__ = ["WHOI_PLANKTON"]
 

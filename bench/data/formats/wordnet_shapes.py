@@ -9,8 +9,8 @@ from functools import cached_property
 import numpy as np
 
 from bench.data.formats.base import Image, Notes, Split, UInt8, digest
-from bench.data.synthetic import GENERATOR_VERSION, content_key, render
-from bench.data.wordnet import taxonomy
+from bench.data.synthetic.dataset import GENERATOR_VERSION, content_key, render
+from bench.data.wordnet.hierarchy import taxonomy
 
 __all__ = ["POOL_PER_CLASS", "TEST_PER_CLASS", "WordnetShapes"]
 

@@ -11,12 +11,12 @@ from PIL import ImageFilter
 from scipy.io import savemat
 from typer.testing import CliRunner
 
-from bench.cli import app
+from bench.commands.app import app
+from bench.core.errors import BenchError, DataError
 from bench.data.catalog import DATASETS
 from bench.data.compare import Side, compare
 from bench.data.formats.registry import FORMATS
 from bench.data.listing import details, listed
-from bench.errors import BenchError, DataError
 
 BREEDS = ("n02085620-Chihuahua", "n02085782-Japanese_spaniel")
 

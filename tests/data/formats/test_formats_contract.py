@@ -16,13 +16,13 @@ import pytest
 from PIL import Image as Pillow
 from scipy.io import savemat
 
+from bench.core.errors import DataError
 from bench.data.catalog import DATASETS, MissingDataError, load, resolve, resolve_root
+from bench.data.files.opened import open_format
+from bench.data.files.tree import open_tree
 from bench.data.formats.contract import Counts
-from bench.data.formats.opened import open_format
 from bench.data.formats.registry import FORMATS
-from bench.data.formats.tree import open_tree
-from bench.errors import DataError
-from bench.spec import DataSpec
+from bench.specs.run import DataSpec
 
 DOG, CAT = "n02085620", "n02123045"
 BIRDS = ("001.Black_footed_Albatross", "002.Laysan_Albatross")

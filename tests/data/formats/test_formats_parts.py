@@ -9,14 +9,14 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 from pydantic import ValidationError
 
+from bench.core.errors import DataError
 from bench.data.catalog import resolve
+from bench.data.files.mount import Span, mounted
+from bench.data.files.opened import _mirrored
+from bench.data.files.tree import Archive, Tree, open_tree
 from bench.data.formats.contract import Counts, Entry
-from bench.data.formats.mount import Span, mounted
-from bench.data.formats.opened import _mirrored
 from bench.data.formats.registry import FORMATS
-from bench.data.formats.tree import Archive, Tree, open_tree
-from bench.errors import DataError
-from bench.spec import DataSpec
+from bench.specs.run import DataSpec
 
 
 def tree_of(folder, files):

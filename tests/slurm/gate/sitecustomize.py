@@ -14,7 +14,7 @@ import sys
 import time
 from pathlib import Path
 
-_JOB = "bench.launch.job"
+_JOB = "bench.launch.slurm.job"
 
 
 class _Finder(importlib.abc.MetaPathFinder):

@@ -1,0 +1,1 @@
+"""What to do with a target, from the papers and from the user's own runs."""

@@ -1,0 +1,311 @@
+"""Pairs of runs that are equal in everything but what a comparison names.
+
+Both sides of a pair are single conditions, or the same named choice over the same set: the learning
+rate with the best validation accuracy among the rates that both sides tried. Pairs of one
+*comparison* have the same recipe on the left and the same on the right; pairs of several are never
+averaged without being named. Equality is that of all settings of the run and of its parents.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import pandas as pd
+
+from analysis.leaderboard.labels import options
+from analysis.leaderboard.read import SIZES, finished, key_of, repetition, varies, varying
+from bench.core.errors import DataError
+
+__all__ = ["TASK", "LrRule", "Pairs", "best_lr", "best_rate", "comparisons", "pair"]
+
+LrRule = Literal["same", "best"]
+TASK = ("dataset", "target", "class_draw", "target.root", "target.classes.*", "target.options.*")
+"""Settings that name the task."""
+_RELATIVE = re.compile(
+    r"(?P<data>(source|bank|borrow\d*)\.(source\.)*)"
+    r"(?P<end>dataset|root|classes\.(root|target_n|source_n|n))"
+)
+"""Settings of a source that may follow from its target's task."""
+_TARGETS = {"dataset": "dataset"}
+
+
+@dataclass(frozen=True)
+class Pairs:
+    """Pairs of runs with an outcome, all else equal.
+
+    Attributes:
+        frame: the left run's columns, with `left`, `right` (the metric), `difference`, both sides'
+            validation accuracies `left_val`, `right_val` (NaN: not known), `diverged` (how many of
+            the two counted at chance), `comparison` (equal for pairs of the same two recipes),
+            `size` (what is averaged over within a task), `left_place` and `right_place` (the index
+            of the runs on the board, of several the first), `left_runs` and `right_runs` (the
+            indices of all of them), `lr_rule` and, where predictions are known, `left_correct`,
+            `right_correct` (one truth value for each test image).
+        unpaired: left runs without a partner.
+        unfinished: rows of either arm without a result: failed, blocked or missing.
+    """
+
+    frame: pd.DataFrame
+    unpaired: int
+    unfinished: int
+
+    def __len__(self) -> int:
+        return len(self.frame)
+
+
+def pair(
+    board: pd.DataFrame,
+    left: pd.Series[bool],
+    right: pd.Series[bool],
+    vary: Collection[str],
+    metric: str = "top1_accuracy",
+    lr: LrRule = "same",
+) -> Pairs:
+    """Pairs each left run with the right runs that are equal in every setting not in `vary`.
+
+    Args:
+        board: from `prepare`.
+        left, right: which rows are the arms.
+        vary: settings that may differ, such as `analysis.leaderboard.read.SOURCE`; where methods
+            differ, an option that both have (such as what BatchNorm sees) is held all the same. A
+            left run whose partners are of several recipes is paired with each of them, in
+            comparisons of their own; those of one recipe (seeds of a source that varies) are
+            averaged.
+            So are left runs that differ in what varies alone: a repetition is what is held.
+        lr: `best` compares each arm at its own best learning rate, by validation; both choose
+            among the rates that both tried, so that neither was tuned harder, and among their own
+            where they have none in common.
+
+    >>> from analysis.leaderboard.read import SOURCE, prepare
+    >>> rows = [dict(status="done", dataset="d", target="t", class_draw=0, source=s, model="m",
+    ...     pattern="T(1-7)R(8)", method="plain", top1_accuracy=a) for s, a in
+    ...     (("near", 0.5), ("far", 0.4))]
+    >>> board = prepare(pd.DataFrame(rows))
+    >>> found = pair(board, board.source == "near", board.source == "far", SOURCE)
+    >>> round(float(found.frame.difference.iloc[0]), 6)
+    0.1
+    """
+    if metric not in board.columns:
+        raise DataError(f"the leaderboard has no column {metric}")
+    done = finished(board, metric)
+    settings = varying(board)
+    held = [name for name in settings if not varies(name, vary)]
+    if not varies("source", vary):
+        held = [*held, "parent_id"]
+    arms = [board[done & rows] for rows in (left, right)]
+    if lr == "best":
+        held = [name for name in held if name != "lr"]
+        arms = _at_best_rates(arms, [n for n in held if not repetition(n) and n != "parent_id"])
+    recipes = _recipes(arms, settings, lr)
+    found, alone = _partners(arms, held, recipes, [_shared_options(arm, vary) for arm in arms])
+    matched = [(sides, f"{own} − {kind}") for (_, own, kind), sides in found.items()]
+    frame = _matched(arms, matched, metric, [n for n in held if repetition(n)])
+    return Pairs(frame.assign(lr_rule=lr), alone, int(((left | right) & ~done).sum()))
+
+
+def _partners(
+    arms: Sequence[pd.DataFrame],
+    held: Sequence[str],
+    recipes: Sequence[Sequence[str]],
+    shared: Sequence[Sequence[Mapping[str, Any]]],
+) -> tuple[dict[tuple[str, str, str], tuple[list[int], list[int]]], int]:
+    """Places of the left and the right runs by what is held and both recipes; left runs alone."""
+    rights: dict[str, dict[str, list[int]]] = {}
+    places = zip(key_of(arms[1], held), recipes[1], strict=True)
+    for place, (key, kind) in enumerate(places):
+        rights.setdefault(key, {}).setdefault(kind, []).append(place)
+    found: dict[tuple[str, str, str], tuple[list[int], list[int]]] = {}
+    alone = 0
+    places = zip(key_of(arms[0], held), recipes[0], strict=True)
+    for place, (key, own) in enumerate(places):
+        partners = {
+            kind: others
+            for kind, others in rights.get(key, {}).items()
+            if _alike(shared[0][place], shared[1][others[0]])
+        }
+        alone += not partners
+        for kind in sorted(partners):
+            found.setdefault((key, own, kind), ([], partners[kind]))[0].append(place)
+    return found, alone
+
+
+def _recipes(arms: Sequence[pd.DataFrame], settings: Sequence[str], lr: LrRule) -> list[list[str]]:
+    """For each row of each arm a text that tells recipes apart.
+
+    What a source has as its target has it follows from the task. So does what it has otherwise,
+    such as a number of classes, unless a task has it in several ways: then it is a treatment.
+    """
+    rows = pd.concat(arms)
+    kept = [n for n in settings if n not in SIZES and not repetition(n)]
+    kept = [n for n in kept if (lr == "same" or n != "lr") and not varies(n, TASK)]
+    told = pd.DataFrame({n: key_of(rows, [n]) for n in kept}, index=rows.index)
+    relative = {name: place for name in kept if (place := _RELATIVE.fullmatch(name))}
+    kept = [n for n in kept if n not in relative]
+    sizes = [n for n in SIZES if n in rows.columns]
+    for name, place in relative.items():
+        of_target = _TARGETS.get(place["end"], f"target.{place['end']}")
+        if of_target in rows.columns:
+            same = rows[name].notna() & (told[name] == key_of(rows, [of_target]))
+            told[name] = told[name].mask(same & _relative(rows, place["data"]), "as the target")
+        of_task = key_of(rows, ["task", *sizes]) + key_of(told, kept)
+        if len(rows) and told[name].groupby(of_task).nunique().max() > 1:
+            kept.append(name)
+    texts, left = list(key_of(told, kept)), len(arms[0])
+    return [texts[:left], texts[left:]]
+
+
+def _relative(rows: pd.DataFrame, data: str) -> pd.Series[bool]:
+    """Rows whose source is chosen from the target's data set by a recipe that has sides."""
+    chosen = pd.Series(True, index=rows.index)
+    if data == "source.":
+        chosen &= rows["source_side"].notna()
+    for name, of_target in ((f"{data}dataset", "dataset"), (f"{data}root", "target.root")):
+        if name in rows.columns:
+            there = of_target in rows.columns
+            chosen &= key_of(rows, [name]) == (key_of(rows, [of_target]) if there else "-")
+    return chosen
+
+
+_SHARED = ("batch_norm", "target_weight", "source_weight", "most_per_class", "epoch_base")
+"""Options that several methods have: where both arms of a comparison have one, it is held."""
+
+
+def _shared_options(arm: pd.DataFrame, vary: Collection[str]) -> list[Mapping[str, Any]]:
+    if not varies("method.", vary):
+        return [{}] * len(arm)
+    columns = ["method", *(n for n in arm.columns if str(n).startswith("method."))]
+    found = (options(row) for row in arm[columns].to_dict("records"))
+    return [{name: o[name] for name in _SHARED if name in o} for o in found]
+
+
+def _alike(left: Mapping[str, Any], right: Mapping[str, Any]) -> bool:
+    return all(value == right.get(name, value) for name, value in left.items())
+
+
+def _matched(
+    arms: Sequence[pd.DataFrame],
+    matched: Sequence[tuple[tuple[list[int], list[int]], str]],
+    metric: str,
+    seeds: Sequence[str],
+) -> pd.DataFrame:
+    """A row for each pair of groups of runs; `seeds` are the repetitions that both sides share."""
+    sides = {
+        name: (arm, [groups[place] for groups, _ in matched])
+        for place, (name, arm) in enumerate(zip(("left", "right"), arms, strict=True))
+    }
+    left, first = arms[0], [groups[0] for groups in sides["left"][1]]
+    frame = left.iloc[first].copy()
+    diverged = np.zeros(len(frame), dtype=int)
+    for name, (arm, groups) in sides.items():
+        frame[name] = _means(arm[metric], groups)
+        frame[f"{name}_val"] = _means(arm["val_top1_accuracy"], groups)
+        frame[f"{name}_place"] = [arm.index[members].min() for members in groups]
+        frame[f"{name}_runs"] = [" ".join(sorted(map(str, arm.index[m]))) for m in groups]
+        away = (arm["status"] == "diverged").to_numpy()
+        diverged += np.array([int(away[members].sum()) for members in groups], dtype=int)
+        if "correct" in left.columns and metric == "top1_accuracy":
+            truths = arm["correct"].to_numpy()
+            means = [_mean_truth(truths[members]) for members in groups]
+            frame[f"{name}_correct"] = pd.Series(means, index=frame.index, dtype=object)
+    frame["difference"] = frame["left"] - frame["right"]
+    frame["diverged"] = diverged
+    frame["comparison"] = pd.Series([kind for _, kind in matched], frame.index, dtype=object)
+    frame["size"] = key_of(frame, [n for n in SIZES if n in frame.columns])
+    frame["seed"] = key_of(frame, seeds)
+    return frame.reset_index(drop=True)
+
+
+def _means(values: pd.Series[Any], groups: Sequence[list[int]]) -> list[float]:
+    numbers = values.astype(float).to_numpy()
+    return [math.fsum(numbers[members]) / len(members) for members in groups]
+
+
+def _mean_truth(truths: Any) -> Any:
+    known = [t for t in truths if isinstance(t, np.ndarray)]
+    if len(known) < len(truths) or len({t.size for t in known}) != 1:
+        return None
+    return np.mean([t.astype(float) for t in known], axis=0)
+
+
+def comparisons(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+    """The pairs of each comparison, the most repeated first: by tasks, then by pairs."""
+    groups = [group for _, group in frame.groupby("comparison", sort=True)]
+    yield from sorted(groups, key=lambda g: (-g["task"].nunique(), -len(g)))
+
+
+# --- the learning rate ---------------------------------------------------------------------------
+
+
+def best_lr(board: pd.DataFrame) -> pd.DataFrame:
+    """Rows with an outcome at the learning rate with the best validation accuracy.
+
+    A rate is chosen for each condition, which is everything but the learning rate, seeds and class
+    draws. Validation decides, so the test accuracies of the rows kept are not optimistic. Rates
+    are compared on the repetitions that all of them have, where there are any; a rate with runs
+    that diverged is chosen only where all rates have some; equal means go to the smaller rate.
+
+    Raises:
+        DataError: when a condition with several rates has no validation accuracy.
+    """
+    done = board[finished(board)]
+    if done.empty:
+        return done
+    held = [n for n in varying(done) if n != "lr" and not repetition(n)]
+    kept = pd.Series(False, index=done.index)
+    for _, group in done.groupby(key_of(done, held), sort=False):
+        kept[group.index] = group["lr"] == best_rate(group)
+        if group["lr"].isna().all():
+            kept[group.index] = True
+    return done[kept]
+
+
+def best_rate(group: pd.DataFrame, allowed: Collection[float] | None = None) -> float:
+    """The best rate of one condition by validation, among the allowed ones; NaN without a rate."""
+    rates = sorted({float(rate) for rate in group["lr"].dropna()})
+    rates = [rate for rate in rates if allowed is None or rate in allowed]
+    if len(rates) < 2:
+        return rates[0] if rates else math.nan
+    of = {rate: group[group["lr"].astype(float) == rate] for rate in rates}
+    sound = [rate for rate in rates if not (of[rate]["status"] == "diverged").any()]
+    repetitions = [set(_repetitions(of[rate])) for rate in rates]
+    shared = set.intersection(*repetitions) or set.union(*repetitions)
+    means: dict[float, float] = {}
+    for rate in sound or rates:
+        rows = of[rate][[key in shared for key in _repetitions(of[rate])]]
+        validation = rows["val_top1_accuracy"]
+        if validation.isna().any():
+            raise DataError(
+                "no validation accuracy to choose a learning rate by",
+                hint="give val_per_class in the grid, or compare at equal learning rates",
+            )
+        means[rate] = math.fsum(validation) / len(validation) if len(validation) else -1.0
+    return min(means, key=lambda rate: (-means[rate], rate))
+
+
+def _repetitions(rows: pd.DataFrame) -> list[str]:
+    return list(key_of(rows, ["task", "seed"]))
+
+
+def _at_best_rates(arms: Sequence[pd.DataFrame], shared: Sequence[str]) -> list[pd.DataFrame]:
+    """Each condition of either arm at its best rate among those that both arms tried."""
+    tried: list[dict[str, set[float]]] = [{}, {}]
+    keys = [key_of(arm, shared) for arm in arms]
+    for side, arm, key in zip(tried, arms, keys, strict=True):
+        for word, rate in zip(key, arm["lr"], strict=True):
+            side.setdefault(word, set()).add(float(rate))
+    chosen = []
+    for arm, key in zip(arms, keys, strict=True):
+        held = [n for n in varying(arm) if n != "lr" and not repetition(n)]
+        kept = pd.Series(False, index=arm.index)
+        for _, group in arm.groupby(key_of(arm, held), sort=False):
+            both = set.intersection(*(side.get(key[group.index[0]], set()) for side in tried))
+            own = {float(rate) for rate in group["lr"]}
+            chosen_rate = group["lr"].astype(float) == best_rate(group, both & own or None)
+            kept[group.index] = chosen_rate | bool(group["lr"].isna().all())
+        chosen.append(arm[kept])
+    return chosen

@@ -1,0 +1,1 @@
+"""Figures: a tidy table and axes in, axes out."""

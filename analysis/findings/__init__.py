@@ -1,0 +1,1 @@
+"""The papers' claims and what a user's runs say of each."""

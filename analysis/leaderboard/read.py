@@ -1,0 +1,285 @@
+"""A leaderboard as the analyses need it: checked, with the pattern taken apart and tasks named.
+
+Every setting that differs among the runs has a column (`bench.results.leaderboard.describe`), so
+two rows are runs of one condition exactly where all those columns are equal but for seeds and class
+draws. A run that diverged has an outcome: it counts at chance, and `status` still says so.
+"""
+
+from __future__ import annotations
+
+import io
+from collections.abc import Collection, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import pandas as pd
+
+from analysis.leaderboard.checks import WHICH_FILE, check, once
+from analysis.leaderboard.earlier import described
+from bench.core.errors import BenchError, DataError
+from bench.results.aggregate import REPETITION_COLUMNS
+from bench.results.conditions import is_repetition
+from bench.results.records import COLUMNS
+from bench.specs.run import LayerPattern
+
+__all__ = [
+    "ADDED",
+    "COPIED",
+    "LOSS",
+    "PATTERN",
+    "SEEDS",
+    "SIZES",
+    "SOURCE",
+    "factors",
+    "finished",
+    "key_of",
+    "parse",
+    "prepare",
+    "read",
+    "repetition",
+    "repetition_columns",
+    "varies",
+    "varying",
+]
+
+_FIXED = tuple(c.name for c in COLUMNS)
+_FACTORS = tuple(c.name for c in COLUMNS if c.kind == "factor")
+_COUNTED = ("source_classes", "target_classes")
+"""Counts of what a selection gives; the selections themselves are settings."""
+SEEDS = ("seed_draw", "seed_init", "seed_order")
+PATTERN = ("pattern",)
+"""What differs when the pattern differs: nothing else."""
+COPIED = ("copied_lr_factor", "tuned", "layer_lr_decay", "l2_sp")
+"""Options of copied and tuned layers; without such layers they mean nothing."""
+SOURCE = ("source", "source_*", "source.*", "weights.*")
+"""What differs when the source differs; another source may have been trained for longer."""
+LOSS = ("method", "method_options", "method.*", "borrowed", "borrowed_*", "borrow*", "bank.*")
+"""What differs when the loss is built differently."""
+SIZES = (
+    "images_per_class",
+    "epochs",
+    "batch_size",
+    "target_classes",
+    "target.classes.take",
+    "train.step_epochs",
+    "train.warmup_epochs",
+)
+"""Numbers of images and classes of one draw, and the schedules that go with them: what a claim is
+averaged over within a task, in equal pairs."""
+ADDED = ("depth", "reinit", "frozen", "treatment", "n_per_class", "task", "seed")
+"""Columns that `prepare` adds."""
+
+
+def read(path: Path) -> pd.DataFrame:
+    """A leaderboard from its CSV; empty cells are missing, the word none is a word.
+
+    Raises:
+        DataError: when the file is absent, is no leaderboard or holds no row.
+    """
+    if not path.is_file():
+        raise DataError("there is no such leaderboard", place=str(path), hint=WHICH_FILE)
+    try:
+        text = path.read_text(encoding="utf-8")
+    except UnicodeDecodeError:
+        raise DataError("this is not a text file", place=str(path), hint=WHICH_FILE) from None
+    return parse(text, str(path))
+
+
+def parse(text: str, place: str | None = None) -> pd.DataFrame:
+    """A leaderboard from the text of its CSV, see `read`.
+
+    What is odd about its rows stands in `attrs["notes"]` (`analysis.leaderboard.checks.once`).
+
+    >>> parse("status,pattern\\n")
+    Traceback (most recent call last):
+        ...
+    bench.core.errors.DataError: this is not a leaderboard: it has no column dataset, target, …
+      give the CSV that bench grid wrote (results/GRID.csv), not the aggregated one
+    """
+    try:
+        table = pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])
+    except pd.errors.EmptyDataError:
+        raise DataError("the file is empty", place=place, hint=WHICH_FILE) from None
+    except (pd.errors.ParserError, ValueError) as error:
+        reason = " ".join(str(error).split())
+        raise DataError(f"this is no CSV table: {reason}", place=place, hint=WHICH_FILE) from None
+    rows, notes = once(table, place)
+    board = prepare(rows, place)
+    board.attrs["notes"] = [*notes, *board.attrs.get("notes", [])]
+    return board
+
+
+def prepare(board: pd.DataFrame, place: str | None = None) -> pd.DataFrame:
+    """The leaderboard with columns added that the analyses use; every row is kept.
+
+    Added: `depth` layers of the pattern, `reinit` random layers at its end, `frozen` layers frozen
+    from the first on, `treatment` (tune, freeze, partly or scratch), `n_per_class` training images
+    per class, `task` (its id; in leaderboards without one data set, target and class draw, of a
+    folder or a manifest the grid too), `seed` (all seeds of the run and of its sources). Runs that
+    diverged get the accuracies of guessing.
+
+    Args:
+        board: rows as `bench.results.leaderboard.rows` gives them, or from its CSV.
+
+    Raises:
+        DataError: naming the columns that are absent or hold what they cannot; also for an empty
+            leaderboard.
+    """
+    check(board, place)
+    result, notes = described(board)
+    for name in (*_FACTORS, "grid", "experiments", "role", "parent_id", "run_id"):
+        if name not in result.columns:
+            result[name] = None
+    for name in ("top1_accuracy", "val_top1_accuracy"):
+        if name not in result.columns:
+            result[name] = None
+        result[name] = pd.to_numeric(result[name]).astype(float)
+    parts = [_pattern_parts(text, place) for text in result["pattern"]]
+    for name in ("depth", "reinit", "frozen", "treatment"):
+        result[name] = [part[name] for part in parts]
+    result["n_per_class"] = [_per_class(row) for row in result.to_dict("records")]
+    result["task"] = _tasks(result)
+    result["seed"] = key_of(result, repetition_columns(result))
+    lost = _at_chance(result)
+    if lost:
+        notes.append(f"{lost} diverged runs have no number of classes, so no chance to count at")
+    # One text: pandas copies attributes in depth with every operation.
+    result.attrs = {"notes": notes, "varying": "\n".join(_several(result))}
+    return result
+
+
+_GUESSED = (
+    "top1_accuracy",
+    "val_top1_accuracy",
+    "mean_class_accuracy",
+    "mean_average_precision",
+)
+"""Shares that guessing among equally frequent classes brings to one by their number."""
+_VERIFIED = "tar_at_far_"
+
+
+def _at_chance(board: pd.DataFrame) -> int:
+    """Gives diverged runs the accuracies of guessing; how many have no number of classes."""
+    away = board["status"] == "diverged"
+    if not away.any():
+        return 0
+    if "target_classes" not in board.columns:
+        return int(away.sum())
+    chance = 1 / pd.to_numeric(board.loc[away, "target_classes"]).astype(float)
+    rates = [str(n) for n in board.columns if str(n).startswith(_VERIFIED)]
+    # Of pairs of one identity chance accepts as many as of others.
+    guessed = {
+        name: float(name.removeprefix(_VERIFIED)) for name in rates if board[name].notna().any()
+    }
+    for name, value in (dict.fromkeys(_GUESSED, chance) | guessed).items():
+        if name in board.columns:
+            board[name] = board[name].astype(float)
+            board.loc[away, name] = value
+    return int(chance.isna().sum())
+
+
+def _tasks(board: pd.DataFrame) -> pd.Series[str]:
+    names = [board[name].map(_word) for name in ("dataset", "target", "class_draw")]
+    task = names[0] + " " + names[1] + " " + names[2]
+    own = board["dataset"].isin(["folder", "manifest"]) & board["grid"].notna()
+    task = task.where(~own, task + " of " + board["grid"].map(_word))
+    if "task_id" not in board.columns:
+        return task
+    return board["task_id"].where(board["task_id"].notna(), task).astype(str)
+
+
+def finished(board: pd.DataFrame, metric: str = "top1_accuracy") -> pd.Series[bool]:
+    """Rows with an outcome: done, or diverged and so at chance."""
+    return board["status"].isin(["done", "diverged"]) & board[metric].notna()
+
+
+# --- columns ------------------------------------------------------------------------------------
+
+
+def factors(board: pd.DataFrame) -> list[str]:
+    """The columns that say what a run is, repetitions included: fixed ones, then dotted ones.
+
+    Counts of classes are settings only where the leaderboard has no ids: with them, the selections
+    that they come from have columns.
+    """
+    known = "condition_id" in board.columns and board["condition_id"].notna().any()
+    fixed = [n for n in _FACTORS if n in board.columns and not (known and n in _COUNTED)]
+    dotted = [str(n) for n in board.columns if "." in str(n) and n not in _FIXED]
+    return [*(["grid"] if "grid" in board.columns else []), *fixed, *dotted]
+
+
+def varying(board: pd.DataFrame) -> list[str]:
+    """The factors that have more than one value in the leaderboard that these rows are of."""
+    known = board.attrs.get("varying")
+    if known is None:
+        return _several(board)
+    return known.split("\n") if known else []
+
+
+def _several(board: pd.DataFrame) -> list[str]:
+    return [n for n in factors(board) if len(set(map(_word, board[n].tolist()))) > 1]
+
+
+def repetition(name: str) -> bool:
+    """Whether a column tells repetitions of one condition apart: a seed or a class draw."""
+    return name in REPETITION_COLUMNS or ("." in name and is_repetition(name))
+
+
+def repetition_columns(board: pd.DataFrame) -> list[str]:
+    """The columns of seeds, those of sources included; draws of classes belong to the task."""
+    return [n for n in factors(board) if repetition(n) and not n.endswith("class_draw")]
+
+
+def varies(name: str, named: Collection[str]) -> bool:
+    """Whether a column is among those that a comparison names; `source.*` names all below.
+
+    >>> varies("source.train.lr", SOURCE), varies("train.lr", SOURCE)
+    (True, False)
+    """
+    starts = tuple(text[:-1] for text in named if text.endswith("*"))
+    return name in named or (bool(starts) and name.startswith(starts))
+
+
+def key_of(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series[str]:
+    """The cells of each row as one text; equal numbers give equal text whatever their type."""
+    if not columns:
+        return pd.Series("", index=frame.index, dtype=object)
+    words = [list(map(_word, frame[name].tolist())) for name in columns]
+    return pd.Series(["|".join(row) for row in zip(*words, strict=True)], frame.index, dtype=object)
+
+
+def _word(value: Any) -> str:
+    """A cell as text that does not depend on whether its column holds whole or broken numbers."""
+    if value is None or (isinstance(value, float) and value != value):
+        return "-"
+    if isinstance(value, (int, float)) and not isinstance(value, bool):
+        return f"{value:.12g}"
+    return str(value)
+
+
+def _pattern_parts(text: Any, place: str | None) -> dict[str, Any]:
+    try:
+        pattern = LayerPattern.parse(str(text))
+    except BenchError as error:
+        raise DataError(error.message, place=place) from None
+    kinds = [pattern.kind(layer) for layer in range(1, pattern.depth + 1)]
+    copied = len("".join(kinds).rstrip("R"))
+    treatments = {("T",): "tune", ("F",): "freeze", (): "scratch"}
+    treatment = treatments.get(tuple(sorted(set(kinds[:copied]))), "partly")
+    return {
+        "depth": pattern.depth,
+        "reinit": pattern.depth - copied,
+        "frozen": pattern.frozen_prefix,
+        "treatment": treatment,
+    }
+
+
+def _per_class(row: Mapping[Any, Any]) -> float | None:
+    """Images per class asked for; where all were taken, the mean over the classes."""
+    asked = row.get("images_per_class")
+    if asked is not None and asked == asked:
+        return float(asked)
+    images, classes = row.get("train_images"), row.get("target_classes")
+    if not images or not classes or images != images or classes != classes:
+        return None
+    return float(images) / float(classes)

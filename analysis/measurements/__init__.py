@@ -1,0 +1,1 @@
+"""What is measured on images and networks beside accuracy: distances, filters, transferability."""

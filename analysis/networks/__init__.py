@@ -1,0 +1,1 @@
+"""Looking into networks: class images, class trees, layer maps."""

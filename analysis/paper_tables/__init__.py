@@ -1,0 +1,1 @@
+"""The papers' tables beside the user's runs, cell by cell."""

@@ -1,0 +1,1 @@
+"""Tests, corrections for many comparisons, sample sizes. Knows nothing of papers."""

@@ -1,0 +1,105 @@
+"""Corrections for many comparisons, tests of equality, and named random numbers.
+
+Intervals are those of `bench.results.intervals`, which leaderboards have too.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+from collections.abc import Iterable, Mapping
+
+import numpy as np
+import numpy.typing as npt
+
+from bench.core.errors import DataError
+from bench.results.intervals import Estimate
+
+__all__ = ["adjusted", "finite", "generator", "holm", "p_equal", "p_outside"]
+
+Array = npt.NDArray[np.float64]
+
+
+def generator(*words: object) -> np.random.Generator:
+    """A random generator named by words: the same on every machine and in every process.
+
+    >>> int(generator("images", 0).integers(100)) == int(generator("images", 0).integers(100))
+    True
+    """
+    digest = hashlib.sha256("|".join(map(str, words)).encode()).digest()
+    return np.random.Generator(np.random.PCG64(int.from_bytes(digest[:16], "big")))
+
+
+def finite(values: npt.ArrayLike, what: str) -> Array:
+    """The values as a flat float array.
+
+    Raises:
+        DataError: when there are none, or one is not finite.
+    """
+    array = np.asarray(values, dtype=np.float64).ravel()
+    if array.size == 0:
+        raise DataError(f"no values for {what}", hint="run the experiments it needs first")
+    bad = int((~np.isfinite(array)).sum())
+    if bad:
+        raise DataError(
+            f"{bad} of {array.size} values of {what} are not finite",
+            hint="leave missing runs out and say how many they were",
+        )
+    return array
+
+
+def holm(p_values: Mapping[str, float]) -> dict[str, float]:
+    """Holm's adjusted p-values of a family (S. Holm, 1979): smallest times m, next times m-1, …
+
+    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
+    {'a': 0.03, 'b': 0.06, 'c': 0.06}
+    """
+    for name, p in p_values.items():
+        if not 0 <= p <= 1:
+            raise DataError(f"p-value {p} of {name!r} is not between 0 and 1")
+    ordered = sorted(p_values, key=lambda name: (p_values[name], name))
+    found: dict[str, float] = {}
+    running = 0.0
+    for place, name in enumerate(ordered):
+        running = max(running, min(1.0, p_values[name] * (len(ordered) - place)))
+        found[name] = running
+    return {name: found[name] for name in p_values}
+
+
+def adjusted(p_values: Iterable[tuple[str, float | None]]) -> dict[str, float]:
+    """Holm's adjusted p-values by hypothesis; one that is tested twice counts once.
+
+    Args:
+        p_values: pairs of hypothesis and p-value; None is not tested.
+
+    >>> adjusted([("a", 0.01), ("a", 0.01), ("b", 0.03), ("c", None)])
+    {'a': 0.02, 'b': 0.03}
+    """
+    family: dict[str, float] = {}
+    for name, p in p_values:
+        if p is not None and not math.isnan(p):
+            family[name] = max(p, family.get(name, 0.0))
+    return holm(family)
+
+
+# --- equality ------------------------------------------------------------------------------------
+
+
+def p_equal(e: Estimate, low: float, high: float) -> float | None:
+    """Two one-sided tests (D. J. Schuirmann, 1987): p of "the mean is not between low and high".
+
+    The interval at twice the level lies within the margins exactly where p is below it. None
+    without an interval.
+
+    >>> from bench.results.intervals import from_errors
+    >>> round(p_equal(from_errors(0.0, 0.1, 9, 10, "task"), -1.0, 1.0), 6)
+    2e-06
+    """
+    above, below = e.p_above(low), e.p_below(high)
+    return None if above is None or below is None else max(above, below)
+
+
+def p_outside(e: Estimate, low: float, high: float) -> float | None:
+    """Two-sided p of "the mean is between low and high"; None without an interval."""
+    above, below = e.p_above(high), e.p_below(low)
+    return None if above is None or below is None else min(1.0, 2 * min(above, below))

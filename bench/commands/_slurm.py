@@ -1,0 +1,287 @@
+"""What `bench grid --slurm`, `status`, `logs`, `cancel` and `resume` do, and what they print."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console, Group
+from rich.markup import escape
+from rich.table import Table
+
+from bench.commands._tables import status_table
+from bench.core.errors import BenchError, GridError, nearest
+from bench.core.text import duration
+from bench.grid.yaml import scalar
+from bench.launch.slurm.ledger import Command, Desk
+from bench.launch.slurm.permissions import printable
+from bench.launch.slurm.reconcile import Reconciler
+from bench.launch.slurm.settings import SlurmSettings, read_settings
+from bench.launch.slurm.states import STATES, RunView, Situation
+from bench.launch.slurm.submission import Outcome
+from bench.planning.workspace import Session
+from bench.results.store import Store
+from bench.runs.distributed import check_gpus
+
+__all__ = [
+    "cancel_grid",
+    "logs_text",
+    "show_status",
+    "slurm_overrides",
+    "submit_grid",
+]
+
+_SHOWN = 12
+_GLANCE_S = 2.0
+
+
+def slurm_overrides(texts: Sequence[str] | None, **common: Any) -> list[tuple[str, Any]]:
+    """`--slurm-set` texts and the options with names of their own, as (key, value).
+
+    >>> slurm_overrides(["source.timeout_min=600"], partition="gpu", qos=None)
+    [('source.timeout_min', 600), ('partition', 'gpu')]
+
+    Raises:
+        GridError: a text is not KEY=VALUE.
+    """
+    found: list[tuple[str, Any]] = []
+    for text in texts or ():
+        key, equals, value = text.partition("=")
+        if not equals:
+            known = nearest(key, SlurmSettings.model_fields, 12)
+            raise GridError(f"--slurm-set {text!r}: expected KEY=VALUE", hint=f"keys: {known}")
+        found.append((key.strip(), scalar(value)))
+    return found + [(key, value) for key, value in common.items() if value is not None]
+
+
+def reconciler(
+    session: Session,
+    overrides: Sequence[tuple[str, Any]] = (),
+    *,
+    only: Sequence[str] = (),
+    set_: Sequence[str] = (),
+) -> Reconciler:
+    """The step for a session, with the settings of its grid and of the command line."""
+    grid = session.grid
+    settings = read_settings(grid.slurm, overrides, place=str(grid.path))
+    command = Command(
+        name=grid.name,
+        file_name=grid.path.name,
+        text=grid.path.read_text(encoding="utf-8"),
+        only=tuple(only),
+        overrides=tuple(set_),
+        data_root=str(session.data_root.resolve()) if session.data_root else None,
+        settings=settings.model_dump(mode="json"),
+    )
+    return Reconciler(session, command, settings)
+
+
+def submit_grid(
+    session: Session,
+    console: Console,
+    overrides: Sequence[tuple[str, Any]] = (),
+    *,
+    only: Sequence[str] = (),
+    set_: Sequence[str] = (),
+    retry_failed: bool = False,
+) -> int:
+    """`bench grid --slurm` and `bench resume`; gives the exit status.
+
+    Submits what is missing, looks once more for jobs that can never start, and returns: nothing has
+    to stay alive. 0 if everything is done or on its way, 1 if something failed or cannot start.
+    """
+    step = reconciler(session, overrides, only=only, set_=set_)
+    for kind in ("source", "finetune"):
+        mine = (run.spec for run in session.wanted if (run.role == "source") == (kind == "source"))
+        check_gpus(mine, step.settings.resources(kind).gpus or 1, str(session.grid.path))
+    outcome = step.submit(begin=True, retry_failed=retry_failed)
+    _say(console, outcome)
+    while outcome.jobs:
+        time.sleep(_GLANCE_S)
+        seen = step.view()
+        outcome.jobs = len(seen.notes)  # what was cancelled may set free what cannot start either
+        for note in seen.notes:
+            console.print(f"[red]{escape(printable(note))}[/]", highlight=False)
+        outcome.situation = seen.situation
+    counts = outcome.situation.counts
+    if outcome.situation.in_queue:
+        console.print(f"to follow it: {session.command('status', '--watch')}", highlight=False)
+    elif counts["done"] + counts["diverged"] == sum(counts.values()):
+        console.print(f"leaderboard: {session.leaderboard()}")
+    return 1 if counts["failed"] or counts["damaged"] or counts["blocked"] else 0
+
+
+def _say(console: Console, outcome: Outcome) -> None:
+    text = f"{outcome.runs} runs submitted in {outcome.jobs} jobs"
+    if outcome.deferred:
+        text += f"; {outcome.deferred} follow when the queue has room or their source is done"
+    console.print(f"{text}; {_counted(outcome.situation)}", highlight=False)
+    for note in (*outcome.notes, *outcome.situation.notes):
+        console.print(escape(printable(note)), highlight=False)
+
+
+def _counted(found: Situation) -> str:
+    return ", ".join(f"{found.counts[s]} {s}" for s in STATES if found.counts[s]) or "no runs"
+
+
+# --- status ---
+
+
+def show_status(
+    session: Session,
+    console: Console,
+    *,
+    watch: bool = False,
+    as_json: bool = False,
+    every_s: float = 10.0,
+) -> int:
+    """`bench status`: counts, and a table of what is not done; gives the exit status.
+
+    With `watch`, again and again until nothing is in the queue; with `as_json`, one JSON document.
+    """
+    step = reconciler(session)
+    while True:
+        outcome = step.view()
+        if as_json:
+            console.out(json.dumps(status_json(session, outcome), indent=1), highlight=False)
+        else:
+            if watch and console.is_terminal:
+                console.clear()
+            console.print(status_page(session, outcome))
+        if not watch or not outcome.situation.in_queue:
+            return 1 if outcome.situation.of("failed", "damaged") else 0
+        time.sleep(every_s)
+
+
+def status_json(session: Session, outcome: Outcome) -> dict[str, Any]:
+    """Everything that the table shows, and the runs that are done."""
+    found = outcome.situation
+    return {
+        "grid": session.plan.name,
+        "results": str(session.store.root),
+        "leaderboard": str(session.leaderboard()),
+        "cluster": found.cluster,
+        "trouble": found.trouble,
+        "counts": {state: found.counts[state] for state in STATES},
+        "notes": [*outcome.notes, *found.notes],
+        "runs": [{"name": _name(session, view), **view.to_json()} for view in found.runs.values()],
+    }
+
+
+def status_page(session: Session, outcome: Outcome) -> Group:
+    """Counts by experiment, then the runs that run, wait, failed or are blocked."""
+    found = outcome.situation
+    states = {key: view.state for key, view in found.runs.items()}
+    parts: list[Any] = [status_table(session, _as_known(states)), _counted(found)]
+    if found.cluster == "down":
+        parts.append(f"[red]{escape(printable(found.trouble))}[/]")
+    table = Table("run", "state", "job", "what about it", box=None, pad_edge=False)
+    for state in ("running", "failed", "pending", "blocked", "cancelled", "missing"):
+        views = found.of(state)
+        for view in views[:_SHOWN]:
+            about = escape(_about(view))
+            table.add_row(_name(session, view), state, view.slurm_id or view.job, about)
+        if len(views) > _SHOWN:
+            table.add_row(f"… {len(views) - _SHOWN} more", state, "", "bench status --json: all")
+    if table.row_count:
+        parts += ["", table]
+    for view in found.of("damaged"):  # a line of its own: the path must be whole
+        parts.append(f"[red]damaged[/] {escape(_one_line(view.reason))}")
+    notes = [*outcome.notes, *found.notes]
+    parts += [f"[yellow]{escape(printable(note))}[/]" for note in notes]
+    return Group(*parts)
+
+
+def _as_known(states: Mapping[str, str]) -> dict[str, str]:
+    """The states of the table of counts: what is in the queue or cancelled has no result yet."""
+    known = ("done", "diverged", "failed", "damaged", "blocked")
+    return {key: state if state in known else "missing" for key, state in states.items()}
+
+
+def _about(view: RunView) -> str:
+    if view.state == "running":
+        if view.epoch is None:
+            return f"on {view.reason}, before its first epoch's end"
+        left = f", {duration(view.left_s)} left" if view.left_s is not None else ""
+        return f"on {view.reason}, epoch {view.epoch} of {view.epochs}{left}"
+    lines = [line for line in printable(view.reason).splitlines() if line.strip()]
+    if view.state == "failed":
+        tried = f"after {view.attempts} attempts: " if view.attempts > 1 else ""
+        return tried + "\n".join([*lines[:1], *lines[1:][-3:]])[:600]
+    text = " ".join(lines)[:200]
+    if view.attempts:
+        return f"attempt {view.attempts + 1}; {text}"
+    return text
+
+
+def _one_line(text: str) -> str:
+    return "; ".join(line.strip() for line in printable(text).splitlines() if line.strip())
+
+
+def _name(session: Session, view: RunView) -> str:
+    name = session.store.folder(view.run.id, view.run.spec).path.name
+    return name[: -len(view.run.id)] + view.run.id[:8]
+
+
+# --- cancel, logs ---
+
+
+def cancel_grid(session: Session, console: Console, only: Sequence[str] = ()) -> int:
+    """`bench cancel`: ends the jobs of a grid, or of some of its experiments."""
+    names = [experiment.name for experiment in session.grid.experiments]
+    for name in only:
+        if name not in names:
+            raise GridError(
+                f"there is no experiment {name!r}", hint=f"known: {nearest(name, names)}"
+            )
+    outcome = reconciler(session).cancel(only)
+    for note in outcome.notes:
+        console.print(escape(printable(note)), highlight=False)
+    console.print(_counted(outcome.situation), highlight=False)
+    return 0
+
+
+def logs_text(run: str, results: Path, lines: int = 200) -> str:
+    """`bench logs RUN`: what the newest job that had the run in hand said about it.
+
+    Raises:
+        BenchError: no run, or several, match; or no job has left a log of it.
+    """
+    store = Store(results)
+    desk = Desk(results.resolve() / "slurm")
+    ledger = desk.read()
+    ids = {job_run for job in ledger.jobs.values() for job_run in job.runs}
+    matching = {f.run_id for f in store.find(run)} | {key for key in ids if key.startswith(run)}
+    if len(matching) != 1:
+        found = ", ".join(sorted(matching)[:8]) or "none"
+        raise BenchError(
+            f"{len(matching)} runs match {run!r}", place=str(results), hint=f"matching: {found}"
+        )
+    run_id = matching.pop()
+    for job in reversed([job for job in ledger.jobs.values() if run_id in job.runs]):
+        folder = desk.job_folder(job.name)
+        for path in sorted(folder.glob("log-*.txt"), reverse=True):
+            part = _part(path.read_text(errors="replace").splitlines(), run_id)
+            if part:
+                return printable("\n".join([f"{path}:", *part[-lines:]]))
+        errors = [line for p in folder.glob("*_log.err") for line in p.read_text().splitlines()]
+        if errors:
+            return printable("\n".join([f"{folder}:", *errors[-lines:]]))
+    raise BenchError(f"no job has left a log of run {run_id}", place=str(results))
+
+
+def _part(lines: Sequence[str], run_id: str) -> list[str]:
+    """The lines between a run's beginning and its end."""
+    kept: list[str] = []
+    inside = False
+    for line in lines:
+        if line == f"bench: started {run_id}":
+            inside = True
+        if inside or line.startswith((f"bench: ended {run_id}", f"bench: blocked {run_id}")):
+            kept.append(line)
+        if line.startswith(f"bench: ended {run_id}"):
+            inside = False
+    return kept

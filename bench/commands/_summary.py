@@ -1,0 +1,109 @@
+"""What `bench grid` and its views say at their end: where the tables are, what was not as asked."""
+
+from __future__ import annotations
+
+import itertools
+import re
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from rich.markup import escape
+
+from bench.commands.record_details import counted, omitted_by_condition
+from bench.core.errors import StoreError
+from bench.grid.presets import split_presets
+from bench.planning.workspace import Session
+
+__all__ = [
+    "damage_lines",
+    "ending_lines",
+    "leaderboard_lines",
+    "missing_lines",
+    "omission_lines",
+]
+
+
+def missing_lines(messages: Sequence[str]) -> list[str]:
+    """What a dry run went on without: one data set in full, several by their names.
+
+    >>> both = ["data set 'a' was not found: …", "data set 'b' was not found: …"]
+    >>> missing_lines(both)[0].splitlines()[0]
+    'a, b'
+    """
+    names = [found[1] for text in messages if (found := re.search(r"data set '([^']+)'", text))]
+    if len(messages) < 2 or len(names) < len(messages):
+        return [escape(text) for text in messages]
+    return [
+        f"{', '.join(names)}\n  bench data list {names[0]}, for example, says where to get it and "
+        "how it must lie; then --data-root FOLDER, where a folder per data set lies"
+    ]
+
+
+def leaderboard_lines(session: Session) -> list[str]:
+    """Where the tables lie, and why they are not those of the grid's name where they are not."""
+    lines = [
+        f"leaderboard: {escape(str(session.leaderboard()))}",
+        f"             {escape(str(session.leaderboard('-aggregated')))}",
+    ]
+    if session.board and session.board != session.plan.name:
+        plain = escape(str(session.store.leaderboard(session.plan.name)))
+        lines.append(
+            f"             (not {plain}: with {_used(session)} these are other runs than the "
+            "grid's own)"
+        )
+    if features := sum(run.role == "extract" for run in session.wanted):
+        lines.append(
+            f"features:    {features} extractions, which bench findings and bench report read"
+        )
+    return lines
+
+
+def _used(session: Session) -> str:
+    """Which of --preset and --set the grid was opened with."""
+    texts = [text for flag, text in itertools.pairwise(session.given) if flag == "--set"]
+    presets, others = split_presets(texts)
+    return " and ".join(["--preset"] * bool(presets) + ["--set"] * bool(others)) or "--set"
+
+
+def ending_lines(session: Session, table: Sequence[Mapping[str, Any]]) -> tuple[list[str], int]:
+    """What became of the runs that were asked for, and how many have no result.
+
+    Args:
+        table: the leaderboard's rows.
+    """
+    states = session.states()
+    found = [states[run.id] for run in session.wanted]
+    lines = omission_lines(session) + damage_lines(session, table)
+    if diverged := found.count("diverged"):
+        lines.append(f"{counted(diverged, 'run')} diverged; that is a result and has its rows")
+    bad = sum(state not in ("done", "diverged") for state in found)
+    if bad:
+        many = counted(bad, "run has", "runs have")
+        lines.append(f"{many} no result; see: {escape(session.command('status'))}")
+        if "failed" in found:
+            lines.append("to try failed runs again: add --retry-failed")
+    elif len(found) == 1:
+        lines.append("the run is done")
+    else:
+        lines.append(f"all {len(found)} runs are done")
+    return lines, bad
+
+
+def omission_lines(session: Session) -> list[str]:
+    """A line for each selection of images that could not be had as it was asked for."""
+    finished = []
+    for run in session.wanted:
+        try:
+            record = session.store.folder(run.id, run.spec).record()
+        except StoreError:
+            continue  # `damage_lines` names it
+        if record is not None:
+            finished.append((run.spec, record))
+    return [f"[yellow]note[/] {escape(line)}" for line in omitted_by_condition(finished)]
+
+
+def damage_lines(session: Session, table: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The runs whose records cannot be used: the file, what is wrong and the way out."""
+    wanted = {run.id for run in session.wanted}
+    bad = [row for row in table if row["status"] == "damaged" and row["run_id"] in wanted]
+    return [f"[red]damaged[/] {escape(str(row['reason']))}" for row in bad]

@@ -1,0 +1,359 @@
+"""Tables for the terminal: what would run, how a grid stands, what it found."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+from rich.markup import escape
+from rich.table import Table
+
+from bench.commands.record_details import counted, record_lines
+from bench.core.text import duration
+from bench.planning.plan import forecast_s
+from bench.planning.states import to_do
+from bench.planning.workspace import Session
+from bench.results.aggregate import (
+    baselines_of,
+    best_of,
+    conditions,
+    describe_order,
+    of_experiment,
+    setting_columns,
+)
+from bench.specs.planned import PlannedRun
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+__all__ = [
+    "ABOUT_INTERVALS",
+    "ExperimentView",
+    "experiment_table",
+    "leaderboard_tables",
+    "plan_table",
+    "run_table",
+    "status_table",
+]
+
+_WITHOUT_EXPERIMENT = {"(sources)": "source", "(features)": "extract"}
+"""Rows of runs that no experiment names, and their role."""
+_STYLES = {"done": "green", "diverged": "yellow", "failed": "red", "blocked": "magenta"}
+_STYLES |= {"damaged": "red"}
+_WITHOUT_RESULT = ("diverged", "failed", "damaged", "blocked")
+
+
+def plan_table(
+    session: Session, states: Mapping[str, str], workers: int, *, retry_failed: bool = False
+) -> tuple[Table, str]:
+    """What `--dry-run` shows: a row per experiment, and a sentence of totals."""
+    todo = to_do(states, retry_failed)
+    rates = session.rates()
+    table = Table("experiment", "about", box=None, pad_edge=False)
+    given_up = any(states[r.id] != "done" and r.id not in todo for r in session.wanted)
+    headings = ("runs", "done", "to do", "work", *(("no result",) if given_up else ()))
+    for heading in headings:
+        table.add_column(heading, justify="right")
+    groups: dict[str, list[PlannedRun]] = {e.name: [] for e in session.experiments}
+    sources = [run for run in session.wanted if run.role == "source"]
+    features = [run for run in session.wanted if run.role == "extract" and not run.experiments]
+    for run in session.wanted:
+        for name in set(run.experiments) & set(groups):
+            groups[name].append(run)
+    about = {e.name: e.about for e in session.experiments}
+    about["(sources)"] = "trained once, shared by the runs that start from them"
+    about["(features)"] = "what measure: asks for; nothing is trained"
+    if sources:
+        groups["(sources)"] = sources
+    if features:
+        groups["(features)"] = features
+    for name, runs in groups.items():
+        left = [run for run in runs if run.id in todo]
+        done = sum(states[run.id] == "done" for run in runs)
+        others = len(runs) - done - len(left)
+        table.add_row(
+            name,
+            escape(about[name]),
+            str(len(runs)),
+            str(done),
+            str(len(left)),
+            _work([forecast_s(run, rates) for run in left]),
+            *([str(others) if others else ""] if given_up else []),
+        )
+    return table, _totals(session, states, rates, workers, todo)
+
+
+def _work(costs: Sequence[float | None]) -> str:
+    known = [cost for cost in costs if cost is not None]
+    if len(known) == len(costs):
+        return duration(sum(known))
+    return f"{duration(sum(known))} + ?" if known else "?"
+
+
+def _totals(
+    session: Session,
+    states: Mapping[str, str],
+    rates: Mapping[tuple[str, int], float],
+    workers: int,
+    todo: Collection[str],
+) -> str:
+    runs = session.wanted
+    left = [run for run in runs if run.id in todo]
+    costs = [forecast_s(run, rates) for run in left]
+    known = sum(cost for cost in costs if cost is not None)
+    counts = Counter(states[run.id] for run in runs if run.id not in todo)
+    ended = [f"{counts[s]} {s}" for s in _WITHOUT_RESULT if counts[s]]
+    parts = [counted(len(runs), "run"), f"{counts['done']} done", *ended, f"{len(left)} to do"]
+    text = ", ".join(parts)
+    children = sum(run.parent_id is not None for run in runs)
+    parents = len({run.parent_id for run in runs if run.parent_id})
+    if parents:
+        shared = "a shared one" if parents == 1 else f"{parents} shared ones"
+        text += f"; {counted(children, 'run starts', 'runs start')} from {shared}"
+    if again := session.plan.repeated:
+        text += (
+            f"; {counted(again, 'cell is', 'cells are')} equal to others, which run once for all"
+        )
+    if any(run.facts.missing for run in left):
+        return f"{text}; how long it takes is not known without the data"
+    if known:
+        origin = "at the speed measured here" if rates else "at an assumed speed"
+        text += f"; about {duration(known / workers)} on {counted(workers, 'worker')} {origin}"
+    unknown = sum(cost is None for cost in costs)
+    if unknown:
+        text += f"; {counted(unknown, 'run')} of unknown cost: nothing like it has run here yet"
+    return text
+
+
+def status_table(session: Session, states: Mapping[str, str]) -> Table:
+    """Counts of states per experiment."""
+    names: tuple[str, ...] = ("done", "diverged", "failed", "damaged", "blocked", "missing")
+    if "damaged" not in states.values():
+        names = tuple(name for name in names if name != "damaged")
+    table = Table("experiment", box=None, pad_edge=False)
+    for name in names:
+        table.add_column(name, justify="right", style=_STYLES.get(name))
+    experiments = [e.name for e in session.experiments] + list(_WITHOUT_EXPERIMENT)
+    for experiment in experiments:
+        runs = [
+            run
+            for run in session.wanted
+            if experiment in run.experiments
+            or (not run.experiments and _WITHOUT_EXPERIMENT.get(experiment) == run.role)
+        ]
+        counts = Counter(states[run.id] for run in runs)
+        if runs:
+            table.add_row(experiment, *(str(counts[name]) for name in names))
+    return table
+
+
+class ExperimentView(NamedTuple):
+    """The table of an experiment and what stands above it."""
+
+    heading: tuple[str, ...]
+    table: Table
+
+    def show(self, out: Console) -> None:
+        """Prints both."""
+        for line in self.heading:
+            out.print(line, highlight=False, markup=False)
+        out.print(self.table)
+        out.print()
+
+
+def leaderboard_tables(
+    session: Session, table: Sequence[dict[str, Any]], choose: Sequence[str] = ()
+) -> list[ExperimentView]:
+    """A view of each experiment, best condition first; only the columns that vary are shown.
+
+    Columns in `choose` are settled by the validation accuracy first, see `aggregate.best_of`, and
+    are always shown.
+    """
+    return [
+        experiment_table(e.name, e.about, best_of(found, choose), choose)
+        for e in session.experiments
+        for found in [conditions(of_experiment(table, e.name), baselines_of(e.name, session.plan))]
+    ]
+
+
+def experiment_table(
+    name: str, about: str, found: Sequence[Mapping[str, Any]], choose: Sequence[str] = ()
+) -> ExperimentView:
+    """Conditions of one experiment, best first, with the columns that tell them apart.
+
+    Args:
+        choose: columns that validation settled; they are always shown.
+    """
+    found = [_with_options(row) for row in found]
+    keys = _telling(found)
+    keys += [key for key in choose if key not in keys]
+    title = f"{name}: {about}" if about else name
+    table = Table(box=None, pad_edge=False)
+    for key in keys:
+        table.add_column(key, no_wrap=True)
+    for heading in ("top-1 %", "95 % interval", "over", "runs"):
+        table.add_column(heading, justify="right", no_wrap=True)
+    compared = any(row["n_pairs"] for row in found)
+    if compared:
+        table.add_column("over baseline, paired", justify="right", no_wrap=True)
+    short = any(row.get("train_images_used") for row in found)
+    if short:
+        table.add_column("training images", justify="right", no_wrap=True)
+    gaps = any(_without(row) for row in found)
+    if gaps:
+        table.add_column("without result")
+    for row in sorted(found, key=lambda c: -(c["top1_accuracy_mean"] or -1.0)):
+        mean, low, high = (row[f"top1_accuracy_{end}"] for end in ("mean", "low", "high"))
+        table.add_row(
+            *(_value(row[key]) for key in keys),
+            "" if mean is None else f"{100 * mean:.1f}",
+            _percentages(low, high, row["n"]),
+            _units(row),
+            str(row["n"]),
+            *([_difference(row)] if compared else []),
+            *([row.get("train_images_used") or "as asked"] if short else []),
+            *([_without(row)] if gaps else []),
+        )
+    return ExperimentView((title, _images(found)), table)
+
+
+ABOUT_INTERVALS = (
+    "Intervals are over tasks (class draws, targets); where there is one task, over its seeds with "
+    "the error of its test images, and speak of this task only. They are cut at 0 and 100 %."
+)
+
+
+def _images(found: Sequence[Mapping[str, Any]]) -> str:
+    """Sizes of the sets. Validation images have labels too: they choose the epoch and the rate."""
+    sizes = []
+    for name in ("train_images", "val_images", "test_images"):
+        words = dict.fromkeys(str(row.get(name)) for row in found if row.get(name) is not None)
+        counts = sorted(words, key=lambda word: (len(word), word))
+        sizes.append(", ".join(counts) or "?")
+    return (
+        f"images: {sizes[0]} to train on; {sizes[1]} more with labels for validation, which choose "
+        f"epoch and rate; {sizes[2]} to test on"
+    )
+
+
+def _units(row: Mapping[str, Any]) -> str:
+    """What the interval counts: 3 tasks, or 5 seeds."""
+    if row["unit"] == "task":
+        return counted(row["tasks"], "task")
+    return counted(row["n"], "seed") if row["n"] else ""
+
+
+_GATHERED = ("method_options", "tuned", "layer_lr_decay", "l2_sp", "source_epochs")
+"""Columns that few conditions fill; shown as one."""
+_TYPED = ("source_kind", "source_side", "source_origin", "source_links", "source_pattern")
+"""What the source's label says, as values for analyses."""
+
+
+def _with_options(row: Mapping[str, Any]) -> dict[str, Any]:
+    """The row with one column of what is not usual about its method and recipe."""
+    from bench.methods import check
+
+    defaults = check(str(row["method"]), {}).model_dump()
+    parts = [
+        f"{name.removeprefix('method.')}={_value(value)}"
+        for name, value in row.items()
+        if name.startswith("method.") and value is not None
+        if defaults.get(name.removeprefix("method.")) != value
+    ]
+    for name, unset in (("tuned", "all"), ("layer_lr_decay", 1.0), ("l2_sp", 0.0)):
+        if row.get(name) not in (None, unset):
+            parts.append(f"{name}={_value(row[name])}")
+    gathered = [k for k in row if k in _GATHERED or k.startswith("method.")]
+    kept = {key: value for key, value in row.items() if key not in gathered}
+    return kept | {"options": "; ".join(parts) or None}
+
+
+def _telling(found: Sequence[Mapping[str, Any]]) -> list[str]:
+    """The columns that tell conditions apart, without those that only repeat an earlier one.
+
+    Of the settings that only some leaderboards have, those that tell rows apart that still look
+    alike.
+    """
+    kept: dict[tuple[int, ...], str] = {}
+    hidden = (*_TYPED, "borrowed_sets")
+    for key in (*(k for k in describe_order() if k not in hidden), "options"):
+        values = [str(row.get(key)) for row in found]
+        lacking = "None" in values and key == "source_classes"
+        if len(set(values) - ({"None"} if lacking else set())) > 1:
+            places = {value: place for place, value in reversed(list(enumerate(values)))}
+            kept.setdefault(tuple(places[value] for value in values), key)
+    keys = list(kept.values())
+    for key in [*setting_columns(found), *hidden]:
+        looks = {tuple(str(row.get(k)) for k in keys) for row in found}
+        more = {tuple(str(row.get(k)) for k in (*keys, key)) for row in found}
+        keys += [key] if len(more) > len(looks) else []
+    return keys
+
+
+def _percentages(low: float | None, high: float | None, n: int) -> str:
+    """An interval of accuracies; one from 0 to 100 means nothing.
+
+    >>> _percentages(0.5, 0.6, 3), _percentages(0.9, 1.0, 3), _percentages(0.0, 1.0, 2)
+    ('50.0 – 60.0', '90.0 – 100.0', '–')
+    """
+    if low is None or high is None:
+        return "–" if n else ""
+    if low <= 0 and high >= 1:
+        return "–"
+    return f"{100 * low:.1f} – {100 * high:.1f}"
+
+
+def _difference(row: Mapping[str, Any]) -> str:
+    """Points over the baseline with their interval; a dash for the baseline itself."""
+    mean, low, high = (row[f"top1_over_baseline_{end}"] for end in ("mean", "low", "high"))
+    if mean is None:
+        return "–"
+    interval = "" if low is None else f" ({100 * low:+.1f} – {100 * high:+.1f})"
+    return f"{100 * mean:+.1f}{interval}"
+
+
+def _without(row: Mapping[str, Any]) -> str:
+    parts = [(row["n_diverged"], "diverged"), (row["n_missing"], "missing or failed")]
+    return ", ".join(f"{count} {word}" for count, word in parts if count)
+
+
+def _value(value: Any) -> str:
+    if value is None:
+        return "–"
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def run_table(record: Mapping[str, Any]) -> Table:
+    """One run, a line per column, then what else its record says."""
+    table = Table("column", "value", box=None, pad_edge=False, show_header=False)
+    for name, value in record["row"].items():
+        if value not in (None, ""):
+            table.add_row(name, escape(_value(value)))
+    others = record_lines(record)
+    if others:
+        table.add_section()
+        table.add_row("", "")
+    for name, text in others:
+        table.add_row(escape(name), escape(text))
+    return table
+
+
+def failure_lines(session: Session, states: Mapping[str, str], most: int = 8) -> list[str]:
+    """The last words of the failed runs, the first `most` of them."""
+    failed = [run for run in session.wanted if states[run.id] == "failed"]
+    lines = []
+    for run in failed[:most]:
+        folder = session.store.folder(run.id, run.spec)
+        lines.append(f"\nfailed: {escape(folder.path.name)}")
+        lines.append(failure_text(folder.failures()[-1], lines=6))
+    if len(failed) > most:
+        lines.append(f"\n… and {len(failed) - most} more; bench show RUN tells about each")
+    return lines
+
+
+def failure_text(failure: Mapping[str, Any], lines: int = 40) -> str:
+    """A failed attempt: its reason and the end of what it said, control characters removed."""
+    text = f"{failure.get('reason', 'unknown')}: {failure.get('message', '')}"
+    printable = "".join(c for c in text if c.isprintable() or c == "\n")
+    return escape("\n".join(f"  {line}" for line in printable.strip().split("\n")[-lines:]))

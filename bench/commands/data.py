@@ -1,0 +1,139 @@
+"""The `bench data` commands: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from bench.commands._options import DataRoot, Results, console
+from bench.core.errors import BenchError
+
+if TYPE_CHECKING:
+    from bench.data.compare import Side
+
+__all__ = ["register"]
+
+Options = Annotated[
+    list[str] | None,
+    typer.Option("--option", help="KEY=VALUE of the data set, such as partial=true; may repeat"),
+]
+
+
+def data_list(
+    name: Annotated[str | None, typer.Argument(help="of one data set, to see all of it")] = None,
+) -> None:
+    """List the data sets that a grid can name: what they are, what for, where to get them."""
+    from bench.data.listing import details, listed
+
+    if name is not None:
+        for line in details(name):
+            typer.echo(line)
+        return
+    from rich.table import Table
+
+    table = Table(box=None, pad_edge=False, header_style="bold")
+    headings = ("name", "classes", "images", "used for", "get it", "licence")
+    for heading in headings:
+        table.add_column(heading, overflow="fold")
+    for one in listed():
+        row = (one.name, one.classes, one.images, one.used_for, one.where, one.licence)
+        table.add_row(*row)
+    out = console()
+    out.print(table, highlight=False, markup=False)
+    out.print("images: training / validation / test. Layout and options: bench data list NAME")
+
+
+def data_check(
+    name: Annotated[str, typer.Argument(help="a data set's name, such as folder")],
+    path: Annotated[str | None, typer.Argument(help="where it lies")] = None,
+    option: Options = None,
+    against: Annotated[
+        tuple[str, str] | None,
+        typer.Option(
+            metavar="OTHER PATH",
+            help="a data set to look for the same images in; - for PATH looks where grids do",
+        ),
+    ] = None,
+    against_option: Annotated[
+        list[str] | None, typer.Option(help="KEY=VALUE of the other data set; may repeat")
+    ] = None,
+    bytes_only: Annotated[
+        bool, typer.Option("--bytes-only", help="compare files, not what they show")
+    ] = False,
+    pairs: Annotated[Path | None, typer.Option(help="CSV file for the shared images")] = None,
+    data_root: DataRoot = None,
+    results: Results = Path("results"),
+) -> None:
+    """Check a data set: layout, counts, unreadable and duplicate images, overlap with another."""
+    from bench.data.check import check
+    from bench.data.compare import Side
+
+    if against is None and (against_option or bytes_only or pairs is not None):
+        raise BenchError(
+            "--against-option, --bytes-only and --pairs are about another data set",
+            hint="add --against OTHER PATH, or leave them out",
+        )
+    side = Side(name, path, _options(option))
+    report = check(
+        name, path, data_root=data_root, cache_dir=results / "cache", options=side.options
+    )
+    for line in report.lines():
+        typer.echo(line)
+    bad = bool(report.problems)
+    if against is not None:
+        where = None if against[1] == "-" else against[1]
+        other = Side(against[0], where, _options(against_option))
+        bad = _compare(side, other, data_root, results, bytes_only, pairs) or bad
+    if bad:
+        raise typer.Exit(1)
+
+
+def _compare(
+    side: Side,
+    other: Side,
+    data_root: Path | None,
+    results: Path,
+    bytes_only: bool,
+    pairs: Path | None,
+) -> bool:
+    """Prints what two data sets share; True if test images of the first are among it."""
+    from bench.data.compare import compare, write_pairs
+
+    found = compare(
+        side,
+        other,
+        data_root=data_root,
+        cache_dir=results / "cache",
+        pictures=not bytes_only,
+        say=lambda line: typer.echo(f"{line} …", err=True),
+    )
+    for line in found.lines():
+        typer.echo(line)
+    if pairs is not None:
+        write_pairs(found, pairs)
+        typer.echo(f"shared images: {pairs}")
+    return found.leaks > 0
+
+
+def _options(texts: list[str] | None) -> tuple[tuple[str, Any], ...]:
+    """KEY=VALUE pairs, values read as in a grid."""
+    from bench.grid.yaml import scalar
+    from bench.specs.run import DataSpec
+
+    given = {}
+    for text in texts or ():
+        key, sign, value = text.partition("=")
+        if not sign or not key:
+            raise BenchError(f"--option {text!r} is not KEY=VALUE", hint="such as partial=true")
+        given[key] = scalar(value)
+    return DataSpec(dataset="any", options=given).options  # type: ignore[arg-type]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the application."""
+    data = typer.Typer(no_args_is_help=True, help="Look at data sets.", rich_markup_mode=None)
+    data.command("list")(data_list)
+    data.command("check")(data_check)
+    app.add_typer(data, name="data")

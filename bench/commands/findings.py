@@ -1,0 +1,370 @@
+"""`bench findings`: which of the papers' claims hold on a user's runs, and what would decide."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.commands._options import (
+    DataRoot,
+    LeastSeeds,
+    LeastTasks,
+    Margin,
+    Results,
+    Set,
+    SmallestEffect,
+    as_path,
+    console,
+    with_rules,
+)
+from bench.core.errors import BenchError, nearest
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from rich.table import Table
+
+    from analysis.comparisons.evidence import Evidence
+    from analysis.findings.parts import Finding, Part
+
+__all__ = ["effect_text", "evidence_of", "findings_text", "register"]
+
+
+def findings(
+    source: Annotated[
+        Path | None,
+        typer.Argument(
+            metavar="[GRID|FOLDER|CSV]",
+            help="a grid, a results folder or a leaderboard; the results folder if left out",
+            callback=as_path,
+        ),
+    ] = None,
+    published: Annotated[
+        bool, typer.Option("--published", help="the papers' own numbers instead of runs")
+    ] = False,
+    claim: Annotated[
+        list[str] | None, typer.Option(help="a claim such as LI-C4; may be repeated")
+    ] = None,
+    csv: Annotated[
+        Path | None, typer.Option(help="write all numbers to this CSV file", callback=as_path)
+    ] = None,
+    details: Annotated[
+        bool, typer.Option("--details", help="every claim, its parts and what each would need")
+    ] = False,
+    tables: Annotated[
+        bool,
+        typer.Option(
+            "--tables", help="of a paper's grid its tables, published beside measured, not claims"
+        ),
+    ] = False,
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    set_: Set = None,
+    smallest_effect: SmallestEffect = 1.0,
+    least_tasks: LeastTasks = 3,
+    least_seeds: LeastSeeds = 3,
+    margin: Margin = 1.0,
+) -> None:
+    """Show which of the papers' claims hold here, with interval and n, and what is not decided."""
+    if published and source is not None:
+        raise BenchError(
+            "--published looks at the papers' numbers alone",
+            hint="leave it out: the papers' verdicts stand beside those on your runs in any case",
+        )
+    if tables:
+        from bench.commands.paper_tables import check_grid, print_tables
+
+        name = check_grid(source)
+        print_tables(name, *evidence_of(source or results, results, data_root, set_ or ()), csv)
+        return
+    from analysis.findings import evaluate as tests
+
+    known = [c.id for c in tests.CLAIMS]
+    claim = [name.upper() for name in claim or ()]
+    for name in claim:
+        if name not in known:
+            raise BenchError(f"there is no claim {name!r}", hint=nearest(name, known, len(known)))
+    claims = [c for c in tests.CLAIMS if not claim or c.id in claim]
+    in_print = tests.on_published(claims)
+    out = console()
+    measured: list[Finding] = []
+    rules: list[str] = []
+    if published:
+        out.print("the papers' claims on the papers' own numbers", highlight=False)
+    else:
+        evidence, heading = evidence_of(source or results, results, data_root, set_ or ())
+        for line in heading:
+            out.print(line, highlight=False, markup=False)
+        evidence = with_rules(evidence, smallest_effect, least_tasks, least_seeds, margin)
+        examined = tests.examine(evidence)
+        measured = [f for f in examined.findings if f.claim in {c.id for c in claims}]
+        family = len({t.hypothesis for t in examined.tests if t.p is not None})
+        rules = [f"{evidence.rules.sentence()} These runs allow {family}."]
+    for part in findings_text(measured, in_print, details or bool(claim), rules):
+        out.print(part, highlight=False, markup=False)
+    if csv is not None:
+        from bench.core.files import write_atomic
+
+        write_atomic(csv, tests.table(measured, in_print).to_csv(index=False))
+        out.print(f"all numbers: {csv}", highlight=False, markup=False)
+
+
+def evidence_of(
+    source: Path, results: Path, data_root: Path | None, overrides: Sequence[str] = ()
+) -> tuple[Evidence, list[str]]:
+    """Runs and measurements of a grid file, a results folder or a leaderboard, and what they are.
+
+    Returns:
+        The evidence, and lines that say how much there is and what is missing.
+
+    Raises:
+        BenchError: the source does not exist, is no leaderboard, or has no row.
+    """
+    from analysis.leaderboard import read as boards
+    from analysis.leaderboard.folder import read_folder
+    from analysis.measurements import tables as measuring
+
+    if source.suffix in (".yaml", ".yml"):
+        from analysis.leaderboard.of_grid import grid_board
+        from bench.planning.workspace import open_session
+
+        session = open_session(
+            source,
+            results=results,
+            data_root=data_root,
+            overrides=overrides,
+            folder="existing",
+        )
+        board = grid_board(session.plan, session.store, str(source))
+        found = measuring.measurements(session.plan, session.store)
+        heading = [_counts(board, str(source)), *_not_measured(found.missing)]
+        return measuring.evidence(board, found), heading
+    if overrides:
+        raise BenchError("--set belongs to a grid", hint="give a grid file, or leave --set out")
+    if source.is_dir():
+        board = read_folder(source)
+        grids = sorted(set(board["grid"]))
+        names = ", ".join(grids)
+        said = f"{source}: {len(grids)} leaderboards ({names})" if grids[1:] else f"{source}"
+    else:
+        board, said = boards.read(source), str(source)
+    notes = [f"note: {note}" for note in board.attrs.get("notes", [])]
+    return measuring.evidence(board), [_counts(board, said), *notes]
+
+
+def _not_measured(sentences: Sequence[str], most: int = 2) -> list[str]:
+    """The first sentences, and how many more there are."""
+    lines = [f"not measured: {sentence}" for sentence in sentences[:most]]
+    rest = len(sentences) - most
+    return [*lines, f"and {rest} measurements more"] if rest > 0 else lines
+
+
+def _counts(board: pd.DataFrame, place: str) -> str:
+    from analysis.leaderboard.labels import count
+    from analysis.leaderboard.read import SEEDS, finished, key_of
+    from analysis.report.tables import images_text
+
+    done = board[finished(board)]
+    tuned = done[done["role"] != "source"]
+    if not len(tuned):
+        return f"{place}: none of {len(board)} runs has a result; run: bench grid GRID"
+    tasks = tuned["task"].nunique()
+    text = f"{place}: {count(len(tuned), 'finished run')}, {count(tasks, 'task')}"
+    text += " (targets and class draws)" if tasks > 1 else ""
+    if away := int((done["status"] == "diverged").sum()):
+        text += (
+            f"; {count(away, 'run')} diverged and {'counts' if away == 1 else 'count'} at chance"
+        )
+    if len(done) < len(board):
+        text += f"; {count(len(board) - len(done), 'run')} without a result"
+    if key_of(tuned, ["task", *SEEDS]).nunique() == 1:
+        text += "; one seed only, so no interval and no verdict: add seed: [0, 1, 2] to the grid"
+    return f"{text}\n{images_text(tuned)}"
+
+
+# --- what is printed ---
+
+
+def findings_text(
+    measured: Sequence[Finding],
+    published: Sequence[Finding],
+    details: bool = False,
+    rules: Sequence[str] = (),
+) -> list[Table | str]:
+    """The table and the lines below it.
+
+    Args:
+        measured: on a user's runs; empty shows the published numbers alone.
+        published: the same claims on the papers' numbers.
+        details: every claim with its parts, also those without a run.
+        rules: what a verdict needs, below the table.
+    """
+    from analysis.findings.parts import UNDECIDED
+
+    found = list(measured) or list(published)
+    ranked = sorted(found, key=lambda f: (f.verdict == UNDECIDED, f.effect is None))
+    shown = [f for f in ranked if details or any(p.effect is not None for p in f.parts)]
+    left = [f for f in ranked if f not in shown]
+    parts: list[Table | str] = []
+    if shown:
+        parts.append(_table(shown, {f.claim: f for f in published}, bool(measured)))
+        parts += ["", *([_SIGNS, *rules] if measured else [_AS_PRINTED])]
+    return parts + _below(shown, left, details, bool(measured))
+
+
+_SIGNS = (
+    "An effect is positive in the direction that the claim predicts; points are percentage points "
+    "of accuracy, × a ratio of accuracies."
+)
+_AS_PRINTED = (
+    f"{_SIGNS}\nPublished numbers are single values, so an ordering is read as printed; intervals "
+    "are over the rows of a table and decide nothing."
+)
+
+
+def _table(shown: Sequence[Finding], printed: Mapping[str, Finding], measured: bool) -> Table:
+    from rich.table import Table
+
+    view = Table("claim", "what it says", "verdict", box=None, pad_edge=False)
+    if measured:
+        view.add_column("on these tasks")
+    view.add_column("effect, 95 % interval")
+    view.add_column("n", no_wrap=True)
+    if measured:
+        view.add_column("p (Holm)", justify="right", no_wrap=True)
+        view.add_column("in the paper")
+    for f in shown:
+        here = [f.here if f.counted != "seed" else "see verdict"] if measured else []
+        cells = [f.claim, f.text, _verdict(f), *here, _main(f), _n(f)]
+        if measured:
+            cells += [_p(f.p_holm), _in_print(printed[f.claim])]
+        view.add_row(*cells)
+    return view
+
+
+def _verdict(f: Finding) -> str:
+    """The verdict, and of a claim with several parts how many bear it."""
+    from analysis.findings.parts import UNDECIDED
+
+    scope = f" {f.main.scope}" if f.main.scope and f.verdict != UNDECIDED else ""
+    if len(f.parts) == 1:
+        return f"{f.verdict}{scope}"
+    same = sum(part.verdict == f.verdict for part in f.parts)
+    on = "on " if f.verdict == UNDECIDED else ""
+    return f"{f.verdict}{scope} ({on}{same} of {len(f.parts)} parts)"
+
+
+def _main(f: Finding) -> str:
+    """The effect of the part that decides; its name where there are several."""
+    if f.effect is None:
+        return "–"
+    return f"{f.main.name}: {effect_text(f)}" if len(f.parts) > 1 else effect_text(f)
+
+
+def effect_text(f: Finding | Part) -> str:
+    """Effect with interval and unit; a logarithm of ratios as the ratio.
+
+    >>> from analysis.findings.evaluate import claim, on_published
+    >>> effect_text(on_published([claim("SFT-C1")])[0])
+    '+9.9 (+5.9 to +14.0) points'
+    """
+    if f.effect is None:
+        return "–"
+    logarithm = "log ratio" in f.unit and " per " not in f.unit
+    ends = [f.effect, f.low, f.high]
+    if logarithm:
+        value, *limits = [None if v is None else f"{math.exp(v / 100):.2f}" for v in ends]
+        text, unit = f"× {value}", ""
+    else:
+        form = ".2f" if f.unit == "Spearman" else "+.1f" if _is_wide(f.effect) else "+.2f"
+        value, *limits = [None if v is None else f"{v:{form}}" for v in ends]
+        text, unit = str(value), f" {f.unit}"
+    between = "" if None in limits else f" ({limits[0]} to {limits[1]})"
+    return f"{text}{between}{unit}"
+
+
+def _is_wide(effect: float) -> bool:
+    return abs(effect) >= 0.1
+
+
+def _n(f: Finding) -> str:
+    from analysis.leaderboard.labels import count
+
+    return count(f.n, f.counted) if f.n else "–"
+
+
+def _p(value: object) -> str:
+    if not isinstance(value, float) or math.isnan(value):
+        return "–"
+    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+
+
+def _in_print(f: Finding) -> str:
+    from analysis.findings.parts import FAILS, UNDECIDED
+
+    if f.verdict == UNDECIDED and f.effect is None:
+        return "not printed as numbers"
+    if f.effect is None:
+        return f.verdict
+    return f"{f.verdict}: {_main(f) if f.verdict == FAILS else effect_text(f)}"
+
+
+def _below(
+    shown: Sequence[Finding], left: Sequence[Finding], details: bool, measured: bool
+) -> list[Table | str]:
+    from analysis.findings.parts import FAILS, UNDECIDED
+
+    lines: list[Table | str] = []
+    if details:
+        for f in shown:
+            lines += ["", f"{f.claim}  {f.verdict}: {f.text}", *(f"  {p}" for p in _parts(f))]
+            lines += [f"  to decide it, run: {f.needed}"] if f.needed else []
+        return lines
+    for f in shown:
+        if f.verdict == FAILS and not measured:
+            lines.append(f"{f.claim} fails: {_name(f)}{f.main.detail}")
+    open_ = [f for f in shown if f.verdict == UNDECIDED and measured]
+    if open_:
+        lines += ["", "Not decided; to decide, run:"]
+        lines += [f"  {f.claim:7}{_short(f.needed or 'more repetitions')}" for f in open_]
+    partly = [f.claim for f in shown if f.verdict == UNDECIDED]
+    if left or (partly and not measured):
+        ids = [f.claim for f in left] + ([] if measured else [f"{name} in part" for name in partly])
+        what = "have no runs here" if measured else "rest on values that are only drawn"
+        lines += ["", f"{len(ids)} claims {what}: {', '.join(ids)}"]
+        lines += ["What each needs: add --details, or --claim ID"] if measured else []
+    return lines
+
+
+def _name(f: Finding) -> str:
+    return f"{f.main.name}: " if len(f.parts) > 1 else ""
+
+
+def _parts(f: Finding) -> list[str]:
+    """A line for each part of a claim; of a claim with one part, what there is to know."""
+    from analysis.findings.parts import UNDECIDED
+
+    if len(f.parts) == 1:
+        return [f.detail] if f.detail else []
+    lines = []
+    for part in f.parts:
+        numbers = [] if part.effect is None else [effect_text(part), f"n {part.n}"]
+        numbers += [] if part.p_holm is None else [f"p (Holm) {_p(part.p_holm)}"]
+        said = [*numbers, *([part.detail] if part.detail else [])]
+        where = "" if part.here in (UNDECIDED, part.verdict) else f", on these tasks {part.here}"
+        verdict = f"{part.verdict}{where}"
+        lines.append(f"{part.name}: {verdict}" + (f" ({'; '.join(said)})" if said else ""))
+    return lines
+
+
+def _short(text: str, most: int = 200) -> str:
+    """What to run, cut where it gets long; --details has all of it."""
+    return text if len(text) <= most else f"{text[:most].rsplit(' ', 1)[0]} …"
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the application."""
+    app.command()(findings)

@@ -1,0 +1,111 @@
+"""`bench report`: one page with answers, figures, findings and advice from a grid's results."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.commands._options import (
+    DataRoot,
+    LeastSeeds,
+    LeastTasks,
+    Margin,
+    Results,
+    Set,
+    SmallestEffect,
+    console,
+    with_rules,
+)
+from bench.core.errors import BenchError
+
+if TYPE_CHECKING:
+    from analysis.comparisons.evidence import Evidence
+    from analysis.measurements.tables import Measurements
+    from analysis.report.figures import Picture
+
+__all__ = ["register", "report"]
+
+
+def report(
+    source: Annotated[
+        Path,
+        typer.Argument(metavar="GRID|CSV", help="a grid, or a leaderboard that bench grid wrote"),
+    ],
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    set_: Set = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            help="folder to write to; else RESULTS/reports/NAME, as leaderboards are named"
+        ),
+    ] = None,
+    png: Annotated[bool, typer.Option(help="figures as PNG too, beside the SVG")] = True,
+    smallest_effect: SmallestEffect = 1.0,
+    least_tasks: LeastTasks = 3,
+    least_seeds: LeastSeeds = 3,
+    margin: Margin = 1.0,
+) -> None:
+    """Write one page: what to do, answers, figures, the papers' claims, advice and gaps."""
+    name, evidence, measured, more = _material(source, results, data_root, set_ or [])
+    evidence = with_rules(evidence, smallest_effect, least_tasks, least_seeds, margin)
+    from analysis.report.build import build, write
+
+    made = build(name, evidence, measured, png=png, more=more)
+    folder = out if out is not None else results / "reports" / name
+    before = _figures(folder)
+    index = write(made, folder)
+    for old in sorted(before - set(made.files)):  # of an earlier report; this one does not draw it
+        (folder / old).unlink(missing_ok=True)
+    screen = console()
+    for sentence in made.headline:
+        screen.print(sentence, highlight=False, markup=False)
+    drawn = sum(figure.endswith(".svg") for figure in made.files)
+    screen.print(f"report: {index} ({drawn} figures beside it)", highlight=False, markup=False)
+
+
+_OURS, _FIGURE = "<title>How to fine-tune: ", re.compile(r'<figure id="figure-([\w.+-]+)"')
+
+
+def _figures(folder: Path) -> set[str]:
+    """Names of the figure files of the report that lies in a folder; other files are not ours."""
+    try:
+        page = (folder / "index.html").read_text(encoding="utf-8")
+    except (OSError, UnicodeDecodeError):
+        return set()
+    names = _FIGURE.findall(page) if _OURS in page else []
+    return {f"{name}{kind}" for name in names for kind in (".svg", ".png")}
+
+
+def _material(
+    source: Path, results: Path, data_root: Path | None, overrides: list[str]
+) -> tuple[str, Evidence, Measurements | None, list[Picture]]:
+    """The name of the report, the leaderboard, and a grid's measurements and pictures."""
+    from analysis.leaderboard import read as boards
+    from analysis.measurements import tables as measuring
+
+    if source.suffix not in (".yaml", ".yml"):
+        if overrides:
+            raise BenchError("--set belongs to a grid", hint="give a grid file, or leave it out")
+        if source.is_dir():
+            raise BenchError(
+                f"{source} is a folder", hint="give a grid file, or one leaderboard of the folder"
+            )
+        return source.stem, measuring.evidence(boards.read(source)), None, []
+    from analysis.leaderboard.of_grid import grid_board
+    from analysis.report.run_figures import figures
+    from bench.planning.workspace import open_session
+
+    session = open_session(source, results=results, data_root=data_root, overrides=overrides)
+    board = grid_board(session.plan, session.store, str(source))
+    found = measuring.measurements(session.plan, session.store)
+    drawn = figures(session.plan, session.store, found, session.data_root)
+    return session.board or session.plan.name, measuring.evidence(board, found), found, drawn
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the command to the application."""
+    app.command()(report)

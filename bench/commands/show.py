@@ -1,0 +1,119 @@
+"""The commands that look at results, `leaderboard` and `show`: parse, call, print."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from bench.commands._options import DataRoot, GridFile, Only, Results, Set, console
+from bench.core.errors import BenchError, StoreError
+
+if TYPE_CHECKING:
+    from bench.results.store import RunFolder
+
+__all__ = ["find_run", "leaderboard", "register", "show"]
+
+
+def leaderboard(
+    grid: GridFile,
+    results: Results = Path("results"),
+    data_root: DataRoot = None,
+    only: Only = None,
+    set_: Set = None,
+    choose: Annotated[
+        list[str] | None,
+        typer.Option(help="a column, such as lr, whose best value on validation data is shown"),
+    ] = None,
+) -> None:
+    """Print a grid's results, and write its CSV files anew from the records."""
+    from bench.commands._summary import damage_lines
+    from bench.commands._tables import ABOUT_INTERVALS, leaderboard_tables
+    from bench.planning.workspace import open_session
+    from bench.results.leaderboard import rows, save
+
+    out = console()
+    session = open_session(
+        grid,
+        results=results,
+        data_root=data_root,
+        only=only or (),
+        overrides=set_ or (),
+        folder="existing",
+    )
+    table = rows(session.plan, session.store)
+    for view in leaderboard_tables(session, table, choose or ()):
+        view.show(out)
+    out.print(ABOUT_INTERVALS, highlight=False)
+    for line in damage_lines(session, table):
+        out.print(line, highlight=False)
+    save(table, session.plan, session.store, session.board)
+    out.print(f"rows: {session.leaderboard()}", highlight=False)
+
+
+def show(
+    run: Annotated[
+        str, typer.Argument(help="beginning of a run id, part of a folder name, or its path")
+    ],
+    results: Results = Path("results"),
+) -> None:
+    """Show one run: its record, or why there is none."""
+    from bench.commands._tables import failure_text, run_table
+
+    out = console()
+    folder = find_run(run, results)
+    record = folder.record()
+    out.print(f"{folder.path}", highlight=False)
+    if record is not None:
+        out.print(run_table(record))
+        for wrong in folder.damage(record):
+            out.print(f"[red]{wrong}[/]", highlight=False)
+        return
+    for failure in folder.failures():
+        out.print(failure_text(failure), highlight=False)
+    if not folder.failures():
+        out.print("not done yet; run its grid again to go on")
+
+
+_SHOWN = 20
+
+
+def find_run(text: str, results: Path) -> RunFolder:
+    """The one run that a user means.
+
+    Args:
+        text: the beginning of a run id, a part of a folder name, or the path of the folder or of
+            a file in it, wherever that lies.
+        results: where to look for it otherwise.
+
+    Raises:
+        BenchError: none matches, or several do; some of them are named.
+    """
+    from bench.planning.workspace import check_results
+    from bench.results.store import RunFolder, Store
+
+    text = text.strip()
+    place = Path(text)
+    folder = place.parent if place.is_file() else place
+    if "/" in text and (folder / "record.json").is_file():
+        path = folder.resolve()
+        return RunFolder(path, path.name.rpartition("-")[2])
+    check_results(results, "existing")
+    hint = "give the beginning of a run id, see the run_id column of a leaderboard"
+    if not text:
+        raise BenchError("no run is named", place=str(results), hint=hint)
+    found = Store(results).find(place.name if "/" in text else text)
+    if not found:
+        raise StoreError(f"no run matches {text!r}", place=str(results), hint=hint)
+    if len(found) > 1:
+        names = [f"{f.path.name}" for f in found[:_SHOWN]]
+        names += [f"… and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
+        raise StoreError(f"{len(found)} runs match {text!r}", hint="\n  ".join(names))
+    return found[0]
+
+
+def register(app: typer.Typer) -> None:
+    """Adds the commands to the application."""
+    for command in (leaderboard, show):
+        app.command()(command)

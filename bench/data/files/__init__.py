@@ -1,0 +1,1 @@
+"""How published archives and folders are read, whatever their layout."""

@@ -1,0 +1,1 @@
+"""WordNet's hierarchy of nouns, and its files."""

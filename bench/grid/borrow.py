@@ -1,0 +1,115 @@
+"""The section `borrow:` of a cell: further selections that a run trains on beside its target.
+
+borrow: parent                                   # the images that the parent was trained on
+borrow: near                                     # a name of sources:
+borrow: {name: parent, categories: 0.1}          # a tenth of its classes, all their images
+borrow: [parent, {dataset: dogs}]                # several
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from pydantic import ValidationError
+
+from bench.grid.errors import first_problem
+from bench.specs.run import Borrowed, DataSpec, FromRun, Init
+
+__all__ = ["RESERVED", "BorrowError", "read_borrow"]
+
+RESERVED = ("parent", "none")
+"""Words that are no names of sources here."""
+
+_OWN_KEYS = ("draw", "categories", "images", "total_images", "exclude_overlap")
+
+
+class BorrowError(Exception):
+    """What is wrong with `borrow:`, and at which key below it."""
+
+    def __init__(self, message: str, hint: str | None = None, key: tuple[str, ...] = ()) -> None:
+        super().__init__(message)
+        self.message, self.hint, self.key = message, hint, key
+
+
+def read_borrow(
+    raw: Any,
+    init: Init,
+    *,
+    image_size: int,
+    draw: int,
+    read_data: Callable[[Mapping[str, Any]], DataSpec],
+) -> tuple[Borrowed, ...]:
+    """The borrowed selections of a cell, in the order of the file.
+
+    Args:
+        raw: what stands under `borrow:`, names of sources already replaced by what they mean.
+        init: where the weights come from; `parent` means its data.
+        image_size: the target's.
+        draw: seed of the draw of images where the file does not say it: that of the sources.
+        read_data: turns a mapping into a selection, with what it inherits from the target.
+
+    Raises:
+        BorrowError: saying what is wrong.
+    """
+    if raw in (None, "none", []):
+        return ()
+    items = raw if isinstance(raw, list) else [raw]
+    return tuple(_one(item, init, image_size, draw, read_data) for item in items)
+
+
+def _one(
+    item: Any,
+    init: Init,
+    image_size: int,
+    draw: int,
+    read_data: Callable[[Mapping[str, Any]], DataSpec],
+) -> Borrowed:
+    given = {"name": item} if isinstance(item, str) else item
+    if not isinstance(given, Mapping):
+        raise BorrowError(
+            f"borrow: expected parent, a name, a mapping or a list of them, found {item!r}"
+        )
+    own = {key: value for key, value in given.items() if key in _OWN_KEYS}
+    rest = {key: value for key, value in given.items() if key not in _OWN_KEYS}
+    if "name" in rest:
+        data, draw = _of_parent(rest, init, image_size)
+    else:
+        data = read_data(rest)
+    if data.image_size != image_size:
+        raise BorrowError(
+            f"borrowed images of {data.image_size} pixels beside a target of {image_size}",
+            "one network sees both: leave image_size out of borrow, or make it the target's",
+            ("image_size",),
+        )
+    try:
+        return Borrowed.model_validate({"draw": draw, **own, "data": data})
+    except ValidationError as error:
+        key, message, hint = first_problem(error, ("borrow",))
+        raise BorrowError(message, hint, key[1:]) from None
+
+
+def _of_parent(rest: Mapping[str, Any], init: Init, image_size: int) -> tuple[DataSpec, int]:
+    """The selection and the draw that the parent was trained on, at the target's size."""
+    name, more = rest["name"], sorted(set(rest) - {"name"})
+    if name != "parent":
+        raise BorrowError(
+            f"borrow {name!r} is not defined",
+            "give it a name under sources:, or write parent, none or a mapping",
+        )
+    if more:
+        raise BorrowError(
+            f"borrow: {', '.join(more)} cannot be changed in the parent's own data",
+            f"beside name: parent there may be {', '.join(_OWN_KEYS)}",
+            (more[0],),
+        )
+    if not isinstance(init, FromRun):
+        raise BorrowError(
+            "borrow: parent, but this run starts from no parent run",
+            "give it a source, or name the selection to borrow",
+        )
+    parent = init.run
+    data = parent.data
+    if data.image_size != image_size:
+        data = data.model_copy(update={"image_size": image_size})
+    return data, parent.seeds.draw

@@ -1,0 +1,164 @@
+"""What is wrong with a cell of a grid, in its author's words and at its author's key."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any, NamedTuple
+
+from pydantic import BaseModel, ValidationError
+
+from bench.core.errors import nearest
+from bench.specs.recipes import RECIPES, recipe_hint
+from bench.specs.run import Borrowed, DataSpec, ModelSpec, Seeds, TrainSpec
+
+__all__ = ["CellError", "Key", "Problem", "cell_error", "first_problem"]
+
+Key = tuple[str, ...]
+
+
+class CellError(Exception):
+    """What is wrong with a cell, and at which key; `bench.grid.expand` adds the file and line."""
+
+    def __init__(self, key: Key, message: str, hint: str | None = None) -> None:
+        super().__init__(message)
+        self.key, self.message, self.hint = key, message, hint
+
+    def at(self, key: Key) -> CellError:
+        """The same error of a value that stands at another key, as a source's do in its run."""
+        old = ".".join(self.key)
+        message = self.message
+        if old and message.startswith(old):
+            message = ".".join(key) + message[len(old) :]
+        return CellError(key, message, self.hint)
+
+
+class Problem(NamedTuple):
+    """The first problem of a validation error: at which key, what, and the way out."""
+
+    key: Key
+    message: str
+    hint: str | None
+
+
+_KINDS: Mapping[str, type[BaseModel]] = {
+    "target": DataSpec,
+    "source": DataSpec,
+    "borrow": Borrowed,
+    "train": TrainSpec,
+    "model": ModelSpec,
+    "seeds": Seeds,
+}
+
+_EXPECTED = {
+    "int_type": "expected a whole number",
+    "int_parsing": "expected a whole number",
+    "int_from_float": "expected a whole number",
+    "float_type": "expected a number",
+    "float_parsing": "expected a number",
+    "bool_type": "expected true or false",
+    "bool_parsing": "expected true or false",
+    "string_type": "expected text",
+    "tuple_type": "expected a list, [a, b, …]",
+    "finite_number": "expected a finite number",
+    "dict_type": "expected a mapping, {{key: value}}",
+    "model_type": "expected a mapping, {{key: value}}",
+    "model_attributes_type": "expected a mapping, {{key: value}}",
+    "greater_than_equal": "must be at least {ge}",
+    "greater_than": "must be more than {gt}",
+    "less_than_equal": "must be at most {le}",
+    "less_than": "must be less than {lt}",
+    "too_short": "must have at least {min_length}",
+    "string_pattern_mismatch": "is not of the form {pattern}",
+    "literal_error": "must be {expected}",
+}
+
+
+def cell_error(error: ValidationError, prefix: Key) -> CellError:
+    """The first problem of a validation error, at its key below `prefix`."""
+    return CellError(*first_problem(error, prefix))
+
+
+def first_problem(error: ValidationError, prefix: Key) -> Problem:
+    """The first problem of a validation error in the user's words.
+
+    Args:
+        error: of one of the models of `bench.specs.run`.
+        prefix: the key under which the model's fields stand in the grid.
+    """
+    found = error.errors()
+    details = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    location, recipe = _without_tag(details["loc"], prefix)
+    key, kind = prefix + location, details["type"]
+    name, value = ".".join(key), details.get("input")
+    if kind == "extra_forbidden":
+        fields = _fields(prefix, location[:-1], recipe)
+        hint = f"known: {nearest(location[-1], fields, len(fields))}" if fields else None
+        return Problem(key, f"{name}: unknown key {location[-1]!r}", hint)
+    if kind == "missing":
+        return Problem(key, f"{name} is missing", recipe_hint(recipe) if recipe else None)
+    if kind in ("union_tag_not_found", "union_tag_invalid") or (
+        key[-1:] in (("classes",), ("recipe",)) and not isinstance(value, Mapping)
+    ):
+        return _no_recipe(key, value)
+    if kind == "value_error":
+        text = details["msg"].removeprefix("Value error, ")
+        return Problem(key, text, recipe_hint(recipe) if recipe else None)
+    words = details["msg"][0].lower() + details["msg"][1:]
+    if kind in _EXPECTED:
+        words = _EXPECTED[kind].format(**details.get("ctx", {}))
+    hint = _way_out(kind, value, prefix != ("recipe",)) or (recipe_hint(recipe) if recipe else None)
+    return Problem(key, f"{name} is {value!r}: {words}", hint)
+
+
+def _without_tag(location: tuple[str | int, ...], prefix: Key) -> tuple[Key, str | None]:
+    """The keys of the file: pydantic puts the recipe's name between `classes` and its fields."""
+    parts = [str(part) for part in location]
+    at = parts.index("classes") + 1 if "classes" in parts else 0 if prefix == ("recipe",) else None
+    if at is None or at >= len(parts) or parts[at] not in RECIPES:
+        return tuple(parts), None
+    return (*parts[:at], *parts[at + 1 :]), parts[at]
+
+
+def _no_recipe(key: Key, value: Any) -> Problem:
+    """Something that says no recipe, or one that there is not."""
+    every = f"recipes: {', '.join(RECIPES)}; their fields: bench classes --help"
+    name = ".".join(key)
+    if not isinstance(value, Mapping):
+        known = recipe_hint(value) if isinstance(value, str) and value in RECIPES else every
+        example = known.partition("for example ")[2] or RECIPES["random"].example
+        return Problem(key, f"{name} is {value!r}: expected a recipe, such as {example}", every)
+    if "recipe" not in value:
+        return Problem(key, f"{name} is {dict(value)!r}: it does not say which recipe", every)
+    asked = str(value["recipe"])
+    known = nearest(asked, RECIPES, len(RECIPES))
+    return Problem(
+        (*key, "recipe") if key != ("recipe",) else key,
+        f"there is no recipe {asked!r}",
+        f"recipes: {known}; their fields: bench classes --help",
+    )
+
+
+def _way_out(kind: str, value: Any, grid: bool) -> str | None:
+    if kind == "string_type" and isinstance(value, int | float):
+        return f"write it in quotes: '{value}'"
+    if isinstance(value, list) and grid and kind not in ("too_short", "tuple_type"):
+        return "lists of values to try stand under axes:"
+    if isinstance(value, str) and kind.startswith(("int", "float")):
+        try:
+            number = float(value)
+        except ValueError:
+            return None
+        if not math.isfinite(number):
+            return "a finite number is needed"
+        return f"write {value.strip()} without quotes"
+    return None
+
+
+def _fields(prefix: Key, location: Key, recipe: str | None) -> list[str]:
+    """The keys that may stand at a place."""
+    if recipe is not None:
+        return ["recipe", *RECIPES[recipe].required, *RECIPES[recipe].optional]
+    kind = _KINDS.get(prefix[-1]) if prefix and not location else None
+    fields = list(kind.model_fields) if kind else []
+    return [*fields, *DataSpec.model_fields, "name"] if kind is Borrowed else fields

@@ -1,0 +1,397 @@
+"""A grid file: named experiments, each a product of axes, expanded to run specs.
+
+    defaults:                       # laid under every experiment
+      target: {dataset: …}
+      train: {lr: 0.01}
+    sources:                        # names for sources (and targets:) used below
+      near: {classes: {side: near}}
+    experiments:
+      near-far:
+        about: LI §4.3
+        set: {pattern: tune}        # laid over the defaults
+        axes:                       # all combinations
+          source: [near]
+          train.lr: [0.01, 0.001]
+        zip:                        # lists that go together
+          - {target.images_per_class: [5, 50], train.epochs: [40, 10]}
+        include:                    # further cells, crossed with the axes they do not name
+          - {source: none, pattern: scratch}
+        exclude:                    # cells to leave out
+          - {train.lr: 0.001, source: none}
+        baseline: {source: none, pattern: scratch}   # what each cell is compared with, in pairs
+
+Expansion is pure and imports no torch. Every error carries file and line.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import BenchError, GridError, nearest
+from bench.grid.cell import SECTIONS, RunBuilder, merge
+from bench.grid.cells import Assignment, Place, Value, assign, matches, places, product, undot
+from bench.grid.errors import CellError
+from bench.grid.measures import read_measures
+from bench.grid.names import Names
+from bench.grid.overrides import Origins, Override, check_laid, laid_over, read_override
+from bench.grid.presets import split_presets, with_presets
+from bench.grid.seed_repeats import Repeats
+from bench.grid.yaml import Document, read_yaml
+from bench.specs.identity import collector_paused
+from bench.specs.measures import Measure
+from bench.specs.run import RunSpec, Seeds, canonical_json
+
+__all__ = ["Experiment", "Grid", "check_experiments", "load_grid"]
+
+_TOP = (
+    "name",
+    "about",
+    "root",
+    "defaults",
+    "sources",
+    "targets",
+    "experiments",
+    "measure",
+    "slurm",
+)
+_EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude", "baseline")
+
+
+@dataclass(frozen=True)
+class Experiment:
+    """A named question, the runs that answer it in the order of the file, and its line.
+
+    `baselines` has the run that each of `runs` is compared with; it is empty without `baseline:`.
+    """
+
+    name: str
+    about: str
+    runs: tuple[RunSpec, ...]
+    place: str
+    baselines: tuple[RunSpec, ...] = ()
+
+
+@dataclass(frozen=True)
+class Grid:
+    """An expanded grid file. `root` is where its data lie, if it says so."""
+
+    name: str
+    path: Path
+    about: str
+    root: str | None
+    experiments: tuple[Experiment, ...]
+    slurm: Mapping[str, Any]
+    measures: tuple[Measure, ...] = ()
+
+    @property
+    def runs(self) -> list[RunSpec]:
+        """The runs of all experiments; a run of two experiments appears twice."""
+        return [run for experiment in self.experiments for run in experiment.runs]
+
+
+@collector_paused()
+def load_grid(
+    path: Path | str,
+    *,
+    depth_of: Callable[[str], int],
+    check_method: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
+    check_run: Callable[[RunSpec], None] = lambda spec: None,
+    check_tag: Callable[[str, str | None], None] = lambda model, tag: None,
+    check_size: Callable[[str, int], None] = lambda model, image_size: None,
+    overrides: Sequence[str] = (),
+) -> Grid:
+    """Reads and expands a grid file.
+
+    Args:
+        path: the YAML file.
+        depth_of: number of layers of a network by name (`bench.models.depths.depth_of`).
+        check_method: see `bench.methods.check`.
+        check_run: see `bench.methods.check_run`.
+        check_tag: see `bench.models.published.check_tag`.
+        check_size: see `bench.models.published.check_size`.
+        overrides: `key.key=value` texts, laid over every cell (`--set`); `preset=NAME` lays a
+            preset over the file first (see `bench.grid.presets`).
+
+    Raises:
+        GridError: with file and line, before anything has run.
+    """
+    path = Path(path)
+    presets, overrides = split_presets(overrides)
+    document = with_presets(read_yaml(path), presets)
+    top = _mapping(document, (), document.value, _TOP)
+    experiments = _mapping(document, ("experiments",), top.get("experiments"), None)
+    if not experiments:
+        raise GridError(
+            "there are no experiments", place=document.place(()), hint="add experiments:"
+        )
+    _texts(document, top)
+    builder = RunBuilder(depth_of, check_method, check_run, check_tag, check_size)
+    changes = [read_override(text, SECTIONS) for text in overrides]
+    expanders = [_Expander(document, name, builder, changes) for name in experiments]
+    expanded = tuple(one.experiment() for one in expanders)
+    check_laid(changes, {text for one in expanders for text in one.laid})
+    return Grid(
+        name=str(top.get("name", path.stem)),
+        path=path,
+        about=str(top.get("about", "")),
+        root=top.get("root"),
+        experiments=expanded,
+        slurm=_mapping(document, ("slurm",), top.get("slurm") or {}, None),
+        measures=read_measures(document, expanded, depth_of=depth_of, check_method=check_method),
+    )
+
+
+def check_experiments(only: Sequence[str], grid: Grid) -> None:
+    """Refuses a name that is no experiment of the grid.
+
+    Raises:
+        GridError: with the nearest names.
+    """
+    names = [experiment.name for experiment in grid.experiments]
+    for name in only:
+        if name not in names:
+            raise GridError(
+                f"there is no experiment {name!r}",
+                place=str(grid.path),
+                hint=f"experiments: {nearest(name, names)}",
+            )
+
+
+def _mapping(
+    document: Document, path: Place, value: Any, known: Sequence[str] | None
+) -> dict[str, Any]:
+    """`value` as a mapping with known keys, or an error at its line."""
+    what = str(path[-1]) if path else "the grid"
+    if not isinstance(value, dict):
+        raise GridError(
+            f"{what}: expected a mapping of keys, found {value!r}",
+            place=document.place(path),
+            hint=f"keys: {', '.join(known)}" if known else None,
+        )
+    for key in value:
+        if known is not None and key not in known:
+            raise GridError(
+                f"unknown key {key!r} in {what}",
+                place=document.place((*path, key)),
+                hint=f"known: {nearest(key, known, len(known))}",
+            )
+    return value
+
+
+def _texts(document: Document, top: Mapping[str, Any]) -> None:
+    """Looks at name, about and root; the name becomes that of files."""
+    for key in ("name", "about", "root"):
+        value = top.get(key)
+        if value is not None and not isinstance(value, str):
+            hint = f"write it in quotes: '{value}'" if isinstance(value, int | float) else None
+            raise GridError(
+                f"{key} is {value!r}: expected text", place=document.place((key,)), hint=hint
+            )
+    name = top.get("name", "-")
+    if not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
+        raise GridError(
+            f"name is {name!r}: the leaderboards are named after it",
+            place=document.place(("name",)),
+            hint="give a name without / that does not begin with a dot",
+        )
+
+
+class _Expander:
+    """Expands one experiment; knows where in the file each value came from."""
+
+    def __init__(
+        self,
+        document: Document,
+        name: str,
+        builder: RunBuilder,
+        overrides: Sequence[Override],
+    ) -> None:
+        self.document, self.name, self.builder = document, name, builder
+        self.path: Place = ("experiments", name)
+        self.overrides = overrides
+        self.laid: set[str] = set()  # the overrides that a cell has taken
+        self.axis_keys: list[str] = []
+        self.repeats = Repeats(self._seeds)
+        top = document.value
+        self.raw = _mapping(document, self.path, top["experiments"][name], _EXPERIMENT)
+        self.defaults = self._nested(("defaults",), top.get("defaults") or {})
+        self.set = self._nested((*self.path, "set"), self.raw.get("set") or {})
+        self.names = Names(
+            _mapping(document, ("sources",), top.get("sources") or {}, None),
+            _mapping(document, ("targets",), top.get("targets") or {}, None),
+        )
+
+    def experiment(self) -> Experiment:
+        base = merge(self.defaults, self.set)
+        excluded, baseline = self._list("exclude"), self._baseline()
+        runs: list[RunSpec] = []
+        baselines: list[RunSpec] = []
+        used = [0] * len(excluded)
+        for assignment, values in self._cells():
+            hits = [n for n, pattern in enumerate(excluded) if matches(pattern, assignment)]
+            for n in hits:
+                used[n] += 1
+            if not hits:
+                runs.append(self._build(base, assignment, values))
+                if baseline is not None:
+                    shared = {key: assignment[key] for key in self.axis_keys if key in assignment}
+                    baselines.append(self._build(base, shared | baseline, values))
+        if 0 in used:
+            n = used.index(0)
+            raise self._error((*self.path, "exclude", n), f"exclude {excluded[n]} matches no cell")
+        if not runs:
+            raise self._error(self.path, f"experiment {self.name} has no runs")
+        place = self.document.place(self.path)
+        about = str(self.raw.get("about", ""))
+        return Experiment(self.name, about, tuple(runs), place, tuple(baselines))
+
+    def _baseline(self) -> Assignment | None:
+        """What distinguishes the baseline from the experiment's own cells; {} is its base cell."""
+        path: Place = (*self.path, "baseline")
+        if "baseline" not in self.raw:
+            return None
+        for key in _mapping(self.document, path, self.raw["baseline"], None):
+            self._known(key, (*path, key))
+        return dict(self.raw["baseline"])
+
+    # --- cells: assignments of dotted keys ---
+
+    def _cells(self) -> Iterator[tuple[Assignment, tuple[Value, ...]]]:
+        axes = self._axes()
+        self.axis_keys = [key for axis in axes for key in axis[0][0]]
+        yield from product(axes)
+        for n, extra in enumerate(self._list("include")):
+            place: Place = (*self.path, "include", n)
+            fixed = [[({key: value}, {key: (*place, key)})] for key, value in extra.items()]
+            others = [axis for axis in axes if not set(axis[0][0]) & set(extra)]
+            clash = {key for axis in axes for key in axis[0][0] if len(axis[0][0]) > 1} & set(extra)
+            if clash and not all(set(a[0][0]) <= set(extra) for a in axes if set(a[0][0]) & clash):
+                raise self._error(
+                    place, f"include names {sorted(clash)} but not what is zipped with it"
+                )
+            yield from product(others + fixed)
+
+    def _axes(self) -> list[list[Value]]:
+        axes: list[list[Value]] = []
+        path: Place = (*self.path, "axes")
+        given = _mapping(self.document, path, self.raw.get("axes") or {}, None)
+        for key, values in given.items():
+            self._known(key, (*path, key))
+            self._values(values, (*path, key))
+            axes.append([({key: v}, {key: (*path, key, n)}) for n, v in enumerate(values)])
+        for z, group in enumerate(self._list("zip")):
+            axes.append(self._zipped(group, (*self.path, "zip", z)))
+        keys = [key for axis in axes for key in axis[0][0]]
+        for key in keys:
+            if keys.count(key) > 1:
+                raise self._error((*path, key), f"{key} is an axis twice")
+        return axes
+
+    def _zipped(self, group: Mapping[str, Any], path: Place) -> list[Value]:
+        for key, values in group.items():
+            self._known(key, (*path, key))
+            self._values(values, (*path, key), zipped=True)
+        lengths = {key: len(values) for key, values in group.items()}
+        if len(set(lengths.values())) != 1:
+            raise self._error(path, f"zipped lists differ in length: {lengths}")
+        return [
+            (
+                {key: values[n] for key, values in group.items()},
+                {key: (*path, key, n) for key in group},
+            )
+            for n in range(next(iter(lengths.values())))
+        ]
+
+    def _list(self, key: str) -> list[dict[str, Any]]:
+        value = self.raw.get(key) or []
+        if isinstance(value, dict):
+            value = [value]
+        path: Place = (*self.path, key)
+        if not isinstance(value, list):
+            raise self._error(path, f"{key}: expected a list of mappings, found {value!r}")
+        for n, item in enumerate(value):
+            for dotted in _mapping(self.document, (*path, n), item, None):
+                self._known(dotted, (*path, n, dotted))
+        return value
+
+    def _known(self, key: str, path: Place) -> None:
+        if key.split(".")[0] not in SECTIONS:
+            raise self._error(
+                path, f"unknown key {key!r}", f"known: {nearest(key, SECTIONS, len(SECTIONS))}"
+            )
+
+    def _values(self, values: Any, path: Place, zipped: bool = False) -> None:
+        if not isinstance(values, list) or not values:
+            raise self._error(
+                path, f"expected a list of values, found {values!r}", "write [a, b, …]"
+            )
+        seen: list[str] = []
+        for n, value in enumerate(values):
+            text = canonical_json(value)
+            if text in seen and not zipped:
+                raise self._error(
+                    (*path, n), f"{path[-1]} has {value!r} twice", "an axis has different values"
+                )
+            seen.append(text)
+
+    def _nested(self, path: Place, value: Any) -> dict[str, Any]:
+        """A mapping of sections in which keys may be dotted."""
+        result: dict[str, Any] = {}
+        for key, item in _mapping(self.document, path, value, None).items():
+            self._known(key, (*path, key))
+            named = "." in key and isinstance(result.get(key.split(".")[0]), str)
+            result = assign(result, key, item) if named else merge(result, undot(key, item))
+        return result
+
+    # --- one cell ---
+
+    def _build(
+        self, base: Mapping[str, Any], assignment: Assignment, values: Sequence[Value]
+    ) -> RunSpec:
+        return self.repeats.get(assignment) or self._read(base, assignment, values)
+
+    def _seeds(self, assignment: Assignment) -> Seeds:
+        """Of a cell that sets these seed keys."""
+        cell: Mapping[str, Any] = merge(self.defaults, self.set)
+        everything = [*assignment.items(), *((one.key, one.value) for one in self.overrides)]
+        for key, value in sorted(everything, key=lambda item: "." in item[0]):
+            cell = assign(cell, key, value) if key.startswith("seed") else cell
+        return self.builder.seeds(cell)
+
+    def _read(
+        self, base: Mapping[str, Any], assignment: Assignment, values: Sequence[Value]
+    ) -> RunSpec:
+        cell: Mapping[str, Any] = base
+        laid = laid_over(self.overrides, assignment.get("pattern", base.get("pattern")))
+        self.laid |= {one.text for one in laid}
+        everything = [*assignment.items(), *((one.key, one.value) for one in laid)]
+        for key, value in sorted(everything, key=lambda item: "." in item[0]):
+            cell = assign(cell, key, value)
+        named: dict[str, Place] = {}
+        try:
+            cell = self.names.resolve(cell, named)
+            for key, value in everything:
+                if "." in key and key.split(".")[0] in named:
+                    cell = assign(cell, key, value)
+            run = self.builder.build(cell)
+            self.repeats.add(assignment, cell, run)
+            return run
+        except CellError as error:
+            where = Origins(self.document, self.path, self.overrides, places(values), named)
+            raise GridError(
+                f"{error.message} (experiment {self.name})",
+                place=where.place(error.key),
+                hint=error.hint,
+            ) from None
+        except BenchError as error:
+            raise GridError(
+                f"{error.message} (experiment {self.name})",
+                place=self.document.place(self.path),
+                hint=error.hint,
+            ) from None
+
+    def _error(self, path: Place, message: str, hint: str | None = None) -> GridError:
+        return GridError(message, place=self.document.place(path), hint=hint)

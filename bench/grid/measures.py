@@ -1,0 +1,156 @@
+"""The section `measure:` of a grid: what is to be measured of its targets, sources and networks.
+
+measure:
+  distances:                      # CHU §3.1: how far is each target from each of its sources?
+    experiments: [near-far]       # whose runs; all experiments when left out
+    where: {class_draw: 0}        # only runs with these values in the leaderboard's columns
+    layer: penultimate            # of the network trained on the source
+    images: 500                   # at most so many of each side
+    network: source               # or {timm: resnet18}, or scratch
+  filters:                        # LI §4.3.1: do filters detect the target's classes?
+    where: {lr: 0.01, seed_order: 0}
+    layers: [5]
+  transferability:                # LogME, LEEP, …: scores of each source without training on it
+
+Every measurement names the images whose features it needs as extractions: runs of the method
+`extract`, which are planned, shared and launched like all others. Pure; imports no torch.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Protocol
+
+from pydantic import BaseModel, ValidationError
+
+from bench.core.errors import BenchError, GridError, nearest
+from bench.grid.extractions import PARTS, Wanted, Workshop
+from bench.grid.yaml import Document
+from bench.results.records import describe_run
+from bench.specs.measures import KINDS, Asked, Measure
+from bench.specs.run import RunSpec
+
+__all__ = ["read_measures"]
+
+
+class _Experiment(Protocol):
+    @property
+    def name(self) -> str: ...
+    @property
+    def runs(self) -> tuple[RunSpec, ...]: ...
+
+
+def read_measures(
+    document: Document,
+    experiments: Sequence[_Experiment],
+    *,
+    depth_of: Callable[[str], int],
+    check_method: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
+) -> tuple[Measure, ...]:
+    """The measurements of a grid file, with the extractions that they need.
+
+    Args:
+        document: the file.
+        experiments: of the grid, expanded.
+        depth_of, check_method: see `bench.grid.expand.load_grid`.
+
+    Raises:
+        GridError: with file and line.
+    """
+    section = document.value.get("measure")
+    if section is None:
+        return ()
+    if not isinstance(section, dict):
+        raise _error(document, (), f"measure: expected a mapping, found {section!r}", _known())
+    found = []
+    for name, given in section.items():
+        if name not in KINDS:
+            raise _error(document, (name,), f"measure: nothing is called {name!r}", _known(name))
+        asked = _asked(document, name, given)
+        wanted = _wanted_runs(document, name, asked, experiments)
+        workshop = Workshop(depth_of, check_method)
+        try:
+            parts = tuple(PARTS[name](wanted, asked, workshop))
+        except BenchError as error:
+            raise _error(document, (name,), error.message, error.hint) from None
+        if not parts:
+            raise _error(document, (name,), f"measure.{name}: {_NOTHING[name]}", _WIDER)
+        found.append(Measure(name, asked, parts, document.place(("measure", name))))
+    return tuple(found)
+
+
+_WIDER = "name other experiments, or widen where:"
+_NOTHING = {
+    "distances": "no run starts from a source whose images are known (a run on other data)",
+    "filters": "no run fine-tunes all its copied layers from a source, or trains from scratch",
+    "transferability": "no run starts from a source",
+}
+
+
+def _known(near: str = "") -> str:
+    return f"measurements: {nearest(near, KINDS)}"
+
+
+def _error(
+    document: Document, path: tuple[str | int, ...], message: str, hint: str | None = None
+) -> GridError:
+    return GridError(message, place=document.place(("measure", *path)), hint=hint)
+
+
+def _asked(document: Document, name: str, given: Any) -> Asked:
+    kind = KINDS[name]
+    if not isinstance(given, dict) and given is not None:
+        raise _error(
+            document, (name,), f"measure.{name}: expected a mapping, found {given!r}", _keys(kind)
+        )
+    try:
+        return kind.model_validate(given or {})
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
+            text, hint = f"unknown key {key!r} in measure.{name}", _keys(kind, key)
+        else:
+            said = first["msg"][0].lower() + first["msg"][1:]
+            text, hint = f"measure.{name}.{key} is {(given or {}).get(key)!r}: {said}", None
+        raise _error(document, (name, key), text, hint) from None
+
+
+def _keys(kind: type[BaseModel], near: str = "") -> str:
+    return f"known: {nearest(near, kind.model_fields, 16)}"
+
+
+def _wanted_runs(
+    document: Document, name: str, asked: Asked, experiments: Sequence[_Experiment]
+) -> list[Wanted]:
+    """The runs of the experiments named that have the values of `where`, each once."""
+    names = [experiment.name for experiment in experiments]
+    for n, experiment in enumerate(asked.experiments):
+        if experiment not in names:
+            text = f"there is no experiment {experiment!r}"
+            raise _error(
+                document,
+                (name, "experiments", n),
+                text,
+                f"experiments: {nearest(experiment, names)}",
+            )
+    found: dict[int, tuple[RunSpec, list[str]]] = {}
+    for each in experiments:
+        if not asked.experiments or each.name in asked.experiments:
+            for run in each.runs:
+                of = found.setdefault(id(run), (run, []))[1]
+                of += [each.name] if each.name not in of else []
+    wanted = [Wanted(run, describe_run(run), tuple(of)) for run, of in found.values()]
+    for column, values in asked.where.items():
+        path = (name, "where", column)
+        if column not in wanted[0].row:
+            known = nearest(column, wanted[0].row, 30)
+            raise _error(document, path, f"where: no column {column!r}", f"columns: {known}")
+        allowed = values if isinstance(values, tuple) else (values,)
+        left = [one for one in wanted if one.row[column] in allowed]
+        if not left:
+            there = ", ".join(sorted({str(one.row[column]) for one in wanted})[:8])
+            text = f"where: no run has {column} {values!r}"
+            raise _error(document, path, text, f"there are: {there}")
+        wanted = left
+    return wanted

@@ -1,0 +1,83 @@
+"""Names of `sources:` and `targets:` in a cell, replaced by what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from bench.core.errors import nearest
+from bench.grid.borrow import RESERVED
+from bench.grid.cell import merge
+from bench.grid.cells import Place
+from bench.grid.errors import CellError
+
+__all__ = ["Names"]
+
+_WORDS = {"source": ("none", "self"), "borrow": RESERVED, "target": ()}
+"""What may stand in place of a name."""
+
+_HOMES = {"source": "sources", "borrow": "sources", "target": "targets"}
+
+
+@dataclass(frozen=True)
+class Names:
+    """What a grid defines under `sources:` and `targets:`."""
+
+    sources: Mapping[str, Any]
+    targets: Mapping[str, Any]
+
+    def resolve(self, cell: Mapping[str, Any], named: dict[str, Place]) -> dict[str, Any]:
+        """The cell with definitions in place of names, in parents too.
+
+        Args:
+            cell: as its author wrote it.
+            named: gets the path of each definition used, by section.
+
+        Raises:
+            CellError: for a name that is not defined.
+        """
+        resolved = self._one(self._one(dict(cell), "source", named), "target", named)
+        if "borrow" in resolved:
+            resolved["borrow"] = self._borrow(resolved["borrow"], named)
+        if isinstance(resolved.get("parent"), Mapping):
+            try:
+                resolved["parent"] = self.resolve(resolved["parent"], {})
+            except CellError as error:
+                raise error.at(("parent", *error.key)) from None
+        return resolved
+
+    def _borrow(self, value: Any, named: dict[str, Place]) -> Any:
+        if isinstance(value, list):
+            return [self._borrow(item, named) for item in value]
+        name = value.get("name") if isinstance(value, Mapping) else value
+        if name in RESERVED:
+            return value
+        return self._one({"borrow": value}, "borrow", named)["borrow"]
+
+    def _one(self, cell: dict[str, Any], section: str, named: dict[str, Place]) -> dict[str, Any]:
+        value = cell.get(section)
+        name = value.get("name") if isinstance(value, Mapping) else value
+        if not isinstance(name, str) or (section == "source" and name in _WORDS["source"]):
+            return cell
+        table, home = (self.targets if section == "target" else self.sources), _HOMES[section]
+        if name not in table:
+            raise CellError(
+                (section,),
+                f"{section} {name!r} is not defined",
+                f"defined: {_listed(name, [*table, *_WORDS[section]])}; a new name is defined "
+                f"under {home}:",
+            )
+        rest = {k: v for k, v in value.items() if k != "name"} if isinstance(value, Mapping) else {}
+        named[section] = (home, name)
+        if not isinstance(table[name], Mapping):
+            raise CellError(
+                (section,),
+                f"{home}: {name}: expected a mapping, found {table[name]!r}",
+                "write for example {classes: {recipe: random, n: 10}}",
+            )
+        return {**cell, section: merge(table[name], rest)}
+
+
+def _listed(name: str, known: list[str]) -> str:
+    return nearest(name, known, 20) or "none"

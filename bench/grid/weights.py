@@ -1,0 +1,167 @@
+"""The key `weights:` of a cell: timm's published weights, or a file, looked at without torch."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import struct
+import zipfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import BenchError, nearest
+from bench.core.paths import user_path
+from bench.grid.errors import CellError
+from bench.specs.run import FromFile, FromTimm, ModelSpec
+
+__all__ = ["WeightsReader", "check_weights_file"]
+
+_SUFFIXES = (".safetensors", ".pth", ".pt")
+_MEANT = "weights: timm, {timm: TAG}, {file: net.safetensors} or {file: …, sha256: …}, or none"
+_MOST_HEADER = 100_000_000
+_OLD_TORCH = (
+    b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19",
+    b"\x80\x02}",
+    b"\x80\x02c",
+)
+"""How files begin that torch wrote before its zip format: its magic number, or a bare pickle."""
+
+
+class WeightsReader:
+    """Reads `weights:`; looks at each file once.
+
+    Args:
+        check_tag: refuses, with a BenchError, a network or a tag without published weights.
+    """
+
+    def __init__(self, check_tag: Callable[[str, str | None], None]) -> None:
+        self.check_tag = check_tag
+        self._files: dict[Path, str] = {}
+
+    def __call__(self, raw: Any, model: ModelSpec) -> FromTimm | FromFile:
+        """Where the weights come from.
+
+        Raises:
+            CellError: for what is no such thing, weights that timm does not have, and a file that
+                is missing, torn, of another kind or not the one of its SHA-256.
+        """
+        if raw == "timm":
+            return self._timm(model, None)
+        if isinstance(raw, Mapping) and set(raw) == {"timm"} and isinstance(raw["timm"], str):
+            return self._timm(model, raw["timm"])
+        if isinstance(raw, Mapping) and "file" in raw and set(raw) <= {"file", "sha256"}:
+            return self._file(raw)
+        if isinstance(raw, str) and raw.endswith(_SUFFIXES):
+            raise CellError(("weights",), f"weights is {raw!r}", f"write {{file: {raw}}}")
+        if isinstance(raw, Mapping) and "name" in raw:  # what a dotted key makes of weights: timm
+            key, value = next((pair for pair in raw.items() if pair[0] != "name"), ("file", "PATH"))
+            key = key if key in ("file", "timm") else "file"
+            raise CellError(
+                ("weights",),
+                f"weights is a name here, {raw['name']!r}, which has no keys",
+                f"write weights={{{key}: {value}}} for --set, or weights: {{{key}: {value}}} in "
+                "the grid",
+            )
+        raise CellError(("weights",), f"weights: cannot read {raw!r}", _MEANT)
+
+    def _timm(self, model: ModelSpec, tag: str | None) -> FromTimm:
+        try:
+            self.check_tag(model.name, tag)
+        except BenchError as error:
+            raise CellError(("weights",), error.message, error.hint) from None
+        return FromTimm(tag=tag)
+
+    def _file(self, raw: Mapping[str, Any]) -> FromFile:
+        if not isinstance(raw["file"], str):
+            raise CellError(("weights", "file"), f"weights.file is {raw['file']!r}", _MEANT)
+        try:
+            path = user_path(raw["file"])
+            if path not in self._files:
+                self._files[path] = check_weights_file(path)
+        except BenchError as error:
+            raise CellError(("weights", "file"), error.message, error.hint) from None
+        found, given = self._files[path], raw.get("sha256", self._files[path])
+        if given != found:
+            raise CellError(
+                ("weights", "sha256"),
+                f"weights.sha256 is {given!r}, but the file {path} has {found}",
+                "the file is another one or has changed: restore it, or write its own SHA-256",
+            )
+        return FromFile(path=str(path), sha256=found)
+
+
+def check_weights_file(path: Path) -> str:
+    """The SHA-256 of a file of weights that is whole, as far as one can see without torch.
+
+    Raises:
+        BenchError: when it is missing, unreadable, torn, or no file of weights.
+    """
+    kinds = f"give a {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file"
+    if not path.is_file():
+        there = "a folder, no file" if path.is_dir() else "not there"
+        where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
+        beside = _beside(path)
+        raise BenchError(
+            f"the weights file {path} is {there}{where}",
+            hint=f"{kinds}; there are: {beside}" if beside else kinds,
+        )
+    if path.suffix not in _SUFFIXES:
+        raise BenchError(
+            f"the weights file {path} is of another kind ({path.suffix!r})", hint=kinds
+        )
+    try:
+        torn = _torn_safetensors(path) if path.suffix == ".safetensors" else _torn_torch(path)
+        with path.open("rb") as file:
+            digest = hashlib.file_digest(file, "sha256").hexdigest()
+    except OSError as error:
+        raise BenchError(
+            f"the weights file {path} cannot be read ({error.strerror})",
+            hint="check who may read it",
+        ) from None
+    if torn:
+        raise BenchError(
+            f"the weights file {path} {torn}",
+            hint="copy it again; it may be incomplete, or a file of another kind",
+        )
+    return digest
+
+
+def _beside(path: Path) -> str:
+    """Files of weights in the same folder, or in the folder that was given for a file."""
+    folder = path if path.is_dir() else path.parent
+    try:
+        names = [one.name for one in folder.iterdir() if one.suffix in _SUFFIXES and one.is_file()]
+    except OSError:
+        return ""
+    return nearest(path.name, names)
+
+
+def _torn_safetensors(path: Path) -> str | None:
+    """What is wrong with the header: 8 bytes of length, JSON of names with their offsets."""
+    size = path.stat().st_size
+    with path.open("rb") as file:
+        start = file.read(8)
+        length = struct.unpack("<Q", start)[0] if len(start) == 8 else _MOST_HEADER + 1
+        if length > min(_MOST_HEADER, size - 8):
+            return "is no safetensors file: it does not begin with a header"
+        try:
+            header = json.loads(file.read(length))
+            entries = [entry for name, entry in header.items() if name != "__metadata__"]
+            end = max((int(entry["data_offsets"][1]) for entry in entries), default=0)
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+            return "is no safetensors file: its header cannot be read"
+    if not entries:
+        return "holds no weights"
+    if 8 + length + end != size:
+        return f"is torn: it has {size} bytes and should have {8 + length + end}"
+    return None
+
+
+def _torn_torch(path: Path) -> str | None:
+    """What is wrong with the container; what is in it only torch can say."""
+    with path.open("rb") as file:
+        start = file.read(16)
+    if start.startswith(b"PK"):
+        return None if zipfile.is_zipfile(path) else "is torn: its end is missing"
+    return None if start.startswith(_OLD_TORCH) else "is no file that torch.save wrote"

@@ -1,0 +1,259 @@
+"""`bench grid` on this machine: find what is missing, run it, keep the user informed."""
+
+from __future__ import annotations
+
+import functools
+import signal
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from types import FrameType
+from typing import Any
+
+from rich.console import Console
+from rich.markup import escape
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
+
+from bench.core.text import duration
+from bench.launch.devices import Placement
+from bench.launch.local.pool import Pool
+from bench.launch.preflight import check_before
+from bench.planning.plan import batches, forecast_s
+from bench.planning.states import to_do
+from bench.planning.workspace import Session
+from bench.results import leaderboard
+from bench.runs.distributed import check_gpus
+from bench.specs.planned import PlannedRun
+
+__all__ = ["Tally", "run_here"]
+
+_FAILURES_SHOWN = 5
+
+
+@dataclass
+class Tally:
+    """What became of the runs of one command."""
+
+    done: int = 0
+    diverged: int = 0
+    failures: list[tuple[str, str]] = field(default_factory=list)
+    interrupted: bool = False
+
+
+def run_here(
+    session: Session,
+    console: Console,
+    *,
+    where: Placement,
+    threads: int,
+    device: str,
+    retry_failed: bool,
+    gpus: int = 1,
+) -> Tally:
+    """Runs what is missing of a grid with local workers; writes the leaderboards at the end.
+
+    Ctrl-C asks the workers to write a checkpoint and ends; the same command continues. Runs that
+    others start from are trained by `gpus` processes each, see `bench.runs.distributed`.
+
+    Raises:
+        BenchError: what is to be done cannot start on this machine; nothing was run.
+    """
+    states = session.states()
+    chosen = to_do(states, retry_failed)
+    todo = [run for run in session.wanted if run.id in chosen]
+    tally = Tally()
+    if todo:
+        check_gpus((r.spec for r in todo if r.role == "source"), gpus, str(session.grid.path))
+        say = functools.partial(console.print, highlight=False)
+        environment = check_before(todo, device, say, gpus)
+        machine = _Machine(where, threads, device, environment, gpus)
+        _run(session, console, todo, states, tally, machine, retry_failed)
+    leaderboard.write(session.plan, session.store, session.board)
+    return tally
+
+
+@dataclass(frozen=True)
+class _Machine:
+    """What there is here to run on."""
+
+    where: Placement
+    threads: int
+    device: str
+    environment: Mapping[str, str]
+    gpus: int = 1
+
+
+def _run(
+    session: Session,
+    console: Console,
+    todo: list[PlannedRun],
+    states: Mapping[str, str],
+    tally: Tally,
+    machine: _Machine,
+    retry_failed: bool,
+) -> None:
+    workers = machine.where.workers
+    rates = session.rates()
+    cost = {run.id: forecast_s(run, rates) or 10.0 for run in session.plan.runs.values()}
+    display = _Display(console, session, todo, cost, tally, workers)
+    total = sum(cost[run.id] for run in todo)
+    ordered = sorted(todo, key=lambda run: (run.role != "source", -cost[run.id]))
+    pieces = [
+        piece
+        for runs in _apart(ordered, machine.gpus)
+        for piece in batches(
+            runs, cost_s=lambda run: cost[run.id], limit_s=max(5.0, total / workers / 8)
+        )
+    ]
+    bad = {"diverged", "damaged"} | (set() if retry_failed else {"failed", "blocked"})
+    pool = Pool(
+        session.plan,
+        session.store,
+        {
+            "results": str(session.store.root.resolve()),
+            "data_root": str(session.data_root.resolve()) if session.data_root else None,
+            "device": machine.device,
+            "threads": machine.threads,
+            "gpus": machine.gpus,
+        },
+        workers=workers,
+        threads=machine.threads,
+        listener=display.hear,
+        environment=machine.environment,
+        cards=machine.where.cards,
+    )
+    with display, _polite_interrupt(pool, display):
+        result = pool.run(
+            pieces,
+            usable=[key for key, state in states.items() if state == "done"],
+            unusable=[key for key, state in states.items() if state in bad],
+        )
+    tally.interrupted = result.interrupted
+
+
+def _apart(runs: list[PlannedRun], gpus: int) -> list[list[PlannedRun]]:
+    """Runs that several GPUs train are not in one batch with others."""
+    if gpus == 1:
+        return [runs]
+    return [[r for r in runs if (r.role == "source") == sources] for sources in (True, False)]
+
+
+class _polite_interrupt:  # noqa: N801 -- a context manager, used like a function
+    """First Ctrl-C or SIGTERM asks the pool to stop; the second ends at once."""
+
+    def __init__(self, pool: Pool, display: _Display) -> None:
+        self.pool, self.display = pool, display
+        self.previous: dict[int, Any] = {}
+
+    def __enter__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM):
+            self.previous[number] = signal.signal(number, self._handle)
+
+    def _handle(self, number: int, frame: FrameType | None) -> None:
+        if self.pool.stopping:
+            raise KeyboardInterrupt
+        self.display.say("[yellow]stopping after the step in hand; once more to end at once[/]")
+        self.pool.stop()
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.previous.items():
+            signal.signal(number, handler)
+
+
+class _Display:
+    """Progress with time left on a terminal, plain lines in a log."""
+
+    def __init__(
+        self,
+        console: Console,
+        session: Session,
+        todo: list[PlannedRun],
+        cost: Mapping[str, float],
+        tally: Tally,
+        workers: int,
+    ) -> None:
+        self.console, self.session, self.tally = console, session, tally
+        self.cost, self.workers = cost, workers
+        self.left = {run.id for run in todo}
+        self.total = sum(cost[run.id] for run in todo)
+        self.begun = time.monotonic()
+        self.first_start: float | None = None
+        self.part: dict[str, float] = {}
+        self.said_at = 0.0
+        self.count = len(todo)
+        self.progress = Progress(
+            TextColumn("{task.description}"),
+            BarColumn(),
+            MofNCompleteColumn(),
+            TextColumn("{task.fields[left]}"),
+            TextColumn("[dim]{task.fields[now]}"),
+            console=console,
+            disable=not console.is_terminal,
+        )
+        self.task = self.progress.add_task("runs", total=len(todo), left="", now="starting")
+
+    def __enter__(self) -> None:
+        self.progress.start()
+
+    def __exit__(self, *_: object) -> None:
+        self.progress.stop()
+
+    def say(self, text: str) -> None:
+        self.progress.console.print(text)
+
+    def hear(self, event: Mapping[str, Any]) -> None:
+        kind, run_id = event["event"], str(event.get("id"))
+        if kind == "started":
+            self.first_start = self.first_start or time.monotonic()
+            self._now(f"{self._name(run_id)}")
+        elif kind == "epoch":
+            self.part[run_id] = event["epoch"] / event["epochs"]
+            accuracy = event.get("val_top1_accuracy")
+            shown = f" val {100 * accuracy:.1f} %" if accuracy is not None else ""
+            self._now(f"{self._name(run_id)} epoch {event['epoch']}/{event['epochs']}{shown}")
+        elif kind == "worker_died":
+            self.say(f"[yellow]a worker {event['message']}[/]; trying its run again")
+        elif kind == "note":
+            self.say(escape(f"{self._name(run_id)}: {event['message']}"))
+        elif kind == "ended":
+            self._ended(run_id, event)
+
+    def _ended(self, run_id: str, event: Mapping[str, Any]) -> None:
+        status = event["status"]
+        if status in ("elsewhere", "stopped") or run_id not in self.left:
+            return
+        self.left.discard(run_id)
+        self.part.pop(run_id, None)
+        self.tally.done += status in ("done", "already")
+        self.tally.diverged += status == "diverged"
+        if status == "failed":
+            self.tally.failures.append((run_id, str(event.get("message", ""))))
+            if len(self.tally.failures) <= _FAILURES_SHOWN:
+                text = escape(" ".join(str(event.get("message", "")).split())[:300])
+                self.say(f"[red]failed[/] {self._name(run_id)}: {text}")
+        self.progress.update(
+            self.task, completed=self.count - len(self.left), left=self._time_left()
+        )
+        if not self.console.is_terminal and time.monotonic() - self.said_at > 15:
+            self.said_at = time.monotonic()
+            done = self.count - len(self.left)
+            left = self._time_left()
+            self.console.print(f"{done} of {self.count} runs" + (f", {left}" if left else ""))
+
+    def _time_left(self) -> str:
+        """From the share of the forecast work that is done, once there is some."""
+        if self.first_start is None:
+            return ""
+        left = sum(self.cost[key] * (1 - self.part.get(key, 0.0)) for key in self.left)
+        worked = time.monotonic() - self.first_start
+        done = self.total - left
+        if worked < 2 or done <= 0:
+            return ""
+        return f"{duration(worked * left / done)} left"
+
+    def _now(self, text: str) -> None:
+        self.progress.update(self.task, now=text, left=self._time_left())
+
+    def _name(self, run_id: str) -> str:
+        run = self.session.plan.runs[run_id]
+        return self.session.store.folder(run_id, run.spec).path.name[:-24]

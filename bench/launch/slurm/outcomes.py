@@ -1,0 +1,162 @@
+"""How a job ended, and which run is to blame: from SLURM's word, the job's events and its logs."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Mapping, Sequence, Set
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from bench.launch.slurm.client import QueuedJob, never_starts
+from bench.launch.slurm.job import CANCEL, read_events
+from bench.launch.slurm.ledger import Death, Desk, Ending, Job
+
+__all__ = ["Judge", "in_hand", "last_words"]
+
+_MEMORY = re.compile(r"oom[-_ ]?kill|out of memory|exceeded memory limit|MemoryError", re.I)
+_REASONS = {
+    "OUT_OF_MEMORY": "out of memory",
+    "TIMEOUT": "time limit",
+    "DEADLINE": "time limit",
+    "NODE_FAIL": "node failure",
+    "BOOT_FAIL": "node failure",
+    "LAUNCH_FAILED": "node failure",
+    "LOST": "lost",
+}
+_NOBODYS_FAULT = frozenset({"COMPLETED", "PREEMPTED", "REVOKED", "NEVER_ARRIVED"})
+
+
+def in_hand(attempts: Sequence[Sequence[Mapping[str, Any]]]) -> str | None:
+    """The run that the newest attempt has begun and not ended, by its events."""
+    current = None
+    for event in attempts[-1] if attempts else ():
+        if event["event"] == "started":
+            current = str(event["id"])
+        elif event["event"] == "ended":
+            current = None
+    return current
+
+
+def last_words(folder: Path, lines: int = 12) -> str:
+    """The end of what the newest attempt said, and of what SLURM said about it."""
+    logs = sorted(folder.glob("log-*.txt"))[-1:] + sorted(folder.glob("*_log.err"))[-1:]
+    found: list[str] = []
+    for path in logs:
+        try:
+            with path.open("rb") as file:
+                file.seek(max(0, path.stat().st_size - 8192))
+                text = file.read().decode(errors="replace")
+        except OSError:
+            continue
+        kept = [line for line in text.splitlines() if line.strip() and "submitit" not in line]
+        found += kept[-lines:]
+    return "\n".join(found[-lines:])
+
+
+@dataclass
+class Judge:
+    """Decides which open jobs have ended.
+
+    Attributes:
+        queue: jobs that the controller knows, by name.
+        accounting: asked at most once, for jobs that the controller does not know.
+        published: ids of runs with a record.
+        grace_s: how long a job that nobody knows is waited for.
+    """
+
+    desk: Desk
+    queue: Mapping[str, QueuedJob]
+    accounting: Callable[[], Mapping[str, QueuedJob] | None]
+    published: Set[str]
+    grace_s: float
+
+    def verdict(self, job: Job) -> Ending | None:
+        """The ending of a job; None while it runs, waits, or may yet turn up."""
+        known = self.queue.get(job.name)
+        if known is not None and known.alive:
+            return self._of_living(job, known)
+        if known is None:
+            known = (self.accounting() or {}).get(job.name)
+            if known is None or known.alive:
+                return self._of_unknown(job)
+        return self._of_dead(job, known.state, known.reason)
+
+    def _of_living(self, job: Job, known: QueuedJob) -> Ending | None:
+        if known.state != "PENDING":
+            return None
+        if known.launch_failed:
+            return self._of_dead(job, "LAUNCH_FAILED", known.reason)
+        why = never_starts(known.reason)
+        if why is None:
+            return None
+        if known.reason == "DependencyNeverSatisfied":
+            return Ending(job.name, "CANNOT_START", why)
+        return Ending(job.name, "CANNOT_START", why, self._all(job, "cannot start", why))
+
+    def _of_unknown(self, job: Job) -> Ending | None:
+        folder = self.desk.job_folder(job.name)
+        attempts = read_events(folder)
+        if any(event["event"] in ("finished", "refused") for event in _last(attempts)):
+            return self._of_dead(job, "COMPLETED", "forgotten by the cluster")
+        if all(run in self.published for run in job.runs) and job.role != "leaderboard":
+            return Ending(job.name, "COMPLETED", "forgotten by the cluster")
+        signs = [*sorted(folder.glob("events-*.jsonl"))[-1:], job.entry]
+        age = min(self.desk.age_s(path) for path in signs if path is not None)
+        if age < self.grace_s:
+            return None
+        arrived = bool(attempts) or any(folder.glob("*_submitted.pkl"))
+        if not arrived:
+            return Ending(job.name, "NEVER_ARRIVED", "its submission was cut off")
+        return self._of_dead(job, "LOST", "neither the controller nor accounting knows it")
+
+    def _of_dead(self, job: Job, state: str, reason: str) -> Ending:
+        folder = self.desk.job_folder(job.name)
+        attempts = read_events(folder)
+        for event in _last(attempts):
+            if event["event"] == "refused":
+                return Ending(job.name, "CODE_CHANGED", str(event["message"]))
+            if event["event"] == "limit":
+                message = f"no end in sight after {event['restarts']} returns to the queue"
+                charged = self._all(job, "time limit", message, only=str(event["id"]))
+                return Ending(job.name, "TIMEOUT", reason, charged)
+        if state == "CANCELLED":
+            return self._of_cancelled(job, reason)
+        if state in _NOBODYS_FAULT or job.role == "leaderboard":
+            return Ending(job.name, state, reason)
+        words = last_words(folder)
+        why = _REASONS.get(state, "job failed")
+        if state == "FAILED" and _MEMORY.search(words):
+            why = "out of memory"
+        message = f"{state} {reason}".strip() + (f"\n{words}" if words else "")
+        culprit = in_hand(attempts)
+        if culprit is not None:
+            charged = self._all(job, why, message, only=culprit)
+        elif attempts and any(event["event"] == "ended" for event in _last(attempts)):
+            charged = ()  # between two runs, or stopped as it was asked to
+        elif state in ("LOST", "LAUNCH_FAILED", "NODE_FAIL", "BOOT_FAIL"):
+            charged = ()  # the cluster's fault, before any run began
+        else:
+            charged = self._all(job, why, message, final=False)
+        return Ending(job.name, state, reason, charged)
+
+    def _of_cancelled(self, job: Job, reason: str) -> Ending:
+        by_bench = (self.desk.job_folder(job.name) / CANCEL).exists()
+        if by_bench or reason == "DependencyNeverSatisfied" or job.role == "leaderboard":
+            return Ending(job.name, "CANCELLED", reason)
+        message = "by scancel, not by bench cancel; bench resume submits it again"
+        return Ending(job.name, "CANCELLED", reason, self._all(job, "cancelled", message))
+
+    def _all(
+        self, job: Job, reason: str, message: str, *, only: str | None = None, final: bool = True
+    ) -> tuple[Death, ...]:
+        """A death for each run that is not published, or for `only` that one."""
+        return tuple(
+            Death(run, job.name, reason, message, final and only is None)
+            for run in job.runs
+            if run not in self.published and only in (None, run)
+        )
+
+
+def _last(attempts: Sequence[Sequence[Mapping[str, Any]]]) -> Sequence[Mapping[str, Any]]:
+    return attempts[-1] if attempts else ()

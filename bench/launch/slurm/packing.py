@@ -1,0 +1,93 @@
+"""Which runs go into which job, with which resources."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from bench.launch.slurm.ledger import Ledger
+from bench.launch.slurm.settings import Kind, Resources, SlurmSettings
+from bench.launch.slurm.states import RunView
+from bench.planning.plan import Rates, batches, forecast_s
+from bench.results.store import Store
+from bench.specs.planned import PlannedRun
+
+__all__ = ["Pack", "pack"]
+
+_UNKNOWN_COST_S = 120.0
+_MOST_FACTOR = 8.0
+
+
+@dataclass(frozen=True)
+class Pack:
+    """Runs of one job, its resources, and the run that must be published before."""
+
+    runs: tuple[PlannedRun, ...]
+    kind: Kind
+    resources: Resources
+
+    @property
+    def needs(self) -> tuple[str, ...]:
+        """All runs of a pack start from the same runs."""
+        return self.runs[0].needs
+
+
+def pack(
+    views: Sequence[RunView],
+    settings: SlurmSettings,
+    rates: Rates,
+    ledger: Ledger,
+    store: Store,
+) -> list[Pack]:
+    """Packs, sources first; a run with which a job has died gets a job of its own.
+
+    Args:
+        views: what is to be submitted.
+        rates: for the forecast; see `bench.planning.workspace.Session.rates`.
+        ledger, store: for the reasons of earlier attempts: more memory or time where that was it.
+    """
+    kinds: tuple[Kind, ...] = ("source", "finetune")
+    packs: list[Pack] = []
+    for kind in kinds:
+        mine = [view for view in views if (view.run.role == "source") == (kind == "source")]
+        resources = settings.resources(kind)
+        together: list[PlannedRun] = []
+        alone: list[Pack] = []
+        for view in mine:
+            memory, time = _factors(view.run, ledger, store) if view.attempts > 0 else (1.0, 1.0)
+            if memory * time > 1 or _killed_a_job(view.run, ledger):
+                alone.append(Pack((view.run,), kind, resources.scaled(memory, time)))
+            else:
+                together.append(view.run)
+        packs += [Pack(runs, kind, resources) for runs in _cut(together, settings, rates)]
+        packs += alone
+    return packs
+
+
+def _cut(
+    runs: Sequence[PlannedRun], settings: SlurmSettings, rates: Rates
+) -> list[tuple[PlannedRun, ...]]:
+    count = settings.runs_per_job
+    cost: Mapping[str, float] = {
+        run.id: 1.0 if count else forecast_s(run, rates) or _UNKNOWN_COST_S for run in runs
+    }
+    pieces = batches(
+        runs,
+        cost_s=lambda run: cost[run.id],
+        limit_s=float(count) if count else settings.job_min * 60,
+    )
+    return [piece.runs for piece in pieces]
+
+
+def _killed_a_job(run: PlannedRun, ledger: Ledger) -> bool:
+    """Whether a job died with it in hand; its siblings are spared the next time."""
+    return any(not death.final for death in ledger.deaths.get(run.id, ()))
+
+
+def _factors(run: PlannedRun, ledger: Ledger, store: Store) -> tuple[float, float]:
+    """How much more memory and time, doubled for each attempt that ended for want of it."""
+    reasons = [death.reason for death in ledger.deaths.get(run.id, ())]
+    reasons += [str(f.get("reason")) for f in store.folder(run.id, run.spec).failures()]
+    memory = 2.0 ** reasons.count("out of memory")
+    time = 2.0 ** reasons.count("time limit")
+    return min(memory, _MOST_FACTOR), min(time, _MOST_FACTOR)

@@ -1,0 +1,105 @@
+"""Which code a job runs, and in which folder it may trust what it reads."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import stat
+from pathlib import Path
+
+from bench.core.errors import StoreError
+
+__all__ = ["check_private", "code_digest", "make_private", "printable"]
+
+
+def code_digest(package: Path | None = None) -> str:
+    """SHA-256 over the names and contents of the package's source and table files.
+
+    Args:
+        package: a folder; by default that of `bench` itself, wherever it is installed.
+    """
+    root = package or Path(__file__).parents[2]
+    digest = hashlib.sha256()
+    files = [path for path in root.rglob("*") if path.suffix in (".py", ".csv")]
+    for path in sorted(files, key=lambda path: path.relative_to(root).as_posix()):
+        content = hashlib.sha256(path.read_bytes()).hexdigest()
+        digest.update(f"{path.relative_to(root).as_posix()} {content}\n".encode())
+    return digest.hexdigest()
+
+
+def make_private(folder: Path) -> Path:
+    """Creates a folder that only its owner can enter, and checks the way to it.
+
+    Raises:
+        StoreError: as `check_private`.
+    """
+    folder = folder.absolute()
+    folder.parent.mkdir(parents=True, exist_ok=True)
+    folder.mkdir(mode=0o700, exist_ok=True)
+    check_private(folder)
+    return folder
+
+
+def check_private(folder: Path) -> None:
+    """Refuses a folder of job payloads that somebody else could write or exchange.
+
+    A job executes what lies there. The folder is to belong to this user and to be closed to all
+    others; each folder above it belongs to this user or root and is not writable by others, unless
+    sticky as /tmp is.
+
+    Raises:
+        StoreError: with the folder that is at fault and the command that mends it.
+    """
+    folder = folder.resolve()
+    found = folder.stat()
+    if found.st_uid != os.geteuid():
+        raise StoreError(
+            f"belongs to user {found.st_uid}, not to you", place=str(folder), hint="use your own"
+        )
+    if found.st_mode & 0o077:
+        raise StoreError(
+            f"others may enter it (mode {stat.S_IMODE(found.st_mode):o})",
+            place=str(folder),
+            hint=f"chmod 700 {folder}",
+        )
+    for parent in folder.parents:
+        found = parent.stat()
+        if found.st_uid not in (os.geteuid(), 0):
+            raise StoreError(
+                f"belongs to user {found.st_uid}, who could exchange what jobs execute",
+                place=str(parent),
+                hint="keep results in a folder of your own: --results FOLDER",
+            )
+        shared = found.st_mode & (stat.S_IWOTH | stat.S_IWGRP)
+        if found.st_mode & stat.S_IWGRP and _own_group(found.st_gid):
+            shared &= ~stat.S_IWGRP
+        if shared and not found.st_mode & stat.S_ISVTX:
+            raise StoreError(
+                f"others may write here (mode {stat.S_IMODE(found.st_mode):o}) and so exchange "
+                "what jobs execute",
+                place=str(parent),
+                hint=f"chmod go-w {parent}, or keep results elsewhere: --results FOLDER",
+            )
+
+
+def _own_group(gid: int) -> bool:
+    """Whether a group is this user's private one: of the same name, with no other members."""
+    import grp
+    import pwd
+
+    try:
+        group, user = grp.getgrgid(gid), pwd.getpwuid(os.geteuid())
+    except KeyError:
+        return False
+    return group.gr_name == user.pw_name and not set(group.gr_mem) - {user.pw_name}
+
+
+def printable(text: str) -> str:
+    """Text for a terminal: line breaks and tabs stay, other control characters become visible.
+
+    >>> printable("red \\x1b[31m line\\r\\n")
+    'red \\\\x1b[31m line\\\\r\\n'
+    """
+    return "".join(
+        char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text
+    )

@@ -1,0 +1,287 @@
+"""The one step of launching: submit what is neither published nor in the hands of a live job.
+
+It may be killed anywhere and repeated anywhere. Everything that a job is to do is written down
+before sbatch is called, under a name that is used once; what then became of the submission is found
+by that name. `bench grid --slurm`, `resume`, `status` and `cancel` are views of this step, and the
+last job of a grid repeats it on the cluster until nothing is left to do.
+"""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+
+from bench.core.errors import StoreError
+from bench.core.files import write_atomic
+from bench.launch.slurm.client import ClusterError, Queue, QueuedJob
+from bench.launch.slurm.job import CANCEL
+from bench.launch.slurm.ledger import Command, Desk, Ending, Job, Ledger, settle_entry
+from bench.launch.slurm.outcomes import Judge
+from bench.launch.slurm.permissions import check_private, code_digest
+from bench.launch.slurm.settings import SlurmSettings
+from bench.launch.slurm.states import GIVEN_UP, Situation, look
+from bench.launch.slurm.submission import Outcome, Submission
+from bench.planning.workspace import Session
+from bench.results import leaderboard
+
+__all__ = ["Reconciler"]
+
+
+class Reconciler:
+    """The step, for one opened grid.
+
+    Args:
+        session: the grid, its plan and its store.
+        command: how the last job can repeat this.
+        settings: resources and policy.
+        queue: the cluster.
+        own_job: the name of the job this runs in, which must not wait for itself.
+    """
+
+    def __init__(
+        self,
+        session: Session,
+        command: Command,
+        settings: SlurmSettings,
+        queue: Queue | None = None,
+        own_job: str = "",
+    ) -> None:
+        self.session, self.plan, self.store = session, session.plan, session.store
+        self.command, self.settings, self.queue = command, settings, queue or Queue()
+        self.own_job = own_job
+        self.desk = Desk(session.store.root.resolve() / "slurm")
+
+    # --- the views ---
+
+    def view(self) -> Outcome:
+        """Settles what has ended; submits nothing. Works, with less to say, without a cluster."""
+        if not self.desk.exists:
+            return Outcome(self._look(Ledger(), {}))
+        ledger = self.desk.read()
+        try:
+            jobs = self.queue.jobs() if ledger.open else {}
+        except ClusterError as error:
+            found = replace(self._look(ledger, {}), cluster="down", trouble=str(error))
+            for view in found.of("pending"):
+                view.reason = "was submitted; the cluster does not answer"
+            return Outcome(found)
+        notes: list[str] = []
+        try:
+            with self.desk.lock(wait_s=5.0):
+                ledger = self.desk.read()
+                notes = self._settle(ledger, jobs)
+                self._give_up(self._look(ledger, jobs))
+        except (OSError, StoreError) as error:
+            notes.append(f"how jobs ended could not be written down: {error}")
+        return Outcome(replace(self._look(ledger, jobs), cluster="ok"), notes=notes)
+
+    def submit(self, *, begin: bool, retry_failed: bool = False) -> Outcome:
+        """The whole step.
+
+        Args:
+            begin: a user asks for it, so what was cancelled or could not start is wanted again.
+            retry_failed: what was given up is tried `max_attempts` times more.
+
+        Raises:
+            ClusterError: the cluster does not answer; nothing was submitted.
+            RefusedError: sbatch refuses; what was submitted before stays.
+            StoreError: the folder is not safe, or another command was quicker.
+        """
+        self.desk.prepare()
+        with self.desk.lock():
+            ledger = self.desk.read()
+            jobs = self.queue.jobs()
+            notes = self._settle(ledger, jobs)
+            if begin:
+                self.desk.shorten(ledger)
+                self._replace_old_code(ledger, jobs)
+                self._begin(ledger, jobs, retry_failed)
+            found = self._look(ledger, jobs)
+            self._give_up(found)
+            outcome = Submission(self, ledger, jobs, found).run()
+            outcome.notes[:0] = notes
+            outcome.situation = replace(self._look(ledger, _with_new(jobs, ledger)), cluster="ok")
+            if not outcome.situation.in_queue and not outcome.deferred:
+                leaderboard.write(self.plan, self.store, self.session.board)
+            return outcome
+
+    def cancel(self, only: Sequence[str] = (), wait_s: float = 60.0) -> Outcome:
+        """Takes runs off the cluster and waits until their jobs have ended.
+
+        A job that also holds runs of others goes on with those.
+
+        Args:
+            only: experiments; empty is the whole grid. Sources that others need stay.
+            wait_s: the jobs are told to end, and then ended, by SLURM; that takes its KillWait.
+        """
+        if not self.desk.exists:
+            return self.view()
+        check_private(self.desk.root)
+        with self.desk.lock():
+            ledger = self.desk.read()
+            jobs = self.queue.jobs()
+            notes = self._settle(ledger, jobs)
+            unwanted = self._unwanted(self._look(ledger, jobs), only)
+            unwanted -= {
+                run
+                for job in ledger.open
+                if not self._of_this_grid(job, ledger)
+                for run in job.runs
+            }
+            self.desk.write(ledger, {"kind": "cancel", "runs": sorted(unwanted)})
+            ended = self._mark_jobs(ledger, unwanted, everything=not only)
+            self.queue.cancel(jobs[name].id for name in ended if name in jobs)
+            deadline = time.monotonic() + wait_s
+            while time.monotonic() < deadline:
+                jobs = self.queue.jobs()
+                if not any(name in jobs and jobs[name].alive for name in ended):
+                    break
+                time.sleep(0.5)
+            notes += self._settle(ledger, jobs)
+            leaderboard.write(self.plan, self.store, self.session.board)
+            notes.append(f"{len(unwanted)} runs cancelled, {len(ended)} jobs ended")
+            return Outcome(replace(self._look(ledger, jobs), cluster="ok"), notes=notes)
+
+    # --- parts ---
+
+    def _look(self, ledger: Ledger, jobs: Mapping[str, QueuedJob]) -> Situation:
+        """The runs that were asked for; the plan has those of the whole file."""
+        most = self.settings.max_attempts
+        found = look(self.plan, self.store, self.desk, ledger, jobs, most)
+        return replace(found, runs={run.id: found.runs[run.id] for run in self.session.wanted})
+
+    def _unwanted(self, found: Situation, only: Sequence[str]) -> set[str]:
+        """The unfinished runs to cancel; sources go when nothing that is left needs them."""
+        left = {view.run.id for view in found.of("running", "pending", "missing", "blocked")}
+        if not only:
+            return left
+        kept = {
+            run.id
+            for run in self.plan.runs.values()
+            if {*run.experiments, *run.measures} - set(only)
+        }
+        for run in reversed(list(self.plan.runs.values())):  # children come after their parents
+            if run.id in kept:
+                kept.update(run.needs)
+        return left - kept
+
+    def _usable(self, ledger: Ledger) -> set[str]:
+        """Ids of finished runs; of those in open jobs only where their files are there too."""
+        published = self.store.published()
+        for job in ledger.open:
+            for run in published.intersection(job.runs).intersection(self.plan.runs):
+                folder = self.store.folder(run, self.plan.runs[run].spec)
+                try:
+                    record = folder.record()
+                except StoreError:  # it is shown as damaged, and its children as blocked
+                    continue
+                if record is not None and folder.damage(record):
+                    published.discard(run)
+        return published
+
+    def _mark_jobs(self, ledger: Ledger, unwanted: set[str], *, everything: bool) -> list[str]:
+        """Leaves word in the jobs' folders; the names of those that have nothing else to do."""
+        published = self.store.published()
+        whole: list[str] = []
+        for job in ledger.open:
+            mine = [run for run in job.runs if run in unwanted]
+            others = [run for run in job.runs if run not in published and run not in unwanted]
+            last = job.role == "leaderboard" and self._of_this_grid(job, ledger) and everything
+            if last or (mine and not others):
+                whole.append(job.name)
+                self._mark(job, "all")
+            elif mine:
+                self._mark(job, mine)
+        return whole
+
+    def _of_this_grid(self, job: Job, ledger: Ledger) -> bool:
+        return ledger.commands.get(job.grid, {}).get("name") == self.plan.name
+
+    def _mark(self, job: Job, runs: str | Sequence[str]) -> None:
+        path = self.desk.job_folder(job.name) / CANCEL
+        if path.parent.is_dir():
+            write_atomic(path, json.dumps(runs))
+
+    def _settle(self, ledger: Ledger, jobs: Mapping[str, QueuedJob]) -> list[str]:
+        """Writes down which jobs have ended and who is to blame; cancels those that never start."""
+        asked: list[Mapping[str, QueuedJob] | None] = []
+
+        def accounting() -> Mapping[str, QueuedJob] | None:
+            if not asked:
+                asked.append(self.queue.accounting())
+            return asked[0]
+
+        judge = Judge(self.desk, jobs, accounting, self._usable(ledger), self.settings.grace_s)
+        endings = [
+            ending
+            for job in ledger.open
+            if job.name != self.own_job and (ending := judge.verdict(job)) is not None
+        ]
+        stuck = [e.job for e in endings if e.job in jobs and jobs[e.job].alive]
+        if stuck:
+            self.queue.cancel(jobs[name].id for name in stuck)
+        if endings:
+            self.desk.write(ledger, settle_entry(endings))
+            self.desk.tidy(ledger, [ending.job for ending in endings])
+        return [_said(e) for e in endings if e.state in ("CANNOT_START", "CODE_CHANGED")]
+
+    def _replace_old_code(self, ledger: Ledger, jobs: Mapping[str, QueuedJob]) -> None:
+        """Jobs that still wait and carry other code would refuse to run: they are taken back."""
+        code = code_digest()
+        old = [
+            job.name
+            for job in ledger.open
+            if job.code != code and job.name in jobs and jobs[job.name].state == "PENDING"
+        ]
+        if old:
+            for name in old:
+                self._mark(ledger.jobs[name], "all")
+            self.queue.cancel(jobs[name].id for name in old)
+            entry = [Ending(name, "CODE_CHANGED", "submitted with other code") for name in old]
+            self.desk.write(ledger, settle_entry(entry))
+
+    def _begin(self, ledger: Ledger, jobs: Mapping[str, QueuedJob], retry_failed: bool) -> None:
+        """Writes the user's wish down, if it changes anything."""
+        found = self._look(ledger, jobs)
+        again = [v.run.id for v in found.runs.values() if v.state in ("failed", "cancelled")]
+        forgiven = {}
+        if retry_failed:
+            forgiven = {
+                v.run.id: ledger.forgiven.get(v.run.id, 0) + v.attempts for v in found.of("failed")
+            }
+        if again or self.command.key not in ledger.commands:
+            entry = {"kind": "begin", "runs": again, "forgiven": forgiven}
+            self.desk.write(
+                ledger, entry | {"grid": self.command.key, "command": self.command.to_json()}
+            )
+
+    def _give_up(self, found: Situation) -> None:
+        """A run that is not tried again keeps the reason beside it, where leaderboards find it."""
+        for view in found.of("failed"):
+            folder = self.store.folder(view.run.id, view.run.spec)
+            failures = folder.failures()
+            reason, _, message = view.reason.partition(": ")
+            if not failures or f"{failures[-1].get('message')}" != message:
+                folder.add_failure(
+                    {
+                        "run_id": view.run.id,
+                        "reason": reason,
+                        "message": message,
+                        GIVEN_UP: True,
+                        "attempts": view.attempts,
+                    }
+                )
+
+
+def _with_new(jobs: Mapping[str, QueuedJob], ledger: Ledger) -> dict[str, QueuedJob]:
+    """The queue as it must be after a submission, without asking again."""
+    unseen = {j.name: QueuedJob("", j.name, "PENDING", "just submitted") for j in ledger.open}
+    return {**unseen, **jobs}
+
+
+def _said(ending: Ending) -> str:
+    if ending.state == "CANNOT_START":
+        return f"job {ending.job} could never start and was cancelled: {ending.reason}"
+    return f"job {ending.job} did not run: {ending.reason}"

@@ -1,0 +1,253 @@
+"""The `slurm:` section of a grid: what to ask the cluster for, and how to go about it.
+
+    slurm:
+      partition: gpu
+      account: my-project
+      gpus_per_node: 1
+      cpus_per_task: 4
+      memory_gib: 16
+      timeout_min: 120
+      source: {timeout_min: 600, gpus: 4}  # pre-training takes longer; a run on four GPUs
+      leaderboard: {partition: cpu, gpus_per_node: 0}
+      additional: {reservation: course} # any other sbatch option
+
+Everything a site asks for goes through submitit unchanged; what is left out, the site decides.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from typing import Annotated, Any, Literal
+
+from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
+
+from bench.core.errors import GridError, nearest
+
+__all__ = ["Kind", "Resources", "SlurmSettings", "read_settings"]
+
+Kind = Literal["source", "finetune", "leaderboard"]
+
+_LINE = re.compile(r"[^\x00-\x1f\x7f]{1,200}\Z")
+_OWN_OPTIONS = frozenset(
+    [
+        "job-name",
+        "output",
+        "error",
+        "array",
+        "dependency",
+        "signal",
+        "open-mode",
+        "wrap",
+        "wait",
+        "parsable",
+        "input",
+        "requeue",
+        "no-requeue",
+        "kill-on-invalid-dep",
+        "ntasks",
+        "ntasks-per-node",
+        "time",
+        "mem",
+        "cpus-per-task",
+        "chdir",
+        "test-only",
+        "hold",
+        "begin",
+        "kill-on-bad-exit",
+    ]
+)
+
+
+def _one_line(text: str) -> str:
+    """A newline or another control character would end the line of the batch script."""
+    if not _LINE.match(text):
+        raise ValueError("must be one line of at most 200 printable characters")
+    return text
+
+
+Line = Annotated[str, Field(min_length=1)]
+
+
+class _Section(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+    @field_validator("*", mode="after")
+    @classmethod
+    def _lines(cls, value: Any) -> Any:
+        return _one_line(value) if isinstance(value, str) else value
+
+
+class Resources(_Section):
+    """What one job asks for. None is the site's own default, or that of `SlurmSettings`.
+
+    `gpus` is the number of GPUs on which each run is trained (`bench.runs.distributed`); the job
+    asks for as many, and for the processors and the memory of so many processes, where nothing else
+    is said.
+    """
+
+    partition: Line | None = None
+    account: Line | None = None
+    qos: Line | None = None
+    constraint: Line | None = None
+    gres: Line | None = None
+    nodelist: Line | None = None
+    exclude: Line | None = None
+    gpus: Annotated[int, Strict(), Field(ge=1)] | None = None
+    gpus_per_node: Annotated[int, Strict(), Field(ge=0)] | None = None
+    cpus_per_task: Annotated[int, Strict(), Field(ge=1)] | None = None
+    memory_gib: Annotated[float, Field(gt=0, le=65536)] | None = None
+    timeout_min: Annotated[int, Strict(), Field(ge=1)] | None = None
+    additional: Mapping[str, str | bool | int | float] = {}
+
+    @field_validator("additional")
+    @classmethod
+    def _not_ours(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
+        for name, value in options.items():
+            if not re.fullmatch(r"[a-z][a-z0-9-]*", name):
+                raise ValueError(f"{name!r} is not the long name of an sbatch option")
+            if name in _OWN_OPTIONS:
+                raise ValueError(f"--{name} is set by bench itself")
+            _one_line(str(value))
+        return options
+
+    def over(self, base: Resources) -> Resources:
+        """These resources, with what they leave open taken from `base`."""
+        given = {k: v for k, v in self.model_dump().items() if v is not None and k != "additional"}
+        merged = {name: getattr(base, name) for name in Resources.model_fields} | given
+        return Resources(**merged | {"additional": {**base.additional, **self.additional}})
+
+    def scaled(self, memory: float, time: float) -> Resources:
+        """More of the two, for a retry of what ran out of them."""
+        return self.model_copy(
+            update={
+                "memory_gib": self.memory_gib * memory if self.memory_gib else None,
+                "timeout_min": int(self.timeout_min * time) if self.timeout_min else None,
+            }
+        )
+
+
+_DEFAULTS: Mapping[str, Resources] = {
+    "source": Resources(cpus_per_task=1, memory_gib=4.0, timeout_min=240),
+    "finetune": Resources(cpus_per_task=1, memory_gib=4.0, timeout_min=60),
+    "leaderboard": Resources(cpus_per_task=1, memory_gib=2.0, timeout_min=30, gpus_per_node=0),
+}
+
+
+_OF_RUNS = ("gpus", "gpus_per_node", "gres", "cpus_per_task", "timeout_min", "memory_gib")
+
+
+class SlurmSettings(Resources):
+    """Resources of all jobs, what differs by kind of job, and the policy.
+
+    Attributes:
+        source, finetune, leaderboard: laid over the resources above for pre-training, for
+            fine-tuning, and for the last job, which writes the leaderboards and tries again.
+        runs_per_job: runs in one job; default is as many as make `job_min` of work.
+        job_min: minutes of work in a job, by the forecast.
+        max_jobs: jobs in the queue at once, the last job not counted; default is what is allowed.
+        max_attempts: how often a run that fails is tried.
+        max_requeues: how often a job puts itself back into the queue at its time limit.
+        signal_delay_s: how long before its end a job is told to write a checkpoint.
+        checkpoint_s: seconds between checkpoints; a killed run loses at most so much.
+        grace_s: how long a job that the cluster does not know is waited for.
+        lag_s: how long a result may take to be seen through the shared file system.
+        threads: CPU threads of a run; results are bit-identical for equal numbers only.
+        device: auto, cpu or cuda.
+        last_job: whether a last job writes the leaderboards and submits what is to be tried again.
+    """
+
+    source: Resources = Resources()
+    finetune: Resources = Resources()
+    leaderboard: Resources = Resources()
+    runs_per_job: Annotated[int, Strict(), Field(ge=1)] | None = None
+    job_min: Annotated[float, Field(gt=0)] = 10.0
+    max_jobs: Annotated[int, Strict(), Field(ge=1)] | None = None
+    max_attempts: Annotated[int, Strict(), Field(ge=1)] = 3
+    max_requeues: Annotated[int, Strict(), Field(ge=0)] = 100
+    signal_delay_s: Annotated[int, Strict(), Field(ge=1)] = 120
+    checkpoint_s: Annotated[float, Field(gt=0)] = 60.0
+    grace_s: Annotated[float, Field(ge=0)] = 90.0
+    lag_s: Annotated[float, Field(ge=0)] = 60.0
+    threads: Annotated[int, Strict(), Field(ge=1)] = 1
+    device: Literal["auto", "cpu", "cuda"] = "auto"
+    last_job: Annotated[bool, Strict()] = True
+
+    def resources(self, kind: Kind) -> Resources:
+        """Everything decided: the kind's own, over the common ones, over the defaults."""
+        common = Resources(**{name: getattr(self, name) for name in Resources.model_fields})
+        if kind == "leaderboard":
+            # What is asked for runs is not needed for writing a table.
+            for name in _OF_RUNS:
+                common = common.model_copy(update={name: None})
+        own: Resources = getattr(self, kind)
+        asked = own.over(common)
+        found = asked.over(_DEFAULTS[kind])
+        if kind == "leaderboard":
+            return found
+        gpus = found.gpus or 1
+        if gpus > 1:
+            found = found.model_copy(update=self._of_processes(gpus, asked, found))
+        if (found.cpus_per_task or 1) < gpus * self.threads:
+            found = found.model_copy(update={"cpus_per_task": gpus * self.threads})
+        return found
+
+    def _of_processes(self, gpus: int, asked: Resources, found: Resources) -> dict[str, Any]:
+        """What a job needs to train each run by several processes."""
+        more: dict[str, Any] = {}
+        if asked.memory_gib is None and found.memory_gib:
+            more["memory_gib"] = gpus * found.memory_gib
+        if self.device == "cpu":
+            return more
+        if asked.gpus_per_node is not None and asked.gpus_per_node < gpus:
+            raise GridError(
+                f"slurm: a run is trained on gpus: {gpus}, but gpus_per_node is "
+                f"{asked.gpus_per_node}",
+                hint="leave gpus_per_node out, and the job asks for as many as gpus says",
+            )
+        ways = {"gpus", "gpus-per-node", "gpus-per-task", "gres"}
+        if asked.gpus_per_node is None and not asked.gres and not ways & set(asked.additional):
+            more["gpus_per_node"] = gpus
+        return more
+
+
+def read_settings(
+    section: Mapping[str, Any], overrides: Iterable[tuple[str, Any]] = (), place: str = "slurm"
+) -> SlurmSettings:
+    """The section, with `(dotted key, value)` overrides of the command line laid over it.
+
+    >>> read_settings({"partition": "gpu"}, [("source.timeout_min", 300)]).resources("source")
+    ... # doctest: +ELLIPSIS
+    Resources(partition='gpu', account=None, ... timeout_min=300, additional={})
+
+    Raises:
+        GridError: naming the key, the value and the nearest known keys.
+    """
+    values: dict[str, Any] = {k: dict(v) if _is_mapping(v) else v for k, v in section.items()}
+    for key, value in overrides:
+        head, _, rest = key.partition(".")
+        if rest:
+            inner = values.setdefault(head, {})
+            if not isinstance(inner, dict):
+                raise GridError(f"{head} is {inner!r}, so {key} cannot be set", place=place)
+            inner[rest] = value
+        else:
+            values[head] = value
+    try:
+        return SlurmSettings.model_validate(values)
+    except ValidationError as error:
+        raise _readable(error, place) from None
+
+
+def _is_mapping(value: Any) -> bool:
+    return isinstance(value, Mapping)
+
+
+def _readable(error: ValidationError, place: str) -> GridError:
+    first = error.errors()[0]
+    where = ".".join(str(part) for part in first["loc"]) or "slurm"
+    if first["type"] == "extra_forbidden":
+        known = Resources if len(first["loc"]) > 1 else SlurmSettings
+        hint = f"known: {nearest(str(first['loc'][-1]), known.model_fields, 12)}"
+        return GridError(f"unknown key {where!r} in slurm", place=place, hint=hint)
+    return GridError(f"slurm.{where}: {first['input']!r}: {first['msg']}", place=place)

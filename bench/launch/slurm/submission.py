@@ -1,0 +1,263 @@
+"""The submitting half of the step: from runs that are missing to jobs in the queue."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import re
+import secrets
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from bench.core.files import publish_new
+from bench.launch.slurm.client import ClusterError, Limits, QueuedJob
+from bench.launch.slurm.ledger import Ending, Job, Ledger, settle_entry
+from bench.launch.slurm.packing import Pack, pack
+from bench.launch.slurm.permissions import code_digest
+from bench.launch.slurm.settings import Resources
+from bench.launch.slurm.states import Situation
+
+if TYPE_CHECKING:
+    from bench.launch.slurm.reconcile import Reconciler
+
+__all__ = ["Outcome", "Submission"]
+
+_MOST_DEPENDENCIES = 200
+
+
+@dataclass
+class Outcome:
+    """What a step did, and how things stand after it."""
+
+    situation: Situation
+    jobs: int = 0
+    runs: int = 0
+    deferred: int = 0
+    notes: list[str] = field(default_factory=list)
+
+
+class Submission:
+    """What is missing, packed, written down, and handed to sbatch.
+
+    Args:
+        owner: the step that this is a part of.
+        ledger: the newest state, under the lock.
+        jobs: the queue.
+        found: how things stand.
+    """
+
+    def __init__(
+        self,
+        owner: Reconciler,
+        ledger: Ledger,
+        jobs: Mapping[str, QueuedJob],
+        found: Situation,
+    ) -> None:
+        self.owner, self.ledger, self.jobs, self.found = owner, ledger, jobs, found
+        self.settings, self.desk = owner.settings, owner.desk
+        self.holders = {run: job.name for job in ledger.open for run in job.runs}
+        self.ids = {name: job.id for name, job in jobs.items() if job.alive}
+        self.code = code_digest()
+
+    def run(self) -> Outcome:
+        """Submits as much as the queue takes, and a last job.
+
+        Raises:
+            ClusterError, RefusedError: what was submitted before stays.
+        """
+        outcome = Outcome(self.found)
+        missing = self.found.of("missing")
+        rates = self.owner.session.rates() if missing else {}
+        packs = pack(missing, self.settings, rates, self.ledger, self.owner.store)
+        chosen = self._choose(packs)
+        if chosen:
+            self._submit(chosen, outcome)
+        outcome.deferred += sum(len(p.runs) for p in packs) - sum(len(p.runs) for p in chosen)
+        if self.settings.last_job:
+            self._last_job(outcome)
+        return outcome
+
+    def _choose(self, packs: Sequence[Pack]) -> list[Pack]:
+        """As many as the queue takes; a child only when what it needs is done or in the queue."""
+        room = self._room()
+        chosen: list[Pack] = []
+        coming = set(self.holders)
+        for piece in packs:
+            ready = all(run in coming or self._done(run) for run in piece.needs)
+            if ready and len(chosen) < room:
+                chosen.append(piece)
+                coming |= {run.id for run in piece.runs}
+        return chosen
+
+    def _done(self, run_id: str) -> bool:
+        return self.found.runs[run_id].state == "done"
+
+    def _room(self) -> float:
+        """How many more jobs the queue takes; one place is kept for the last job."""
+        mine = sum(job.alive for job in self.jobs.values())
+        limits = Limits(None, None)
+        with contextlib.suppress(ClusterError):  # sbatch itself will say when it is enough
+            limits = self.owner.queue.limits()
+        bounds: list[float] = [float("inf")]
+        if limits.most is not None:
+            # Two at once and a running last job are the least with which the rest can follow.
+            kept = 1 if self.settings.last_job and limits.most >= 3 else 0
+            bounds.append(limits.most - mine - kept)
+        if self.settings.max_jobs is not None:
+            working = sum(job.role != "leaderboard" for job in self.ledger.open)
+            bounds.append(self.settings.max_jobs - working)
+        return max(0.0, min(bounds))
+
+    # --- runs ---
+
+    def _submit(self, packs: Sequence[Pack], outcome: Outcome) -> None:
+        """Intents first, then sbatch; what is not reached is taken back or found again by name."""
+        names = [self._name(n) for n in range(len(packs))]
+        for name, piece in zip(names, packs, strict=True):
+            self._write_payload(name, piece)
+        jobs = [
+            Job(
+                name,
+                piece.kind,
+                tuple(run.id for run in piece.runs),
+                self.owner.command.key,
+                piece.resources.model_dump(exclude_none=True),
+                self.code,
+            )
+            for name, piece in zip(names, packs, strict=True)
+        ]
+        self.desk.write(self.ledger, {"kind": "submit", "jobs": [job.to_json() for job in jobs]})
+        for job in jobs:
+            self.holders |= dict.fromkeys(job.runs, job.name)
+        from bench.launch.slurm.submit import QueueFullError, RefusedError
+
+        for n, (name, piece) in enumerate(zip(names, packs, strict=True)):
+            try:
+                self._sbatch(name, piece)
+            except (QueueFullError, RefusedError) as error:
+                state = "QUEUE_FULL" if isinstance(error, QueueFullError) else "REFUSED"
+                rest = [Ending(later, state, error.message) for later in names[n:]]
+                self.desk.write(self.ledger, settle_entry(rest))
+                outcome.deferred += sum(len(p.runs) for p in packs[n:])
+                if state == "REFUSED":
+                    raise
+                outcome.notes.append(f"the queue is full, the rest follows: {error.message}")
+                return
+            outcome.jobs += 1
+            outcome.runs += len(piece.runs)
+
+    def _sbatch(self, name: str, piece: Pack) -> None:
+        from bench.launch.slurm.submit import sbatch
+
+        holders = {self.holders[run] for run in piece.needs if run in self.holders}
+        self.ids[name] = sbatch(
+            self.desk.job_folder(name),
+            name,
+            piece.resources,
+            after=[self.ids[holder] for holder in sorted(holders) if holder in self.ids],
+            signal_delay_s=self.settings.signal_delay_s,
+        )
+
+    def _name(self, n: int) -> str:
+        """Readable, at most 40 characters, and used once in the world."""
+        readable = re.sub(r"[^a-z0-9]+", "-", self.owner.plan.name.lower()).strip("-")[:18]
+        return f"{readable or 'grid'}-{self.ledger.next_number:04d}-{n:03d}-{secrets.token_hex(4)}"
+
+    def _write_payload(self, name: str, piece: Pack) -> None:
+        settings, session = self.settings, self.owner.session
+        root = session.data_root
+        runs = [
+            {"id": run.id, "spec": run.spec.model_dump(mode="json"), "needs": list(run.needs)}
+            for run in piece.runs
+        ]
+        self._payload(
+            name,
+            {
+                "role": piece.kind,
+                "runs": runs,
+                "lag_s": settings.lag_s,
+                "max_requeues": settings.max_requeues,
+                "context": {
+                    "results": str(session.store.root.resolve()),
+                    "data_root": str(root.resolve()) if root else None,
+                    "device": settings.device,
+                    "threads": settings.threads,
+                    "checkpoint_s": settings.checkpoint_s,
+                    "gpus": piece.resources.gpus or 1,
+                },
+            },
+        )
+
+    def _payload(self, name: str, values: Mapping[str, Any]) -> None:
+        folder = self.desk.job_folder(name)
+        folder.mkdir(mode=0o700)
+        publish_new(
+            folder / "payload.json", json.dumps({**values, "name": name, "code": self.code})
+        )
+
+    # --- the last job ---
+
+    def _last_job(self, outcome: Outcome) -> None:
+        """One job that starts when all others have ended, in whatever way, unless there is one."""
+        plan = self.owner.plan.runs
+        mine = [job for job in self.ledger.open if any(run in plan for run in job.runs)]
+        if not mine and not outcome.deferred:
+            return
+        key = self.owner.command.key
+        waiting = [
+            job.name
+            for job in self.ledger.open
+            if job.role == "leaderboard" and job.grid == key and job.name != self.owner.own_job
+        ]
+        if waiting:
+            return
+        name = self._name(999)
+        resources: Resources = self.settings.resources("leaderboard")
+        command = self.owner.command.to_json()
+        results = str(self.owner.store.root.resolve())
+        self._payload(name, {"role": "leaderboard", "command": command, "results": results})
+        job = Job(name, "leaderboard", (), key, resources.model_dump(exclude_none=True), self.code)
+        self.desk.write(self.ledger, {"kind": "submit", "jobs": [job.to_json()]})
+        from bench.launch.slurm.submit import QueueFullError, RefusedError
+
+        try:
+            try:
+                self._sbatch_last(name, resources, mine)
+            except QueueFullError:
+                if not self._make_room(outcome):
+                    raise
+                self._sbatch_last(name, resources, mine)
+        except (QueueFullError, RefusedError, ClusterError) as error:
+            self.desk.write(self.ledger, settle_entry([Ending(name, "REFUSED", error.message)]))
+            outcome.notes.append(
+                "no last job could be submitted; when the queue is empty, run bench resume: "
+                f"{error.message}"
+            )
+
+    def _sbatch_last(self, name: str, resources: Resources, mine: Sequence[Job]) -> None:
+        """After all jobs that have a number; later, if there are some of which nothing is known."""
+        from bench.launch.slurm.submit import sbatch
+
+        after = [self.ids[job.name] for job in mine if job.name in self.ids]
+        sbatch(
+            self.desk.job_folder(name),
+            name,
+            resources,
+            after=after[-_MOST_DEPENDENCIES:],
+            begin_s=self.settings.grace_s if len(after) < len(mine) or not after else 0.0,
+            signal_delay_s=self.settings.signal_delay_s,
+        )
+
+    def _make_room(self, outcome: Outcome) -> bool:
+        """Takes back the newest job of this step for a last one, which then submits its runs."""
+        if outcome.jobs < 2:
+            return False
+        newest = [job for job in self.ledger.open if job.role != "leaderboard"][-1]
+        self.owner.queue.cancel([self.ids.pop(newest.name)])
+        ending = Ending(newest.name, "QUEUE_FULL", "taken back for the last job")
+        self.desk.write(self.ledger, settle_entry([ending]))
+        outcome.jobs -= 1
+        outcome.runs -= len(newest.runs)
+        outcome.deferred += len(newest.runs)
+        return True

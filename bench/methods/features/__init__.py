@@ -1,0 +1,1 @@
+"""Methods on the features of a network that is not trained: probe, SVM, extraction."""

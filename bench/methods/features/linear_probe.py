@@ -1,0 +1,321 @@
+"""A classifier on features of a network that is not trained: what SVMs and probes share.
+
+LI §4.3.1 and §4.3.2, SFT §3.1 (ledger LI-6, LI-8, SFT-3). The features are those of one layer, of
+images that are not augmented. C is chosen on the validation images; the classifier is then the one
+that was fitted to the training images alone, or with `train.refit` one that is fitted anew, with
+that C, to training and validation images together.
+"""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bench.core.errors import ModelError
+from bench.methods.features.solvers import Linear, Loss, fit_in_memory, fit_streaming
+from bench.models.domains import Trunk, classifier_name
+from bench.models.heads import side_by_side
+from bench.training import evaluation as evaluate
+from bench.training.domain import Domain
+from bench.training.domain_batches import Feed, FeedOptions
+from bench.training.features import LayerTap, Stage
+from bench.training.job import Outcome, Row
+from bench.training.process import peak_memory_bytes
+
+if TYPE_CHECKING:
+    from bench.methods.features.extraction import Selected
+
+__all__ = ["FeatureModel", "FeatureTask", "Fitted", "Recipe", "fit"]
+
+BATCH_SIZE = 256
+
+
+@dataclass(frozen=True, eq=False)
+class FeatureTask:
+    """What is to be learned, on which network.
+
+    Attributes:
+        model: stays as it is, on `device`.
+        train: images to fit to.
+        validation: images that choose C; None when there are none.
+        device: where the network runs.
+        folder: for features that do not fit in memory; they are removed afterwards.
+        selection: all images of the run, for methods of kind `extraction`; None: those of `train`.
+        should_stop: asked between blocks by methods that can go on later.
+        refit: training and validation images, to fit to once C is chosen; None keeps the
+            classifier that was chosen.
+    """
+
+    model: nn.Module
+    train: Domain
+    validation: Domain | None
+    device: torch.device
+    folder: Path
+    selection: Selected | None = None
+    should_stop: Callable[[], bool] = lambda: False
+    refit: Domain | None = None
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How, see the options of `bench.methods.features.svm` and `bench.methods.features.probe`."""
+
+    loss: Loss
+    layer: str
+    stage: Stage
+    normalise: bool
+    c: tuple[float, ...]
+    max_iter: int
+    memory_mib: int
+    solver: str
+
+
+@dataclass(frozen=True, eq=False)
+class Fitted:
+    """The classifier and what became of the fit.
+
+    Attributes:
+        model: images to scores, the network's features and the classifier in one module; None
+            for an extraction, which fits none.
+        outcome: its history has a row for each C, numbered as epochs are, in the order tried.
+        notes: for the record.
+        logits: whether the softmax of the scores is a probability.
+        files: to publish besides: name (`features.npz`) and bytes, or a file in the run's folder.
+    """
+
+    model: FeatureModel | None
+    outcome: Outcome
+    notes: dict[str, Any]
+    logits: bool
+    files: Mapping[str, bytes | Path] = field(default_factory=dict)
+
+
+class FeatureModel(nn.Module):
+    """Normalised images (n, 3, S, S) to scores (n, C) of a linear classifier on features.
+
+    Args:
+        features: images to features (n, D).
+        linear: the classifier.
+        normalise: features are divided by their Euclidean length first.
+    """
+
+    def __init__(
+        self, features: Callable[[Tensor], Tensor], linear: Linear, normalise: bool
+    ) -> None:
+        super().__init__()
+        self._features, self.normalise = features, normalise
+        self.probe = nn.Linear(linear.weight.shape[1], linear.weight.shape[0])
+        with torch.no_grad():
+            self.probe.weight.copy_(torch.from_numpy(linear.weight))
+            self.probe.bias.copy_(torch.from_numpy(linear.bias))
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Scores; the network runs in evaluation mode and without gradients."""
+        features = _normalised(self._features(images), self.normalise)
+        scores: Tensor = self.probe(features.to(self.probe.weight.device))
+        return scores
+
+
+def fit(task: FeatureTask, recipe: Recipe) -> Fitted:
+    """Extracts, fits for each C, keeps the best on validation data (of equals the smallest C).
+
+    Without validation images C is 1 if that is among the choices, else the first.
+
+    Raises:
+        ModelError: no such layer.
+        DataError: fewer than two classes, or a class without a training image.
+    """
+    begun = time.monotonic()
+    features = features_of(task.model, recipe.layer, recipe.stage, task.train, task.device)
+    extract = _Extract(features, recipe, task)
+    columns = extract.columns
+    held = 0 if task.validation is None else task.validation.size
+    in_memory = (task.train.size + held) * columns * 12 <= recipe.memory_mib * 2**20
+    how = ("sklearn" if in_memory else "streaming") if recipe.solver == "auto" else recipe.solver
+    choices = recipe.c if held else ((1.0,) if 1.0 in recipe.c else recipe.c[:1])
+    history: list[Row] = []
+    tried: list[Linear] = []
+    notes: list[str] = []
+    with extract.stored(task.train, "train", in_memory) as x:
+        for number, c in enumerate(choices):
+            linear = _solve(x, task.train, task.device, recipe, c, how)
+            tried.append(linear)
+            history.append(_row(number, c, linear, extract, x, task))
+            if not linear.converged:
+                notes.append(f"C = {c:g}: not converged after {recipe.max_iter} iterations")
+    best = max(range(len(tried)), key=lambda i: (history[i]["val_top1_accuracy"] or 0.0, -i))
+    linear, again = tried[best], None
+    if task.refit is not None:
+        again = {"images": task.refit.size, "c": choices[best]}
+        with extract.stored(task.refit, "refit", in_memory) as x:
+            linear = _solve(x, task.refit, task.device, recipe, choices[best], how)
+        if not linear.converged:
+            notes.append(f"refit: not converged after {recipe.max_iter} iterations")
+    model = FeatureModel(features, linear, recipe.normalise).to(task.device)
+    outcome = Outcome(
+        status="done",
+        history=history,
+        best_epoch=best,
+        state=dict(model.probe.state_dict(prefix="probe.")),
+        steps=0,
+        images_seen=task.train.size,
+        seconds=time.monotonic() - begun,
+        peak_memory_bytes=peak_memory_bytes(task.device),
+        notes=tuple(notes),
+        refit=again,
+    )
+    said = {"c": choices[best], "features": columns, "solver": how, "c_chosen_on": "validation"}
+    if not held:
+        said["c_chosen_on"] = "nothing: there are no validation images"
+    return Fitted(model, outcome, said, logits=recipe.loss == "logistic")
+
+
+def _solve(
+    x: NDArray[np.float32], data: Domain, device: torch.device, recipe: Recipe, c: float, how: str
+) -> Linear:
+    labels, classes = data.labels, data.num_classes
+    if how == "sklearn":
+        return fit_in_memory(x, labels, classes, loss=recipe.loss, c=c, max_iter=recipe.max_iter)
+    rows = max(16, min(4096, recipe.memory_mib * 2**20 // (16 * x.shape[1])))
+    return fit_streaming(
+        x,
+        labels,
+        classes,
+        loss=recipe.loss,
+        c=c,
+        max_iter=recipe.max_iter,
+        rows=rows,
+        device=device,
+    )
+
+
+def _row(
+    number: int,
+    c: float,
+    linear: Linear,
+    extract: _Extract,
+    x: NDArray[np.float32],
+    task: FeatureTask,
+) -> Row:
+    """One C's line of the history; losses are the mean cross-entropy of the scores, in nats."""
+    blocks = [linear.scores(np.asarray(x[at : at + 1024])) for at in range(0, len(x), 1024)]
+    train_scores = np.concatenate(blocks)
+    row: Row = {
+        "epoch": number,
+        "lr": None,
+        "train_loss": evaluate.cross_entropy(train_scores, task.train.labels),
+        "train_top1_accuracy": evaluate.top1_accuracy(train_scores, task.train.labels),
+        "val_loss": None,
+        "val_top1_accuracy": None,
+        "c": c,
+    }
+    if task.validation is not None and task.validation.size:
+        scores = np.concatenate([linear.scores(part) for part in extract.blocks(task.validation)])
+        row["val_loss"] = evaluate.cross_entropy(scores, task.validation.labels)
+        row["val_top1_accuracy"] = evaluate.top1_accuracy(scores, task.validation.labels)
+    return row
+
+
+# --- features ---------------------------------------------------------------------------------
+
+
+def features_of(
+    model: nn.Module, layer: str, stage: Stage, data: Domain, device: torch.device
+) -> Callable[[Tensor], Tensor]:
+    """A function from normalised images to features (n, D) of a layer, flattened.
+
+    With V views of a sample, from n V images to (n, V D): the views' features side by side.
+
+    Args:
+        layer: `penultimate` (what the classifier is handed), a number, or a module's name.
+        stage: see `bench.training.features.extract`.
+        data: images of the size that will come.
+    """
+    model.to(device).eval()
+    if layer == "penultimate":
+        trunk = Trunk(model, model.get_submodule(classifier_name(model)))
+
+        def penultimate(images: Tensor) -> Tensor:
+            with torch.inference_mode():
+                found: Tensor = trunk(images).flatten(1).float().clone()
+            return side_by_side(found, len(found) // data.views)
+
+        return penultimate
+    if not layer.strip():
+        raise ModelError("no layer is named", hint="layer: penultimate, a number or a name")
+    sample = Feed(data, FeedOptions(device)).plain_batch(0, 1)
+    name: str | int = int(layer) if layer.isdigit() else layer
+    tap = LayerTap(model, [name], stage, sample)
+    return lambda images: side_by_side(tap(images)[0].flatten(1).float(), len(images) // data.views)
+
+
+def _normalised(features: Tensor, on: bool) -> Tensor:
+    return features / features.norm(dim=1, keepdim=True).clamp(min=1e-12) if on else features
+
+
+class _Extract:
+    """Features of a domain, block by block or as one array."""
+
+    def __init__(
+        self, features: Callable[[Tensor], Tensor], recipe: Recipe, task: FeatureTask
+    ) -> None:
+        self.features, self.recipe, self.task = features, recipe, task
+        self.columns = self._block(task.train, 0, 1).shape[1]
+
+    def _block(self, data: Domain, start: int, stop: int) -> NDArray[np.float32]:
+        feed = Feed(data, FeedOptions(self.task.device))
+        found = self.features(feed.plain_batch(start, stop))
+        block: NDArray[np.float32] = _normalised(found, self.recipe.normalise).cpu().numpy()
+        return block
+
+    def blocks(self, data: Domain) -> Sequence[NDArray[np.float32]]:
+        """In the order of the images; made as they are asked for."""
+        return _Blocks(self, data)
+
+    def stored(self, data: Domain, name: str, in_memory: bool) -> _Stored:
+        """All of them: an array, or a file that lives as long as the `with` block."""
+        return _Stored(self, data, None if in_memory else self.task.folder / f".{name}.features")
+
+
+class _Blocks(Sequence[NDArray[np.float32]]):
+    def __init__(self, extract: _Extract, data: Domain) -> None:
+        self._extract, self._data = extract, data
+
+    def __len__(self) -> int:
+        return -(-self._data.size // BATCH_SIZE)
+
+    def __getitem__(self, number: Any) -> Any:
+        if not 0 <= number < len(self):
+            raise IndexError(number)
+        start = number * BATCH_SIZE
+        return self._extract._block(self._data, start, start + BATCH_SIZE)
+
+
+class _Stored:
+    def __init__(self, extract: _Extract, data: Domain, path: Path | None) -> None:
+        self._extract, self._data, self._path = extract, data, path
+
+    def __enter__(self) -> NDArray[np.float32]:
+        shape = (self._data.size, self._extract.columns)
+        if self._path is None:
+            x: NDArray[np.float32] = np.empty(shape, np.float32)
+        else:
+            self._path.parent.mkdir(parents=True, exist_ok=True)
+            x = np.memmap(self._path, np.float32, "w+", shape=shape)
+        at = 0
+        for block in self._extract.blocks(self._data):
+            x[at : at + len(block)] = block
+            at += len(block)
+        return x
+
+    def __exit__(self, *_: object) -> None:
+        if self._path is not None:
+            self._path.unlink(missing_ok=True)

@@ -1,0 +1,96 @@
+"""Plain training: softmax cross-entropy on the target's own images, one domain.
+
+Li, Herranz, Jiang (2019), §3: pre-training and fine-tuning alike. Deviation: an epoch is cut into
+steps of equal size (or one image apart) of at most `batch_size`, so that BatchNorm is never handed
+a nearly empty last batch and no image is left out.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from types import MappingProxyType
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from pydantic import BaseModel, ConfigDict
+
+from bench.core.errors import DataError
+from bench.core.seeding import rng_from
+from bench.methods.finetuning.streams import endless
+from bench.specs.run import BatchNormMode
+from bench.training.domain import Domain, DomainBatch, Head, Step
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.methods import Ingredients
+    from bench.training.job import Predict, Row
+
+__all__ = ["Plain", "PlainOptions", "natural_steps"]
+
+
+class PlainOptions(BaseModel):
+    """Plain training has no options of its own."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+def natural_steps(images: int, batch_size: int, accumulate: int = 1) -> int:
+    """Optimiser steps of one pass over `images`, at most batch_size x accumulate images each.
+
+    >>> natural_steps(130, 64), natural_steps(130, 64, accumulate=2)
+    (3, 2)
+    """
+    return math.ceil(images / (batch_size * accumulate))
+
+
+class Plain:
+    """One pass over the shuffled target per epoch, or a fixed number of full steps.
+
+    With `ingredients.steps_per_epoch` other than that of one pass, epochs take consecutive full
+    steps from an endless row of shuffled passes, so that all images are shown equally often
+    whatever the number of steps (LI §4.6's `equal_steps`).
+
+    Raises:
+        DataError: the target has no image.
+    """
+
+    target = 0
+    heads: Mapping[int, Head] = MappingProxyType({})
+    batch_norm: BatchNormMode = "joint"
+
+    def __init__(self, ingredients: Ingredients, options: PlainOptions | None = None) -> None:
+        self.domains: tuple[Domain, ...] = (ingredients.target,)
+        self._size = ingredients.target.size
+        if not self._size:
+            raise DataError(f"domain {ingredients.target.name!r} has no image to train on")
+        recipe = ingredients.train
+        self._per_step = recipe.batch_size * recipe.accumulate
+        self._one_pass = natural_steps(self._size, recipe.batch_size, recipe.accumulate)
+        self._steps = ingredients.steps_per_epoch or self._one_pass
+        self._seed = ingredients.order_seed
+
+    def steps(self, epoch: int, predict: Predict | None = None) -> Sequence[Step]:
+        """The steps of `epoch`, a function of the order seed and the epoch."""
+        if self._steps == self._one_pass:
+            chunks = np.array_split(self._order(epoch), self._steps)
+        else:
+            shown = self._steps * self._per_step
+            row = endless(f"order|{self._seed}", self._size, epoch * shown, shown)
+            chunks = np.split(row, self._steps)
+        return [(DomainBatch(0, chunk),) for chunk in chunks]
+
+    def _order(self, number: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+        return rng_from(f"order|{self._seed}|{number}").permutation(self._size)
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Nothing: the epoch's number says it all."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to take back."""
+
+    def notes(self, history: Sequence[Row]) -> Mapping[str, Any]:
+        """Nothing beyond the leaderboard."""
+        return {}

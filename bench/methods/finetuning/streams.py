@@ -1,0 +1,142 @@
+"""Which borrowed images stand beside the target images of each step.
+
+A method that borrows asks its stream for the source images of an epoch's steps, so that the loss
+(joint, soft) and the choice of the images (at random, or the neighbours of each target image) can
+be combined freely.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from bench.core.errors import DataError
+from bench.core.seeding import rng_from
+from bench.data.rows import Rows
+from bench.training.domain import Domain
+
+if TYPE_CHECKING:
+    from torch import Tensor
+
+    from bench.methods import Ingredients
+    from bench.training.job import Predict
+
+__all__ = ["Indices", "Shuffled", "SourceStream", "endless", "reindexed", "sources_of"]
+
+Indices = NDArray[np.int64]
+
+
+class SourceStream(Protocol):
+    """Chooses the images of one borrowed domain; like a method it is a function of epoch and state.
+
+    Asked twice for the same epoch with the same state, it gives the same images.
+    """
+
+    def draw(self, epoch: int, chunks: Sequence[Indices], predict: Predict) -> list[Indices]:
+        """For the target images of each step of `epoch`, as many source images, in their order.
+
+        Args:
+            epoch: from 0.
+            chunks: (n,) target images of each step.
+            predict: see `bench.training.job.Method.steps`.
+        """
+
+    def state(self) -> Mapping[str, Tensor]:
+        """What the stream has learned so far."""
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes back what `state` gave."""
+
+
+def endless(name: str, size: int, start: int, length: int) -> Indices:
+    """`length` indices from place `start` on of an endless row of shuffled passes over `size`.
+
+    Within a pass no index comes twice. `name` seeds the shuffles.
+
+    >>> row = endless("toy", 3, 0, 6)
+    >>> sorted(row[:3].tolist()), sorted(row[3:].tolist())
+    ([0, 1, 2], [0, 1, 2])
+    """
+    first, last = start // size, (start + length - 1) // size
+    passes = [rng_from(f"{name}|{n}").permutation(size) for n in range(first, last + 1)]
+    return np.concatenate(passes)[start - first * size :][:length].astype(np.int64, copy=False)
+
+
+class Shuffled:
+    """Random source images without regard to the target's: a reshuffled stream (ledger SFT-1.5).
+
+    Epochs take up where the last one ended, so all source images are shown equally often.
+
+    Args:
+        size: number of source images.
+        name: seeds the order.
+    """
+
+    def __init__(self, size: int, name: str) -> None:
+        self.size, self.name = size, name
+
+    def draw(self, epoch: int, chunks: Sequence[Indices], predict: Predict) -> list[Indices]:
+        """As many source images as there are target images, step by step."""
+        counts = [len(chunk) for chunk in chunks]
+        total = sum(counts)
+        row = endless(self.name, self.size, epoch * total, total)
+        return np.split(row, np.cumsum(counts)[:-1])
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Nothing: the epoch's number says it all."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Nothing to take back."""
+
+
+def sources_of(ingredients: Ingredients, method: str) -> tuple[Domain, ...]:
+    """The domains to borrow from.
+
+    Raises:
+        DataError: there is none, or the first has no image.
+    """
+    sources = ingredients.sources
+    if not sources or not sources[0].size:
+        raise DataError(
+            f"method {method!r} has no source image to train on",
+            hint="add borrow: parent, or another selection with training images",
+        )
+    return sources
+
+
+def reindexed(domain: Domain, least: int = 0) -> tuple[Domain, Indices]:
+    """The domain with only the classes that have images, numbered anew from 0 without a gap.
+
+    Args:
+        domain: borrowed images.
+        least: classes with fewer images than this are left out with their images (GE's released
+            code, `least_sample_per_class`).
+
+    Returns:
+        the domain and, for each new class, its old number, ascending.
+
+    Raises:
+        DataError: no class has so many images.
+
+    >>> old = Domain("toy", np.zeros((3, 2, 2, 3), np.uint8), np.array([4, 1, 4]), 9)
+    >>> new, classes = reindexed(old)
+    >>> new.labels.tolist(), new.num_classes, classes.tolist()
+    ([1, 0, 1], 2, [1, 4])
+    """
+    count = np.bincount(domain.labels, minlength=domain.num_classes)
+    classes = np.flatnonzero(count >= max(1, least)).astype(np.int64)
+    if not len(classes):
+        raise DataError(
+            f"no class of the {domain.size} borrowed images has {least} or more",
+            hint="lower least_images_per_class, or borrow more",
+        )
+    kept = np.isin(domain.labels, classes)
+    images = domain.images if kept.all() else Rows(domain.images, np.flatnonzero(kept))
+    labels = np.searchsorted(classes, domain.labels[kept])
+    new = replace(domain, images=images, labels=labels, num_classes=len(classes))
+    return new, classes

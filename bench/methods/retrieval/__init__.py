@@ -1,0 +1,1 @@
+"""Source images that are like the target's: descriptors and the search for neighbours."""

@@ -1,0 +1,189 @@
+"""Networks tried out before anything trains: do they take the images, do the weights fit?
+
+torch is needed for that, so it happens in a process of its own: `python -m
+bench.models.compatibility` reads trials as JSON and answers each with null or with what is wrong.
+What has passed is remembered below the results folder; our own networks with no weights from files
+need no trial.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import subprocess
+import sys
+from collections.abc import Iterable, Mapping, Sequence
+from importlib import metadata
+from pathlib import Path
+from typing import Any
+
+from bench.core.errors import GridError
+from bench.core.files import write_atomic
+from bench.models.published import SMALLEST
+from bench.specs.run import FromFile, RunSpec, canonical_json
+
+__all__ = ["check_networks", "trial_of"]
+
+Trial = Mapping[str, Any]
+
+_PASSED = "networks.json"
+
+
+def trial_of(spec: RunSpec, classes: int) -> Trial | None:
+    """What has to be tried for a run; None where the tables have told all.
+
+    Args:
+        spec: the run.
+        classes: number of its classes; 0 where the data are missing.
+    """
+    weights = None
+    if isinstance(spec.init, FromFile):
+        weights = {"pattern": spec.pattern, **spec.init.model_dump()}
+    if weights is None and spec.model.name in SMALLEST:
+        return None
+    free = weights is None or spec.layers.kind(spec.layers.depth) == "R"
+    return {
+        "model": spec.model.model_dump(mode="json"),
+        "image_size": spec.data.image_size,
+        "classes": 10 if free else classes or 10,
+        "weights": weights,
+    }
+
+
+def check_networks(runs: Iterable[tuple[RunSpec, int, str]], cache: Path) -> None:
+    """Tries out every network of a grid at the size of its images, and its weights from files.
+
+    Args:
+        runs: spec, number of classes, and place in the grid file, of each run.
+        cache: folder in which what has passed is remembered.
+
+    Raises:
+        GridError: at the place of the first run whose network will not do.
+    """
+    wanted: dict[str, tuple[Trial, str]] = {}
+    for spec, classes, place in runs:
+        trial = trial_of(spec, classes)
+        if trial is not None:
+            wanted.setdefault(_key(trial), (trial, place))
+    passed = _read(cache / _PASSED)
+    new = {key: both for key, both in wanted.items() if key not in passed}
+    if not new:
+        return
+    answers = _ask([trial for trial, _ in new.values()])
+    good = {key for key, answer in zip(new, answers, strict=True) if answer is None}
+    if good:
+        with contextlib.suppress(OSError):
+            write_atomic(cache / _PASSED, json.dumps(sorted(passed | good)))
+    for (_, place), answer in zip(new.values(), answers, strict=True):
+        if answer is not None and answer["message"] is not None:
+            raise GridError(answer["message"], place=place, hint=answer["hint"])
+
+
+def _key(trial: Trial) -> str:
+    """Names a trial with the release of timm; the place of a file plays no part."""
+    weights = trial["weights"] and {k: v for k, v in trial["weights"].items() if k != "path"}
+    text = canonical_json([metadata.version("timm"), {**trial, "weights": weights}])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _read(path: Path) -> set[str]:
+    with contextlib.suppress(OSError, ValueError, TypeError):
+        return set(json.loads(path.read_text(encoding="utf-8")))
+    return set()
+
+
+_UNKNOWN: Mapping[str, str | None] = {"message": None, "hint": None}
+
+
+def _ask(trials: Sequence[Trial]) -> Sequence[Mapping[str, str | None] | None]:
+    """One answer for each trial; where the process itself dies, the runs will tell."""
+    answer = subprocess.run(
+        [sys.executable, "-m", "bench.models.compatibility"],
+        input=json.dumps(trials),
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    with contextlib.suppress(ValueError, IndexError):
+        answers = json.loads(answer.stdout.splitlines()[-1])
+        if len(answers) == len(trials):
+            return answers  # type: ignore[no-any-return]
+    return [_UNKNOWN] * len(trials)
+
+
+def main() -> int:
+    """Answers the trials of the standard input."""
+    import warnings
+
+    warnings.simplefilter("ignore")
+    print(json.dumps([_answer(trial) for trial in json.load(sys.stdin)]))
+    return 0
+
+
+def _answer(trial: Trial) -> Mapping[str, str | None] | None:
+    from bench.core.errors import BenchError
+
+    try:
+        _try_size(trial)
+        if trial["weights"] is not None:
+            _try_weights(trial)
+    except BenchError as error:
+        return {"message": str(error).split("\n")[0], "hint": error.hint}
+    return None
+
+
+def _try_size(trial: Trial) -> None:
+    """Two images without content through the network, in training, without memory for either."""
+    import torch
+
+    from bench.core.errors import BenchError, ModelError
+    from bench.models.layers import create
+    from bench.specs.run import ModelSpec
+
+    spec, size = ModelSpec(**trial["model"]), trial["image_size"]
+    try:
+        with torch.device("meta"):
+            create(spec, 10, seed=0, image_size=size).train()(torch.empty(2, 3, size, size))
+    except BenchError:
+        raise
+    except NotImplementedError:
+        return  # a layer that cannot do without memory: the run will tell
+    except Exception as error:
+        if "meta" in str(error):
+            return
+        reason = str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
+        raise ModelError(
+            f"{spec.name!r} does not take images of {size} pixels: {reason}",
+            hint=f"set image_size to {_native(spec.name)}the network's own size, or to a larger "
+            "multiple of 32, or choose another network",
+        ) from None
+
+
+def _native(name: str) -> str:
+    import timm
+
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    return f"{config.input_size[-1]}, " if config is not None else ""
+
+
+def _try_weights(trial: Trial) -> None:
+    """The file's weights into the network, as the run would do it."""
+    from bench.core.errors import BenchError, ModelError
+    from bench.models.layers import apply_pattern, create
+    from bench.models.weights import load_state
+    from bench.specs.run import LayerPattern, ModelSpec
+
+    weights, size = trial["weights"], trial["image_size"]
+    spec = ModelSpec(**trial["model"])
+    init = FromFile(path=weights["path"], sha256=weights["sha256"])
+    net = create(spec, trial["classes"], seed=0, image_size=size)
+    pattern = LayerPattern.parse(weights["pattern"])
+    try:
+        apply_pattern(net, pattern, load_state(init, spec.name, size))
+    except BenchError as error:
+        raise ModelError(error.message, place=weights["path"], hint=error.hint) from None
+
+
+if __name__ == "__main__":
+    sys.exit(main())

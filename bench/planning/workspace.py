@@ -1,0 +1,387 @@
+"""A grid file, its plan and its results folder, opened together; what commands have in common."""
+
+from __future__ import annotations
+
+import functools
+import os
+import shlex
+import tempfile
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from typing import Any, Literal
+
+from bench.core.errors import DataError, StoreError, nearest
+from bench.core.paths import user_path
+from bench.grid.expand import Experiment, Grid, check_experiments, load_grid
+from bench.planning.plan import Rates, make_plan
+from bench.planning.table_names import board_name
+from bench.results.store import Store
+from bench.specs.planned import DataFacts, Plan, PlannedRun
+from bench.specs.run import DataSpec, RunSpec, Seeds, canonical_json, joint_fingerprint
+
+__all__ = ["FactFinder", "Session", "check_results", "open_session"]
+
+
+@dataclass(frozen=True)
+class Session:
+    """An opened grid.
+
+    Attributes:
+        grid, plan, store: of the whole file; a leaderboard is always of the whole file.
+        data_root: where data sets lie.
+        only: names of the experiments that were asked for; all when empty.
+        missing_data: what a dry run went on without.
+        board: name of the leaderboard's files, see `bench.planning.table_names.board_name`.
+        given: the options that the grid was opened with, as they are typed.
+    """
+
+    grid: Grid
+    plan: Plan
+    store: Store
+    data_root: Path | None
+    only: tuple[str, ...] = ()
+    missing_data: tuple[str, ...] = ()
+    board: str = ""
+    given: tuple[str, ...] = ()
+
+    def leaderboard(self, suffix: str = "") -> Path:
+        """The CSV of these runs; with `-aggregated` that of their conditions."""
+        return self.store.leaderboard(self.board or self.plan.name, suffix)
+
+    def command(self, name: str, *more: str) -> str:
+        """A command about the same runs in the same folder, to be typed as it is."""
+        return shlex.join(["bench", name, str(self.grid.path), *self.given, *more])
+
+    @property
+    def experiments(self) -> list[Experiment]:
+        """The experiments that were asked for."""
+        return [e for e in self.grid.experiments if not self.only or e.name in self.only]
+
+    @functools.cached_property
+    def wanted(self) -> list[PlannedRun]:
+        """The runs that were asked for, and what they start from; parents first."""
+        if not self.only:
+            return list(self.plan.runs.values())
+        kept: set[str] = set()
+        for run in reversed(list(self.plan.runs.values())):
+            if run.id in kept or {*run.experiments, *run.measures} & set(self.only):
+                kept |= {run.id, *run.needs}
+        return [run for run in self.plan.runs.values() if run.id in kept]
+
+    def states(self) -> dict[str, str]:
+        """State of every run: done, diverged, failed, damaged, blocked or missing.
+
+        Damaged is a run whose record cannot be read or was changed; the others go on without it.
+        """
+        published = self.store.published()
+        states: dict[str, str] = {}
+        damaged: set[str] = set()
+        for run in self.plan.runs.values():
+            folder = self.store.folder(run.id, run.spec)
+            try:
+                record = folder.record() if run.id in published else None
+            except StoreError:
+                states[run.id] = "damaged"
+                continue
+            if record is not None:
+                states[run.id] = str(record["row"]["status"])
+                if folder.damage(record):
+                    damaged.add(run.id)
+            else:
+                states[run.id] = "failed" if folder.failures() else "missing"
+        for key in self.plan.to_repeat(states, damaged):
+            states[key] = "missing"  # its result stands, but its files are wanted and gone
+        bad = [key for key, state in states.items() if state in ("failed", "diverged", "damaged")]
+        for key in self.plan.descendants(bad):
+            if states[key] == "missing":
+                states[key] = "blocked"
+        return states
+
+    def try_networks(self) -> None:
+        """Tries out networks and files of weights of the runs asked for, in another process.
+
+        Raises:
+            GridError: for a network that does not take the images, or weights that do not fit it.
+        """
+        from bench.models.compatibility import check_networks
+
+        places = {experiment.name: experiment.place for experiment in self.grid.experiments}
+        here = str(self.grid.path)
+        runs = (
+            (run.spec, len(run.facts.classes), places.get(next(iter(run.experiments), ""), here))
+            for run in self.wanted
+        )
+        check_networks(runs, self.store.cache)
+
+    def rates(self) -> Rates:
+        """Training images per second by (model, image size): medians over this folder's records."""
+        found: dict[tuple[str, int], list[float]] = {}
+        for run in self._recorded(limit=400):
+            try:
+                record = self.store.folder(run.id, run.spec).record()
+            except StoreError:
+                continue  # it is shown as damaged; its speed is not needed
+            rate = record["row"].get("images_per_s") if record else None
+            if rate and run.spec.layers.frozen_prefix == 0 and run.role != "extract":
+                key = (run.spec.model.name, run.spec.data.image_size)
+                found.setdefault(key, []).append(float(rate))
+        return {key: sorted(values)[len(values) // 2] for key, values in found.items()}
+
+    def _recorded(self, limit: int) -> list[PlannedRun]:
+        published = self.store.published()
+        return [run for run in self.plan.runs.values() if run.id in published][:limit]
+
+
+class FactFinder:
+    """Gives a plan what it needs to know of a run's data; each selection is resolved once.
+
+    Args:
+        data_root: where data sets lie.
+        cache: folder for indices.
+        allow_missing: go on without the images (a dry run); `missing` then lists what is missing.
+    """
+
+    def __init__(self, data_root: Path | None, cache: Path, *, allow_missing: bool = False) -> None:
+        self.data_root, self.cache, self.allow_missing = data_root, cache, allow_missing
+        self.missing: list[str] = []
+        self._known: dict[tuple[int, int], tuple[DataSpec, DataFacts]] = {}
+        self._borrowing: dict[str, DataFacts] = {}
+        self._identities: dict[str, str] = {}
+        self._equal: dict[tuple[str, int], DataFacts] = {}
+
+    def __call__(self, spec: RunSpec) -> DataFacts:
+        """The facts of the run's own data and of what it borrows.
+
+        Raises:
+            DataError: if the data are not there or cannot be selected as asked.
+        """
+        facts = self._facts(spec)
+        return facts if spec.evaluate is None or facts.missing else self._verified(spec, facts)
+
+    def _verified(self, spec: RunSpec, facts: DataFacts) -> DataFacts:
+        """With the images that the run is verified on."""
+        from bench.data.identities import with_identities
+
+        assert spec.evaluate is not None
+        chain = [(run.data, run.seeds.draw, run.borrow) for run in (spec, *spec.ancestors())]
+        key = f"{facts.fingerprint} {spec.evaluate.model_dump_json()} {chain!r}"
+        if key not in self._identities:
+            self._identities[key] = with_identities(
+                spec, facts.fingerprint, data_root=self.data_root, cache_dir=self.cache
+            )
+        return replace(facts, fingerprint=self._identities[key])
+
+    def _facts(self, spec: RunSpec) -> DataFacts:
+        from bench.methods import check_sources
+
+        own = self._own(spec)
+        if not spec.borrow:
+            return own
+        key = canonical_json(
+            [own.fingerprint, spec.seeds.draw, [b.model_dump(mode="json") for b in spec.borrow]]
+        )
+        if key not in self._borrowing:
+            self._borrowing[key] = self._with_borrowed(spec, own)
+        self._check_kept_classifier(spec, self._borrowing[key])
+        if not self._borrowing[key].missing:
+            check_sources(spec, [facts.train_images for facts in self._borrowing[key].borrowed])
+        return self._borrowing[key]
+
+    def _check_kept_classifier(self, spec: RunSpec, facts: DataFacts) -> None:
+        """The parent's classifier must know the classes that it is kept for (SFT)."""
+        from bench.methods import keeps_source_head
+
+        if spec.parent is None or not keeps_source_head(spec):
+            return
+        parent, source = self._own(spec.parent), facts.borrowed[0]
+        unknown = sorted(set(source.classes) - set(parent.classes))
+        if unknown and not (parent.missing or source.missing):
+            raise DataError(
+                f"method {spec.method.name!r} keeps the parent's classifier, and it does not know "
+                f"{len(unknown)} of {len(source.classes)} borrowed classes: "
+                f"{', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}",
+                hint="borrow: parent, or set method.source_head: random",
+            )
+
+    def _own(self, spec: RunSpec) -> DataFacts:
+        key = (id(spec.data), spec.seeds.draw)
+        if key not in self._known:
+            text = spec.data.model_dump_json()
+            facts = self._equal.get((text, spec.seeds.draw)) or self._find(spec)
+            self._equal[text, spec.seeds.draw] = facts
+            self._known[key] = (spec.data, facts)
+        return self._known[key][1]
+
+    def _with_borrowed(self, spec: RunSpec, own: DataFacts) -> DataFacts:
+        from bench.data.borrow import resolve_borrowed
+        from bench.data.catalog import resolve
+
+        alone = [
+            self._own(spec.model_copy(update={"data": b.data, "seeds": Seeds(draw=b.draw)}))
+            for b in spec.borrow
+        ]
+        if not (own.missing or any(facts.missing for facts in alone)):
+            places = {"data_root": self.data_root, "cache_dir": self.cache}
+            target = resolve(spec.data, spec.seeds.draw, **places)  # type: ignore[arg-type]
+            found = resolve_borrowed(spec, target, **places)  # type: ignore[arg-type]
+            alone = [
+                replace(facts, train_images=len(images.rows))
+                for facts, images in zip(alone, found, strict=True)
+            ]
+        return replace(
+            own,
+            fingerprint=joint_fingerprint(own.fingerprint, [facts.fingerprint for facts in alone]),
+            missing=own.missing or any(facts.missing for facts in alone),
+            borrowed=tuple(alone),
+        )
+
+    def _find(self, spec: RunSpec) -> DataFacts:
+        from bench.data.catalog import MissingDataError, resolve
+
+        try:
+            found = resolve(
+                spec.data, spec.seeds.draw, data_root=self.data_root, cache_dir=self.cache
+            )
+        except MissingDataError as error:
+            if not self.allow_missing:
+                raise
+            if str(error) not in self.missing:
+                self.missing.append(str(error))
+            unknown = f"missing {canonical_json(spec.data.identity())} {spec.seeds.draw}"
+            return DataFacts(unknown, (), unknown, spec.data.images_per_class or 0, 0, missing=True)
+        return DataFacts(
+            fingerprint=found.fingerprint,
+            classes=found.classes,
+            key_space="wordnet" if found.wnid_keyed else found.dataset_fingerprint,
+            train_images=len(found.train),
+            held_out_images=len(found.val) + len(found.test),
+            available_images=found.available_images,
+            dataset_fingerprint=found.dataset_fingerprint,
+        )
+
+
+def open_session(
+    path: Path,
+    *,
+    results: Path,
+    data_root: Path | None = None,
+    only: Sequence[str] = (),
+    overrides: Sequence[str] = (),
+    allow_missing: bool = False,
+    folder: Folder = "any",
+) -> Session:
+    """Reads a grid and plans it.
+
+    Args:
+        folder: what the results folder has to be, see `check_results`.
+
+    Raises:
+        BenchError: if the grid is wrong, or its data or the results folder are not there.
+    """
+    from bench.models.depths import depth_of
+    from bench.models.published import check_size, check_tag
+
+    def load(texts: Sequence[str]) -> Grid:
+        return load_grid(
+            path,
+            depth_of=depth_of,
+            check_method=_check_method,
+            check_run=_check_run,
+            check_tag=check_tag,
+            check_size=check_size,
+            overrides=texts,
+        )
+
+    grid = load(overrides)
+    check_results(results, folder)
+    check_experiments(only, grid)
+    root = _data_root(grid, data_root)
+    store = Store(results)
+    finder = FactFinder(root, store.cache, allow_missing=allow_missing or bool(only))
+    plan = make_plan(grid, finder)
+    session = Session(
+        grid,
+        plan,
+        store,
+        root,
+        tuple(only),
+        tuple(finder.missing),
+        board=board_name(grid, overrides, lambda: load(())),
+        given=_as_typed(results, data_root, only, overrides),
+    )
+    if not allow_missing and any(run.facts.missing for run in session.wanted):
+        raise DataError(finder.missing[0], place=str(path))
+    return session
+
+
+def _data_root(grid: Grid, given: Path | None) -> Path | None:
+    """`--data-root`, else the grid's `root:` (relative to the grid file), else BENCH_DATA."""
+    if given is not None:
+        return given
+    if grid.root is not None:
+        return (grid.path.parent / user_path(grid.root, str(grid.path))).resolve()
+    from_environment = os.environ.get("BENCH_DATA")
+    return user_path(from_environment, "BENCH_DATA") if from_environment else None
+
+
+def _as_typed(
+    results: Path, data_root: Path | None, only: Sequence[str], overrides: Sequence[str]
+) -> tuple[str, ...]:
+    """The options that another command needs to speak of the same runs."""
+    usual = results.absolute() == Path("results").absolute()
+    named = [] if usual else [("--results", str(results))]
+    named += [("--data-root", str(data_root))] if data_root is not None else []
+    named += [("--only", name) for name in only] + [("--set", text) for text in overrides]
+    return tuple(part for pair in named for part in pair)
+
+
+Folder = Literal["any", "existing", "writable"]
+
+
+def check_results(path: Path, folder: Folder = "any") -> None:
+    """Refuses a results folder that cannot be one, before anything is read or run.
+
+    Args:
+        path: the folder.
+        folder: `existing` for commands that only look: a folder of a mistyped name is not made;
+            `writable` for those that write: it is made, and a file is written into it to see.
+
+    Raises:
+        StoreError: saying what is there instead.
+    """
+    hint = "give another folder with --results"
+    if path.exists() and not path.is_dir():
+        raise StoreError("this is a file; results need a folder", place=str(path), hint=hint)
+    if folder == "existing" and not path.exists():
+        beside = path.absolute().parent
+        found = (
+            [p.name for p in beside.iterdir() if (p / "runs").is_dir()] if beside.is_dir() else []
+        )
+        known = f"; results here: {nearest(path.name, found)}" if found else ""
+        raise StoreError(
+            "there is no such results folder",
+            place=str(path),
+            hint=f"run a grid first, or say where its results lie with --results{known}",
+        )
+    if folder == "writable":
+        try:
+            path.mkdir(parents=True, exist_ok=True)
+            with tempfile.TemporaryFile(dir=path):
+                pass
+        except OSError as error:
+            raise StoreError(
+                f"results cannot be written here: {error.strerror}", place=str(path), hint=hint
+            ) from None
+
+
+def _check_run(spec: RunSpec) -> None:
+    from bench.methods import check_run
+
+    check_run(spec)
+
+
+def _check_method(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
+    from bench.methods import resolved
+
+    return resolved(name, options)

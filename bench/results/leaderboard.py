@@ -1,0 +1,239 @@
+"""Records to CSV: one row per run, and one per condition with an interval
+(`bench.results.aggregate`).
+
+Deterministic columns first, rows sorted by them, cost columns last; a run without a result has a
+row that says why. Every setting that differs among the runs has a column of its own, found from the
+specs (`bench.results.conditions`). The leaderboard is a view: it can be deleted and written again.
+"""
+
+from __future__ import annotations
+
+import csv
+import io
+import json
+from collections.abc import Iterable, Mapping, Sequence
+from typing import Any
+
+from bench.core.errors import GridError, StoreError
+from bench.core.files import write_atomic
+from bench.results.aggregate import aggregate, describe_order, setting_columns
+from bench.results.conditions import Settings, differing
+from bench.results.predictions import add_predictions
+from bench.results.records import COLUMNS, describe_run
+from bench.results.store import Store
+from bench.specs.planned import Plan, PlannedRun
+from bench.specs.run import DataSpec
+
+__all__ = ["describe", "rows", "save", "to_csv", "write"]
+
+Row = dict[str, Any]
+
+
+def rows(plan: Plan, store: Store) -> list[Row]:
+    """A row for every training of the plan, sorted by its deterministic columns.
+
+    Rows of conditions with one task also have `correct`, see `bench.results.predictions`; it is no
+    column.
+
+    Extractions train nothing and have no row; see `analysis.measurements.tables`.
+    """
+    published = store.published()
+    found = describe(plan)
+    for key, row in found.items():
+        run = plan.runs[key]
+        folder = store.folder(run.id, run.spec)
+        record, damage = None, None
+        try:
+            record = folder.record() if run.id in published else None
+        except StoreError as error:
+            damage = error
+        if record is not None:
+            row |= {name: value for name, value in record["row"].items() if name in row}
+        elif damage is not None:
+            row["status"], row["reason"] = "damaged", str(damage).replace("\n  ", "; ")
+        else:
+            failures = folder.failures()
+            row["status"] = "failed" if failures else "missing"
+            row["reason"] = _one_line(failures[-1]) if failures else None
+    _mark_blocked(plan, found)
+    add_predictions(list(found.values()), plan, store)
+    return sort_rows(found.values())
+
+
+def describe(plan: Plan) -> dict[str, Row]:
+    """A row for every training of the plan by run id, with what is known before it has run.
+
+    Beside the fixed columns a row has one for each setting that differs among the plan's runs of
+    one role, and for options of methods and of borrowed selections that are not at their default.
+    """
+    runs = [run for run in plan.runs.values() if run.role != "extract"]
+    data_sets = _data_sets(plan)
+    known = Settings(lambda data: data_sets.get(data))
+    settings = {run.id: known.of(run.spec) for run in runs}
+    conditions = {run.id: known.condition(run.spec) for run in runs}
+    shown = differing([(run.role, conditions[run.id], settings[run.id]) for run in runs])
+    shown = list(dict.fromkeys([*shown, *_unusual(runs, settings)]))
+    empty: Row = dict.fromkeys(column.name for column in COLUMNS)
+    return {
+        run.id: empty
+        | describe_run(run.spec)
+        | {name: settings[run.id].get(name) for name in shown}
+        | {
+            "experiments": ";".join(sorted(run.experiments)),
+            "role": run.role,
+            "run_id": run.id,
+            "condition_id": conditions[run.id],
+            "recipe_id": known.recipe(run.spec),
+            "task_id": known.task(run.spec),
+            "parent_id": run.parent_id,
+            "target_classes": len(run.facts.classes),
+            "source_classes": _source_classes(plan, run.parent_id),
+            "train_images": run.facts.train_images,
+            "available_images": run.facts.available_images or None,
+        }
+        for run in runs
+    }
+
+
+def _data_sets(plan: Plan) -> dict[DataSpec, str]:
+    """Fingerprints of the data sets behind selections with a folder of their own."""
+    found: dict[DataSpec, str] = {}
+    for run in plan.runs.values():
+        pairs = [(run.spec.data, run.facts)]
+        pairs += zip((b.data for b in run.spec.borrow), run.facts.borrowed, strict=False)
+        for data, facts in pairs:
+            if data.root is not None and facts.dataset_fingerprint:
+                found[data] = facts.dataset_fingerprint
+    return found
+
+
+def _unusual(runs: Sequence[PlannedRun], settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+    """Options of methods and of what is borrowed that are not at their default, in any run."""
+    found: dict[str, None] = {}
+    for run in runs:
+        values = settings[run.id]
+        if run.spec.method.options:
+            defaults = _defaults(run.spec.method.name)
+            for name, value in run.spec.method.options:
+                if defaults.get(name, value) != value:
+                    found[f"method.{name}"] = None
+        for number in range(1, len(run.spec.borrow) + 1):
+            for name in ("categories", "images", "total_images", "exclude_overlap"):
+                key = f"borrow{number if number > 1 else ''}.{name}"
+                if values[key] not in (None, False):
+                    found[key] = None
+    return list(found)
+
+
+def _defaults(method: str) -> Mapping[str, Any]:
+    from bench.methods import resolved
+
+    try:
+        return resolved(method, {})
+    except GridError:  # an option without a default: it is always shown
+        return {}
+
+
+def _source_classes(plan: Plan, parent_id: str | None) -> int | None:
+    return len(plan.runs[parent_id].facts.classes) if parent_id else None
+
+
+def _mark_blocked(plan: Plan, found: Mapping[str, Row]) -> None:
+    """A missing run below one that ended without weights is blocked, and by whom is said."""
+    bad = [key for key, row in found.items() if row["status"] in ("failed", "diverged", "damaged")]
+    for key, blocker in plan.descendants(bad).items():
+        if key in found and found[key]["status"] == "missing":
+            found[key]["status"] = "blocked"
+            found[key]["reason"] = f"by {blocker}, {found[blocker]['status']}"
+
+
+def _one_line(failure: Mapping[str, Any]) -> str:
+    text = f"{failure.get('reason', 'unknown')}: {failure.get('message', '')}"
+    return " ".join(text.split())[:200]
+
+
+def sort_rows(table: Iterable[Row]) -> list[Row]:
+    """The rows in the order of a leaderboard."""
+    return sorted(table, key=_sort_key)
+
+
+def _sort_key(row: Row) -> list[tuple[int, float, str]]:
+    """Numbers by size, text by letters, nothing first; the id last settles what is left."""
+    settings = [name for name in row if "." in name]
+    return [_orderable(row.get(name)) for name in (*_ORDER, *settings, "run_id")]
+
+
+_ORDER = ("role", "experiments", *describe_order())
+
+
+def _orderable(value: Any) -> tuple[int, float, str]:
+    if value is None:
+        return (0, 0.0, "")
+    if isinstance(value, (int, float)):
+        return (1, float(value), "")
+    return (2, 0.0, str(value))
+
+
+def to_csv(table: Iterable[Row], columns: Sequence[str] | None = None) -> str:
+    """The table as CSV; floats with six significant decimals, nothing for None."""
+    table = list(table)
+    names = list(columns or dict.fromkeys(name for row in table for name in row))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    writer.writerow(names)
+    for row in table:
+        writer.writerow([_cell(row.get(name)) for name in names])
+    return text.getvalue()
+
+
+def _cell(value: Any) -> str:
+    if value is None:
+        return ""
+    if isinstance(value, (tuple, list)):
+        return json.dumps(value, ensure_ascii=False)
+    if isinstance(value, float):
+        return (
+            f"{value:.6f}".rstrip("0").rstrip(".")
+            if abs(value) >= 1e-4 or value == 0
+            else repr(value)
+        )
+    return str(value)
+
+
+def write(plan: Plan, store: Store, name: str | None = None) -> list[Row]:
+    """Writes both leaderboards of a grid; gives the rows back.
+
+    Args:
+        name: of the files, `Session.board`; else the grid's.
+
+    Raises:
+        StoreError: the results folder cannot be written.
+    """
+    table = rows(plan, store)
+    save(table, plan, store, name)
+    return table
+
+
+def save(table: Sequence[Row], plan: Plan, store: Store, name: str | None = None) -> None:
+    """Writes rows that `rows` gave, and their conditions.
+
+    Raises:
+        StoreError: the results folder cannot be written.
+    """
+    name = name or plan.name
+    try:
+        write_atomic(store.leaderboard(name), to_csv(table, columns_of(table)))
+        write_atomic(store.leaderboard(name, "-aggregated"), to_csv(aggregate(table, plan)))
+    except OSError as error:
+        raise StoreError(
+            f"the leaderboard cannot be written: {error.strerror}",
+            place=str(store.leaderboard(name)),
+            hint="the results themselves are safe; free the folder, then: bench leaderboard GRID",
+        ) from None
+
+
+def columns_of(table: Sequence[Row]) -> list[str]:
+    """The columns of a leaderboard in order: factors, the settings that differ, metrics, costs."""
+    names = [column.name for column in COLUMNS]
+    place = 1 + max(i for i, column in enumerate(COLUMNS) if column.kind == "factor")
+    return [*names[:place], *setting_columns(table), *names[place:]]

@@ -1,0 +1,61 @@
+"""What each run said of each test image, from the files that records name."""
+
+from __future__ import annotations
+
+import io
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import TYPE_CHECKING, Any
+
+from bench.core.errors import StoreError
+from bench.results.store import RunFolder, Store
+
+if TYPE_CHECKING:
+    import numpy as np
+    import numpy.typing as npt
+
+    from bench.specs.planned import Plan
+
+__all__ = ["add_predictions", "correct_images"]
+
+
+def correct_images(folder: RunFolder, accuracy: float) -> npt.NDArray[np.bool_] | None:
+    """One truth value for each test image: whether the class named first is the right one.
+
+    Args:
+        accuracy: of the record; predictions that do not give it are not the run's.
+
+    Returns:
+        None where the file is gone, as it may be to save room.
+    """
+    import numpy as np
+
+    try:
+        content = folder.predictions_path.read_bytes()
+    except (StoreError, OSError):
+        return None
+    with np.load(io.BytesIO(content), allow_pickle=False) as file:
+        found: npt.NDArray[np.bool_] = file["logits"].argmax(axis=1) == file["labels"]
+    return found if len(found) and abs(float(found.mean()) - accuracy) < 1e-6 else None
+
+
+def add_predictions(table: Sequence[dict[str, Any]], plan: Plan, store: Store) -> None:
+    """Adds `correct` to the rows whose condition was repeated on one task alone.
+
+    The interval of their mean carries the test images' error; over several tasks it is in the
+    spread of the tasks already.
+    """
+    tasks: dict[str, set[str]] = {}
+    repeats: Counter[str] = Counter()
+    for row in table:
+        tasks.setdefault(row["condition_id"], set()).add(row["task_id"])
+        repeats[row["condition_id"]] += 1
+    for row in table:
+        key = row["condition_id"]
+        if len(tasks[key]) == 1 and repeats[key] > 1 and _has_predictions(row):
+            run = plan.runs[row["run_id"]]
+            row["correct"] = correct_images(store.folder(run.id, run.spec), row["top1_accuracy"])
+
+
+def _has_predictions(row: Mapping[str, Any]) -> bool:
+    return bool(row["status"] == "done" and row["role"] != "source")

@@ -1,0 +1,114 @@
+"""One of the processes that train a run together; started by `bench.runs.distributed`.
+
+In, as JSON lines: `{"id", "spec", "context", "rank", "meeting_point"}`, later `{"stop": true}`.
+Out: the events of `bench.runs.execute`, then `{"event": "ended", "status"}` or `{"event": "failed",
+…}`. The end of the input ends the process at once, so it never outlives whoever started it; signals
+that a cluster sends to all processes of a job are left to that one.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import re
+import signal
+import sys
+import threading
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import torch
+
+    from bench.runs.build import Context
+
+__all__ = ["device_of", "main"]
+
+_TORN = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|store", re.I)
+"""In what torch says when another process of the group is gone."""
+
+
+def main() -> int:
+    """The process's whole life; returns its exit status."""
+    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+        signal.signal(number, signal.SIG_IGN)
+    handle = os.dup(1)
+    os.dup2(2, 1)  # what libraries print is no part of the conversation
+    sys.stdout = sys.stderr
+    out = os.fdopen(handle, "w", encoding="utf-8")
+    task = json.loads(sys.stdin.readline())
+    stop = threading.Event()
+    threading.Thread(target=_listen, args=(stop,), daemon=True).start()
+
+    def report(event: dict[str, Any]) -> None:
+        out.write(json.dumps(event) + "\n")
+        out.flush()
+
+    from bench.results.failures import failure_of
+    from bench.training.job import Interrupted
+
+    try:
+        report({"event": "ended", "status": _execute(task, report, stop)})
+    except Interrupted:
+        report({"event": "ended", "status": "stopped"})
+    except Exception as error:
+        failure = failure_of(error)
+        print(failure.message, file=sys.stderr)
+        torn = isinstance(error, RuntimeError) and bool(_TORN.search(str(error)))
+        report({"event": "failed", "torn": torn, **failure.to_json()})
+        return 1
+    return 0
+
+
+def _listen(stop: threading.Event) -> None:
+    for line in sys.stdin:
+        if "stop" in json.loads(line):
+            stop.set()
+    os._exit(1)
+
+
+def _execute(task: dict[str, Any], report: Any, stop: threading.Event) -> str:
+    from bench.runs.execute import Context, execute_rank
+    from bench.specs.run import RunSpec
+    from bench.training.data_parallel import joined
+    from bench.training.process import prepare
+
+    context, rank = Context.from_json(task["context"]), int(task["rank"])
+    prepare(context.threads)
+    device = device_of(context, rank)
+    context = replace(context, device=str(device), share=False)
+    with joined(rank, context.gpus, device, Path(task["meeting_point"])) as team:
+        return execute_rank(
+            task["id"],
+            RunSpec.model_validate(task["spec"]),
+            context,
+            team=team,
+            report=report,
+            should_stop=stop.is_set,
+        )
+
+
+def device_of(context: Context, rank: int) -> torch.device:
+    """A GPU of the rank's own, or the CPU.
+
+    Raises:
+        BenchError: there are fewer GPUs than processes.
+    """
+    import torch
+
+    from bench.core.errors import BenchError
+
+    device = context.torch_device()
+    if device.type != "cuda" or context.gpus == 1:
+        return device
+    if torch.cuda.device_count() < context.gpus:
+        raise BenchError(
+            f"gpus is {context.gpus}, but torch finds {torch.cuda.device_count()}",
+            hint="ask for as many as there are, or see CUDA_VISIBLE_DEVICES",
+        )
+    return torch.device("cuda", rank)
+
+
+if __name__ == "__main__":
+    sys.exit(main())

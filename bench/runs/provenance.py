@@ -1,0 +1,77 @@
+"""What a record says of where its numbers come from: borrowed images, overlap, machine."""
+
+from __future__ import annotations
+
+import functools
+import platform
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from bench.core.errors import DataError
+from bench.runs.build import Context, Data
+from bench.specs.run import RunSpec
+
+__all__ = ["borrowed_record", "device_name", "overlap_with_tests"]
+
+
+def borrowed_record(data: Data) -> dict[str, Any]:
+    """What the record says of borrowed images; nothing where there are none."""
+    if not data.borrowed:
+        return {}
+    return {
+        "borrowed": [
+            {
+                "classes": list(loaded.classes),
+                "classes_used": images.classes_used,
+                "images": len(images.rows),
+                "excluded_overlap": images.excluded,
+                "fingerprint": images.resolved.fingerprint,
+                "notes": dict(loaded.notes),
+            }
+            for loaded, images in data.borrowed
+        ]
+    }
+
+
+def overlap_with_tests(spec: RunSpec, data: Data, context: Context) -> int:
+    """Test images that the run borrows or an ancestor was trained on, by content (CROSS-1).
+
+    Raises:
+        DataError: a test image is among the run's own training images.
+    """
+    test = {image.sha256 for image in data.resolved.test}
+    seen: set[str] = set()
+    for ancestor in spec.ancestors():
+        resolved = context.resolve_data(ancestor)
+        seen |= {image.sha256 for image in (*resolved.train, *resolved.val)}
+        for images in context.resolve_borrowed(ancestor, resolved):
+            seen |= {image.sha256 for image in images.images}
+    for _, images in data.borrowed:
+        seen |= {image.sha256 for image in images.images}
+    own = {image.sha256 for image in (*data.resolved.train, *data.resolved.val)}
+    if own & test:
+        raise DataError(
+            f"{len(own & test)} test images are among the training images",
+            hint="the split is wrong; this is a bug, please report it",
+        )
+    return len(seen & test)
+
+
+def device_name(device: torch.device, processes: int = 1) -> str:
+    """The name of the GPU or of the processor, and how many processes trained together."""
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    return name if processes == 1 else f"{processes} x {name}"
+
+
+@functools.cache
+def _processor() -> str:
+    """The processor's model name, where the system tells it."""
+    try:
+        for line in Path("/proc/cpuinfo").read_text().splitlines():
+            if line.startswith("model name"):
+                return f"cpu {line.partition(':')[2].strip()}"
+    except OSError:
+        pass
+    return f"cpu {platform.processor() or platform.machine()}"

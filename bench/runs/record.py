@@ -1,0 +1,170 @@
+"""From a finished training to its record: the row's columns, and the files beside it."""
+
+from __future__ import annotations
+
+import io
+import secrets
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import timm
+import torch
+from torch import nn
+
+from bench.methods import METHODS
+from bench.models import layers, weights
+from bench.models.multiview import viewing
+from bench.results.records import describe_run
+from bench.results.store import Kept, RunFolder
+from bench.runs.build import Context, Data
+from bench.runs.provenance import device_name, overlap_with_tests
+from bench.specs.run import RunSpec
+from bench.training import evaluation as evaluate
+from bench.training.domain import Domain
+from bench.training.job import Outcome
+
+__all__ = ["Finished", "row_of", "write_files"]
+
+
+@dataclass(frozen=True, eq=False)
+class Finished:
+    """A run whose training has ended.
+
+    Attributes:
+        spec, data: the run and its images.
+        model: its network, with the weights kept.
+        outcome: of the training.
+        trained: the module that was trained, when it has more classifiers than `model`.
+        scorer: what scores images, when that is not `model`.
+        logits: whether the softmax of the scores is a probability.
+        past_prefix: scores images from kept activations of frozen layers, the same to the bit.
+        files: what the method publishes besides, as name (`features.npz`) and bytes, or a finished
+            file in the run's folder.
+    """
+
+    spec: RunSpec
+    data: Data
+    model: nn.Module
+    outcome: Outcome
+    trained: nn.Module | None = None
+    scorer: nn.Module | None = None
+    logits: bool = True
+    past_prefix: Callable[[Domain], evaluate.Logits] | None = None
+    files: Mapping[str, bytes | Path] = field(default_factory=dict)
+
+
+def row_of(run: Finished, context: Context) -> dict[str, Any]:
+    """The leaderboard columns that the run itself knows, without the test metrics."""
+    spec, outcome, loaded = run.spec, run.outcome, run.data.loaded
+    history = outcome.history
+    best = None if outcome.best_epoch is None else history[outcome.best_epoch]
+    row: dict[str, Any] = describe_run(spec) | {
+        "status": outcome.status,
+        "target_classes": len(loaded.classes),
+        "val_top1_accuracy": best["val_top1_accuracy"] if best else None,
+        "train_loss": history[-1]["train_loss"] if history else None,
+        "best_epoch": None if outcome.best_epoch is None else outcome.best_epoch + 1,
+        "epochs_run": len(history),
+        "epochs_to_threshold": evaluate.epochs_to_threshold(history, spec.train.threshold),
+        "steps": outcome.steps,
+        "train_images": len(loaded.train),
+        "val_images": len(loaded.val),
+        "test_images": len(loaded.test),
+        "trainable_parameters": layers.trainable_parameters(run.scorer or run.model),
+        "borrowed_classes": sum(i.classes_used for _, i in run.data.borrowed) or None,
+        "borrowed_images": sum(len(i.rows) for _, i in run.data.borrowed) or None,
+        "source_test_overlap": overlap_with_tests(spec, run.data, context),
+        "seconds": outcome.seconds,
+        "images_per_s": outcome.images_seen / max(outcome.seconds, 1e-9),
+        "peak_memory_mib": outcome.peak_memory_bytes / 2**20,
+        "device": device_name(context.torch_device(), context.gpus),
+        "threads": torch.get_num_threads(),
+        "versions": f"torch {torch.__version__}, timm {timm.__version__}",
+    }
+    if outcome.status == "diverged":
+        row["reason"] = f"loss not finite or exploded in epoch {(outcome.diverged_epoch or 0) + 1}"
+        row["reason"] += " of the second training (train.refit)" if outcome.refit else ""
+    if best is not None and METHODS[spec.method.name].kind == "features":
+        # Its history has a row per C, not per epoch.
+        row |= {"train_loss": best["train_loss"], "best_epoch": None, "epochs_run": None}
+        row["epochs_to_threshold"] = None
+    return {key: None if _not_finite(value) else value for key, value in row.items()}
+
+
+def write_files(
+    run: Finished, folder: RunFolder, device: torch.device, row: dict[str, Any]
+) -> dict[str, Any]:
+    """Keeps weights, predictions and the method's own files; adds the test metrics to `row`.
+
+    Returns:
+        `files` (name to SHA-256) and `sizes` (name to bytes) of the record; both empty for a run
+        that diverged.
+    """
+    folder.path.mkdir(parents=True, exist_ok=True)
+    if run.outcome.status != "done":
+        return {"files": {}, "sizes": {}}
+    if METHODS[run.spec.method.name].kind == "extraction":  # its files are all of its result
+        return _named([folder.keep(name, run.files[name]) for name in sorted(run.files)])
+    test = run.data.domain("test", run.model)
+    scores = _test_scores(run, device, test)
+    row["top1_accuracy"] = evaluate.top1_accuracy(scores, test.labels)
+    row["mean_class_accuracy"] = evaluate.mean_class_accuracy(scores, test.labels)
+    shares = evaluate.softmax(scores) if run.logits else scores
+    row["mean_average_precision"] = evaluate.mean_average_precision(shares, test.labels)
+    row["test_loss"] = evaluate.cross_entropy(scores, test.labels)
+    content = io.BytesIO()
+    np.savez(content, logits=scores, labels=test.labels)
+    kept = [_keep_weights(run, folder), folder.keep("predictions.npz", content.getvalue())]
+    kept += [folder.keep(name, run.files[name]) for name in sorted(run.files)]
+    return _named(kept)
+
+
+def _named(kept: Sequence[Kept]) -> dict[str, Any]:
+    return {
+        "files": {file.name: file.sha256 for file in kept},
+        "sizes": {file.name: file.size_bytes for file in kept},
+    }
+
+
+def _keep_weights(run: Finished, folder: RunFolder) -> Any:
+    """Written under a name of this execution's own first: the hash is known afterwards."""
+    path = folder.path / f".model-{secrets.token_hex(8)}.tmp"
+    try:
+        weights.save_state(run.outcome.state if run.scorer else run.model, path)
+        return folder.keep("model.safetensors", path)
+    finally:
+        path.unlink(missing_ok=True)
+
+
+def _test_scores(run: Finished, device: torch.device, test: Domain) -> evaluate.Logits:
+    """Scores of the test images; log of the mean softmax where rounds are fused (GE-7)."""
+    recipe = run.spec.train
+    scorer = run.scorer or viewing(run.model, run.data.views)
+
+    def scores() -> evaluate.Logits:
+        scorer.eval()
+        return evaluate.predict(
+            scorer,
+            test,
+            device=device,
+            precision="float32" if run.scorer else recipe.precision,
+            channels_last=recipe.channels_last,
+        )
+
+    if run.past_prefix is not None:
+        return run.past_prefix(test)
+    if not run.outcome.kept or run.trained is None:
+        return scores()
+    shares = []
+    for state in (*run.outcome.kept, run.outcome.state):  # the selected weights last: they stay
+        run.trained.load_state_dict(state)
+        shares.append(evaluate.softmax(scores()))
+    fused: evaluate.Logits = np.log(np.mean(shares, axis=0).clip(1e-38))
+    return fused
+
+
+def _not_finite(value: Any) -> bool:
+    return isinstance(value, float) and not np.isfinite(value)

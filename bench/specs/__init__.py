@@ -1,0 +1,1 @@
+"""What a run is: its data, network, pattern, method, training and seeds; and its id."""

@@ -1,0 +1,326 @@
+"""Selections: which classes of a data set, how many images of each, which of them are borrowed."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping
+from fractions import Fraction as Exact
+from typing import Annotated, Any, Literal
+
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    field_validator,
+    model_validator,
+)
+
+__all__ = [
+    "AllClasses",
+    "Borrowed",
+    "ClassRecipe",
+    "DataSpec",
+    "Frozen",
+    "HalfClasses",
+    "LargeClasses",
+    "ListedClasses",
+    "NearFarClasses",
+    "RandomClasses",
+    "SourceCategories",
+    "UnderSynset",
+    "validation_images",
+]
+
+Int = Annotated[int, Strict()]
+Count = Annotated[int, Strict(), Field(ge=1)]
+NonNegative = Annotated[int, Strict(), Field(ge=0)]
+Float = Annotated[float, Strict(), Field(allow_inf_nan=False)]
+Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
+Fraction = Annotated[float, Strict(), Field(gt=0, le=1)]
+Bool = Annotated[bool, Strict()]
+OptionValue = Bool | Int | Annotated[str, Strict()] | tuple[str, ...]
+
+
+class Frozen(BaseModel):
+    """A value: hashable, unknown fields refused."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+
+def _where(value: Any) -> Any:
+    """A mapping of columns to a value or values, as sorted pairs."""
+    if isinstance(value, Mapping):
+        value = [(k, [v] if isinstance(v, str) else v) for k, v in sorted(value.items())]
+    if not isinstance(value, list | tuple):
+        raise ValueError("write columns and their values, such as {expression: [sadness]}")
+    return value
+
+
+Where = Annotated[tuple[tuple[str, tuple[str, ...]], ...], BeforeValidator(_where)]
+"""Columns `group_NAME` of a manifest, by NAME, and the values that images must have in them."""
+
+
+# --- which classes ---------------------------------------------------------------------------
+
+
+class _Recipe(Frozen):
+    """Common to all recipes: `take` keeps the first classes of the drawn order (nested subsets)."""
+
+    take: Count | None = None
+
+
+class _DrawnRecipe(_Recipe):
+    """`class_draw` is the seed of the random choice of classes; source and target share it."""
+
+    class_draw: NonNegative = 0
+
+
+class AllClasses(_Recipe):
+    """Every class of the data set, sorted."""
+
+    recipe: Literal["all"] = "all"
+
+
+class ListedClasses(_Recipe):
+    """The classes named, in that order."""
+
+    recipe: Literal["listed"] = "listed"
+    names: tuple[str, ...] = Field(min_length=1)
+
+
+class RandomClasses(_DrawnRecipe):
+    """`n` random classes."""
+
+    recipe: Literal["random"] = "random"
+    n: Count
+
+
+class UnderSynset(_DrawnRecipe):
+    """Classes below a WordNet synset; all of them or `n` random ones.
+
+    `rule` is how "below" is read: along the first hypernym pointer of each synset (LI's 347 under
+    instrumentality), along all pointers (358), or along the longest path.
+    """
+
+    recipe: Literal["under"] = "under"
+    synset: str
+    n: Count | None = None
+    rule: Literal["first_pointer", "closure", "longest_path"] = "first_pointer"
+
+
+class NearFarClasses(_DrawnRecipe):
+    """LI §4.3: a target below `root`, a source near it and a source far from it (ledger LI-4).
+
+    Sizes are LI's; where the data set is smaller they are given smaller.
+    """
+
+    recipe: Literal["near_far"] = "near_far"
+    root: str
+    side: Literal["target", "near", "far"]
+    target_n: Count = 100
+    source_n: Count = 500
+    rule: Literal["first_pointer", "closure", "longest_path"] = "first_pointer"
+    branches: Literal["natural", "artifact_or_food"] = "natural"
+
+
+class SourceCategories(_DrawnRecipe):
+    """LI §4.2: a random target of `target_n` classes, sources of `n` of the remaining ones.
+
+    Sources are nested: the first 80 of the 100 are the source of 80.
+    """
+
+    recipe: Literal["categories"] = "categories"
+    side: Literal["target", "source"]
+    target_n: Count = 100
+    n: Count | None = None
+
+    @model_validator(mode="after")
+    def _source_needs_n(self) -> SourceCategories:
+        if (self.side == "source") != (self.n is not None):
+            raise ValueError("`n` is the number of source classes: give it with side: source only")
+        return self
+
+
+class HalfClasses(_DrawnRecipe):
+    """CHU's Yosinski split: two random halves of the classes, A (source) and B (target)."""
+
+    recipe: Literal["half"] = "half"
+    side: Literal["a", "b"]
+
+
+class LargeClasses(_Recipe):
+    """Classes with at least `images` images, all splits together, sorted.
+
+    For protocols that leave out classes with too few (CHU: 8 of 9 corals, 34 of 103 plankton), so
+    that every number of images per class has the same classes.
+    """
+
+    recipe: Literal["at_least"] = "at_least"
+    images: Count
+
+
+ClassRecipe = Annotated[
+    AllClasses
+    | ListedClasses
+    | RandomClasses
+    | UnderSynset
+    | NearFarClasses
+    | SourceCategories
+    | HalfClasses
+    | LargeClasses,
+    Field(discriminator="recipe"),
+]
+
+
+def validation_images(budget: int, share: float) -> int:
+    """How many of a class's `budget` images are for validation, with `val_from: budget`.
+
+    The nearest whole number to `share * budget`, halves upwards; at least one, and at least one is
+    left to train on. It grows by 0 or 1 from one budget to the next, so budgets can be nested.
+
+    >>> [validation_images(n, 0.2) for n in (2, 5, 7, 8, 20)]
+    [1, 1, 1, 2, 4]
+    """
+    nearest = math.floor(Exact(repr(share)) * budget + Exact(1, 2))
+    return max(0, min(budget - 1, max(1, nearest)))
+
+
+class DataSpec(Frozen):
+    """A selection: which classes of a data set, how many images per class, at which size.
+
+    `root` says where the files lie and is no part of the identity. The draw of the images is
+    `RunSpec.seeds.draw`. Training sets are nested in `images_per_class`; the test set is the same
+    for every draw. `options` are those of the data set (`bench data list NAME`), written as a
+    mapping. `views` are what a sample shows, such as [whole, box] (`bench.data.transforms.views`).
+    `train_where` restricts training and validation images to values of the manifest's columns
+    `group_NAME`, such as {expression: [surprise, sadness]}. `test_from: given` uses the split that
+    the data set comes with, `pool` cuts `test_per_class` images out of its training images; `auto`
+    is `given` where there is one. With `resize`, images are kept at that size, and the network is
+    shown a part of `image_size`: the central one, or a random one where `train.augment` crops.
+
+    With `val_from: extra` validation images come besides: `val_per_class` of each class. With
+    `val_from: budget` they are labels that count: of the `images_per_class` images of a class (None
+    is all) the share `val_share` is for validation and the rest trains, see `validation_images`;
+    `val_per_class` is then 0. Budgets, and the training and validation sets in them, are nested in
+    `images_per_class`; a data set's own validation images belong to the budget like the others.
+    """
+
+    dataset: str
+    root: str | None = None
+    classes: ClassRecipe = AllClasses()
+    image_size: Count = 32
+    images_per_class: Count | None = None
+    val_per_class: NonNegative = 10
+    test_per_class: Count | None = None
+    test_from: Literal["auto", "given", "pool"] = "auto"
+    on_short: Literal["error", "cap", "drop_class"] = "error"
+    on_corrupt: Literal["error", "skip"] = "error"
+    options: tuple[tuple[str, OptionValue], ...] = ()
+    views: tuple[str, ...] = ()
+    train_where: Where = ()
+    resize: Count | None = None
+    val_from: Literal["extra", "budget"] = "extra"
+    val_share: Annotated[float, Strict(), Field(gt=0, lt=1)] = 0.2
+
+    @model_validator(mode="before")
+    @classmethod
+    def _no_validation_beside_a_budget(cls, values: Any) -> Any:
+        if not isinstance(values, Mapping) or values.get("val_from") != "budget":
+            return values
+        if values.get("val_per_class"):
+            raise ValueError(
+                f"val_per_class is {values['val_per_class']}, but val_from is budget: validation "
+                "images are then a share of images_per_class, so leave val_per_class out and give "
+                "val_share, or set val_from: extra"
+            )
+        return {**values, "val_per_class": 0}
+
+    @model_validator(mode="after")
+    def _a_share_of_a_budget(self) -> DataSpec:
+        if self.val_from == "budget" and self.images_per_class == 1:
+            raise ValueError(
+                "images_per_class is 1, but val_from is budget: one image cannot both train and "
+                "validate, so set images_per_class to at least 2, or val_from: extra"
+            )
+        usual = type(self).model_fields["val_share"].default
+        if self.val_from == "extra" and self.val_share != usual:
+            raise ValueError(
+                f"val_share is {self.val_share:g}, but val_from is extra: it is the share of a "
+                "budget, so set val_from: budget, or leave val_share out and give val_per_class"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_part_fits(self) -> DataSpec:
+        if self.resize is not None and self.resize < self.image_size:
+            raise ValueError(
+                f"resize is {self.resize}, smaller than the part of image_size {self.image_size} "
+                "that is shown: make it larger, or leave it out"
+            )
+        return self
+
+    @property
+    def kept_size(self) -> int:
+        """Side of the decoded images in pixels."""
+        return self.resize or self.image_size
+
+    @field_validator("views")
+    @classmethod
+    def _views_once(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        if len(set(value)) < len(value):
+            raise ValueError("a view is named twice")
+        return () if value == ("whole",) else value
+
+    @field_validator("options", mode="before")
+    @classmethod
+    def _sorted_pairs(cls, value: Any) -> Any:
+        pairs = value.items() if isinstance(value, Mapping) else value
+        if not isinstance(pairs, Iterable) or isinstance(pairs, str):
+            raise ValueError("options are a mapping, such as {partial: true}")
+        found = [tuple(pair) for pair in pairs]
+        return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in found))
+
+    def identity(self) -> dict[str, Any]:
+        """The fields that say what the data are, without where they lie.
+
+        Options, views, `train_where`, `resize` and a budget joined later; without them ids are what
+        they were before.
+        """
+        later = ("options", "views", "train_where", "resize")
+        left_out = {"root", *(name for name in later if not getattr(self, name))}
+        if self.val_from == "extra":
+            left_out |= {"val_from", "val_share"}
+        return self.model_dump(mode="json", exclude=left_out)
+
+
+class Borrowed(Frozen):
+    """A further selection that a run trains on beside its target (GE, SFT; ledger X-7).
+
+    Only its training images are used. What is left out of them is drawn with the run's own
+    `seeds.draw`; the order of the reductions is that of the fields.
+
+    Attributes:
+        data: the selection; its image size is the target's.
+        draw: seed of the draw of its images, as `seeds.draw` is the target's.
+        categories: fraction of its classes whose images are used (SFT-4 c); None is all.
+        images: fraction of the images of each class that are used (SFT-4 d); None is all.
+        total_images: so many random images in all (GE's random source); None is all.
+        exclude_overlap: leave out images that are in the target's validation or test set
+            (ledger CROSS-1).
+
+    Whatever is left out, the classes stay as they are; methods with the option `reindex` give
+    their classifier only the classes that have images.
+    """
+
+    data: DataSpec
+    draw: NonNegative = 0
+    categories: Fraction | None = None
+    images: Fraction | None = None
+    total_images: Count | None = None
+    exclude_overlap: Bool = False
+
+    def identity(self) -> dict[str, Any]:
+        """What says which images these are, without where they lie."""
+        return {**self.model_dump(mode="json"), "data": self.data.identity()}

@@ -1,0 +1,390 @@
+"""What a run is: frozen, typed, every default written in; and its identity.
+
+A run trains a model on a data set, from an initialisation, by a method. An initialisation may be
+another run, so a spec contains its parent's spec. The id of a run is a hash of what it *is*: the
+resolved spec, the parent's id and the fingerprint of the images selected; never of where files lie
+or of what was left at its default.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, Strict, field_validator, model_validator
+
+from bench.core.errors import ModelError
+from bench.specs.data import (
+    AllClasses,
+    Bool,
+    Borrowed,
+    ClassRecipe,
+    Count,
+    DataSpec,
+    Frozen,
+    HalfClasses,
+    LargeClasses,
+    ListedClasses,
+    NearFarClasses,
+    NonNegative,
+    Positive,
+    RandomClasses,
+    SourceCategories,
+    UnderSynset,
+)
+from bench.specs.evaluation import EvaluateSpec
+from bench.specs.pattern import LayerGroup, LayerPattern, canonical_pattern
+
+__all__ = [
+    "BatchNormMode",
+    "SCHEMA",
+    "AllClasses",
+    "Borrowed",
+    "ClassRecipe",
+    "DataSpec",
+    "Fingerprint",
+    "FromFile",
+    "FromRun",
+    "FromTimm",
+    "HalfClasses",
+    "LargeClasses",
+    "Init",
+    "LayerGroup",
+    "LayerPattern",
+    "ListedClasses",
+    "MethodSpec",
+    "ModelSpec",
+    "NearFarClasses",
+    "RandomClasses",
+    "RunSpec",
+    "Scratch",
+    "Seeds",
+    "SourceCategories",
+    "TrainSpec",
+    "UnderSynset",
+    "canonical_json",
+    "identity_of",
+    "joint_fingerprint",
+    "run_id",
+]
+
+BatchNormMode = Literal["joint", "separate", "frozen"]
+"""One pass over all domains; a pass for each; one with the statistics as they are."""
+
+SCHEMA = 1
+"""Raise it when the meaning of a field changes, so that old records are not taken for new ones."""
+
+# --- the network, how it starts, how it is trained ------------------------------------------------
+
+
+class ModelSpec(Frozen):
+    """A network by its timm name (ours are registered there too) and how random layers are filled.
+
+    `filler: default` is the network's own initialisation, `li2019` the Gaussian of LI §3.
+    `drop_rate: None` is the network's own dropout.
+    """
+
+    name: str
+    filler: Literal["default", "li2019"] = "default"
+    drop_rate: Annotated[float, Strict(), Field(ge=0, lt=1)] | None = None
+
+
+class Scratch(Frozen):
+    """Nothing is copied."""
+
+    kind: Literal["scratch"] = "scratch"
+
+
+class FromRun(Frozen):
+    """Layers are copied from the network that another run trained."""
+
+    kind: Literal["run"] = "run"
+    run: RunSpec
+
+
+class FromTimm(Frozen):
+    """Layers are copied from timm's pretrained weights; `tag` None is timm's default tag."""
+
+    kind: Literal["timm"] = "timm"
+    tag: str | None = None
+
+
+class FromFile(Frozen):
+    """Layers are copied from a `.safetensors` or `.pth` file; its hash is the identity."""
+
+    kind: Literal["file"] = "file"
+    path: str
+    sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+
+
+Init = Annotated[Scratch | FromRun | FromTimm | FromFile, Field(discriminator="kind")]
+
+
+class MethodSpec(Frozen):
+    """How the loss is built: a name of `bench.methods.METHODS` and that method's own options."""
+
+    name: str = "plain"
+    options: tuple[tuple[str, str | bool | int | float | None], ...] = ()
+
+
+class TrainSpec(Frozen):
+    """Optimiser, schedule, budget, augmentation and model selection.
+
+    Attributes:
+        lr: learning rate of random layers, per step of `batch_size * accumulate` images.
+        copied_lr_factor: learning-rate factor of copied and tuned layers (CHU: 0.2, LI: 1).
+        bias_lr_mult, bias_weight_decay: Caffe's convention is 2 and false (ledger X-1).
+        step_epochs, step_gamma: `schedule: step` multiplies by gamma every so many epochs.
+        warmup_epochs: linear warm-up, may be a fraction of an epoch.
+        accumulate: batches whose gradients are summed before a step (`iter_size`).
+        augment: what is done to each training image; crops pad by `crop_pad` pixels first.
+        expand_to: offline expansion to so many images per class (LI §4.6); None is off.
+        equal_steps: with `expand_to`, keep the number of steps of the set as it was.
+        select: which epoch's weights are kept; only validation data decide.
+        explode_factor: a loss above this multiple of the first ends the run as diverged.
+        threshold: training accuracy for the `epochs_to_threshold` column.
+        frozen_dropout: dropout inside frozen layers stays active, as in Caffe (ledger X-1).
+        tuned: which parameters of T layers are trained: all, those of normalisations, or biases;
+            the others stay as they were copied. Running statistics move in any case.
+        layer_lr_decay: copied layer n of N has `layer_lr_decay ** (N - n)` times its learning rate.
+        l2_sp: alpha of L2-SP (Li, Grandvalet, Davoine 2018): copied parameters w are drawn to where
+            they started by `alpha / 2 * |w - w0|²` in place of their weight decay; random layers
+            keep theirs. None is off.
+        refit: once the epoch is chosen, train again on training and validation images together:
+            from the same initial weights, with the same seeds and the same schedule, planned for
+            all `epochs` and ended after as many as were chosen. The second network is the result.
+            For a classifier on fixed features the same is done with the chosen C.
+    """
+
+    optimizer: Literal["sgd", "adamw"] = "sgd"
+    lr: Positive = 0.01
+    copied_lr_factor: Positive = 1.0
+    momentum: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.9
+    nesterov: Bool = False
+    weight_decay: Annotated[float, Strict(), Field(ge=0)] = 5e-4
+    bias_lr_mult: Positive = 1.0
+    bias_weight_decay: Bool = True
+    schedule: Literal["constant", "step", "cosine"] = "cosine"
+    step_epochs: Count = 20
+    step_gamma: Positive = 0.1
+    warmup_epochs: Annotated[float, Strict(), Field(ge=0)] = 0.0
+    epochs: Count = 10
+    batch_size: Count = 64
+    accumulate: Count = 1
+    label_smoothing: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.0
+    precision: Literal["float32", "bfloat16"] = "float32"
+    channels_last: Bool = True
+    augment: Literal["none", "flip", "crop_flip", "crop_flip_color"] = "crop_flip"
+    crop_pad: NonNegative = 4
+    expand_to: Count | None = None
+    equal_steps: Bool = False
+    select: Literal["best_val", "last"] = "best_val"
+    evaluate_every: Count = 1
+    explode_factor: Positive = 20.0
+    threshold: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.7
+    frozen_dropout: Bool = True
+    tuned: Literal["all", "norm", "bias"] = "all"
+    layer_lr_decay: Annotated[float, Strict(), Field(gt=0, le=1)] = 1.0
+    l2_sp: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] | None = None
+    refit: Bool = False
+
+    @model_validator(mode="after")
+    def _refit_what_was_chosen(self) -> TrainSpec:
+        if self.refit and self.select == "last":
+            raise ValueError(
+                "refit is true, but select is last: no epoch is chosen on validation images, so "
+                "set select: best_val, or leave refit out"
+            )
+        return self
+
+    def quiet_options(self) -> set[str]:
+        """Options added since schema 1 that are at their default, which changes nothing."""
+        defaults = {name: TrainSpec.model_fields[name].default for name in _ADDED_TO_TRAIN}
+        return {name for name, value in defaults.items() if getattr(self, name) == value}
+
+    def identity(self) -> dict[str, Any]:
+        """All fields; those added since schema 1 only where they are used, so that ids stay."""
+        return self.model_dump(mode="json", exclude=self.quiet_options())
+
+
+_OF_COPIED_LAYERS = ("tuned", "layer_lr_decay", "l2_sp")
+_ADDED_TO_TRAIN = (*_OF_COPIED_LAYERS, "refit")
+"""Their defaults say what was done before they existed, and must not be changed."""
+
+
+Seed = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
+
+
+class Seeds(Frozen):
+    """The three things a seed names: the draw of images, the initial weights, order and noise."""
+
+    draw: Seed = 0
+    init: Seed = 0
+    order: Seed = 0
+
+
+class RunSpec(Frozen):
+    """One training, complete. See the module's docstring for what its id covers.
+
+    `bank` is the run whose network's kernels describe images, for methods that select source images
+    by them (GE-1); None is the network that the run starts from.
+    """
+
+    data: DataSpec
+    model: ModelSpec
+    pattern: str
+    init: Init = Scratch()
+    method: MethodSpec = MethodSpec()
+    train: TrainSpec = TrainSpec()
+    seeds: Seeds = Seeds()
+    allow_overlap: Bool = False
+    borrow: tuple[Borrowed, ...] = ()
+    evaluate: EvaluateSpec | None = None
+    bank: RunSpec | None = None
+
+    @field_validator("pattern")
+    @classmethod
+    def _canonical_pattern(cls, text: str) -> str:
+        try:
+            return canonical_pattern(text)
+        except ModelError as error:
+            raise ValueError(str(error)) from None
+
+    @model_validator(mode="after")
+    def _pattern_fits_init(self) -> RunSpec:
+        scratch = LayerPattern.parse(self.pattern).is_scratch
+        if self.init.kind == "scratch" and not scratch:
+            raise ValueError(
+                f"pattern {self.pattern} copies layers, but there is nothing to copy from: "
+                "give a source, or use R for every layer"
+            )
+        if self.init.kind != "scratch" and scratch:
+            vain, key = ("source would be trained", "source")
+            if self.init.kind != "run":
+                vain, key = "weights would be read", "weights"
+            raise ValueError(
+                f"pattern {self.pattern} copies nothing, so its {vain} in vain: "
+                f"set {key}: none, or copy a layer with T or F"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _options_of_copied_layers_have_some(self) -> RunSpec:
+        quiet = self.train.quiet_options()
+        used = [name for name in _OF_COPIED_LAYERS if name not in quiet]
+        if used and not LayerPattern.parse(self.pattern).layers("T"):
+            raise ValueError(
+                f"train.{used[0]} is about copied and tuned layers, and pattern {self.pattern} has "
+                "none: leave it out, or give a layer T"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _borrowed_images_have_the_size(self) -> RunSpec:
+        for borrowed in self.borrow:
+            if borrowed.data.image_size != self.data.image_size:
+                raise ValueError(
+                    f"borrowed images of {borrowed.data.image_size} pixels beside a target of "
+                    f"{self.data.image_size}: one network sees both, so they must be of one size"
+                )
+        return self
+
+    @property
+    def layers(self) -> LayerPattern:
+        """The pattern, parsed."""
+        return LayerPattern.parse(self.pattern)
+
+    @property
+    def parent(self) -> RunSpec | None:
+        """The run whose weights this one copies, if it copies a run's."""
+        return self.init.run if isinstance(self.init, FromRun) else None
+
+    @property
+    def needs(self) -> tuple[RunSpec, ...]:
+        """The runs whose networks this one reads: its parent and its bank."""
+        return tuple(run for run in (self.parent, self.bank) if run is not None)
+
+    def ancestors(self) -> Iterator[RunSpec]:
+        """Parent, parent's parent and so on."""
+        run = self.parent
+        while run is not None:
+            yield run
+            run = run.parent
+
+
+_CANONICAL = json.JSONEncoder(sort_keys=True, separators=(",", ":"), ensure_ascii=False)
+
+
+def canonical_json(value: Any) -> str:
+    """JSON with sorted keys and no spaces: equal values give equal text on every machine.
+
+    >>> canonical_json({"b": 1.0, "a": None})
+    '{"a":null,"b":1.0}'
+    """
+    return _CANONICAL.encode(value)
+
+
+def joint_fingerprint(own: str, borrowed: Sequence[str]) -> str:
+    """One fingerprint of a run's own images and of what it borrows; `own` if it borrows nothing.
+
+    >>> joint_fingerprint("abc", ())
+    'abc'
+    """
+    if not borrowed:
+        return own
+    return hashlib.sha256(canonical_json([own, *borrowed]).encode()).hexdigest()
+
+
+Fingerprint = Callable[[RunSpec], str]
+
+
+def run_id(spec: RunSpec, fingerprint: Fingerprint, memo: dict[int, str] | None = None) -> str:
+    """The identity of a run: 32 hexadecimal digits (128 bits) of SHA-256.
+
+    Args:
+        spec: the run.
+        fingerprint: gives the fingerprint of the images that a run selects, borrowed ones
+            included; see `bench.data.catalog.fingerprint` and `joint_fingerprint`.
+        memo: ids of parents already known, by `id()` of the spec object; a grid shares parents.
+    """
+
+    def id_of(needed: RunSpec | None) -> str | None:
+        if needed is None:
+            return None
+        known = memo.get(id(needed)) if memo is not None else None
+        key = known or run_id(needed, fingerprint, memo)
+        if memo is not None:
+            memo[id(needed)] = key
+        return key
+
+    identity = identity_of(spec, id_of(spec.parent), id_of(spec.bank), fingerprint(spec))
+    return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:32]
+
+
+def identity_of(
+    spec: RunSpec, parent_id: str | None, bank_id: str | None, images: str
+) -> Mapping[str, Any]:
+    """What the id of a run is the hash of; `images` is their fingerprint."""
+    init = (
+        {"kind": "run", "run": parent_id} if parent_id else spec.init.model_dump(exclude={"path"})
+    )
+    return {
+        "schema": SCHEMA,
+        "images": images,
+        "data": spec.data.identity(),
+        "model": spec.model.model_dump(mode="json"),
+        "pattern": spec.pattern,
+        "init": init,
+        "method": spec.method.model_dump(mode="json"),
+        "train": spec.train.identity(),
+        "seeds": spec.seeds.model_dump(mode="json"),
+        "allow_overlap": spec.allow_overlap,
+        **({"evaluate": spec.evaluate.model_dump(mode="json")} if spec.evaluate else {}),
+        **({"bank": bank_id} if bank_id else {}),
+        **({"borrow": [borrowed.identity() for borrowed in spec.borrow]} if spec.borrow else {}),
+    }
+
+
+FromRun.model_rebuild()

@@ -1,0 +1,365 @@
+"""Data-parallel training: one run, several processes of one node, a GPU each.
+
+Each process (rank) builds the same run and takes its rows of every batch, so order, augmentation
+and the global batch are those of one process. Gradients, losses and the statistics of BatchNorm are
+summed over the ranks: the computation is that of one process, up to the order in which float32
+numbers are added. That is why the number of GPUs is no part of a run's identity.
+
+* Gradients go through PyTorch's DistributedDataParallel (Li et al. 2020, VLDB 13(12)), which
+  averages them; the loss of a rank is therefore multiplied by their number.
+* BatchNorm that is trained sees the whole batch: on CUDA through torch's SyncBatchNorm, on the CPU,
+  for which torch has none, through `_WholeBatchNorm`. Frozen BatchNorm is left alone.
+* Dropout draws from a stream of each rank: other masks than in one process, of the same law.
+* Only rank 0 writes; stopping is agreed on after each step; validation images are shared out.
+
+The CUDA path (NCCL, SyncBatchNorm) could not be run where this was written: no machine with GPUs
+was at hand. What the tests run is the same code with gloo on CPU processes.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import datetime
+import os
+import socket
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import torch
+import torch.distributed as dist
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+from torch.nn.parallel import DistributedDataParallel
+
+from bench.core.errors import BenchError
+from bench.training.domain import Step
+
+__all__ = ["ALONE", "Replica", "Team", "joined", "whole_batch_norm"]
+
+Forward = Callable[[Tensor, Any], Sequence[Tensor]]
+"""See `bench.training.steps.Forward`."""
+
+_PATIENCE = datetime.timedelta(hours=1)
+"""How long a rank waits for the others: one of them may decode a data set first. A rank that dies
+is seen at once by whoever started it."""
+
+
+@dataclass(frozen=True)
+class Team:
+    """This process among those that train one run together; made by `joined`.
+
+    Of one process (`ALONE`) nothing is changed and nobody asked.
+
+    Attributes:
+        rank: 0 to size - 1; rank 0 writes.
+        size: number of processes.
+        device: where this one trains.
+    """
+
+    rank: int
+    size: int
+    device: torch.device
+
+    @property
+    def leads(self) -> bool:
+        """Whether this is the process that writes."""
+        return self.rank == 0
+
+    def rows(self, count: int) -> slice:
+        """This rank's part of `count` rows, as even as can be.
+
+        >>> [Team(rank, 3, torch.device("cpu")).rows(8) for rank in range(3)]
+        [slice(0, 3, None), slice(3, 6, None), slice(6, 8, None)]
+        """
+        least, more = divmod(count, self.size)
+        start = self.rank * least + min(self.rank, more)
+        return slice(start, start + least + (self.rank < more))
+
+    def check_domains(self, domains: int) -> None:
+        """Looks whether several processes can train so many label spaces.
+
+        Raises:
+            BenchError: they cannot.
+        """
+        if self.size > 1 and domains != 1:
+            raise BenchError(
+                f"a method with {domains} domains cannot train on {self.size} GPUs",
+                hint="only plain training with one domain can; leave gpus out",
+            )
+
+    def check(self, steps: Sequence[Step], accumulate: int) -> None:
+        """Looks whether every forward pass has an image for every rank.
+
+        Raises:
+            BenchError: naming the smallest batch.
+        """
+        least = min(len(part.indices) // accumulate for step in steps for part in step)
+        if least < self.size > 1:
+            raise BenchError(
+                f"a batch of {least} images cannot be split over {self.size} processes",
+                hint="train with fewer GPUs, or with a larger train.batch_size",
+            )
+
+    # --- what all ranks say together ---
+
+    def any(self, flag: bool) -> bool:
+        """Whether `flag` is true at one rank at least; the same answer at all."""
+        return self._most(int(flag)) > 0
+
+    def begin(self, *place: int) -> list[str]:
+        """What the record should say of the team, once all are at the same place of the training.
+
+        Raises:
+            BenchError: at all ranks, when they are not.
+        """
+        if self.size == 1:
+            return []
+        if not all(self._most(n) == -self._most(-n) for n in place):
+            raise BenchError(
+                "the processes of this run have read different checkpoints",
+                hint="try again; if it stays, delete the run's checkpoint",
+            )
+        kind = "GPUs" if self.device.type == "cuda" else "CPU processes"
+        return [f"trained by {self.size} {kind} together"]
+
+    def _most(self, number: int) -> int:
+        """The maximum over the ranks; on the CPU, so that nobody waits for a GPU."""
+        if self.size == 1:
+            return number
+        found = torch.tensor(number, dtype=torch.int64)
+        dist.all_reduce(found, dist.ReduceOp.MAX)
+        return int(found)
+
+    def totals(self, loss: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
+        """The sums over the ranks of two numbers on the device, in the types they have."""
+        both = torch.stack([loss.double(), correct.double()])
+        dist.all_reduce(both)
+        return both[0].to(loss.dtype), both[1].to(correct.dtype)
+
+    def gather_logits(self, mine: Mapping[int, Tensor], images: int) -> Tensor:
+        """Logits of all images from those that the ranks have computed; the same at all.
+
+        Args:
+            mine: float32 (n, C) by the number of its first image.
+            images: N.
+
+        Returns:
+            float32 (N, C) on the device; each row as it was computed, to the bit.
+        """
+        if self.size == 1:
+            return torch.cat(list(mine.values()))
+        classes = self._most(max((len(rows[0]) for rows in mine.values()), default=0))
+        logits = torch.zeros(images, classes, device=self.device)
+        for start, rows in mine.items():
+            logits[start : start + len(rows)] = rows
+        dist.all_reduce(logits)
+        return logits
+
+    def replica(self, model: nn.Module, forward: Forward) -> Forward:
+        """What to train: `forward`, with gradients that are averaged over the ranks."""
+        return forward if self.size == 1 else Replica(self, model, forward)
+
+    # --- random streams of dropout ---
+
+    def stream(self, text: str) -> str:
+        """The description of a random stream: rank 0 has that of one process."""
+        return text if self.leads else f"{text}|rank {self.rank}"
+
+    def gather_states(self, own: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """The generators' states of all ranks, by `<name><rank>`; rank 0's without a number."""
+        if self.size == 1:
+            return dict(own)
+        found: dict[str, Tensor] = {}
+        for name, state in sorted(own.items()):
+            states = [torch.empty_like(state) for _ in range(self.size)]
+            dist.all_gather(states, state)
+            found |= {self._named(name, rank): value for rank, value in enumerate(states)}
+        return found
+
+    def own_states(self, states: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """This rank's part of what `gather_states` gave, perhaps to another number of ranks."""
+        names = ("cpu", "cuda")
+        kept = {name: states.get(self._named(name, self.rank)) for name in names}
+        return {name: state for name, state in kept.items() if state is not None}
+
+    @staticmethod
+    def _named(name: str, rank: int) -> str:
+        return f"{name}{rank}" if rank else name
+
+
+ALONE = Team(0, 1, torch.device("cpu"))
+"""One process, on whatever device."""
+
+
+@contextlib.contextmanager
+def joined(rank: int, size: int, device: torch.device, meeting_point: Path) -> Iterator[Team]:
+    """This process as one of `size`; they find each other through a file on a local disk.
+
+    NCCL carries what lies on GPUs, gloo what lies on the CPU.
+
+    Args:
+        rank: 0 to size - 1, a different one in each process.
+        size: number of processes.
+        device: where this process trains; on CUDA a GPU of its own, with its number.
+        meeting_point: a file that does not exist yet, the same for all.
+    """
+    if "lo" in {name for _, name in socket.if_nameindex()}:  # one node: no network is needed
+        os.environ.setdefault("GLOO_SOCKET_IFNAME", "lo")
+    backend = "cpu:gloo,cuda:nccl" if device.type == "cuda" else "gloo"
+    if device.type == "cuda":
+        torch.cuda.set_device(device)
+    store = dist.FileStore(str(meeting_point), size)  # type: ignore[attr-defined]
+    dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
+    try:
+        yield Team(rank, size, device)
+    finally:
+        dist.destroy_process_group()
+
+
+class Replica:
+    """A network whose gradients are averaged over the ranks as they are computed.
+
+    Args:
+        team: the ranks.
+        model: the network; its weights become those of rank 0.
+        forward: (inputs, parts) -> logits of each part; calls `model`, or parts of it.
+    """
+
+    def __init__(self, team: Team, model: nn.Module, forward: Forward) -> None:
+        gpu = [team.device] if team.device.type == "cuda" else None
+        self.team = team
+        self._parallel = DistributedDataParallel(_Called(model, forward), device_ids=gpu)
+
+    def __call__(self, inputs: Tensor, parts: Any) -> Sequence[Tensor]:
+        found: Sequence[Tensor] = self._parallel(inputs, parts)
+        return found
+
+    def pass_number(self, number: int, passes: int) -> contextlib.AbstractContextManager[object]:
+        """Around one of a step's forward and backward passes: gradients travel with the last."""
+        if number + 1 < passes:
+            return self._parallel.no_sync()
+        return contextlib.nullcontext()
+
+
+class _Called(nn.Module):
+    """Gives DistributedDataParallel a module to call."""
+
+    def __init__(self, model: nn.Module, forward: Forward) -> None:
+        super().__init__()
+        self.model = model
+        self._forward = forward
+
+    def forward(self, inputs: Tensor, parts: Any) -> Sequence[Tensor]:
+        """See `Forward`."""
+        return self._forward(inputs, parts)
+
+
+# --- BatchNorm --------------------------------------------------------------------------------
+
+
+@contextlib.contextmanager
+def whole_batch_norm(
+    team: Team, model: nn.Module, set_modes: Callable[[], object]
+) -> Iterator[None]:
+    """While inside, BatchNorm that is trained has the statistics of all ranks' images.
+
+    The modules stay where they are, with their hooks, and are as before in the end; their weights
+    and running statistics are shared with the modules that compute.
+
+    Args:
+        team: the ranks; its device decides who computes, see the module's docstring.
+        model: the network; moved to the device.
+        set_modes: puts frozen layers back into evaluation mode.
+    """
+    if team.size == 1:
+        yield
+        return
+    model.to(team.device).train()
+    set_modes()
+    found = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
+    for module in found:
+        module.forward = _stand_in(module, team.device)  # type: ignore[assignment,method-assign]
+    try:
+        yield
+    finally:
+        for module in found:
+            del module.forward
+
+
+def _stand_in(module: _BatchNorm, device: torch.device) -> Callable[[Tensor], Tensor]:
+    other: nn.Module
+    if device.type == "cuda":
+        from timm.layers import convert_sync_batchnorm  # knows timm's own kinds, torch's does not
+
+        other = convert_sync_batchnorm(module)
+    else:
+        other = _WholeBatchNorm(module)
+    usual = module.forward
+
+    def forward(x: Tensor) -> Tensor:
+        y: Tensor = other.train()(x) if module.training else usual(x)
+        return y
+
+    return forward
+
+
+class _WholeBatchNorm(nn.Module):
+    """BatchNorm in training mode over the images of all ranks, where torch has none (the CPU)."""
+
+    def __init__(self, own: _BatchNorm) -> None:
+        super().__init__()
+        self._own = [own]  # in a list: it is a part of the network already
+
+    def forward(self, x: Tensor) -> Tensor:
+        """(n, C, ...) of this rank to the same, normalised by mean and variance over all ranks."""
+        own = self._own[0]
+        over = [0, *range(2, x.ndim)]
+        shape = (1, -1, *[1] * (x.ndim - 2))
+        values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
+        counted = torch.tensor(x.numel() // x.shape[1])
+        dist.all_reduce(counted)
+        count = int(counted)
+        mean = _sum_over_ranks(values.sum(over)) / count
+        centred = values - mean.view(shape)
+        variance = _sum_over_ranks(centred.square().sum(over)) / count
+        y = centred * (variance + own.eps).rsqrt().view(shape)
+        if own.affine:
+            y = y * own.weight.view(shape) + own.bias.view(shape)
+        self._keep(own, mean, variance * (count / (count - 1)))
+        for name in ("drop", "act"):  # timm's BatchNormAct2d has both
+            y = getattr(own, name, nn.Identity())(y)
+        return y.to(x.dtype)
+
+    @staticmethod
+    @torch.no_grad()
+    def _keep(own: _BatchNorm, mean: Tensor, unbiased: Tensor) -> None:
+        if own.running_mean is None or own.running_var is None:
+            return
+        assert own.num_batches_tracked is not None
+        own.num_batches_tracked.add_(1)
+        share = own.momentum if own.momentum is not None else 1 / float(own.num_batches_tracked)
+        own.running_mean.lerp_(mean, share)
+        own.running_var.lerp_(unbiased, share)
+
+
+class _SumOverRanks(torch.autograd.Function):
+    """y = sum over ranks of x. Each rank's loss depends on y, so gradients are summed as well."""
+
+    @staticmethod
+    def forward(ctx: Any, x: Tensor) -> Tensor:
+        total = x.clone()
+        dist.all_reduce(total)
+        return total
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        total = grads[0].clone()
+        dist.all_reduce(total)
+        return total
+
+
+def _sum_over_ranks(x: Tensor) -> Tensor:
+    found: Tensor = _SumOverRanks.apply(x)
+    return found

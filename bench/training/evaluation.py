@@ -1,0 +1,169 @@
+"""Predictions of a network and the measures computed from them.
+
+Everything is a fraction in [0, 1] or nats; nothing here looks at training state.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+
+from bench.core.errors import DataError
+from bench.training.data_parallel import ALONE, Team
+from bench.training.domain import Domain
+from bench.training.domain_batches import Feed, FeedOptions, autocast
+
+__all__ = [
+    "cross_entropy",
+    "epochs_to_threshold",
+    "mean_average_precision",
+    "mean_class_accuracy",
+    "predict",
+    "predict_feed",
+    "softmax",
+    "top1_accuracy",
+]
+
+Logits = NDArray[np.float32]
+Labels = NDArray[np.int64]
+BATCH_SIZE = 256
+"""Images per forward pass. One size for all, since it can move the last bit of a prediction."""
+
+
+def predict(
+    forward: Callable[[Tensor], Tensor],
+    data: Domain,
+    *,
+    batch_size: int = BATCH_SIZE,
+    device: torch.device | str = "cpu",
+    precision: str = "float32",
+    channels_last: bool = True,
+) -> Logits:
+    """Class scores of all images of `data`, not augmented.
+
+    Args:
+        forward: normalised float32 (n, 3, S, S) to logits (n, C). A module should be in evaluation
+            mode; that is the caller's to set.
+        data: images with their normalisation; labels are not read.
+
+    Returns:
+        float32 (N, C), ready for `numpy.savez`.
+
+    >>> toy = Domain("toy", np.zeros((3, 4, 4, 3), np.uint8), np.zeros(3, np.int64), 1)
+    >>> predict(lambda x: x.flatten(1)[:, :2], toy).shape
+    (3, 2)
+    """
+    options = FeedOptions(torch.device(device), channels_last, precision)
+    return predict_feed(forward, Feed(data, options), batch_size)
+
+
+def predict_feed(
+    forward: Callable[[Tensor], Tensor],
+    feed: Feed,
+    batch_size: int = BATCH_SIZE,
+    team: Team = ALONE,
+) -> Logits:
+    """As `predict`, from batches that are already prepared (perhaps past a frozen prefix).
+
+    The batches are shared out over the processes of `team`, who all get the logits of all images.
+    """
+    options, size = feed.options, feed.domain.size
+    if not size:
+        raise DataError(f"domain {feed.domain.name!r} has no image to predict")
+    chunks = {}
+    with torch.inference_mode():
+        for start in range(team.rank * batch_size, size, team.size * batch_size):
+            inputs = feed.plain_batch(start, start + batch_size)
+            with autocast(options.device, options.precision):
+                chunks[start] = forward(inputs).float()
+        logits: Logits = team.gather_logits(chunks, size).cpu().numpy()
+    return logits
+
+
+def top1_accuracy(logits: Logits, labels: Labels) -> float:
+    """The fraction of images whose highest score is their class; ties go to the lower class.
+
+    >>> top1_accuracy(np.array([[2.0, 1.0], [0.0, 1.0]], np.float32), np.array([0, 0]))
+    0.5
+    """
+    return float(np.mean(logits.argmax(1) == labels))
+
+
+def mean_class_accuracy(logits: Logits, labels: Labels) -> float:
+    """The unweighted mean over classes of the fraction of a class's images that are right.
+
+    Classes without an image do not count (ledger X-5, GE, SFT).
+
+    >>> scores = np.array([[1, 0], [1, 0], [1, 0], [1, 0]], np.float32)
+    >>> mean_class_accuracy(scores, np.array([0, 0, 0, 1]))
+    0.5
+    """
+    right = logits.argmax(1) == labels
+    classes = logits.shape[1]
+    count = np.bincount(labels, minlength=classes)
+    hits = np.bincount(labels, weights=right, minlength=classes)
+    present = count > 0
+    return float(np.mean(hits[present] / count[present]))
+
+
+def mean_average_precision(scores: Logits, labels: Labels) -> float:
+    """The mean over classes of the average precision of a class's score as its detector (mAP).
+
+    AP = sum over thresholds of (R_n - R_n-1) P_n, one class against the rest, all images with
+    equal scores at one threshold, nothing interpolated (ledger X-5). Classes without an image do
+    not count.
+
+    >>> mean_average_precision(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]))
+    1.0
+    """
+    found = []
+    for label in np.unique(labels):
+        order = np.argsort(-scores[:, label], kind="stable")
+        ranked, hits = scores[order, label], np.cumsum(labels[order] == label)
+        last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
+        gained = np.diff(hits[last], prepend=0)
+        found.append(float((gained * hits[last] / (last + 1)).sum() / hits[-1]))
+    return float(np.mean(found))
+
+
+def softmax(logits: Logits) -> Logits:
+    """Probabilities of the classes, float32 (N, C); computed in double precision."""
+    scores = np.exp(logits.astype(np.float64) - logits.max(1, keepdims=True))
+    shares: Logits = (scores / scores.sum(1, keepdims=True)).astype(np.float32)
+    return shares
+
+
+def cross_entropy(logits: Logits, labels: Labels) -> float:
+    """Mean of -log softmax(logits)[label], in nats, summed in double precision.
+
+    Not finite when the logits are not.
+
+    >>> round(cross_entropy(np.zeros((1, 4), np.float32), np.array([2])), 4)
+    1.3863
+    """
+    scores = logits.astype(np.float64)
+    with np.errstate(invalid="ignore", over="ignore"):
+        shifted = scores - scores.max(1, keepdims=True)
+        log_sum = np.log(np.exp(shifted).sum(1))
+        return float(np.mean(log_sum - shifted[np.arange(len(labels)), labels]))
+
+
+def epochs_to_threshold(
+    history: Sequence[Mapping[str, float | int | None]],
+    threshold: float,
+    column: str = "train_top1_accuracy",
+) -> int | None:
+    """The number of epochs until `column` first reaches `threshold` (SFT Fig. 5); None if never.
+
+    >>> epochs_to_threshold([{"train_top1_accuracy": a} for a in (0.3, 0.7, 0.9)], 0.7)
+    2
+    """
+    for finished, row in enumerate(history, start=1):
+        value = row[column]
+        if value is not None and value >= threshold:
+            return finished
+    return None

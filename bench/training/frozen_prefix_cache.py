@@ -1,0 +1,287 @@
+"""Runs whose first layers are frozen: what those give is computed once where that changes nothing.
+
+Whether it changes nothing is not assumed but tried: the network must be a chain at the boundary
+(`bench.models.prefix`), and the smallest batch that training will use must give the same bits,
+row by row, computed as training computes them (training mode, active dropout and all) and kept.
+Held-out images are never augmented and see no dropout, so they may be kept where training images
+may not.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, field, fields
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor, nn
+
+from bench.models.numbering import numbered_layers
+from bench.models.prefix import prefix_suffix
+from bench.specs.run import TrainSpec
+from bench.training.activations import ActivationStore
+from bench.training.domain import Domain, Step
+from bench.training.domain_batches import Feed, FeedOptions
+from bench.training.evaluation import Logits, predict_feed
+
+__all__ = ["LEAST_SHARE", "FrozenPrefix", "forward_share", "frozen_prefix"]
+
+LEAST_SHARE = 0.7
+"""Of the forward pass's multiplications: below it, keeping gains less than 1.8 x and takes more
+room than the images (four of eight layers are 0.76 to 0.82, three 0.54 to 0.66)."""
+
+
+_NOT_FORM = ("name", "images", "labels", "num_classes")
+"""Of a domain: what does not change its images' activations beyond the images themselves."""
+
+
+@dataclass(eq=False)
+class FrozenPrefix:
+    """The frozen first layers of a run's network, and what is known of keeping their activations.
+
+    Attributes:
+        prefix, suffix: the forward pass up to the boundary, without a graph, and from there on.
+        layers: frozen first layers, of `depth`.
+        share: their share of a forward pass's multiplications.
+        identity: of their weights and of the network's structure.
+        recipe: of the run.
+        store: what earlier runs kept.
+        set_modes: puts frozen layers into the modes of training.
+        first_steps: the steps of the first epoch, for the trial.
+        notes: what came of it, for the record.
+    """
+
+    model: nn.Module
+    prefix: Callable[[Tensor], Tensor]
+    suffix: Callable[[Tensor], Tensor]
+    layers: int
+    depth: int
+    share: float
+    identity: str
+    recipe: TrainSpec
+    store: ActivationStore
+    set_modes: Callable[[], object]
+    first_steps: Callable[[], Sequence[Step]]
+    notes: dict[str, str] = field(default_factory=dict)
+
+    def __call__(self, feeds: Sequence[Feed], validation: Feed | None) -> None:
+        """Keeps the activations of these feeds where that is right and pays.
+
+        Args:
+            feeds: of the training images, one domain.
+            validation: of the validation images.
+        """
+        (training,) = feeds
+        why = self._refusal(training)
+        self.notes["prefix"] = f"recomputed: {why}" if why else f"cached: {self._what(training)}"
+        if validation is not None and self.share >= LEAST_SHARE:
+            self._keep(validation)
+
+    def job(self) -> dict[str, Any]:
+        """What a `TrainingJob` needs of this."""
+        suffix = self.suffix
+        return {
+            "prefix": self.prefix,
+            "forward": lambda inputs, parts: [suffix(inputs)],
+            "share": self,
+        }
+
+    def test_scores(self, domain: Domain) -> Logits:
+        """Class scores of images under the present weights, in evaluation mode."""
+        self.model.eval()
+        device = next(self.model.parameters()).device
+        options = FeedOptions(device, self.recipe.channels_last, self.recipe.precision)
+        feed = Feed(domain, options, self.prefix)
+        if self.share >= LEAST_SHARE:
+            self._keep(feed)
+        return predict_feed(self.suffix, feed)
+
+    def _what(self, training: Feed) -> str:
+        kept = self.store.get(self._key(training))
+        size = "" if kept is None else f", {kept.size_bytes / 2**20:.2g} MiB"
+        share = f"{self.share:.0%} of the forward pass"
+        return f"layers 1 to {self.layers} of {self.depth}, {share}, once per image{size}"
+
+    def _refusal(self, training: Feed) -> str | None:
+        """Why the training images' activations are not kept; None: they are now."""
+        if self.share < LEAST_SHARE:
+            return (
+                f"layers 1 to {self.layers} are {self.share:.0%} of the forward pass, and keeping "
+                f"pays from {LEAST_SHARE:.0%} on"
+            )
+        if training.options.augment not in ("none", "flip"):
+            return f"augment {training.options.augment} gives ever new images"
+        key = self._key(training)
+        if (key, 0) not in self.store.proven and not self._steady(training):
+            return "dropout in frozen layers is active (frozen_dropout: true)"
+        self.store.proven.add((key, 0))
+        if not self._keep(training):
+            return "its activations exceed the room for them in memory and on the disk"
+        if not self._equal(training, key):
+            training.forget()
+            return "a training batch gives other last bits here than all images at once"
+        return None
+
+    def _keep(self, feed: Feed) -> bool:
+        """Takes what is kept for the feed's images, or computes it; False without room."""
+        key = self._key(feed)
+        kept = self.store.get(key)
+        if kept is not None:
+            feed.use(kept)
+            return True
+        self.model.eval()
+        one = feed.boundary(0, 1)
+        size = one.numel() * one.element_size() // feed.domain.views * feed.cached_rows
+        room = self.store.room_for(size, feed.options.device)
+        if room is None:
+            return False
+        try:
+            kept = feed.cache_prefix(room=room)
+        except OSError:  # the disk is full; recomputing is always possible
+            return False
+        self.store.put(key, kept)
+        return True
+
+    def _key(self, feed: Feed) -> str:
+        """Of the images and of everything that is done to them up to the boundary."""
+        digest = hashlib.sha256()
+        domain, options = feed.domain, feed.options
+        mirrored = options.augment == "flip"
+        form = {f.name: getattr(domain, f.name) for f in fields(domain) if f.name not in _NOT_FORM}
+        said: list[object] = [self.identity, self.layers, domain.images.shape, form, mirrored]
+        said += [options.precision, options.channels_last, options.device, torch.get_num_threads()]
+        digest.update(repr(said).encode())
+        for start in range(0, len(domain.images), 4096):
+            digest.update(np.ascontiguousarray(domain.images[start : start + 4096]).data)
+        return digest.hexdigest()
+
+    # --- the trial ---
+
+    def _steady(self, feed: Feed) -> bool:
+        """Whether the prefix gives the same in training mode, twice, and in evaluation mode."""
+        images = feed.boundary  # the same few images each time
+        count = min(2, feed.domain.size)
+        with torch.random.fork_rng(devices=self._cuda(feed)):
+            self.model.train()
+            self.set_modes()
+            first, second = images(0, count).clone(), images(0, count).clone()
+        self.model.eval()
+        return torch.equal(first, second) and torch.equal(first, images(0, count))
+
+    def _equal(self, feed: Feed, key: str) -> bool:
+        """Whether kept rows are those that a batch of training gives, bit for bit."""
+        indices = _trial_batch(self.first_steps(), self.recipe.accumulate)
+        if (key, len(indices)) in self.store.proven:
+            return True
+        generator = torch.Generator().manual_seed(0)
+        noise = torch.rand(len(indices), 6, generator=generator).to(feed.options.device)
+        kept = feed.training_batch(indices, noise)
+        computed = feed.without_cache().training_batch(indices, noise)
+        if not (torch.equal(kept, computed) and _layout(kept) == _layout(computed)):
+            return False
+        self.store.proven.add((key, len(indices)))
+        return True
+
+    def _cuda(self, feed: Feed) -> list[torch.device]:
+        return [feed.options.device] if feed.options.device.type == "cuda" else []
+
+
+def _layout(batch: Tensor) -> tuple[bool, bool]:
+    last = batch.ndim == 4 and batch.is_contiguous(memory_format=torch.channels_last)
+    return batch.is_contiguous(), last
+
+
+def _trial_batch(steps: Sequence[Step], accumulate: int) -> NDArray[np.int64]:
+    """The smallest forward pass of training: kernels are others for few images than for many."""
+    pieces = [
+        piece
+        for step in steps
+        for part in step
+        for piece in np.array_split(part.indices, accumulate)
+        if len(piece)
+    ]
+    return min(pieces, key=len)
+
+
+def forward_share(model: nn.Module, n: int, image: Tensor) -> float:
+    """The share of layers 1..n in the multiplications of a forward pass's convolutions and maps.
+
+    Args:
+        image: one input (1, 3, S, S).
+
+    >>> from bench.models.narrow import NarrowNet
+    >>> round(forward_share(NarrowNet(num_classes=5), 4, torch.zeros(1, 3, 32, 32)), 2)
+    0.76
+    """
+    place = {name: layer.number for layer in numbered_layers(model) for name in layer.modules}
+    counted = {True: 0, False: 0}
+
+    def count(name: str) -> Callable[..., None]:
+        def hook(module: nn.Module, given: object, result: Tensor) -> None:
+            weight = module.weight
+            assert isinstance(weight, Tensor)
+            counted[place[name] <= n] += result.numel() * weight[0].numel()
+
+        return hook
+
+    handles = [
+        module.register_forward_hook(count(name))
+        for name, module in model.named_modules()
+        if isinstance(module, nn.Conv2d | nn.Linear) and name in place
+    ]
+    training = {module: module.training for module in model.modules()}
+    model.eval()
+    try:
+        with torch.no_grad():
+            model(image)
+    finally:
+        for handle in handles:
+            handle.remove()
+        for module, mode in training.items():
+            module.training = mode
+    return counted[True] / max(counted[True] + counted[False], 1)
+
+
+def frozen_prefix(
+    model: nn.Module,
+    layers: int,
+    image_size: int,
+    *,
+    identity: str,
+    recipe: TrainSpec,
+    store: ActivationStore,
+    set_modes: Callable[[], object],
+    first_steps: Callable[[], Sequence[Step]],
+) -> FrozenPrefix | None:
+    """The network cut behind its frozen first layers; None where it cannot be proved to be a chain.
+
+    Args:
+        model: where it will be trained; frozen layers keep their modes (`freeze_modes`).
+        layers: number of frozen first layers.
+        image_size: side in pixels.
+        identity: of the frozen weights (`frozen_fingerprint`) and of the network's options.
+        recipe: of the run.
+        store: keeps activations between runs.
+        set_modes: see `freeze_modes`.
+        first_steps: the steps of the first epoch.
+    """
+    halves = prefix_suffix(model, layers, image_size)
+    if halves is None:
+        return None
+    device = next(model.parameters()).device
+    share = forward_share(model, layers, torch.zeros(1, 3, image_size, image_size, device=device))
+    return FrozenPrefix(
+        model,
+        *halves,
+        layers=layers,
+        depth=len(numbered_layers(model)),
+        share=share,
+        identity=identity,
+        recipe=recipe,
+        store=store,
+        set_modes=set_modes,
+        first_steps=first_steps,
+    )

@@ -1,0 +1,216 @@
+"""One optimiser step: cut for accumulation, forward, the sum of the domains' losses, backward."""
+
+from __future__ import annotations
+
+import contextlib
+from collections import Counter
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass, fields, replace
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import Tensor
+from torch.nn.functional import cross_entropy
+
+from bench.data.transforms.augment import draw_noise
+from bench.specs.run import TrainSpec
+from bench.training.data_parallel import Replica
+from bench.training.domain import Step
+from bench.training.domain_batches import Feed, autocast
+from bench.training.optimizers import Anchors
+
+__all__ = ["Forward", "Parts", "Stepper", "Sums", "noise_of"]
+
+Parts = tuple[tuple[int, int], ...]
+"""((domain, number of samples), ...) in the order of the batch; a sample of V views is V images."""
+
+Forward = Callable[[Tensor, Parts], Sequence[Tensor]]
+"""(inputs of the parts one after the other, parts) -> logits (n, C_domain) of each part."""
+
+
+@dataclass
+class Sums:
+    """Running sums of an epoch, kept on the device so that no step has to wait for a number.
+
+    Attributes:
+        loss: sum over steps of the step's loss x its images, float64.
+        images: images shown.
+        correct, target_images: of the target domain, as trained on.
+        worst: the largest loss of a step; NaN once a loss was NaN.
+    """
+
+    loss: Tensor
+    images: Tensor
+    correct: Tensor
+    target_images: Tensor
+    worst: Tensor
+
+    @classmethod
+    def zero(cls, device: torch.device) -> Sums:
+        """Nothing seen yet."""
+        return cls(*(torch.zeros((), dtype=torch.float64, device=device) for _ in fields(cls)))
+
+    def add(self, loss: Tensor, images: int, correct: Tensor, target_images: int) -> None:
+        """Counts one step."""
+        self.loss += loss * images
+        self.images += images
+        self.correct += correct
+        self.target_images += target_images
+        self.worst = torch.maximum(self.worst, loss.to(self.worst.dtype))
+
+    def means(self) -> tuple[float, float | None]:
+        """Mean loss per image, and accuracy on target images (None when there were none)."""
+        shown = float(self.target_images)
+        accuracy = float(self.correct) / shown if shown else None
+        return float(self.loss) / max(float(self.images), 1.0), accuracy
+
+    def tensors(self) -> dict[str, Tensor]:
+        """By name, for a checkpoint."""
+        return {f.name: getattr(self, f.name) for f in fields(self)}
+
+
+@dataclass(frozen=True)
+class _Piece:
+    """The part of a domain's images that one forward pass takes; `scale` multiplies its summed
+    cross-entropy."""
+
+    domain: int
+    indices: NDArray[np.int64]
+    noise: Tensor
+    scale: float
+
+
+def noise_of(
+    steps: Sequence[Step], seed: int, epoch: int, device: torch.device
+) -> list[tuple[Tensor, ...]]:
+    """The augmentation's numbers for each part of each step, float32 (images of the part, 6)."""
+    total: Counter[int] = Counter()
+    for part in (part for step in steps for part in step):
+        total[part.domain] += len(part.indices)
+    drawn = {d: draw_noise(n, seed, epoch, d).to(device) for d, n in sorted(total.items())}
+    used: Counter[int] = Counter()
+    noise = []
+    for step in steps:
+        rows = []
+        for part in step:
+            start = used[part.domain]
+            used[part.domain] += len(part.indices)
+            rows.append(drawn[part.domain][start : used[part.domain]])
+        noise.append(tuple(rows))
+    return noise
+
+
+def _cut(step: Step, noise: tuple[Tensor, ...], accumulate: int) -> Iterator[list[_Piece]]:
+    """The forward passes of a step; each takes an even share of every domain's images."""
+    shares = [np.array_split(np.arange(len(part.indices)), accumulate) for part in step]
+    for turn in range(accumulate):
+        pieces = [
+            _Piece(
+                part.domain,
+                part.indices[share[turn]],
+                rows[int(share[turn][0]) : int(share[turn][-1]) + 1],
+                part.weight / len(part.indices),
+            )
+            for part, rows, share in zip(step, noise, shares, strict=True)
+            if len(share[turn])
+        ]
+        if pieces:
+            yield pieces
+
+
+_NOTHING = contextlib.nullcontext()
+
+
+class Stepper:
+    """Takes optimiser steps.
+
+    Args:
+        forward: the network with its heads, behind the frozen prefix if there is one; a `Replica`
+            takes its own rows of each batch, and its steps are those of all ranks together.
+        optimizer: over the trained parameters.
+        feeds: one per domain.
+        target: the domain whose training accuracy is counted.
+        train: precision, accumulation and label smoothing.
+    """
+
+    def __init__(
+        self,
+        forward: Forward,
+        optimizer: torch.optim.Optimizer,
+        feeds: Sequence[Feed],
+        target: int,
+        train: TrainSpec,
+    ) -> None:
+        self.forward, self.optimizer, self.feeds = forward, optimizer, feeds
+        self.target, self.train = target, train
+        self.anchors = Anchors(optimizer)
+        self.device = feeds[0].options.device
+        self.replica = forward if isinstance(forward, Replica) else None
+
+    def take(self, step: Step, noise: tuple[Tensor, ...], sums: Sums) -> Tensor:
+        """One step over the images of `step`; returns its loss, on the device.
+
+        Cut into `accumulate` forward passes, the gradient is that of one pass over all images
+        (but for BatchNorm, which sees each pass by itself).
+
+        Args:
+            noise: of the step's parts, see `noise_of`.
+            sums: counts the step.
+        """
+        loss = torch.zeros((), device=self.device)
+        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        shown = sum(len(part.indices) for part in step if part.domain == self.target)
+        self.optimizer.zero_grad(set_to_none=True)
+        for pieces, around in self._passes(step, noise):
+            with around:
+                outputs, labels = self._outputs(pieces)
+                part_loss = sum(
+                    piece.scale
+                    * cross_entropy(
+                        out.float(), y, reduction="sum", label_smoothing=self.train.label_smoothing
+                    )
+                    for piece, out, y in zip(pieces, outputs, labels, strict=True)
+                )
+                assert isinstance(part_loss, Tensor)
+                self._for_backward(part_loss).backward()  # type: ignore[no-untyped-call]
+            loss += part_loss.detach()
+            for piece, out, y in zip(pieces, outputs, labels, strict=True):
+                if piece.domain == self.target:
+                    correct += (out.detach().argmax(1) == y).sum()
+        if self.replica is not None:
+            loss, correct = self.replica.team.totals(loss, correct)
+        self.anchors.pull()
+        self.optimizer.step()
+        sums.add(loss, sum(len(part.indices) for part in step), correct, shown)
+        return loss
+
+    def _passes(
+        self, step: Step, noise: tuple[Tensor, ...]
+    ) -> Iterator[tuple[list[_Piece], contextlib.AbstractContextManager[object]]]:
+        """The forward passes of a step, this rank's rows of them, and what to put around each."""
+        replica = self.replica
+        if replica is None:
+            yield from ((pieces, _NOTHING) for pieces in _cut(step, noise, self.train.accumulate))
+            return
+        turns = list(_cut(step, noise, self.train.accumulate))
+        for number, pieces in enumerate(turns):
+            rows = [replica.team.rows(len(piece.indices)) for piece in pieces]
+            mine = [
+                replace(piece, indices=piece.indices[own], noise=piece.noise[own])
+                for piece, own in zip(pieces, rows, strict=True)
+            ]
+            yield mine, replica.pass_number(number, len(turns))
+
+    def _for_backward(self, loss: Tensor) -> Tensor:
+        """What makes gradients, averaged over the ranks, those of the sum of their losses."""
+        return loss if self.replica is None else loss * self.replica.team.size
+
+    def _outputs(self, pieces: list[_Piece]) -> tuple[Sequence[Tensor], list[Tensor]]:
+        """Logits and labels of each piece, from one forward call over all of them."""
+        inputs = [self.feeds[p.domain].training_batch(p.indices, p.noise) for p in pieces]
+        labels = [self.feeds[p.domain].labels_of(p.indices) for p in pieces]
+        parts = tuple((p.domain, len(p.indices)) for p in pieces)
+        batch = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
+        with autocast(self.device, self.train.precision):
+            return self.forward(batch, parts), labels
