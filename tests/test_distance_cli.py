@@ -15,7 +15,7 @@ from bench.commands.distance import distance_table, measure_selections
 from bench.commands.retrieve import parse_selection
 from bench.core.errors import BenchError
 from bench.data import catalog
-from bench.methods.features.extract import taken_rows
+from bench.methods.features.extract_options import taken_rows
 from bench.models import layers
 from bench.runs.build import Context
 from bench.runs.execute import execute_batch

@@ -16,6 +16,7 @@ from bench.commands._tables import status_table
 from bench.core.errors import BenchError, GridError, nearest
 from bench.core.text import duration
 from bench.grid.yaml import scalar
+from bench.launch.slurm.job import Job
 from bench.launch.slurm.ledger import Command, Desk
 from bench.launch.slurm.permissions import printable
 from bench.launch.slurm.reconcile import Reconciler
@@ -76,7 +77,7 @@ def reconciler(
         data_root=str(session.data_root.resolve()) if session.data_root else None,
         settings=settings.model_dump(mode="json"),
     )
-    return Reconciler(session, command, settings)
+    return Reconciler(session, command, settings, Job)
 
 
 def submit_grid(

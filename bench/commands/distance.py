@@ -160,7 +160,7 @@ def _features(
     from analysis.measurements.features_file import read_features
     from bench.data import catalog
     from bench.methods.features.extract import Extract
-    from bench.methods.features.linear_probe import FeatureTask
+    from bench.methods.features.task import FeatureTask
     from bench.runs.build import Data
 
     places: dict[str, Any] = {"data_root": context.root, "cache_dir": context.cache}

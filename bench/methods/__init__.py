@@ -22,7 +22,7 @@ if TYPE_CHECKING:
     import torch
     from torch import nn
 
-    from bench.methods.features.linear_probe import FeatureTask, Fitted
+    from bench.methods.features.task import FeatureTask, Fitted
     from bench.training.domain import Domain
     from bench.training.job import Method
 

@@ -21,8 +21,7 @@ from bench.data.rows import Rows
 from bench.data.transforms.expand import expand
 from bench.data.wordnet.hierarchy import taxonomy
 from bench.methods import Ingredients
-from bench.methods.features.extraction import Selected
-from bench.methods.features.linear_probe import FeatureTask, Fitted
+from bench.methods.features.task import FeatureTask, Fitted, Selected
 from bench.models import layers
 from bench.models.domains import ParentHead, head_groups, new_head, with_heads
 from bench.results.store import Store

@@ -15,8 +15,8 @@ from torch import nn
 
 from bench.core.errors import DataError, GridError, ModelError
 from bench.methods import METHODS, build_features, check_run
-from bench.methods.features.linear_probe import FeatureTask, Fitted
 from bench.methods.features.solvers import Loss, fit_in_memory, fit_streaming
+from bench.methods.features.task import FeatureTask, Fitted
 from bench.models import layers
 from bench.specs.run import DataSpec, FromTimm, MethodSpec, ModelSpec, RunSpec
 from bench.training import evaluation as evaluate

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 
 from bench.core.errors import DataError, GridError
 from bench.methods import METHODS, Ingredients, build, build_features, check
-from bench.methods.features.linear_probe import FeatureTask
+from bench.methods.features.task import FeatureTask
 from bench.methods.finetuning.plain import Plain, natural_steps
 from bench.models import layers
 from bench.specs.run import ModelSpec, TrainSpec

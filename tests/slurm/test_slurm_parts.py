@@ -17,7 +17,8 @@ from hypothesis import strategies as st
 from bench.commands._slurm import slurm_overrides
 from bench.core.errors import GridError, StoreError
 from bench.launch.slurm.client import ClusterError, Queue, QueuedJob, never_starts
-from bench.launch.slurm.job import CANCEL, _in_vain, read_events
+from bench.launch.slurm.events import CANCEL, read_events
+from bench.launch.slurm.job import _in_vain
 from bench.launch.slurm.ledger import Death, Desk, Ending, Job, Ledger, settle_entry
 from bench.launch.slurm.outcomes import Judge, in_hand
 from bench.launch.slurm.permissions import check_private, code_digest, make_private, printable

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -17,19 +17,22 @@ from bench.results import leaderboard
 __all__ = ["last_job", "open_command"]
 
 
-def last_job(payload: Mapping[str, Any], folder: Path) -> None:
+def last_job(
+    payload: Mapping[str, Any], folder: Path, job: Callable[[str], Callable[[], None]]
+) -> None:
     """Runs in a job, after all others: whatever became of them, the leaderboards are written.
 
     Args:
         payload: of the job: `command` and `results`.
         folder: of the job; the grid is read from a copy in it.
+        job: gives what a further job executes, for its folder.
     """
     command = Command.from_json(payload["command"])
     session = open_command(command, Path(payload["results"]), folder)
     leaderboard.write(session.plan, session.store, session.board)
     settings = SlurmSettings.model_validate(command.settings)
     try:
-        step = Reconciler(session, command, settings, own_job=str(payload["name"]))
+        step = Reconciler(session, command, settings, job, own_job=str(payload["name"]))
         outcome = step.submit(begin=False)
     except BenchError as error:
         print(f"bench: nothing more was submitted: {error}", file=sys.stderr)

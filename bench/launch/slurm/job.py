@@ -13,26 +13,22 @@ from __future__ import annotations
 import json
 import os
 import signal
-import socket
 import subprocess
 import sys
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import IO, Any, overload
+from typing import Any, overload
 
 from bench.core.errors import BenchError
+from bench.launch.slurm.events import CANCEL, Events, read_events
 from bench.launch.slurm.permissions import check_private, code_digest
 from bench.results.store import RunFolder, Store
 from bench.specs.run import RunSpec
 
-__all__ = ["CANCEL", "Job", "read_events"]
+__all__ = ["Job"]
 
-CANCEL = "cancel.json"
-"""In a job's folder: a list of runs to leave alone, or `"all"`."""
-
-_EPOCH_EVERY_S = 1.0
 _LOOK_EVERY_S = 2.0
 _ELSEWHERE_S = 3.0
 _FRUITLESS = 3
@@ -63,7 +59,7 @@ def _run(folder: Path) -> int:
         leftover.unlink(missing_ok=True)
     check_private(folder)
     payload = json.loads((folder / "payload.json").read_text())
-    events = _Events(folder)
+    events = Events(folder)
     found = code_digest()
     if payload["code"] != found:
         text = f"submitted with code {payload['code'][:12]}, but here is {found[:12]}: not run"
@@ -73,7 +69,7 @@ def _run(folder: Path) -> int:
     if payload["role"] == "leaderboard":
         from bench.launch.slurm.final_job import last_job
 
-        last_job(payload, folder)
+        last_job(payload, folder, Job)
         return 0
     work = _Work(folder, payload, events, stop)
     status = work.run()
@@ -120,57 +116,6 @@ class _Stop:
         self.requeue = number == signal.SIGUSR2  # a later SIGTERM has the last word
 
 
-class _Events:
-    """One file of JSON lines that this process alone appends to."""
-
-    def __init__(self, folder: Path) -> None:
-        restart = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
-        name = f"{restart:04d}-{socket.gethostname()}-{os.getpid()}"
-        self.begun = time.monotonic()
-        self.file: IO[str] = (folder / f"events-{name}.jsonl").open("a", buffering=1)
-        self.said_at = 0.0
-        self._own_log(folder / f"log-{name}.txt")
-        self({"event": "began", "host": socket.gethostname(), "restart": restart})
-
-    def _own_log(self, path: Path) -> None:
-        """Output goes to a file of this attempt: a requeued job would append to the old one's."""
-        handle = os.open(path, os.O_WRONLY | os.O_CREAT | os.O_APPEND, 0o600)
-        sys.stdout.flush()
-        sys.stderr.flush()
-        os.dup2(handle, 1)
-        os.dup2(handle, 2)
-        os.close(handle)
-
-    def __call__(self, event: Mapping[str, Any]) -> None:
-        now = time.monotonic()
-        if event["event"] == "epoch":
-            if now - self.said_at < _EPOCH_EVERY_S:
-                return
-            self.said_at = now
-        line = json.dumps({**event, "at_s": round(now - self.begun, 3)})
-        self.file.write(line + "\n")
-        if event["event"] in ("started", "ended", "blocked"):
-            words = " ".join(str(event.get(key, "")) for key in ("event", "id", "status"))
-            print(f"bench: {words.strip()}", file=sys.stderr, flush=True)
-
-
-def read_events(folder: Path) -> list[list[dict[str, Any]]]:
-    """The events of a job, a list for each attempt, in the order of the attempts.
-
-    A last line that is torn is left out: its writer was killed.
-    """
-    attempts = []
-    for path in sorted(folder.glob("events-*.jsonl")):
-        events = []
-        for line in path.read_text(errors="replace").splitlines():
-            try:
-                events.append(json.loads(line))
-            except ValueError:
-                continue
-        attempts.append(events)
-    return attempts
-
-
 class _Todo(Sequence[tuple[str, RunSpec]]):
     """The runs of a batch; each is looked at again just before its turn."""
 
@@ -195,7 +140,7 @@ class _Work:
     """Works through the runs of a payload."""
 
     def __init__(
-        self, folder: Path, payload: Mapping[str, Any], events: _Events, stop: _Stop
+        self, folder: Path, payload: Mapping[str, Any], events: Events, stop: _Stop
     ) -> None:
         self.folder, self.payload, self.events, self.stop = folder, payload, events, stop
         self.store = Store(Path(payload["context"]["results"]))

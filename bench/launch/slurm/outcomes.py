@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.launch.slurm.client import QueuedJob, never_starts
-from bench.launch.slurm.job import CANCEL, read_events
+from bench.launch.slurm.events import CANCEL, read_events
 from bench.launch.slurm.ledger import Death, Desk, Ending, Job
 
 __all__ = ["Judge", "in_hand", "last_words"]

@@ -10,19 +10,19 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 
 from bench.core.errors import StoreError
 from bench.core.files import write_atomic
 from bench.launch.slurm.client import ClusterError, Queue, QueuedJob
-from bench.launch.slurm.job import CANCEL
+from bench.launch.slurm.events import CANCEL
 from bench.launch.slurm.ledger import Command, Desk, Ending, Job, Ledger, settle_entry
 from bench.launch.slurm.outcomes import Judge
 from bench.launch.slurm.permissions import check_private, code_digest
 from bench.launch.slurm.settings import SlurmSettings
 from bench.launch.slurm.states import GIVEN_UP, Situation, look
-from bench.launch.slurm.submission import Outcome, Submission
+from bench.launch.slurm.submission import GridOnCluster, Outcome, Submission
 from bench.planning.workspace import Session
 from bench.results import leaderboard
 
@@ -36,6 +36,7 @@ class Reconciler:
         session: the grid, its plan and its store.
         command: how the last job can repeat this.
         settings: resources and policy.
+        job: gives what a job executes, for its folder (`bench.launch.slurm.job.Job`).
         queue: the cluster.
         own_job: the name of the job this runs in, which must not wait for itself.
     """
@@ -45,13 +46,14 @@ class Reconciler:
         session: Session,
         command: Command,
         settings: SlurmSettings,
+        job: Callable[[str], Callable[[], None]],
         queue: Queue | None = None,
         own_job: str = "",
     ) -> None:
         self.session, self.plan, self.store = session, session.plan, session.store
         self.command, self.settings, self.queue = command, settings, queue or Queue()
-        self.own_job = own_job
         self.desk = Desk(session.store.root.resolve() / "slurm")
+        self.grid = GridOnCluster(session, command, settings, self.queue, self.desk, job, own_job)
 
     # --- the views ---
 
@@ -100,7 +102,7 @@ class Reconciler:
                 self._begin(ledger, jobs, retry_failed)
             found = self._look(ledger, jobs)
             self._give_up(found)
-            outcome = Submission(self, ledger, jobs, found).run()
+            outcome = Submission(self.grid, ledger, jobs, found).run()
             outcome.notes[:0] = notes
             outcome.situation = replace(self._look(ledger, _with_new(jobs, ledger)), cluster="ok")
             if not outcome.situation.in_queue and not outcome.deferred:
@@ -217,7 +219,7 @@ class Reconciler:
         endings = [
             ending
             for job in ledger.open
-            if job.name != self.own_job and (ending := judge.verdict(job)) is not None
+            if job.name != self.grid.own_job and (ending := judge.verdict(job)) is not None
         ]
         stuck = [e.job for e in endings if e.job in jobs and jobs[e.job].alive]
         if stuck:

@@ -9,7 +9,7 @@ from typing import Any
 
 from bench.core.errors import StoreError
 from bench.launch.slurm.client import QueuedJob
-from bench.launch.slurm.job import read_events
+from bench.launch.slurm.events import read_events
 from bench.launch.slurm.ledger import Desk, Ledger
 from bench.launch.slurm.outcomes import in_hand
 from bench.results.store import Store

@@ -6,24 +6,43 @@ import contextlib
 import json
 import re
 import secrets
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from bench.core.files import publish_new
-from bench.launch.slurm.client import ClusterError, Limits, QueuedJob
-from bench.launch.slurm.ledger import Ending, Job, Ledger, settle_entry
+from bench.launch.slurm.client import ClusterError, Limits, Queue, QueuedJob
+from bench.launch.slurm.ledger import Command, Desk, Ending, Job, Ledger, settle_entry
 from bench.launch.slurm.packing import Pack, pack
 from bench.launch.slurm.permissions import code_digest
-from bench.launch.slurm.settings import Resources
+from bench.launch.slurm.settings import Resources, SlurmSettings
 from bench.launch.slurm.states import Situation
+from bench.planning.workspace import Session
 
-if TYPE_CHECKING:
-    from bench.launch.slurm.reconcile import Reconciler
-
-__all__ = ["Outcome", "Submission"]
+__all__ = ["GridOnCluster", "Outcome", "Submission"]
 
 _MOST_DEPENDENCIES = 200
+
+
+@dataclass(frozen=True)
+class GridOnCluster:
+    """An opened grid with what submitting its runs needs.
+
+    Attributes:
+        command: how the last job can repeat the submission.
+        settings: resources and policy.
+        desk: where submissions are written down.
+        job: gives what a job executes, for its folder.
+        own_job: the name of the job this runs in, which must not wait for itself.
+    """
+
+    session: Session
+    command: Command
+    settings: SlurmSettings
+    queue: Queue
+    desk: Desk
+    job: Callable[[str], Callable[[], None]]
+    own_job: str = ""
 
 
 @dataclass
@@ -41,7 +60,7 @@ class Submission:
     """What is missing, packed, written down, and handed to sbatch.
 
     Args:
-        owner: the step that this is a part of.
+        grid: the grid whose runs are submitted.
         ledger: the newest state, under the lock.
         jobs: the queue.
         found: how things stand.
@@ -49,13 +68,13 @@ class Submission:
 
     def __init__(
         self,
-        owner: Reconciler,
+        grid: GridOnCluster,
         ledger: Ledger,
         jobs: Mapping[str, QueuedJob],
         found: Situation,
     ) -> None:
-        self.owner, self.ledger, self.jobs, self.found = owner, ledger, jobs, found
-        self.settings, self.desk = owner.settings, owner.desk
+        self.grid, self.ledger, self.jobs, self.found = grid, ledger, jobs, found
+        self.settings, self.desk = grid.settings, grid.desk
         self.holders = {run: job.name for job in ledger.open for run in job.runs}
         self.ids = {name: job.id for name, job in jobs.items() if job.alive}
         self.code = code_digest()
@@ -68,8 +87,8 @@ class Submission:
         """
         outcome = Outcome(self.found)
         missing = self.found.of("missing")
-        rates = self.owner.session.rates() if missing else {}
-        packs = pack(missing, self.settings, rates, self.ledger, self.owner.store)
+        rates = self.grid.session.rates() if missing else {}
+        packs = pack(missing, self.settings, rates, self.ledger, self.grid.session.store)
         chosen = self._choose(packs)
         if chosen:
             self._submit(chosen, outcome)
@@ -98,7 +117,7 @@ class Submission:
         mine = sum(job.alive for job in self.jobs.values())
         limits = Limits(None, None)
         with contextlib.suppress(ClusterError):  # sbatch itself will say when it is enough
-            limits = self.owner.queue.limits()
+            limits = self.grid.queue.limits()
         bounds: list[float] = [float("inf")]
         if limits.most is not None:
             # Two at once and a running last job are the least with which the rest can follow.
@@ -121,7 +140,7 @@ class Submission:
                 name,
                 piece.kind,
                 tuple(run.id for run in piece.runs),
-                self.owner.command.key,
+                self.grid.command.key,
                 piece.resources.model_dump(exclude_none=True),
                 self.code,
             )
@@ -151,8 +170,10 @@ class Submission:
         from bench.launch.slurm.submit import sbatch
 
         holders = {self.holders[run] for run in piece.needs if run in self.holders}
+        folder = self.desk.job_folder(name)
         self.ids[name] = sbatch(
-            self.desk.job_folder(name),
+            self.grid.job(str(folder)),
+            folder,
             name,
             piece.resources,
             after=[self.ids[holder] for holder in sorted(holders) if holder in self.ids],
@@ -161,11 +182,11 @@ class Submission:
 
     def _name(self, n: int) -> str:
         """Readable, at most 40 characters, and used once in the world."""
-        readable = re.sub(r"[^a-z0-9]+", "-", self.owner.plan.name.lower()).strip("-")[:18]
+        readable = re.sub(r"[^a-z0-9]+", "-", self.grid.session.plan.name.lower()).strip("-")[:18]
         return f"{readable or 'grid'}-{self.ledger.next_number:04d}-{n:03d}-{secrets.token_hex(4)}"
 
     def _write_payload(self, name: str, piece: Pack) -> None:
-        settings, session = self.settings, self.owner.session
+        settings, session = self.settings, self.grid.session
         root = session.data_root
         runs = [
             {"id": run.id, "spec": run.spec.model_dump(mode="json"), "needs": list(run.needs)}
@@ -200,22 +221,22 @@ class Submission:
 
     def _last_job(self, outcome: Outcome) -> None:
         """One job that starts when all others have ended, in whatever way, unless there is one."""
-        plan = self.owner.plan.runs
+        plan = self.grid.session.plan.runs
         mine = [job for job in self.ledger.open if any(run in plan for run in job.runs)]
         if not mine and not outcome.deferred:
             return
-        key = self.owner.command.key
+        key = self.grid.command.key
         waiting = [
             job.name
             for job in self.ledger.open
-            if job.role == "leaderboard" and job.grid == key and job.name != self.owner.own_job
+            if job.role == "leaderboard" and job.grid == key and job.name != self.grid.own_job
         ]
         if waiting:
             return
         name = self._name(999)
         resources: Resources = self.settings.resources("leaderboard")
-        command = self.owner.command.to_json()
-        results = str(self.owner.store.root.resolve())
+        command = self.grid.command.to_json()
+        results = str(self.grid.session.store.root.resolve())
         self._payload(name, {"role": "leaderboard", "command": command, "results": results})
         job = Job(name, "leaderboard", (), key, resources.model_dump(exclude_none=True), self.code)
         self.desk.write(self.ledger, {"kind": "submit", "jobs": [job.to_json()]})
@@ -240,8 +261,10 @@ class Submission:
         from bench.launch.slurm.submit import sbatch
 
         after = [self.ids[job.name] for job in mine if job.name in self.ids]
+        folder = self.desk.job_folder(name)
         sbatch(
-            self.desk.job_folder(name),
+            self.grid.job(str(folder)),
+            folder,
             name,
             resources,
             after=after[-_MOST_DEPENDENCIES:],
@@ -254,7 +277,7 @@ class Submission:
         if outcome.jobs < 2:
             return False
         newest = [job for job in self.ledger.open if job.role != "leaderboard"][-1]
-        self.owner.queue.cancel([self.ids.pop(newest.name)])
+        self.grid.queue.cancel([self.ids.pop(newest.name)])
         ending = Ending(newest.name, "QUEUE_FULL", "taken back for the last job")
         self.desk.write(self.ledger, settle_entry([ending]))
         outcome.jobs -= 1

@@ -11,13 +11,12 @@ import contextlib
 import os
 import re
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.core.errors import BenchError
 from bench.launch.slurm.client import ClusterError
-from bench.launch.slurm.job import Job
 from bench.launch.slurm.settings import Resources
 
 __all__ = ["QueueFullError", "RefusedError", "sbatch"]
@@ -41,6 +40,7 @@ class RefusedError(BenchError):
 
 
 def sbatch(
+    job: Callable[[], None],
     folder: Path,
     name: str,
     resources: Resources,
@@ -49,9 +49,10 @@ def sbatch(
     begin_s: float = 0.0,
     signal_delay_s: int,
 ) -> str:
-    """Submits `Job(folder)`; gives SLURM's number, good for ordering only.
+    """Submits a job; gives SLURM's number, good for ordering only.
 
     Args:
+        job: what it executes; pickled by reference.
         folder: of this job alone; payload and logs; private.
         name: `[a-z0-9-]`, unique: the job is known by it from now on.
         resources: everything decided.
@@ -72,7 +73,7 @@ def sbatch(
             executor.update_parameters(
                 **_parameters(folder, name, resources, after, begin_s, signal_delay_s)
             )
-            return str(executor.submit(Job(str(folder))).job_id)
+            return str(executor.submit(job).job_id)
         except (FailedJobError, FailedSubmissionError) as error:
             raise _meaning(str(error)) from None
         except RuntimeError as error:

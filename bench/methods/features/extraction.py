@@ -13,7 +13,7 @@ import shutil
 import time
 import zipfile
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -25,8 +25,13 @@ from torch import Tensor, nn
 from bench.core.errors import DataError
 from bench.data.formats.base import Image
 from bench.data.rows import Rows
-from bench.methods.features.extract import SPLITS, ExtractOptions, layer_names, taken_rows
-from bench.methods.features.linear_probe import FeatureTask, Fitted
+from bench.methods.features.extract_options import (
+    SPLITS,
+    ExtractOptions,
+    layer_names,
+    taken_rows,
+)
+from bench.methods.features.task import FeatureTask, Fitted, Selected
 from bench.models.domains import classifier_name
 from bench.training.domain import Domain
 from bench.training.domain_batches import Feed, FeedOptions
@@ -34,7 +39,7 @@ from bench.training.features import LayerTap, pooled
 from bench.training.job import Interrupted, Outcome
 from bench.training.process import peak_memory_bytes
 
-__all__ = ["Selected", "extract_to_file"]
+__all__ = ["extract_to_file"]
 
 BATCH_SIZE = 256
 BATCHES_PER_MARK = 16
@@ -42,25 +47,6 @@ BATCHES_PER_MARK = 16
 
 _WORKPLACE = ".extraction"
 _OF_CLASSIFIER = ("penultimate", "scores")
-
-
-@dataclass(frozen=True, eq=False)
-class Selected:
-    """All images of a run's selection, as they lie in the cache.
-
-    Attributes:
-        pixels: (N, S, S, 3) uint8, a memory map: read block by block.
-        labels: (N,) places in `classes`.
-        rows: of each split, train, val and test.
-        images: (N,) what they are.
-        classes: names.
-    """
-
-    pixels: NDArray[np.uint8] | Rows
-    labels: NDArray[np.int64]
-    rows: Mapping[str, NDArray[np.int64]]
-    images: tuple[Image, ...]
-    classes: tuple[str, ...]
 
 
 def extract_to_file(task: FeatureTask, options: ExtractOptions) -> Fitted:

@@ -9,10 +9,10 @@ that C, to training and validation images together.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import torch
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from bench.core.errors import ModelError
 from bench.methods.features.solvers import Linear, Loss, fit_in_memory, fit_streaming
+from bench.methods.features.task import FeatureTask, Fitted
 from bench.models.domains import Trunk, classifier_name
 from bench.models.heads import side_by_side
 from bench.training import evaluation as evaluate
@@ -30,38 +31,9 @@ from bench.training.features import LayerTap, Stage
 from bench.training.job import Outcome, Row
 from bench.training.process import peak_memory_bytes
 
-if TYPE_CHECKING:
-    from bench.methods.features.extraction import Selected
-
-__all__ = ["FeatureModel", "FeatureTask", "Fitted", "Recipe", "fit"]
+__all__ = ["FeatureModel", "Recipe", "fit"]
 
 BATCH_SIZE = 256
-
-
-@dataclass(frozen=True, eq=False)
-class FeatureTask:
-    """What is to be learned, on which network.
-
-    Attributes:
-        model: stays as it is, on `device`.
-        train: images to fit to.
-        validation: images that choose C; None when there are none.
-        device: where the network runs.
-        folder: for features that do not fit in memory; they are removed afterwards.
-        selection: all images of the run, for methods of kind `extraction`; None: those of `train`.
-        should_stop: asked between blocks by methods that can go on later.
-        refit: training and validation images, to fit to once C is chosen; None keeps the
-            classifier that was chosen.
-    """
-
-    model: nn.Module
-    train: Domain
-    validation: Domain | None
-    device: torch.device
-    folder: Path
-    selection: Selected | None = None
-    should_stop: Callable[[], bool] = lambda: False
-    refit: Domain | None = None
 
 
 @dataclass(frozen=True)
@@ -76,26 +48,6 @@ class Recipe:
     max_iter: int
     memory_mib: int
     solver: str
-
-
-@dataclass(frozen=True, eq=False)
-class Fitted:
-    """The classifier and what became of the fit.
-
-    Attributes:
-        model: images to scores, the network's features and the classifier in one module; None
-            for an extraction, which fits none.
-        outcome: its history has a row for each C, numbered as epochs are, in the order tried.
-        notes: for the record.
-        logits: whether the softmax of the scores is a probability.
-        files: to publish besides: name (`features.npz`) and bytes, or a file in the run's folder.
-    """
-
-    model: FeatureModel | None
-    outcome: Outcome
-    notes: dict[str, Any]
-    logits: bool
-    files: Mapping[str, bytes | Path] = field(default_factory=dict)
 
 
 class FeatureModel(nn.Module):

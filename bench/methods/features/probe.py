@@ -14,7 +14,7 @@ from pydantic import Strict
 from bench.methods.features.svm import FeatureOptions
 
 if TYPE_CHECKING:
-    from bench.methods.features.linear_probe import FeatureTask, Fitted
+    from bench.methods.features.task import FeatureTask, Fitted
 
 __all__ = ["Probe", "ProbeOptions"]
 

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from pydantic import BaseModel, ConfigDict, Field, Strict
 
 if TYPE_CHECKING:
-    from bench.methods.features.linear_probe import FeatureTask, Fitted
+    from bench.methods.features.task import FeatureTask, Fitted
 
 __all__ = ["FeatureOptions", "Svm", "SvmOptions"]
 
