@@ -10,7 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.commands._options import spelt
-from bench.commands.record_details import counted, omissions, omitted_by_condition, record_lines
+from bench.commands.record_details import omissions, omitted_by_condition, record_lines
+from bench.core.text import counted
 from bench.specs.run import DataSpec, ModelSpec, RunSpec, Seeds
 
 LEFT_OUT = {

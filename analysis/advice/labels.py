@@ -27,9 +27,10 @@ from analysis.comparisons.pairing import best_lr, comparisons, pair
 from analysis.comparisons.units import summarise
 from analysis.findings.parts import setting_names
 from analysis.leaderboard import arms
-from analysis.leaderboard.labels import count, settings
+from analysis.leaderboard.labels import settings
 from analysis.leaderboard.read import COPIED, PATTERN, SOURCE, finished, key_of, repetition, varying
 from bench.core.errors import DataError
+from bench.core.text import counted
 
 __all__ = ["Curve", "crossings", "curves", "more_labels"]
 
@@ -119,7 +120,7 @@ def _curve_line(situation: Situation, curve: Curve, significance: Significance) 
         said = f"{measured}; no repetition has three sizes with errors that a curve fits"
         return AdviceLine(topic, "no evidence", said, behind, "no evidence")
     e = summarise(laws, "exponent", curve.label)
-    said = f"{measured}; error falls as n^{-e.value:.2f} ({count(e.n, e.unit)})"
+    said = f"{measured}; error falls as n^{-e.value:.2f} ({counted(e.n, e.unit)})"
     gain = f"{100 * (1 - 2**-e.value):.1f} %"
     if e.low is not None and e.high is not None:
         gain += f" ({100 * (1 - 2**-e.low):.1f} to {100 * (1 - 2**-e.high):.1f})"
@@ -246,7 +247,7 @@ def _crossing_line(
         found: Crossing = crossing(rows, where)
     except DataError:
         return None
-    spread = f"{sizes[0]:g} to {sizes[-1]:g} images per class, {count(found.n, found.unit)}"
+    spread = f"{sizes[0]:g} to {sizes[-1]:g} images per class, {counted(found.n, found.unit)}"
     first = rows.iloc[0]
     where = f"{first['dataset']} {first['target']} {setting or f'from {first.source}'}"
     said = f"{where}: {spread}" + (f"; {found.note}" if found.note else "")

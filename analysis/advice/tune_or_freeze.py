@@ -22,7 +22,6 @@ from analysis.comparisons.pairing import comparisons
 from analysis.comparisons.ratios import between_bands, distance_bands, tune_freeze_ratios
 from analysis.comparisons.units import summarise
 from analysis.findings.parts import setting_names
-from analysis.leaderboard.labels import count
 from analysis.papers.chu2016_bands import (
     BANDS,
     Advice,
@@ -35,6 +34,7 @@ from analysis.papers.chu2016_bands import (
 )
 from analysis.statistics.decisions import Rules
 from bench.core.errors import DataError
+from bench.core.text import counted
 
 __all__ = [
     "Cell",
@@ -91,7 +91,7 @@ class Cell:
         if self.ratio is None:
             return "no pair of runs"
         ends = "no interval" if self.low is None else f"{self.low:.2f} to {self.high:.2f}"
-        units, pairs = count(self.n, self.unit), count(self.pairs, "pair")
+        units, pairs = counted(self.n, self.unit), counted(self.pairs, "pair")
         return f"{self.source}: tune / freeze {self.ratio:.2f} ({ends}; {units}, {pairs})"
 
 
@@ -145,7 +145,7 @@ def _cell(
     words: dict[int, Advice] = {1: "tune", -1: "freeze", 0: "try both"}
     near_chance = int(sum(flag is True for flag in rows["near_chance"]))
     notes = [e.note, f"{near_chance} pairs near guessing" if near_chance else ""]
-    notes.append(f"{count(e.diverged, 'diverged run')} at chance" if e.diverged else "")
+    notes.append(f"{counted(e.diverged, 'diverged run')} at chance" if e.diverged else "")
     if distance == "between":
         notes.append(between_bands(rows).replace(", left out", ""))
     tasks = rows["task"].nunique()

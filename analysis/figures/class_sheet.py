@@ -13,11 +13,11 @@ import numpy.typing as npt
 from matplotlib.figure import Figure
 
 from analysis.figures.sheets import Cell, picture_sheet
-from analysis.leaderboard.labels import count
 from analysis.networks.class_images import Ascent, Contrast, shown
 from analysis.networks.class_images import class_images as ascend
 from analysis.networks.trained import Trained
 from bench.core.errors import DataError
+from bench.core.text import counted
 
 __all__ = ["ClassSheet", "class_sheet", "class_word", "example_images"]
 
@@ -153,10 +153,10 @@ def _caption(rows: Sequence[Mapping[str, Any]], options: Ascent, contrast: Contr
     penalty = min(row["l2"] for row in rows)
     strength = "contrast stretched" if contrast == "stretched" else "contrast as it is"
     flat = sum(row["rms"] == 0 for row in rows)
-    grey = f" {count(flat, 'image')} stayed grey: the score did not move it." if flat else ""
+    grey = f" {counted(flat, 'image')} stayed grey: the score did not move it." if flat else ""
     how = ", ".join([f"λ from {penalty:.2g} on", f"{options.steps} steps", *tricks, strength])
     return (
         f"What each network takes for the idea of a class: the image of highest score less a "
-        f"penalty for contrast ({how}); {sure} of {count(len(rows), 'image')} are of their class "
+        f"penalty for contrast ({how}); {sure} of {counted(len(rows), 'image')} are of their class "
         f"with a probability above 0.99.{grey}"
     )

@@ -15,10 +15,10 @@ from matplotlib.figure import Figure
 from matplotlib.lines import Line2D
 
 from analysis.figures import images as draw
-from analysis.leaderboard.labels import count
 from analysis.measurements.clustering import SimilarityMap
 from analysis.networks.class_tree import ROWS, TreeRow, class_tree
 from bench.core.errors import DataError
+from bench.core.text import counted
 
 __all__ = ["Cell", "picture_sheet", "similarity_sheet", "tree_sheet"]
 
@@ -105,8 +105,8 @@ def _similarity_caption(maps: Mapping[str, Mapping[str, SimilarityMap]]) -> str:
                 means.setdefault(network, []).append(found.mean)
             hidden += int(found.undefined.sum())
     said = ", ".join(f"{name} {sum(m) / len(m):.2f}" for name, m in means.items())
-    grey = f" {count(hidden, 'position')} without features are grey." if hidden else ""
-    over = f" over {count(len(maps), 'pair')}" if len(maps) > 1 else ""
+    grey = f" {counted(hidden, 'position')} without features are grey." if hidden else ""
+    over = f" over {counted(len(maps), 'pair')}" if len(maps) > 1 else ""
     return f"Brighter: the network's features are more alike there; mean{over}: {said}.{grey}"
 
 
@@ -139,7 +139,7 @@ def tree_sheet(
         Line2D([], [], color=look.colour, marker=look.marker, linestyle="none")
         for look in looks.values()
     ]
-    said = [f"{name}: {count(len(set(wnids)), 'class')}" for name, wnids in groups.items()]
+    said = [f"{name}: {counted(len(set(wnids)), 'class')}" for name, wnids in groups.items()]
     figure.legend(handles, said, loc="outside lower center", ncols=min(4, len(said)))
     if title:
         figure.suptitle(title, fontsize=9.5)
@@ -161,9 +161,9 @@ def _tree_caption(tree: Sequence[TreeRow], groups: Mapping[str, Sequence[str]]) 
     closed = [row for row in tree if row.kind == "closed"]
     total = tree[0].total
     several = sum(sum(c > 0 for c in row.counts) > 1 for row in tree if row.kind == "class")
-    parts = [f"{count(total, 'class')} below {tree[0].name} by WordNet's first hypernyms"]
+    parts = [f"{counted(total, 'class')} below {tree[0].name} by WordNet's first hypernyms"]
     if closed:
-        parts.append(f"{count(len(closed), 'branch')} in italics stand for several classes each")
+        parts.append(f"{counted(len(closed), 'branch')} in italics stand for several classes each")
     if several:
-        parts.append(f"{count(several, 'class')} of several groups have several markers")
+        parts.append(f"{counted(several, 'class')} of several groups have several markers")
     return "; ".join(parts) + "."

@@ -17,7 +17,7 @@ from analysis.leaderboard.read import factors, key_of, repetition
 from bench import methods
 from bench.core.errors import GridError
 
-__all__ = ["count", "number", "options", "recipe", "settings", "start_and_recipe"]
+__all__ = ["number", "options", "recipe", "settings", "start_and_recipe"]
 
 
 def _given(value: Any) -> bool:
@@ -141,16 +141,6 @@ def number(value: Any, digits: int = 3) -> str:
             return f"{int(value):,}"
         return f"{value:.{digits}g}"
     return str(value)
-
-
-def count(n: int, noun: str) -> str:
-    """A number with its noun.
-
-    >>> count(1, "class draw"), count(3, "class draw"), count(2, "box")
-    ('1 class draw', '3 class draws', '2 boxes')
-    """
-    plural = f"{noun}es" if noun.endswith(("x", "s", "ch")) else f"{noun}s"
-    return f"{n:,} {noun if n == 1 else plural}"
 
 
 _SAID: Mapping[str, str] = {

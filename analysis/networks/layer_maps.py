@@ -9,7 +9,8 @@ import numpy as np
 import numpy.typing as npt
 
 from analysis.measurements.clustering import SimilarityMap, position_similarity
-from bench.core.errors import BenchError, DataError, ModelError, counted
+from bench.core.errors import BenchError, DataError, ModelError
+from bench.core.text import counted
 
 if TYPE_CHECKING:
     from analysis.networks.trained import Trained

@@ -16,7 +16,7 @@ import pandas as pd
 
 from analysis.advice import recommend
 from analysis.comparisons.evidence import Evidence
-from analysis.leaderboard.labels import count, recipe, settings
+from analysis.leaderboard.labels import recipe, settings
 from analysis.leaderboard.read import key_of, repetition, varying
 from analysis.paper_tables import chu2016 as practices
 from analysis.paper_tables import ge2017 as selective
@@ -35,9 +35,10 @@ from analysis.paper_tables.cells import (
     rows_of,
 )
 from analysis.paper_tables.drawn import drawn_lines
-from analysis.paper_tables.scores import COUNTS, Score, counted, score_of, several
+from analysis.paper_tables.scores import COUNTS, Score, fact_of, score_of, several
 from analysis.papers.published import Published, cells
 from bench.core.errors import DataError, nearest
+from bench.core.text import counted
 
 __all__ = ["ELSEWHERE", "GRIDS", "Line", "PaperGrid", "lines", "paper_grid", "table"]
 
@@ -235,13 +236,13 @@ def _scored(blank: Line, cell: Cell, one: PaperTable, board: pd.DataFrame) -> Li
     mixed = "; ".join(filter(None, map(several, done)))
     if mixed and cell.metric not in COUNTS:
         return replace(blank, status="several conditions", note=_joined(blank.note, mixed))
-    score = counted(done[0], cell.metric) if cell.metric in COUNTS else score_of(done, cell.metric)
+    score = fact_of(done[0], cell.metric) if cell.metric in COUNTS else score_of(done, cell.metric)
     if score is None:
         return replace(blank, status="not measured", note=_joined(blank.note, "not recorded"))
     line = _with(blank, score)
     basis = basis_of(pd.concat(done), one.standard, arms)
     left = sum(len(a) - len(d) for a, d in zip(rows, done, strict=True))
-    missing = f"{count(left, 'run')} without a result" if left else ""
+    missing = f"{counted(left, 'run')} without a result" if left else ""
     return _of_basis(replace(line, note=_joined(blank.note, score.note, missing)), basis)
 
 

@@ -15,7 +15,7 @@ from analysis.leaderboard.labels import number
 from analysis.leaderboard.read import SEEDS, key_of, repetition, varying
 from bench.results.intervals import BOUNDED, WITHOUT_IMAGES, Estimate, clipped
 
-__all__ = ["COUNTS", "Score", "counted", "score_of", "several"]
+__all__ = ["COUNTS", "Score", "fact_of", "score_of", "several"]
 
 
 @dataclass(frozen=True)
@@ -56,10 +56,10 @@ COUNTS: Mapping[str, Callable[[pd.DataFrame], pd.Series[float]]] = {
 """Facts of a run's data, which have no interval."""
 
 
-def counted(rows: pd.DataFrame, metric: str) -> Score | None:
+def fact_of(rows: pd.DataFrame, metric: str) -> Score | None:
     """A fact of the data; from the smallest to the largest where the runs differ in it.
 
-    >>> counted(pd.DataFrame({"test_images": [400, 400]}), "test_images").value
+    >>> fact_of(pd.DataFrame({"test_images": [400, 400]}), "test_images").value
     400.0
     """
     values = sorted({float(v) for v in COUNTS[metric](rows).dropna()})

@@ -5,12 +5,13 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence
 
 from analysis.comparisons.evidence import Evidence
-from analysis.leaderboard.labels import count, number
+from analysis.leaderboard.labels import number
 from analysis.paper_tables.basis import OTHER_DATA, SAME
 from analysis.paper_tables.cells import Drawn, PaperTable
 from analysis.paper_tables.compare import ELSEWHERE, Line, PaperGrid, lines, paper_grid
 from analysis.papers.published import PAPERS
 from analysis.text_tables import DASH, Table
+from bench.core.text import counted
 
 __all__ = ["TITLE", "paper_tables"]
 
@@ -53,7 +54,7 @@ def _sentences(grid: PaperGrid, found: Sequence[Line]) -> Iterator[str]:
     own = sum(line.status == "measured" and line.basis == SAME for line in shown)
     beside = sum(line.status == "elsewhere" for line in shown)
     yield (
-        f"{count(len(shown) - beside, 'published cell')}: {measured} measured, {own} of them on "
+        f"{counted(len(shown) - beside, 'published cell')}: {measured} measured, {own} of them on "
         f"the paper's data and network; {len(shown) - beside - measured} not run or not recorded."
     )
     for (paper, table), why in ELSEWHERE.items():
@@ -79,7 +80,7 @@ def _table(table: PaperTable, found: Sequence[Line], prefix: str) -> Table:
         texts = [line.row, *([line.column if line.published is not None else ""] * several)]
         texts += [_published(line), _measured(line)]
         texts += [_ends(line)] if intervals else []
-        texts += [count(line.n, line.counted) if line.n else DASH]
+        texts += [counted(line.n, line.counted) if line.n else DASH]
         texts += [note or DASH] if any(notes) else []
         rows.append(tuple(texts))
     first = 1 + several
@@ -110,7 +111,7 @@ def _below(table: PaperTable, found: Sequence[Line], common: Sequence[str]) -> I
         yield f"In percent: {', '.join(named)}."
     quoted = {line.row for line in found if line.status == "prior work"}
     if quoted:
-        yield f"{count(len(quoted), 'row')} of prior work that the paper quotes left out."
+        yield f"{counted(len(quoted), 'row')} of prior work that the paper quotes left out."
     beside: dict[str, list[str]] = {}
     for line in found:
         if line.status == "elsewhere":
@@ -187,10 +188,10 @@ def _matrix(figure: Drawn, found: Sequence[Line], prefix: str) -> Table:
     details = {line.details for line in found if line.details}
     said = [f"No published number: the paper draws this figure. In percent, {'; '.join(bases)}"]
     said[0] += f" ({details.pop()})." if len(details) == 1 else "."
-    counted = {line.n: line.counted for line in found if line.n > 1}
-    if counted:
-        most = max(counted)
-        said.append(f"In brackets the 95 % interval over {count(most, counted[most])}.")
+    nouns = {line.n: line.counted for line in found if line.n > 1}
+    if nouns:
+        most = max(nouns)
+        said.append(f"In brackets the 95 % interval over {counted(most, nouns[most])}.")
     return Table(
         f"{prefix} {figure.name}: {figure.title}",
         ("", *columns),

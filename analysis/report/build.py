@@ -19,7 +19,6 @@ from markupsafe import Markup
 from analysis.comparisons.curves import lr_curves
 from analysis.comparisons.evidence import Evidence
 from analysis.figures.style import inline_svg, to_png, to_svg
-from analysis.leaderboard.labels import count
 from analysis.measurements.tables import Measurements
 from analysis.paper_tables.text import TITLE, paper_tables
 from analysis.report import other_tables as rest_of
@@ -29,6 +28,7 @@ from analysis.report.summary import headline
 from analysis.text_tables import Table
 from bench.core.errors import DataError
 from bench.core.files import write_atomic
+from bench.core.text import counted
 
 __all__ = ["Drawn", "Report", "Section", "build", "page", "write"]
 
@@ -91,7 +91,7 @@ def build(
     done = board[(board["status"] == "done") & board["top1_accuracy"].notna()]
     if done.empty:
         raise DataError(
-            f"{name}: none of {count(len(board), 'run')} is finished", hint="run: bench grid GRID"
+            f"{name}: none of {counted(len(board), 'run')} is finished", hint="run: bench grid GRID"
         )
     found = numbers(evidence, measured)
     pictures = [*gallery(found), *more]

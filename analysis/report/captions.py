@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import pandas as pd
 
-from analysis.leaderboard.labels import count, number
+from analysis.leaderboard.labels import number
 from analysis.report.summary import gain_text
+from bench.core.text import counted
 
 __all__ = ["gains_caption", "moved"]
 
@@ -23,7 +24,7 @@ def gains_caption(main: pd.DataFrame, question: str) -> str:
     size = most["n_per_class"]
     at = f" at {number(size)} images per class" if size else ""
     setting = f", {most['setting']}" if most["setting"] else ""
-    left = f"{len(decided)} of {count(len(rows), 'difference')} are decided after Holm (filled)"
+    left = f"{len(decided)} of {counted(len(rows), 'difference')} are decided after Holm (filled)"
     said = f"{left}, {len(general)} of them as a general statement"
     word = "the largest decided" if decided else "none decided; the largest"
     arm = f"{most['left_name']} − {most['right_name']}"
@@ -48,6 +49,6 @@ def moved(table: pd.DataFrame, what: str) -> str:
         )
     more = f"; {len(lines) - 3} more lines" if len(lines) > 3 else ""
     few = int(table["n"].min())
-    unit = count(few, str(table.iloc[0]["unit"]))
+    unit = counted(few, str(table.iloc[0]["unit"]))
     wide = f" Intervals over {unit} may leave the frame." if few < 3 else ""
     return f"By {what}, {'; '.join(said)}{more}. Bars: 95 % intervals.{wide}"

@@ -11,9 +11,10 @@ from analysis.figures import charts as figures
 from analysis.figures import features as figures_features
 from analysis.figures import overview as figures_overview
 from analysis.figures.style import canvas
-from analysis.leaderboard.labels import count, number
+from analysis.leaderboard.labels import number
 from analysis.measurements.tables import Measurements
 from bench.core.errors import DataError
+from bench.core.text import counted
 
 __all__ = ["claims", "cost", "distances", "filters"]
 
@@ -39,7 +40,7 @@ def cost(evidence: Evidence) -> tuple[Figure, str]:
     figure, axes = canvas(rows, columns, height=(2.7 + 0.15 * names) * rows)
     for ax, (setting, n) in zip(axes, panels, strict=False):
         shown = table[(table["setting"] == setting) & (table["n_per_class"] == n)]
-        runs = f"n = {count(int(shown['n'].iloc[0]), 'run')} each"
+        runs = f"n = {counted(int(shown['n'].iloc[0]), 'run')} each"
         title = f"{number(n)} images per class, {runs}"
         figures_overview.pareto(shown, ax, title)
     for ax in axes[len(panels) :]:

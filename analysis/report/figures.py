@@ -21,11 +21,12 @@ from analysis.comparisons.evidence import Evidence
 from analysis.comparisons.ratios import Ratios
 from analysis.figures import charts as figures
 from analysis.figures.style import canvas, styled
-from analysis.leaderboard.labels import count, number
+from analysis.leaderboard.labels import number
 from analysis.measurements.tables import Measurements
 from analysis.report.captions import gains_caption, moved
 from analysis.statistics.decisions import Hypothesis
 from bench.core.errors import DataError
+from bench.core.text import counted
 
 __all__ = ["Numbers", "Picture", "gallery", "numbers"]
 
@@ -203,7 +204,7 @@ def _images(n: Numbers) -> tuple[Figure, str]:
 
 def _n_text(rows: pd.DataFrame) -> str:
     first = rows.iloc[0]
-    return f"n = {count(int(first['n']), str(first['unit']))}"
+    return f"n = {counted(int(first['n']), str(first['unit']))}"
 
 
 def _target(n: Numbers) -> str:

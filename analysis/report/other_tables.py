@@ -10,13 +10,14 @@ import pandas as pd
 from analysis.advice import recommend
 from analysis.comparisons import curves as tables
 from analysis.findings.parts import UNDECIDED
-from analysis.leaderboard.labels import count, number
+from analysis.leaderboard.labels import number
 from analysis.measurements.tables import Measurements
 from analysis.papers.ambiguities import AMBIGUITIES
 from analysis.report.figures import Numbers
 from analysis.report.tables import is_known
 from analysis.text_tables import DASH, Table
 from bench.core.errors import DataError
+from bench.core.text import counted
 
 __all__ = ["advice", "ambiguities", "gaps", "machines", "measured"]
 
@@ -86,9 +87,9 @@ def _derived(table: pd.DataFrame) -> Table:
                 str(row["advice"]) if is_known(row["advice"]) else "no evidence",
                 f"{row['ratio']:.2f}" if is_known(row["ratio"]) else DASH,
                 ends,
-                count(int(row["pairs"]), "pair"),
+                counted(int(row["pairs"]), "pair"),
                 str(row["printed"]) if is_known(row["printed"]) else DASH,
-                count(int(row["splits"]), "split"),
+                counted(int(row["splits"]), "split"),
             )
         )
     return Table(
@@ -216,7 +217,7 @@ def gaps(n: Numbers) -> tuple[list[Table], list[str]]:
         away = int(bad.loc[bad["status"] == "diverged", "runs"].sum())
         lost = int(bad["runs"].sum()) - away
         said = [f"{lost} of the leaderboard's {len(board):,} runs have no result."]
-        said += [f"{count(away, 'run')} diverged; diverged runs count at chance."] if away else []
+        said += [f"{counted(away, 'run')} diverged; diverged runs count at chance."] if away else []
     else:
         said = [f"Each of the leaderboard's {len(board):,} runs has a result."]
     undecided = n.findings[n.findings["verdict"] == UNDECIDED]

@@ -22,7 +22,6 @@ from analysis.figures import images as figures_pictures
 from analysis.figures.class_sheet import class_sheet, class_word, example_images
 from analysis.figures.sheets import Cell, similarity_sheet, tree_sheet
 from analysis.figures.style import canvas, styled
-from analysis.leaderboard.labels import count
 from analysis.measurements.clustering import SimilarityMap
 from analysis.measurements.features_file import Extracted, read_extracted
 from analysis.measurements.filters import average_precision, precision_recall, top_filters
@@ -31,6 +30,7 @@ from analysis.networks.layer_maps import pair_similarity
 from analysis.networks.trained import Trained, network_name, read_trained
 from analysis.report.figures import Picture
 from bench.core.errors import BenchError, DataError
+from bench.core.text import counted
 from bench.results.records import describe_run, source_label
 from bench.results.store import Store
 from bench.specs.measures import FiltersAsked
@@ -244,7 +244,7 @@ def filters_figure(plan: Plan, store: Store) -> tuple[Figure, str]:
     best = max(top, key=lambda n: float(top[n].mean_ap.mean()))
     return figure, (
         f"Each line is one filter of layer {layer} as a detector of the class: the five best of "
-        f"each network, chosen and judged on {count(len(one), 'image')} as in LI, for the class "
+        f"each network, chosen and judged on {counted(len(one), 'image')} as in LI, for the class "
         f"that filters detect best, a middling one and the worst. Over all classes {best} has the "
         f"best filters (mean AP {top[best].mean_ap.mean():.2f}); dashed in the bars: a filter "
         "that says nothing."
@@ -343,7 +343,7 @@ def concepts_figure(measured: Measurements | None) -> tuple[Figure, str]:
     charts.legend_below(axes[0])
     best = first.loc[first["ari"].idxmax()]
     return figure, (
-        f"{count(int(best['n']), 'image')} of {count(int(best['classes']), 'class')} that the "
+        f"{counted(int(best['n']), 'image')} of {counted(int(best['classes']), 'class')} that the "
         f"networks never learned, k-means with as many clusters; empty markers lie in a cluster "
         f"most of which is another class. Agreement is best under {best['source']} (ARI "
         f"{best['ari']:.2f}, by chance 0; p = {best['ari_p_value']:.3g})."

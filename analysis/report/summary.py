@@ -12,8 +12,9 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.leaderboard.labels import count, number
+from analysis.leaderboard.labels import number
 from analysis.statistics.sample_size import MOST_REPETITIONS, repetitions_wanted
+from bench.core.text import counted
 from bench.results.intervals import Estimate
 
 __all__ = ["gain_text", "headline", "interval_text"]
@@ -33,7 +34,7 @@ def interval_text(row: Row) -> str:
     >>> interval_text({"low": None, "high": None, "n": 1, "unit": "seed"})
     'no interval, 1 seed'
     """
-    units = count(int(row["n"]), str(row["unit"]))
+    units = counted(int(row["n"]), str(row["unit"]))
     if not _known(row["low"]) or not _known(row["high"]):
         return f"no interval, {units}"
     return f"{row['low']:+.1f} to {row['high']:+.1f}, {units}".replace("-", "−")
@@ -182,8 +183,8 @@ def _would_do(row: Row) -> str:
     if wanted is None:
         return "more repetitions are needed to judge it by"
     if wanted > MOST_REPETITIONS:
-        return f"over {count(MOST_REPETITIONS, unit)} instead of {n} would be needed to decide it"
-    return f"about {count(wanted, unit)} instead of {n} would decide it, tested alone"
+        return f"over {counted(MOST_REPETITIONS, unit)} instead of {n} would be needed to decide it"
+    return f"about {counted(wanted, unit)} instead of {n} would decide it, tested alone"
 
 
 def _rate_chosen(row: Row) -> str:
@@ -248,7 +249,7 @@ def _method(main: pd.DataFrame) -> str:
             f"{_where(best)}{_scope(best)}."
         )
     best = max(rows, key=lambda r: r["gain_points"])
-    tried = count(len({r["left_name"] for r in rows}), "other method")
+    tried = counted(len({r["left_name"] for r in rows}), "other method")
     return (
         f"Stay with plain tuning unless more repetitions decide otherwise: of {tried} none is "
         f"shown to be above it; the highest is {best['left_name']}, {gain_text(best)} "

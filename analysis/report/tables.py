@@ -12,9 +12,10 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparisons.contrasts import QUESTIONS
-from analysis.leaderboard.labels import count, number
+from analysis.leaderboard.labels import number
 from analysis.report.figures import Numbers
 from analysis.text_tables import DASH, Table
+from bench.core.text import counted, p_value
 
 __all__ = [
     "FINDINGS_TEXT",
@@ -44,12 +45,6 @@ def ends_text(low: Any, high: Any, digits: int = 1) -> str:
     return f"{_signed(low, digits)} to {_signed(high, digits)}"
 
 
-def _p(value: Any) -> str:
-    if not is_known(value):
-        return DASH
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
-
-
 def _percent(value: Any) -> str:
     return f"{100 * value:.1f}" if is_known(value) else DASH
 
@@ -63,11 +58,12 @@ def about(board: pd.DataFrame) -> str:
     ]
     repeated = runs.drop_duplicates(["task", "seed_draw", "seed_init", "seed_order"])
     away = int((runs["status"] == "diverged").sum())
-    said = f" {count(away, 'run')} diverged and {'counts' if away == 1 else 'count'} at chance."
+    said = f" {counted(away, 'run')} diverged and {'counts' if away == 1 else 'count'} at chance."
     return (
-        f"{count(len(runs), 'run')} and {count(len(board) - len(runs), 'source network')} behind "
-        f"them; {'; '.join(parts)}; {count(runs['task'].nunique(), 'task')} (targets and class "
-        f"draws), {count(len(repeated), 'repetition')}. {images_text(runs)}{said if away else ''}"
+        f"{counted(len(runs), 'run')} and {counted(len(board) - len(runs), 'source network')} "
+        f"behind them; {'; '.join(parts)}; {counted(runs['task'].nunique(), 'task')} (targets and "
+        f"class draws), {counted(len(repeated), 'repetition')}. {images_text(runs)}"
+        f"{said if away else ''}"
         f"{_NEAR if runs['source_side'].isin(['near', 'far']).any() else ''}"
     )
 
@@ -112,7 +108,7 @@ def how_to_read(n: Numbers) -> tuple[str, ...]:
         f"of its source.{rate} Intervals are 95 %, over tasks where there are two or more, else "
         "over the seeds of the one task with the error of its test images; a run that diverged "
         "counts at chance.",
-        f"{n.evidence.rules.sentence()} Tested here: {count(family, 'comparison')}, this page's "
+        f"{n.evidence.rules.sentence()} Tested here: {counted(family, 'comparison')}, this page's "
         "answers and claims together. A verdict holds in general, for tasks of this kind, or on "
         "these tasks alone.",
     )
@@ -163,8 +159,8 @@ def _gains_table(rows: pd.DataFrame, title: str) -> Table:
                 _signed(row["gain_points"]),
                 ends_text(row["low"], row["high"]),
                 ends_text(row["here_low"], row["here_high"]) if row["unit"] == "task" else DASH,
-                f"{count(int(row['n']), row['unit'])}, {count(int(row['pairs']), 'pair')}",
-                _p(row["p_holm"]),
+                f"{counted(int(row['n']), row['unit'])}, {counted(int(row['pairs']), 'pair')}",
+                p_value(row["p_holm"]),
                 str(row["verdict"]),
                 str(row["scope"]) or DASH,
             )
@@ -172,9 +168,9 @@ def _gains_table(rows: pd.DataFrame, title: str) -> Table:
     left_out = rows[["label", "about", "unpaired", "unfinished"]].drop_duplicates()
     unpaired, unfinished = int(left_out["unpaired"].sum()), int(left_out["unfinished"].sum())
     notes = [
-        f"{count(unpaired, 'run')} without a partner" if unpaired else "",
-        f"{count(unfinished, 'run')} without a result" if unfinished else "",
-        f"{count(int(rows['diverged'].sum()), 'diverged run')} at chance"
+        f"{counted(unpaired, 'run')} without a partner" if unpaired else "",
+        f"{counted(unfinished, 'run')} without a result" if unfinished else "",
+        f"{counted(int(rows['diverged'].sum()), 'diverged run')} at chance"
         if rows["diverged"].any()
         else "",
         *sorted({str(note) for note in rows["note"] if note}),
@@ -206,7 +202,7 @@ def _crossing_table(crossings: pd.DataFrame) -> Table:
                 at,
                 ends,
                 better,
-                count(int(row["n"]), str(row["unit"])),
+                counted(int(row["n"]), str(row["unit"])),
                 "decided" if row["decided"] else "undecided",
             )
         )
@@ -245,7 +241,7 @@ def _law_table(laws: pd.DataFrame) -> Table:
                 _percent(row["wanted"]),
                 ends[0],
                 f"{ends[1]} to {ends[2]}" if is_known(row["images"]) else DASH,
-                count(int(row["n"]), str(row["unit"])),
+                counted(int(row["n"]), str(row["unit"])),
                 str(row["note"]),
             )
         )
@@ -298,8 +294,8 @@ def findings(table: pd.DataFrame) -> Table:
                 str(row["here"]),
                 _effect(row["effect"], row["unit"]),
                 _effect_ends(row),
-                count(int(row["n"]), str(row["counted"])) if row["n"] else DASH,
-                _p(row["p_holm"]),
+                counted(int(row["n"]), str(row["counted"])) if row["n"] else DASH,
+                p_value(row["p_holm"]),
                 str(row["published_verdict"]),
                 _effect(row["published_effect"], row["published_unit"]),
             )

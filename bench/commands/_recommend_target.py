@@ -17,7 +17,7 @@ from bench.specs.run import RunSpec, canonical_json
 if TYPE_CHECKING:
     from analysis.advice.types import Situation
     from bench.data.catalog import Resolved
-    from bench.data.overlap import Kind, Overlap
+    from bench.data.inspection.overlap import Kind, Overlap
 
 __all__ = ["Asked", "Looked", "Source", "find_source", "look", "target_selection"]
 
@@ -306,7 +306,7 @@ def _overlap(
     source: Source, data: DataSpec, target: Resolved, places: dict[str, Any]
 ) -> tuple[Overlap, tuple[tuple[str, str, str], ...]]:
     from bench.data.catalog import load, resolve
-    from bench.data.overlap import Pictures, find_overlap
+    from bench.data.inspection.overlap import Pictures, find_overlap
 
     assert source.data is not None
     theirs = source.data.model_copy(update={"image_size": data.image_size})

@@ -9,8 +9,9 @@ from typing import Any
 
 from rich.markup import escape
 
-from bench.commands.record_details import counted, omitted_by_condition
+from bench.commands.record_details import omitted_by_condition
 from bench.core.errors import StoreError
+from bench.core.text import counted
 from bench.grid.presets import split_presets
 from bench.planning.workspace import Session
 

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from rich.markup import escape
 from rich.table import Table
 
-from bench.commands.record_details import counted, record_lines
-from bench.core.text import duration
+from bench.commands.record_details import record_lines
+from bench.core.text import counted, duration
 from bench.planning.plan import forecast_s
 from bench.planning.states import to_do
 from bench.planning.workspace import Session

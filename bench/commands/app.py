@@ -87,7 +87,7 @@ def grid(
     """Run what is missing of a grid and write its leaderboards."""
     from bench.commands._summary import missing_lines
     from bench.commands._tables import plan_table
-    from bench.commands.record_details import counted
+    from bench.core.text import counted
     from bench.launch.devices import placement
     from bench.planning.workspace import open_session
 

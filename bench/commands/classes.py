@@ -33,7 +33,7 @@ def class_lines(
         BenchError: for a recipe or a synset that does not exist, with the alternatives.
     """
     from bench.data.catalog import open_dataset
-    from bench.data.selection import select
+    from bench.data.selection.classes import select
     from bench.data.wordnet.hierarchy import Rule, taxonomy
 
     if recipe is not None and under is not None:

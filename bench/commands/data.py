@@ -11,7 +11,7 @@ from bench.commands._options import DataRoot, Results, console
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench.data.compare import Side
+    from bench.data.inspection.compare import Side
 
 __all__ = ["register"]
 
@@ -67,8 +67,8 @@ def data_check(
     results: Results = Path("results"),
 ) -> None:
     """Check a data set: layout, counts, unreadable and duplicate images, overlap with another."""
-    from bench.data.check import check
-    from bench.data.compare import Side
+    from bench.data.inspection.check import check
+    from bench.data.inspection.compare import Side
 
     if against is None and (against_option or bytes_only or pairs is not None):
         raise BenchError(
@@ -99,7 +99,7 @@ def _compare(
     pairs: Path | None,
 ) -> bool:
     """Prints what two data sets share; True if test images of the first are among it."""
-    from bench.data.compare import compare, write_pairs
+    from bench.data.inspection.compare import compare, write_pairs
 
     found = compare(
         side,

@@ -22,6 +22,7 @@ from bench.commands._options import (
     with_rules,
 )
 from bench.core.errors import BenchError, nearest
+from bench.core.text import p_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -163,23 +164,23 @@ def _not_measured(sentences: Sequence[str], most: int = 2) -> list[str]:
 
 
 def _counts(board: pd.DataFrame, place: str) -> str:
-    from analysis.leaderboard.labels import count
     from analysis.leaderboard.read import SEEDS, finished, key_of
     from analysis.report.tables import images_text
+    from bench.core.text import counted
 
     done = board[finished(board)]
     tuned = done[done["role"] != "source"]
     if not len(tuned):
         return f"{place}: none of {len(board)} runs has a result; run: bench grid GRID"
     tasks = tuned["task"].nunique()
-    text = f"{place}: {count(len(tuned), 'finished run')}, {count(tasks, 'task')}"
+    text = f"{place}: {counted(len(tuned), 'finished run')}, {counted(tasks, 'task')}"
     text += " (targets and class draws)" if tasks > 1 else ""
     if away := int((done["status"] == "diverged").sum()):
         text += (
-            f"; {count(away, 'run')} diverged and {'counts' if away == 1 else 'count'} at chance"
+            f"; {counted(away, 'run')} diverged and {'counts' if away == 1 else 'count'} at chance"
         )
     if len(done) < len(board):
-        text += f"; {count(len(board) - len(done), 'run')} without a result"
+        text += f"; {counted(len(board) - len(done), 'run')} without a result"
     if key_of(tuned, ["task", *SEEDS]).nunique() == 1:
         text += "; one seed only, so no interval and no verdict: add seed: [0, 1, 2] to the grid"
     return f"{text}\n{images_text(tuned)}"
@@ -240,7 +241,7 @@ def _table(shown: Sequence[Finding], printed: Mapping[str, Finding], measured: b
         here = [f.here if f.counted != "seed" else "see verdict"] if measured else []
         cells = [f.claim, f.text, _verdict(f), *here, _main(f), _n(f)]
         if measured:
-            cells += [_p(f.p_holm), _in_print(printed[f.claim])]
+            cells += [p_value(f.p_holm), _in_print(printed[f.claim])]
         view.add_row(*cells)
     return view
 
@@ -291,15 +292,9 @@ def _is_wide(effect: float) -> bool:
 
 
 def _n(f: Finding) -> str:
-    from analysis.leaderboard.labels import count
+    from bench.core.text import counted
 
-    return count(f.n, f.counted) if f.n else "–"
-
-
-def _p(value: object) -> str:
-    if not isinstance(value, float) or math.isnan(value):
-        return "–"
-    return "< 0.001" if value < 0.001 else f"{value:.3f}"
+    return counted(f.n, f.counted) if f.n else "–"
 
 
 def _in_print(f: Finding) -> str:
@@ -352,7 +347,7 @@ def _parts(f: Finding) -> list[str]:
     lines = []
     for part in f.parts:
         numbers = [] if part.effect is None else [effect_text(part), f"n {part.n}"]
-        numbers += [] if part.p_holm is None else [f"p (Holm) {_p(part.p_holm)}"]
+        numbers += [] if part.p_holm is None else [f"p (Holm) {p_value(part.p_holm)}"]
         said = [*numbers, *([part.detail] if part.detail else [])]
         where = "" if part.here in (UNDECIDED, part.verdict) else f", on these tasks {part.here}"
         verdict = f"{part.verdict}{where}"

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Mapping
 from typing import Any
 
+from bench.core.text import counted, listed, some
 from bench.results.records import selection_label
 from bench.specs.run import RunSpec
 
-__all__ = ["counted", "omissions", "omitted_by_condition", "record_lines"]
+__all__ = ["omissions", "omitted_by_condition", "record_lines"]
 
 _MOST = 12
 _WORDS = {
@@ -25,27 +26,13 @@ _WORDS = {
 _OF_THE_RECORD = ("row", "classes", "files", "sizes", "notes", "run_id", "schema", "digest")
 
 
-def counted(count: int, noun: str, plural: str | None = None) -> str:
-    """A number with its noun.
-
-    >>> counted(1, "run"), counted(2, "run"), counted(0, "class", "classes")
-    ('1 run', '2 runs', '0 classes')
-    """
-    return f"{count} {noun if count == 1 else plural or noun + 's'}"
-
-
-def _some(values: Sequence[Any], most: int = _MOST) -> str:
-    more = len(values) - most
-    return ", ".join(str(v) for v in values[:most]) + (f", … ({more} more)" if more > 0 else "")
-
-
 # --- one run ---
 
 
 def record_lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     """Everything of a record that is no column of the leaderboard, as (name, text)."""
     classes = list(record.get("classes", ()))
-    lines = [("classes", f"{len(classes)}: {_some(classes)}")] if classes else []
+    lines = [("classes", f"{len(classes)}: {listed(classes, _MOST)}")] if classes else []
     notes = record.get("notes", {})
     lines += [(_name(key), text) for key, text in _flat("", notes.get("data", {}))]
     for part in sorted(set(notes) - {"data"}):
@@ -53,7 +40,7 @@ def record_lines(record: Mapping[str, Any]) -> list[tuple[str, str]]:
     others = {key: record[key] for key in sorted(record) if key not in _OF_THE_RECORD}
     lines += [(_name(key), text) for key, text in _flat("", others)]
     files = list(record.get("files", ()))
-    return lines + ([("files", _some(files))] if files else [])
+    return lines + ([("files", listed(files, _MOST))] if files else [])
 
 
 def _name(key: str) -> str:
@@ -69,7 +56,7 @@ def _flat(name: str, value: Any) -> list[tuple[str, str]]:
         if any(isinstance(part, (Mapping, list, tuple)) for part in value):
             parts = [(f"{name} {number}", part) for number, part in enumerate(value, start=1)]
             return [line for key, part in parts[:_MOST] for line in _flat(key, part)]
-        return [(name, _some(value))] if value else []
+        return [(name, listed(value, _MOST))] if value else []
     if value is None or value == "":
         return []
     return [(name, f"{value:g}" if isinstance(value, float) else str(value))]
@@ -90,12 +77,12 @@ def omissions(notes: Mapping[str, Any]) -> list[str]:
     found = []
     if capped := notes.get("capped_classes"):
         many = counted(len(capped), "class has", "classes have")
-        found.append(f"{many} fewer images than asked for ({_some(capped, 4)})")
+        found.append(f"{many} fewer images than asked for ({listed(capped, 4)})")
     if dropped := notes.get("dropped_classes"):
         many = counted(len(dropped), "class was", "classes were")
-        found.append(f"{many} left out for too few images ({_some(dropped, 4)})")
+        found.append(f"{many} left out for too few images ({listed(dropped, 4)})")
     if corrupt := notes.get("skipped_corrupt"):
-        which = _some(notes.get("skipped_corrupt_images", ()), 4)
+        which = listed(notes.get("skipped_corrupt_images", ()), 4)
         many = counted(corrupt, "corrupt image was", "corrupt images were")
         found.append(f"{many} skipped ({which})")
     if equal := notes.get("dropped_equal_to_test"):
@@ -128,7 +115,7 @@ def omitted_by_condition(
             for text in omissions(notes):
                 group = groups.setdefault(name, {})
                 group[text] = group.get(text, 0) + 1
-    lines = [f"{name}: {_some_texts(list(group))}" for name, group in groups.items()]
+    lines = [f"{name}: {some(group, 4)}" for name, group in groups.items()]
     more = len(lines) - most
     return lines[:most] + ([f"… and {more} more, see bench show RUN"] if more > 0 else [])
 
@@ -138,8 +125,3 @@ def _condition(spec: RunSpec) -> str:
     k = data.images_per_class
     images = "all images" if k is None else counted(k, "image")
     return f"{data.dataset} {selection_label(data)}, {images} per class"
-
-
-def _some_texts(texts: Sequence[str], most: int = 4) -> str:
-    more = len(texts) - most
-    return "; ".join(texts[:most]) + (f"; … ({more} more)" if more > 0 else "")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["BenchError", "DataError", "GridError", "ModelError", "StoreError", "counted", "nearest"]
+__all__ = ["BenchError", "DataError", "GridError", "ModelError", "StoreError", "nearest"]
 
 
 class BenchError(Exception):
@@ -55,12 +55,3 @@ def nearest(value: str, alternatives: Iterable[str], limit: int = 6) -> str:
         return ", ".join(ordered)
     more = len(ordered) - limit
     return ", ".join(ordered[:limit]) + (f", … ({more} more)" if more > 0 else "")
-
-
-def counted(number: int, one: str, more: str | None = None) -> str:
-    """A number with its noun.
-
-    >>> counted(1, "image"), counted(3, "image"), counted(2, "class", "classes")
-    ('1 image', '3 images', '2 classes')
-    """
-    return f"{number} {one}" if number == 1 else f"{number} {more or one + 's'}"

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
-__all__ = ["duration"]
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+__all__ = ["counted", "duration", "listed", "p_value", "some"]
 
 
 def duration(seconds: float) -> str:
@@ -17,3 +20,47 @@ def duration(seconds: float) -> str:
     if whole < 3600:
         return f"{whole // 60} min {whole % 60:02d} s"
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
+
+
+def counted(number: int, noun: str, plural: str | None = None) -> str:
+    """A number with its noun.
+
+    >>> counted(1, "image"), counted(3000, "image"), counted(2, "class"), counted(0, "box")
+    ('1 image', '3,000 images', '2 classes', '0 boxes')
+    """
+    several = plural or (f"{noun}es" if noun.endswith(("x", "s", "ch")) else f"{noun}s")
+    return f"{number:,} {noun if number == 1 else several}"
+
+
+def some(lines: Iterable[str], limit: int = 6) -> str:
+    """The first few of `lines` and how many there are besides.
+
+    >>> some("abc", limit=2)
+    'a; b; … (1 more)'
+    """
+    return _first(list(lines), limit, "; ")
+
+
+def listed(values: Sequence[Any], limit: int = 6) -> str:
+    """The first few of `values`, separated by commas, and how many there are besides.
+
+    >>> listed([1, 2, 3], limit=2)
+    '1, 2, … (1 more)'
+    """
+    return _first([str(value) for value in values], limit, ", ")
+
+
+def _first(texts: Sequence[str], limit: int, separator: str) -> str:
+    more = len(texts) - limit
+    return separator.join(texts[:limit]) + (f"{separator}… ({more} more)" if more > 0 else "")
+
+
+def p_value(p: float | None) -> str:
+    """A p-value to three digits, a dash where there is none.
+
+    >>> p_value(0.0312), p_value(0.0002), p_value(None)
+    ('0.031', '< 0.001', '–')
+    """
+    if p is None or p != p:
+        return "–"
+    return "< 0.001" if p < 0.001 else f"{p:.3f}"

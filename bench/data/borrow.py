@@ -21,7 +21,7 @@ import numpy as np
 
 from bench.core.errors import DataError
 from bench.data.catalog import Resolved, resolve
-from bench.data.formats.base import Image, Int64
+from bench.data.dataset import Image, Int64
 from bench.data.identities import with_identities
 from bench.specs.run import Borrowed, RunSpec, joint_fingerprint
 

@@ -24,7 +24,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.core.errors import DataError
-from bench.data.formats.base import Image, UInt8
+from bench.data.dataset import Image, UInt8
 
 __all__ = ["cached_images"]
 

@@ -15,14 +15,15 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import DataError
+from bench.core.text import some
 from bench.data.cache import cached_images
+from bench.data.dataset import Dataset, Image, Int64, Notes, UInt8, digest
 from bench.data.datasets import DATASETS, Format, check_options
-from bench.data.formats.base import Dataset, Image, Int64, Notes, UInt8, digest
 from bench.data.formats.contract import Value
 from bench.data.places import MissingDataError, resolve_root
-from bench.data.pools import Pool
-from bench.data.selection import Selection, select
-from bench.data.splits import Splits, some, split_pools
+from bench.data.selection.classes import Selection, select
+from bench.data.selection.pools import Pool
+from bench.data.selection.splits import Splits, split_pools
 from bench.data.transforms.views import allowed_by, read_views, view_images, views_fingerprint
 from bench.specs.run import ClassRecipe, DataSpec
 

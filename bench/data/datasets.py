@@ -9,12 +9,12 @@ from pathlib import Path
 
 from bench.core.errors import DataError
 from bench.data import folder
-from bench.data.files.opened import open_format
+from bench.data.dataset import Dataset
 from bench.data.formats import tiny_imagenet
-from bench.data.formats.base import Dataset
 from bench.data.formats.contract import Value
 from bench.data.formats.registry import FORMATS
 from bench.data.formats.wordnet_shapes import WordnetShapes
+from bench.data.opened import open_format
 from bench.data.synthetic.digits import Digits
 
 __all__ = ["DATASETS", "Format", "check_options"]

@@ -18,13 +18,13 @@ from dataclasses import replace
 from pathlib import Path, PurePosixPath
 from typing import cast
 
-from bench.core.errors import DataError, counted, nearest
+from bench.core.errors import DataError, nearest
+from bench.core.text import counted, some
+from bench.data.dataset import Split
 from bench.data.files.archive import archive_files, is_archive
 from bench.data.files.files import Files, folder_files, is_image, listed_files
 from bench.data.files.imagefiles import FileDataset, Placed, place_images
-from bench.data.formats.base import Split
 from bench.data.layout import has_splits
-from bench.data.splits import some
 from bench.data.transforms.views import is_extra_column, parse_box
 
 __all__ = [

@@ -11,10 +11,11 @@ from pathlib import Path
 import numpy as np
 
 from bench.core.errors import DataError, nearest
+from bench.core.text import some
 from bench.data.cache import cached_images
 from bench.data.catalog import Loaded, Resolved, fingerprint, open_dataset, resolve
-from bench.data.formats.base import Dataset, Image
-from bench.data.splits import Splits, some
+from bench.data.dataset import Dataset, Image
+from bench.data.selection.splits import Splits
 from bench.data.transforms.views import allowed_by, read_views, view_images, views_fingerprint
 from bench.specs.evaluation import VerificationSpec
 from bench.specs.run import RunSpec, joint_fingerprint

@@ -11,8 +11,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 
 from bench.core.errors import DataError
-from bench.data.formats.base import Split
-from bench.data.splits import some
+from bench.core.text import some
+from bench.data.dataset import Split
 
 __all__ = ["has_splits", "split_meant"]
 

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from bench.core.errors import BenchError, DataError, nearest
 from bench.core.paths import user_path
+from bench.core.text import some
+from bench.data.dataset import Dataset
 from bench.data.datasets import DATASETS, Format
-from bench.data.formats.base import Dataset
-from bench.data.splits import some
 
 __all__ = ["MissingDataError", "resolve_root"]
 

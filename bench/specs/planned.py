@@ -24,7 +24,7 @@ class DataFacts:
         missing: the images are not there (a dry run); the fingerprint is then made up.
         borrowed: of what the run borrows, in its order; `train_images` are those used.
         available_images: how many images the training images could be drawn from, all classes
-            together, see `bench.data.splits.Splits`; 0 where the images are missing.
+            together, see `bench.data.selection.splits.Splits`; 0 where the images are missing.
         dataset_fingerprint: of the whole data set, whatever is selected of it; empty where the
             images are missing.
     """

@@ -18,7 +18,7 @@ from analysis.leaderboard.read import ADDED, prepare
 from analysis.paper_tables.basis import OTHER_DATA, OTHER_NETWORK, SAME, basis_of
 from analysis.paper_tables.cells import Arm, Difference, PaperTable, rows_of
 from analysis.paper_tables.compare import ELSEWHERE, GRIDS, Line, lines, paper_grid, table
-from analysis.paper_tables.scores import COUNTS, counted, score_of
+from analysis.paper_tables.scores import COUNTS, fact_of, score_of
 from analysis.paper_tables.text import TITLE, paper_tables
 from analysis.papers.published import cells, look_up
 from analysis.report.build import build, page
@@ -274,7 +274,7 @@ def test_a_run_that_diverged_verifies_as_chance_does() -> None:
 def test_facts_of_the_data_that_a_leaderboard_lacks_are_not_measured() -> None:
     rows = pd.DataFrame({"train_images": [100]})
     for name in COUNTS:
-        assert counted(rows, name) is None
+        assert fact_of(rows, name) is None
 
 
 def test_a_run_that_the_paper_has_not_is_a_line_without_a_published_number() -> None:

@@ -15,7 +15,7 @@ from hypothesis import strategies as st
 from bench.core.errors import DataError
 from bench.data.borrow import borrowed_rows, resolve_borrowed, resolve_joint_fingerprint
 from bench.data.catalog import resolve
-from bench.data.formats.base import Image
+from bench.data.dataset import Image
 from bench.specs.run import Borrowed, DataSpec, ListedClasses, ModelSpec, RunSpec, Seeds
 
 CLASSES = tuple(f"class{n:02d}" for n in range(40))

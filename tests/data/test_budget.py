@@ -13,8 +13,8 @@ from pydantic import ValidationError
 
 from bench.core.errors import DataError
 from bench.data.catalog import load, resolve
-from bench.data.formats.base import Image
-from bench.data.splits import split
+from bench.data.dataset import Image
+from bench.data.selection.splits import split
 from bench.specs.data import DataSpec, validation_images
 
 USUAL = {

@@ -12,7 +12,7 @@ import pytest
 
 from bench.core.errors import DataError
 from bench.data.cache import STALE_S, cached_images
-from bench.data.formats.base import Image
+from bench.data.dataset import Image
 
 SIZE = 4
 
@@ -137,7 +137,7 @@ import sys, time
 from pathlib import Path
 import numpy as np
 from bench.data.cache import cached_images
-from bench.data.formats.base import Image
+from bench.data.dataset import Image
 
 meeting, me = Path(sys.argv[1]), sys.argv[2]
 images = [Image(str(n), "a", "train", f"{n:064x}") for n in range(3)]

@@ -15,8 +15,8 @@ import pytest
 from PIL import Image as Pillow
 
 from bench.core.errors import DataError
-from bench.data.check import check
 from bench.data.files.decode import UnreadableError, decode
+from bench.data.inspection.check import check
 
 
 def write(path, text):
@@ -119,7 +119,7 @@ def test_folders_that_may_not_be_read_are_an_error(tmp_path):
         write(photos / f"{name}.png", name)
     photos.chmod(0o755)
     code = (
-        "import os, sys, pathlib; from bench.data.check import check\n"
+        "import os, sys, pathlib; from bench.data.inspection.check import check\n"
         "from bench.core.errors import *\n"
         "os.setgid(65534); os.setuid(65534)\n"
         "try: check('folder', sys.argv[1], data_root=None, cache_dir=pathlib.Path('/nowhere'))\n"

@@ -7,7 +7,7 @@ from hypothesis import event, given, settings
 from hypothesis import strategies as st
 
 from bench.core.errors import DataError
-from bench.data.selection import Selection, check_disjoint, select
+from bench.data.selection.classes import Selection, check_disjoint, select
 from bench.data.wordnet.hierarchy import Rule, taxonomy
 from bench.specs.run import NearFarClasses
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from bench.commands.classes import class_lines
 from bench.core.errors import BenchError, DataError
-from bench.data.selection import Selection, check_disjoint, describe, select
+from bench.data.selection.classes import Selection, check_disjoint, describe, select
 from bench.data.wordnet.hierarchy import taxonomy
 from bench.specs.run import (
     AllClasses,
@@ -82,7 +82,7 @@ def test_take_is_nested(recipe: ClassRecipe) -> None:
 
 DRAWS = """
 import hashlib
-from bench.data.selection import select
+from bench.data.selection.classes import select
 from bench.data.wordnet.hierarchy import taxonomy
 from bench.specs.run import HalfClasses, NearFarClasses, RandomClasses
 from bench.specs.run import SourceCategories, UnderSynset

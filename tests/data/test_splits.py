@@ -13,9 +13,9 @@ from hypothesis import assume, given, settings
 from hypothesis import strategies as st
 
 from bench.core.errors import DataError
-from bench.data.formats.base import Image
-from bench.data.pools import Pool
-from bench.data.splits import split, split_pools
+from bench.data.dataset import Image
+from bench.data.selection.pools import Pool
+from bench.data.selection.splits import split, split_pools
 
 USUAL = {
     "images_per_class": 3,

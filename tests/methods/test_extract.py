@@ -16,7 +16,7 @@ from torch import nn
 
 from analysis.measurements.features_file import read_features
 from bench.core.errors import BenchError, DataError, GridError, ModelError, StoreError
-from bench.data.formats.base import Image
+from bench.data.dataset import Image
 from bench.data.transforms.augment import normalise
 from bench.grid.extractions import extraction_pattern
 from bench.methods import METHODS, check, check_run

@@ -18,7 +18,7 @@ from bench.core.seeding import rng_from
 from bench.methods import Ingredients, build, check
 from bench.methods.finetuning.joint import Joint, JointOptions, spread
 from bench.methods.finetuning.soft import Soft, SoftOptions
-from bench.methods.finetuning.streams import Shuffled, endless, reindexed
+from bench.methods.streams import Shuffled, endless, reindexed
 from bench.specs.run import TrainSpec
 from bench.training.domain import Domain
 

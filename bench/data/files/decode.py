@@ -14,7 +14,7 @@ import numpy as np
 from PIL import Image as Pillow
 from PIL import ImageOps, UnidentifiedImageError
 
-from bench.data.formats.base import UInt8
+from bench.data.dataset import UInt8
 
 __all__ = ["DECODE_VERSION", "UnreadableError", "decode", "decode_whole"]
 

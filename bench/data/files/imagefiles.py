@@ -12,9 +12,9 @@ from typing import Protocol
 
 from bench.core.errors import DataError
 from bench.core.files import write_atomic
+from bench.data.dataset import Image, Notes, Split, UInt8, all_wnids, digest
 from bench.data.files.decode import DECODE_VERSION, UnreadableError, decode
 from bench.data.files.files import Files, ahead
-from bench.data.formats.base import Image, Notes, Split, UInt8, all_wnids, digest
 
 __all__ = ["FileDataset", "ImageFiles", "Placed", "place_images"]
 
@@ -75,7 +75,7 @@ def place_images(
 
 @dataclass(frozen=True, eq=False)
 class FileDataset:
-    """A data set of image files; see `bench.data.formats.base.Dataset` for the contract."""
+    """A data set of image files; see `bench.data.dataset.Dataset` for the contract."""
 
     name: str
     files: ImageFiles

@@ -12,9 +12,9 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from bench.core.errors import DataError
+from bench.core.text import some
 from bench.data.files.files import walk
 from bench.data.files.mount import Span, is_mountable, mounted
-from bench.data.splits import some
 
 __all__ = ["Archive", "Tree", "open_tree"]
 

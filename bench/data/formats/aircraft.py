@@ -7,8 +7,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bench.data.dataset import Split
 from bench.data.files.tree import Archive, Tree
-from bench.data.formats.base import Split
 from bench.data.formats.contract import Box, Counts, Entry, Format, Option, Options
 
 __all__ = ["AIRCRAFT"]

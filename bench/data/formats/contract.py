@@ -13,10 +13,10 @@ from fnmatch import fnmatchcase
 from pathlib import Path
 
 from bench.core.errors import DataError, nearest
+from bench.core.text import some
+from bench.data.dataset import Split
 from bench.data.files.mount import is_mountable
 from bench.data.files.tree import Archive, Tree
-from bench.data.formats.base import Split
-from bench.data.splits import some
 
 __all__ = ["Box", "Counts", "Entry", "Format", "Option", "Options", "Value"]
 

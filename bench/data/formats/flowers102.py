@@ -8,9 +8,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from bench.data.dataset import Split
 from bench.data.files.annotations import mat_table
 from bench.data.files.tree import Archive, Tree
-from bench.data.formats.base import Split
 from bench.data.formats.contract import Counts, Entry, Format, Option, Options
 
 __all__ = ["FLOWERS102"]

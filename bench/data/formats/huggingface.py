@@ -19,9 +19,9 @@ from typing import Any
 import numpy as np
 
 from bench.core.errors import DataError, nearest
+from bench.data.dataset import Split
 from bench.data.files.files import is_image
 from bench.data.files.tree import Tree
-from bench.data.formats.base import Split
 from bench.data.formats.contract import Entry, Format, Option, Options
 from bench.data.formats.webdataset import SPLIT_OF
 

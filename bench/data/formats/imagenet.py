@@ -11,10 +11,10 @@ import re
 from collections.abc import Iterator
 
 from bench.core.errors import DataError
+from bench.data.dataset import all_wnids
 from bench.data.files.annotations import mat_table
 from bench.data.files.files import is_image
 from bench.data.files.tree import Archive, Tree
-from bench.data.formats.base import all_wnids
 from bench.data.formats.contract import Counts, Entry, Format, Options
 
 __all__ = ["IMAGENET"]

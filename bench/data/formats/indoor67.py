@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bench.data.dataset import Split
 from bench.data.files.tree import Archive, Tree
-from bench.data.formats.base import Split
 from bench.data.formats.contract import Counts, Entry, Format, Options
 
 __all__ = ["INDOOR67"]

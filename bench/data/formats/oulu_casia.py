@@ -13,8 +13,8 @@ import re
 from collections.abc import Iterator
 from dataclasses import replace
 
+from bench.data.dataset import Split
 from bench.data.files.tree import Tree
-from bench.data.formats.base import Split
 from bench.data.formats.contract import Counts, Entry, Format, Option, Options
 
 __all__ = ["OULU_CASIA"]

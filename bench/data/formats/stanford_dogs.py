@@ -9,9 +9,9 @@ from __future__ import annotations
 import re
 from collections.abc import Iterator
 
+from bench.data.dataset import Split
 from bench.data.files.annotations import mat_texts, voc_boxes
 from bench.data.files.tree import Archive, Tree
-from bench.data.formats.base import Split
 from bench.data.formats.contract import Box, Counts, Entry, Format, Options
 
 __all__ = ["STANFORD_DOGS"]

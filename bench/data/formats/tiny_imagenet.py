@@ -10,10 +10,10 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.core.errors import DataError
+from bench.core.text import some
 from bench.data.files.archive import archive_files, is_archive
 from bench.data.files.files import Files, folder_files
 from bench.data.files.imagefiles import FileDataset, Placed, place_images
-from bench.data.splits import some
 
 __all__ = ["EXPECTED", "fits", "open_tiny_imagenet"]
 

@@ -12,9 +12,9 @@ import json
 import re
 from collections.abc import Iterator
 
+from bench.data.dataset import Split
 from bench.data.files.files import is_image
 from bench.data.files.tree import Archive, Tree
-from bench.data.formats.base import Split
 from bench.data.formats.contract import Entry, Format, Option, Options
 
 __all__ = ["SPLIT_OF", "WEBDATASET"]

@@ -8,7 +8,7 @@ from functools import cached_property
 
 import numpy as np
 
-from bench.data.formats.base import Image, Notes, Split, UInt8, digest
+from bench.data.dataset import Image, Notes, Split, UInt8, digest
 from bench.data.synthetic.dataset import GENERATOR_VERSION, content_key, render
 from bench.data.wordnet.hierarchy import taxonomy
 
@@ -23,7 +23,7 @@ _BLOCK = 256
 class WordnetShapes:
     """The 1000 ILSVRC2012 classes, 600 images each and 50 more for test.
 
-    See `bench.data.formats.base.Dataset` for the contract.
+    See `bench.data.dataset.Dataset` for the contract.
 
     >>> shapes = WordnetShapes()
     >>> len(shapes.classes), shapes.images_of("n01440764")[0].key

@@ -14,14 +14,14 @@ from functools import cached_property
 import numpy as np
 from PIL import Image as Pillow
 
-from bench.data.formats.base import Image, Int64, Notes, UInt8, digest
+from bench.data.dataset import Image, Int64, Notes, UInt8, digest
 
 __all__ = ["Digits"]
 
 
 @dataclass(frozen=True, eq=False)
 class Digits:
-    """The digits; see `bench.data.formats.base.Dataset` for the contract.
+    """The digits; see `bench.data.dataset.Dataset` for the contract.
 
     >>> digits = Digits()
     >>> digits.classes[:3], len(digits.images_of("0")), digits.has_test

@@ -16,10 +16,11 @@ import numpy as np
 from PIL import Image as Pillow
 
 from bench.core.errors import DataError, nearest
+from bench.core.text import some
+from bench.data.dataset import Dataset, Image, UInt8, digest
 from bench.data.files.decode import UnreadableError, decode_whole
 from bench.data.files.files import ahead
-from bench.data.formats.base import Dataset, Image, UInt8, digest
-from bench.data.splits import Splits, some
+from bench.data.selection.splits import Splits
 
 __all__ = [
     "WHOLE",

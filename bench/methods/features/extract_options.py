@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import numpy as np
     from numpy.typing import NDArray
 
-    from bench.data.formats.base import Image
+    from bench.data.dataset import Image
 
 __all__ = ["SPLITS", "ExtractOptions", "layer_names", "taken_rows"]
 

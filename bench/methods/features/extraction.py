@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.core.errors import DataError
-from bench.data.formats.base import Image
+from bench.data.dataset import Image
 from bench.data.rows import Rows
 from bench.methods.features.extract_options import (
     SPLITS,

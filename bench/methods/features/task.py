@@ -12,7 +12,7 @@ import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from bench.data.formats.base import Image
+from bench.data.dataset import Image
 from bench.data.rows import Rows
 from bench.training.domain import Domain
 from bench.training.job import Outcome

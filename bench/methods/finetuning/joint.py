@@ -23,7 +23,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from bench.core.seeding import rng_from
 from bench.methods.finetuning.plain import Plain
-from bench.methods.finetuning.streams import Indices, Shuffled, SourceStream, reindexed, sources_of
+from bench.methods.streams import Indices, Shuffled, SourceStream, reindexed, sources_of
 from bench.specs.run import BatchNormMode
 from bench.training.domain import Domain, DomainBatch, Head, Step
 

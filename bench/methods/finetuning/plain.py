@@ -17,7 +17,7 @@ from pydantic import BaseModel, ConfigDict
 
 from bench.core.errors import DataError
 from bench.core.seeding import rng_from
-from bench.methods.finetuning.streams import endless
+from bench.methods.streams import endless
 from bench.specs.run import BatchNormMode
 from bench.training.domain import Domain, DomainBatch, Head, Step
 

@@ -32,7 +32,6 @@ import numpy as np
 
 from bench.methods.finetuning.joint import Joint, JointOptions
 from bench.methods.finetuning.soft import Soft, SoftOptions
-from bench.methods.finetuning.streams import Indices, sources_of
 from bench.methods.retrieval.nearest import NearestStream
 from bench.methods.retrieval.neighbours import (
     Pool,
@@ -41,6 +40,7 @@ from bench.methods.retrieval.neighbours import (
     round_starts,
     select,
 )
+from bench.methods.streams import Indices, sources_of
 from bench.training.domain import Domain, Head
 
 if TYPE_CHECKING:

@@ -28,7 +28,7 @@ from pydantic import BaseModel, ConfigDict, Field, Strict
 from bench.core.errors import GridError
 from bench.methods.finetuning.joint import Weight
 from bench.methods.finetuning.plain import Plain
-from bench.methods.finetuning.streams import Indices, Shuffled, SourceStream, reindexed, sources_of
+from bench.methods.streams import Indices, Shuffled, SourceStream, reindexed, sources_of
 from bench.specs.run import BatchNormMode
 from bench.training.domain import Domain, DomainBatch, Head, Step
 

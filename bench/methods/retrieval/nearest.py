@@ -14,8 +14,8 @@ from numpy.typing import NDArray
 
 from bench.core.errors import DataError
 from bench.core.seeding import rng_from
-from bench.methods.finetuning.streams import Indices, endless
 from bench.methods.retrieval.neighbours import SelectionOptions
+from bench.methods.streams import Indices, endless
 
 if TYPE_CHECKING:
     from torch import Tensor

@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
 
 from bench.core.errors import DataError, GridError, ModelError
-from bench.methods.finetuning.streams import Indices
+from bench.methods.streams import Indices
 from bench.training.domain import Domain
 
 if TYPE_CHECKING:

@@ -18,10 +18,10 @@ from scipy.io import savemat
 
 from bench.core.errors import DataError
 from bench.data.catalog import DATASETS, MissingDataError, load, resolve, resolve_root
-from bench.data.files.opened import open_format
 from bench.data.files.tree import open_tree
 from bench.data.formats.contract import Counts
 from bench.data.formats.registry import FORMATS
+from bench.data.opened import open_format
 from bench.specs.run import DataSpec
 
 DOG, CAT = "n02085620", "n02123045"

@@ -12,10 +12,10 @@ from pydantic import ValidationError
 from bench.core.errors import DataError
 from bench.data.catalog import resolve
 from bench.data.files.mount import Span, mounted
-from bench.data.files.opened import _mirrored
 from bench.data.files.tree import Archive, Tree, open_tree
 from bench.data.formats.contract import Counts, Entry
 from bench.data.formats.registry import FORMATS
+from bench.data.opened import _mirrored
 from bench.specs.run import DataSpec
 
 

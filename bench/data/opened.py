@@ -15,14 +15,14 @@ import numpy as np
 
 from bench.core.errors import DataError
 from bench.core.files import write_atomic
+from bench.core.text import some
+from bench.data.dataset import Image, Notes, Split, UInt8, digest
 from bench.data.files.decode import decode_whole
 from bench.data.files.files import ahead, table_path
 from bench.data.files.imagefiles import FileDataset
 from bench.data.files.mount import Span
 from bench.data.files.tree import open_tree
-from bench.data.formats.base import Image, Notes, Split, UInt8, digest
 from bench.data.formats.contract import Entry, Format, Value
-from bench.data.splits import some
 
 __all__ = ["FormatDataset", "open_format"]
 
@@ -222,7 +222,7 @@ def _encoded(part: UInt8) -> bytes:
 
 @dataclass(frozen=True, eq=False)
 class FormatDataset(FileDataset):
-    """A data set in its authors' layout; see `bench.data.formats.base.Dataset`."""
+    """A data set in its authors' layout; see `bench.data.dataset.Dataset`."""
 
     missing: Mapping[str, int] = field(default_factory=dict)
 

@@ -16,12 +16,13 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Literal
 
-from bench.core.errors import DataError, counted
-from bench.data.formats.base import Image, Notes, Split
-from bench.data.pools import Images, Pool, Taker
+from bench.core.errors import DataError
+from bench.core.text import counted, some
+from bench.data.dataset import Image, Notes, Split
+from bench.data.selection.pools import Images, Pool, Taker
 from bench.specs.data import validation_images
 
-__all__ = ["Splits", "kept_keys", "some", "split", "split_pools"]
+__all__ = ["Splits", "kept_keys", "split", "split_pools"]
 
 TestFrom = Literal["auto", "given", "pool"]
 OnShort = Literal["error", "cap", "drop_class"]
@@ -307,14 +308,3 @@ def _too_few(
         f"{some(line_of.values())}",
         hint=f"ask for {way}; or set on_short: cap (use what there is) or on_short: drop_class",
     )
-
-
-def some(lines: Iterable[str], limit: int = 6) -> str:
-    """The first few of `lines` and how many there are besides.
-
-    >>> some("abc", limit=2)
-    'a; b; … (1 more)'
-    """
-    listed = list(lines)
-    more = len(listed) - limit
-    return "; ".join(listed[:limit]) + (f"; … ({more} more)" if more > 0 else "")

@@ -16,9 +16,9 @@ from pathlib import Path
 from bench.core.files import write_atomic
 from bench.data.cache import cached_images
 from bench.data.catalog import fingerprint, open_dataset
-from bench.data.formats.base import Dataset, Image, Split
+from bench.data.dataset import Dataset, Image, Split
 from bench.data.formats.contract import Value
-from bench.data.overlap import Kind, Match, Pictures, find_overlap
+from bench.data.inspection.overlap import Kind, Match, Pictures, find_overlap
 
 __all__ = ["Comparison", "Side", "compare", "write_pairs"]
 

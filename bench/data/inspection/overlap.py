@@ -19,7 +19,7 @@ import numpy.typing as npt
 from scipy import fft
 
 from bench.core.errors import DataError
-from bench.data.formats.base import UInt8
+from bench.data.dataset import UInt8
 
 __all__ = ["Kind", "Match", "Overlap", "Pictures", "find_overlap", "luma", "perceptual_bits"]
 

@@ -11,7 +11,7 @@ from itertools import count as counting
 from itertools import islice
 from typing import Literal
 
-from bench.data.formats.base import Image, Split
+from bench.data.dataset import Image, Split
 from bench.specs.data import validation_images
 
 __all__ = ["Images", "Pool", "Taker"]

@@ -7,14 +7,14 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
 
-from bench.core.errors import counted
+from bench.core.text import counted, some
 from bench.data.catalog import open_dataset, resolve_root
+from bench.data.dataset import Dataset, Image, Split
 from bench.data.files.imagefiles import FileDataset
-from bench.data.formats.base import Dataset, Image, Split
 from bench.data.formats.contract import Value
 from bench.data.layout import has_splits
-from bench.data.pools import Pool
-from bench.data.splits import kept_keys, some
+from bench.data.selection.pools import Pool
+from bench.data.selection.splits import kept_keys
 from bench.specs.run import DataSpec
 
 __all__ = ["Report", "SplitCount", "check"]

@@ -1,0 +1,1 @@
+"""Looking at data before it is used: damaged files, equal images, overlaps."""

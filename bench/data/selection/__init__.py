@@ -1,0 +1,1 @@
+"""Which classes and which images: recipes, draws, splits, what is borrowed."""
