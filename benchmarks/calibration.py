@@ -36,19 +36,6 @@ from bench.results.aggregate import conditions
 from bench.results.intervals import Estimate
 from benchmarks.simulated import ARMS, Array, Design, Truth, differences, simulate
 
-__all__ = [
-    "BOARDS",
-    "CURVES",
-    "SETTINGS",
-    "Setting",
-    "Tally",
-    "coverage",
-    "derived",
-    "main",
-    "power",
-    "verdicts",
-]
-
 OUT = Path(__file__).with_name("CALIBRATION.md")
 FEW = ("near", "far", "near, frozen", "scratch")
 

@@ -20,8 +20,6 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-__all__ = ["Case", "Pair", "Row", "compare"]
-
 _SAMPLE_S = 0.05
 
 

@@ -22,10 +22,9 @@ from bench.planning.workspace import open_session
 from bench.results.leaderboard import rows
 from bench.results.records import DETERMINISTIC_COLUMNS
 from bench.results.store import Store
-from bench.runs.execute import Context, execute_batch
+from bench.runs.build import Context
+from bench.runs.execute import execute_batch
 from bench.training.process import prepare
-
-__all__ = ["TOLERANCE", "differences", "main"]
 
 GRID = Path(__file__).parents[1] / "grids" / "quickstart.yaml"
 TOLERANCE = 1e-5

@@ -23,8 +23,6 @@ from bench.specs.planned import DataFacts, Plan
 from bench.specs.run import RunSpec
 from benchmarks.compare import Case, Pair
 
-__all__ = ["CASES", "grid_text", "planned"]
-
 HEAD = """\
 defaults:
   target:

@@ -22,8 +22,6 @@ from bench.methods.retrieval.filter_banks import Group
 from bench.methods.retrieval.search import nearest_sources
 from benchmarks.compare import Case, Pair
 
-__all__ = ["CASES"]
-
 
 def _filter_ap() -> Pair:
     rng = np.random.default_rng(0)

@@ -24,8 +24,6 @@ from torchvision.datasets import ImageFolder
 
 from bench.models.layers import register_networks
 
-__all__ = ["train_plain", "write_folder"]
-
 _MEAN, _STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 
 

@@ -25,8 +25,6 @@ from benchmarks.compare import Case, Pair
 from benchmarks.plain import train_plain, write_folder
 from benchmarks.sharing import NAMES
 
-__all__ = ["CASES"]
-
 GRID = Path(__file__).parents[1] / "grids" / "quickstart.yaml"
 _EVERY = 8
 

@@ -21,8 +21,6 @@ from bench.specs.run import TrainSpec
 from benchmarks.harness import planned
 from benchmarks.sharing import pictures, train_cell
 
-__all__ = ["CURVES", "Curve", "exponent", "measure"]
-
 
 @dataclass(frozen=True)
 class Curve:

@@ -16,7 +16,8 @@ from numpy.typing import NDArray
 from bench.methods import Ingredients
 from bench.methods.finetuning.plain import Plain
 from bench.models import layers
-from bench.specs.run import LayerPattern, ModelSpec, TrainSpec
+from bench.specs.pattern import LayerPattern
+from bench.specs.run import ModelSpec, TrainSpec
 from bench.training.activations import ActivationStore
 from bench.training.domain import Domain
 from bench.training.evaluation import predict
@@ -27,8 +28,6 @@ from bench.training.loop import train
 from bench.training.process import prepare
 from benchmarks.compare import Case, Pair
 from benchmarks.plain import train_plain, write_folder
-
-__all__ = ["CASES", "pictures", "train_cell"]
 
 
 def pictures(count: int, side: int, classes: int, seed: int = 0) -> Domain:

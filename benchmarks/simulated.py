@@ -22,20 +22,9 @@ from analysis.leaderboard.of_grid import table_of
 from analysis.leaderboard.read import prepare
 from bench.methods import resolved
 from bench.results.leaderboard import describe
-from bench.specs.data import Borrowed
+from bench.specs.data import Borrowed, DataSpec, NearFarClasses
 from bench.specs.planned import DataFacts, Plan, PlannedRun
-from bench.specs.run import (
-    DataSpec,
-    FromRun,
-    MethodSpec,
-    ModelSpec,
-    NearFarClasses,
-    RunSpec,
-    Seeds,
-    TrainSpec,
-)
-
-__all__ = ["ARMS", "Design", "Truth", "simulate"]
+from bench.specs.run import FromRun, MethodSpec, ModelSpec, RunSpec, Seeds, TrainSpec
 
 Array = npt.NDArray[np.float64]
 CLASSES = 20

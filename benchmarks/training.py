@@ -29,14 +29,14 @@ from torch import nn
 from bench.methods import Ingredients
 from bench.methods.finetuning.plain import Plain
 from bench.models import layers
-from bench.specs.run import LayerPattern, ModelSpec, TrainSpec
+from bench.models.numbering import depth
+from bench.specs.pattern import LayerPattern
+from bench.specs.run import ModelSpec, TrainSpec
 from bench.training.domain import Domain
 from bench.training.job import TrainingJob
 from bench.training.loop import train
 from bench.training.process import prepare
 from benchmarks.compare import Case, Pair
-
-__all__ = ["CASES"]
 
 SIDE, CLASSES, BATCH = 64, 10, 128
 NETWORKS = {"narrow8_64": "bfloat16", "resnet18": "bfloat16", "mobilenetv2_100": "float32"}
@@ -91,7 +91,7 @@ def _train_ours(asked: _Training) -> float:
     )
     model = layers.create(ModelSpec(name=asked.network), CLASSES, seed=0, image_size=SIDE)
     data = Domain("speed", decoded, labels, CLASSES)
-    pattern = LayerPattern.parse(f"R(1-{layers.depth(model)})")
+    pattern = LayerPattern.parse(f"R(1-{depth(model)})")
     groups = layers.parameter_groups(model, pattern, recipe)
     method = Plain(Ingredients(data, recipe))
     return train(TrainingJob(model, method, groups, recipe)).history[-1]["train_loss"] or 0.0

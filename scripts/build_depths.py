@@ -21,7 +21,8 @@ import torch
 
 from bench.core.errors import BenchError
 from bench.models.depths import TABLE_TIMM
-from bench.models.layers import create, depth, register_networks
+from bench.models.layers import create, register_networks
+from bench.models.numbering import depth
 from bench.specs.run import ModelSpec
 
 MODELS = Path(__file__).resolve().parents[1] / "bench" / "models"

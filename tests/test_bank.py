@@ -107,7 +107,8 @@ def test_a_bank_that_is_no_run(tmp_path: Path) -> None:
 
 
 def test_runs_with_a_bank_of_another_network_end_to_end(tmp_path: Path) -> None:
-    from bench.runs.execute import Context, execute_batch
+    from bench.runs.build import Context
+    from bench.runs.execute import execute_batch
 
     path = tmp_path / "grid.yaml"
     path.write_text(GRID)

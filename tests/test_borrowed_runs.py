@@ -12,19 +12,10 @@ from safetensors.torch import load_file
 
 from bench.models.layers import apply_pattern, create
 from bench.results.store import RunFolder, Store
-from bench.runs.execute import Context, execute_batch
-from bench.specs.run import (
-    Borrowed,
-    DataSpec,
-    FromRun,
-    MethodSpec,
-    ModelSpec,
-    RunSpec,
-    Scratch,
-    SourceCategories,
-    TrainSpec,
-    run_id,
-)
+from bench.runs.build import Context
+from bench.runs.execute import execute_batch
+from bench.specs.data import Borrowed, DataSpec, SourceCategories
+from bench.specs.run import FromRun, MethodSpec, ModelSpec, RunSpec, Scratch, TrainSpec, run_id
 
 
 def _data(side: Any, n: int | None, images: int) -> DataSpec:

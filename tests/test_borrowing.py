@@ -15,15 +15,8 @@ from bench.models.depths import depth_of
 from bench.planning.plan import forecast_s
 from bench.planning.workspace import Session, open_session
 from bench.results.records import describe_run
-from bench.specs.run import (
-    Borrowed,
-    DataSpec,
-    ModelSpec,
-    RunSpec,
-    TrainSpec,
-    joint_fingerprint,
-    run_id,
-)
+from bench.specs.data import Borrowed, DataSpec
+from bench.specs.run import ModelSpec, RunSpec, TrainSpec, joint_fingerprint, run_id
 
 HEAD = """\
 defaults:

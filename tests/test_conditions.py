@@ -21,22 +21,18 @@ from bench.results.conditions import (
     task_id,
 )
 from bench.results.leaderboard import describe
+from bench.specs.data import Borrowed, DataSpec, ListedClasses, NearFarClasses, UnderSynset
 from bench.specs.evaluation import EvaluateSpec, VerificationSpec
 from bench.specs.planned import DataFacts, Plan, PlannedRun
 from bench.specs.run import (
-    Borrowed,
-    DataSpec,
     FromFile,
     FromRun,
     FromTimm,
-    ListedClasses,
     MethodSpec,
     ModelSpec,
-    NearFarClasses,
     RunSpec,
     Seeds,
     TrainSpec,
-    UnderSynset,
 )
 
 DATA = DataSpec(dataset="tiny-imagenet", classes=NearFarClasses(root="animal.n.01", side="target"))

@@ -4,7 +4,8 @@ from pathlib import Path
 
 from bench.data.catalog import open_dataset, resolve
 from bench.planning.workspace import FactFinder
-from bench.specs.run import DataSpec, ModelSpec, RandomClasses, RunSpec
+from bench.specs.data import DataSpec, RandomClasses
+from bench.specs.run import ModelSpec, RunSpec
 
 
 def run_on(data: DataSpec) -> RunSpec:

@@ -18,15 +18,10 @@ from bench.grid.expand import Grid, check_experiments, load_grid
 from bench.methods import check
 from bench.models.depths import depth_of
 from bench.models.published import check_size, check_tag
+from bench.specs.data import ClassRecipe, DataSpec, NearFarClasses
+from bench.specs.pattern import LayerPattern
 from bench.specs.recipes import EPILOG, RECIPES
-from bench.specs.run import (
-    ClassRecipe,
-    DataSpec,
-    FromFile,
-    FromRun,
-    LayerPattern,
-    NearFarClasses,
-)
+from bench.specs.run import FromFile, FromRun
 
 HEAD = """\
 defaults:

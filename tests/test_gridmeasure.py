@@ -16,7 +16,8 @@ from bench.planning.plan import batches, forecast_s
 from bench.planning.workspace import Session, open_session
 from bench.results.leaderboard import rows
 from bench.specs.measures import KINDS
-from bench.specs.run import FromRun, LayerPattern, Scratch
+from bench.specs.pattern import LayerPattern
+from bench.specs.run import FromRun, Scratch
 
 ROOT = Path(__file__).parents[1]
 HEAD = """\

@@ -19,17 +19,10 @@ from bench.data.transforms.views import crop, parse_box
 from bench.methods import check_run
 from bench.planning.workspace import open_session
 from bench.results.store import RunFolder, Store
-from bench.runs.execute import Context, execute_batch
-from bench.specs.run import (
-    Borrowed,
-    DataSpec,
-    FromRun,
-    MethodSpec,
-    ModelSpec,
-    RunSpec,
-    TrainSpec,
-    run_id,
-)
+from bench.runs.build import Context
+from bench.runs.execute import execute_batch
+from bench.specs.data import Borrowed, DataSpec
+from bench.specs.run import FromRun, MethodSpec, ModelSpec, RunSpec, TrainSpec, run_id
 
 CLASSES, IMAGES = 4, 14
 

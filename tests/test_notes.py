@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from bench.commands._options import spelt
 from bench.commands.record_details import omissions, omitted_by_condition, record_lines
 from bench.core.text import counted
-from bench.specs.run import DataSpec, ModelSpec, RunSpec, Seeds
+from bench.specs.data import DataSpec
+from bench.specs.run import ModelSpec, RunSpec, Seeds
 
 LEFT_OUT = {
     "capped_classes": ["emu: 11 of 20 train", "owl: 3 of 20 train"],

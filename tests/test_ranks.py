@@ -24,7 +24,8 @@ from bench.runs import distributed as ranks
 from bench.runs.build import Context
 from bench.runs.distributed import check_gpus, execute_ranks, why_one_process
 from bench.runs.execute import execute_batch
-from bench.specs.run import Borrowed, DataSpec, FromRun, MethodSpec, ModelSpec, RunSpec, TrainSpec
+from bench.specs.data import Borrowed, DataSpec
+from bench.specs.run import FromRun, MethodSpec, ModelSpec, RunSpec, TrainSpec
 from bench.specs.run import run_id as id_of
 
 DATA = DataSpec(dataset="digits", images_per_class=8, val_per_class=4, test_per_class=5)

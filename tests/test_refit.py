@@ -20,21 +20,12 @@ from bench.methods import check_run
 from bench.models import layers
 from bench.models.numbering import numbered_layers
 from bench.results.store import RunFolder, Store
-from bench.runs.build import Loader, build_method
-from bench.runs.execute import Context, execute_batch
+from bench.runs.build import Context, Loader, build_method
+from bench.runs.execute import execute_batch
 from bench.runs.fused_heads import fuse_key
 from bench.runs.refit import both_trainings
-from bench.specs.run import (
-    Borrowed,
-    DataSpec,
-    FromRun,
-    MethodSpec,
-    ModelSpec,
-    RunSpec,
-    SourceCategories,
-    TrainSpec,
-    run_id,
-)
+from bench.specs.data import Borrowed, DataSpec, SourceCategories
+from bench.specs.run import FromRun, MethodSpec, ModelSpec, RunSpec, TrainSpec, run_id
 from bench.training import evaluation as evaluate
 from bench.training.job import Outcome, TrainingJob
 from bench.training.loop import train

@@ -17,18 +17,11 @@ from bench.planning.plan import batches
 from bench.planning.workspace import open_session
 from bench.results.leaderboard import rows
 from bench.results.store import RunFolder, Store
-from bench.runs.execute import Context, execute_batch
+from bench.runs.build import Context
+from bench.runs.execute import execute_batch
 from bench.runs.fused_heads import fuse_key
-from bench.specs.run import (
-    DataSpec,
-    FromRun,
-    ModelSpec,
-    RunSpec,
-    Seeds,
-    SourceCategories,
-    TrainSpec,
-    run_id,
-)
+from bench.specs.data import DataSpec, SourceCategories
+from bench.specs.run import FromRun, ModelSpec, RunSpec, Seeds, TrainSpec, run_id
 from bench.training.fused import Head, train_heads
 from bench.training.optimizers import lr_factor
 

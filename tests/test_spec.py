@@ -10,13 +10,12 @@ import pytest
 from pydantic import ValidationError
 
 from bench.results.records import describe_run, slug, source_label
+from bench.specs.data import DataSpec, NearFarClasses
 from bench.specs.run import (
-    DataSpec,
     FromFile,
     FromRun,
     MethodSpec,
     ModelSpec,
-    NearFarClasses,
     RunSpec,
     Seeds,
     TrainSpec,

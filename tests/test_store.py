@@ -19,7 +19,8 @@ import pytest
 from bench.core.errors import StoreError
 from bench.core.files import publish_new, write_atomic
 from bench.results.store import RunFolder, Store
-from bench.specs.run import DataSpec, ModelSpec, RunSpec
+from bench.specs.data import DataSpec
+from bench.specs.run import ModelSpec, RunSpec
 
 SPEC = RunSpec(
     data=DataSpec(dataset="digits"), model=ModelSpec(name="narrow8_32"), pattern="R(1-8)"

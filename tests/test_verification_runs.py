@@ -18,10 +18,13 @@ from bench.core.errors import BenchError, DataError, GridError
 from bench.data.identities import load_identities, resolve_identities
 from bench.models.layers import create
 from bench.planning.workspace import Session, open_session
-from bench.results.leaderboard import aggregate, rows
-from bench.runs.execute import Context, execute_batch
+from bench.results.aggregate import aggregate
+from bench.results.leaderboard import rows
+from bench.runs.build import Context
+from bench.runs.execute import execute_batch
+from bench.specs.data import DataSpec
 from bench.specs.evaluation import EvaluateSpec
-from bench.specs.run import DataSpec, ModelSpec, RunSpec, run_id
+from bench.specs.run import ModelSpec, RunSpec, run_id
 from bench.training.domain import IMAGENET_MEAN, IMAGENET_STD
 
 ROOT = Path(__file__).resolve().parents[1]

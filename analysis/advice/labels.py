@@ -32,8 +32,6 @@ from analysis.leaderboard.read import COPIED, PATTERN, SOURCE, finished, key_of,
 from bench.core.errors import DataError
 from bench.core.text import counted
 
-__all__ = ["Curve", "crossings", "curves", "more_labels"]
-
 _SCHEDULE = ("images_per_class", "epochs", "batch_size", "train.step_epochs", "train.warmup_epochs")
 """What may differ between the runs of one curve: longer training where there are fewer images."""
 _MOST = 3

@@ -13,26 +13,20 @@ from dataclasses import asdict, replace
 
 import pandas as pd
 
-from analysis.advice.labels import crossings, curves, more_labels
+from analysis.advice.labels import more_labels
 from analysis.advice.training import (
     Treatment,
-    best_rates,
     borrowing,
     copy_depth,
     frozen_layers,
     learning_rate,
 )
 from analysis.advice.tune_or_freeze import (
-    Cell,
-    Decision,
-    Regret,
     all_cells,
-    decide,
     decide_for,
-    regret,
     tune_freeze_pairs,
 )
-from analysis.advice.types import AdviceLine, Significance, Situation, Support
+from analysis.advice.types import AdviceLine, Significance, Situation
 from analysis.comparisons.evidence import Evidence
 from analysis.papers.chu2016_bands import (
     BANDS,
@@ -42,24 +36,6 @@ from analysis.papers.chu2016_bands import (
     printed_evidence,
 )
 from analysis.statistics.decisions import Hypothesis, Rules
-
-__all__ = [
-    "AdviceLine",
-    "Cell",
-    "Decision",
-    "Regret",
-    "Situation",
-    "Support",
-    "advise",
-    "best_rates",
-    "crossings",
-    "curves",
-    "decide",
-    "derived",
-    "printed",
-    "regret",
-    "tune_freeze_pairs",
-]
 
 
 def advise(

@@ -33,8 +33,6 @@ from analysis.papers import published
 from analysis.papers.chu2016_bands import BANDS, data_band, distance_band, printed_evidence
 from bench.results.intervals import Estimate
 
-__all__ = ["best_rates", "borrowing", "copy_depth", "frozen_layers", "learning_rate"]
-
 Treatment = Literal["tune", "freeze"]
 
 

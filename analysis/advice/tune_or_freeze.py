@@ -36,18 +36,6 @@ from analysis.statistics.decisions import Rules
 from bench.core.errors import DataError
 from bench.core.text import counted
 
-__all__ = [
-    "Cell",
-    "Decision",
-    "Regret",
-    "all_cells",
-    "cells",
-    "decide",
-    "decide_for",
-    "regret",
-    "tune_freeze_pairs",
-]
-
 DistanceBand = SureBand
 PAPER = "CHU Table 3"
 

@@ -19,8 +19,6 @@ from analysis.statistics.decisions import (
 )
 from bench.results.intervals import Estimate
 
-__all__ = ["AdviceLine", "AdviceVerdict", "Significance", "Situation", "Support", "supports"]
-
 AdviceVerdict = Literal["measured", "as printed", "undecided", "no evidence"]
 
 

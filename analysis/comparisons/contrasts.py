@@ -25,18 +25,6 @@ from analysis.leaderboard.labels import recipe, settings
 from analysis.leaderboard.read import COPIED, LOSS, PATTERN, SIZES, SOURCE, factors, key_of
 from analysis.statistics.decisions import Decision, decide, difference_test, hypothesis_name
 
-__all__ = [
-    "QUESTIONS",
-    "Answer",
-    "Contrast",
-    "Question",
-    "answers",
-    "contrasts",
-    "decided",
-    "gain_rows",
-    "gain_table",
-]
-
 Question = Literal["start", "treatment", "source", "method", "copy", "freeze", "augment"]
 QUESTIONS: Mapping[Question, str] = {
     "start": "Pretrained or from scratch?",

@@ -31,18 +31,6 @@ from analysis.leaderboard.read import (
 from bench.core.errors import DataError
 from bench.results.intervals import clipped
 
-__all__ = [
-    "copied_curves",
-    "costs",
-    "data_curves",
-    "frozen_curves",
-    "lr_curves",
-    "machines",
-    "runs_of_curves",
-    "source_size_curves",
-    "unfinished",
-]
-
 Line = Callable[[Mapping[Any, Any]], str]
 
 

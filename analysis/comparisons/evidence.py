@@ -10,8 +10,6 @@ from analysis.comparisons.pairing import LrRule
 from analysis.leaderboard.read import finished
 from analysis.statistics.decisions import Rules
 
-__all__ = ["Evidence"]
-
 
 @dataclass(frozen=True)
 class Evidence:

@@ -24,17 +24,6 @@ from analysis.statistics.corrections import finite, generator
 from bench.core.errors import DataError
 from bench.results.intervals import Estimate, estimate
 
-__all__ = [
-    "Crossing",
-    "Needed",
-    "PowerLaw",
-    "crossing",
-    "fit_power_law",
-    "images_for",
-    "images_wanted",
-    "repeated_laws",
-]
-
 Array = npt.NDArray[np.float64]
 
 

@@ -21,8 +21,6 @@ from analysis.leaderboard.labels import options
 from analysis.leaderboard.read import SIZES, finished, key_of, repetition, varies, varying
 from bench.core.errors import DataError
 
-__all__ = ["TASK", "LrRule", "Pairs", "best_lr", "best_rate", "comparisons", "pair"]
-
 LrRule = Literal["same", "best"]
 TASK = ("dataset", "target", "class_draw", "target.root", "target.classes.*", "target.options.*")
 """Settings that name the task."""

@@ -33,8 +33,6 @@ from analysis.comparisons.units import summarise
 from analysis.papers.chu2016_bands import BANDS, DATA_EDGES, DISTANCE_EDGES
 from bench.core.errors import DataError
 
-__all__ = ["band_table", "crossings", "fits", "point_table", "ratio_charts"]
-
 By = Literal["data", "distance"]
 
 

@@ -25,19 +25,6 @@ from analysis.leaderboard.read import COPIED, PATTERN, SOURCE, key_of
 from analysis.papers.chu2016_bands import SureBand, data_band, sure_distance_band
 from bench.core.errors import DataError
 
-__all__ = [
-    "DISTANCE_KEYS",
-    "Ratios",
-    "band_averages",
-    "between_bands",
-    "copy_ratios",
-    "distance_bands",
-    "gains",
-    "scratch_ratios",
-    "tune_freeze_ratios",
-    "with_distance",
-]
-
 DISTANCE_KEYS = ("dataset", "target", "class_draw", "source", "model")
 """Columns of a table of distances that say which target and source a distance belongs to."""
 

@@ -17,8 +17,6 @@ import pandas as pd
 from bench.core.errors import DataError
 from bench.results.intervals import Estimate, Observation, estimate
 
-__all__ = ["Kind", "combined", "observation", "summarise"]
-
 Kind = Literal["difference", "ratio", "accuracy", "given", "other"]
 """What a column holds: a difference or the logarithm of a ratio of `left` and `right`, an accuracy
 of one arm, a number whose columns `per_image` and `image_variance` say what it owes to the test

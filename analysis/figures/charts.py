@@ -21,8 +21,6 @@ from analysis.figures.style import COLOURS, GREY, INK, MARKERS, Look, finish, lo
 from analysis.leaderboard.labels import number
 from bench.core.errors import DataError
 
-__all__ = ["curves", "gain_dots", "legend_below", "line_looks", "ratio_chart", "require"]
-
 
 def require(table: pd.DataFrame, what: str, columns: Sequence[str] = ()) -> None:
     """Makes sure that there is something to draw.

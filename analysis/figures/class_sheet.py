@@ -19,8 +19,6 @@ from analysis.networks.trained import Trained
 from bench.core.errors import DataError
 from bench.core.text import counted
 
-__all__ = ["ClassSheet", "class_sheet", "class_word", "example_images"]
-
 Pixels = npt.NDArray[np.uint8]
 
 

@@ -19,14 +19,6 @@ from analysis.figures.style import COLOURS, GREY, INK, MARKERS, finish, looks
 from analysis.leaderboard.labels import number
 from bench.core.errors import DataError
 
-__all__ = [
-    "clusters",
-    "distance_bars",
-    "precision_recall_curves",
-    "sensitivity_bars",
-    "similarity_map",
-]
-
 
 def distance_bars(table: pd.DataFrame, ax: Axes, unit: str = "", title: str = "") -> Axes:
     """One kind of distance for several pairs of target and source, with intervals.

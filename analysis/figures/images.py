@@ -21,17 +21,6 @@ from analysis.figures.style import COLOURS, DASHES, GREY, INK, MARKERS, Look, fi
 from analysis.networks.class_tree import TreeRow
 from bench.core.errors import DataError
 
-__all__ = [
-    "ROW_INCH",
-    "best_filters",
-    "group_looks",
-    "heat_map",
-    "mean_precisions",
-    "network_looks",
-    "picture",
-    "tree_column",
-]
-
 ROW_INCH = 0.165
 """Height of a line of the tree; its text is 8 points."""
 _INDENT, _DIGIT, _MARK = 0.15, 0.075, 0.13

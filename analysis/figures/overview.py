@@ -17,8 +17,6 @@ from analysis.figures.charts import require
 from analysis.figures.style import COLOURS, GREY, finish
 from analysis.leaderboard.labels import number
 
-__all__ = ["VERDICT_LOOKS", "pareto", "verdicts"]
-
 VERDICT_LOOKS: Mapping[str, tuple[str, str, str]] = {
     "holds": (COLOURS[0], "o", "full"),
     "fails": (COLOURS[1], "X", "full"),

@@ -20,8 +20,6 @@ from analysis.networks.class_tree import ROWS, TreeRow, class_tree
 from bench.core.errors import DataError
 from bench.core.text import counted
 
-__all__ = ["Cell", "picture_sheet", "similarity_sheet", "tree_sheet"]
-
 Pixels = npt.NDArray[np.uint8]
 
 

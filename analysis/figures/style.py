@@ -18,22 +18,6 @@ import seaborn as sns
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
-__all__ = [
-    "COLOURS",
-    "DASHES",
-    "GREY",
-    "INK",
-    "MARKERS",
-    "Look",
-    "canvas",
-    "finish",
-    "inline_svg",
-    "looks",
-    "styled",
-    "to_png",
-    "to_svg",
-]
-
 COLOURS = ("#0072B2", "#C24E00", "#117733", "#882255", "#6F6F6F", "#3B2A8C", "#8A6A00")
 """Dark enough on white (3:1 or more), and apart under the common kinds of colour blindness."""
 INK, GREY = "#1A1A1A", "#6F6F6F"

@@ -43,8 +43,6 @@ from analysis.papers import published
 from analysis.papers.chu2016_bands import data_band, distance_band
 from analysis.statistics.decisions import Hypothesis, hypothesis_name
 
-__all__ = ["CLAIMS"]
-
 _PAPER = "chu-2016"
 _SEEDED = "seed: [0, 1, 2]"
 _DISTANCE = "distances of the targets from their sources: bench distance"

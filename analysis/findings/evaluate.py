@@ -24,8 +24,6 @@ from analysis.findings.parts import Claim, Finding, Part, combine
 from analysis.statistics.decisions import Decision, Hypothesis, decide
 from bench.core.errors import DataError, nearest
 
-__all__ = ["CLAIMS", "Examined", "claim", "examine", "on_published", "on_runs", "table"]
-
 CLAIMS: tuple[Claim, ...] = (
     *findings_soft.CLAIMS,
     *findings_selective.CLAIMS,

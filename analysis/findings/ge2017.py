@@ -30,8 +30,6 @@ from analysis.leaderboard.read import LOSS, SOURCE
 from analysis.papers import published
 from bench.results.intervals import student
 
-__all__ = ["CLAIMS"]
-
 _PAPER = "ge-yu-2017"
 _ABOUT_EQUAL_POINTS = 1.0
 """Differences below a point count as "about the same" where the paper says so of 0.1 and 0.2."""

@@ -49,8 +49,6 @@ from analysis.leaderboard.read import (
 from analysis.papers import published
 from analysis.statistics.decisions import hypothesis_name
 
-__all__ = ["CLAIMS"]
-
 _PAPER = "li-2019"
 _SIZES = ("80", "100", "200", "500", "800")
 _FROM_SCRATCH = (*SOURCE, *PATTERN, *COPIED)

@@ -18,8 +18,6 @@ from analysis.leaderboard import arms
 from analysis.papers import published
 from analysis.statistics.decisions import Hypothesis, Rules, hypothesis_name
 
-__all__ = ["CLAIMS"]
-
 _PAPER = "li-2019"
 _FIG_9 = "Fig. 9 (values given in text Sec. 4.3.1)"
 _FIG_10 = "Fig. 10a (values given in text Sec. 4.3.2)"

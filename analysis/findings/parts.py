@@ -34,28 +34,6 @@ from analysis.statistics.sample_size import MOST_REPETITIONS, repetitions_wanted
 from bench.core.errors import DataError
 from bench.results.intervals import Estimate, student
 
-__all__ = [
-    "FAILS",
-    "HOLDS",
-    "UNDECIDED",
-    "Claim",
-    "Finding",
-    "Part",
-    "Verdict",
-    "as_repeated",
-    "combine",
-    "difference",
-    "equivalent",
-    "judge",
-    "missing",
-    "ordered",
-    "parts_of",
-    "setting_names",
-    "slope",
-    "trend",
-    "within",
-]
-
 Verdict = Literal["holds", "fails", "not enough evidence"]
 HOLDS: Verdict = "holds"
 FAILS: Verdict = "fails"

@@ -31,8 +31,6 @@ from analysis.leaderboard.read import COPIED, LOSS, PATTERN, key_of, repetition,
 from analysis.papers import published
 from analysis.statistics.decisions import hypothesis_name
 
-__all__ = ["CLAIMS"]
-
 _PAPER = "soft-ft-2019"
 _BACKBONES = ("MobileNetV2", "ResNet-50", "InceptionV4")
 _FARS = ("1e-2", "1e-3", "1e-4", "1e-5")

@@ -13,22 +13,6 @@ import pandas as pd
 
 from analysis.leaderboard.labels import options
 
-__all__ = [
-    "borrows",
-    "fine_tuned",
-    "fine_tuned_again",
-    "frozen_features",
-    "is_method",
-    "joint",
-    "layers_frozen",
-    "option",
-    "probes",
-    "scratch",
-    "selective",
-    "soft",
-    "source_is",
-]
-
 Amount = Literal["all", "categories", "images", "random"]
 _AMOUNTS: Mapping[Amount, str] = {
     "categories": "borrow.categories",

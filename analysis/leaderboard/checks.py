@@ -9,8 +9,6 @@ import pandas as pd
 
 from bench.core.errors import DataError
 
-__all__ = ["NEEDED", "WHICH_FILE", "check", "once"]
-
 NEEDED = ("status", "dataset", "target", "class_draw", "source", "model", "pattern", "method")
 """Columns that every analysis needs."""
 WHICH_FILE = "give the CSV that bench grid wrote (results/GRID.csv), not the aggregated one"

@@ -16,8 +16,6 @@ import pandas as pd
 from bench import methods
 from bench.core.errors import GridError
 
-__all__ = ["described"]
-
 _UNKNOWN = (
     "this leaderboard was written by an earlier version: settings that had no column then are not "
     "known, so runs that differ in them alone count as repetitions; bench leaderboard GRID writes "

@@ -11,8 +11,6 @@ from analysis.leaderboard.checks import NEEDED
 from analysis.leaderboard.read import ADDED, prepare, read
 from bench.core.errors import DataError
 
-__all__ = ["join", "read_folder"]
-
 
 def read_folder(folder: Path) -> pd.DataFrame:
     """All leaderboards of a results folder in one; `grid` says which file a row comes from.

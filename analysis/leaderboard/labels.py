@@ -17,8 +17,6 @@ from analysis.leaderboard.read import factors, key_of, repetition
 from bench import methods
 from bench.core.errors import GridError
 
-__all__ = ["number", "options", "recipe", "settings", "start_and_recipe"]
-
 
 def _given(value: Any) -> bool:
     return value is not None and value == value and value != ""

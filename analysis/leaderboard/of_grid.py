@@ -15,8 +15,6 @@ from bench.results.predictions import correct_images
 from bench.results.store import Store
 from bench.specs.planned import Plan
 
-__all__ = ["grid_board", "table_of"]
-
 
 def grid_board(plan: Plan, store: Store, place: str | None = None) -> pd.DataFrame:
     """The prepared leaderboard of a plan's runs.

@@ -20,27 +20,7 @@ from bench.core.errors import BenchError, DataError
 from bench.results.aggregate import REPETITION_COLUMNS
 from bench.results.conditions import is_repetition
 from bench.results.records import COLUMNS
-from bench.specs.run import LayerPattern
-
-__all__ = [
-    "ADDED",
-    "COPIED",
-    "LOSS",
-    "PATTERN",
-    "SEEDS",
-    "SIZES",
-    "SOURCE",
-    "factors",
-    "finished",
-    "key_of",
-    "parse",
-    "prepare",
-    "read",
-    "repetition",
-    "repetition_columns",
-    "varies",
-    "varying",
-]
+from bench.specs.pattern import LayerPattern
 
 _FIXED = tuple(c.name for c in COLUMNS)
 _FACTORS = tuple(c.name for c in COLUMNS if c.kind == "factor")

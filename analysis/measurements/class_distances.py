@@ -16,8 +16,6 @@ import numpy.typing as npt
 from analysis.measurements.set_distances import checked
 from bench.core.errors import DataError
 
-__all__ = ["Centroids", "centroids", "earth_movers", "emd_similarity", "wordnet_path"]
-
 Array = npt.NDArray[np.float64]
 
 

@@ -18,8 +18,6 @@ from analysis.measurements.set_distances import checked
 from analysis.statistics.corrections import generator
 from bench.core.errors import DataError
 
-__all__ = ["Clustering", "SimilarityMap", "cluster_concepts", "position_similarity", "purity"]
-
 Array = npt.NDArray[np.float64]
 
 

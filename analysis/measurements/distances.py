@@ -28,8 +28,6 @@ from analysis.measurements.domain_classifiers import (
 from analysis.statistics.corrections import generator
 from bench.core.errors import DataError
 
-__all__ = ["DistanceOptions", "DistanceResult", "Side", "equal_sizes", "measure"]
-
 Array = npt.NDArray[np.float64]
 Indices = npt.NDArray[np.int64]
 

@@ -27,14 +27,6 @@ from bench.core.errors import DataError
 if TYPE_CHECKING:
     import torch
 
-__all__ = [
-    "DomainAccuracy",
-    "cnn_domain_classifier",
-    "domain_accuracy",
-    "linear_svm",
-    "logistic",
-    "proxy_a_distance",
-]
 
 Array = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.floating]

@@ -15,8 +15,6 @@ from bench.core.errors import DataError, StoreError, nearest
 from bench.core.files import file_digest
 from bench.results.store import RunFolder
 
-__all__ = ["Extracted", "read_extracted", "read_features"]
-
 _LAYER = "layer."
 
 

@@ -18,18 +18,6 @@ import numpy.typing as npt
 
 from bench.core.errors import DataError
 
-__all__ = [
-    "PrecisionRecall",
-    "Sensitivity",
-    "TopFilters",
-    "average_precision",
-    "average_precision_multilabel",
-    "filter_scores",
-    "precision_recall",
-    "sensitivity",
-    "top_filters",
-]
-
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 

@@ -20,8 +20,6 @@ from analysis.measurements.filters import average_precision, top_filters
 from bench.core.errors import BenchError, DataError
 from bench.specs.measures import DistancesAsked, FiltersAsked, TransferabilityAsked
 
-__all__ = ["STATIC", "concept_rows", "distance_rows", "filter_rows", "score_rows"]
-
 Row = dict[str, Any]
 STATIC = ("size", "source accuracy", "random")
 """Scores that look at no target image."""

@@ -20,17 +20,6 @@ import numpy.typing as npt
 from analysis.statistics.corrections import generator
 from bench.core.errors import DataError
 
-__all__ = [
-    "KernelMmd",
-    "cosine",
-    "frechet",
-    "histogram_divergence",
-    "linear_mmd",
-    "median_gamma",
-    "rbf_mmd",
-    "symmetric_kl",
-]
-
 Array = npt.NDArray[np.float64]
 Numbers = npt.NDArray[np.floating]
 Codes = npt.NDArray[np.int64]

@@ -38,8 +38,6 @@ from bench.specs.measures import (
 from bench.specs.planned import Plan, PlannedRun
 from bench.specs.run import canonical_json
 
-__all__ = ["Measurements", "evidence", "measurements", "wide_distances"]
-
 Row = dict[str, Any]
 _VERSION = 1
 """Raise it when the meaning of a row changes, so that kept rows are not taken for new ones."""

@@ -17,21 +17,6 @@ import numpy.typing as npt
 from analysis.statistics.corrections import finite, generator
 from bench.core.errors import DataError
 
-__all__ = [
-    "Agreement",
-    "agreement",
-    "gbc",
-    "h_score",
-    "h_score_shrunk",
-    "knn",
-    "leep",
-    "logme",
-    "nce",
-    "parc",
-    "regret",
-    "static_baselines",
-]
-
 Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 

@@ -16,8 +16,6 @@ import pandas as pd
 from analysis.leaderboard.read import SEEDS, key_of, varying
 from analysis.measurements.transferability import agreement
 
-__all__ = ["found_accuracies", "rankings"]
-
 _TARGET = ("dataset", "target", "class_draw")
 
 

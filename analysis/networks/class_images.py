@@ -35,7 +35,6 @@ if TYPE_CHECKING:
     import torch
     from torch import Tensor, nn
 
-__all__ = ["Ascent", "ClassImages", "Contrast", "class_images", "shown"]
 
 Contrast = Literal["stretched", "as is"]
 _BATCH = 32

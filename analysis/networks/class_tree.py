@@ -17,8 +17,6 @@ from bench.data.wordnet.hierarchy import Taxonomy, taxonomy
 from bench.results.records import selection_label, source_label
 from bench.specs.planned import Plan
 
-__all__ = ["TreeRow", "class_tree", "grid_groups"]
-
 ROWS = 120
 _ROOT = "entity.n.01"
 

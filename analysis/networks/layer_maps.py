@@ -15,7 +15,6 @@ from bench.core.text import counted
 if TYPE_CHECKING:
     from analysis.networks.trained import Trained
 
-__all__ = ["Stage", "layer_maps", "pair_similarity", "read_picture"]
 
 Stage = Literal["pre", "post", "end", "output"]
 

@@ -16,8 +16,6 @@ from bench.specs.run import RunSpec
 if TYPE_CHECKING:
     from torch import Tensor, nn
 
-__all__ = ["Trained", "network_name", "read_trained"]
-
 
 @dataclass(frozen=True, eq=False)
 class Trained:

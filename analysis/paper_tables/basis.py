@@ -10,8 +10,6 @@ import pandas as pd
 
 from analysis.paper_tables.cells import NONE, Arm, Words, words_of
 
-__all__ = ["OTHER_DATA", "OTHER_NETWORK", "OTHER_SETTINGS", "SAME", "Basis", "basis_of"]
-
 OTHER_DATA = "the protocol on other data"
 OTHER_NETWORK = "the protocol on another network"
 OTHER_SETTINGS = "the paper's data and network, other settings"

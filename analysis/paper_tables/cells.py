@@ -17,23 +17,6 @@ import pandas as pd
 from analysis.leaderboard.labels import options
 from analysis.leaderboard.read import key_of
 
-__all__ = [
-    "NONE",
-    "Advised",
-    "Arm",
-    "Cell",
-    "Difference",
-    "Distance",
-    "Drawn",
-    "Of",
-    "PaperTable",
-    "Sensitivity",
-    "Words",
-    "arm",
-    "rows_of",
-    "words_of",
-]
-
 Words = tuple[str, ...]
 NONE = "-"
 """The word of an empty cell."""

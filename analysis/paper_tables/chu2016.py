@@ -6,8 +6,6 @@ from typing import Literal
 
 from analysis.paper_tables.cells import Advised, Arm, Cell, Distance, Drawn, PaperTable, Words, arm
 
-__all__ = ["FIGURES", "TABLES"]
-
 _PAPER = "chu-2016"
 
 _DATA: dict[str, Words] = {

@@ -40,8 +40,6 @@ from analysis.papers.published import Published, cells
 from bench.core.errors import DataError, nearest
 from bench.core.text import counted
 
-__all__ = ["ELSEWHERE", "GRIDS", "Line", "PaperGrid", "lines", "paper_grid", "table"]
-
 
 @dataclass(frozen=True)
 class PaperGrid:

@@ -12,8 +12,6 @@ from analysis.paper_tables.basis import basis_of
 from analysis.paper_tables.cells import NONE, Arm, Drawn, rows_of, words_of
 from analysis.paper_tables.scores import score_of, several
 
-__all__ = ["drawn_lines"]
-
 
 def drawn_lines(figure: Drawn, board: pd.DataFrame) -> Iterator[dict[str, Any]]:
     """The cells of a figure's matrix that the grid has, by size, as the fields of a `Line`."""

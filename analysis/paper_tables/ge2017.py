@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from analysis.paper_tables.cells import Arm, Cell, Difference, PaperTable, arm
 
-__all__ = ["TABLES"]
-
 _PAPER = "ge-yu-2017"
 _MEAN = "mean_class_accuracy"
 _ALL_IMAGENET = ("imagenet all", "imagenet all, without overlap", "parent", "parent, without*")

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from analysis.paper_tables.cells import Arm, Cell, Drawn, PaperTable, Sensitivity, arm
 
-__all__ = ["FIGURES", "TABLES"]
-
 _PAPER = "li-2019"
 _USUAL = {
     "data": ("imagenet *",),

@@ -15,8 +15,6 @@ from analysis.leaderboard.labels import number
 from analysis.leaderboard.read import SEEDS, key_of, repetition, varying
 from bench.results.intervals import BOUNDED, WITHOUT_IMAGES, Estimate, clipped
 
-__all__ = ["COUNTS", "Score", "fact_of", "score_of", "several"]
-
 
 @dataclass(frozen=True)
 class Score:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from analysis.paper_tables.cells import NONE, Arm, Cell, Difference, PaperTable, arm
 
-__all__ = ["TABLES"]
-
 _PAPER = "soft-ft-2019"
 _MAP = "mean_average_precision"
 _NETWORKS = {

@@ -13,8 +13,6 @@ from analysis.papers.published import PAPERS
 from analysis.text_tables import DASH, Table
 from bench.core.text import counted
 
-__all__ = ["TITLE", "paper_tables"]
-
 TITLE = "The paper's tables, published and measured"
 _NONE = "no published number"
 

@@ -13,20 +13,6 @@ from typing import Literal
 from analysis.papers import published
 from bench.core.errors import DataError
 
-__all__ = [
-    "BANDS",
-    "DATA_EDGES",
-    "DISTANCE_EDGES",
-    "Advice",
-    "Band",
-    "SureBand",
-    "data_band",
-    "distance_band",
-    "printed_advice",
-    "printed_evidence",
-    "sure_distance_band",
-]
-
 Band = Literal["low", "medium", "large"]
 SureBand = Literal["low", "medium", "large", "between", "unknown"]
 Advice = Literal["freeze", "tune", "try both"]

@@ -19,19 +19,6 @@ import pandas as pd
 from bench.core.errors import DataError, nearest
 from bench.results.intervals import Estimate
 
-__all__ = [
-    "PAPERS",
-    "Published",
-    "cells",
-    "frame",
-    "look_up",
-    "notes",
-    "side_by_side",
-    "table",
-    "tables",
-    "value",
-]
-
 PAPERS: Mapping[str, str] = {
     "soft-ft-2019": "Effective Domain Knowledge Transfer with Soft Fine-tuning (2019)",
     "li-2019": "Multifaceted Analysis of Fine-Tuning in Deep Model for Visual Recognition (2019)",

@@ -30,8 +30,6 @@ from bench.core.errors import DataError
 from bench.core.files import write_atomic
 from bench.core.text import counted
 
-__all__ = ["Drawn", "Report", "Section", "build", "page", "write"]
-
 
 @dataclass(frozen=True)
 class Drawn:

@@ -8,8 +8,6 @@ from analysis.leaderboard.labels import number
 from analysis.report.summary import gain_text
 from bench.core.text import counted
 
-__all__ = ["gains_caption", "moved"]
-
 
 def gains_caption(main: pd.DataFrame, question: str) -> str:
     """What the dot plot of one question shows.

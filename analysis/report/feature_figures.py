@@ -16,8 +16,6 @@ from analysis.measurements.tables import Measurements
 from bench.core.errors import DataError
 from bench.core.text import counted
 
-__all__ = ["claims", "cost", "distances", "filters"]
-
 _MEASURE = "ask for them in the grid's measure: section and run: bench grid GRID"
 
 

@@ -28,8 +28,6 @@ from analysis.statistics.decisions import Hypothesis
 from bench.core.errors import DataError
 from bench.core.text import counted
 
-__all__ = ["Numbers", "Picture", "gallery", "numbers"]
-
 
 @dataclass(frozen=True, eq=False)
 class Picture:

@@ -21,8 +21,6 @@ from analysis.leaderboard.folder import read_folder
 from analysis.report import figures as gallery
 from bench.core.errors import DataError
 
-__all__ = ["Chart", "gains_chart", "load", "ratio_chart"]
-
 
 @dataclass(frozen=True, eq=False)
 class Chart:

@@ -8,6 +8,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.advice import recommend
+from analysis.advice.types import Situation
 from analysis.comparisons import curves as tables
 from analysis.findings.parts import UNDECIDED
 from analysis.leaderboard.labels import number
@@ -18,8 +19,6 @@ from analysis.report.tables import is_known
 from analysis.text_tables import DASH, Table
 from bench.core.errors import DataError
 from bench.core.text import counted
-
-__all__ = ["advice", "ambiguities", "gaps", "machines", "measured"]
 
 
 def advice(n: Numbers) -> tuple[list[Table], list[str]]:
@@ -46,7 +45,7 @@ def advice(n: Numbers) -> tuple[list[Table], list[str]]:
     return made, said
 
 
-def _situations(n: Numbers) -> list[recommend.Situation]:
+def _situations(n: Numbers) -> list[Situation]:
     board = n.evidence.board
     runs = board[(board["role"] != "source") & (board["status"] == "done")]
     runs = runs[runs["target_classes"].notna() & runs["n_per_class"].notna()]
@@ -58,7 +57,7 @@ def _situations(n: Numbers) -> list[recommend.Situation]:
     classes, model = int(of["target_classes"].iloc[0]), str(of["model"].mode().iloc[0])
     cosine = _nearest_cosine(n.evidence.distances, target)
     picked = dict.fromkeys([sizes[0], sizes[-1]])
-    return [recommend.Situation(size, classes, cosine=cosine, model=model) for size in picked]
+    return [Situation(size, classes, cosine=cosine, model=model) for size in picked]
 
 
 def _nearest_cosine(distances: pd.DataFrame | None, target: Any) -> float | None:

@@ -39,7 +39,6 @@ from bench.specs.planned import Plan, PlannedRun
 if TYPE_CHECKING:
     from analysis.measurements.tables import Measurements
 
-__all__ = ["best_runs", "concepts_figure", "figures", "filters_figure"]
 
 _MOST_PIXELS = 64
 """Class images of larger networks take minutes: they are for `bench class-images`."""

@@ -17,8 +17,6 @@ from analysis.statistics.sample_size import MOST_REPETITIONS, repetitions_wanted
 from bench.core.text import counted
 from bench.results.intervals import Estimate
 
-__all__ = ["gain_text", "headline", "interval_text"]
-
 Row = Mapping[Any, Any]
 
 

@@ -17,17 +17,6 @@ from analysis.report.figures import Numbers
 from analysis.text_tables import DASH, Table
 from bench.core.text import counted, p_value
 
-__all__ = [
-    "FINDINGS_TEXT",
-    "about",
-    "answers",
-    "ends_text",
-    "findings",
-    "how_to_read",
-    "images_text",
-    "is_known",
-]
-
 
 def is_known(value: Any) -> bool:
     """Neither missing nor not a number."""

@@ -15,8 +15,6 @@ import numpy.typing as npt
 from bench.core.errors import DataError
 from bench.results.intervals import Estimate
 
-__all__ = ["adjusted", "finite", "generator", "holm", "p_equal", "p_outside"]
-
 Array = npt.NDArray[np.float64]
 
 

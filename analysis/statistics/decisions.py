@@ -19,17 +19,6 @@ import pandas as pd
 
 from bench.results.intervals import Estimate
 
-__all__ = [
-    "UNIT_INTEREST",
-    "Decision",
-    "Hypothesis",
-    "Rules",
-    "decide",
-    "difference_test",
-    "hypothesis_name",
-    "two_levels",
-]
-
 UNIT_INTEREST: Mapping[str, float] = {
     "points": 1.0,
     "% (log ratio x 100)": 2.0,

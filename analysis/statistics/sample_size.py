@@ -8,8 +8,6 @@ from scipy import stats
 
 from bench.results.intervals import Estimate
 
-__all__ = ["MOST_REPETITIONS", "repetitions_wanted"]
-
 MOST_REPETITIONS = 30
 """Beyond this the number is not worth naming."""
 

@@ -19,24 +19,6 @@ if TYPE_CHECKING:
 
     from analysis.comparisons.evidence import Evidence
 
-__all__ = [
-    "DataRoot",
-    "GridFile",
-    "LeastSeeds",
-    "LeastTasks",
-    "Margin",
-    "Only",
-    "Results",
-    "RetryFailed",
-    "Set",
-    "SmallestEffect",
-    "any_terminal",
-    "as_overrides",
-    "as_path",
-    "console",
-    "with_rules",
-]
-
 
 def as_path(value: Path | None) -> Path | None:
     """Callback of an option that is a path: `~` and `~user` become home folders.

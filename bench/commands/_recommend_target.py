@@ -19,8 +19,6 @@ if TYPE_CHECKING:
     from bench.data.catalog import Resolved
     from bench.data.inspection.overlap import Kind, Overlap
 
-__all__ = ["Asked", "Looked", "Source", "find_source", "look", "target_selection"]
-
 
 @dataclass(frozen=True)
 class Asked:
@@ -139,7 +137,7 @@ def find_source(asked: Asked, results: Path) -> Source:
 
 
 def _is_dataset(text: str) -> bool:
-    from bench.data.catalog import DATASETS
+    from bench.data.datasets import DATASETS
 
     return text in DATASETS
 

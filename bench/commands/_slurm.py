@@ -27,14 +27,6 @@ from bench.planning.workspace import Session
 from bench.results.store import Store
 from bench.runs.distributed import check_gpus
 
-__all__ = [
-    "cancel_grid",
-    "logs_text",
-    "show_status",
-    "slurm_overrides",
-    "submit_grid",
-]
-
 _SHOWN = 12
 _GLANCE_S = 2.0
 

@@ -15,14 +15,6 @@ from bench.core.text import counted
 from bench.grid.presets import split_presets
 from bench.planning.workspace import Session
 
-__all__ = [
-    "damage_lines",
-    "ending_lines",
-    "leaderboard_lines",
-    "missing_lines",
-    "omission_lines",
-]
-
 
 def missing_lines(messages: Sequence[str]) -> list[str]:
     """What a dry run went on without: one data set in full, several by their names.

@@ -27,15 +27,6 @@ from bench.specs.planned import PlannedRun
 if TYPE_CHECKING:
     from rich.console import Console
 
-__all__ = [
-    "ABOUT_INTERVALS",
-    "ExperimentView",
-    "experiment_table",
-    "leaderboard_tables",
-    "plan_table",
-    "run_table",
-    "status_table",
-]
 
 _WITHOUT_EXPERIMENT = {"(sources)": "source", "(features)": "extract"}
 """Rows of runs that no experiment names, and their role."""

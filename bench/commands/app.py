@@ -46,7 +46,6 @@ if TYPE_CHECKING:
     from bench.launch.devices import Placement
     from bench.planning.workspace import Session
 
-__all__ = ["app", "main"]
 
 app = typer.Typer(
     no_args_is_help=True,

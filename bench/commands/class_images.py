@@ -20,7 +20,6 @@ if TYPE_CHECKING:
     from analysis.networks.layer_maps import Stage
     from analysis.networks.trained import Trained
 
-__all__ = ["class_images", "class_tree", "draw_tree", "register", "similarity"]
 
 _STAGES = ("pre", "post", "end", "output")
 

@@ -10,9 +10,7 @@ from pydantic import TypeAdapter, ValidationError
 from bench.core.errors import BenchError
 from bench.grid.errors import first_problem
 from bench.grid.yaml import scalar
-from bench.specs.run import ClassRecipe
-
-__all__ = ["class_lines"]
+from bench.specs.data import ClassRecipe
 
 
 def class_lines(

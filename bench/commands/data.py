@@ -13,7 +13,6 @@ from bench.core.errors import BenchError
 if TYPE_CHECKING:
     from bench.data.inspection.compare import Side
 
-__all__ = ["register"]
 
 Options = Annotated[
     list[str] | None,
@@ -120,7 +119,7 @@ def _compare(
 def _options(texts: list[str] | None) -> tuple[tuple[str, Any], ...]:
     """KEY=VALUE pairs, values read as in a grid."""
     from bench.grid.yaml import scalar
-    from bench.specs.run import DataSpec
+    from bench.specs.data import DataSpec
 
     given = {}
     for text in texts or ():

@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from analysis.measurements.features_file import Extracted
     from bench.runs.build import Context
 
-__all__ = ["Distances", "distance", "distance_table", "measure_selections", "register"]
 
 _RANDOM = "narrow8_32"
 """The network whose random features are taken where none is named."""
@@ -143,7 +142,8 @@ def _pretrained(name: str, image_size: int) -> nn.Module:
     from bench.grid.extractions import extraction_pattern
     from bench.models import layers, weights
     from bench.models.depths import depth_of
-    from bench.specs.run import FromTimm, LayerPattern
+    from bench.specs.pattern import LayerPattern
+    from bench.specs.run import FromTimm
 
     plain, _, tag = name.partition(".")
     init = FromTimm(tag=tag or None)

@@ -31,8 +31,6 @@ if TYPE_CHECKING:
     from analysis.comparisons.evidence import Evidence
     from analysis.findings.parts import Finding, Part
 
-__all__ = ["effect_text", "evidence_of", "findings_text", "register"]
-
 
 def findings(
     source: Annotated[

@@ -12,8 +12,6 @@ from bench.core.errors import BenchError
 if TYPE_CHECKING:
     from analysis.comparisons.evidence import Evidence
 
-__all__ = ["check_grid", "print_tables"]
-
 
 def check_grid(source: Path | None) -> str:
     """The name of the paper's grid that a grid file or a leaderboard is of.

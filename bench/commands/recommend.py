@@ -17,10 +17,9 @@ from bench.core.errors import BenchError, DataError
 if TYPE_CHECKING:
     from rich.table import Table
 
-    from analysis.advice.recommend import AdviceLine, Regret, Situation
+    from analysis.advice.tune_or_freeze import Regret
+    from analysis.advice.types import AdviceLine, Situation
     from analysis.comparisons.evidence import Evidence
-
-__all__ = ["advice_table", "band_tables", "curve_tables", "gather", "register", "regret_table"]
 
 
 def recommend(
@@ -258,7 +257,7 @@ def _bands(
 
 
 def _regret(evidence: Evidence | None, insist: bool) -> list[Table | str]:
-    from analysis.advice.recommend import regret
+    from analysis.advice.tune_or_freeze import regret
 
     if evidence is None:
         return ["the regret of this advice is not known: there are no runs"] if insist else []

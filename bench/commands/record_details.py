@@ -9,8 +9,6 @@ from bench.core.text import counted, listed, some
 from bench.results.records import selection_label
 from bench.specs.run import RunSpec
 
-__all__ = ["omissions", "omitted_by_condition", "record_lines"]
-
 _MOST = 12
 _WORDS = {
     "capped_classes": "fewer images than asked for",

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
     from analysis.measurements.tables import Measurements
     from analysis.report.figures import Picture
 
-__all__ = ["register", "report"]
-
 
 def report(
     source: Annotated[

@@ -19,7 +19,8 @@ from bench.core.files import write_atomic
 from bench.core.paths import user_path
 from bench.grid.yaml import scalar
 from bench.results.store import Store
-from bench.specs.run import DataSpec, RunSpec
+from bench.specs.data import DataSpec
+from bench.specs.run import RunSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -28,17 +29,6 @@ if TYPE_CHECKING:
 
     from bench.methods.retrieval.search import Neighbours
 
-__all__ = [
-    "RANKS",
-    "Retrieval",
-    "neighbour_picture",
-    "neighbour_table",
-    "folder_selection",
-    "network_of",
-    "parse_selection",
-    "read_selections",
-    "retrieve",
-]
 
 RANKS = (1, 10, 20, 30, 40)
 """Neighbours that the picture shows, from 1."""
@@ -244,7 +234,7 @@ def read_selections(texts: Mapping[str, str], places: Mapping[str, Any]) -> dict
 
 def _folder(text: str) -> Path | None:
     """The path that a text is; None for YAML and names of data sets."""
-    from bench.data.catalog import DATASETS
+    from bench.data.datasets import DATASETS
 
     if text.lstrip().startswith("{") or text.strip() in DATASETS:
         return None

@@ -13,8 +13,6 @@ from bench.core.errors import BenchError, StoreError
 if TYPE_CHECKING:
     from bench.results.store import RunFolder
 
-__all__ = ["find_run", "leaderboard", "register", "show"]
-
 
 def leaderboard(
     grid: GridFile,

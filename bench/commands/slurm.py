@@ -14,22 +14,6 @@ import typer
 
 from bench.commands._options import DataRoot, GridFile, Only, Results, RetryFailed, Set, console
 
-__all__ = [
-    "Account",
-    "Partition",
-    "Qos",
-    "RunsPerJob",
-    "Slurm",
-    "SlurmSet",
-    "TimeoutMin",
-    "cancel",
-    "grid_on_slurm",
-    "logs",
-    "register",
-    "resume",
-    "status",
-]
-
 Slurm = Annotated[bool, typer.Option("--slurm", help="submit to the SLURM cluster, and return")]
 SlurmSet = Annotated[
     list[str] | None,

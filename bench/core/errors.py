@@ -5,8 +5,6 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
-__all__ = ["BenchError", "DataError", "GridError", "ModelError", "StoreError", "nearest"]
-
 
 class BenchError(Exception):
     """An error whose text is meant for the user, not for a programmer.

@@ -8,8 +8,6 @@ import secrets
 import socket
 from pathlib import Path
 
-__all__ = ["file_digest", "publish_new", "sync_folder", "write_atomic"]
-
 
 def _temporary(path: Path) -> Path:
     """A name that no other writer has, in the folder of the result so that a rename is atomic."""

@@ -7,8 +7,6 @@ from pathlib import Path
 
 from bench.core.errors import BenchError
 
-__all__ = ["user_path"]
-
 
 def user_path(text: str | os.PathLike[str], place: str | None = None) -> Path:
     """The path with `~` or `~user` at its beginning replaced by that home folder.

@@ -6,8 +6,6 @@ import hashlib
 
 import numpy as np
 
-__all__ = ["rng_from", "seed_from"]
-
 
 def seed_from(text: str) -> int:
     """A seed of 63 bits from a readable description, the same in every process.

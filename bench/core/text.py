@@ -5,8 +5,6 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-__all__ = ["counted", "duration", "listed", "p_value", "some"]
-
 
 def duration(seconds: float) -> str:
     """Seconds as a person says them.

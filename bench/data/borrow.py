@@ -23,9 +23,8 @@ from bench.core.errors import DataError
 from bench.data.catalog import Resolved, resolve
 from bench.data.dataset import Image, Int64
 from bench.data.identities import with_identities
-from bench.specs.run import Borrowed, RunSpec, joint_fingerprint
-
-__all__ = ["BorrowedImages", "borrowed_rows", "resolve_borrowed", "resolve_joint_fingerprint"]
+from bench.specs.data import Borrowed
+from bench.specs.run import RunSpec, joint_fingerprint
 
 
 @dataclass(frozen=True, eq=False)

@@ -26,8 +26,6 @@ import numpy.typing as npt
 from bench.core.errors import DataError
 from bench.data.dataset import Image, UInt8
 
-__all__ = ["cached_images"]
-
 FORMAT = "bench decoded images 1"
 STALE_S = 24 * 3600
 _CHECKED_ROWS = 256

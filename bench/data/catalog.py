@@ -20,27 +20,12 @@ from bench.data.cache import cached_images
 from bench.data.dataset import Dataset, Image, Int64, Notes, UInt8, digest
 from bench.data.datasets import DATASETS, Format, check_options
 from bench.data.formats.contract import Value
-from bench.data.places import MissingDataError, resolve_root
+from bench.data.places import resolve_root
 from bench.data.selection.classes import Selection, select
 from bench.data.selection.pools import Pool
 from bench.data.selection.splits import Splits, split_pools
 from bench.data.transforms.views import allowed_by, read_views, view_images, views_fingerprint
-from bench.specs.run import ClassRecipe, DataSpec
-
-__all__ = [
-    "DATASETS",
-    "Dataset",
-    "Format",
-    "Image",
-    "Loaded",
-    "MissingDataError",
-    "Resolved",
-    "fingerprint",
-    "load",
-    "open_dataset",
-    "resolve",
-    "resolve_root",
-]
+from bench.specs.data import ClassRecipe, DataSpec
 
 
 def open_dataset(

@@ -11,8 +11,6 @@ from typing import Literal, Protocol
 import numpy as np
 import numpy.typing as npt
 
-__all__ = ["Dataset", "Image", "Int64", "Notes", "Split", "UInt8", "all_wnids", "digest"]
-
 Split = Literal["train", "val", "test"]
 UInt8 = npt.NDArray[np.uint8]
 Int64 = npt.NDArray[np.int64]

@@ -17,8 +17,6 @@ from bench.data.formats.wordnet_shapes import WordnetShapes
 from bench.data.opened import open_format
 from bench.data.synthetic.digits import Digits
 
-__all__ = ["DATASETS", "Format", "check_options"]
-
 
 @dataclass(frozen=True)
 class Format:

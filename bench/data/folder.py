@@ -27,15 +27,6 @@ from bench.data.files.imagefiles import FileDataset, Placed, place_images
 from bench.data.layout import has_splits
 from bench.data.transforms.views import is_extra_column, parse_box
 
-__all__ = [
-    "FOLDER_EXPECTED",
-    "MANIFEST_EXPECTED",
-    "fits_folder",
-    "fits_manifest",
-    "open_folder",
-    "open_manifest",
-]
-
 FOLDER_EXPECTED = (
     "a folder with a folder of images per class, or with train/, val/ and test/ that have one "
     "each, or a .tar or .tar.gz of it"

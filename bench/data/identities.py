@@ -20,8 +20,6 @@ from bench.data.transforms.views import allowed_by, read_views, view_images, vie
 from bench.specs.evaluation import VerificationSpec
 from bench.specs.run import RunSpec, joint_fingerprint
 
-__all__ = ["TestIdentities", "load_identities", "resolve_identities", "with_identities"]
-
 
 @dataclass(frozen=True)
 class TestIdentities:

@@ -14,8 +14,6 @@ from bench.core.errors import DataError
 from bench.core.text import some
 from bench.data.dataset import Split
 
-__all__ = ["has_splits", "split_meant"]
-
 _MEANT: Mapping[str, Split] = {
     **dict.fromkeys(("train", "training", "trn"), "train"),
     **dict.fromkeys(("val", "valid", "validation", "validate", "dev"), "val"),

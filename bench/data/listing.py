@@ -11,8 +11,6 @@ from bench.data.formats import tiny_imagenet
 from bench.data.formats.contract import Option
 from bench.data.formats.registry import FORMATS
 
-__all__ = ["Listed", "details", "listed"]
-
 
 @dataclass(frozen=True)
 class Listed:

@@ -24,8 +24,6 @@ from bench.data.files.mount import Span
 from bench.data.files.tree import open_tree
 from bench.data.formats.contract import Entry, Format, Value
 
-__all__ = ["FormatDataset", "open_format"]
-
 TABLE_FORMAT = "bench data set table 1"
 
 

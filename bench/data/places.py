@@ -12,8 +12,6 @@ from bench.core.text import some
 from bench.data.dataset import Dataset
 from bench.data.datasets import DATASETS, Format
 
-__all__ = ["MissingDataError", "resolve_root"]
-
 
 class MissingDataError(DataError):
     """The files of a data set are not where they were looked for."""

@@ -12,8 +12,6 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-__all__ = ["Rows"]
-
 
 class Rows:
     """What `images[index]` would be, without the copy: the same shape, the same elements.

@@ -9,8 +9,6 @@ from collections.abc import Sequence
 from bench.core.errors import DataError
 from bench.data.wordnet.hierarchy import taxonomy
 
-__all__ = ["class_hint"]
-
 
 def class_hint(asked: str, classes: Sequence[str]) -> str:
     """What to write instead of a name that is no class.

@@ -14,9 +14,8 @@ from typing import Any
 from pydantic import ValidationError
 
 from bench.grid.errors import first_problem
-from bench.specs.run import Borrowed, DataSpec, FromRun, Init
-
-__all__ = ["RESERVED", "BorrowError", "read_borrow"]
+from bench.specs.data import Borrowed, DataSpec
+from bench.specs.run import FromRun, Init
 
 RESERVED = ("parent", "none")
 """Words that are no names of sources here."""

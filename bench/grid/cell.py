@@ -18,21 +18,9 @@ from bench.grid.errors import CellError, cell_error
 from bench.grid.pattern import read_pattern
 from bench.grid.validate import check_draws, check_training
 from bench.grid.weights import WeightsReader
+from bench.specs.data import Borrowed, DataSpec
 from bench.specs.evaluation import EvaluateSpec
-from bench.specs.run import (
-    Borrowed,
-    DataSpec,
-    FromRun,
-    Init,
-    MethodSpec,
-    ModelSpec,
-    RunSpec,
-    Scratch,
-    Seeds,
-    TrainSpec,
-)
-
-__all__ = ["SECTIONS", "CellError", "RunBuilder", "merge"]
+from bench.specs.run import FromRun, Init, MethodSpec, ModelSpec, RunSpec, Scratch, Seeds, TrainSpec
 
 SECTIONS = {
     "target": "the user's data: dataset, classes, image_size, images_per_class, …",

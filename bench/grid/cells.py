@@ -6,8 +6,6 @@ import itertools
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
-__all__ = ["Assignment", "Place", "Value", "assign", "matches", "places", "product", "undot"]
-
 Assignment = dict[str, Any]
 Place = tuple[str | int, ...]
 Value = tuple[Assignment, dict[str, Place]]

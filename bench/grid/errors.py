@@ -9,10 +9,9 @@ from typing import Any, NamedTuple
 from pydantic import BaseModel, ValidationError
 
 from bench.core.errors import nearest
+from bench.specs.data import Borrowed, DataSpec
 from bench.specs.recipes import RECIPES, recipe_hint
-from bench.specs.run import Borrowed, DataSpec, ModelSpec, Seeds, TrainSpec
-
-__all__ = ["CellError", "Key", "Problem", "cell_error", "first_problem"]
+from bench.specs.run import ModelSpec, Seeds, TrainSpec
 
 Key = tuple[str, ...]
 

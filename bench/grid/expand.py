@@ -44,8 +44,6 @@ from bench.specs.identity import collector_paused
 from bench.specs.measures import Measure
 from bench.specs.run import RunSpec, Seeds, canonical_json
 
-__all__ = ["Experiment", "Grid", "check_experiments", "load_grid"]
-
 _TOP = (
     "name",
     "about",

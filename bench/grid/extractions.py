@@ -33,8 +33,6 @@ from bench.specs.run import (
     Seeds,
 )
 
-__all__ = ["PARTS", "Wanted", "Workshop", "extraction_pattern"]
-
 PIXELS = 32
 """The side that the convolutional domain classifier takes (CHU: Krizhevsky's CIFAR-10 network)."""
 

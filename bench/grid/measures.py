@@ -30,8 +30,6 @@ from bench.results.records import describe_run
 from bench.specs.measures import KINDS, Asked, Measure
 from bench.specs.run import RunSpec
 
-__all__ = ["read_measures"]
-
 
 class _Experiment(Protocol):
     @property

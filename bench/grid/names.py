@@ -12,8 +12,6 @@ from bench.grid.cell import merge
 from bench.grid.cells import Place
 from bench.grid.errors import CellError
 
-__all__ = ["Names"]
-
 _WORDS = {"source": ("none", "self"), "borrow": RESERVED, "target": ()}
 """What may stand in place of a name."""
 

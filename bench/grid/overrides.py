@@ -13,8 +13,6 @@ from bench.grid.errors import Key
 from bench.grid.pattern import is_scratch
 from bench.grid.yaml import Document, scalar
 
-__all__ = ["Origins", "Override", "check_laid", "laid_over", "read_override"]
-
 _COPIED = ("source", "parent", "weights")
 """Sections that say what layers are copied from."""
 

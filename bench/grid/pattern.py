@@ -6,9 +6,7 @@ from typing import Any
 
 from bench.core.errors import BenchError, nearest
 from bench.grid.errors import CellError
-from bench.specs.run import LayerPattern
-
-__all__ = ["is_scratch", "read_pattern"]
+from bench.specs.pattern import LayerPattern
 
 _NAMED = {
     "tune": lambda depth: f"T(1-{depth - 1})R({depth})",

@@ -21,8 +21,6 @@ from bench.core.errors import GridError, nearest
 from bench.grid.cells import Place
 from bench.grid.yaml import Document
 
-__all__ = ["PRESET", "split_presets", "with_presets"]
-
 PRESET = "preset"
 """Key of the override that names a preset (`--set preset=NAME`, the same as `--preset NAME`)."""
 

@@ -14,8 +14,6 @@ from bench.grid.cells import Assignment
 from bench.grid.errors import CellError
 from bench.specs.run import RunSpec, Seeds
 
-__all__ = ["Repeats"]
-
 _SEEDS = ("seed", "seeds", "seeds.draw", "seeds.init", "seeds.order")
 
 Names = tuple[str, ...]

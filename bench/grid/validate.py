@@ -5,10 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.grid.errors import CellError
-from bench.specs.data import validation_images
-from bench.specs.run import AllClasses, DataSpec, ListedClasses, RunSpec
-
-__all__ = ["check_draws", "check_training"]
+from bench.specs.data import AllClasses, DataSpec, ListedClasses, validation_images
+from bench.specs.run import RunSpec
 
 
 def check_training(spec: RunSpec) -> None:

@@ -15,8 +15,6 @@ from bench.core.paths import user_path
 from bench.grid.errors import CellError
 from bench.specs.run import FromFile, FromTimm, ModelSpec
 
-__all__ = ["WeightsReader", "check_weights_file"]
-
 _SUFFIXES = (".safetensors", ".pth", ".pt")
 _MEANT = "weights: timm, {timm: TAG}, {file: net.safetensors} or {file: …, sha256: …}, or none"
 _MOST_HEADER = 100_000_000

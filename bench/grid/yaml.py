@@ -15,8 +15,6 @@ import yaml
 
 from bench.core.errors import GridError
 
-__all__ = ["Document", "read_yaml", "scalar"]
-
 MAX_BYTES = 4_000_000
 MAX_VALUES = 500_000
 

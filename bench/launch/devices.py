@@ -15,8 +15,6 @@ from dataclasses import dataclass
 
 from bench.launch.preflight import finds_gpu
 
-__all__ = ["VISIBLE", "Placement", "least_used", "placement", "visible_gpus"]
-
 VISIBLE = "CUDA_VISIBLE_DEVICES"
 
 

@@ -20,8 +20,6 @@ from bench.core.errors import BenchError
 from bench.specs.planned import PlannedRun
 from bench.specs.run import FromTimm
 
-__all__ = ["check_before", "finds_gpu", "main"]
-
 _OFFLINE = {"HF_HUB_OFFLINE": "1"}
 
 

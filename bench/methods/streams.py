@@ -25,7 +25,6 @@ if TYPE_CHECKING:
     from bench.methods import Ingredients
     from bench.training.job import Predict
 
-__all__ = ["Indices", "Shuffled", "SourceStream", "endless", "reindexed", "sources_of"]
 
 Indices = NDArray[np.int64]
 

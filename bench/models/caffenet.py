@@ -25,8 +25,6 @@ from torch import nn
 from bench.core.errors import ModelError
 from bench.models.eight import EightLayerNet, described, description, network_options
 
-__all__ = ["CaffeNet", "Fill", "fill_li2019", "li2019_fills", "register"]
-
 IMAGE_SIZE = 227
 
 default_cfgs = generate_default_cfgs(

@@ -23,8 +23,6 @@ from bench.core.files import write_atomic
 from bench.models.published import SMALLEST
 from bench.specs.run import FromFile, RunSpec, canonical_json
 
-__all__ = ["check_networks", "trial_of"]
-
 Trial = Mapping[str, Any]
 
 _PASSED = "networks.json"
@@ -172,7 +170,8 @@ def _try_weights(trial: Trial) -> None:
     from bench.core.errors import BenchError, ModelError
     from bench.models.layers import apply_pattern, create
     from bench.models.weights import load_state
-    from bench.specs.run import LayerPattern, ModelSpec
+    from bench.specs.pattern import LayerPattern
+    from bench.specs.run import ModelSpec
 
     weights, size = trial["weights"], trial["image_size"]
     spec = ModelSpec(**trial["model"])

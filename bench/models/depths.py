@@ -14,8 +14,6 @@ from importlib import metadata, resources
 
 from bench.core.errors import ModelError, nearest
 
-__all__ = ["TABLE_TIMM", "depth_of"]
-
 TABLE_TIMM = "1.0.31"
 """The release of timm that the table was made with; with it, the table knows every name."""
 
@@ -90,7 +88,8 @@ def main(arguments: list[str]) -> int:
     import timm
     import torch
 
-    from bench.models.layers import create, depth, register_networks
+    from bench.models.layers import create, register_networks
+    from bench.models.numbering import depth
     from bench.specs.run import ModelSpec
 
     (name,) = arguments

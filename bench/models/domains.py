@@ -22,8 +22,6 @@ from bench.models.layers import create
 from bench.models.prefix import until_input_of
 from bench.specs.run import BatchNormMode, ModelSpec, TrainSpec
 
-__all__ = ["ParentHead", "Trunk", "classifier_name", "head_groups", "new_head", "with_heads"]
-
 
 class Trunk(nn.Module):
     """A network up to the input of its classifier.

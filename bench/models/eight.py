@@ -15,8 +15,6 @@ from torch import Tensor, nn
 
 from bench.core.errors import ModelError
 
-__all__ = ["LAYER_NAMES", "EightLayerNet", "described", "description", "network_options"]
-
 LAYER_NAMES = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 

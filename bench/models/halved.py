@@ -16,8 +16,6 @@ from torch import nn
 
 from bench.models.eight import network_options
 
-__all__ = ["register", "resnet50_half"]
-
 _DESCRIPTION: dict[str, Any] = {
     "input_size": (3, 224, 224),
     "fixed_input_size": False,

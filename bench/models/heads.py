@@ -18,8 +18,6 @@ from bench.core.errors import ModelError
 from bench.core.seeding import seed_from
 from bench.specs.run import BatchNormMode
 
-__all__ = ["MultiHead", "side_by_side"]
-
 
 class MultiHead(nn.Module):
     """A trunk whose features (n, D) go to the head of each image's own domain.

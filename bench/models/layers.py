@@ -18,25 +18,9 @@ from torch import Tensor, nn
 
 from bench.core.errors import ModelError, nearest
 from bench.models import caffenet, halved, narrow
-from bench.models.numbering import Layer, depth, numbered_layers
-from bench.models.prefix import prefix_has_dropout, prefix_suffix
-from bench.specs.run import LayerPattern, ModelSpec, TrainSpec
-
-__all__ = [
-    "Applied",
-    "Layer",
-    "apply_pattern",
-    "create",
-    "depth",
-    "freeze_modes",
-    "frozen_fingerprint",
-    "numbered_layers",
-    "parameter_groups",
-    "prefix_has_dropout",
-    "prefix_suffix",
-    "register_networks",
-    "trainable_parameters",
-]
+from bench.models.numbering import Layer, numbered_layers
+from bench.specs.pattern import LayerPattern
+from bench.specs.run import ModelSpec, TrainSpec
 
 
 def register_networks() -> None:

@@ -21,8 +21,6 @@ from bench.models.heads import side_by_side
 from bench.models.layers import create
 from bench.specs.run import ModelSpec
 
-__all__ = ["MultiView", "viewing", "widen_classifier"]
-
 
 class MultiView(nn.Module):
     """Images (n V, 3, S, S) to logits (n, C).

@@ -19,8 +19,6 @@ from torch import Tensor, nn
 from bench.core.errors import ModelError
 from bench.models.eight import EightLayerNet, described, description, network_options
 
-__all__ = ["NarrowNet", "register"]
-
 default_cfgs = generate_default_cfgs(
     {
         "narrow8_32": description(32, fixed=False),

@@ -20,8 +20,6 @@ from torch import nn
 
 from bench.core.errors import ModelError
 
-__all__ = ["Layer", "depth", "numbered_layers"]
-
 
 @dataclass(frozen=True)
 class Layer:

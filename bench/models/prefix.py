@@ -21,8 +21,6 @@ from torch import Tensor, nn
 
 from bench.models.numbering import Layer, numbered_layers
 
-__all__ = ["Forward", "prefix_has_dropout", "prefix_suffix", "until_input_of"]
-
 Forward = Callable[[Tensor], Tensor]
 
 

@@ -13,8 +13,6 @@ from importlib import metadata, resources
 from bench.core.errors import ModelError, nearest
 from bench.models.depths import TABLE_TIMM
 
-__all__ = ["LARGEST", "SMALLEST", "check_size", "check_tag"]
-
 SMALLEST = {"caffenet": 39, "narrow8_32": 16, "narrow8_64": 32}
 """Side in pixels of the smallest images that our own networks take; a test builds them."""
 

@@ -14,9 +14,7 @@ from torch.nn.modules.batchnorm import _NormBase
 
 from bench.core.errors import ModelError
 from bench.models.numbering import numbered_layers
-from bench.specs.run import LayerPattern
-
-__all__ = ["tune_only"]
+from bench.specs.pattern import LayerPattern
 
 
 def tune_only(

@@ -25,8 +25,6 @@ from bench.core.errors import ModelError, StoreError, nearest
 from bench.models.layers import check_name, register_networks
 from bench.specs.run import FromFile, FromTimm
 
-__all__ = ["file_sha256", "load_state", "read_state", "save_state"]
-
 WRAPPERS = ("state_dict", "model_state_dict", "model")
 """Keys under which training scripts keep the weights; the first that is there is opened."""
 

@@ -17,14 +17,6 @@ from bench.specs.measures import Measure
 from bench.specs.planned import DataFacts, Plan, PlannedRun
 from bench.specs.run import RunSpec, canonical_json
 
-__all__ = [
-    "Batch",
-    "Rates",
-    "batches",
-    "forecast_s",
-    "make_plan",
-]
-
 
 @dataclass(frozen=True)
 class Batch:

@@ -4,8 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 
-__all__ = ["to_do"]
-
 
 def to_do(states: Mapping[str, str], retry_failed: bool) -> set[str]:
     """Ids of the runs that a command runs; diverged is a result, damaged is for the user."""

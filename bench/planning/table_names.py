@@ -19,8 +19,6 @@ from bench.grid.presets import PRESET
 from bench.grid.yaml import scalar
 from bench.specs.run import canonical_json
 
-__all__ = ["board_name"]
-
 _LONGEST = 80
 
 

@@ -17,10 +17,9 @@ from bench.grid.expand import Experiment, Grid, check_experiments, load_grid
 from bench.planning.plan import Rates, make_plan
 from bench.planning.table_names import board_name
 from bench.results.store import Store
+from bench.specs.data import DataSpec
 from bench.specs.planned import DataFacts, Plan, PlannedRun
-from bench.specs.run import DataSpec, RunSpec, Seeds, canonical_json, joint_fingerprint
-
-__all__ = ["FactFinder", "Session", "check_results", "open_session"]
+from bench.specs.run import RunSpec, Seeds, canonical_json, joint_fingerprint
 
 
 @dataclass(frozen=True)
@@ -237,7 +236,8 @@ class FactFinder:
         )
 
     def _find(self, spec: RunSpec) -> DataFacts:
-        from bench.data.catalog import MissingDataError, resolve
+        from bench.data.catalog import resolve
+        from bench.data.places import MissingDataError
 
         try:
             found = resolve(

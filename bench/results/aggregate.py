@@ -18,18 +18,6 @@ from bench.results.intervals import Estimate, Observation, clipped, estimate
 from bench.results.records import COLUMNS, METRIC_COLUMNS
 from bench.specs.planned import Plan
 
-__all__ = [
-    "REPETITION_COLUMNS",
-    "aggregate",
-    "baselines_of",
-    "best_of",
-    "conditions",
-    "describe_order",
-    "of_experiment",
-    "outcome",
-    "setting_columns",
-]
-
 Row = dict[str, Any]
 
 REPETITION_COLUMNS = ("class_draw", "seed_draw", "seed_init", "seed_order")

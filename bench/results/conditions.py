@@ -21,17 +21,6 @@ from pydantic import BaseModel
 from bench.specs.data import Borrowed, DataSpec
 from bench.specs.run import FromRun, RunSpec, canonical_json
 
-__all__ = [
-    "COLUMN_OF",
-    "Settings",
-    "condition_id",
-    "differing",
-    "is_repetition",
-    "recipe_id",
-    "settings",
-    "task_id",
-]
-
 COLUMN_OF: Mapping[str, str] = {
     "target.dataset": "dataset",
     "target.classes.class_draw": "class_draw",

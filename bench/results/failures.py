@@ -11,8 +11,6 @@ import torch
 
 from bench.core.errors import BenchError
 
-__all__ = ["Failure", "FailureError", "failure_of"]
-
 
 @dataclass(frozen=True)
 class Failure:

@@ -24,16 +24,6 @@ from typing import Any, Literal
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "NO_SPREAD",
-    "Estimate",
-    "Observation",
-    "clipped",
-    "estimate",
-    "from_errors",
-    "student",
-]
-
 Array = npt.NDArray[np.float64]
 NO_SPREAD = "all repetitions gave the same value: there is no spread to judge it by"
 _MANY = 1e6

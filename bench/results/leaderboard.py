@@ -21,10 +21,8 @@ from bench.results.conditions import Settings, differing
 from bench.results.predictions import add_predictions
 from bench.results.records import COLUMNS, describe_run
 from bench.results.store import Store
+from bench.specs.data import DataSpec
 from bench.specs.planned import Plan, PlannedRun
-from bench.specs.run import DataSpec
-
-__all__ = ["describe", "rows", "save", "to_csv", "write"]
 
 Row = dict[str, Any]
 

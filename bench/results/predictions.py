@@ -16,8 +16,6 @@ if TYPE_CHECKING:
 
     from bench.specs.planned import Plan
 
-__all__ = ["add_predictions", "correct_images"]
-
 
 def correct_images(folder: RunFolder, accuracy: float) -> npt.NDArray[np.bool_] | None:
     """One truth value for each test image: whether the class named first is the right one.

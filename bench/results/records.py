@@ -13,35 +13,15 @@ from dataclasses import dataclass
 from typing import Any, Literal
 
 from bench.core.errors import StoreError
-from bench.specs.run import (
-    SCHEMA,
+from bench.specs.data import (
     Borrowed,
     DataSpec,
-    FromFile,
-    FromRun,
-    FromTimm,
     HalfClasses,
     NearFarClasses,
-    RunSpec,
     SourceCategories,
     UnderSynset,
-    canonical_json,
 )
-
-__all__ = [
-    "COLUMNS",
-    "COST_COLUMNS",
-    "DETERMINISTIC_COLUMNS",
-    "METRIC_COLUMNS",
-    "Column",
-    "borrowed_label",
-    "describe_run",
-    "selection_label",
-    "sign",
-    "slug",
-    "source_label",
-    "verify",
-]
+from bench.specs.run import SCHEMA, FromFile, FromRun, FromTimm, RunSpec, canonical_json
 
 
 @dataclass(frozen=True)

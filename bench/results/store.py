@@ -27,8 +27,6 @@ from bench.core.files import file_digest, publish_new, sync_folder, write_atomic
 from bench.results.records import sign, slug, verify
 from bench.specs.run import RunSpec
 
-__all__ = ["Kept", "RunFolder", "Store"]
-
 _DIGITS = 16
 _KEPT_NAME = re.compile(rf"[a-z0-9_]+-[0-9a-f]{{{_DIGITS}}}\.(safetensors|npz)")
 _OLD_NAMES = frozenset({"model.safetensors", "predictions.npz"})

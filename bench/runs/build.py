@@ -30,17 +30,6 @@ from bench.training.domain import Domain
 from bench.training.job import Method
 from bench.training.steps import Forward
 
-__all__ = [
-    "Context",
-    "Data",
-    "Loader",
-    "Network",
-    "assemble_network",
-    "build_method",
-    "classes_of_parent",
-    "fit_features",
-]
-
 
 @dataclass(frozen=True)
 class Context:

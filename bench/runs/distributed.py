@@ -28,7 +28,6 @@ from bench.specs.run import RunSpec
 if TYPE_CHECKING:
     from bench.runs.build import Context
 
-__all__ = ["check_gpus", "execute_ranks", "why_one_process"]
 
 _PROCESS = "bench.runs.distributed_worker"
 _ATTEMPTS = 3

@@ -23,7 +23,6 @@ if TYPE_CHECKING:
 
     from bench.runs.build import Context
 
-__all__ = ["device_of", "main"]
 
 _TORN = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|store", re.I)
 """In what torch says when another process of the group is gone."""
@@ -69,7 +68,8 @@ def _listen(stop: threading.Event) -> None:
 
 
 def _execute(task: dict[str, Any], report: Any, stop: threading.Event) -> str:
-    from bench.runs.execute import Context, execute_rank
+    from bench.runs.build import Context
+    from bench.runs.execute import execute_rank
     from bench.specs.run import RunSpec
     from bench.training.data_parallel import joined
     from bench.training.process import prepare

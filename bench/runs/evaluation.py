@@ -15,8 +15,6 @@ from bench.training.domain import Domain
 from bench.training.evaluation import predict
 from bench.training.verification import FARS, Verification, verify
 
-__all__ = ["verify_run"]
-
 
 def verify_run(
     model: nn.Module, data: Data, device: torch.device, row: dict[str, Any]

@@ -44,8 +44,6 @@ from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, TrainingJob, unshared
 from bench.training.loop import train
 
-__all__ = ["Context", "execute_batch", "execute_rank"]
-
 Report = Callable[[dict[str, Any]], None]
 
 

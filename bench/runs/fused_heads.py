@@ -30,8 +30,6 @@ from bench.training.fused import Head, HeadOutcome, train_heads
 from bench.training.job import EpochReport, Interrupted, Method, Outcome
 from bench.training.process import peak_memory_bytes
 
-__all__ = ["Member", "Together", "companions", "fuse_key", "prefix_of"]
-
 MOST_HEADS = 64
 """Classifiers of one fused group; more gain nothing, and one failure costs them all."""
 

@@ -12,9 +12,8 @@ from bench.core.files import file_digest
 from bench.models import layers, weights
 from bench.results.store import Store
 from bench.runs.build import Context
-from bench.specs.run import LayerPattern, RunSpec, run_id
-
-__all__ = ["bank_network", "trained_state"]
+from bench.specs.pattern import LayerPattern
+from bench.specs.run import RunSpec, run_id
 
 
 def bank_network(spec: RunSpec, context: Context) -> nn.Module | None:

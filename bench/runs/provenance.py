@@ -13,8 +13,6 @@ from bench.core.errors import DataError
 from bench.runs.build import Context, Data
 from bench.specs.run import RunSpec
 
-__all__ = ["borrowed_record", "device_name", "overlap_with_tests"]
-
 
 def borrowed_record(data: Data) -> dict[str, Any]:
     """What the record says of borrowed images; nothing where there are none."""

@@ -26,8 +26,6 @@ from bench.training import evaluation as evaluate
 from bench.training.domain import Domain
 from bench.training.job import Outcome
 
-__all__ = ["Finished", "row_of", "write_files"]
-
 
 @dataclass(frozen=True, eq=False)
 class Finished:

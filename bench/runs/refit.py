@@ -15,8 +15,6 @@ from typing import Any
 from bench.results.store import RunFolder
 from bench.training.job import Outcome, TrainingJob
 
-__all__ = ["both_trainings", "second_job"]
-
 
 def second_job(job: TrainingJob, chosen: Outcome, folder: RunFolder) -> TrainingJob:
     """The job of the second training.

@@ -17,22 +17,6 @@ from pydantic import (
     model_validator,
 )
 
-__all__ = [
-    "AllClasses",
-    "Borrowed",
-    "ClassRecipe",
-    "DataSpec",
-    "Frozen",
-    "HalfClasses",
-    "LargeClasses",
-    "ListedClasses",
-    "NearFarClasses",
-    "RandomClasses",
-    "SourceCategories",
-    "UnderSynset",
-    "validation_images",
-]
-
 Int = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1)]
 NonNegative = Annotated[int, Strict(), Field(ge=0)]

@@ -8,8 +8,6 @@ from pydantic import BeforeValidator, Field
 
 from bench.specs.data import Count, Frozen, NonNegative, Where
 
-__all__ = ["EvaluateSpec", "VerificationSpec"]
-
 
 def _names(value: object) -> object:
     return (

@@ -15,8 +15,6 @@ from typing import Any
 
 from bench.specs.run import Fingerprint, RunSpec, Seeds, canonical_json, identity_of
 
-__all__ = ["RunIds", "collector_paused"]
-
 _GAPS = ("images", "seeds")
 _MANY_OBJECTS = 200_000
 _SHARED = tuple(name for name in RunSpec.model_fields if name != "seeds")

@@ -11,18 +11,6 @@ from pydantic import BeforeValidator, Field
 from bench.specs.data import Count, Frozen, NonNegative
 from bench.specs.run import RunSpec
 
-__all__ = [
-    "KINDS",
-    "Asked",
-    "DistancesAsked",
-    "FiltersAsked",
-    "Measure",
-    "OtherNetwork",
-    "Part",
-    "Task",
-    "TransferabilityAsked",
-]
-
 Split = Literal["train", "val", "test", "trainval", "all"]
 
 

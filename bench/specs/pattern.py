@@ -11,8 +11,6 @@ from pydantic import Field
 from bench.core.errors import ModelError
 from bench.specs.data import Count, Frozen
 
-__all__ = ["LayerGroup", "LayerPattern", "canonical_pattern"]
-
 
 class LayerGroup(Frozen):
     """A run of layers that are treated alike: `kind` is T, F or R; layers count from 1."""

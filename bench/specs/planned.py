@@ -8,8 +8,6 @@ from dataclasses import dataclass, field
 from bench.specs.measures import Measure
 from bench.specs.run import RunSpec
 
-__all__ = ["DataFacts", "Plan", "PlannedRun"]
-
 
 @dataclass(frozen=True)
 class DataFacts:

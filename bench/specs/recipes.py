@@ -7,8 +7,6 @@ from __future__ import annotations
 
 from typing import NamedTuple
 
-__all__ = ["EPILOG", "RECIPES", "RecipeHelp", "recipe_hint"]
-
 
 class RecipeHelp(NamedTuple):
     """What a recipe does, the fields it must have, those it may have, and an example."""

@@ -17,58 +17,16 @@ from pydantic import Field, Strict, field_validator, model_validator
 
 from bench.core.errors import ModelError
 from bench.specs.data import (
-    AllClasses,
     Bool,
     Borrowed,
-    ClassRecipe,
     Count,
     DataSpec,
     Frozen,
-    HalfClasses,
-    LargeClasses,
-    ListedClasses,
-    NearFarClasses,
     NonNegative,
     Positive,
-    RandomClasses,
-    SourceCategories,
-    UnderSynset,
 )
 from bench.specs.evaluation import EvaluateSpec
-from bench.specs.pattern import LayerGroup, LayerPattern, canonical_pattern
-
-__all__ = [
-    "BatchNormMode",
-    "SCHEMA",
-    "AllClasses",
-    "Borrowed",
-    "ClassRecipe",
-    "DataSpec",
-    "Fingerprint",
-    "FromFile",
-    "FromRun",
-    "FromTimm",
-    "HalfClasses",
-    "LargeClasses",
-    "Init",
-    "LayerGroup",
-    "LayerPattern",
-    "ListedClasses",
-    "MethodSpec",
-    "ModelSpec",
-    "NearFarClasses",
-    "RandomClasses",
-    "RunSpec",
-    "Scratch",
-    "Seeds",
-    "SourceCategories",
-    "TrainSpec",
-    "UnderSynset",
-    "canonical_json",
-    "identity_of",
-    "joint_fingerprint",
-    "run_id",
-]
+from bench.specs.pattern import LayerPattern, canonical_pattern
 
 BatchNormMode = Literal["joint", "separate", "frozen"]
 """One pass over all domains; a pass for each; one with the statistics as they are."""

@@ -17,8 +17,6 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-__all__ = ["ActivationStore", "Activations", "Room", "in_memory"]
-
 Room = Callable[[tuple[int, ...], torch.dtype], Tensor]
 """(shape, type) -> a tensor to write into."""
 

@@ -21,8 +21,6 @@ from safetensors.torch import load as load_bytes
 from safetensors.torch import save as save_bytes
 from torch import Tensor
 
-__all__ = ["Checkpoint", "read", "remove", "write"]
-
 SCHEMA = 1
 
 

@@ -36,8 +36,6 @@ from torch.nn.parallel import DistributedDataParallel
 from bench.core.errors import BenchError
 from bench.training.domain import Step
 
-__all__ = ["ALONE", "Replica", "Team", "joined", "whole_batch_norm"]
-
 Forward = Callable[[Tensor, Any], Sequence[Tensor]]
 """See `bench.training.steps.Forward`."""
 

@@ -14,15 +14,6 @@ from numpy.typing import NDArray
 from bench.core.errors import DataError
 from bench.data.rows import Rows
 
-__all__ = [
-    "Domain",
-    "DomainBatch",
-    "Head",
-    "Step",
-    "borrowed_weight",
-    "images_in",
-]
-
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)
 

@@ -21,8 +21,6 @@ from bench.data.transforms.augment import FLIP, Augment, augment, central, norma
 from bench.training.activations import Activations, Room, in_memory
 from bench.training.domain import Domain
 
-__all__ = ["Feed", "FeedOptions", "autocast"]
-
 Prefix = Callable[[Tensor], Tensor]
 
 

@@ -17,17 +17,6 @@ from bench.training.data_parallel import ALONE, Team
 from bench.training.domain import Domain
 from bench.training.domain_batches import Feed, FeedOptions, autocast
 
-__all__ = [
-    "cross_entropy",
-    "epochs_to_threshold",
-    "mean_average_precision",
-    "mean_class_accuracy",
-    "predict",
-    "predict_feed",
-    "softmax",
-    "top1_accuracy",
-]
-
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
 BATCH_SIZE = 256

@@ -23,8 +23,6 @@ from bench.training.domain import Domain
 from bench.training.domain_batches import Feed, FeedOptions, autocast
 from bench.training.evaluation import BATCH_SIZE
 
-__all__ = ["LayerTap", "Pool", "Stage", "extract", "pooled", "split_chain"]
-
 Stage = Literal["pre", "post", "end", "output"]
 Pool = Literal["none", "max", "mean", "flatten"]
 

@@ -27,8 +27,6 @@ from bench.training.domain import Domain, Step
 from bench.training.domain_batches import Feed, FeedOptions
 from bench.training.evaluation import Logits, predict_feed
 
-__all__ = ["LEAST_SHARE", "FrozenPrefix", "forward_share", "frozen_prefix"]
-
 LEAST_SHARE = 0.7
 """Of the forward pass's multiplications: below it, keeping gains less than 1.8 x and takes more
 room than the images (four of eight layers are 0.76 to 0.82, three 0.54 to 0.66)."""

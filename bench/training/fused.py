@@ -23,8 +23,6 @@ from bench.training import evaluation as evaluate
 from bench.training import optimizers as optim
 from bench.training.job import EpochReport, Interrupted, Row
 
-__all__ = ["Head", "HeadOutcome", "train_heads"]
-
 _CHECK_EVERY = 25
 """Steps between looks at the losses, as in `bench.training.loop`."""
 

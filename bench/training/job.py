@@ -17,17 +17,6 @@ from bench.training.domain_batches import Feed
 from bench.training.evaluation import Logits
 from bench.training.steps import Forward
 
-__all__ = [
-    "EpochReport",
-    "Interrupted",
-    "Method",
-    "Outcome",
-    "Predict",
-    "Row",
-    "TrainingJob",
-    "unshared",
-]
-
 Predict = Callable[[int], Logits]
 """domain -> logits (N, C) of its images under the present network."""
 

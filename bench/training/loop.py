@@ -27,18 +27,9 @@ from bench.training import optimizers as optim
 from bench.training.data_parallel import whole_batch_norm
 from bench.training.domain import borrowed_weight, images_in
 from bench.training.domain_batches import Feed, FeedOptions
-from bench.training.job import EpochReport, Interrupted, Method, Outcome, Row, TrainingJob
+from bench.training.job import EpochReport, Interrupted, Outcome, Row, TrainingJob
 from bench.training.process import peak_memory_bytes
 from bench.training.steps import Forward, Stepper, Sums, noise_of
-
-__all__ = [
-    "EpochReport",
-    "Interrupted",
-    "Method",
-    "Outcome",
-    "TrainingJob",
-    "train",
-]
 
 _CHECK_EVERY = 25
 """Steps between looks at the loss; each look makes a GPU wait."""

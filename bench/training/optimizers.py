@@ -12,8 +12,6 @@ from torch import Tensor
 from bench.core.errors import BenchError
 from bench.specs.run import TrainSpec
 
-__all__ = ["Anchors", "build", "load_state", "lr_factor", "set_lr_factor", "state"]
-
 
 def build(groups: Sequence[Mapping[str, Any]], train: TrainSpec) -> torch.optim.Optimizer:
     """SGD or AdamW over parameter groups.

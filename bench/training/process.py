@@ -9,8 +9,6 @@ import sys
 
 import torch
 
-__all__ = ["keep_memory", "peak_memory_bytes", "prepare", "set_threads"]
-
 _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 """Parameters of glibc's mallopt."""
 

@@ -20,8 +20,6 @@ from bench.training.domain import Step
 from bench.training.domain_batches import Feed, autocast
 from bench.training.optimizers import Anchors
 
-__all__ = ["Forward", "Parts", "Stepper", "Sums", "noise_of"]
-
 Parts = tuple[tuple[int, int], ...]
 """((domain, number of samples), ...) in the order of the batch; a sample of V views is V images."""
 

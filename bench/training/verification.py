@@ -16,8 +16,6 @@ from numpy.typing import NDArray
 from bench.core.errors import DataError, nearest
 from bench.core.seeding import rng_from
 
-__all__ = ["FARS", "Verification", "split_identities", "tar_at_far", "verify"]
-
 FARS = (1e-2, 1e-3, 1e-4, 1e-5)
 FEWEST_ACCEPTED = 10
 _BLOCK_ROWS = 512

@@ -19,18 +19,9 @@ from analysis.leaderboard import arms
 from analysis.leaderboard.read import COPIED, LOSS, PATTERN, SOURCE, prepare
 from analysis.statistics.decisions import hypothesis_name
 from bench.results.leaderboard import describe
-from bench.specs.data import Borrowed
+from bench.specs.data import Borrowed, DataSpec, NearFarClasses
 from bench.specs.planned import DataFacts, Plan, PlannedRun
-from bench.specs.run import (
-    DataSpec,
-    FromRun,
-    MethodSpec,
-    ModelSpec,
-    NearFarClasses,
-    RunSpec,
-    Seeds,
-    TrainSpec,
-)
+from bench.specs.run import FromRun, MethodSpec, ModelSpec, RunSpec, Seeds, TrainSpec
 from benchmarks.simulated import ARMS, Design, Truth, simulate
 
 FROM_SCRATCH = (*SOURCE, *PATTERN, *COPIED)

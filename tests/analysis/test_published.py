@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 from analysis.papers import published
-from analysis.statistics.corrections import Estimate
 from bench.core.errors import DataError
+from bench.results.intervals import Estimate
 
 SHIPPED = Path(published.__file__).with_name("published.csv")
 

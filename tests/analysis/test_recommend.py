@@ -11,19 +11,11 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.advice.recommend import (
-    Situation,
-    advise,
-    best_rates,
-    curves,
-    decide,
-    derived,
-    printed,
-    regret,
-    tune_freeze_pairs,
-)
-from analysis.advice.tune_or_freeze import Cell, cells
-from analysis.advice.types import Significance
+from analysis.advice.labels import curves
+from analysis.advice.recommend import advise, derived, printed
+from analysis.advice.training import best_rates
+from analysis.advice.tune_or_freeze import Cell, cells, decide, regret, tune_freeze_pairs
+from analysis.advice.types import Significance, Situation
 from analysis.comparisons.evidence import Evidence
 from analysis.comparisons.learning_curves import repeated_laws
 from analysis.leaderboard.read import prepare

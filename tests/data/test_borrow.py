@@ -16,7 +16,8 @@ from bench.core.errors import DataError
 from bench.data.borrow import borrowed_rows, resolve_borrowed, resolve_joint_fingerprint
 from bench.data.catalog import resolve
 from bench.data.dataset import Image
-from bench.specs.run import Borrowed, DataSpec, ListedClasses, ModelSpec, RunSpec, Seeds
+from bench.specs.data import Borrowed, DataSpec, ListedClasses
+from bench.specs.run import ModelSpec, RunSpec, Seeds
 
 CLASSES = tuple(f"class{n:02d}" for n in range(40))
 TRAIN = tuple(

@@ -14,17 +14,12 @@ import pytest
 from PIL import Image as Pillow
 
 from bench.core.errors import DataError
-from bench.data.catalog import (
-    DATASETS,
-    MissingDataError,
-    load,
-    open_dataset,
-    resolve,
-    resolve_root,
-)
+from bench.data.catalog import load, open_dataset, resolve
+from bench.data.datasets import DATASETS
 from bench.data.files.decode import UnreadableError, decode
 from bench.data.formats.registry import FORMATS
-from bench.specs.run import AllClasses, DataSpec, ListedClasses, RandomClasses
+from bench.data.places import MissingDataError, resolve_root
+from bench.specs.data import AllClasses, DataSpec, ListedClasses, RandomClasses
 
 DOG, CAT = "n02084071", "n02121620"
 

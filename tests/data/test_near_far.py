@@ -9,7 +9,7 @@ from hypothesis import strategies as st
 from bench.core.errors import DataError
 from bench.data.selection.classes import Selection, check_disjoint, select
 from bench.data.wordnet.hierarchy import Rule, taxonomy
-from bench.specs.run import NearFarClasses
+from bench.specs.data import NearFarClasses
 
 CLASSES = taxonomy().classes
 NATURAL, MAN_MADE = set(taxonomy().natural()), set(taxonomy().man_made())

@@ -18,7 +18,7 @@ from sklearn.datasets import load_sample_images
 from bench.core.errors import DataError
 from bench.data import catalog
 from bench.data.inspection.overlap import Pictures, find_overlap, luma, perceptual_bits
-from bench.specs.run import DataSpec
+from bench.specs.data import DataSpec
 
 UInt8 = npt.NDArray[np.uint8]
 

@@ -18,7 +18,7 @@ from bench.commands.classes import class_lines
 from bench.core.errors import BenchError, DataError
 from bench.data.selection.classes import Selection, check_disjoint, describe, select
 from bench.data.wordnet.hierarchy import taxonomy
-from bench.specs.run import (
+from bench.specs.data import (
     AllClasses,
     ClassRecipe,
     HalfClasses,

@@ -21,11 +21,12 @@ from bench.data.transforms.augment import normalise
 from bench.grid.extractions import extraction_pattern
 from bench.methods import METHODS, check, check_run
 from bench.methods.features import extraction as extracting
-from bench.methods.features.extract import Extract, ExtractOptions
-from bench.methods.features.extract_options import layer_names, taken_rows
+from bench.methods.features.extract import Extract
+from bench.methods.features.extract_options import ExtractOptions, layer_names, taken_rows
 from bench.methods.features.task import FeatureTask, Selected
 from bench.models import layers
-from bench.specs.run import DataSpec, FromTimm, MethodSpec, ModelSpec, RunSpec
+from bench.specs.data import DataSpec
+from bench.specs.run import FromTimm, MethodSpec, ModelSpec, RunSpec
 from bench.training.domain import Domain
 from bench.training.job import Interrupted
 

@@ -18,7 +18,8 @@ from bench.methods import METHODS, build_features, check_run
 from bench.methods.features.solvers import Loss, fit_in_memory, fit_streaming
 from bench.methods.features.task import FeatureTask, Fitted
 from bench.models import layers
-from bench.specs.run import DataSpec, FromTimm, MethodSpec, ModelSpec, RunSpec
+from bench.specs.data import DataSpec
+from bench.specs.run import FromTimm, MethodSpec, ModelSpec, RunSpec
 from bench.training import evaluation as evaluate
 from bench.training.domain import Domain
 from bench.training.features import extract

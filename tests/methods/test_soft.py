@@ -17,7 +17,8 @@ from bench.methods.finetuning.soft import Soft, SoftOptions, alpha
 from bench.models.heads import MultiHead
 from bench.specs.run import TrainSpec
 from bench.training.domain import Domain, Step
-from bench.training.loop import TrainingJob, train
+from bench.training.job import TrainingJob
+from bench.training.loop import train
 
 
 def _domain(name: str, count: int, classes: int, seed: int) -> Domain:

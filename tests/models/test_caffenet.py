@@ -9,8 +9,9 @@ from torch import nn
 from bench.core.errors import ModelError
 from bench.models.caffenet import CaffeNet, fill_li2019, li2019_fills
 from bench.models.eight import LAYER_NAMES
-from bench.models.layers import create, numbered_layers, register_networks
+from bench.models.layers import create, register_networks
 from bench.models.narrow import NarrowNet
+from bench.models.numbering import numbered_layers
 from bench.specs.run import ModelSpec
 
 GROUPED = [34_944, 307_456, 885_120, 663_936, 442_624, 37_752_832, 16_781_312, 4_097_000]

@@ -10,7 +10,8 @@ import torch
 
 from bench.core.errors import ModelError
 from bench.models.depths import TABLE_TIMM, depth_of
-from bench.models.layers import create, depth, register_networks
+from bench.models.layers import create, register_networks
+from bench.models.numbering import depth
 from bench.specs.run import ModelSpec
 
 SAMPLE = [

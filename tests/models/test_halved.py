@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from bench.models.depths import depth_of
-from bench.models.layers import create, depth
+from bench.models.layers import create
+from bench.models.numbering import depth
 from bench.specs.run import ModelSpec
 
 

@@ -14,16 +14,15 @@ from bench.core.errors import ModelError
 from bench.models.layers import (
     apply_pattern,
     create,
-    depth,
     freeze_modes,
     frozen_fingerprint,
-    numbered_layers,
     parameter_groups,
-    prefix_has_dropout,
-    prefix_suffix,
     trainable_parameters,
 )
-from bench.specs.run import LayerPattern, ModelSpec, TrainSpec
+from bench.models.numbering import depth, numbered_layers
+from bench.models.prefix import prefix_has_dropout, prefix_suffix
+from bench.specs.pattern import LayerPattern
+from bench.specs.run import ModelSpec, TrainSpec
 
 DEPTHS = {
     "narrow8_32": 8,

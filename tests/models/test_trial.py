@@ -14,7 +14,8 @@ from bench.models.compatibility import check_networks, trial_of
 from bench.models.layers import create
 from bench.models.published import SMALLEST, check_size, check_tag
 from bench.models.weights import file_sha256
-from bench.specs.run import DataSpec, FromFile, ModelSpec, RunSpec
+from bench.specs.data import DataSpec
+from bench.specs.run import FromFile, ModelSpec, RunSpec
 
 
 def run(model: str, size: int, file: Path | None = None, pattern: str = "T(1-7)R(8)") -> RunSpec:

@@ -12,12 +12,15 @@ from torch import nn
 from bench.core.errors import ModelError
 from bench.methods import Ingredients
 from bench.methods.finetuning.plain import Plain
-from bench.models.layers import apply_pattern, create, depth, parameter_groups, trainable_parameters
+from bench.models.layers import apply_pattern, create, parameter_groups, trainable_parameters
+from bench.models.numbering import depth
 from bench.models.tuning import tune_only
-from bench.specs.run import LayerPattern, ModelSpec, TrainSpec
+from bench.specs.pattern import LayerPattern
+from bench.specs.run import ModelSpec, TrainSpec
 from bench.training import optimizers as optim
 from bench.training.domain import Domain
-from bench.training.loop import TrainingJob, train
+from bench.training.job import TrainingJob
+from bench.training.loop import train
 
 SPEC = ModelSpec(name="narrow8_32")
 RNG = np.random.default_rng(0)

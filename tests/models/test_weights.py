@@ -14,7 +14,8 @@ from torch import Tensor, nn
 from bench.core.errors import ModelError, StoreError
 from bench.models.layers import apply_pattern, create
 from bench.models.weights import file_sha256, load_state, read_state, save_state
-from bench.specs.run import FromFile, FromTimm, LayerPattern, ModelSpec
+from bench.specs.pattern import LayerPattern
+from bench.specs.run import FromFile, FromTimm, ModelSpec
 
 
 def net(seed: int = 0) -> nn.Module:

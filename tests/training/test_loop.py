@@ -21,8 +21,8 @@ from bench.methods.finetuning.plain import Plain
 from bench.specs.run import TrainSpec
 from bench.training.domain import Domain
 from bench.training.features import split_chain
-from bench.training.job import EpochReport
-from bench.training.loop import Interrupted, Outcome, TrainingJob, train
+from bench.training.job import EpochReport, Interrupted, Outcome, TrainingJob
+from bench.training.loop import train
 from bench.training.process import set_threads
 
 BASE = TrainSpec(epochs=3, batch_size=8, lr=0.05, augment="none", schedule="constant")

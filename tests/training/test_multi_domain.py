@@ -18,7 +18,8 @@ from bench.methods.finetuning.plain import Plain
 from bench.models.heads import MultiHead
 from bench.specs.run import TrainSpec
 from bench.training.domain import Domain, DomainBatch, Step
-from bench.training.loop import TrainingJob, train
+from bench.training.job import TrainingJob
+from bench.training.loop import train
 
 RECIPE = TrainSpec(epochs=3, batch_size=8, augment="crop_flip", crop_pad=1, select="last")
 

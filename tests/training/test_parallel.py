@@ -27,7 +27,8 @@ from bench.methods.finetuning.plain import Plain
 from bench.specs.run import TrainSpec
 from bench.training.data_parallel import ALONE, Team, joined, whole_batch_norm
 from bench.training.domain import Domain, DomainBatch
-from bench.training.loop import Interrupted, Outcome, TrainingJob, train
+from bench.training.job import Interrupted, Outcome, TrainingJob
+from bench.training.loop import train
 from bench.training.process import set_threads
 
 BASE = TrainSpec(epochs=3, batch_size=8, lr=0.05, augment="crop_flip_color", schedule="constant")

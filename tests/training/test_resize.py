@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from bench.specs.run import DataSpec
+from bench.specs.data import DataSpec
 from bench.training.domain import Domain
 from bench.training.domain_batches import Feed, FeedOptions
 

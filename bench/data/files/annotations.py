@@ -9,8 +9,6 @@ from xml.etree import ElementTree
 
 from bench.data.files.tree import Tree
 
-__all__ = ["mat_table", "mat_texts", "voc_boxes"]
-
 Box = tuple[float, float, float, float]
 
 

@@ -23,17 +23,6 @@ from typing import IO
 from bench.core.errors import DataError
 from bench.data.files.files import Files, is_image, load_table, store_table, table_path
 
-__all__ = [
-    "MAX_MEMBERS",
-    "MAX_MEMBER_BYTES",
-    "archive_errors",
-    "archive_files",
-    "is_archive",
-    "is_plain",
-    "members",
-    "safe_name",
-]
-
 MAX_MEMBERS = 5_000_000
 MAX_MEMBER_BYTES = 256 * 2**20
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")

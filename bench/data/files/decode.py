@@ -16,8 +16,6 @@ from PIL import ImageOps, UnidentifiedImageError
 
 from bench.data.dataset import UInt8
 
-__all__ = ["DECODE_VERSION", "UnreadableError", "decode", "decode_whole"]
-
 DECODE_VERSION = 1
 """Raise it when the same bytes give other pixels: fingerprints and caches depend on it."""
 

@@ -22,18 +22,6 @@ from typing import Any, TypeVar
 from bench.core.errors import DataError
 from bench.core.files import write_atomic
 
-__all__ = [
-    "Files",
-    "ahead",
-    "folder_files",
-    "is_image",
-    "listed_files",
-    "load_table",
-    "store_table",
-    "table_path",
-    "walk",
-]
-
 TABLE_FORMAT = "bench file table 1"
 _KINDS = ("bmp", "gif", "jfif", "jpeg", "jpg", "pgm", "png", "ppm", "tif", "tiff", "webp")
 _SUFFIXES = frozenset(f".{kind}" for kind in _KINDS)

@@ -16,8 +16,6 @@ from bench.data.dataset import Image, Notes, Split, UInt8, all_wnids, digest
 from bench.data.files.decode import DECODE_VERSION, UnreadableError, decode
 from bench.data.files.files import Files, ahead
 
-__all__ = ["FileDataset", "ImageFiles", "Placed", "place_images"]
-
 READABLE_FORMAT = "bench readable images 1"
 
 

@@ -32,8 +32,6 @@ from bench.data.files.archive import (
 )
 from bench.data.files.files import table_path
 
-__all__ = ["Span", "is_mountable", "mounted"]
-
 TABLE_FORMAT = "bench mounted archive 1"
 _LIMIT_OF_INNER_ARCHIVES = 8 * 2**30
 

@@ -16,8 +16,6 @@ from bench.core.text import some
 from bench.data.files.files import walk
 from bench.data.files.mount import Span, is_mountable, mounted
 
-__all__ = ["Archive", "Tree", "open_tree"]
-
 
 @dataclass(frozen=True, slots=True)
 class Archive:

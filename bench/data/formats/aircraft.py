@@ -11,8 +11,6 @@ from bench.data.dataset import Split
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Box, Counts, Entry, Format, Option, Options
 
-__all__ = ["AIRCRAFT"]
-
 _NAMES = {"variant": "variants", "family": "families", "manufacturer": "manufacturers"}
 _CLASSES = {"variant": 100, "family": 70, "manufacturer": None}
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")

@@ -8,8 +8,6 @@ from collections.abc import Iterator
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Counts, Entry, Format, Option, Options
 
-__all__ = ["CALTECH256"]
-
 # The archive also has 056.dog/greg/… and 198.spider/RENAME2, which are no images of the set.
 _IMAGE = re.compile(r"(\d{3}\.[^/]+)/\d{3}_\d{4}\.jpg")
 

@@ -18,8 +18,6 @@ from bench.data.dataset import Split
 from bench.data.files.mount import is_mountable
 from bench.data.files.tree import Archive, Tree
 
-__all__ = ["Box", "Counts", "Entry", "Format", "Option", "Options", "Value"]
-
 Value = str | bool | int | tuple[str, ...]
 Options = Mapping[str, Value]
 Box = tuple[float, float, float, float]

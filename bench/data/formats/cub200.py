@@ -7,8 +7,6 @@ from collections.abc import Iterator
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Box, Counts, Entry, Format, Options
 
-__all__ = ["CUB200"]
-
 
 def _read(tree: Tree, options: Options) -> Iterator[Entry]:
     paths = _table(tree, "images.txt")

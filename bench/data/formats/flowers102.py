@@ -13,8 +13,6 @@ from bench.data.files.annotations import mat_table
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Counts, Entry, Format, Option, Options
 
-__all__ = ["FLOWERS102"]
-
 _SPLITS: tuple[tuple[str, Split], ...] = (("trnid", "train"), ("valid", "val"), ("tstid", "test"))
 
 

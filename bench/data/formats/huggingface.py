@@ -25,8 +25,6 @@ from bench.data.files.tree import Tree
 from bench.data.formats.contract import Entry, Format, Option, Options
 from bench.data.formats.webdataset import SPLIT_OF
 
-__all__ = ["HUGGINGFACE"]
-
 
 def _read(tree: Tree, options: Options) -> Iterator[Entry]:
     states = [path for path in tree.spans if path.rpartition("/")[2] == "state.json"]

@@ -17,8 +17,6 @@ from bench.data.files.files import is_image
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Counts, Entry, Format, Options
 
-__all__ = ["IMAGENET"]
-
 _KIT = "ILSVRC2012_devkit_t12/data/"
 _TRUTH = "ILSVRC2012_validation_ground_truth.txt"
 _KAGGLE = "LOC_val_solution.csv"

@@ -8,8 +8,6 @@ from bench.data.dataset import Split
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Counts, Entry, Format, Options
 
-__all__ = ["INDOOR67"]
-
 _LISTS: tuple[tuple[str, Split], ...] = (("TrainImages.txt", "train"), ("TestImages.txt", "test"))
 
 

@@ -18,8 +18,6 @@ from bench.data.files.files import is_image
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Counts, Entry, Format, Option, Options
 
-__all__ = ["MOOREA"]
-
 _NINE = ("CCA", "Turf", "Macro", "Sand", "Acrop", "Pavon", "Monti", "Pocill", "Porit")
 _NAME = {name.lower(): name for name in _NINE}
 _YEARS = ("2008", "2009", "2010")

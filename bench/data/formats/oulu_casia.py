@@ -17,8 +17,6 @@ from bench.data.dataset import Split
 from bench.data.files.tree import Tree
 from bench.data.formats.contract import Counts, Entry, Format, Option, Options
 
-__all__ = ["OULU_CASIA"]
-
 _LIGHTS = ("Strong", "Weak", "Dark")
 _EXPRESSIONS = ("Anger", "Disgust", "Fear", "Happiness", "Sadness", "Surprise")
 _IMAGE = re.compile(

@@ -11,8 +11,6 @@ from bench.data.dataset import Split
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Counts, Entry, Format, Options
 
-__all__ = ["PLACES205"]
-
 _IMAGES = ("data/vision/torralba/deeplearning/images256/", "images256/", "")
 _LISTS: tuple[tuple[str, Split], ...] = (
     ("train_places205.csv", "train"),

@@ -22,8 +22,6 @@ from bench.data.formats.vggface2 import VGGFACE2
 from bench.data.formats.webdataset import WEBDATASET
 from bench.data.formats.whoi_plankton import WHOI_PLANKTON
 
-__all__ = ["FORMATS"]
-
 FORMATS: Mapping[str, Format] = {
     "imagenet": IMAGENET,
     "places-205": PLACES205,

@@ -9,8 +9,6 @@ from bench.data.files.annotations import voc_boxes
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Box, Counts, Entry, Format, Options
 
-__all__ = ["STANFORD40"]
-
 _SPLITS: tuple[Split, ...] = ("train", "test")
 
 

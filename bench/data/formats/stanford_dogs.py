@@ -14,8 +14,6 @@ from bench.data.files.annotations import mat_texts, voc_boxes
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Box, Counts, Entry, Format, Options
 
-__all__ = ["STANFORD_DOGS"]
-
 _LISTS: tuple[tuple[str, Split], ...] = (("train_list.mat", "train"), ("test_list.mat", "test"))
 _FOLDER = re.compile(r"(n\d{8})-[^/]+/[^/]+\.jpg")
 

@@ -12,8 +12,6 @@ from bench.data.files.files import is_image
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Counts, Entry, Format, Option, Options
 
-__all__ = ["SUN397"]
-
 _PARTS: tuple[tuple[str, Split], ...] = (("Training", "train"), ("Testing", "test"))
 
 

@@ -15,8 +15,6 @@ from bench.data.files.archive import archive_files, is_archive
 from bench.data.files.files import Files, folder_files
 from bench.data.files.imagefiles import FileDataset, Placed, place_images
 
-__all__ = ["EXPECTED", "fits", "open_tiny_imagenet"]
-
 EXPECTED = (
     "a folder with train/<wnid>/images/*.JPEG and val/val_annotations.txt, or a .tar or .tar.gz "
     "of it"

@@ -9,8 +9,6 @@ from bench.data.files.files import is_image
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Box, Counts, Entry, Format, Option, Options
 
-__all__ = ["VGGFACE2"]
-
 _PARTS: tuple[Split, ...] = ("train", "test")
 _IMAGES = {"train": 3_141_890, "test": 169_396}
 _PERSONS = {"train": 8_631, "test": 500, "all": 9_131}

@@ -17,8 +17,6 @@ from bench.data.files.files import is_image
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Entry, Format, Option, Options
 
-__all__ = ["SPLIT_OF", "WEBDATASET"]
-
 SPLIT_OF: dict[str, Split] = {
     "train": "train",
     "training": "train",

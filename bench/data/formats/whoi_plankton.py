@@ -11,8 +11,6 @@ from collections.abc import Iterator
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Counts, Entry, Format, Option, Options
 
-__all__ = ["WHOI_PLANKTON"]
-
 _YEARS = tuple(str(year) for year in range(2006, 2015))
 _IMAGE = re.compile(r"(20\d\d)/([^/]+)/([^/]+)_\d+\.png")
 

@@ -12,8 +12,6 @@ from bench.data.dataset import Image, Notes, Split, UInt8, digest
 from bench.data.synthetic.dataset import GENERATOR_VERSION, content_key, render
 from bench.data.wordnet.hierarchy import taxonomy
 
-__all__ = ["POOL_PER_CLASS", "TEST_PER_CLASS", "WordnetShapes"]
-
 POOL_PER_CLASS = 600
 TEST_PER_CLASS = 50
 _BLOCK = 256

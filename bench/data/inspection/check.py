@@ -8,16 +8,15 @@ from pathlib import Path
 from statistics import median
 
 from bench.core.text import counted, some
-from bench.data.catalog import open_dataset, resolve_root
+from bench.data.catalog import open_dataset
 from bench.data.dataset import Dataset, Image, Split
 from bench.data.files.imagefiles import FileDataset
 from bench.data.formats.contract import Value
 from bench.data.layout import has_splits
+from bench.data.places import resolve_root
 from bench.data.selection.pools import Pool
 from bench.data.selection.splits import kept_keys
-from bench.specs.run import DataSpec
-
-__all__ = ["Report", "SplitCount", "check"]
+from bench.specs.data import DataSpec
 
 _SPLITS: tuple[Split, ...] = ("train", "val", "test")
 

@@ -20,8 +20,6 @@ from bench.data.dataset import Dataset, Image, Split
 from bench.data.formats.contract import Value
 from bench.data.inspection.overlap import Kind, Match, Pictures, find_overlap
 
-__all__ = ["Comparison", "Side", "compare", "write_pairs"]
-
 SIDE_PIXELS = 32
 """What the perceptual hash looks at; half the disk of the next size for a million images."""
 _SHOWN = 5

@@ -21,8 +21,6 @@ from scipy import fft
 from bench.core.errors import DataError
 from bench.data.dataset import UInt8
 
-__all__ = ["Kind", "Match", "Overlap", "Pictures", "find_overlap", "luma", "perceptual_bits"]
-
 Kind = Literal["exact", "similar", "mirrored"]
 Float = npt.NDArray[np.float32]
 _SIDE, _LOW, _THUMBNAIL = 32, 8, 16

@@ -22,7 +22,7 @@ from typing import assert_never
 from bench.core.errors import DataError, nearest
 from bench.data.spelling import class_hint
 from bench.data.wordnet.hierarchy import Rule, Taxonomy, taxonomy
-from bench.specs.run import (
+from bench.specs.data import (
     AllClasses,
     ClassRecipe,
     HalfClasses,
@@ -33,8 +33,6 @@ from bench.specs.run import (
     SourceCategories,
     UnderSynset,
 )
-
-__all__ = ["Selection", "check_disjoint", "describe", "select"]
 
 Notes = tuple[tuple[str, str | int], ...]
 

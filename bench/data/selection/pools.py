@@ -14,8 +14,6 @@ from typing import Literal
 from bench.data.dataset import Image, Split
 from bench.specs.data import validation_images
 
-__all__ = ["Images", "Pool", "Taker"]
-
 Images = tuple[Image, ...]
 Use = Literal["train", "val"]
 

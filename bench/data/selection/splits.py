@@ -22,8 +22,6 @@ from bench.data.dataset import Image, Notes, Split
 from bench.data.selection.pools import Images, Pool, Taker
 from bench.specs.data import validation_images
 
-__all__ = ["Splits", "kept_keys", "split", "split_pools"]
-
 TestFrom = Literal["auto", "given", "pool"]
 OnShort = Literal["error", "cap", "drop_class"]
 

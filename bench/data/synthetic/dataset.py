@@ -38,8 +38,6 @@ from bench.data.synthetic.shapes import (
     width,
 )
 
-__all__ = ["GENERATOR_VERSION", "SIZES_PX", "content_key", "render"]
-
 GENERATOR_VERSION = 2
 """Part of every content key. To be raised when any pixel of any image changes."""
 

@@ -16,8 +16,6 @@ from PIL import Image as Pillow
 
 from bench.data.dataset import Image, Int64, Notes, UInt8, digest
 
-__all__ = ["Digits"]
-
 
 @dataclass(frozen=True, eq=False)
 class Digits:

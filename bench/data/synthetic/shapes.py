@@ -19,21 +19,6 @@ from collections.abc import Sequence
 import numpy as np
 import numpy.typing as npt
 
-__all__ = [
-    "LOOK",
-    "N_LOOK",
-    "N_PARTS",
-    "Float64",
-    "Layout",
-    "class_look",
-    "columns",
-    "depth_weight",
-    "squash",
-    "triangular",
-    "unit_floats",
-    "width",
-]
-
 Float64 = npt.NDArray[np.float64]
 Layout = tuple[tuple[str, int], ...]
 

@@ -14,8 +14,6 @@ from torch import Tensor
 
 from bench.core.seeding import seed_from
 
-__all__ = ["COLOR_STRENGTH", "Augment", "augment", "central", "draw_noise", "normalise"]
-
 Augment = Literal["none", "flip", "crop_flip", "crop_flip_color"]
 
 COLOR_STRENGTH = 0.4

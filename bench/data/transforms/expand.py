@@ -20,8 +20,6 @@ from bench.core.errors import DataError
 from bench.core.seeding import rng_from
 from bench.data.rows import Rows
 
-__all__ = ["Ranges", "expand", "plan", "transformed"]
-
 Pixels = NDArray[np.uint8]
 
 _BLOCK = 1024

@@ -22,19 +22,6 @@ from bench.data.files.decode import UnreadableError, decode_whole
 from bench.data.files.files import ahead
 from bench.data.selection.splits import Splits
 
-__all__ = [
-    "WHOLE",
-    "Columns",
-    "allowed_by",
-    "columns_of",
-    "crop",
-    "is_extra_column",
-    "parse_box",
-    "read_views",
-    "view_images",
-    "views_fingerprint",
-]
-
 WHOLE = "whole"
 VIEWS_VERSION = 1
 Columns = Mapping[str, Mapping[str, str]]

@@ -14,8 +14,6 @@ from pathlib import Path
 
 from bench.core.errors import DataError
 
-__all__ = ["NounFiles", "Synset", "files_in", "installed_files"]
-
 _HYPERNYM_POINTERS = ("@", "@i")
 _WNID = re.compile(r"n[0-9]{8}")
 _VERSION = b"WordNet 3.0 Copyright"

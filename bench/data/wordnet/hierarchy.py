@@ -25,8 +25,6 @@ from typing import Literal
 from bench.core.errors import DataError, nearest
 from bench.data.wordnet.files import NounFiles, Synset, installed_files
 
-__all__ = ["BranchReading", "Rule", "Synset", "Taxonomy", "taxonomy"]
-
 Rule = Literal["first_pointer", "closure", "longest_path"]
 BranchReading = Literal["natural", "artifact_or_food"]
 

@@ -25,8 +25,6 @@ from bench.planning.plan import Batch
 from bench.results.store import Store
 from bench.specs.planned import Plan, PlannedRun
 
-__all__ = ["Pool", "PoolResult"]
-
 Listener = Callable[[Mapping[str, Any]], None]
 
 

@@ -25,8 +25,6 @@ from bench.results import leaderboard
 from bench.runs.distributed import check_gpus
 from bench.specs.planned import PlannedRun
 
-__all__ = ["Tally", "run_here"]
-
 _FAILURES_SHOWN = 5
 
 

@@ -14,8 +14,6 @@ import sys
 import threading
 from typing import Any, TextIO
 
-__all__ = ["main"]
-
 
 def main() -> int:
     """The process's whole life; returns its exit status."""
@@ -24,7 +22,8 @@ def main() -> int:
     stop = threading.Event()
     threading.Thread(target=_listen, args=(work, stop), daemon=True).start()
 
-    from bench.runs.execute import Context, execute_batch
+    from bench.runs.build import Context
+    from bench.runs.execute import execute_batch
     from bench.specs.run import RunSpec
     from bench.training.process import prepare
 

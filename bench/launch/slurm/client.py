@@ -14,8 +14,6 @@ from dataclasses import dataclass
 
 from bench.core.errors import BenchError
 
-__all__ = ["ALIVE", "ClusterError", "Limits", "Queue", "QueuedJob", "never_starts"]
-
 ALIVE = frozenset(
     [
         "PENDING",

@@ -11,8 +11,6 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import IO, Any
 
-__all__ = ["CANCEL", "Events", "read_events"]
-
 CANCEL = "cancel.json"
 """In a job's folder: a list of runs to leave alone, or `"all"`."""
 

@@ -14,8 +14,6 @@ from bench.launch.slurm.settings import SlurmSettings
 from bench.planning.workspace import Session, open_session
 from bench.results import leaderboard
 
-__all__ = ["last_job", "open_command"]
-
 
 def last_job(
     payload: Mapping[str, Any], folder: Path, job: Callable[[str], Callable[[], None]]

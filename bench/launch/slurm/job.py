@@ -27,8 +27,6 @@ from bench.launch.slurm.permissions import check_private, code_digest
 from bench.results.store import RunFolder, Store
 from bench.specs.run import RunSpec
 
-__all__ = ["Job"]
-
 _LOOK_EVERY_S = 2.0
 _ELSEWHERE_S = 3.0
 _FRUITLESS = 3
@@ -175,7 +173,8 @@ class _Work:
         threads = self.payload["context"]["threads"]
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(threads)
-        from bench.runs.execute import Context, execute_batch
+        from bench.runs.build import Context
+        from bench.runs.execute import execute_batch
         from bench.training.process import prepare
 
         prepare(threads)

@@ -29,8 +29,6 @@ from bench.core.files import publish_new
 from bench.launch.slurm.permissions import make_private
 from bench.specs.run import canonical_json
 
-__all__ = ["Command", "Death", "Desk", "Ending", "Job", "Ledger", "settle_entry"]
-
 _KEPT_FOLDERS = 200
 _LONG = 500
 

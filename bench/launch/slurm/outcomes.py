@@ -12,8 +12,6 @@ from bench.launch.slurm.client import QueuedJob, never_starts
 from bench.launch.slurm.events import CANCEL, read_events
 from bench.launch.slurm.ledger import Death, Desk, Ending, Job
 
-__all__ = ["Judge", "in_hand", "last_words"]
-
 _MEMORY = re.compile(r"oom[-_ ]?kill|out of memory|exceeded memory limit|MemoryError", re.I)
 _REASONS = {
     "OUT_OF_MEMORY": "out of memory",

@@ -12,8 +12,6 @@ from bench.planning.plan import Rates, batches, forecast_s
 from bench.results.store import Store
 from bench.specs.planned import PlannedRun
 
-__all__ = ["Pack", "pack"]
-
 _UNKNOWN_COST_S = 120.0
 _MOST_FACTOR = 8.0
 

@@ -9,8 +9,6 @@ from pathlib import Path
 
 from bench.core.errors import StoreError
 
-__all__ = ["check_private", "code_digest", "make_private", "printable"]
-
 
 def code_digest(package: Path | None = None) -> str:
     """SHA-256 over the names and contents of the package's source and table files.

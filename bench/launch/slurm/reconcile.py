@@ -26,8 +26,6 @@ from bench.launch.slurm.submission import GridOnCluster, Outcome, Submission
 from bench.planning.workspace import Session
 from bench.results import leaderboard
 
-__all__ = ["Reconciler"]
-
 
 class Reconciler:
     """The step, for one opened grid.

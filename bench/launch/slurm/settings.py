@@ -24,8 +24,6 @@ from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, fiel
 
 from bench.core.errors import GridError, nearest
 
-__all__ = ["Kind", "Resources", "SlurmSettings", "read_settings"]
-
 Kind = Literal["source", "finetune", "leaderboard"]
 
 _LINE = re.compile(r"[^\x00-\x1f\x7f]{1,200}\Z")

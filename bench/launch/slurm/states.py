@@ -15,8 +15,6 @@ from bench.launch.slurm.outcomes import in_hand
 from bench.results.store import Store
 from bench.specs.planned import Plan, PlannedRun
 
-__all__ = ["GIVEN_UP", "RunView", "Situation", "attempts_of", "look"]
-
 GIVEN_UP = "given_up"
 """Marks a failure that sums up failed attempts; it is not an attempt of its own."""
 

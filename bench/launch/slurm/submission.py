@@ -19,8 +19,6 @@ from bench.launch.slurm.settings import Resources, SlurmSettings
 from bench.launch.slurm.states import Situation
 from bench.planning.workspace import Session
 
-__all__ = ["GridOnCluster", "Outcome", "Submission"]
-
 _MOST_DEPENDENCIES = 200
 
 

@@ -19,8 +19,6 @@ from bench.core.errors import BenchError
 from bench.launch.slurm.client import ClusterError
 from bench.launch.slurm.settings import Resources
 
-__all__ = ["QueueFullError", "RefusedError", "sbatch"]
-
 _FULL = re.compile(
     r"Max\w*Submit\w*|MaxJobCount|job submit limit|temporarily unable to accept", re.I
 )

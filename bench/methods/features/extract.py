@@ -25,8 +25,6 @@ from bench.methods.features.extract_options import ExtractOptions
 if TYPE_CHECKING:
     from bench.methods.features.task import FeatureTask, Fitted
 
-__all__ = ["Extract", "ExtractOptions"]
-
 
 class Extract:
     """Writes the features of a task's images; see the module's docstring."""

@@ -15,7 +15,6 @@ if TYPE_CHECKING:
 
     from bench.data.dataset import Image
 
-__all__ = ["SPLITS", "ExtractOptions", "layer_names", "taken_rows"]
 
 SPLITS = {
     "train": ("train",),

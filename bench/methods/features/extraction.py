@@ -39,8 +39,6 @@ from bench.training.features import LayerTap, pooled
 from bench.training.job import Interrupted, Outcome
 from bench.training.process import peak_memory_bytes
 
-__all__ = ["extract_to_file"]
-
 BATCH_SIZE = 256
 BATCHES_PER_MARK = 16
 """How many batches are lost at most when the process is killed."""

@@ -31,8 +31,6 @@ from bench.training.features import LayerTap, Stage
 from bench.training.job import Outcome, Row
 from bench.training.process import peak_memory_bytes
 
-__all__ = ["FeatureModel", "Recipe", "fit"]
-
 BATCH_SIZE = 256
 
 

@@ -16,8 +16,6 @@ from bench.methods.features.svm import FeatureOptions
 if TYPE_CHECKING:
     from bench.methods.features.task import FeatureTask, Fitted
 
-__all__ = ["Probe", "ProbeOptions"]
-
 
 class ProbeOptions(FeatureOptions):
     """Options of the probe.

@@ -25,8 +25,6 @@ from torch.nn.functional import cross_entropy
 
 from bench.core.errors import DataError
 
-__all__ = ["Linear", "Loss", "fit_in_memory", "fit_streaming"]
-
 Loss = Literal["squared_hinge", "logistic"]
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]

@@ -14,7 +14,6 @@ from pydantic import BaseModel, ConfigDict, Field, Strict
 if TYPE_CHECKING:
     from bench.methods.features.task import FeatureTask, Fitted
 
-__all__ = ["FeatureOptions", "Svm", "SvmOptions"]
 
 Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 

@@ -17,8 +17,6 @@ from bench.data.rows import Rows
 from bench.training.domain import Domain
 from bench.training.job import Outcome
 
-__all__ = ["FeatureTask", "Fitted", "Selected"]
-
 
 @dataclass(frozen=True, eq=False)
 class Selected:

@@ -33,7 +33,6 @@ if TYPE_CHECKING:
     from bench.methods import Ingredients
     from bench.training.job import Predict, Row
 
-__all__ = ["Joint", "JointOptions", "Weight", "spread"]
 
 Weight = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 

@@ -27,8 +27,6 @@ if TYPE_CHECKING:
     from bench.methods import Ingredients
     from bench.training.job import Predict, Row
 
-__all__ = ["Plain", "PlainOptions", "natural_steps"]
-
 
 class PlainOptions(BaseModel):
     """Plain training has no options of its own."""

@@ -47,8 +47,6 @@ if TYPE_CHECKING:
     from bench.methods import Ingredients
     from bench.training.job import Predict, Row
 
-__all__ = ["Selective", "SelectiveOptions", "SoftSelective", "SoftSelectiveOptions"]
-
 
 class SelectiveOptions(JointOptions, SelectionOptions):
     """Options of joint training and of the selection."""

@@ -38,8 +38,6 @@ if TYPE_CHECKING:
     from bench.methods import Ingredients
     from bench.training.job import Predict, Row
 
-__all__ = ["Soft", "SoftOptions", "alpha"]
-
 
 class SoftOptions(BaseModel):
     """Options of soft fine-tuning.

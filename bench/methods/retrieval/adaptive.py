@@ -13,8 +13,6 @@ from numpy.typing import NDArray
 from bench.core.errors import DataError
 from bench.methods.retrieval.search import Int64, Neighbours
 
-__all__ = ["auto_k0", "chosen", "grow", "prediction_entropy", "union_sizes"]
-
 DELTA = 0.1
 """Entropy in nats from which on a right prediction counts as unsure."""
 

@@ -32,16 +32,6 @@ from bench.methods.retrieval.histograms import (
 from bench.methods.retrieval.responses import describe_sorted, fill_sorted, open_sorted, sorted_mib
 from bench.training.domain import Domain
 
-__all__ = [
-    "Descriptors",
-    "content_key",
-    "describe",
-    "edges_of",
-    "hash_of",
-    "read_arrays",
-    "replace_whole",
-]
-
 _CHECKED_ROWS = 64
 _HASHED_ROWS = 256
 

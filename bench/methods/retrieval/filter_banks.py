@@ -26,8 +26,6 @@ from bench.training.domain import Domain
 from bench.training.domain_batches import Feed, FeedOptions
 from bench.training.features import LayerTap
 
-__all__ = ["Bank", "GaborBank", "GaborPlan", "Group", "KernelBank", "gabor_kernel", "zero_mean"]
-
 Complex = NDArray[np.complex128]
 LUMINANCE = (0.299, 0.587, 0.114)
 """ITU-R BT.601 weights of red, green and blue."""

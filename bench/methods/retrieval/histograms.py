@@ -22,19 +22,6 @@ from bench.core.errors import DataError
 from bench.methods.retrieval.filter_banks import Bank, Group
 from bench.training.domain import Domain
 
-__all__ = [
-    "BINS",
-    "Counts",
-    "Edges",
-    "QuantileSketch",
-    "count_responses",
-    "counts_dtype",
-    "describe_blocks",
-    "equal_mass_edges",
-    "learn_edges",
-    "responses_of",
-]
-
 BINS = 100
 SKETCH_POINTS = 8192
 BATCH_SIZE = 32

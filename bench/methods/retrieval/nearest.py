@@ -23,8 +23,6 @@ if TYPE_CHECKING:
     from bench.methods.retrieval.search import Neighbours
     from bench.training.job import Predict
 
-__all__ = ["NearestStream"]
-
 
 class NearestStream:
     """For each target image one of its first K_i neighbours, each with the same chance.

@@ -32,7 +32,6 @@ if TYPE_CHECKING:
     from bench.methods.retrieval.search import Neighbours
     from bench.specs.run import RunSpec
 
-__all__ = ["Pool", "SelectionOptions", "pool_of", "round_starts", "select"]
 
 Count = Annotated[int, Strict(), Field(ge=1)]
 Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]

@@ -22,8 +22,6 @@ from bench.methods.retrieval.filter_banks import Bank, Group
 from bench.methods.retrieval.histograms import BATCH_SIZE, Counts, Edges, counts_dtype, responses_of
 from bench.training.domain import Domain
 
-__all__ = ["count_sorted", "describe_sorted", "fill_sorted", "open_sorted", "sorted_mib"]
-
 _CHECKED_ROWS = 32
 
 Sorted = NDArray[np.float32]

@@ -30,8 +30,6 @@ from torch import Tensor
 from bench.core.errors import DataError
 from bench.methods.retrieval.descriptors import Descriptors, hash_of, read_arrays, replace_whole
 
-__all__ = ["EPSILON", "Blocks", "Neighbours", "nearest_sources", "pair_distances", "plan_blocks"]
-
 EPSILON = 2.2204e-16
 EXACT_BELOW = 1e-3
 """Distances per layer below which a pair is computed again in float64."""

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from bench.commands.app import app
 from bench.core.errors import BenchError, DataError
-from bench.data.catalog import DATASETS
+from bench.data.datasets import DATASETS
 from bench.data.formats.registry import FORMATS
 from bench.data.inspection.compare import Side, compare
 from bench.data.listing import details, listed

@@ -17,12 +17,14 @@ from PIL import Image as Pillow
 from scipy.io import savemat
 
 from bench.core.errors import DataError
-from bench.data.catalog import DATASETS, MissingDataError, load, resolve, resolve_root
+from bench.data.catalog import load, resolve
+from bench.data.datasets import DATASETS
 from bench.data.files.tree import open_tree
 from bench.data.formats.contract import Counts
 from bench.data.formats.registry import FORMATS
 from bench.data.opened import open_format
-from bench.specs.run import DataSpec
+from bench.data.places import MissingDataError, resolve_root
+from bench.specs.data import DataSpec
 
 DOG, CAT = "n02085620", "n02123045"
 BIRDS = ("001.Black_footed_Albatross", "002.Laysan_Albatross")

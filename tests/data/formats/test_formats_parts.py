@@ -16,7 +16,7 @@ from bench.data.files.tree import Archive, Tree, open_tree
 from bench.data.formats.contract import Counts, Entry
 from bench.data.formats.registry import FORMATS
 from bench.data.opened import _mirrored
-from bench.specs.run import DataSpec
+from bench.specs.data import DataSpec
 
 
 def tree_of(folder, files):
