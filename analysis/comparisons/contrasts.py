@@ -23,7 +23,7 @@ from analysis.comparisons.units import summarise
 from analysis.leaderboard import arms
 from analysis.leaderboard.labels import recipe, settings
 from analysis.leaderboard.read import COPIED, LOSS, PATTERN, SIZES, SOURCE, factors, key_of
-from analysis.statistics.decisions import Decision, decide, difference_test, hypothesis_name
+from analysis.statistics.decisions import Decision, difference_test, hypothesis_name
 
 Question = Literal["start", "treatment", "source", "method", "copy", "freeze", "augment"]
 QUESTIONS: Mapping[Question, str] = {
@@ -330,13 +330,6 @@ def _text_columns(board: pd.DataFrame, contrast: Contrast) -> list[str]:
     return {"augment": [], "copy": ["pattern"], "freeze": []}.get(
         contrast.question, ["pattern", "source"]
     )
-
-
-def gain_table(found: Sequence[Answer], evidence: Evidence) -> pd.DataFrame:
-    """`gain_rows` with verdicts, as if nothing else were tested
-    (`analysis.findings.evaluate.examine`)."""
-    gains_ = gain_rows(found, evidence)
-    return decided(gains_, decide(list(gains_["test"]), evidence.rules))
 
 
 def gain_rows(found: Sequence[Answer], evidence: Evidence) -> pd.DataFrame:

@@ -256,7 +256,7 @@ def gain_dots(
     """Paired differences with intervals, a row per contrast: LI's gains, and methods compared.
 
     Args:
-        table: of `analysis.comparisons.contrasts.gain_table`, in the order to be drawn.
+        table: of `analysis.comparisons.contrasts.gain_rows`, in the order to be drawn.
         labels: column that names the rows.
         groups: column shown as colour and marker.
 

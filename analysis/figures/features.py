@@ -9,13 +9,11 @@ computed here.
 
 from __future__ import annotations
 
-import numpy as np
-import numpy.typing as npt
 import pandas as pd
 from matplotlib.axes import Axes
 
 from analysis.figures.charts import require
-from analysis.figures.style import COLOURS, GREY, INK, MARKERS, finish, looks
+from analysis.figures.style import COLOURS, INK, MARKERS, finish
 from analysis.leaderboard.labels import number
 from bench.core.errors import DataError
 
@@ -43,30 +41,6 @@ def distance_bars(table: pd.DataFrame, ax: Axes, unit: str = "", title: str = ""
     ax.set_ylim(len(table) - 0.4, -0.6)
     ax.grid(axis="y", visible=False)
     ax.set_xlabel(unit)
-    ax.set_title(title)
-    return finish(ax)
-
-
-def precision_recall_curves(table: pd.DataFrame, ax: Axes, title: str = "") -> Axes:
-    """LI Fig. 8: precision against recall of single filters as detectors of one class.
-
-    Args:
-        table: label (such as network and filter), recall, precision, ap; a row per threshold,
-            the highest first.
-    """
-    require(table, "precision and recall", ("label", "recall", "precision", "ap"))
-    names = list(dict.fromkeys(table["label"]))
-    styles = looks({name: (name, "") for name in names})
-    for name in names:
-        rows, look = table[table["label"] == name], styles[name]
-        label = f"{name} (AP {rows['ap'].iloc[0]:.2f})"
-        ax.plot(
-            rows["recall"], rows["precision"], color=look.colour, linestyle=look.dash, label=label
-        )
-    ax.set_xlim(0, 1)
-    ax.set_ylim(0, 1.02)
-    ax.set_xlabel("recall")
-    ax.set_ylabel("precision")
     ax.set_title(title)
     return finish(ax)
 
@@ -143,33 +117,3 @@ def clusters(table: pd.DataFrame, ax: Axes, title: str = "") -> Axes:
     ax.set_ylabel("second principal component")
     ax.set_title(title)
     return finish(ax)
-
-
-def similarity_map(
-    similarity: npt.ArrayLike, undefined: npt.ArrayLike, ax: Axes, title: str = ""
-) -> Axes:
-    """SFT Fig. 4: cosine similarity of two images' features at each position.
-
-    Args:
-        similarity, undefined: (H, W), of `analysis.measurements.clustering.position_similarity`;
-            positions without a direction are hatched grey.
-    """
-    values, hidden = np.asarray(similarity, dtype=np.float64), np.asarray(undefined, dtype=bool)
-    if values.ndim != 2 or values.shape != hidden.shape:
-        raise DataError(
-            f"maps have shapes {values.shape} and {hidden.shape}", hint="one pair: (H, W) both"
-        )
-    if hidden.all():
-        raise DataError("no position has features in both images", hint="take another layer")
-    ax.set_facecolor(GREY)
-    shown = np.ma.masked_array(values, mask=hidden)
-    image = ax.imshow(shown, cmap="cividis", vmin=-1, vmax=1, interpolation="nearest")
-    figure = ax.get_figure(root=True)
-    if figure is not None:
-        bar = figure.colorbar(image, ax=ax, shrink=0.85)
-        bar.set_label("cosine similarity")
-    ax.set_xticks([])
-    ax.set_yticks([])
-    ax.grid(visible=False)
-    ax.set_title(title)
-    return ax

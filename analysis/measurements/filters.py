@@ -22,18 +22,6 @@ Array = npt.NDArray[np.float64]
 Ints = npt.NDArray[np.int64]
 
 
-def filter_scores(maps: npt.ArrayLike) -> npt.NDArray[np.floating]:
-    """The largest response of each filter on each image: (N, F, H, W) to (N, F)."""
-    array = np.asarray(maps)
-    if array.ndim != 4 or 0 in array.shape:
-        raise DataError(
-            f"response maps have shape {array.shape}",
-            hint="(images, filters, height, width), none of them 0",
-        )
-    largest: npt.NDArray[np.floating] = array.max(axis=(2, 3))
-    return largest
-
-
 def _checked_scores(scores: npt.ArrayLike, n: int) -> npt.NDArray[np.floating]:
     array = np.asarray(scores)
     if array.ndim != 2 or array.shape[0] != n or 0 in array.shape:

@@ -10,7 +10,6 @@ Treasures from the Wealthy", averaged over each set.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -241,30 +240,6 @@ def symmetric_kl(
         raise DataError(f"histograms {a.shape} and {b.shape}, weights {w.shape}")
     ratio = np.log((a + epsilon) / (b + epsilon))
     return float(w @ ((a - b) * ratio).sum(axis=1))
-
-
-def histogram_divergence(
-    source: npt.ArrayLike,
-    target: npt.ArrayLike,
-    groups: Sequence[int] | None = None,
-    bins: int = 100,
-    epsilon: float = 1e-6,
-) -> float:
-    """GE's retrieval distance between two sets: each filter's histogram over a whole set.
-
-    Args:
-        source, target: (n, F) responses, a column per filter.
-        groups: the layer of each filter; every layer weighs the same. By default one layer.
-        bins: at most; edges hold equal shares of the *target's* responses, equal edges act as one.
-    """
-    x, y = checked(source, "source"), checked(target, "target")
-    if x.shape[1] != y.shape[1]:
-        raise DataError(f"{x.shape[1]} source and {y.shape[1]} target filters")
-    layer = np.zeros(x.shape[1], dtype=int) if groups is None else np.asarray(groups)
-    if layer.shape != (x.shape[1],):
-        raise DataError(f"{layer.size} layers named for {x.shape[1]} filters")
-    codes_x, codes_y = histogram_codes(x, y, bins)
-    return codes_divergence(codes_x, codes_y, bins, layer, epsilon)
 
 
 def histogram_codes(source: Numbers, target: Numbers, bins: int) -> tuple[Codes, Codes]:

@@ -187,27 +187,6 @@ def notes(paper: str, table_name: str) -> list[str]:
     return [f"{c.row} / {c.column}: {c.note}" for c in _of(paper, table_name) if c.note]
 
 
-def side_by_side(
-    paper: str, table_name: str, measured: Mapping[tuple[str, str], Estimate | float]
-) -> pd.DataFrame:
-    """Published and measured values of one table, a row per cell, in the paper's order.
-
-    Args:
-        measured: by (row, column), in the unit of the cell; a cell without one stays empty.
-
-    Returns:
-        Columns row, column, published, unit, measured, low, high, n, note.
-
-    Raises:
-        DataError: when a measured cell is none of the table's.
-    """
-    found = _of(paper, table_name)
-    known = {f"{c.row} / {c.column}" for c in found}
-    for row, column in measured:
-        _require("cell", f"{row} / {column}", known, f"{paper}, {table_name}")
-    return pd.DataFrame([_beside(c, measured.get((c.row, c.column))) for c in found])
-
-
 def _beside(cell: Published, found: Estimate | float | None) -> dict[str, object]:
     line: dict[str, object] = {
         "row": cell.row,

@@ -13,7 +13,7 @@ def gains_caption(main: pd.DataFrame, question: str) -> str:
     """What the dot plot of one question shows.
 
     Args:
-        main: rows of `analysis.comparisons.contrasts.gain_table` of one question.
+        main: rows of `analysis.comparisons.contrasts.gain_rows` of one question.
     """
     rows = main.to_dict("records")
     decided = [r for r in rows if r["verdict"] != "undecided"]

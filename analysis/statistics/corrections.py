@@ -6,8 +6,7 @@ Intervals are those of `bench.results.intervals`, which leaderboards have too.
 from __future__ import annotations
 
 import hashlib
-import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -62,22 +61,6 @@ def holm(p_values: Mapping[str, float]) -> dict[str, float]:
         running = max(running, min(1.0, p_values[name] * (len(ordered) - place)))
         found[name] = running
     return {name: found[name] for name in p_values}
-
-
-def adjusted(p_values: Iterable[tuple[str, float | None]]) -> dict[str, float]:
-    """Holm's adjusted p-values by hypothesis; one that is tested twice counts once.
-
-    Args:
-        p_values: pairs of hypothesis and p-value; None is not tested.
-
-    >>> adjusted([("a", 0.01), ("a", 0.01), ("b", 0.03), ("c", None)])
-    {'a': 0.02, 'b': 0.03}
-    """
-    family: dict[str, float] = {}
-    for name, p in p_values:
-        if p is not None and not math.isnan(p):
-            family[name] = max(p, family.get(name, 0.0))
-    return holm(family)
 
 
 # --- equality ------------------------------------------------------------------------------------

@@ -330,19 +330,6 @@ def run_table(record: Mapping[str, Any]) -> Table:
     return table
 
 
-def failure_lines(session: Session, states: Mapping[str, str], most: int = 8) -> list[str]:
-    """The last words of the failed runs, the first `most` of them."""
-    failed = [run for run in session.wanted if states[run.id] == "failed"]
-    lines = []
-    for run in failed[:most]:
-        folder = session.store.folder(run.id, run.spec)
-        lines.append(f"\nfailed: {escape(folder.path.name)}")
-        lines.append(failure_text(folder.failures()[-1], lines=6))
-    if len(failed) > most:
-        lines.append(f"\n… and {len(failed) - most} more; bench show RUN tells about each")
-    return lines
-
-
 def failure_text(failure: Mapping[str, Any], lines: int = 40) -> str:
     """A failed attempt: its reason and the end of what it said, control characters removed."""
     text = f"{failure.get('reason', 'unknown')}: {failure.get('message', '')}"

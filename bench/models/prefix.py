@@ -87,31 +87,6 @@ def prefix_suffix(
     return (prefix, suffix) if equal else None
 
 
-def prefix_has_dropout(model: nn.Module, n: int, image_size: int | None = None) -> bool:
-    """Whether layers 1..n draw random numbers in training, so that caching them would differ.
-
-    Looks for dropout modules with a positive rate, and runs the whole network twice for
-    randomness that no module shows (attention's own dropout); that second look errs on the side of
-    True where later layers are the random ones and the network cannot be cut.
-    """
-    layers = numbered_layers(model)
-    for layer in layers[:n]:
-        for name in layer.modules:
-            module = model.get_submodule(name)
-            rate = getattr(module, "p", getattr(module, "drop_prob", 0.0)) or 0.0
-            if "drop" in type(module).__name__.lower() and float(rate) > 0:
-                return True
-    cut = prefix_suffix(model, n, image_size)
-    forward: Forward = cut[0] if cut is not None else model
-    images = _noise(model, image_size)
-    with _untouched(model), torch.no_grad():
-        model.train()
-        for module in model.modules():
-            if getattr(module, "running_mean", None) is not None:
-                module.training = False
-        return not torch.equal(forward(images), forward(images))
-
-
 # --- the proof --------------------------------------------------------------------------------
 
 

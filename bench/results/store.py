@@ -74,11 +74,6 @@ class RunFolder:
         """State of its second training (`train.refit`); the first has then ended."""
         return self.path / "checkpoint-refit"
 
-    @property
-    def log_path(self) -> Path:
-        """What the run said, newest attempt last."""
-        return self.path / "log.txt"
-
     def record(self) -> dict[str, Any] | None:
         """The verified record; None if the run is not done.
 

@@ -14,7 +14,6 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.errors import DataError, nearest
-from bench.core.seeding import rng_from
 
 FARS = (1e-2, 1e-3, 1e-4, 1e-5)
 FEWEST_ACCEPTED = 10
@@ -130,67 +129,6 @@ def verify(
             highest = np.partition(highest, len(highest) - most)[-most:]
     ordered = np.sort(highest)[::-1]
     return _tar(np.concatenate([*genuine, np.empty(0)]), ordered, impostors, fars)
-
-
-def split_identities(
-    rows: Sequence[Mapping[str, str]],
-    *,
-    identity: str = "group",
-    test_identities: int | Sequence[str],
-    train_where: Mapping[str, Sequence[str]] | None = None,
-    draw: int = 0,
-) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
-    """Training and test images such that no identity stands on both sides (SFT-6).
-
-    Args:
-        rows: a line per image, as a manifest has them: column to value.
-        identity: the column that says who is shown.
-        test_identities: how many identities to test on, drawn at random, or which.
-        train_where: training images have one of these values in these columns, such as
-            `{"expression": ["surprise", "sadness"]}`; test images are not restricted.
-        draw: seed of the random choice.
-
-    Returns:
-        indices of `rows` (training, test), ascending.
-
-    Raises:
-        DataError: no such column, value or identity; or one of the sides would be empty.
-
-    >>> rows = [{"group": who, "label": who} for who in "aabbcc"]
-    >>> [part.tolist() for part in split_identities(rows, test_identities=["b"])]
-    [[0, 1, 4, 5], [2, 3]]
-    """
-    who = _column(rows, identity)
-    known = sorted(set(who))
-    if isinstance(test_identities, int):
-        if not 0 < test_identities < len(known):
-            raise DataError(
-                f"{test_identities} of {len(known)} identities are to be tested on",
-                hint="leave at least one for each side",
-            )
-        order = rng_from(f"identities|{draw}").permutation(len(known))
-        tested = {known[i] for i in order[:test_identities]}
-    else:
-        tested = set(test_identities)
-        for name in sorted(tested - set(known)):
-            raise DataError(f"there is no identity {name!r}", hint=f"known: {nearest(name, known)}")
-    kept = np.ones(len(rows), np.bool_)
-    for column, values in (train_where or {}).items():
-        found = _column(rows, column)
-        for value in values:
-            if value not in found:
-                raise DataError(
-                    f"no image has {column} {value!r}", hint=f"known: {nearest(value, found)}"
-                )
-        kept &= np.isin(found, list(values))
-    test = np.isin(who, sorted(tested))
-    train = ~test & kept
-    if not train.any() or not test.any():
-        raise DataError(
-            f"{train.sum()} training and {test.sum()} test images are left",
-            hint="test on fewer identities, or restrict the training images less",
-        )
-    return np.flatnonzero(train).astype(np.int64), np.flatnonzero(test).astype(np.int64)
 
 
 def _column(rows: Sequence[Mapping[str, str]], name: str) -> list[str]:

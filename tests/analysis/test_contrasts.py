@@ -13,13 +13,13 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.comparisons.contrasts import answers, contrasts, gain_table
+from analysis.comparisons.contrasts import answers, contrasts, decided, gain_rows
 from analysis.comparisons.evidence import Evidence
 from analysis.findings.evaluate import claim, examine, on_runs
 from analysis.leaderboard.labels import recipe, settings
 from analysis.leaderboard.read import prepare, read
 from analysis.report.summary import headline
-from analysis.statistics.decisions import Rules
+from analysis.statistics.decisions import Rules, decide
 from bench.results.records import COLUMNS
 
 
@@ -114,7 +114,13 @@ ARMS: dict[str, tuple[Arm, Arm]] = {
 
 def table_of(board: pd.DataFrame, **rules: Any) -> pd.DataFrame:
     evidence = Evidence(board, rules=Rules(**rules))
-    return gain_table(answers(evidence), evidence)
+    return gain_table(evidence)
+
+
+def gain_table(evidence: Evidence) -> pd.DataFrame:
+    """The answers with verdicts, as if nothing else were tested."""
+    rows = gain_rows(answers(evidence), evidence)
+    return decided(rows, decide(list(rows["test"]), evidence.rules))
 
 
 # --- slow twins ---
@@ -325,7 +331,7 @@ def test_holm_is_over_all_answers_and_all_claims_whichever_are_asked_for() -> No
     ]
     for part in tested:
         assert part.p_holm == pytest.approx(holm[part.test.hypothesis][0])
-    alone = gain_table(answers(evidence), evidence)
+    alone = gain_table(evidence)
     assert (examined.gains["p_holm"] >= alone["p_holm"]).all()
     assert (examined.gains["p_holm"] > alone["p_holm"]).any()
     # To ask for one claim alone makes nothing more certain.

@@ -285,28 +285,6 @@ def _literal_divergence(x: np.ndarray, y: np.ndarray, groups: list[int], bins: i
     return total
 
 
-def test_histogram_divergence_is_the_loop_over_filters() -> None:
-    x, y = _sets(50, 4)
-    groups = [0, 0, 1, 0]
-    found = sets.histogram_divergence(x, y, groups, bins=8)
-    assert found == pytest.approx(_literal_divergence(x, y, groups, 8), abs=1e-9)
-    # Doubling the filters of a layer changes nothing: every layer weighs the same.
-    twice = [np.concatenate([z[:, :2], z[:, :2]], axis=1) for z in (x, y)]
-    assert sets.histogram_divergence(*twice, bins=8) == pytest.approx(
-        sets.histogram_divergence(x[:, :2], y[:, :2], bins=8)
-    )
-
-
-@settings(deadline=None, max_examples=10)
-@given(st.integers(0, 100))
-def test_monotone_transforms_leave_histograms_alone(seed: int) -> None:
-    rng = np.random.default_rng(seed)
-    x, y = rng.normal(size=(40, 1)), rng.normal(size=(43, 1))
-    assert sets.histogram_divergence(np.exp(x), np.exp(y), bins=10) == pytest.approx(
-        sets.histogram_divergence(x, y, bins=10)
-    )
-
-
 # --- all together ---
 
 

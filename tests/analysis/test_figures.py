@@ -228,10 +228,9 @@ EVERY: list[tuple[Draw, Callable[[], pd.DataFrame]]] = [
     (figures_overview.verdicts, claims),
     (figures_features.distance_bars, distances),
     (figures_features.sensitivity_bars, sensitivities),
-    (figures_features.precision_recall_curves, recall),
     (figures_features.clusters, groups),
 ]
-NAMES = ["ratio", "curves", "gains", "pareto", "verdicts", "distances", "filters", "pr", "clusters"]
+NAMES = ["ratio", "curves", "gains", "pareto", "verdicts", "distances", "filters", "clusters"]
 
 
 @pytest.mark.parametrize(("draw", "table"), EVERY, ids=NAMES)
@@ -367,12 +366,3 @@ def test_inline_svg_has_a_name_for_those_who_cannot_see_it_and_ids_of_its_own() 
     assert set(used) <= set(ids)
     assert "<metadata" not in text
     ET.fromstring(text)
-
-
-def test_a_similarity_map_hides_what_is_undefined() -> None:
-    with styled():
-        _, (ax,) = canvas()
-        figures_features.similarity_map([[1.0, 0.0]], [[False, True]], ax)
-    assert ax.images[0].get_array().mask.tolist() == [[False, True]]
-    with pytest.raises(DataError, match="no position"):
-        figures_features.similarity_map([[0.0]], [[True]], Figure().subplots())

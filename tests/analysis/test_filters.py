@@ -13,7 +13,6 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 from analysis.measurements.filters import (
     average_precision,
     average_precision_multilabel,
-    filter_scores,
     precision_recall,
     sensitivity,
     top_filters,
@@ -149,13 +148,6 @@ def test_sensitivities_and_ties_add_to_a_hundred(pairs: list[tuple[int, int]]) -
     assert (own.percentage, own.ties_percentage) == (0, 100)
     literal = 100 * sum(x > y for x, y in pairs) / len(pairs)
     assert found.percentage == pytest.approx(literal)
-
-
-@settings(deadline=None, max_examples=20)
-@given(st.integers(1, 3), st.integers(1, 4), st.integers(1, 3))
-def test_scores_are_the_largest_response(n: int, f: int, side: int) -> None:
-    maps = np.random.default_rng(n).random((n, f, side, side))
-    assert np.array_equal(filter_scores(maps), maps.reshape(n, f, -1).max(-1))
 
 
 @pytest.mark.parametrize(

@@ -9,7 +9,6 @@ import pytest
 
 from analysis.papers import published
 from bench.core.errors import DataError
-from bench.results.intervals import Estimate
 
 SHIPPED = Path(published.__file__).with_name("published.csv")
 
@@ -64,24 +63,6 @@ def test_numbers_are_numbers_and_words_are_words() -> None:
 def test_a_wrong_key_names_the_part_and_the_nearest(key: tuple[str, ...], said: str) -> None:
     with pytest.raises(DataError, match=said):
         published.look_up(*key)
-
-
-def test_published_and_measured_stand_side_by_side() -> None:
-    measured = {
-        ("80", "Accuracy mean"): Estimate(60.0, 58.0, 62.0, 5),
-        ("800", "Accuracy mean"): 78.5,
-    }
-    frame = published.side_by_side("li-2019", "Table 2", measured).set_index(["row", "column"])
-    assert frame.loc[("80", "Accuracy mean"), ["published", "measured", "low", "n"]].tolist() == [
-        61.35,
-        60.0,
-        58.0,
-        5,
-    ]
-    assert frame.loc[("800", "Accuracy mean"), "measured"] == 78.5
-    assert len(frame) == len(published._of("li-2019", "Table 2"))
-    with pytest.raises(DataError, match="no cell"):
-        published.side_by_side("li-2019", "Table 2", {("80", "Top-1"): 1.0})
 
 
 def test_misprints_are_noted() -> None:

@@ -10,7 +10,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.statistics.corrections import adjusted, finite, generator, holm, p_equal, p_outside
+from analysis.statistics.corrections import finite, generator, holm, p_equal, p_outside
 from bench.core.errors import DataError
 from bench.results.intervals import Estimate, from_errors, student
 
@@ -52,21 +52,6 @@ def test_where_nothing_differs_a_family_claims_one_time_in_twenty() -> None:
     families = rng.uniform(size=(2000, 7))
     claims = [min(holm(dict(zip("abcdefg", p, strict=True))).values()) <= 0.05 for p in families]
     assert 0.035 < np.mean(claims) < 0.065
-
-
-@settings(deadline=None, max_examples=40)
-@given(P_VALUES, st.integers(1, 3))
-def test_a_hypothesis_that_is_tested_twice_counts_once(
-    p_values: dict[str, float], times: int
-) -> None:
-    tested: list[tuple[str, float | None]] = [("not tested", None), ("not known", math.nan)]
-    assert adjusted([*p_values.items(), *tested, *list(p_values.items()) * times]) == holm(p_values)
-
-
-def test_of_two_values_for_one_hypothesis_the_larger_counts() -> None:
-    for pairs in ([("a", 0.01), ("a", 0.04)], [("a", 0.04), ("a", 0.01)]):
-        assert adjusted([*pairs, ("b", 0.03)]) == pytest.approx({"a": 0.06, "b": 0.06})
-    assert adjusted([("a", None)]) == {}
 
 
 # --- equality ---

@@ -20,7 +20,7 @@ from bench.models.layers import (
     trainable_parameters,
 )
 from bench.models.numbering import depth, numbered_layers
-from bench.models.prefix import prefix_has_dropout, prefix_suffix
+from bench.models.prefix import prefix_suffix
 from bench.specs.pattern import LayerPattern
 from bench.specs.run import ModelSpec, TrainSpec
 
@@ -438,8 +438,6 @@ def test_both_halves_are_the_whole(name: str) -> None:
 def test_caffenet_is_cut_anywhere() -> None:
     model = create(ModelSpec(name="caffenet"), 3, seed=0, image_size=99)
     assert all(prefix_suffix(model, n, 99) is not None for n in (1, 5, 7))
-    assert not prefix_has_dropout(model, 5, 99)
-    assert prefix_has_dropout(model, 6, 99)
 
 
 def test_the_suffix_keeps_its_dropout_and_gradients() -> None:
@@ -479,16 +477,6 @@ def test_no_cut_where_more_than_one_tensor_would_cross() -> None:
     assert prefix_suffix(model, 2, 8) is not None
     dense = create(ModelSpec(name="densenet121"), 5, seed=0)
     assert prefix_suffix(dense, 3, 32) is None
-
-
-def test_randomness_that_no_module_shows_is_seen() -> None:
-    class Noisy(Skipping):
-        def forward(self, x: Tensor) -> Tensor:
-            return self.head(nn.functional.dropout(self.first(x), 0.5, self.training).mean((2, 3)))
-
-    assert not prefix_has_dropout(Skipping(), 2, 8)
-    assert prefix_has_dropout(Noisy(), 2, 8)
-    assert not prefix_has_dropout(fresh("resnet18"), 9, SIDE)
 
 
 def test_cached_features_give_the_same_loss_curve() -> None:

@@ -13,7 +13,7 @@ from sklearn.metrics import average_precision_score, balanced_accuracy_score, ro
 
 from bench.core.errors import DataError
 from bench.training import evaluation as evaluate
-from bench.training.verification import FARS, split_identities, tar_at_far, verify
+from bench.training.verification import FARS, tar_at_far, verify
 
 RNG = np.random.default_rng(0)
 
@@ -105,37 +105,6 @@ ROWS = [
     for look in ("anger", "sadness", "surprise")
     for i in range(2)
 ]
-
-
-@given(st.integers(1, 11), st.integers(0, 1000))
-@settings(deadline=None, max_examples=30)
-def test_no_identity_stands_on_both_sides(count: int, draw: int) -> None:
-    train, test = split_identities(ROWS, test_identities=count, draw=draw)
-    known = [{ROWS[i]["group"] for i in part} for part in (train, test)]
-    assert not known[0] & known[1]
-    assert len(known[1]) == count
-    assert len(train) + len(test) == len(ROWS)
-
-
-def test_training_on_two_expressions() -> None:
-    train, test = split_identities(
-        ROWS, test_identities=["P003", "P007"], train_where={"expression": ["surprise", "sadness"]}
-    )
-    assert {ROWS[i]["expression"] for i in train} == {"surprise", "sadness"}
-    assert {ROWS[i]["expression"] for i in test} == {"anger", "surprise", "sadness"}
-    assert {ROWS[i]["group"] for i in test} == {"P003", "P007"}
-    assert len(train) == 10 * 4
-
-
-def test_wrong_splits_are_errors_with_the_alternatives() -> None:
-    with pytest.raises(DataError, match=r"no column 'identity'[\s\S]*group"):
-        split_identities(ROWS, identity="identity", test_identities=2)
-    with pytest.raises(DataError, match=r"no identity 'P099'[\s\S]*P0"):
-        split_identities(ROWS, test_identities=["P099"])
-    with pytest.raises(DataError, match="12 of 12 identities"):
-        split_identities(ROWS, test_identities=12)
-    with pytest.raises(DataError, match=r"no image has expression 'suprise'[\s\S]*surprise"):
-        split_identities(ROWS, test_identities=2, train_where={"expression": ["suprise"]})
 
 
 # --- mAP and mean class accuracy ------------------------------------------------------------

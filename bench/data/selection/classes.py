@@ -111,35 +111,6 @@ def select(
     return Selection(_first(chosen.names, recipe.take, what), notes)
 
 
-def check_disjoint(source: Sequence[str], target: Sequence[str]) -> None:
-    """Makes sure that no class is both source and target.
-
-    Raises:
-        DataError: naming the classes that are.
-
-    >>> check_disjoint(["cat"], ["dog"])
-    """
-    both = sorted(set(source) & set(target))
-    if both:
-        raise DataError(
-            f"{len(both)} of the {len(set(target))} target classes are source classes too: "
-            f"{_some(both)}",
-            hint="draw both by one recipe and the same class_draw (near_far, categories, half), or "
-            "set allow_overlap: true if the source is meant to know the target's classes",
-        )
-
-
-def describe(selection: Selection) -> str:
-    """A line for people: how many classes, and the notes.
-
-    >>> describe(Selection(("a", "b"), (("drawn_from", 5),)))
-    '2 classes (drawn_from 5)'
-    """
-    count = len(selection.names)
-    notes = ", ".join(f"{name} {value}" for name, value in selection.notes)
-    return f"{count} {'class' if count == 1 else 'classes'}" + (f" ({notes})" if notes else "")
-
-
 @dataclass(frozen=True, slots=True)
 class _Pool:
     """A data set's classes, sorted."""
