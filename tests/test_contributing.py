@@ -24,7 +24,7 @@ METHOD, LINE = re.findall(r"```python\n(.*?)```", TEXT, re.DOTALL)
 @pytest.fixture
 def balanced(monkeypatch: pytest.MonkeyPatch) -> str:
     """The example, as if its file and its line were there."""
-    module = types.ModuleType("bench.methods.balanced")
+    module = types.ModuleType("bench.methods.finetuning.balanced")
     monkeypatch.setitem(sys.modules, module.__name__, module)
     exec(compile(METHOD, "balanced.py", "exec"), vars(module))
     entry = eval("{" + LINE + "}", {"MethodEntry": MethodEntry})

@@ -68,7 +68,7 @@ class Answer:
     """A contrast with its pairs.
 
     Attributes:
-        frame: of `analysis.leaderboard.read.Pairs`, with `gain_points` and `setting`.
+        frame: of `analysis.comparisons.pairing.Pairs`, with `gain_points` and `setting`.
         unpaired, unfinished: runs left out for want of a partner or of a result.
         lr: "same", or "best" where each arm has its best learning rate by validation.
         tried: the left arm's learning rates.

@@ -17,7 +17,7 @@ class Evidence:
 
     Attributes:
         board: from `analysis.leaderboard.read.prepare`; with a column `correct`
-            (`analysis.predictions`) the test images' error is known pair by pair.
+            (`bench.results.predictions`) the test images' error is known pair by pair.
         distances: keys of `analysis.comparisons.ratios.DISTANCE_KEYS`; cosine, and mmd, svm, cnn
             where measured, optionally with `<name>_low` and `<name>_high`.
         verification: arm (fine-tuning or soft), expressions (all or two), far, tar, task, seed.

@@ -274,7 +274,7 @@ def judge(
     """A part whose mean is tested against zero; its verdict waits for the family.
 
     Args:
-        pairs: the hypothesis' name, from `analysis.statistics.decisions.hypothesis`.
+        pairs: the hypothesis' name, from `analysis.statistics.decisions.hypothesis_name`.
     """
     part = _from_estimate(name, UNDECIDED, e, _with_here(detail, e, unit), unit, needed)
     return replace(part, test=difference_test(e, pairs, unit, rules))

@@ -6,7 +6,6 @@ Intervals are those of `bench.results.intervals`, which leaderboards have too.
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Mapping
 
 import numpy as np
 import numpy.typing as npt
@@ -43,24 +42,6 @@ def finite(values: npt.ArrayLike, what: str) -> Array:
             hint="leave missing runs out and say how many they were",
         )
     return array
-
-
-def holm(p_values: Mapping[str, float]) -> dict[str, float]:
-    """Holm's adjusted p-values of a family (S. Holm, 1979): smallest times m, next times m-1, …
-
-    >>> holm({"a": 0.01, "b": 0.04, "c": 0.03})
-    {'a': 0.03, 'b': 0.06, 'c': 0.06}
-    """
-    for name, p in p_values.items():
-        if not 0 <= p <= 1:
-            raise DataError(f"p-value {p} of {name!r} is not between 0 and 1")
-    ordered = sorted(p_values, key=lambda name: (p_values[name], name))
-    found: dict[str, float] = {}
-    running = 0.0
-    for place, name in enumerate(ordered):
-        running = max(running, min(1.0, p_values[name] * (len(ordered) - place)))
-        found[name] = running
-    return {name: found[name] for name in p_values}
 
 
 # --- equality ------------------------------------------------------------------------------------

@@ -21,7 +21,7 @@ _OURS = ("caffenet", "narrow8_32", "resnet18")
 
 
 def depth_of(name: str) -> int:
-    """The number of layers of a network, as `bench.models.layers.depth` counts them.
+    """The number of layers of a network, as `bench.models.numbering.depth` counts them.
 
     Raises:
         ModelError: when there is no such network, or its layers cannot be numbered.

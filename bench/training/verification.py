@@ -7,13 +7,13 @@ where the false-acceptance rate just stays within 1e-2 to 1e-5.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from bench.core.errors import DataError, nearest
+from bench.core.errors import DataError
 
 FARS = (1e-2, 1e-3, 1e-4, 1e-5)
 FEWEST_ACCEPTED = 10
@@ -129,12 +129,3 @@ def verify(
             highest = np.partition(highest, len(highest) - most)[-most:]
     ordered = np.sort(highest)[::-1]
     return _tar(np.concatenate([*genuine, np.empty(0)]), ordered, impostors, fars)
-
-
-def _column(rows: Sequence[Mapping[str, str]], name: str) -> list[str]:
-    if not rows or name not in rows[0]:
-        columns = list(rows[0]) if rows else []
-        raise DataError(
-            f"the manifest has no column {name!r}", hint=f"its columns: {nearest(name, columns)}"
-        )
-    return [row[name] for row in rows]

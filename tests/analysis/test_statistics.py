@@ -6,53 +6,11 @@ import math
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
-from hypothesis import strategies as st
 from scipy import stats
 
-from analysis.statistics.corrections import finite, generator, holm, p_equal, p_outside
+from analysis.statistics.corrections import finite, generator, p_equal, p_outside
 from bench.core.errors import DataError
 from bench.results.intervals import Estimate, from_errors, student
-
-P_VALUES = st.dictionaries(st.text("abcdef", min_size=1), st.floats(0, 1), min_size=1, max_size=6)
-
-
-# --- many comparisons ---
-
-
-@settings(deadline=None, max_examples=40)
-@given(P_VALUES)
-def test_holm_is_its_definition(p_values: dict[str, float]) -> None:
-    corrected = holm(p_values)
-    ordered = sorted(p_values.values())
-    m = len(ordered)
-    for name, p in p_values.items():
-        # largest over the smaller p-values of (m - place) p, at most 1
-        literal = max(
-            min(1.0, (m - place) * smaller)
-            for place, smaller in enumerate(ordered)
-            if smaller <= p and (smaller < p or place == ordered.index(p))
-        )
-        assert corrected[name] >= p
-        assert corrected[name] <= 1
-        if ordered.count(p) == 1:
-            assert corrected[name] == pytest.approx(literal)
-
-
-def test_holm_of_a_textbook_family() -> None:
-    found = holm({"a": 0.01, "b": 0.02, "c": 0.03, "d": 0.04, "e": 0.05})
-    assert list(found.values()) == pytest.approx([0.05, 0.08, 0.09, 0.09, 0.09])
-    for wrong in (1.2, -0.1, math.nan):
-        with pytest.raises(DataError, match="not between"):
-            holm({"a": wrong})
-
-
-def test_where_nothing_differs_a_family_claims_one_time_in_twenty() -> None:
-    rng = np.random.default_rng(2)
-    families = rng.uniform(size=(2000, 7))
-    claims = [min(holm(dict(zip("abcdefg", p, strict=True))).values()) <= 0.05 for p in families]
-    assert 0.035 < np.mean(claims) < 0.065
-
 
 # --- equality ---
 

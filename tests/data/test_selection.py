@@ -84,8 +84,8 @@ DRAWS = """
 import hashlib
 from bench.data.selection.classes import select
 from bench.data.wordnet.hierarchy import taxonomy
-from bench.specs.run import HalfClasses, NearFarClasses, RandomClasses
-from bench.specs.run import SourceCategories, UnderSynset
+from bench.specs.data import HalfClasses, NearFarClasses, RandomClasses
+from bench.specs.data import SourceCategories, UnderSynset
 recipes = [RandomClasses(n=100), UnderSynset(synset="dog.n.01", n=50), HalfClasses(side="a")]
 recipes += [SourceCategories(side="source", n=500)]
 recipes += [NearFarClasses(root=r, side=s) for r in ("dog.n.01", "instrumentality.n.03")

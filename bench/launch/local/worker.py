@@ -1,7 +1,7 @@
 """A worker process: reads batches from its input, runs them, writes one event a line.
 
 The conversation is JSON lines. In: `{"batch": [{"id", "spec"}…], "context": {…}}` or
-`{"stop": true}`. Out: the events of `bench.runs.execute.Event`, and `{"event": "idle"}` after each
+`{"stop": true}`. Out: the events of `bench.runs.execute`, and `{"event": "idle"}` after each
 batch. The end of the input ends the process at once, so a worker never outlives its command.
 """
 
