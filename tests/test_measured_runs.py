@@ -383,7 +383,7 @@ def test_scratch_networks_are_one_for_both_sides(tmp_path: Path) -> None:
     file = tmp_path / "grid.yaml"
     grid = GRID.partition("measure:")[0] + "measure: {distances: {network: scratch, layer: 5}}\n"
     file.write_text(grid)
-    bench.planning.workspace = open_session(file, results=tmp_path / "results")
+    bench.session = open_session(file, results=tmp_path / "results")
     assert set(bench.run("extract")) == {"done"}
     table = bench.measured.distances
     assert table is not None
