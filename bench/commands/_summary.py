@@ -10,7 +10,6 @@ from typing import Any
 from rich.markup import escape
 
 from bench.commands.record_details import omitted_by_condition
-from bench.core.errors import StoreError
 from bench.core.text import counted
 from bench.grid.presets import split_presets
 from bench.planning.workspace import Session
@@ -85,12 +84,10 @@ def ending_lines(session: Session, table: Sequence[Mapping[str, Any]]) -> tuple[
 def omission_lines(session: Session) -> list[str]:
     """A line for each selection of images that could not be had as it was asked for."""
     finished = []
+    readings = session.records.read()
     for run in session.wanted:
-        try:
-            record = session.store.folder(run.id, run.spec).record()
-        except StoreError:
-            continue  # `damage_lines` names it
-        if record is not None:
+        record = readings[run.id].record if run.id in readings else None
+        if record is not None:  # one that is damaged has its line from `damage_lines`
             finished.append((run.spec, record))
     return [f"[yellow]note[/] {escape(line)}" for line in omitted_by_condition(finished)]
 

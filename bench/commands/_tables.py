@@ -12,7 +12,6 @@ from rich.table import Table
 from bench.commands.record_details import record_lines
 from bench.core.text import counted, duration
 from bench.planning.plan import forecast_s
-from bench.planning.states import to_do
 from bench.planning.workspace import Session
 from bench.results.aggregate import (
     baselines_of,
@@ -22,6 +21,7 @@ from bench.results.aggregate import (
     of_experiment,
     setting_columns,
 )
+from bench.results.states import to_do
 from bench.specs.planned import PlannedRun
 
 if TYPE_CHECKING:

@@ -157,7 +157,6 @@ def _run(
 ) -> None:
     from bench.commands._summary import ending_lines, leaderboard_lines
     from bench.launch.local.run import run_here
-    from bench.results.leaderboard import rows
 
     out = console()
     tally = run_here(
@@ -169,7 +168,7 @@ def _run(
         retry_failed=retry_failed,
         gpus=gpus,
     )
-    table = rows(session.plan, session.store)
+    table = tally.table
     if not tally.interrupted:
         _print_short_tables(session, table)
     for line in leaderboard_lines(session):

@@ -40,7 +40,7 @@ def leaderboard(
         overrides=set_ or (),
         folder="existing",
     )
-    table = rows(session.plan, session.store)
+    table = rows(session.plan, session.store, session.records)
     for view in leaderboard_tables(session, table, choose or ()):
         view.show(out)
     out.print(ABOUT_INTERVALS, highlight=False)

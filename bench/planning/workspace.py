@@ -16,6 +16,7 @@ from bench.core.paths import user_path
 from bench.grid.expand import Experiment, Grid, check_experiments, load_grid
 from bench.planning.plan import Rates, make_plan
 from bench.planning.table_names import board_name
+from bench.results.states import Records
 from bench.results.store import Store
 from bench.specs.data import DataSpec
 from bench.specs.planned import DataFacts, Plan, PlannedRun
@@ -68,34 +69,14 @@ class Session:
                 kept |= {run.id, *run.needs}
         return [run for run in self.plan.runs.values() if run.id in kept]
 
-    def states(self) -> dict[str, str]:
-        """State of every run: done, diverged, failed, damaged, blocked or missing.
+    @functools.cached_property
+    def records(self) -> Records:
+        """The records of the plan's runs, each read once."""
+        return Records(self.plan, self.store)
 
-        Damaged is a run whose record cannot be read or was changed; the others go on without it.
-        """
-        published = self.store.published()
-        states: dict[str, str] = {}
-        damaged: set[str] = set()
-        for run in self.plan.runs.values():
-            folder = self.store.folder(run.id, run.spec)
-            try:
-                record = folder.record() if run.id in published else None
-            except StoreError:
-                states[run.id] = "damaged"
-                continue
-            if record is not None:
-                states[run.id] = str(record["row"]["status"])
-                if folder.damage(record):
-                    damaged.add(run.id)
-            else:
-                states[run.id] = "failed" if folder.failures() else "missing"
-        for key in self.plan.to_repeat(states, damaged):
-            states[key] = "missing"  # its result stands, but its files are wanted and gone
-        bad = [key for key, state in states.items() if state in ("failed", "diverged", "damaged")]
-        for key in self.plan.descendants(bad):
-            if states[key] == "missing":
-                states[key] = "blocked"
-        return states
+    def states(self) -> dict[str, str]:
+        """The state of every run, see `bench.results.states`."""
+        return self.records.states()
 
     def try_networks(self) -> None:
         """Tries out networks and files of weights of the runs asked for, in another process.
@@ -116,20 +97,13 @@ class Session:
     def rates(self) -> Rates:
         """Training images per second by (model, image size): medians over this folder's records."""
         found: dict[tuple[str, int], list[float]] = {}
-        for run in self._recorded(limit=400):
-            try:
-                record = self.store.folder(run.id, run.spec).record()
-            except StoreError:
-                continue  # it is shown as damaged; its speed is not needed
-            rate = record["row"].get("images_per_s") if record else None
+        for key, reading in self.records.read().items():
+            run = self.plan.runs[key]
+            rate = reading.record["row"].get("images_per_s") if reading.record else None
             if rate and run.spec.layers.frozen_prefix == 0 and run.role != "extract":
-                key = (run.spec.model.name, run.spec.data.image_size)
-                found.setdefault(key, []).append(float(rate))
+                named = (run.spec.model.name, run.spec.data.image_size)
+                found.setdefault(named, []).append(float(rate))
         return {key: sorted(values)[len(values) // 2] for key, values in found.items()}
-
-    def _recorded(self, limit: int) -> list[PlannedRun]:
-        published = self.store.published()
-        return [run for run in self.plan.runs.values() if run.id in published][:limit]
 
 
 class FactFinder:

@@ -20,6 +20,7 @@ from bench.results.aggregate import aggregate, describe_order, setting_columns
 from bench.results.conditions import Settings, differing
 from bench.results.predictions import add_predictions
 from bench.results.records import COLUMNS, describe_run
+from bench.results.states import Records, blocked
 from bench.results.store import Store
 from bench.specs.data import DataSpec
 from bench.specs.planned import Plan, PlannedRun
@@ -27,34 +28,33 @@ from bench.specs.planned import Plan, PlannedRun
 Row = dict[str, Any]
 
 
-def rows(plan: Plan, store: Store) -> list[Row]:
+def rows(plan: Plan, store: Store, records: Records | None = None) -> list[Row]:
     """A row for every training of the plan, sorted by its deterministic columns.
 
     Rows of conditions with one task also have `correct`, see `bench.results.predictions`; it is no
     column.
 
     Extractions train nothing and have no row; see `analysis.measurements.tables`.
+
+    Args:
+        records: those of the plan, where they are known already.
     """
-    published = store.published()
+    readings = (records or Records(plan, store)).read()
     found = describe(plan)
     for key, row in found.items():
-        run = plan.runs[key]
-        folder = store.folder(run.id, run.spec)
-        record, damage = None, None
-        try:
-            record = folder.record() if run.id in published else None
-        except StoreError as error:
-            damage = error
-        if record is not None:
-            row |= {name: value for name, value in record["row"].items() if name in row}
-        elif damage is not None:
-            row["status"], row["reason"] = "damaged", str(damage).replace("\n  ", "; ")
-        else:
-            failures = folder.failures()
+        reading = readings.get(key)
+        if reading is None:
+            failures = store.folder(key, plan.runs[key].spec).failures()
             row["status"] = "failed" if failures else "missing"
             row["reason"] = _one_line(failures[-1]) if failures else None
-    _mark_blocked(plan, found)
-    add_predictions(list(found.values()), plan, store)
+        elif reading.record is None:
+            row["status"] = reading.state
+            row["reason"] = str(reading.error).replace("\n  ", "; ")
+        else:
+            row |= {n: value for n, value in reading.record["row"].items() if n in row}
+    for key, by in blocked(plan, {key: row["status"] for key, row in found.items()}).items():
+        found[key] |= {"status": "blocked", "reason": f"by {by}, {found[by]['status']}"}
+    add_predictions(list(found.values()), plan, store, readings)
     return sort_rows(found.values())
 
 
@@ -136,15 +136,6 @@ def _source_classes(plan: Plan, parent_id: str | None) -> int | None:
     return len(plan.runs[parent_id].facts.classes) if parent_id else None
 
 
-def _mark_blocked(plan: Plan, found: Mapping[str, Row]) -> None:
-    """A missing run below one that ended without weights is blocked, and by whom is said."""
-    bad = [key for key, row in found.items() if row["status"] in ("failed", "diverged", "damaged")]
-    for key, blocker in plan.descendants(bad).items():
-        if key in found and found[key]["status"] == "missing":
-            found[key]["status"] = "blocked"
-            found[key]["reason"] = f"by {blocker}, {found[blocker]['status']}"
-
-
 def _one_line(failure: Mapping[str, Any]) -> str:
     text = f"{failure.get('reason', 'unknown')}: {failure.get('message', '')}"
     return " ".join(text.split())[:200]
@@ -198,16 +189,19 @@ def _cell(value: Any) -> str:
     return str(value)
 
 
-def write(plan: Plan, store: Store, name: str | None = None) -> list[Row]:
+def write(
+    plan: Plan, store: Store, name: str | None = None, records: Records | None = None
+) -> list[Row]:
     """Writes both leaderboards of a grid; gives the rows back.
 
     Args:
+        records: see `rows`.
         name: of the files, `Session.board`; else the grid's.
 
     Raises:
         StoreError: the results folder cannot be written.
     """
-    table = rows(plan, store)
+    table = rows(plan, store, records)
     save(table, plan, store, name)
     return table
 

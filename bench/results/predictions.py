@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import StoreError
+from bench.results.states import Reading
 from bench.results.store import RunFolder, Store
 
 if TYPE_CHECKING:
@@ -17,11 +18,14 @@ if TYPE_CHECKING:
     from bench.specs.planned import Plan
 
 
-def correct_images(folder: RunFolder, accuracy: float) -> npt.NDArray[np.bool_] | None:
+def correct_images(
+    folder: RunFolder, accuracy: float, record: Mapping[str, Any] | None = None
+) -> npt.NDArray[np.bool_] | None:
     """One truth value for each test image: whether the class named first is the right one.
 
     Args:
         accuracy: of the record; predictions that do not give it are not the run's.
+        record: of the run, where it was read already.
 
     Returns:
         None where the file is gone, as it may be to save room.
@@ -29,15 +33,20 @@ def correct_images(folder: RunFolder, accuracy: float) -> npt.NDArray[np.bool_] 
     import numpy as np
 
     try:
-        content = folder.predictions_path.read_bytes()
+        path = folder.file_named(record, "predictions") if record else folder.predictions_path
+        content = path.read_bytes() if path else b""
     except (StoreError, OSError):
+        return None
+    if not content:
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
         found: npt.NDArray[np.bool_] = file["logits"].argmax(axis=1) == file["labels"]
     return found if len(found) and abs(float(found.mean()) - accuracy) < 1e-6 else None
 
 
-def add_predictions(table: Sequence[dict[str, Any]], plan: Plan, store: Store) -> None:
+def add_predictions(
+    table: Sequence[dict[str, Any]], plan: Plan, store: Store, readings: Mapping[str, Reading]
+) -> None:
     """Adds `correct` to the rows whose condition was repeated on one task alone.
 
     The interval of their mean carries the test images' error; over several tasks it is in the
@@ -52,7 +61,8 @@ def add_predictions(table: Sequence[dict[str, Any]], plan: Plan, store: Store) -
         key = row["condition_id"]
         if len(tasks[key]) == 1 and repeats[key] > 1 and _has_predictions(row):
             run = plan.runs[row["run_id"]]
-            row["correct"] = correct_images(store.folder(run.id, run.spec), row["top1_accuracy"])
+            folder, record = store.folder(run.id, run.spec), readings[run.id].record
+            row["correct"] = correct_images(folder, row["top1_accuracy"], record)
 
 
 def _has_predictions(row: Mapping[str, Any]) -> bool:

@@ -19,9 +19,9 @@ from bench.launch.devices import Placement
 from bench.launch.local.pool import Pool
 from bench.launch.preflight import check_before
 from bench.planning.plan import batches, forecast_s
-from bench.planning.states import to_do
 from bench.planning.workspace import Session
 from bench.results import leaderboard
+from bench.results.states import to_do
 from bench.runs.distributed import check_gpus
 from bench.specs.planned import PlannedRun
 
@@ -30,11 +30,12 @@ _FAILURES_SHOWN = 5
 
 @dataclass
 class Tally:
-    """What became of the runs of one command."""
+    """What became of the runs of one command; `table` has the leaderboard's rows."""
 
     done: int = 0
     diverged: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
+    table: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
 
 
@@ -66,7 +67,7 @@ def run_here(
         environment = check_before(todo, device, say, gpus)
         machine = _Machine(where, threads, device, environment, gpus)
         _run(session, console, todo, states, tally, machine, retry_failed)
-    leaderboard.write(session.plan, session.store, session.board)
+    tally.table = leaderboard.write(session.plan, session.store, session.board, session.records)
     return tally
 
 

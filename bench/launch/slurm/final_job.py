@@ -27,7 +27,7 @@ def last_job(
     """
     command = Command.from_json(payload["command"])
     session = open_command(command, Path(payload["results"]), folder)
-    leaderboard.write(session.plan, session.store, session.board)
+    leaderboard.write(session.plan, session.store, session.board, session.records)
     settings = SlurmSettings.model_validate(command.settings)
     try:
         step = Reconciler(session, command, settings, job, own_job=str(payload["name"]))

@@ -25,6 +25,7 @@ from bench.launch.slurm.states import GIVEN_UP, Situation, look
 from bench.launch.slurm.submission import GridOnCluster, Outcome, Submission
 from bench.planning.workspace import Session
 from bench.results import leaderboard
+from bench.results.states import damaged_files
 
 
 class Reconciler:
@@ -104,7 +105,7 @@ class Reconciler:
             outcome.notes[:0] = notes
             outcome.situation = replace(self._look(ledger, _with_new(jobs, ledger)), cluster="ok")
             if not outcome.situation.in_queue and not outcome.deferred:
-                leaderboard.write(self.plan, self.store, self.session.board)
+                leaderboard.write(self.plan, self.store, self.session.board, self.session.records)
             return outcome
 
     def cancel(self, only: Sequence[str] = (), wait_s: float = 60.0) -> Outcome:
@@ -140,7 +141,7 @@ class Reconciler:
                     break
                 time.sleep(0.5)
             notes += self._settle(ledger, jobs)
-            leaderboard.write(self.plan, self.store, self.session.board)
+            leaderboard.write(self.plan, self.store, self.session.board, self.session.records)
             notes.append(f"{len(unwanted)} runs cancelled, {len(ended)} jobs ended")
             return Outcome(replace(self._look(ledger, jobs), cluster="ok"), notes=notes)
 
@@ -149,7 +150,7 @@ class Reconciler:
     def _look(self, ledger: Ledger, jobs: Mapping[str, QueuedJob]) -> Situation:
         """The runs that were asked for; the plan has those of the whole file."""
         most = self.settings.max_attempts
-        found = look(self.plan, self.store, self.desk, ledger, jobs, most)
+        found = look(self.session.records, self.desk, ledger, jobs, most)
         return replace(found, runs={run.id: found.runs[run.id] for run in self.session.wanted})
 
     def _unwanted(self, found: Situation, only: Sequence[str]) -> set[str]:
@@ -170,16 +171,8 @@ class Reconciler:
     def _usable(self, ledger: Ledger) -> set[str]:
         """Ids of finished runs; of those in open jobs only where their files are there too."""
         published = self.store.published()
-        for job in ledger.open:
-            for run in published.intersection(job.runs).intersection(self.plan.runs):
-                folder = self.store.folder(run, self.plan.runs[run].spec)
-                try:
-                    record = folder.record()
-                except StoreError:  # it is shown as damaged, and its children as blocked
-                    continue
-                if record is not None and folder.damage(record):
-                    published.discard(run)
-        return published
+        damaged = damaged_files(self.session.records.read())
+        return published - {run for job in ledger.open for run in job.runs if run in damaged}
 
     def _mark_jobs(self, ledger: Ledger, unwanted: set[str], *, everything: bool) -> list[str]:
         """Leaves word in the jobs' folders; the names of those that have nothing else to do."""

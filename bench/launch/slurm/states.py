@@ -7,11 +7,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.core.errors import StoreError
 from bench.launch.slurm.client import QueuedJob
 from bench.launch.slurm.events import read_events
 from bench.launch.slurm.ledger import Desk, Ledger
 from bench.launch.slurm.outcomes import in_hand
+from bench.results.states import ENDED_WITHOUT_WEIGHTS, Records, blocked, damaged_files
 from bench.results.store import Store
 from bench.specs.planned import Plan, PlannedRun
 
@@ -79,8 +79,7 @@ def attempts_of(run_id: str, failures: Sequence[Mapping[str, Any]], ledger: Ledg
 
 
 def look(
-    plan: Plan,
-    store: Store,
+    records: Records,
     desk: Desk,
     ledger: Ledger,
     queue: Mapping[str, QueuedJob],
@@ -92,28 +91,22 @@ def look(
     noted in any case.
 
     Args:
+        records: of the plan.
         queue: jobs by name; empty where the cluster is down or was never used.
         max_attempts: a run that failed so often is not tried again.
     """
     holders = {run: job for job in ledger.open for run in job.runs}
     submitted = ledger.submitted
-    published = store.published()
-    views: dict[str, RunView] = {}
+    plan, store = records.plan, records.store
+    readings = records.read()
+    damage = damaged_files(readings)
+    finished = {key: reading.state for key, reading in readings.items()}
+    views = {
+        key: RunView(plan.runs[key], "damaged", reason=str(reading.error))
+        for key, reading in readings.items()
+        if reading.record is None
+    }
     events: dict[str, list[list[dict[str, Any]]]] = {}
-    damage: dict[str, list[str]] = {}
-    finished: dict[str, str] = {}
-    for run in plan.runs.values():
-        folder = store.folder(run.id, run.spec)
-        try:
-            record = folder.record() if run.id in published else None
-        except StoreError as error:
-            finished[run.id] = "damaged"
-            views[run.id] = RunView(run, "damaged", reason=str(error))
-            continue
-        if record is not None:
-            finished[run.id] = str(record["row"]["status"])
-            if wrong := folder.damage(record):
-                damage[run.id] = wrong
     states = dict.fromkeys(plan.runs, "missing") | finished
     again = plan.to_repeat(states, damage)
     for run in plan.runs.values():
@@ -202,9 +195,8 @@ def _of_job(
 
 def _block(plan: Plan, views: Mapping[str, RunView]) -> None:
     """A run below one that ended without weights is blocked, and by whom is said."""
-    ended = ("failed", "damaged", "diverged", "cancelled")
-    bad = [key for key, view in views.items() if view.state in ended]
-    for key, by in plan.descendants(bad).items():
-        if views[key].state == "missing":
-            views[key].state = "blocked"
-            views[key].reason = f"by {by[:12]}, {views[by].state}"
+    ended = (*ENDED_WITHOUT_WEIGHTS, "cancelled")
+    states = {key: view.state for key, view in views.items()}
+    for key, by in blocked(plan, states, ended).items():
+        views[key].state = "blocked"
+        views[key].reason = f"by {by[:12]}, {views[by].state}"
