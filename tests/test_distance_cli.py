@@ -90,6 +90,9 @@ def test_a_run_is_a_network(tmp_path: Path) -> None:
     execute_batch([(key, spec)], context, report=lambda e: None, should_stop=lambda: False)
     found = measure_selections(SOURCE, TARGET, network=key[:8], images=12, results=tmp_path)
     assert found.network == f"narrow8_32 of run {key[:8]}"
+    (folder,) = (tmp_path / "runs").iterdir()
+    by_path = measure_selections(SOURCE, TARGET, network=str(folder), images=12, results=tmp_path)
+    assert by_path.rows == found.rows
     random = measure_selections(SOURCE, TARGET, images=12, results=tmp_path)
     assert found.rows[0]["value"] != random.rows[0]["value"]
     sides = [text.replace("digits,", "digits, image_size: 16,") for text in (SOURCE, TARGET)]
@@ -103,7 +106,7 @@ def test_a_run_is_a_network(tmp_path: Path) -> None:
         ({"source": "{dataset: digitz}"}, "data set 'digitz' is not known"),
         ({"target": "{dataset: digits, image_size: 64}"}, "give both the same image_size"),
         ({"target": "{datset: digits}"}, r"target \{datset"),
-        ({"network": "nope"}, "0 runs match 'nope'"),
+        ({"network": "nope"}, "no run matches 'nope'"),
         ({"network": "timm:resnet81"}, "no network 'resnet81'"),
         ({"network": "scratch:resnet81"}, "resnet81"),
         ({"layer": "9"}, "no layer 9"),

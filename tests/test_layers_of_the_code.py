@@ -87,7 +87,6 @@ LONG = {
     "bench.commands.app.grid",
     "bench.data.selection.splits.split_pools",
     "bench.commands.findings.findings",
-    "bench.launch.slurm.states.look",
     "bench.methods.check_run",
     "bench.methods.features.solvers.fit_streaming",
     "bench.planning.plan.make_plan",

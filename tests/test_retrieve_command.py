@@ -71,7 +71,7 @@ def test_wrong_input_is_an_error(tmp_path: Path) -> None:
         asking(asked=Retrieval(k=0))
     with pytest.raises(BenchError, match=r"target \{datasets: digits\}"):
         asking("{datasets: digits}")
-    with pytest.raises(BenchError, match="0 runs match 'abc'"):
+    with pytest.raises(BenchError, match="no run matches 'abc'"):
         asking(asked=Retrieval(run="abc"))
     assert not (tmp_path / "out").exists()
 

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING
 import numpy as np
 import numpy.typing as npt
 
-from bench.core.errors import DataError, StoreError, nearest
+from bench.core.errors import DataError, nearest
+from bench.results.lookup import read_network
 from bench.results.records import selection_label, source_label
 from bench.results.store import RunFolder
 from bench.specs.run import RunSpec
@@ -90,38 +91,16 @@ def read_trained(folder: RunFolder) -> Trained:
         StoreError: the run is not done, its files are damaged, or it left no network.
         DataError: its samples have several views, so that no single image has a score.
     """
-    from bench.models import layers, weights
     from bench.training.domain import IMAGENET_MEAN, IMAGENET_STD
 
-    record = folder.record()
-    if record is None:
-        raise StoreError(
-            "the run has no result yet", place=str(folder.path), hint="run its grid again"
-        )
-    spec = RunSpec.model_validate_json((folder.path / "spec.json").read_text(encoding="utf-8"))
-    if folder.file_named(record, "model") is None or spec.method.name in _WITHOUT:
-        raise StoreError(
-            f"the run left no network of its own: method {spec.method.name}, "
-            f"{record['row']['status']}",
-            place=str(folder.path),
-            hint="name a run that trains a network, such as the one it started from",
-        )
+    network = read_network(folder)
+    model, spec, classes = network.model, network.spec, network.classes
     if spec.data.views:
         raise DataError(
             f"a sample of {spec.data.dataset!r} has the views {', '.join(spec.data.views)}",
             place=str(folder.path),
             hint="name a run on single images",
         )
-    state = weights.read_state(folder.weights_path)
-    classes = tuple(record["classes"])
-    model = layers.create(spec.model, len(classes), seed=0, image_size=spec.data.image_size)
-    if set(state) != set(model.state_dict()):
-        raise StoreError(
-            "the run's weights are not those of its network alone",
-            place=str(folder.path),
-            hint=f"method {spec.method.name} leaves more or less; name the run it started from",
-        )
-    model.load_state_dict(state)
     model.eval().requires_grad_(False)
     config = getattr(model, "pretrained_cfg", None) or {}
     mean, std = (
@@ -129,6 +108,3 @@ def read_trained(folder: RunFolder) -> Trained:
         for key, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
     )
     return Trained(network_name(spec), model, spec, classes, folder.run_id, mean, std)  # type: ignore[arg-type]
-
-
-_WITHOUT = ("extract", "svm", "probe")

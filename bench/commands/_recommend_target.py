@@ -157,7 +157,7 @@ def _size_of(name: str) -> int:
 
 
 def _of_run(text: str, results: Path) -> Source:
-    from bench.commands.show import find_run
+    from bench.results.lookup import find_run
 
     folder = find_run(text, results)
     spec = RunSpec.model_validate_json((folder.path / "spec.json").read_text(encoding="utf-8"))

@@ -24,7 +24,7 @@ from bench.launch.slurm.settings import SlurmSettings, read_settings
 from bench.launch.slurm.states import STATES, RunView, Situation
 from bench.launch.slurm.submission import Outcome
 from bench.planning.workspace import Session
-from bench.results.store import Store
+from bench.results.lookup import find_run
 from bench.runs.distributed import check_gpus
 
 _SHOWN = 12
@@ -243,17 +243,11 @@ def logs_text(run: str, results: Path, lines: int = 200) -> str:
     Raises:
         BenchError: no run, or several, match; or no job has left a log of it.
     """
-    store = Store(results)
     desk = Desk(results.resolve() / "slurm")
     ledger = desk.read()
     ids = {job_run for job in ledger.jobs.values() for job_run in job.runs}
-    matching = {f.run_id for f in store.find(run)} | {key for key in ids if key.startswith(run)}
-    if len(matching) != 1:
-        found = ", ".join(sorted(matching)[:8]) or "none"
-        raise BenchError(
-            f"{len(matching)} runs match {run!r}", place=str(results), hint=f"matching: {found}"
-        )
-    run_id = matching.pop()
+    waiting = [key for key in ids if run and key.startswith(run)]  # some have no folder yet
+    run_id = waiting[0] if len(waiting) == 1 else find_run(run, results).run_id
     for job in reversed([job for job in ledger.jobs.values() if run_id in job.runs]):
         folder = desk.job_folder(job.name)
         for path in sorted(folder.glob("log-*.txt"), reverse=True):

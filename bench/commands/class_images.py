@@ -170,7 +170,7 @@ def _print_tree(caption: str, out: Path) -> None:
 def _networks(runs: Sequence[str], results: Path) -> dict[str, Trained]:
     """The networks of runs by their names; equal names get the beginning of the run's id."""
     from analysis.networks.trained import read_trained
-    from bench.commands.show import find_run
+    from bench.results.lookup import find_run
 
     if not runs:
         raise BenchError("no run is named", hint="see the run_id column of a leaderboard")

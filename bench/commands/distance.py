@@ -118,10 +118,10 @@ def _network(text: str, image_size: int, results: Path) -> tuple[nn.Module, str]
         return model, f"{name or _RANDOM}, random weights"
     if kind == "timm":
         return _pretrained(name, image_size), f"{name}, timm's weights"
-    from bench.commands.retrieve import network_of
-    from bench.results.store import Store
+    from bench.results.lookup import find_run, read_network
 
-    trained, spec = network_of(text, Store(results))
+    found = read_network(find_run(text, results))
+    trained, spec = found.model, found.spec
     if spec.data.image_size != image_size:
         raise BenchError(
             f"the network was trained on {spec.data.image_size} pixels, the images have "

@@ -18,9 +18,8 @@ from bench.core.errors import BenchError, DataError
 from bench.core.files import write_atomic
 from bench.core.paths import user_path
 from bench.grid.yaml import scalar
-from bench.results.store import Store
+from bench.results.lookup import find_run, read_network
 from bench.specs.data import DataSpec
-from bench.specs.run import RunSpec
 
 if TYPE_CHECKING:
     import numpy as np
@@ -92,7 +91,7 @@ def retrieve(
 
     asked = asked or Retrieval()
     context = Context(str(results), str(data_root) if data_root else None, asked.device)
-    network = network_of(asked.run, Store(results))[0] if asked.run else None
+    network = read_network(find_run(asked.run, results)).model if asked.run else None
     options = _options(SelectionOptions, asked)
     places: dict[str, Any] = {"data_root": context.root, "cache_dir": context.cache}
     sides = read_selections({"target": target, "source": source}, places)
@@ -261,43 +260,6 @@ def _load(name: str, data: DataSpec, context: Any, network: nn.Module | None) ->
     domain = Domain(name, images, labels, len(loaded.classes), **given)
     keys = tuple(image.key for image in resolved.train)
     return Side(domain, keys, loaded.classes)
-
-
-def network_of(run: str, store: Store) -> tuple[nn.Module, RunSpec]:
-    """The network that a run trained, and the run.
-
-    Args:
-        run: beginning of its id, or part of its folder's name.
-
-    Raises:
-        BenchError: no run or several match, it is not done, or it trained no network.
-    """
-    from bench.models import layers, weights
-
-    folders = store.find(run)
-    if len(folders) != 1:
-        raise BenchError(
-            f"{len(folders)} runs match {run!r}",
-            place=str(store.root),
-            hint="give the beginning of a run id, see the run_id column of a leaderboard",
-        )
-    (folder,) = folders
-    record = folder.record()
-    if record is None:
-        raise BenchError("the run has no result yet", place=str(folder.path))
-    spec = RunSpec.model_validate_json((folder.path / "spec.json").read_text(encoding="utf-8"))
-    state = weights.read_state(folder.weights_path)
-    network = layers.create(
-        spec.model, len(record["classes"]), seed=0, image_size=spec.data.image_size
-    )
-    if set(state) != set(network.state_dict()):
-        raise BenchError(
-            "the run left no network of its own",
-            place=str(folder.path),
-            hint=f"method {spec.method.name} trains none; name the run it started from",
-        )
-    network.load_state_dict(state)
-    return network, spec
 
 
 def neighbour_table(found: Neighbours, target: Side, source: Side) -> str:

@@ -8,10 +8,9 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.commands._options import DataRoot, GridFile, Only, Results, Set, console
-from bench.core.errors import BenchError, StoreError
 
 if TYPE_CHECKING:
-    from bench.results.store import RunFolder
+    pass
 
 
 def leaderboard(
@@ -58,6 +57,7 @@ def show(
 ) -> None:
     """Show one run: its record, or why there is none."""
     from bench.commands._tables import failure_text, run_table
+    from bench.results.lookup import find_run
 
     out = console()
     folder = find_run(run, results)
@@ -72,43 +72,6 @@ def show(
         out.print(failure_text(failure), highlight=False)
     if not folder.failures():
         out.print("not done yet; run its grid again to go on")
-
-
-_SHOWN = 20
-
-
-def find_run(text: str, results: Path) -> RunFolder:
-    """The one run that a user means.
-
-    Args:
-        text: the beginning of a run id, a part of a folder name, or the path of the folder or of
-            a file in it, wherever that lies.
-        results: where to look for it otherwise.
-
-    Raises:
-        BenchError: none matches, or several do; some of them are named.
-    """
-    from bench.planning.workspace import check_results
-    from bench.results.store import RunFolder, Store
-
-    text = text.strip()
-    place = Path(text)
-    folder = place.parent if place.is_file() else place
-    if "/" in text and (folder / "record.json").is_file():
-        path = folder.resolve()
-        return RunFolder(path, path.name.rpartition("-")[2])
-    check_results(results, "existing")
-    hint = "give the beginning of a run id, see the run_id column of a leaderboard"
-    if not text:
-        raise BenchError("no run is named", place=str(results), hint=hint)
-    found = Store(results).find(place.name if "/" in text else text)
-    if not found:
-        raise StoreError(f"no run matches {text!r}", place=str(results), hint=hint)
-    if len(found) > 1:
-        names = [f"{f.path.name}" for f in found[:_SHOWN]]
-        names += [f"… and {len(found) - _SHOWN} more"] if len(found) > _SHOWN else []
-        raise StoreError(f"{len(found)} runs match {text!r}", hint="\n  ".join(names))
-    return found[0]
 
 
 def register(app: typer.Typer) -> None:

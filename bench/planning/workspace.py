@@ -5,17 +5,17 @@ from __future__ import annotations
 import functools
 import os
 import shlex
-import tempfile
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
-from bench.core.errors import DataError, StoreError, nearest
+from bench.core.errors import DataError
 from bench.core.paths import user_path
 from bench.grid.expand import Experiment, Grid, check_experiments, load_grid
 from bench.planning.plan import Rates, make_plan
 from bench.planning.table_names import board_name
+from bench.results.lookup import Folder, check_results
 from bench.results.states import Records
 from bench.results.store import Store
 from bench.specs.data import DataSpec
@@ -308,45 +308,6 @@ def _as_typed(
     named += [("--data-root", str(data_root))] if data_root is not None else []
     named += [("--only", name) for name in only] + [("--set", text) for text in overrides]
     return tuple(part for pair in named for part in pair)
-
-
-Folder = Literal["any", "existing", "writable"]
-
-
-def check_results(path: Path, folder: Folder = "any") -> None:
-    """Refuses a results folder that cannot be one, before anything is read or run.
-
-    Args:
-        path: the folder.
-        folder: `existing` for commands that only look: a folder of a mistyped name is not made;
-            `writable` for those that write: it is made, and a file is written into it to see.
-
-    Raises:
-        StoreError: saying what is there instead.
-    """
-    hint = "give another folder with --results"
-    if path.exists() and not path.is_dir():
-        raise StoreError("this is a file; results need a folder", place=str(path), hint=hint)
-    if folder == "existing" and not path.exists():
-        beside = path.absolute().parent
-        found = (
-            [p.name for p in beside.iterdir() if (p / "runs").is_dir()] if beside.is_dir() else []
-        )
-        known = f"; results here: {nearest(path.name, found)}" if found else ""
-        raise StoreError(
-            "there is no such results folder",
-            place=str(path),
-            hint=f"run a grid first, or say where its results lie with --results{known}",
-        )
-    if folder == "writable":
-        try:
-            path.mkdir(parents=True, exist_ok=True)
-            with tempfile.TemporaryFile(dir=path):
-                pass
-        except OSError as error:
-            raise StoreError(
-                f"results cannot be written here: {error.strerror}", place=str(path), hint=hint
-            ) from None
 
 
 def _check_run(spec: RunSpec) -> None:
