@@ -13,8 +13,6 @@ from pathlib import Path
 from typing import Any
 
 from bench.grid.expand import Grid, load_grid
-from bench.methods import check
-from bench.models.depths import depth_of
 from bench.planning.plan import make_plan
 from bench.results.leaderboard import rows
 from bench.results.store import Store
@@ -65,10 +63,7 @@ def _grid(cells: int) -> Grid:
     path = Path(_home().name) / f"grid{cells}.yaml"
     path.write_text(grid_text(cells))
 
-    def check_method(name: str, given: Any) -> Any:
-        return check(name, given).model_dump(mode="json")
-
-    return load_grid(path, depth_of=depth_of, check_method=check_method)
+    return load_grid(path)
 
 
 def planned(cells: int) -> Plan:

@@ -21,8 +21,6 @@ from typer.testing import CliRunner
 
 from bench.commands.app import app
 from bench.grid.expand import load_grid
-from bench.methods import check_run, resolved
-from bench.models.depths import depth_of
 from bench.results.conditions import Settings
 from bench.specs.run import RunSpec, canonical_json
 
@@ -34,7 +32,7 @@ _TIME = re.compile(r"\b\d+ (min|s|h)( \d\d (min|s))?\b")
 
 def golden(path: Path) -> dict[str, Any]:
     """Number and digests of a grid's specs and conditions, and its dry run without times."""
-    grid = load_grid(path, depth_of=depth_of, check_method=resolved, check_run=check_run)
+    grid = load_grid(path)
     specs: dict[RunSpec, None] = {}
     for experiment in grid.experiments:
         for run in experiment.runs:

@@ -9,8 +9,6 @@ import pytest
 
 from bench.core.errors import GridError
 from bench.grid.expand import load_grid
-from bench.methods import check, check_run
-from bench.models.depths import depth_of
 from bench.planning.plan import batches, make_plan
 from bench.planning.workspace import open_session
 from bench.specs.planned import DataFacts
@@ -46,12 +44,7 @@ experiments:
 def runs(folder: Path, text: str = GRID) -> list[RunSpec]:
     path = folder / "grid.yaml"
     path.write_text(text)
-    return load_grid(
-        path,
-        depth_of=depth_of,
-        check_method=lambda name, given: check(name, given).model_dump(mode="json"),
-        check_run=check_run,
-    ).runs
+    return load_grid(path).runs
 
 
 def facts(spec: RunSpec) -> DataFacts:
@@ -75,11 +68,7 @@ def test_only_methods_that_ask_for_kernels_have_a_bank(tmp_path: Path) -> None:
 def test_the_bank_is_planned_before_what_needs_it_and_blocks_it(tmp_path: Path) -> None:
     path = tmp_path / "grid.yaml"
     path.write_text(GRID)
-    grid = load_grid(
-        path,
-        depth_of=depth_of,
-        check_method=lambda name, given: check(name, given).model_dump(mode="json"),
-    )
+    grid = load_grid(path)
     plan = make_plan(grid, facts)
     order = list(plan.runs)
     kernels = [run for run in plan.runs.values() if run.bank_id]

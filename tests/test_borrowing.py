@@ -2,16 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import pytest
 
 from bench.core.errors import BenchError, GridError
 from bench.grid.expand import load_grid
-from bench.methods import check, check_run
-from bench.models.depths import depth_of
 from bench.planning.plan import forecast_s
 from bench.planning.workspace import Session, open_session
 from bench.results.records import describe_run
@@ -39,10 +35,7 @@ def runs(folder: Path, cell: str) -> list[RunSpec]:
     file = folder / "grid.yaml"
     file.write_text(HEAD + f"experiments:\n  a: {cell}\n")
 
-    def check_method(name: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        return check(name, given).model_dump(mode="json")
-
-    return load_grid(file, depth_of=depth_of, check_method=check_method, check_run=check_run).runs
+    return load_grid(file).runs
 
 
 def session(folder: Path, cell: str) -> Session:

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import itertools
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, get_args
 
@@ -15,9 +14,6 @@ from hypothesis import strategies as st
 
 from bench.core.errors import GridError
 from bench.grid.expand import Grid, check_experiments, load_grid
-from bench.methods import check
-from bench.models.depths import depth_of
-from bench.models.published import check_size, check_tag
 from bench.specs.data import ClassRecipe, DataSpec, NearFarClasses
 from bench.specs.pattern import LayerPattern
 from bench.specs.recipes import EPILOG, RECIPES
@@ -39,17 +35,7 @@ def expand(path: Path, text: str, **options: Any) -> Grid:
     file = path / "grid.yaml"
     file.write_text(text)
 
-    def check_method(name: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        return check(name, given).model_dump(mode="json")
-
-    return load_grid(
-        file,
-        depth_of=depth_of,
-        check_method=check_method,
-        check_tag=check_tag,
-        check_size=check_size,
-        **options,
-    )
+    return load_grid(file, **options)
 
 
 def test_axes_multiply_zipped_lists_go_together_and_includes_cross(tmp_path: Path) -> None:
@@ -466,7 +452,7 @@ def test_a_mistyped_name_of_a_pattern_is_told_the_names(tmp_path: Path) -> None:
 
 def test_missing_file_empty_file_and_no_yaml(tmp_path: Path) -> None:
     with pytest.raises(GridError, match="cannot read"):
-        load_grid(tmp_path / "no.yaml", depth_of=depth_of, check_method=lambda name, given: given)
+        load_grid(tmp_path / "no.yaml")
     for text, word in (
         ("", "empty"),
         ("a: [1", "not YAML"),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +30,7 @@ experiments:
 presets:
   miniature:
     defaults:
-      target: {dataset: digits, image_size: 8, images_per_class: 5}
+      target: {dataset: digits, image_size: 40, images_per_class: 5}
       train: {epochs: 2}
     experiments:
       rates: {axes: {train.lr: [0.1, 0.01]}}
@@ -45,16 +44,10 @@ presets:
 """
 
 
-def check_method(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    return options
-
-
 def expand(folder: Path, *overrides: str, text: str = GRID) -> Grid:
     path = folder / "grid.yaml"
     path.write_text(text)
-    return load_grid(
-        path, depth_of=lambda name: 8, check_method=check_method, overrides=list(overrides)
-    )
+    return load_grid(path, overrides=list(overrides))
 
 
 def test_without_its_name_a_preset_does_nothing(tmp_path: Path) -> None:

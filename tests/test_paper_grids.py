@@ -13,8 +13,6 @@ import pytest
 from analysis.papers.ambiguities import AMBIGUITIES
 from bench.grid.expand import Grid, load_grid
 from bench.grid.yaml import read_yaml
-from bench.methods import check_run, resolved
-from bench.models.depths import depth_of
 from bench.planning.workspace import open_session
 from bench.results.leaderboard import describe
 from bench.specs.run import RunSpec
@@ -31,13 +29,7 @@ PRESETS = [
 
 @cache
 def grid(name: str, *overrides: str) -> Grid:
-    return load_grid(
-        FOLDER / f"{name}.yaml",
-        depth_of=depth_of,
-        check_method=resolved,
-        check_run=check_run,
-        overrides=overrides,
-    )
+    return load_grid(FOLDER / f"{name}.yaml", overrides=overrides)
 
 
 def counts(name: str, *overrides: str) -> dict[str, int]:

@@ -20,7 +20,7 @@ defaults:
   target:
     dataset: wordnet-shapes
     classes: {recipe: near_far, root: dog.n.01, side: target, target_n: 5, source_n: 10}
-  model: caffenet
+  model: narrow8_32
 sources:
   near: {classes: {side: near}}
   far: {classes: {side: far}}
@@ -37,7 +37,7 @@ def facts(spec: RunSpec) -> DataFacts:
 def grid_of(folder: Path, text: str) -> Grid:
     path = folder / "grid.yaml"
     path.write_text(text)
-    return load_grid(path, depth_of=lambda name: 8, check_method=lambda name, options: options)
+    return load_grid(path)
 
 
 def plan_of(folder: Path, text: str) -> Plan:
@@ -100,7 +100,7 @@ def test_baselines_have_the_same_draw_and_seeds(tmp_path: Path) -> None:
 CHU = """\
 defaults:
   source: {dataset: imagenet, classes: {recipe: all}}
-  model: caffenet
+  model: narrow8_32
   train: {copied_lr_factor: 0.2}
 experiments:
   table-1:
@@ -206,8 +206,8 @@ def test_a_batch_shares_parent_data_and_network(tmp_path: Path) -> None:
 
 
 def test_forecast_grows_with_work_and_is_unknown_for_strangers(tmp_path: Path) -> None:
-    text = HEAD + (
-        "experiments: {a: {set: {source: near},"
+    text = HEAD.replace("narrow8_32", "caffenet") + (
+        "experiments: {a: {set: {source: near, target.image_size: 64},"
         " axes: {pattern: [tune, freeze], train.epochs: [5, 50]}}}"
     )
     runs: dict[tuple[str, int], PlannedRun] = {
@@ -215,7 +215,7 @@ def test_forecast_grows_with_work_and_is_unknown_for_strangers(tmp_path: Path) -
         for run in plan_of(tmp_path, text).runs.values()
         if run.experiments
     }
-    rates = {("caffenet", 32): 100.0}
+    rates = {("caffenet", 64): 100.0}
     cost = {key: forecast_s(run, rates) or 0.0 for key, run in runs.items()}
     tune, freeze = "T(1-7)R(8)", "F(1-7)R(8)"
     assert cost[freeze, 5] < cost[tune, 5] < cost[tune, 50]

@@ -12,8 +12,6 @@ from hypothesis import strategies as st
 from bench.core.errors import GridError
 from bench.grid.expand import Grid, load_grid
 from bench.grid.seed_repeats import Repeats
-from bench.methods import check, check_run
-from bench.models.depths import depth_of
 from bench.planning.plan import make_plan
 from bench.specs.identity import RunIds
 from bench.specs.planned import DataFacts
@@ -23,12 +21,8 @@ GRIDS = sorted((Path(__file__).parents[1] / "grids").rglob("*.yaml"))
 
 
 def load(path: Path, **options: Any) -> Grid:
-    def check_method(name: str, given: Any) -> Any:
-        return check(name, given).model_dump(mode="json")
 
-    return load_grid(
-        path, depth_of=depth_of, check_method=check_method, check_run=check_run, **options
-    )
+    return load_grid(path, **options)
 
 
 def fingerprint(spec: RunSpec) -> str:

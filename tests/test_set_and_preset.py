@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from pathlib import Path
 from types import SimpleNamespace
-from typing import Any, cast
+from typing import cast
 
 import pytest
 
@@ -13,9 +12,6 @@ from bench.commands._summary import leaderboard_lines
 from bench.core.errors import GridError
 from bench.grid.expand import Grid, load_grid
 from bench.grid.weights import check_weights_file
-from bench.methods import check
-from bench.models.depths import depth_of
-from bench.models.published import check_size, check_tag
 from bench.planning.workspace import Session
 from bench.results.store import Store
 
@@ -26,17 +22,8 @@ WEIGHTS = (
 
 
 def read(*overrides: str, path: Path = OWN) -> Grid:
-    def check_method(name: str, given: Mapping[str, Any]) -> Mapping[str, Any]:
-        return check(name, given).model_dump(mode="json")
 
-    return load_grid(
-        path,
-        depth_of=depth_of,
-        check_method=check_method,
-        check_tag=check_tag,
-        check_size=check_size,
-        overrides=overrides,
-    )
+    return load_grid(path, overrides=overrides)
 
 
 def starts(grid: Grid) -> set[tuple[str, bool]]:

@@ -31,9 +31,7 @@ def name(folder: Path, *overrides: str) -> str:
     path.write_text(GRID)
 
     def load(texts: tuple[str, ...]) -> Grid:
-        return load_grid(
-            path, depth_of=lambda name: 8, check_method=lambda name, given: given, overrides=texts
-        )
+        return load_grid(path, overrides=texts)
 
     return board_name(load(overrides), overrides, lambda: load(()))
 

@@ -7,7 +7,7 @@ section share the validated object, so a grid of a hundred thousand cells stays 
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
@@ -18,6 +18,9 @@ from bench.grid.errors import CellError, cell_error
 from bench.grid.pattern import read_pattern
 from bench.grid.validate import check_draws, check_training
 from bench.grid.weights import WeightsReader
+from bench.methods import check_run, resolved
+from bench.models.depths import depth_of
+from bench.models.published import check_size
 from bench.specs.data import Borrowed, DataSpec
 from bench.specs.evaluation import EvaluateSpec
 from bench.specs.run import FromRun, Init, MethodSpec, ModelSpec, RunSpec, Scratch, Seeds, TrainSpec
@@ -67,29 +70,10 @@ def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
 
 
 class RunBuilder:
-    """Builds run specs from cells; remembers the sections it has validated.
+    """Builds run specs from cells; remembers the sections it has validated."""
 
-    Args:
-        depth_of: the number of layers of a network, by name; raises ModelError for unknown names.
-        check_method: validates a method's name and options; raises BenchError.
-        check_run: looks whether a run's method suits its parent and what it borrows; raises
-            BenchError.
-        check_tag: looks whether timm has weights for a network, by its name and their tag; raises
-            BenchError.
-        check_size: looks whether a network, by its name, takes images of a size; raises BenchError.
-    """
-
-    def __init__(
-        self,
-        depth_of: Callable[[str], int],
-        check_method: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
-        check_run: Callable[[RunSpec], None] = lambda spec: None,
-        check_tag: Callable[[str, str | None], None] = lambda model, tag: None,
-        check_size: Callable[[str, int], None] = lambda model, image_size: None,
-    ) -> None:
-        self.depth_of, self.check_method, self.check_run = depth_of, check_method, check_run
-        self.check_size = check_size
-        self._weights = WeightsReader(check_tag)
+    def __init__(self) -> None:
+        self._weights = WeightsReader()
         self._sizes: set[tuple[str, int]] = set()
         self._sections: dict[tuple[str, str], Any] = {}
         self._parents: dict[str, RunSpec] = {}
@@ -129,7 +113,7 @@ class RunBuilder:
         check_training(spec)
         self._check_size(model, data.image_size)
         try:
-            self.check_run(spec)
+            check_run(spec)
         except BenchError as error:
             raise CellError(("method",), error.message, error.hint) from None
         return spec
@@ -219,14 +203,14 @@ class RunBuilder:
         if (model.name, image_size) in self._sizes:
             return
         try:
-            self.check_size(model.name, image_size)
+            check_size(model.name, image_size)
         except BenchError as error:
             raise CellError(("target", "image_size"), error.message, error.hint) from None
         self._sizes.add((model.name, image_size))
 
     def _depth(self, model: ModelSpec) -> int:
         try:
-            return self.depth_of(model.name)
+            return depth_of(model.name)
         except BenchError as error:
             raise CellError(("model",), error.message, error.hint) from None
 
@@ -246,8 +230,8 @@ class RunBuilder:
         if memo not in self._sections:
             options = {key: value for key, value in given.items() if key != "name"}
             try:
-                resolved = self.check_method(given["name"], options)
-                spec = MethodSpec(name=given["name"], options=tuple(sorted(resolved.items())))
+                complete = resolved(given["name"], options)
+                spec = MethodSpec(name=given["name"], options=tuple(sorted(complete.items())))
             except BenchError as error:
                 raise CellError(("method",), error.message, error.hint) from None
             except ValidationError as error:

@@ -25,7 +25,7 @@ Expansion is pure and imports no torch. Every error carries file and line.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -94,22 +94,12 @@ class Grid:
 def load_grid(
     path: Path | str,
     *,
-    depth_of: Callable[[str], int],
-    check_method: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
-    check_run: Callable[[RunSpec], None] = lambda spec: None,
-    check_tag: Callable[[str, str | None], None] = lambda model, tag: None,
-    check_size: Callable[[str, int], None] = lambda model, image_size: None,
     overrides: Sequence[str] = (),
 ) -> Grid:
     """Reads and expands a grid file.
 
     Args:
         path: the YAML file.
-        depth_of: number of layers of a network by name (`bench.models.depths.depth_of`).
-        check_method: see `bench.methods.check`.
-        check_run: see `bench.methods.check_run`.
-        check_tag: see `bench.models.published.check_tag`.
-        check_size: see `bench.models.published.check_size`.
         overrides: `key.key=value` texts, laid over every cell (`--set`); `preset=NAME` lays a
             preset over the file first (see `bench.grid.presets`).
 
@@ -126,7 +116,7 @@ def load_grid(
             "there are no experiments", place=document.place(()), hint="add experiments:"
         )
     _texts(document, top)
-    builder = RunBuilder(depth_of, check_method, check_run, check_tag, check_size)
+    builder = RunBuilder()
     changes = [read_override(text, SECTIONS) for text in overrides]
     expanders = [_Expander(document, name, builder, changes) for name in experiments]
     expanded = tuple(one.experiment() for one in expanders)
@@ -138,7 +128,7 @@ def load_grid(
         root=top.get("root"),
         experiments=expanded,
         slurm=_mapping(document, ("slurm",), top.get("slurm") or {}, None),
-        measures=read_measures(document, expanded, depth_of=depth_of, check_method=check_method),
+        measures=read_measures(document, expanded),
     )
 
 

@@ -12,6 +12,8 @@ from dataclasses import dataclass, field
 from typing import Any, Literal
 
 from bench.core.errors import GridError, ModelError
+from bench.methods import resolved
+from bench.models.depths import depth_of
 from bench.results.records import source_label
 from bench.specs.data import DataSpec
 from bench.specs.measures import (
@@ -80,57 +82,41 @@ def extraction_pattern(init: Init, depth: int) -> str:
             return f"F(1-{depth - 1})R({depth})"
 
 
-class Workshop:
-    """Makes extractions.
+def extraction(
+    init: Init,
+    model: ModelSpec,
+    data: DataSpec,
+    draw: int,
+    **options: str | int | None,
+) -> RunSpec:
+    """The features of a selection under a network.
 
-    Args:
-        depth_of: number of layers of a network by name.
-        check_method: options of a method, validated and complete.
+    Raises:
+        BenchError: no such network, or a layer number that it does not have.
     """
-
-    def __init__(
-        self,
-        depth_of: Callable[[str], int],
-        check_method: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
-    ) -> None:
-        self.depth_of, self.check_method = depth_of, check_method
-
-    def extraction(
-        self,
-        init: Init,
-        model: ModelSpec,
-        data: DataSpec,
-        draw: int,
-        **options: str | int | None,
-    ) -> RunSpec:
-        """The features of a selection under a network.
-
-        Raises:
-            BenchError: no such network, or a layer number that it does not have.
-        """
-        if data.views:
-            raise GridError(
-                f"features are of whole images, and a sample of {data.dataset!r} has the views "
-                f"{', '.join(data.views)}",
-                hint="name other experiments: experiments: […]",
-            )
-        depth = self.depth_of(model.name)
-        for name in str(options["layers"]).split(","):
-            if name.isdigit() and not 1 <= int(name) <= depth:
-                raise ModelError(
-                    f"layer {name} is asked for, and {model.name} has layers 1 to {depth}",
-                    hint="choose one of them, penultimate, or the name of a module",
-                )
-        checked = self.check_method("extract", options)
-        return RunSpec(
-            data=data,
-            model=model,
-            pattern=extraction_pattern(init, depth),
-            init=init,
-            method=MethodSpec(name="extract", options=tuple(sorted(checked.items()))),
-            seeds=Seeds(draw=draw),
-            allow_overlap=True,  # nothing is trained, so nothing can leak
+    if data.views:
+        raise GridError(
+            f"features are of whole images, and a sample of {data.dataset!r} has the views "
+            f"{', '.join(data.views)}",
+            hint="name other experiments: experiments: […]",
         )
+    depth = depth_of(model.name)
+    for name in str(options["layers"]).split(","):
+        if name.isdigit() and not 1 <= int(name) <= depth:
+            raise ModelError(
+                f"layer {name} is asked for, and {model.name} has layers 1 to {depth}",
+                hint="choose one of them, penultimate, or the name of a module",
+            )
+    checked = resolved("extract", options)
+    return RunSpec(
+        data=data,
+        model=model,
+        pattern=extraction_pattern(init, depth),
+        init=init,
+        method=MethodSpec(name="extract", options=tuple(sorted(checked.items()))),
+        seeds=Seeds(draw=draw),
+        allow_overlap=True,  # nothing is trained, so nothing can leak
+    )
 
 
 def _largest(wanted: Sequence[Wanted], key: Callable[[Wanted], Any]) -> dict[Any, Wanted]:
@@ -149,9 +135,7 @@ def _experiments(wanted: Sequence[Wanted]) -> tuple[str, ...]:
 # --- distances --------------------------------------------------------------------------------
 
 
-def _distances(
-    wanted: Sequence[Wanted], asked: DistancesAsked, workshop: Workshop
-) -> Iterator[Part]:
+def _distances(wanted: Sequence[Wanted], asked: DistancesAsked) -> Iterator[Part]:
     from_sources = [one for one in wanted if one.source is not None]
     for task, one in _largest(from_sources, lambda w: w.task).items():
         source, target = one.source, one.run
@@ -165,7 +149,7 @@ def _distances(
         }
         for role, (data, draw) in sides.items():
             scored = role == "target" and init.kind == "run"
-            run = workshop.extraction(
+            run = extraction(
                 init,
                 model,
                 data,
@@ -196,13 +180,11 @@ def _network(asked: DistancesAsked, source: RunSpec, label: str) -> tuple[Init, 
 # --- transferability --------------------------------------------------------------------------
 
 
-def _transferability(
-    wanted: Sequence[Wanted], asked: TransferabilityAsked, workshop: Workshop
-) -> Iterator[Part]:
+def _transferability(wanted: Sequence[Wanted], asked: TransferabilityAsked) -> Iterator[Part]:
     candidates = [w for w in wanted if w.source is not None or w.run.init.kind in ("timm", "file")]
     for task, one in _largest(candidates, lambda w: w.task).items():
         init = one.run.init
-        run = workshop.extraction(
+        run = extraction(
             init,
             one.run.model if one.source is None else one.source.model,
             one.run.data,
@@ -232,7 +214,7 @@ class _Net:
     one: Wanted
 
 
-def _filters(wanted: Sequence[Wanted], asked: FiltersAsked, workshop: Workshop) -> Iterator[Part]:
+def _filters(wanted: Sequence[Wanted], asked: FiltersAsked) -> Iterator[Part]:
     judged = [w for w in wanted if _is_tuned(w) or _is_self(w)]
 
     def target(one: Wanted) -> tuple[Any, ...]:
@@ -247,7 +229,7 @@ def _filters(wanted: Sequence[Wanted], asked: FiltersAsked, workshop: Workshop) 
             and one.run.data.images_per_class == whole.run.data.images_per_class
         ]
         for net in _networks(group):
-            yield from _judged(net, asked, workshop, _experiments(group))
+            yield from _judged(net, asked, _experiments(group))
 
 
 def _is_tuned(one: Wanted) -> bool:
@@ -290,15 +272,13 @@ def _networks(group: Sequence[Wanted]) -> list[_Net]:
     return list(found.values())
 
 
-def _judged(
-    net: _Net, asked: FiltersAsked, workshop: Workshop, within: tuple[str, ...]
-) -> Iterator[Part]:
+def _judged(net: _Net, asked: FiltersAsked, within: tuple[str, ...]) -> Iterator[Part]:
     splits: dict[Literal["judged", "chosen"], str] = {"judged": asked.split}
     if asked.choose_on is not None and asked.choose_on != asked.split:
         splits["chosen"] = asked.choose_on
     data, draw = net.one.run.data, net.one.run.seeds.draw
     for role, split in splits.items():
-        run = workshop.extraction(
+        run = extraction(
             FromRun(run=net.run),
             net.run.model,
             data,

@@ -18,13 +18,13 @@ Every measurement names the images whose features it needs as extractions: runs 
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
 from bench.core.errors import BenchError, GridError, nearest
-from bench.grid.extractions import PARTS, Wanted, Workshop
+from bench.grid.extractions import PARTS, Wanted
 from bench.grid.yaml import Document
 from bench.results.records import describe_run
 from bench.specs.measures import KINDS, Asked, Measure
@@ -41,16 +41,12 @@ class _Experiment(Protocol):
 def read_measures(
     document: Document,
     experiments: Sequence[_Experiment],
-    *,
-    depth_of: Callable[[str], int],
-    check_method: Callable[[str, Mapping[str, Any]], Mapping[str, Any]],
 ) -> tuple[Measure, ...]:
     """The measurements of a grid file, with the extractions that they need.
 
     Args:
         document: the file.
         experiments: of the grid, expanded.
-        depth_of, check_method: see `bench.grid.expand.load_grid`.
 
     Raises:
         GridError: with file and line.
@@ -66,9 +62,8 @@ def read_measures(
             raise _error(document, (name,), f"measure: nothing is called {name!r}", _known(name))
         asked = _asked(document, name, given)
         wanted = _wanted_runs(document, name, asked, experiments)
-        workshop = Workshop(depth_of, check_method)
         try:
-            parts = tuple(PARTS[name](wanted, asked, workshop))
+            parts = tuple(PARTS[name](wanted, asked))
         except BenchError as error:
             raise _error(document, (name,), error.message, error.hint) from None
         if not parts:

@@ -6,13 +6,14 @@ import hashlib
 import json
 import struct
 import zipfile
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 from bench.core.errors import BenchError, nearest
 from bench.core.paths import user_path
 from bench.grid.errors import CellError
+from bench.models.published import check_tag
 from bench.specs.run import FromFile, FromTimm, ModelSpec
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
@@ -27,14 +28,9 @@ _OLD_TORCH = (
 
 
 class WeightsReader:
-    """Reads `weights:`; looks at each file once.
+    """Reads `weights:`; looks at each file once."""
 
-    Args:
-        check_tag: refuses, with a BenchError, a network or a tag without published weights.
-    """
-
-    def __init__(self, check_tag: Callable[[str, str | None], None]) -> None:
-        self.check_tag = check_tag
+    def __init__(self) -> None:
         self._files: dict[Path, str] = {}
 
     def __call__(self, raw: Any, model: ModelSpec) -> FromTimm | FromFile:
@@ -65,7 +61,7 @@ class WeightsReader:
 
     def _timm(self, model: ModelSpec, tag: str | None) -> FromTimm:
         try:
-            self.check_tag(model.name, tag)
+            check_tag(model.name, tag)
         except BenchError as error:
             raise CellError(("weights",), error.message, error.hint) from None
         return FromTimm(tag=tag)

@@ -5,10 +5,9 @@ from __future__ import annotations
 import functools
 import os
 import shlex
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
 from bench.core.errors import DataError
 from bench.core.paths import user_path
@@ -253,19 +252,9 @@ def open_session(
     Raises:
         BenchError: if the grid is wrong, or its data or the results folder are not there.
     """
-    from bench.models.depths import depth_of
-    from bench.models.published import check_size, check_tag
 
     def load(texts: Sequence[str]) -> Grid:
-        return load_grid(
-            path,
-            depth_of=depth_of,
-            check_method=_check_method,
-            check_run=_check_run,
-            check_tag=check_tag,
-            check_size=check_size,
-            overrides=texts,
-        )
+        return load_grid(path, overrides=texts)
 
     grid = load(overrides)
     check_results(results, folder)
@@ -308,15 +297,3 @@ def _as_typed(
     named += [("--data-root", str(data_root))] if data_root is not None else []
     named += [("--only", name) for name in only] + [("--set", text) for text in overrides]
     return tuple(part for pair in named for part in pair)
-
-
-def _check_run(spec: RunSpec) -> None:
-    from bench.methods import check_run
-
-    check_run(spec)
-
-
-def _check_method(name: str, options: Mapping[str, Any]) -> Mapping[str, Any]:
-    from bench.methods import resolved
-
-    return resolved(name, options)

@@ -25,8 +25,6 @@ from analysis.report.build import build, page
 from bench.commands.app import app
 from bench.core.errors import BenchError, DataError
 from bench.grid.expand import load_grid
-from bench.methods import check_run, resolved
-from bench.models.depths import depth_of
 from bench.results.records import COLUMNS, describe_run
 
 ROOT = Path(__file__).parents[2]
@@ -37,13 +35,7 @@ TABLES = [(name, one) for name, grid in GRIDS.items() for one in grid.tables]
 @cache
 def board(name: str, *overrides: str) -> pd.DataFrame:
     """A leaderboard of a paper's grid as if all its runs were done, each with a score by chance."""
-    grid = load_grid(
-        ROOT / "grids" / "papers" / f"{name}.yaml",
-        depth_of=depth_of,
-        check_method=resolved,
-        check_run=check_run,
-        overrides=overrides,
-    )
+    grid = load_grid(ROOT / "grids" / "papers" / f"{name}.yaml", overrides=overrides)
     inside: dict[Any, list[str]] = {}
     for experiment in grid.experiments:
         for run in experiment.runs:
