@@ -293,7 +293,7 @@ def test_available_images_are_those_that_would_train_if_all_did(
 
 SCRIPT = """
 from bench.data.catalog import resolve
-from bench.specs.run import DataSpec, RandomClasses
+from bench.specs.data import DataSpec, RandomClasses
 from pathlib import Path
 import sys
 data = DataSpec(dataset="wordnet-shapes", classes=RandomClasses(n=3), images_per_class=4)
