@@ -9,7 +9,8 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from analysis.measurements.distances import DistanceOptions, Side, measure
+from analysis.measurements.distance_parts import DistanceOptions, Side
+from analysis.measurements.distances import measure
 from bench.commands.app import app
 from bench.commands.distance import distance_table, measure_selections
 from bench.commands.retrieve import parse_selection

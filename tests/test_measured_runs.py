@@ -16,7 +16,8 @@ from analysis.comparisons.evidence import Evidence
 from analysis.comparisons.ratios import DISTANCE_KEYS, with_distance
 from analysis.leaderboard.read import parse
 from analysis.measurements import tables as measuring
-from analysis.measurements.distances import DistanceOptions, Side, measure
+from analysis.measurements.distance_parts import DistanceOptions, Side
+from analysis.measurements.distances import measure
 from analysis.measurements.features_file import read_extracted
 from analysis.measurements.tables import Measurements, evidence, measurements, wide_distances
 from analysis.measurements.transferability import leep, logme

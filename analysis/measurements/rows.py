@@ -14,7 +14,8 @@ import numpy.typing as npt
 
 from analysis.measurements import transferability as scores
 from analysis.measurements.clustering import cluster_concepts
-from analysis.measurements.distances import DistanceOptions, Side, measure
+from analysis.measurements.distance_parts import DistanceOptions, Side
+from analysis.measurements.distances import measure
 from analysis.measurements.features_file import Extracted
 from analysis.measurements.filters import average_precision, top_filters
 from bench.core.errors import BenchError, DataError

@@ -16,13 +16,8 @@ from sklearn.svm import LinearSVC
 
 from analysis.measurements import class_distances as by_class
 from analysis.measurements import set_distances as sets
-from analysis.measurements.distances import (
-    DistanceOptions,
-    DistanceResult,
-    Side,
-    equal_sizes,
-    measure,
-)
+from analysis.measurements.distance_parts import DistanceOptions, DistanceResult, Side, equal_sizes
+from analysis.measurements.distances import measure
 from analysis.measurements.domain_classifiers import (
     cnn_domain_classifier,
     domain_accuracy,

@@ -97,7 +97,7 @@ def check(
     >>> with tempfile.TemporaryDirectory() as cache:
     ...     report = check("digits", None, data_root=None, cache_dir=Path(cache))
     >>> report.lines()[2]
-    '  train: 1797 images, per class 174 to 183, median 180.5'
+    '  train: 1,797 images, per class 174 to 183, median 180.5'
     """
     where = None if root is None else str(root)
     dataset = open_dataset(name, where, data_root=data_root, cache_dir=cache_dir, options=options)
