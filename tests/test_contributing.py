@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ast
 import re
 import sys
 import types
@@ -61,3 +62,29 @@ def test_the_example_shows_classes_equally_often(balanced: str) -> None:
 def test_its_options_are_checked_as_any(balanced: str) -> None:
     with pytest.raises(GridError, match="method 'balanced': power is 2"):
         check(balanced, {"power": 2})
+
+
+ROOT = Path(__file__).parents[1]
+
+
+def test_the_rooms_are_those_on_disk_in_their_own_words() -> None:
+    """Every folder of modules is in the document with the first line of its docstring."""
+    for package in ("bench", "analysis"):
+        for file in (ROOT / package).rglob("__init__.py"):
+            place = file.parent.relative_to(ROOT)
+            if place.as_posix() == "bench":
+                continue
+            sentence = (ast.get_docstring(ast.parse(file.read_text())) or "").splitlines()[0]
+            room = (
+                place.name if place.parent.as_posix() in ("bench", ".") else f"{place.as_posix()}/"
+            )
+            lines = [
+                line.split(maxsplit=1) for line in TEXT.splitlines() if line.startswith("    ")
+            ]
+            assert [room, sentence] in lines, (room, sentence)
+
+
+def test_every_place_that_is_named_is_there() -> None:
+    named = re.findall(r"`((?:bench|analysis|tests|scripts|benchmarks)/[\w./-]+)`", TEXT)
+    example = "bench/methods/finetuning/balanced.py"
+    assert [name for name in named if name != example and not (ROOT / name).exists()] == []

@@ -11,9 +11,9 @@ from typer.testing import CliRunner
 
 from analysis.measurements.distance_parts import DistanceOptions, Side
 from analysis.measurements.distances import measure
+from bench.commands._neighbours import parse_selection
 from bench.commands.app import app
 from bench.commands.distance import distance_table, measure_selections
-from bench.commands.retrieve import parse_selection
 from bench.core.errors import BenchError
 from bench.data import catalog
 from bench.methods.features.extract_options import taken_rows

@@ -35,7 +35,7 @@ def test_rooms_import_only_those_below_and_there_are_no_circles() -> None:
 
 
 MOST_MODULES = 16
-FULL = {"bench.data.formats": 20, "bench.commands": 18}
+FULL = {"bench.data.formats": 20, "bench.commands": 21}
 """Rooms with a module for each published layout, and one for each command."""
 
 
@@ -84,7 +84,7 @@ def test_grid_errors_are_light(tmp_path: Path) -> None:
 
 
 LONG = {
-    "bench.commands.app.grid",
+    "bench.commands.grid.grid",
     "bench.data.selection.splits.split_pools",
     "bench.commands.findings.findings",
     "bench.methods.check_run",
@@ -97,10 +97,10 @@ WIDE = {
     "analysis.findings.parts.difference",
     "analysis.findings.parts.slope",
     "analysis.figures.charts.curves",
-    "bench.commands.classes.class_lines",
-    "bench.commands.app.classes",
-    "bench.commands.app.grid",
-    "bench.commands.app.retrieve",
+    "bench.commands._class_lines.class_lines",
+    "bench.commands.classes.classes",
+    "bench.commands.grid.grid",
+    "bench.commands.retrieve.retrieve",
     "bench.data.opened._entry",
     "bench.data.selection.splits.split_pools",
     "bench.commands.data.data_check",

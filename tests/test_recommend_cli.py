@@ -55,7 +55,7 @@ def said(command: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grid, its results, and a folder of images of which three are the source's."""
-    from bench.commands.retrieve import parse_selection
+    from bench.commands._neighbours import parse_selection
     from bench.data import catalog
 
     folder = tmp_path_factory.mktemp("recommend")

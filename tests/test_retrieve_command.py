@@ -10,7 +10,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from bench.commands.retrieve import (
+from bench.commands._neighbours import (
     RANKS,
     Retrieval,
     read_selections,

@@ -97,7 +97,7 @@ def target_selection(text: str, image_size: int | None, places: dict[str, Any]) 
     Raises:
         BenchError: there is nothing at the path, or the YAML is wrong, with the key.
     """
-    from bench.commands.retrieve import folder_selection, parse_selection
+    from bench.commands._neighbours import folder_selection, parse_selection
 
     path = user_path(text) if not text.lstrip().startswith("{") else Path("{")
     if not path.exists():
@@ -119,7 +119,7 @@ def find_source(asked: Asked, results: Path) -> Source:
     Raises:
         BenchError: no run, selection or network of that name; no run that learned the selection.
     """
-    from bench.commands.retrieve import parse_selection
+    from bench.commands._neighbours import parse_selection
 
     text = asked.source.strip()
     if text.startswith("timm:"):

@@ -1,65 +1,57 @@
-"""The lines that `bench classes` prints: lists, counts, trees and draws of classes."""
+"""`bench classes`: list, count and draw the classes that a recipe selects."""
 
 from __future__ import annotations
 
 from pathlib import Path
-from typing import cast, get_args
+from typing import Annotated
 
-from pydantic import TypeAdapter, ValidationError
+import typer
 
-from bench.core.errors import BenchError
-from bench.grid.errors import first_problem
-from bench.grid.yaml import scalar
-from bench.specs.data import ClassRecipe
+from bench.commands._options import DataRoot, Results, as_path
+from bench.specs.recipes import EPILOG
 
 
-def class_lines(
-    *,
-    recipe: str | None,
-    under: str | None,
-    rule: str,
-    dataset: str,
-    root: str | None,
-    data_root: Path | None,
-    cache: Path,
-    count: bool,
-    tree: bool,
-) -> list[str]:
-    """What was asked for, a line each: `wnid  name`, a number, or an indented tree.
+def classes(
+    recipe: Annotated[
+        str | None, typer.Argument(help="a class recipe as YAML, {recipe: random, n: 10}")
+    ] = None,
+    under: Annotated[str | None, typer.Option(help="a synset: dog.n.01 or n02084071")] = None,
+    rule: Annotated[
+        str, typer.Option(help="first_pointer, closure or longest_path")
+    ] = "first_pointer",
+    dataset: Annotated[str, typer.Option(help="whose classes")] = "wordnet-shapes",
+    root: Annotated[str | None, typer.Option(help="where the data set lies")] = None,
+    data_root: DataRoot = None,
+    results: Results = Path("results"),
+    count: Annotated[bool, typer.Option("--count", help="print the number alone")] = False,
+    tree: Annotated[bool, typer.Option("--tree", help="print the WordNet tree")] = False,
+    figure: Annotated[
+        Path | None, typer.Option(help="draw the tree into a file, .svg or .png", callback=as_path)
+    ] = None,
+) -> None:
+    """List, count and draw classes: below a synset, or by any recipe of a grid."""
+    from bench.commands._class_lines import class_lines
 
-    Raises:
-        BenchError: for a recipe or a synset that does not exist, with the alternatives.
-    """
-    from bench.data.catalog import open_dataset
-    from bench.data.selection.classes import select
-    from bench.data.wordnet.hierarchy import Rule, taxonomy
-
-    if recipe is not None and under is not None:
-        raise BenchError("give a recipe or --under, not both")
-    if rule not in get_args(Rule):
-        raise BenchError(f"--rule {rule!r} is not known", hint=", ".join(get_args(Rule)))
-    data = open_dataset(dataset, root, data_root=data_root, cache_dir=cache)
-    raw = (
-        f"{{recipe: under, synset: {under}, rule: {rule}}}" if under else recipe or "{recipe: all}"
+    lines = class_lines(
+        recipe=recipe,
+        under=under,
+        rule=rule,
+        dataset=dataset,
+        root=root,
+        data_root=data_root,
+        cache=results / "cache",
+        count=count and figure is None,
+        tree=tree and figure is None,
     )
-    names = select(_recipe(raw), data.classes, wnid_keyed=data.wnid_keyed, dataset=dataset).names
-    if count:
-        return [str(len(names))]
-    if not data.wnid_keyed:
-        return list(names)
-    words = taxonomy()
-    if tree:
-        return words.tree_lines(under or "entity.n.01", cast(Rule, rule), names)
-    return [f"{name}  {words.name(name)}" for name in names]
+    if figure is not None:
+        from bench.commands.class_images import draw_tree
+
+        names = [line.split("  ")[0] for line in lines]
+        lines = [draw_tree({"selected": names}, figure), str(figure)]
+    for line in lines:
+        typer.echo(line)
 
 
-def _recipe(text: str) -> ClassRecipe:
-    value = scalar(text)
-    if isinstance(value, str):
-        value = {"recipe": value}
-    try:
-        adapter: TypeAdapter[ClassRecipe] = TypeAdapter(ClassRecipe)
-        return adapter.validate_python(value)
-    except ValidationError as error:
-        _, message, hint = first_problem(error, ("recipe",))
-        raise BenchError(f"recipe {text}: {message}", hint=hint) from None
+def register(app: typer.Typer) -> None:
+    """Adds the command to the application."""
+    app.command(epilog=EPILOG)(classes)

@@ -80,7 +80,7 @@ def measure_selections(
         BenchError: a selection, network or layer that is not there, with the alternatives.
     """
     from analysis.measurements.rows import distance_rows
-    from bench.commands.retrieve import read_selections
+    from bench.commands._neighbours import read_selections
     from bench.methods import check
     from bench.runs.build import Context
     from bench.specs.measures import DistancesAsked

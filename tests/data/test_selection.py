@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.commands.classes import class_lines
+from bench.commands._class_lines import class_lines
 from bench.core.errors import BenchError, DataError
 from bench.data.selection.classes import Selection, select
 from bench.data.wordnet.hierarchy import taxonomy
