@@ -17,7 +17,7 @@ from bench.core.errors import BenchError, GridError, nearest
 from bench.core.text import duration
 from bench.grid.yaml import scalar
 from bench.launch.slurm.job import Job
-from bench.launch.slurm.ledger import Command, Desk
+from bench.launch.slurm.ledger import Command, SubmissionStore
 from bench.launch.slurm.permissions import printable
 from bench.launch.slurm.reconcile import Reconciler
 from bench.launch.slurm.settings import SlurmSettings, read_settings
@@ -243,13 +243,13 @@ def logs_text(run: str, results: Path, lines: int = 200) -> str:
     Raises:
         BenchError: no run, or several, match; or no job has left a log of it.
     """
-    desk = Desk(results.resolve() / "slurm")
-    ledger = desk.read()
+    submissions = SubmissionStore(results.resolve() / "slurm")
+    ledger = submissions.read()
     ids = {job_run for job in ledger.jobs.values() for job_run in job.runs}
     waiting = [key for key in ids if run and key.startswith(run)]  # some have no folder yet
     run_id = waiting[0] if len(waiting) == 1 else find_run(run, results).run_id
     for job in reversed([job for job in ledger.jobs.values() if run_id in job.runs]):
-        folder = desk.job_folder(job.name)
+        folder = submissions.job_folder(job.name)
         for path in sorted(folder.glob("log-*.txt"), reverse=True):
             part = _part(path.read_text(errors="replace").splitlines(), run_id)
             if part:

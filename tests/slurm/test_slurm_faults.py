@@ -255,7 +255,9 @@ def test_out_of_memory_is_told_apart_and_retried_with_more(grid: Make) -> None:
     assert memory == [0.2 * 2**n for n in range(len(memory))]
     assert len(memory) > 1
     assert max(g.executions().values()) <= len(memory)
-    reasons = {d["reason"] for e in ledger(g) for j in e.get("jobs", ()) for d in deaths(j)}
+    reasons = {
+        d["reason"] for e in ledger(g) for j in e.get("jobs", ()) for d in failed_attempts(j)
+    }
     assert reasons == {"out of memory"}
 
 
@@ -269,7 +271,7 @@ def ledger(grid: Any) -> list[dict[str, Any]]:
     return [json.loads(path.read_text()) for path in sorted(folder.glob("*.json"))]
 
 
-def deaths(job: dict[str, Any]) -> list[dict[str, Any]]:
+def failed_attempts(job: dict[str, Any]) -> list[dict[str, Any]]:
     return list(job.get("charged", ()))
 
 

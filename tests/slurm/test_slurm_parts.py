@@ -19,8 +19,15 @@ from bench.core.errors import GridError, StoreError
 from bench.launch.slurm.client import ClusterError, Queue, QueuedJob, never_starts
 from bench.launch.slurm.events import CANCEL, read_events
 from bench.launch.slurm.job import _in_vain
-from bench.launch.slurm.ledger import Death, Desk, Ending, Job, Ledger, settle_entry
-from bench.launch.slurm.outcomes import Judge, in_hand
+from bench.launch.slurm.ledger import (
+    Ending,
+    FailedAttempt,
+    Job,
+    Ledger,
+    SubmissionStore,
+    settle_entry,
+)
+from bench.launch.slurm.outcomes import JobClassifier, current_run
 from bench.launch.slurm.permissions import check_private, code_digest, make_private, printable
 from bench.launch.slurm.settings import Resources, read_settings
 
@@ -91,64 +98,72 @@ def submit(*jobs: Job) -> dict[str, Any]:
 
 
 @pytest.fixture
-def desk(tmp_path: Path) -> Desk:
+def submissions(tmp_path: Path) -> SubmissionStore:
     tmp_path.chmod(0o700)
-    desk = Desk(tmp_path / "slurm")
-    desk.prepare()
-    return desk
+    submissions = SubmissionStore(tmp_path / "slurm")
+    submissions.prepare()
+    return submissions
 
 
-def test_the_ledger_is_the_sum_of_its_entries(desk: Desk) -> None:
-    ledger = desk.read()
-    desk.write(ledger, submit(job("a", "r1", "r2"), job("b", "r3")))
-    desk.write(ledger, settle_entry([Ending("a", "COMPLETED")]))
-    desk.write(ledger, {"kind": "cancel", "runs": ["r3"]})
-    read = desk.read()
+def test_the_ledger_is_the_sum_of_its_entries(submissions: SubmissionStore) -> None:
+    ledger = submissions.read()
+    submissions.write(ledger, submit(job("a", "r1", "r2"), job("b", "r3")))
+    submissions.write(ledger, settle_entry([Ending("a", "COMPLETED")]))
+    submissions.write(ledger, {"kind": "cancel", "runs": ["r3"]})
+    read = submissions.read()
     assert read == ledger
     assert [j.name for j in read.open] == ["b"]
     assert read.cancelled == {"r3"}
     assert read.next_number == 4
 
 
-def test_a_long_ledger_is_replaced_by_its_sum(desk: Desk, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_long_ledger_is_replaced_by_its_sum(
+    submissions: SubmissionStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
     monkeypatch.setattr("bench.launch.slurm.ledger._LONG", 3)
-    ledger = desk.read()
-    desk.write(ledger, submit(job("a", "r1", "r2")))
-    desk.shorten(ledger)
-    assert len(list(desk.ledger_folder.iterdir())) == 1  # a job is open
-    death = Death("r1", "a", "time limit", "TIMEOUT")
-    desk.write(ledger, settle_entry([Ending("a", "TIMEOUT", "", (death,))]))
-    desk.write(ledger, {"kind": "cancel", "runs": ["r2"]})
-    desk.shorten(ledger)
-    assert [path.name for path in desk.ledger_folder.iterdir()] == ["000004.json"]
-    read = desk.read()
-    assert (read.deaths, read.cancelled, read.submitted) == ({"r1": [death]}, {"r2"}, {"r1", "r2"})
+    ledger = submissions.read()
+    submissions.write(ledger, submit(job("a", "r1", "r2")))
+    submissions.shorten(ledger)
+    assert len(list(submissions.ledger_folder.iterdir())) == 1  # a job is open
+    failed = FailedAttempt("r1", "a", "time limit", "TIMEOUT")
+    submissions.write(ledger, settle_entry([Ending("a", "TIMEOUT", "", (failed,))]))
+    submissions.write(ledger, {"kind": "cancel", "runs": ["r2"]})
+    submissions.shorten(ledger)
+    assert [path.name for path in submissions.ledger_folder.iterdir()] == ["000004.json"]
+    read = submissions.read()
+    assert (read.failed_attempts, read.cancelled, read.submitted) == (
+        {"r1": [failed]},
+        {"r2"},
+        {"r1", "r2"},
+    )
     assert read.next_number == 5
-    desk.write(read, submit(job("b", "r1")))
-    assert [j.name for j in desk.read().open] == ["b"]
+    submissions.write(read, submit(job("b", "r1")))
+    assert [j.name for j in submissions.read().open] == ["b"]
 
 
-def test_of_two_writers_on_the_same_state_one_wins(desk: Desk) -> None:
-    first, second = desk.read(), desk.read()
-    desk.write(first, submit(job("a", "r1")))
+def test_of_two_writers_on_the_same_state_one_wins(submissions: SubmissionStore) -> None:
+    first, second = submissions.read(), submissions.read()
+    submissions.write(first, submit(job("a", "r1")))
     with pytest.raises(StoreError, match="quicker"):
-        desk.write(second, submit(job("b", "r1")))
-    assert [j.name for j in desk.read().open] == ["a"]
+        submissions.write(second, submit(job("b", "r1")))
+    assert [j.name for j in submissions.read().open] == ["a"]
 
 
-def test_a_torn_entry_is_no_empty_entry(desk: Desk) -> None:
-    (desk.ledger_folder / "000001.json").write_text('{"kind": "sub')
+def test_a_torn_entry_is_no_empty_entry(submissions: SubmissionStore) -> None:
+    (submissions.ledger_folder / "000001.json").write_text('{"kind": "sub')
     with pytest.raises(StoreError, match="torn"):
-        desk.read()
+        submissions.read()
 
 
-def test_the_lock_keeps_others_out_and_dies_with_its_holder(desk: Desk) -> None:
+def test_the_lock_keeps_others_out_and_dies_with_its_holder(submissions: SubmissionStore) -> None:
     script = (
-        "import sys; from pathlib import Path; from bench.launch.slurm.ledger import Desk\n"
-        "with Desk(Path(sys.argv[1])).lock(): print('mine', flush=True); sys.stdin.read()"
+        "import sys; from pathlib import Path\n"
+        "from bench.launch.slurm.ledger import SubmissionStore\n"
+        "with SubmissionStore(Path(sys.argv[1])).lock():\n"
+        "    print('mine', flush=True); sys.stdin.read()"
     )
     holder = subprocess.Popen(
-        [sys.executable, "-c", script, str(desk.root)],
+        [sys.executable, "-c", script, str(submissions.root)],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         text=True,
@@ -156,13 +171,13 @@ def test_the_lock_keeps_others_out_and_dies_with_its_holder(desk: Desk) -> None:
     assert holder.stdout is not None
     assert holder.stdin is not None
     assert holder.stdout.readline() == "mine\n"
-    with pytest.raises(StoreError, match="at work"), desk.lock(wait_s=0.3):
+    with pytest.raises(StoreError, match="at work"), submissions.lock(wait_s=0.3):
         pass
     holder.kill()
     holder.wait()
     holder.stdout.close()
     holder.stdin.close()
-    with desk.lock(wait_s=5):
+    with submissions.lock(wait_s=5):
         pass
 
 
@@ -281,13 +296,15 @@ def ended(run: str, status: str = "done") -> dict[str, str]:
     return {"event": "ended", "id": run, "status": status}
 
 
-def judge(desk: Desk, *published: str, grace_s: float = 1e9, **queue: QueuedJob) -> Judge:
-    return Judge(desk, queue, lambda: None, set(published), grace_s)
+def classifier(
+    submissions: SubmissionStore, *published: str, grace_s: float = 1e9, **queue: QueuedJob
+) -> JobClassifier:
+    return JobClassifier(submissions, queue, lambda: None, set(published), grace_s)
 
 
-def entered(desk: Desk, *jobs: Job) -> Ledger:
-    ledger = desk.read()
-    desk.write(ledger, submit(*jobs))
+def entered(submissions: SubmissionStore, *jobs: Job) -> Ledger:
+    ledger = submissions.read()
+    submissions.write(ledger, submit(*jobs))
     return ledger
 
 
@@ -295,11 +312,11 @@ def dead(state: str, reason: str = "") -> QueuedJob:
     return QueuedJob("1", "a", state, reason, "n0")
 
 
-def test_the_run_in_hand_is_to_blame_and_no_other(desk: Desk) -> None:
-    (a,) = entered(desk, job("a", "r1", "r2", "r3")).open
-    write_events(desk.job_folder("a"), 0, began("r1"), ended("r1"), began("r2"), torn='{"ev')
-    assert in_hand(read_events(desk.job_folder("a"))) == "r2"
-    found = judge(desk, "r1", a=dead("FAILED")).verdict(a)
+def test_the_run_in_hand_is_to_blame_and_no_other(submissions: SubmissionStore) -> None:
+    (a,) = entered(submissions, job("a", "r1", "r2", "r3")).open
+    write_events(submissions.job_folder("a"), 0, began("r1"), ended("r1"), began("r2"), torn='{"ev')
+    assert current_run(read_events(submissions.job_folder("a"))) == "r2"
+    found = classifier(submissions, "r1", a=dead("FAILED")).classify(a)
     assert found is not None
     assert [(d.run, d.reason, d.final) for d in found.charged] == [("r2", "job failed", False)]
 
@@ -313,84 +330,92 @@ def test_the_run_in_hand_is_to_blame_and_no_other(desk: Desk) -> None:
         ("FAILED", "job failed"),
     ],
 )
-def test_reasons_are_told_apart(desk: Desk, state: str, reason: str) -> None:
-    (a,) = entered(desk, job("a", "r1")).open
-    write_events(desk.job_folder("a"), 0, began("r1"))
-    found = judge(desk, a=dead(state)).verdict(a)
+def test_reasons_are_told_apart(submissions: SubmissionStore, state: str, reason: str) -> None:
+    (a,) = entered(submissions, job("a", "r1")).open
+    write_events(submissions.job_folder("a"), 0, began("r1"))
+    found = classifier(submissions, a=dead(state)).classify(a)
     assert found is not None
     assert [d.reason for d in found.charged] == [reason]
 
 
-def test_memory_is_seen_in_the_words_where_the_state_does_not_say_so(desk: Desk) -> None:
-    (a,) = entered(desk, job("a", "r1")).open
-    write_events(desk.job_folder("a"), 0, began("r1"))
+def test_memory_is_seen_in_the_words_where_the_state_does_not_say_so(
+    submissions: SubmissionStore,
+) -> None:
+    (a,) = entered(submissions, job("a", "r1")).open
+    write_events(submissions.job_folder("a"), 0, began("r1"))
     words = "slurmstepd: error: Step 1.0 exceeded memory limit (289 > 268), being killed\n"
-    (desk.job_folder("a") / "1_0_log.err").write_text(words)
-    found = judge(desk, a=dead("FAILED")).verdict(a)
+    (submissions.job_folder("a") / "1_0_log.err").write_text(words)
+    found = classifier(submissions, a=dead("FAILED")).classify(a)
     assert found is not None
     assert [d.reason for d in found.charged] == ["out of memory"]
 
 
-def test_a_time_limit_that_allows_no_step_is_not_tried_for_ever(desk: Desk) -> None:
-    (a,) = entered(desk, job("a", "r1", "r2")).open
-    folder = desk.job_folder("a")
+def test_a_time_limit_that_allows_no_step_is_not_tried_for_ever(
+    submissions: SubmissionStore,
+) -> None:
+    (a,) = entered(submissions, job("a", "r1", "r2")).open
+    folder = submissions.job_folder("a")
     write_events(folder, 0, began("r1"), ended("r1"), began("r2"), ended("r2", "stopped"))
     write_events(folder, 1, {"event": "began"})
     write_events(folder, 2, {"event": "began"}, began("r2"))
     assert not _in_vain(read_events(folder))
     write_events(folder, 3, {"event": "began"}, {"event": "limit", "id": "r2", "restarts": 3})
     assert _in_vain(read_events(folder))
-    found = judge(desk, "r1", a=dead("FAILED")).verdict(a)
+    found = classifier(submissions, "r1", a=dead("FAILED")).classify(a)
     assert found is not None
     assert [(d.run, d.reason) for d in found.charged] == [("r2", "time limit")]
 
 
-def test_nobody_is_to_blame_for_preemption_or_what_was_asked_for(desk: Desk) -> None:
-    (a,) = entered(desk, job("a", "r1")).open
-    write_events(desk.job_folder("a"), 0, began("r1"), ended("r1", "stopped"))
+def test_nobody_is_to_blame_for_preemption_or_what_was_asked_for(
+    submissions: SubmissionStore,
+) -> None:
+    (a,) = entered(submissions, job("a", "r1")).open
+    write_events(submissions.job_folder("a"), 0, began("r1"), ended("r1", "stopped"))
     for state in ("PREEMPTED", "FAILED", "COMPLETED"):
-        found = judge(desk, a=dead(state)).verdict(a)
+        found = classifier(submissions, a=dead(state)).classify(a)
         assert found is not None
         assert found.charged == ()
-    (desk.job_folder("a") / CANCEL).write_text('"all"')
-    found = judge(desk, a=dead("CANCELLED")).verdict(a)
+    (submissions.job_folder("a") / CANCEL).write_text('"all"')
+    found = classifier(submissions, a=dead("CANCELLED")).classify(a)
     assert found is not None
     assert found.charged == ()
 
 
-def test_scancel_by_hand_is_respected(desk: Desk) -> None:
-    (a,) = entered(desk, job("a", "r1", "r2")).open
-    found = judge(desk, "r1", a=dead("CANCELLED")).verdict(a)
+def test_scancel_by_hand_is_respected(submissions: SubmissionStore) -> None:
+    (a,) = entered(submissions, job("a", "r1", "r2")).open
+    found = classifier(submissions, "r1", a=dead("CANCELLED")).classify(a)
     assert found is not None
     assert [(d.run, d.final) for d in found.charged] == [("r2", True)]
 
 
-def test_a_job_that_nobody_knows_is_waited_for_and_then_lost(desk: Desk) -> None:
-    (a,) = entered(desk, job("a", "r1")).open
-    desk.job_folder("a").mkdir()
-    assert judge(desk).verdict(a) is None
-    found = judge(desk, grace_s=0).verdict(a)
+def test_a_job_that_nobody_knows_is_waited_for_and_then_lost(submissions: SubmissionStore) -> None:
+    (a,) = entered(submissions, job("a", "r1")).open
+    submissions.job_folder("a").mkdir()
+    assert classifier(submissions).classify(a) is None
+    found = classifier(submissions, grace_s=0).classify(a)
     assert found == Ending("a", "NEVER_ARRIVED", "its submission was cut off")
-    (desk.job_folder("a") / "12_submitted.pkl").write_bytes(b"")
-    found = judge(desk, grace_s=0).verdict(a)
+    (submissions.job_folder("a") / "12_submitted.pkl").write_bytes(b"")
+    found = classifier(submissions, grace_s=0).classify(a)
     assert found is not None
     assert (found.state, found.charged) == ("LOST", ())
-    found = judge(desk, "r1").verdict(a)  # done is what the store says
+    found = classifier(submissions, "r1").classify(a)  # done is what the store says
     assert found is not None
     assert found.state == "COMPLETED"
 
 
-def test_accounting_is_asked_for_what_the_controller_forgot(desk: Desk) -> None:
-    (a,) = entered(desk, job("a", "r1")).open
-    write_events(desk.job_folder("a"), 0, began("r1"))
-    found = Judge(desk, {}, lambda: {"a": dead("TIMEOUT")}, set(), 1e9).verdict(a)
+def test_accounting_is_asked_for_what_the_controller_forgot(submissions: SubmissionStore) -> None:
+    (a,) = entered(submissions, job("a", "r1")).open
+    write_events(submissions.job_folder("a"), 0, began("r1"))
+    found = JobClassifier(submissions, {}, lambda: {"a": dead("TIMEOUT")}, set(), 1e9).classify(a)
     assert found is not None
     assert [d.reason for d in found.charged] == ["time limit"]
 
 
-def test_a_job_before_its_first_run_blames_all_so_that_it_ends(desk: Desk) -> None:
-    (a,) = entered(desk, job("a", "r1", "r2")).open
-    desk.job_folder("a").mkdir()
-    found = judge(desk, a=dead("FAILED", "NonZeroExitCode")).verdict(a)
+def test_a_job_before_its_first_run_blames_all_so_that_it_ends(
+    submissions: SubmissionStore,
+) -> None:
+    (a,) = entered(submissions, job("a", "r1", "r2")).open
+    submissions.job_folder("a").mkdir()
+    found = classifier(submissions, a=dead("FAILED", "NonZeroExitCode")).classify(a)
     assert found is not None
     assert [(d.run, d.final) for d in found.charged] == [("r1", False), ("r2", False)]

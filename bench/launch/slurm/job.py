@@ -146,7 +146,7 @@ class _Work:
         self.needs: dict[str, list[str]] = {run["id"]: run["needs"] for run in payload["runs"]}
         self.finished: set[str] = set()
         self.elsewhere: set[str] = set()
-        self.in_hand: str | None = None
+        self.current_run: str | None = None
         self.unwanted: frozenset[str] = frozenset()
         self.looked_at = 0.0
 
@@ -186,9 +186,9 @@ class _Work:
     def _hear(self, event: dict[str, Any]) -> None:
         kind, run_id = event["event"], str(event.get("id"))
         if kind == "started":
-            self.in_hand = run_id
+            self.current_run = run_id
         elif kind == "ended":
-            self.in_hand = None
+            self.current_run = None
             status = event["status"]
             if status == "elsewhere":
                 self.elsewhere.add(run_id)
@@ -198,7 +198,7 @@ class _Work:
 
     def _should_stop(self) -> bool:
         self._look()
-        return self.stop.asked or self.in_hand in self.unwanted
+        return self.stop.asked or self.current_run in self.unwanted
 
     def _wanted(self, run_id: str) -> bool:
         self._look()

@@ -86,8 +86,8 @@ class Command:
 
 
 @dataclass(frozen=True)
-class Death:
-    """A job died with a run in hand; `final` if trying again as it was would be in vain."""
+class FailedAttempt:
+    """A job ended while it trained a run; `final`: to try again as it was would be in vain."""
 
     run: str
     job: str
@@ -104,18 +104,25 @@ class Ending:
     job: str
     state: str
     reason: str = ""
-    charged: tuple[Death, ...] = ()
+    charged: tuple[FailedAttempt, ...] = ()
 
 
 @dataclass
 class Ledger:
-    """The sum of the entries."""
+    """The sum of the entries.
+
+    Attributes:
+        not_counted: by run, exceptions and failed attempts before the user asked for it again.
+        attempts_not_counted: of these the failed attempts (`forgiven` and `forgiven_deaths` in
+            the files).
+        earlier: runs of jobs that a sum has replaced.
+    """
 
     jobs: dict[str, Job] = field(default_factory=dict)
     endings: dict[str, Ending] = field(default_factory=dict)
-    deaths: dict[str, list[Death]] = field(default_factory=dict)
-    forgiven: dict[str, int] = field(default_factory=dict)
-    forgiven_deaths: dict[str, int] = field(default_factory=dict)
+    failed_attempts: dict[str, list[FailedAttempt]] = field(default_factory=dict)
+    not_counted: dict[str, int] = field(default_factory=dict)
+    attempts_not_counted: dict[str, int] = field(default_factory=dict)
     cancelled: set[str] = field(default_factory=set)
     commands: dict[str, Mapping[str, Any]] = field(default_factory=dict)
     earlier: frozenset[str] = frozenset()
@@ -144,26 +151,26 @@ class Ledger:
                 self.jobs.clear()
                 self.endings.clear()
                 self.commands.clear()
-                self.deaths = {r: [Death(**d) for d in f] for r, f in entry["deaths"].items()}
-                self.forgiven, self.cancelled = dict(entry["forgiven"]), set(entry["cancelled"])
-                self.forgiven_deaths = dict(entry["forgiven_deaths"])
+                self.failed_attempts = {
+                    r: [FailedAttempt(**d) for d in f] for r, f in entry["deaths"].items()
+                }
+                self.not_counted, self.cancelled = dict(entry["forgiven"]), set(entry["cancelled"])
+                self.attempts_not_counted = dict(entry["forgiven_deaths"])
                 self.earlier = frozenset(entry["submitted"])
             case "settle":
                 for found in entry["jobs"]:
-                    charged = tuple(Death(**death) for death in found["charged"])
+                    charged = tuple(FailedAttempt(**failed) for failed in found["charged"])
                     name = found["name"]
                     self.endings[name] = Ending(name, found["state"], found["reason"], charged)
-                    for death in charged:
-                        self.deaths.setdefault(death.run, []).append(death)
+                    for failed in charged:
+                        self.failed_attempts.setdefault(failed.run, []).append(failed)
             case "cancel":
                 self.cancelled |= set(entry["runs"])
             case "begin":  # a user's command: what it names is wanted again
                 self.cancelled -= set(entry["runs"])
-                self.forgiven |= entry["forgiven"]
-                for run in entry[
-                    "runs"
-                ]:  # what could not start may start now, so it is asked again
-                    self.forgiven_deaths[run] = len(self.deaths.get(run, ()))
+                self.not_counted |= entry["forgiven"]
+                for run in entry["runs"]:  # what could not start may start now
+                    self.attempts_not_counted[run] = len(self.failed_attempts.get(run, ()))
                 self.commands[entry["grid"]] = entry["command"]
             case other:
                 raise StoreError(
@@ -174,7 +181,7 @@ class Ledger:
 
 
 @dataclass(frozen=True)
-class Desk:
+class SubmissionStore:
     """The folder `slurm` of a results folder, open to its owner alone."""
 
     root: Path
@@ -282,9 +289,11 @@ class Desk:
             shutil.rmtree(self.job_folder(name), ignore_errors=True)
         entry = {
             "kind": "sum",
-            "deaths": {run: [vars(d) for d in found] for run, found in ledger.deaths.items()},
-            "forgiven": ledger.forgiven,
-            "forgiven_deaths": ledger.forgiven_deaths,
+            "deaths": {
+                run: [vars(d) for d in found] for run, found in ledger.failed_attempts.items()
+            },
+            "forgiven": ledger.not_counted,
+            "forgiven_deaths": ledger.attempts_not_counted,
             "cancelled": sorted(ledger.cancelled),
             "submitted": sorted(ledger.submitted),
         }
@@ -315,7 +324,7 @@ def settle_entry(endings: Sequence[Ending]) -> dict[str, Any]:
                 "name": ending.job,
                 "state": ending.state,
                 "reason": ending.reason,
-                "charged": [vars(death) for death in ending.charged],
+                "charged": [vars(failed) for failed in ending.charged],
             }
             for ending in endings
         ],

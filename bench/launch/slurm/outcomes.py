@@ -10,7 +10,7 @@ from typing import Any
 
 from bench.launch.slurm.client import QueuedJob, never_starts
 from bench.launch.slurm.events import CANCEL, read_events
-from bench.launch.slurm.ledger import Death, Desk, Ending, Job
+from bench.launch.slurm.ledger import Ending, FailedAttempt, Job, SubmissionStore
 
 _MEMORY = re.compile(r"oom[-_ ]?kill|out of memory|exceeded memory limit|MemoryError", re.I)
 _REASONS = {
@@ -25,7 +25,7 @@ _REASONS = {
 _NOBODYS_FAULT = frozenset({"COMPLETED", "PREEMPTED", "REVOKED", "NEVER_ARRIVED"})
 
 
-def in_hand(attempts: Sequence[Sequence[Mapping[str, Any]]]) -> str | None:
+def current_run(attempts: Sequence[Sequence[Mapping[str, Any]]]) -> str | None:
     """The run that the newest attempt has begun and not ended, by its events."""
     current = None
     for event in attempts[-1] if attempts else ():
@@ -36,7 +36,7 @@ def in_hand(attempts: Sequence[Sequence[Mapping[str, Any]]]) -> str | None:
     return current
 
 
-def last_words(folder: Path, lines: int = 12) -> str:
+def last_log_lines(folder: Path, lines: int = 12) -> str:
     """The end of what the newest attempt said, and of what SLURM said about it."""
     logs = sorted(folder.glob("log-*.txt"))[-1:] + sorted(folder.glob("*_log.err"))[-1:]
     found: list[str] = []
@@ -53,7 +53,7 @@ def last_words(folder: Path, lines: int = 12) -> str:
 
 
 @dataclass
-class Judge:
+class JobClassifier:
     """Decides which open jobs have ended.
 
     Attributes:
@@ -63,13 +63,13 @@ class Judge:
         grace_s: how long a job that nobody knows is waited for.
     """
 
-    desk: Desk
+    submissions: SubmissionStore
     queue: Mapping[str, QueuedJob]
     accounting: Callable[[], Mapping[str, QueuedJob] | None]
     published: Set[str]
     grace_s: float
 
-    def verdict(self, job: Job) -> Ending | None:
+    def classify(self, job: Job) -> Ending | None:
         """The ending of a job; None while it runs, waits, or may yet turn up."""
         known = self.queue.get(job.name)
         if known is not None and known.alive:
@@ -93,14 +93,14 @@ class Judge:
         return Ending(job.name, "CANNOT_START", why, self._all(job, "cannot start", why))
 
     def _of_unknown(self, job: Job) -> Ending | None:
-        folder = self.desk.job_folder(job.name)
+        folder = self.submissions.job_folder(job.name)
         attempts = read_events(folder)
         if any(event["event"] in ("finished", "refused") for event in _last(attempts)):
             return self._of_dead(job, "COMPLETED", "forgotten by the cluster")
         if all(run in self.published for run in job.runs) and job.role != "leaderboard":
             return Ending(job.name, "COMPLETED", "forgotten by the cluster")
         signs = [*sorted(folder.glob("events-*.jsonl"))[-1:], job.entry]
-        age = min(self.desk.age_s(path) for path in signs if path is not None)
+        age = min(self.submissions.age_s(path) for path in signs if path is not None)
         if age < self.grace_s:
             return None
         arrived = bool(attempts) or any(folder.glob("*_submitted.pkl"))
@@ -109,7 +109,7 @@ class Judge:
         return self._of_dead(job, "LOST", "neither the controller nor accounting knows it")
 
     def _of_dead(self, job: Job, state: str, reason: str) -> Ending:
-        folder = self.desk.job_folder(job.name)
+        folder = self.submissions.job_folder(job.name)
         attempts = read_events(folder)
         for event in _last(attempts):
             if event["event"] == "refused":
@@ -122,12 +122,12 @@ class Judge:
             return self._of_cancelled(job, reason)
         if state in _NOBODYS_FAULT or job.role == "leaderboard":
             return Ending(job.name, state, reason)
-        words = last_words(folder)
+        words = last_log_lines(folder)
         why = _REASONS.get(state, "job failed")
         if state == "FAILED" and _MEMORY.search(words):
             why = "out of memory"
         message = f"{state} {reason}".strip() + (f"\n{words}" if words else "")
-        culprit = in_hand(attempts)
+        culprit = current_run(attempts)
         if culprit is not None:
             charged = self._all(job, why, message, only=culprit)
         elif attempts and any(event["event"] == "ended" for event in _last(attempts)):
@@ -139,7 +139,7 @@ class Judge:
         return Ending(job.name, state, reason, charged)
 
     def _of_cancelled(self, job: Job, reason: str) -> Ending:
-        by_bench = (self.desk.job_folder(job.name) / CANCEL).exists()
+        by_bench = (self.submissions.job_folder(job.name) / CANCEL).exists()
         if by_bench or reason == "DependencyNeverSatisfied" or job.role == "leaderboard":
             return Ending(job.name, "CANCELLED", reason)
         message = "by scancel, not by bench cancel; bench resume submits it again"
@@ -147,10 +147,10 @@ class Judge:
 
     def _all(
         self, job: Job, reason: str, message: str, *, only: str | None = None, final: bool = True
-    ) -> tuple[Death, ...]:
-        """A death for each run that is not published, or for `only` that one."""
+    ) -> tuple[FailedAttempt, ...]:
+        """A failed attempt for each run that is not published, or for `only` that one."""
         return tuple(
-            Death(run, job.name, reason, message, final and only is None)
+            FailedAttempt(run, job.name, reason, message, final and only is None)
             for run in job.runs
             if run not in self.published and only in (None, run)
         )

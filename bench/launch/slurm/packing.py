@@ -79,12 +79,12 @@ def _cut(
 
 def _killed_a_job(run: PlannedRun, ledger: Ledger) -> bool:
     """Whether a job died with it in hand; its siblings are spared the next time."""
-    return any(not death.final for death in ledger.deaths.get(run.id, ()))
+    return any(not failed.final for failed in ledger.failed_attempts.get(run.id, ()))
 
 
 def _factors(run: PlannedRun, ledger: Ledger, store: Store) -> tuple[float, float]:
     """How much more memory and time, doubled for each attempt that ended for want of it."""
-    reasons = [death.reason for death in ledger.deaths.get(run.id, ())]
+    reasons = [failed.reason for failed in ledger.failed_attempts.get(run.id, ())]
     reasons += [str(f.get("reason")) for f in store.folder(run.id, run.spec).failures()]
     memory = 2.0 ** reasons.count("out of memory")
     time = 2.0 ** reasons.count("time limit")

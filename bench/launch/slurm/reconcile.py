@@ -17,8 +17,8 @@ from bench.core.errors import StoreError
 from bench.core.files import write_atomic
 from bench.launch.slurm.client import ClusterError, Queue, QueuedJob
 from bench.launch.slurm.events import CANCEL
-from bench.launch.slurm.ledger import Command, Desk, Ending, Job, Ledger, settle_entry
-from bench.launch.slurm.outcomes import Judge
+from bench.launch.slurm.ledger import Command, Ending, Job, Ledger, SubmissionStore, settle_entry
+from bench.launch.slurm.outcomes import JobClassifier
 from bench.launch.slurm.permissions import check_private, code_digest
 from bench.launch.slurm.settings import SlurmSettings
 from bench.launch.slurm.states import GIVEN_UP, Situation, look
@@ -51,16 +51,18 @@ class Reconciler:
     ) -> None:
         self.session, self.plan, self.store = session, session.plan, session.store
         self.command, self.settings, self.queue = command, settings, queue or Queue()
-        self.desk = Desk(session.store.root.resolve() / "slurm")
-        self.grid = GridOnCluster(session, command, settings, self.queue, self.desk, job, own_job)
+        self.submissions = SubmissionStore(session.store.root.resolve() / "slurm")
+        self.grid = GridOnCluster(
+            session, command, settings, self.queue, self.submissions, job, own_job
+        )
 
     # --- the views ---
 
     def view(self) -> Outcome:
         """Settles what has ended; submits nothing. Works, with less to say, without a cluster."""
-        if not self.desk.exists:
+        if not self.submissions.exists:
             return Outcome(self._look(Ledger(), {}))
-        ledger = self.desk.read()
+        ledger = self.submissions.read()
         try:
             jobs = self.queue.jobs() if ledger.open else {}
         except ClusterError as error:
@@ -70,8 +72,8 @@ class Reconciler:
             return Outcome(found)
         notes: list[str] = []
         try:
-            with self.desk.lock(wait_s=5.0):
-                ledger = self.desk.read()
+            with self.submissions.lock(wait_s=5.0):
+                ledger = self.submissions.read()
                 notes = self._settle(ledger, jobs)
                 self._give_up(self._look(ledger, jobs))
         except (OSError, StoreError) as error:
@@ -90,13 +92,13 @@ class Reconciler:
             RefusedError: sbatch refuses; what was submitted before stays.
             StoreError: the folder is not safe, or another command was quicker.
         """
-        self.desk.prepare()
-        with self.desk.lock():
-            ledger = self.desk.read()
+        self.submissions.prepare()
+        with self.submissions.lock():
+            ledger = self.submissions.read()
             jobs = self.queue.jobs()
             notes = self._settle(ledger, jobs)
             if begin:
-                self.desk.shorten(ledger)
+                self.submissions.shorten(ledger)
                 self._replace_old_code(ledger, jobs)
                 self._begin(ledger, jobs, retry_failed)
             found = self._look(ledger, jobs)
@@ -117,11 +119,11 @@ class Reconciler:
             only: experiments; empty is the whole grid. Sources that others need stay.
             wait_s: the jobs are told to end, and then ended, by SLURM; that takes its KillWait.
         """
-        if not self.desk.exists:
+        if not self.submissions.exists:
             return self.view()
-        check_private(self.desk.root)
-        with self.desk.lock():
-            ledger = self.desk.read()
+        check_private(self.submissions.root)
+        with self.submissions.lock():
+            ledger = self.submissions.read()
             jobs = self.queue.jobs()
             notes = self._settle(ledger, jobs)
             unwanted = self._unwanted(self._look(ledger, jobs), only)
@@ -131,7 +133,7 @@ class Reconciler:
                 if not self._of_this_grid(job, ledger)
                 for run in job.runs
             }
-            self.desk.write(ledger, {"kind": "cancel", "runs": sorted(unwanted)})
+            self.submissions.write(ledger, {"kind": "cancel", "runs": sorted(unwanted)})
             ended = self._mark_jobs(ledger, unwanted, everything=not only)
             self.queue.cancel(jobs[name].id for name in ended if name in jobs)
             deadline = time.monotonic() + wait_s
@@ -150,7 +152,7 @@ class Reconciler:
     def _look(self, ledger: Ledger, jobs: Mapping[str, QueuedJob]) -> Situation:
         """The runs that were asked for; the plan has those of the whole file."""
         most = self.settings.max_attempts
-        found = look(self.session.records, self.desk, ledger, jobs, most)
+        found = look(self.session.records, self.submissions, ledger, jobs, most)
         return replace(found, runs={run.id: found.runs[run.id] for run in self.session.wanted})
 
     def _unwanted(self, found: Situation, only: Sequence[str]) -> set[str]:
@@ -193,7 +195,7 @@ class Reconciler:
         return ledger.commands.get(job.grid, {}).get("name") == self.plan.name
 
     def _mark(self, job: Job, runs: str | Sequence[str]) -> None:
-        path = self.desk.job_folder(job.name) / CANCEL
+        path = self.submissions.job_folder(job.name) / CANCEL
         if path.parent.is_dir():
             write_atomic(path, json.dumps(runs))
 
@@ -206,18 +208,20 @@ class Reconciler:
                 asked.append(self.queue.accounting())
             return asked[0]
 
-        judge = Judge(self.desk, jobs, accounting, self._usable(ledger), self.settings.grace_s)
+        classifier = JobClassifier(
+            self.submissions, jobs, accounting, self._usable(ledger), self.settings.grace_s
+        )
         endings = [
             ending
             for job in ledger.open
-            if job.name != self.grid.own_job and (ending := judge.verdict(job)) is not None
+            if job.name != self.grid.own_job and (ending := classifier.classify(job)) is not None
         ]
         stuck = [e.job for e in endings if e.job in jobs and jobs[e.job].alive]
         if stuck:
             self.queue.cancel(jobs[name].id for name in stuck)
         if endings:
-            self.desk.write(ledger, settle_entry(endings))
-            self.desk.tidy(ledger, [ending.job for ending in endings])
+            self.submissions.write(ledger, settle_entry(endings))
+            self.submissions.tidy(ledger, [ending.job for ending in endings])
         return [_said(e) for e in endings if e.state in ("CANNOT_START", "CODE_CHANGED")]
 
     def _replace_old_code(self, ledger: Ledger, jobs: Mapping[str, QueuedJob]) -> None:
@@ -233,20 +237,21 @@ class Reconciler:
                 self._mark(ledger.jobs[name], "all")
             self.queue.cancel(jobs[name].id for name in old)
             entry = [Ending(name, "CODE_CHANGED", "submitted with other code") for name in old]
-            self.desk.write(ledger, settle_entry(entry))
+            self.submissions.write(ledger, settle_entry(entry))
 
     def _begin(self, ledger: Ledger, jobs: Mapping[str, QueuedJob], retry_failed: bool) -> None:
         """Writes the user's wish down, if it changes anything."""
         found = self._look(ledger, jobs)
         again = [v.run.id for v in found.runs.values() if v.state in ("failed", "cancelled")]
-        forgiven = {}
+        not_counted = {}
         if retry_failed:
-            forgiven = {
-                v.run.id: ledger.forgiven.get(v.run.id, 0) + v.attempts for v in found.of("failed")
+            not_counted = {
+                v.run.id: ledger.not_counted.get(v.run.id, 0) + v.attempts
+                for v in found.of("failed")
             }
         if again or self.command.key not in ledger.commands:
-            entry = {"kind": "begin", "runs": again, "forgiven": forgiven}
-            self.desk.write(
+            entry = {"kind": "begin", "runs": again, "forgiven": not_counted}
+            self.submissions.write(
                 ledger, entry | {"grid": self.command.key, "command": self.command.to_json()}
             )
 

@@ -9,8 +9,8 @@ from typing import Any
 
 from bench.launch.slurm.client import QueuedJob
 from bench.launch.slurm.events import read_events
-from bench.launch.slurm.ledger import Desk, Ledger
-from bench.launch.slurm.outcomes import in_hand
+from bench.launch.slurm.ledger import Ledger, SubmissionStore
+from bench.launch.slurm.outcomes import current_run
 from bench.results.states import ENDED_WITHOUT_WEIGHTS, Records, blocked, damaged_files
 from bench.results.store import Store
 from bench.specs.planned import Plan, PlannedRun
@@ -72,15 +72,17 @@ class Situation:
 
 
 def attempts_of(run_id: str, failures: Sequence[Mapping[str, Any]], ledger: Ledger) -> int:
-    """Failed attempts that count: exceptions and deaths, less what the user has forgiven."""
+    """Failed attempts that count: exceptions and jobs that ended with the run unfinished, less
+    those before the user asked for the run again.
+    """
     raised = sum(1 for failure in failures if not failure.get(GIVEN_UP))
-    died = sum(1 for death in ledger.deaths.get(run_id, ()) if not death.final)
-    return raised + died - ledger.forgiven.get(run_id, 0)
+    died = sum(1 for failed in ledger.failed_attempts.get(run_id, ()) if not failed.final)
+    return raised + died - ledger.not_counted.get(run_id, 0)
 
 
 def look(
     records: Records,
-    desk: Desk,
+    submissions: SubmissionStore,
     ledger: Ledger,
     queue: Mapping[str, QueuedJob],
     max_attempts: int,
@@ -117,21 +119,21 @@ def look(
         failures = folder.failures()
         view = views[run.id] = RunView(run, "missing")
         view.attempts = attempts_of(run.id, failures, ledger)
-        deaths = ledger.deaths.get(run.id, [])
-        if failures or deaths:
-            newest: Mapping[str, Any] = failures[-1] if failures else vars(deaths[-1])
+        failed_attempts = ledger.failed_attempts.get(run.id, [])
+        if failures or failed_attempts:
+            newest: Mapping[str, Any] = failures[-1] if failures else vars(failed_attempts[-1])
             view.reason = f"{newest.get('reason')}: {newest.get('message')}"
         job = holders.get(run.id)
         if job is not None:
             if job.name not in events:
-                events[job.name] = read_events(desk.job_folder(job.name))
+                events[job.name] = read_events(submissions.job_folder(job.name))
             _of_job(view, job.name, queue.get(job.name), events[job.name])
         elif run.id in ledger.cancelled:
             view.state = "cancelled"
         else:
             # What failed on this machine has failed; on the cluster it is tried again.
             most = max_attempts if run.id in submitted else 1
-            final = any(death.final for death in _standing(run, ledger))
+            final = any(failed.final for failed in _standing(run, ledger))
             view.state = "failed" if final or view.attempts >= most else "missing"
     _block(plan, views)
     return Situation(views, notes=_of_damage(store, plan, damage, again))
@@ -158,9 +160,9 @@ def _of_damage(
 
 
 def _standing(run: PlannedRun, ledger: Ledger) -> list[Any]:
-    """Deaths that were not forgiven."""
-    deaths = ledger.deaths.get(run.id, [])
-    return deaths[ledger.forgiven_deaths.get(run.id, 0) :]
+    """Failed attempts since the user last asked for the run."""
+    failed_attempts = ledger.failed_attempts.get(run.id, [])
+    return failed_attempts[ledger.attempts_not_counted.get(run.id, 0) :]
 
 
 def _of_job(
@@ -177,7 +179,7 @@ def _of_job(
     if known.state == "PENDING":
         view.reason = known.reason
         return
-    if in_hand(attempts) != view.run.id:
+    if current_run(attempts) != view.run.id:
         view.reason = f"in a job that is {known.state.lower()}, waiting for its turn"
         return
     view.state, view.reason = "running", known.node

@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.core.files import publish_new
 from bench.launch.slurm.client import ClusterError, Limits, Queue, QueuedJob
-from bench.launch.slurm.ledger import Command, Desk, Ending, Job, Ledger, settle_entry
+from bench.launch.slurm.ledger import Command, Ending, Job, Ledger, SubmissionStore, settle_entry
 from bench.launch.slurm.packing import Pack, pack
 from bench.launch.slurm.permissions import code_digest
 from bench.launch.slurm.settings import Resources, SlurmSettings
@@ -29,7 +29,7 @@ class GridOnCluster:
     Attributes:
         command: how the last job can repeat the submission.
         settings: resources and policy.
-        desk: where submissions are written down.
+        submissions: where submissions are written down.
         job: gives what a job executes, for its folder.
         own_job: the name of the job this runs in, which must not wait for itself.
     """
@@ -38,7 +38,7 @@ class GridOnCluster:
     command: Command
     settings: SlurmSettings
     queue: Queue
-    desk: Desk
+    submissions: SubmissionStore
     job: Callable[[str], Callable[[], None]]
     own_job: str = ""
 
@@ -72,7 +72,7 @@ class Submission:
         found: Situation,
     ) -> None:
         self.grid, self.ledger, self.jobs, self.found = grid, ledger, jobs, found
-        self.settings, self.desk = grid.settings, grid.desk
+        self.settings, self.submissions = grid.settings, grid.submissions
         self.holders = {run: job.name for job in ledger.open for run in job.runs}
         self.ids = {name: job.id for name, job in jobs.items() if job.alive}
         self.code = code_digest()
@@ -144,7 +144,9 @@ class Submission:
             )
             for name, piece in zip(names, packs, strict=True)
         ]
-        self.desk.write(self.ledger, {"kind": "submit", "jobs": [job.to_json() for job in jobs]})
+        self.submissions.write(
+            self.ledger, {"kind": "submit", "jobs": [job.to_json() for job in jobs]}
+        )
         for job in jobs:
             self.holders |= dict.fromkeys(job.runs, job.name)
         from bench.launch.slurm.submit import QueueFullError, RefusedError
@@ -155,7 +157,7 @@ class Submission:
             except (QueueFullError, RefusedError) as error:
                 state = "QUEUE_FULL" if isinstance(error, QueueFullError) else "REFUSED"
                 rest = [Ending(later, state, error.message) for later in names[n:]]
-                self.desk.write(self.ledger, settle_entry(rest))
+                self.submissions.write(self.ledger, settle_entry(rest))
                 outcome.deferred += sum(len(p.runs) for p in packs[n:])
                 if state == "REFUSED":
                     raise
@@ -168,7 +170,7 @@ class Submission:
         from bench.launch.slurm.submit import sbatch
 
         holders = {self.holders[run] for run in piece.needs if run in self.holders}
-        folder = self.desk.job_folder(name)
+        folder = self.submissions.job_folder(name)
         self.ids[name] = sbatch(
             self.grid.job(str(folder)),
             folder,
@@ -209,7 +211,7 @@ class Submission:
         )
 
     def _payload(self, name: str, values: Mapping[str, Any]) -> None:
-        folder = self.desk.job_folder(name)
+        folder = self.submissions.job_folder(name)
         folder.mkdir(mode=0o700)
         publish_new(
             folder / "payload.json", json.dumps({**values, "name": name, "code": self.code})
@@ -237,7 +239,7 @@ class Submission:
         results = str(self.grid.session.store.root.resolve())
         self._payload(name, {"role": "leaderboard", "command": command, "results": results})
         job = Job(name, "leaderboard", (), key, resources.model_dump(exclude_none=True), self.code)
-        self.desk.write(self.ledger, {"kind": "submit", "jobs": [job.to_json()]})
+        self.submissions.write(self.ledger, {"kind": "submit", "jobs": [job.to_json()]})
         from bench.launch.slurm.submit import QueueFullError, RefusedError
 
         try:
@@ -248,7 +250,9 @@ class Submission:
                     raise
                 self._sbatch_last(name, resources, mine)
         except (QueueFullError, RefusedError, ClusterError) as error:
-            self.desk.write(self.ledger, settle_entry([Ending(name, "REFUSED", error.message)]))
+            self.submissions.write(
+                self.ledger, settle_entry([Ending(name, "REFUSED", error.message)])
+            )
             outcome.notes.append(
                 "no last job could be submitted; when the queue is empty, run bench resume: "
                 f"{error.message}"
@@ -259,7 +263,7 @@ class Submission:
         from bench.launch.slurm.submit import sbatch
 
         after = [self.ids[job.name] for job in mine if job.name in self.ids]
-        folder = self.desk.job_folder(name)
+        folder = self.submissions.job_folder(name)
         sbatch(
             self.grid.job(str(folder)),
             folder,
@@ -277,7 +281,7 @@ class Submission:
         newest = [job for job in self.ledger.open if job.role != "leaderboard"][-1]
         self.grid.queue.cancel([self.ids.pop(newest.name)])
         ending = Ending(newest.name, "QUEUE_FULL", "taken back for the last job")
-        self.desk.write(self.ledger, settle_entry([ending]))
+        self.submissions.write(self.ledger, settle_entry([ending]))
         outcome.jobs -= 1
         outcome.runs -= len(newest.runs)
         outcome.deferred += len(newest.runs)
