@@ -10,7 +10,7 @@ import pytest
 from bench.core.errors import GridError
 from bench.planning.workspace import Session, open_session
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 TEXT = """\
 defaults:
   target:

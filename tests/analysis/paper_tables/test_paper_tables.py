@@ -27,7 +27,7 @@ from bench.core.errors import BenchError, DataError
 from bench.grid.expand import load_grid
 from bench.results.records import COLUMNS, describe_run
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NAMES = tuple(GRIDS)
 TABLES = [(name, one) for name, grid in GRIDS.items() for one in grid.tables]
 

@@ -97,7 +97,7 @@ def test_groups_are_told_apart() -> None:
 
 
 def test_groups_of_a_grid(tmp_path: Path) -> None:
-    root = Path(__file__).parents[2]
+    root = Path(__file__).parents[3]
     plan = open_session(root / "grids" / "quickstart.yaml", results=tmp_path).plan
     title, groups = grid_groups(plan)
     assert title == "mammal.n.01, draw 0"

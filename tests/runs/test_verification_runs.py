@@ -27,7 +27,7 @@ from bench.specs.evaluation import EvaluateSpec
 from bench.specs.run import ModelSpec, RunSpec, run_id
 from bench.training.domain import IMAGENET_MEAN, IMAGENET_STD
 
-ROOT = Path(__file__).resolve().parents[1]
+ROOT = Path(__file__).resolve().parents[2]
 SMALL = (
     "train.epochs=1",
     "train.warmup_epochs=0.0",

@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 from bench.commands.app import app
 from bench.core.errors import BenchError
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 
 
 def call(*arguments: str) -> tuple[int, str]:

@@ -19,7 +19,7 @@ from bench.specs.measures import KINDS
 from bench.specs.pattern import LayerPattern
 from bench.specs.run import FromRun, Scratch
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 HEAD = """\
 defaults:
   target:

@@ -17,7 +17,7 @@ from bench.specs.identity import RunIds
 from bench.specs.planned import DataFacts
 from bench.specs.run import RunSpec, run_id
 
-GRIDS = sorted((Path(__file__).parents[1] / "grids").rglob("*.yaml"))
+GRIDS = sorted((Path(__file__).parents[2] / "grids").rglob("*.yaml"))
 
 
 def load(path: Path, **options: Any) -> Grid:

@@ -15,7 +15,7 @@ import pytest
 from analysis.report import notebook as charts
 from bench.core.errors import DataError
 
-ROOT = Path(__file__).parents[2]
+ROOT = Path(__file__).parents[3]
 NOTEBOOK = ROOT / "analysis" / "ratio_charts.ipynb"
 
 

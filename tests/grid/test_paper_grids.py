@@ -17,7 +17,7 @@ from bench.planning.workspace import open_session
 from bench.results.leaderboard import describe
 from bench.specs.run import RunSpec
 
-ROOT = Path(__file__).parents[1]
+ROOT = Path(__file__).parents[2]
 FOLDER = ROOT / "grids" / "papers"
 NAMES = ("soft-fine-tuning", "selective-joint", "multifaceted", "best-practices")
 PRESETS = [

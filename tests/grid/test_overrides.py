@@ -15,7 +15,7 @@ from bench.grid.weights import check_weights_file
 from bench.planning.workspace import Session
 from bench.results.store import Store
 
-OWN = Path(__file__).parents[1] / "grids" / "own-images.yaml"
+OWN = Path(__file__).parents[2] / "grids" / "own-images.yaml"
 WEIGHTS = (
     bytes.fromhex("3600000000000000") + b'{"a":{"dtype":"F32","shape":[1],"data_offsets":[0,4]}}'
 )
