@@ -10,11 +10,12 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis.leaderboard.labels import options
@@ -253,40 +254,53 @@ def best_lr(board: pd.DataFrame) -> pd.DataFrame:
     done = board[finished(board)]
     if done.empty:
         return done
-    held = [n for n in varying(done) if n != "lr" and not repetition(n)]
-    kept = pd.Series(False, index=done.index)
-    for _, group in done.groupby(key_of(done, held), sort=False):
-        kept[group.index] = group["lr"] == best_rate(group)
-        if group["lr"].isna().all():
-            kept[group.index] = True
-    return done[kept]
+    return done[_at_rates(done, lambda places: None)]
 
 
 def best_rate(group: pd.DataFrame, allowed: Collection[float] | None = None) -> float:
     """The best rate of one condition by validation, among the allowed ones; NaN without a rate."""
-    rates = sorted({float(rate) for rate in group["lr"].dropna()})
-    rates = [rate for rate in rates if allowed is None or rate in allowed]
+    runs: dict[float, list[tuple[Any, Any, Any]]] = {}
+    columns = (group[name].tolist() for name in ("lr", "status", "val_top1_accuracy"))
+    repetitions = zip(group["task"].tolist(), group["seed"].tolist(), strict=True)
+    for rate, status, validation, key in zip(*columns, repetitions, strict=True):
+        if rate is not None and rate == rate and (allowed is None or float(rate) in allowed):
+            runs.setdefault(float(rate), []).append((status, validation, key))
+    rates = sorted(runs)
     if len(rates) < 2:
         return rates[0] if rates else math.nan
-    of = {rate: group[group["lr"].astype(float) == rate] for rate in rates}
-    sound = [rate for rate in rates if not (of[rate]["status"] == "diverged").any()]
-    repetitions = [set(_repetitions(of[rate])) for rate in rates]
-    shared = set.intersection(*repetitions) or set.union(*repetitions)
+    keys = [{key for _, _, key in runs[rate]} for rate in rates]
+    shared = set.intersection(*keys) or set.union(*keys)
+    sound = [rate for rate in rates if all(status != "diverged" for status, _, _ in runs[rate])]
     means: dict[float, float] = {}
     for rate in sound or rates:
-        rows = of[rate][[key in shared for key in _repetitions(of[rate])]]
-        validation = rows["val_top1_accuracy"]
-        if validation.isna().any():
+        values = [validation for _, validation, key in runs[rate] if key in shared]
+        if any(value is None or value != value for value in values):
             raise DataError(
                 "no validation accuracy to choose a learning rate by",
                 hint="give val_per_class in the grid, or compare at equal learning rates",
             )
-        means[rate] = math.fsum(validation) / len(validation) if len(validation) else -1.0
+        means[rate] = math.fsum(values) / len(values) if values else -1.0
     return min(means, key=lambda rate: (-means[rate], rate))
 
 
-def _repetitions(rows: pd.DataFrame) -> list[str]:
-    return list(key_of(rows, ["task", "seed"]))
+def _at_rates(
+    rows: pd.DataFrame, allowed: Callable[[Sequence[int]], Collection[float] | None]
+) -> npt.NDArray[np.bool_]:
+    """Which rows are at the best rate of their condition, among those allowed to its places."""
+    held = [n for n in varying(rows) if n != "lr" and not repetition(n)]
+    rates = pd.to_numeric(rows["lr"]).to_numpy(dtype=float)
+    kept = np.zeros(len(rows), dtype=bool)
+    conditions: dict[str, list[int]] = {}
+    for place, word in enumerate(key_of(rows, held)):
+        conditions.setdefault(word, []).append(place)
+    for places in conditions.values():
+        of = rates[places]
+        if np.isnan(of).all():
+            kept[places] = True
+            continue
+        rate = of[0] if (of == of[0]).all() else best_rate(rows.iloc[places], allowed(places))
+        kept[places] = of == rate
+    return kept
 
 
 def _at_best_rates(arms: Sequence[pd.DataFrame], shared: Sequence[str]) -> list[pd.DataFrame]:
@@ -298,12 +312,13 @@ def _at_best_rates(arms: Sequence[pd.DataFrame], shared: Sequence[str]) -> list[
             side.setdefault(word, set()).add(float(rate))
     chosen = []
     for arm, key in zip(arms, keys, strict=True):
-        held = [n for n in varying(arm) if n != "lr" and not repetition(n)]
-        kept = pd.Series(False, index=arm.index)
-        for _, group in arm.groupby(key_of(arm, held), sort=False):
-            both = set.intersection(*(side.get(key[group.index[0]], set()) for side in tried))
-            own = {float(rate) for rate in group["lr"]}
-            chosen_rate = group["lr"].astype(float) == best_rate(group, both & own or None)
-            kept[group.index] = chosen_rate | bool(group["lr"].isna().all())
-        chosen.append(arm[kept])
+        words, rates = list(key), pd.to_numeric(arm["lr"]).tolist()
+
+        def allowed(
+            places: Sequence[int], words: list[str] = words, rates: list[float] = rates
+        ) -> set[float] | None:
+            both = set.intersection(*(side.get(words[places[0]], set()) for side in tried))
+            return both & {float(rates[place]) for place in places} or None
+
+        chosen.append(arm[_at_rates(arm, allowed)])
     return chosen
