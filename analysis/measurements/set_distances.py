@@ -266,7 +266,9 @@ def codes_divergence(
     source_weights: Array | None = None,
     target_weights: Array | None = None,
 ) -> float:
-    """`histogram_divergence` from bin numbers, images optionally weighted (for resampling)."""
+    """The symmetric Kullback-Leibler divergence of histograms, from bin numbers; images may be
+    weighted, for resampling.
+    """
     p = _histograms(target, bins, target_weights)
     q = _histograms(source, bins, source_weights)
     _, place, sizes = np.unique(layer, return_inverse=True, return_counts=True)

@@ -22,6 +22,7 @@ from analysis.comparisons.evidence import Evidence
 from analysis.comparisons.ratios import DISTANCE_KEYS
 from analysis.leaderboard import arms
 from analysis.leaderboard.read import LOSS, SIZES, key_of, repetition, varies, varying
+from analysis.measurements.distances import DISTANCES
 from analysis.measurements.features_file import Extracted, read_extracted
 from analysis.measurements.filters import sensitivity
 from analysis.measurements.rows import concept_rows, distance_rows, filter_rows, score_rows
@@ -40,7 +41,7 @@ from bench.specs.run import canonical_json
 
 Row = dict[str, Any]
 _VERSION = 1
-"""Raise it when the meaning of a row changes, so that kept rows are not taken for new ones."""
+"""Raise it when what a row says changes, so that kept rows are not taken for new ones."""
 
 
 @dataclass(frozen=True)
@@ -199,7 +200,8 @@ def _distance_tables(measure: Measure, ids: Mapping[int, str], reading: _Reading
             return [{"table": table, **row} for table, row in named]
 
         keys = _keys(part) | {"network": part.network, "layer": asked.layer}
-        for row in reading.kept(["distances", _options(measure), both, wnids], compute):
+        names = [distance.__name__ for distance in DISTANCES]
+        for row in reading.kept(["distances", names, _options(measure), both, wnids], compute):
             table = str(row.pop("table"))
             if table == "distances" or asked.network == "source":
                 yield table, keys | row

@@ -54,14 +54,20 @@ def cost(evidence: Evidence) -> tuple[Figure, str]:
     )
 
 
+_OF_CHU = ("cosine", "linear MMD", "linear SVM accuracy", "CNN accuracy")
+_MOST_PANELS = 6
+
+
 def distances(measured: Measurements | None) -> tuple[Figure, str]:
     """Each distance of target and source, a panel per kind."""
     table = None if measured is None else measured.distances
     if table is None or table.empty:
         raise DataError("no distance of target and source was measured", hint=_MEASURE)
     table = table[table["value"].notna()]
-    names = [name for name in ("cosine", "mmd", "svm", "cnn") if name in set(table["distance"])]
-    names += [n for n in dict.fromkeys(table["distance"]) if n not in names][: 6 - len(names)]
+    every = list(dict.fromkeys(table["distance"]))
+    names = [name for name in _OF_CHU if name in every]
+    names += [name for name in every if name not in names][: _MOST_PANELS - len(names)]
+    left = [name for name in every if name not in names]
     if not names:
         raise DataError("none of the distances could be measured", hint="see their notes")
     labels = table["source"] + " (draw " + table["class_draw"].map(number) + ")"
@@ -79,6 +85,7 @@ def distances(measured: Measurements | None) -> tuple[Figure, str]:
     return figure, (
         f"Longer is farther: by {names[0]}, {near['label']} is nearest ({near['value']:.3g}) and "
         f"{far['label']} farthest ({far['value']:.3g}). Lines: 95 % intervals over images."
+        + (f" In the table alone: {', '.join(left)}." if left else "")
     )
 
 

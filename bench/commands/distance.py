@@ -1,4 +1,4 @@
-"""`bench distance`: how far is a target from a source? Every distance in one table (ledger CHU-2).
+"""`bench distance`: how far is a target from a source? Every distance in one table.
 
 Two selections, one network, and the distances of `analysis.measurements.distances` at equal sample
 sizes. The features are those that a grid's `measure:` extracts, so the numbers are too.

@@ -1,4 +1,4 @@
-"""Which images of a further selection a run borrows (ledger X-7, SFT-4, GE-7, CROSS-1).
+"""Which images of a further selection a run borrows.
 
 "Effective Domain Knowledge Transfer with Soft Fine-tuning", Table 3: a random tenth of the source's
 categories with all their images, or a tenth of the images of each category. Ge & Yu, "Borrowing

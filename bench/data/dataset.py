@@ -54,7 +54,7 @@ class Dataset(Protocol):
     """Where classes, images and pixels come from.
 
     Attributes:
-        name: the name in `bench.data.catalog.DATASETS`.
+        name: the name in `bench.data.datasets.DATASETS`.
         classes: sorted.
         wnid_keyed: every class is a WordNet id such as n02084071.
         has_test: the set comes with a test split of its own.

@@ -1,4 +1,4 @@
-"""Which images a run is verified on: of classes that no training has shown it (ledger SFT-6)."""
+"""Which images a run is verified on: of classes that no training has shown it."""
 
 from __future__ import annotations
 

@@ -66,7 +66,7 @@ def endless(name: str, size: int, start: int, length: int) -> Indices:
 
 
 class Shuffled:
-    """Random source images without regard to the target's: a reshuffled stream (ledger SFT-1.5).
+    """Random source images without regard to the target's: a reshuffled stream.
 
     Epochs take up where the last one ended, so all source images are shown equally often.
 

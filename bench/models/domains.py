@@ -1,4 +1,4 @@
-"""A network with a classifier for each domain, made from any timm network (ledger X-7).
+"""A network with a classifier for each domain, made from any timm network.
 
 The trunk is the network up to the input of its classifier, whatever lies between the last features
 and the classifier (pooling, dropout). A further classifier is built as the network builds its own,

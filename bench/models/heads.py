@@ -1,4 +1,4 @@
-"""One trunk, a classifier per domain (SFT Fig. 3, GE §3.2, ledger X-7).
+"""One trunk, a classifier per domain (SFT Fig. 3, GE §3.2).
 
 How BatchNorm treats a batch of several domains is not said in the papers. GE mixes the domains in
 each mini-batch and parts them after the average pooling, which is `joint`; it is the default.

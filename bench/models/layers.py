@@ -1,4 +1,4 @@
-"""Networks by name, and layer patterns on them: copy, freeze, re-initialise (CHU, LI; ledger X-1).
+"""Networks by name, and layer patterns on them: copy, freeze, re-initialise (CHU, LI).
 
 A frozen layer gets no gradient, no weight decay, no momentum step and no update of running
 statistics. Freezing is said of each parameter: `requires_grad` set on a module is an attribute that

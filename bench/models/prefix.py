@@ -1,7 +1,7 @@
 """A network cut in two behind layer n, where that can be proved to change nothing.
 
 The frozen first layers of a run need no gradient, and without dropout and augmentation they give
-the same numbers for the same image every time, so one may compute them once (ledger X-1 d).
+the same numbers for the same image every time, so one may compute them once.
 
 How it is proved: the network runs once on noise while every module's input and output are watched.
 The cut is allowed only if each module behind it received exactly the tensor object that the one

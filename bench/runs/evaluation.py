@@ -1,4 +1,4 @@
-"""A finished run verified on identities that it was not trained on (SFT §4.3, ledger SFT-6)."""
+"""A finished run verified on identities that it was not trained on (SFT §4.3)."""
 
 from __future__ import annotations
 

@@ -95,7 +95,7 @@ class UnderSynset(_DrawnRecipe):
 
 
 class NearFarClasses(_DrawnRecipe):
-    """LI §4.3: a target below `root`, a source near it and a source far from it (ledger LI-4).
+    """LI §4.3: a target below `root`, a source near it and a source far from it.
 
     Sizes are LI's; where the data set is smaller they are given smaller.
     """
@@ -280,7 +280,7 @@ class DataSpec(Frozen):
 
 
 class Borrowed(Frozen):
-    """A further selection that a run trains on beside its target (GE, SFT; ledger X-7).
+    """A further selection that a run trains on beside its target (GE, SFT).
 
     Only its training images are used. What is left out of them is drawn with the run's own
     `seeds.draw`; the order of the reductions is that of the fields.
@@ -291,8 +291,7 @@ class Borrowed(Frozen):
         categories: fraction of its classes whose images are used (SFT-4 c); None is all.
         images: fraction of the images of each class that are used (SFT-4 d); None is all.
         total_images: so many random images in all (GE's random source); None is all.
-        exclude_overlap: leave out images that are in the target's validation or test set
-            (ledger CROSS-1).
+        exclude_overlap: leave out images that are in the target's validation or test set.
 
     Whatever is left out, the classes stay as they are; methods with the option `reindex` give
     their classifier only the classes that have images.

@@ -57,7 +57,7 @@ class DistancesAsked(_Asked):
         images: at most so many of each side, all classes alike.
         network: the one trained on the source, a random one of its kind, or timm's.
         resamples, permutations, cnn_epochs, seed: see
-            `analysis.measurements.distances.DistanceOptions`.
+            `analysis.measurements.distance_parts.DistanceOptions`.
     """
 
     layer: Annotated[str, BeforeValidator(str)] = "penultimate"

@@ -93,7 +93,7 @@ class TrainSpec(Frozen):
     Attributes:
         lr: learning rate of random layers, per step of `batch_size * accumulate` images.
         copied_lr_factor: learning-rate factor of copied and tuned layers (CHU: 0.2, LI: 1).
-        bias_lr_mult, bias_weight_decay: Caffe's convention is 2 and false (ledger X-1).
+        bias_lr_mult, bias_weight_decay: Caffe's convention is 2 and false.
         step_epochs, step_gamma: `schedule: step` multiplies by gamma every so many epochs.
         warmup_epochs: linear warm-up, may be a fraction of an epoch.
         accumulate: batches whose gradients are summed before a step (`iter_size`).
@@ -103,7 +103,7 @@ class TrainSpec(Frozen):
         select: which epoch's weights are kept; only validation data decide.
         explode_factor: a loss above this multiple of the first ends the run as diverged.
         threshold: training accuracy for the `epochs_to_threshold` column.
-        frozen_dropout: dropout inside frozen layers stays active, as in Caffe (ledger X-1).
+        frozen_dropout: dropout inside frozen layers stays active, as in Caffe.
         tuned: which parameters of T layers are trained: all, those of normalisations, or biases;
             the others stay as they were copied. Running statistics move in any case.
         layer_lr_decay: copied layer n of N has `layer_lr_decay ** (N - n)` times its learning rate.

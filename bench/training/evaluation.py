@@ -103,7 +103,7 @@ def mean_average_precision(scores: Logits, labels: Labels) -> float:
     """The mean over classes of the average precision of a class's score as its detector (mAP).
 
     AP = sum over thresholds of (R_n - R_n-1) P_n, one class against the rest, all images with
-    equal scores at one threshold, nothing interpolated (ledger X-5). Classes without an image do
+    equal scores at one threshold, nothing interpolated. Classes without an image do
     not count.
 
     >>> mean_average_precision(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]))

@@ -2,7 +2,7 @@
 
 A layer is named by module or by number. What "before" and "after the activation" mean is found out
 by watching the network run, so it holds whether normalisation stands between, whether activations
-work in place, and whether the layer is one convolution or a residual block (ledger X-6).
+work in place, and whether the layer is one convolution or a residual block.
 """
 
 from __future__ import annotations

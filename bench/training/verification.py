@@ -1,7 +1,7 @@
 """Are two images of one identity? TAR at FAR, and splits that keep identities apart (SFT §4.3).
 
 SFT trains on identities as classes, drops the classifiers, and compares penultimate features by
-cosine over all pairs of test images (ledger X-5, SFT-6): the true-acceptance rate at the threshold
+cosine over all pairs of test images: the true-acceptance rate at the threshold
 where the false-acceptance rate just stays within 1e-2 to 1e-5.
 """
 

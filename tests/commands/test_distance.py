@@ -56,7 +56,8 @@ def test_distances_are_those_of_the_features_of_both_selections(tmp_path: Path) 
     names = [row["distance"] for row in found.rows]
     assert {"CNN accuracy", "EMD of class centroids", "WordNet path"} <= set(names)
     assert distance_table(found).row_count == len(names)
-    assert "needs the WordNet ids" in found.rows[-1]["notes"]
+    (path,) = [row for row in found.rows if row["distance"] == "WordNet path"]
+    assert "needs the WordNet ids" in path["notes"]
 
 
 def test_the_command_prints_a_table_and_writes_a_csv(tmp_path: Path) -> None:

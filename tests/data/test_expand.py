@@ -1,4 +1,4 @@
-"""Offline expansion (ledger LI-12)."""
+"""Offline expansion."""
 
 from __future__ import annotations
 

@@ -210,7 +210,7 @@ def test_on_short_error_names_classes_counts_and_ways_out():
 
 
 def test_on_short_cap_uses_what_there_is_as_for_cub():
-    """CHU's CUB: 35 training and 2 validation images of 29 or 30 (ledger CHU-1)."""
+    """CHU's CUB: 35 training and 2 validation images of 29 or 30."""
     images = pool_of("a", train=29) + pool_of("b", train=30) + pool_of("c", train=40)
     found = split(images, **USUAL | {"images_per_class": 35, "on_short": "cap"})
     assert per_class(found.train) == {"a": 27, "b": 28, "c": 35}

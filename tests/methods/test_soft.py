@@ -1,4 +1,4 @@
-"""Soft fine-tuning (ledger SFT-1, SFT-4): alpha, Eqs. 1 and 3, what the record says."""
+"""Soft fine-tuning: alpha, Eqs. 1 and 3, what the record says."""
 
 from __future__ import annotations
 

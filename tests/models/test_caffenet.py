@@ -1,4 +1,4 @@
-"""CaffeNet and its initialisation are LI's (ledger X-2); the narrow ones have its layers."""
+"""CaffeNet and its initialisation are LI's; the narrow ones have its layers."""
 
 import numpy as np
 import pytest

@@ -1,4 +1,4 @@
-"""Measures against scikit-learn and torch (ledger X-5)."""
+"""Measures against scikit-learn and torch."""
 
 from __future__ import annotations
 

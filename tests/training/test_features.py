@@ -1,4 +1,4 @@
-"""Features against hand-composed partial forward passes (ledger X-6)."""
+"""Features against hand-composed partial forward passes."""
 
 from __future__ import annotations
 

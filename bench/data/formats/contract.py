@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from bench.core.errors import DataError, nearest
 from bench.core.text import some
@@ -130,7 +131,7 @@ class Format:
         counts: of the whole set, under the options.
         options: choices by name, besides `partial`.
         classes, images, splits: for a list of data sets, in words.
-        used_for: by which paper, for what.
+        used_for: by which paper, for what; "your own comparisons" where by none.
         where: to get it.
         licence: a note; what counts is what the authors say.
         version: of the reader; raise it when it reads the same files differently.
@@ -213,7 +214,7 @@ class Format:
 
     def checked(
         self, tree: Tree, entries: Iterable[Entry], options: Options
-    ) -> tuple[list[Entry], dict[str, int]]:
+    ) -> tuple[list[Entry], dict[str, Any]]:
         """The entries whose files are there, and counts of what is not.
 
         Raises:
@@ -230,8 +231,12 @@ class Format:
         there = [entry for entry in listed if entry.path in tree.spans]
         absent = sorted({entry.path for entry in listed} - set(tree.spans))
         if options["partial"]:
-            return there, {"listed_images_missing": len(absent)} if absent else {}
-        partial = "or set options: {partial: true} to use what is there"
+            named = some(absent, limit=3)
+            return there, {"listed_images_missing": f"{len(absent):,}: {named}"} if absent else {}
+        partial = (
+            "or use what is there with options: {partial: true}, on the command line "
+            "--option partial=true"
+        )
         if absent:
             raise DataError(
                 f"data set {self.name!r}: {len(absent):,} of {len(listed):,} listed images are "

@@ -3,8 +3,8 @@
     OriginalImg/NI/Strong/P001/Anger/000.jpeg
 
 SFT §4.3 tests on P001 to P020 and trains on the others (the paper says P021-P060 and also 60
-persons; ledger SFT-A2 reads P021-P080), near-infrared images, identities as classes. Its training
-on two expressions is `train_where: {expression: [Surprise, Sadness]}`.
+persons; here they are P021-P080), near-infrared images, identities as classes. Its training on two
+expressions is `train_where: {expression: [Surprise, Sadness]}`.
 """
 
 from __future__ import annotations

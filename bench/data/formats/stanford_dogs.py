@@ -1,7 +1,7 @@
 """Stanford Dogs: MATLAB lists, boxes in XML; classes are WordNet ids.
 
-All images are cut from ImageNet, so a network that has seen ImageNet has seen its test images
-(ledger CROSS-1): `bench data check stanford-dogs PATH --against imagenet OTHER` says how many.
+All images are cut from ImageNet, so a network that has seen ImageNet has seen its test images:
+`bench data check stanford-dogs PATH --against imagenet OTHER` says how many.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""Whether two data sets share images: by their bytes, and by what they show (ledger CROSS-1).
+"""Whether two data sets share images: by their bytes, and by what they show.
 
 Stanford Dogs is cut from ImageNet, so a network that was trained on ImageNet has seen the test
 images of Stanford Dogs. Two of the papers report gains on it.

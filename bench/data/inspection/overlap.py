@@ -1,4 +1,4 @@
-"""Images that two selections share, the same file or the same picture (ledger CROSS-1).
+"""Images that two selections share, the same file or the same picture.
 
 Stanford Dogs lies inside ImageNet, and two of the papers trained on its test images. The same bytes
 have the same content hash. The same picture after another JPEG compression, a change of size or a

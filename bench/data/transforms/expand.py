@@ -1,4 +1,4 @@
-"""Offline expansion of a training set by transformed copies (LI §4.6, ledger LI-12).
+"""Offline expansion of a training set by transformed copies (LI §4.6).
 
 LI fills every class up to 1200 images "as in Paulin et al." and does not list the transformations.
 Here a copy is mirrored, scaled, cropped (shifted), rotated and seen in slight perspective in one

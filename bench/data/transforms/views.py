@@ -1,4 +1,4 @@
-"""Samples of several images: views that a data set declares as boxes (ledger SFT-3, SFT-5).
+"""Samples of several images: views that a data set declares as boxes.
 
 `views: [whole, box]` shows the network each image as a whole, as everywhere, and the part of it
 that the column `box` names, stretched to a square; view NAME is the box of column `box_NAME`. A box

@@ -1,6 +1,6 @@
 """Extraction: features of images at named layers of a network that is not trained, kept as a file.
 
-Distances between source and target (CHU §3.1, ledger CHU-2), the average precision of filters (LI
+Distances between source and target (CHU §3.1), the average precision of filters (LI
 §4.3.1, LI-7), scores of transferability and the clustering of concepts never trained (SFT Fig. 1)
 are computed from these. An extraction is a run, so it is planned, shared, launched and resumed like
 a training; instead of weights it leaves `features.npz`:

@@ -1,7 +1,7 @@
 """Joint training on target and source: two classifiers on one trunk, both losses in full.
 
 Ge, Yu (2017), "Borrowing Treasures from the Wealthy: Deep Transfer Learning through Selective Joint
-Fine-tuning", §3.2 and the baselines of §4.6 (ledger GE-6, GE-7): each step shows as many source
+Fine-tuning", §3.2 and the baselines of §4.6: each step shows as many source
 images as target images, the sum of the two losses is minimised, both classifiers begin at random.
 The whole source, or a random part of it (`borrow.total_images`), gives the rows "all source" and
 "random source"; images chosen by the target are another stream in the same method.
@@ -64,7 +64,7 @@ def spread(chunk: Indices, labels: Indices, most: int, rng: np.random.Generator)
     """A step's target images with at most `most` of a class, as far as absent classes last.
 
     Each further image is replaced by a random one of a class that the step lacks; absent classes
-    come in random order, each once (GE's released code, ledger GE-6 b).
+    come in random order, each once (GE's released code).
 
     Args:
         chunk: (n,) images of the step.

@@ -1,7 +1,7 @@
 """Selective joint fine-tuning: each target image beside one of its nearest source images.
 
 Ge, Yu (2017), "Borrowing Treasures from the Wealthy: Deep Transfer Learning through Selective Joint
-Fine-tuning", §3 (ledger GE-4 to GE-7). Joint training (see `bench.methods.finetuning.joint`) whose
+Fine-tuning", §3. Joint training (see `bench.methods.finetuning.joint`) whose
 source images are chosen by the target (see `bench.methods.retrieval.neighbours`): both classifiers
 random, both losses in full. The rows of the paper's ablation are values of a grid:
 

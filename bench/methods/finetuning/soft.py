@@ -1,7 +1,6 @@
 """Soft fine-tuning: the source's loss fades out while the target's is learned.
 
-"Effective Domain Knowledge Transfer with Soft Fine-tuning" (2019), Eqs. 1-3 and Fig. 3 (ledger
-SFT-1, SFT-4):
+"Effective Domain Knowledge Transfer with Soft Fine-tuning" (2019), Eqs. 1-3 and Fig. 3:
 
     loss = (1 - alpha) loss_src + loss_tar                 (1)
     alpha = min(1, num_epoch / E)                          (2)

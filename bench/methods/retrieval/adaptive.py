@@ -2,7 +2,7 @@
 
 An image that the network gets wrong, or right without being sure, is given more source images in
 the next round. "Iteration" in the paper is a round of training, not a step: five rounds have four
-updates, so K grows to at most (1 + 4 x 4) K0 (ledger GE-A4). "Eq. (3.2)" in its text is Eq. 3.
+updates, so K grows to at most (1 + 4 x 4) K0. "Eq. (3.2)" in its text is Eq. 3.
 """
 
 from __future__ import annotations

@@ -4,7 +4,7 @@ Two banks: Gabor filters with the parameters of Manjunath & Ma (PAMI 1996), and 
 layers of any network, before or after their activation. The paper names "kernels and their
 following nonlinear activation", its released configuration reads the maps before the activation
 (half of all values behind a ReLU are 0, and bins of equal mass cannot be made of them): `pre` is
-the default (ledger GE-A3). The released configuration crops and mirrors at random; here the crop is
+the default. The released configuration crops and mirrors at random; here the crop is
 the central one and nothing is mirrored, so that a description is a function of the image.
 """
 
