@@ -117,7 +117,7 @@ def _curve_line(situation: Situation, curve: Curve, significance: Significance) 
     if laws.empty:
         said = f"{measured}; no repetition has three sizes with errors that a curve fits"
         return AdviceLine(topic, "no evidence", said, behind, "no evidence")
-    e = summarise(laws, "exponent", curve.label)
+    e = summarise(laws, "exponent", curve.label, "given")
     said = f"{measured}; error falls as n^{-e.value:.2f} ({counted(e.n, e.unit)})"
     gain = f"{100 * (1 - 2**-e.value):.1f} %"
     if e.low is not None and e.high is not None:

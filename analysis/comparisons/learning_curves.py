@@ -9,7 +9,7 @@ a pretrained network, is what a user who can label more images wants to know.
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -22,6 +22,7 @@ from scipy import optimize, stats
 from analysis.comparisons.units import Kind, combined, observation, summarise
 from analysis.statistics.corrections import finite, generator
 from bench.core.errors import DataError
+from bench.core.text import counted
 from bench.results.intervals import Estimate, estimate
 
 Array = npt.NDArray[np.float64]
@@ -182,23 +183,38 @@ def repeated_laws(runs: pd.DataFrame) -> pd.DataFrame:
     """A power law for each repetition that has three sizes or more: task, seed, exponent, law.
 
     Fitted one by one since the runs of a repetition share their draws; repetitions whose errors
-    allow no fit are left out.
+    allow no fit are left out. `per_image` and `image_variance` say what the exponent owes to the
+    test images, to first order.
 
     Args:
         runs: with task, seed, n_per_class and top1_accuracy.
     """
-    found = []
+    found: list[dict[str, Any]] = []
     for (task, seed), group in runs.groupby(["task", "seed"], sort=True):
         sizes = [float(n) for n in group["n_per_class"]]
         try:
             law = fit_power_law(sizes, [1 - float(a) for a in group["top1_accuracy"]])
         except DataError:
             continue
-        widest = combined(group.to_dict("records"), [1.0] * len(group), "other")
-        drawn = [widest.get(name) for name in ("train_images", "available_images")]
-        found.append((task, seed, law.exponent, law, *drawn))
-    columns = ["task", "seed", "exponent", "law", "train_images", "available_images"]
-    return pd.DataFrame(found, columns=columns)
+        rows = group.to_dict("records")
+        row = {"task": task, "seed": seed, "exponent": law.exponent, "law": law, "runs": rows}
+        found.append(row | _through_errors(rows, -_slope_weights(rows)))
+    columns = ["task", "seed", "exponent", "law", "runs", "train_images", "available_images"]
+    return pd.DataFrame(found, columns=[*columns, "per_image", "image_variance"])
+
+
+def _slope_weights(rows: Sequence[Mapping[Any, Any]]) -> Array:
+    """Weights of log errors in the least-squares slope against log n."""
+    logs = np.log([float(row["n_per_class"]) for row in rows])
+    centred = logs - logs.mean()
+    weights: Array = centred / float(centred @ centred)
+    return weights
+
+
+def _through_errors(rows: Sequence[Mapping[Any, Any]], weights: Array) -> dict[str, Any]:
+    """What a weighted sum of the logarithms of errors owes to test images and draws."""
+    errors = np.array([1 - float(row["top1_accuracy"]) for row in rows])
+    return combined(rows, list(-weights / errors), "accuracy")
 
 
 def images_wanted(laws: pd.DataFrame, accuracy: float) -> Estimate | None:
@@ -216,7 +232,17 @@ def images_wanted(laws: pd.DataFrame, accuracy: float) -> Estimate | None:
         ]
     except (DataError, OverflowError):
         return None
-    return summarise(laws.assign(log_images=logs), "log_images", "images wanted")
+    given = []
+    for law, rows, log in zip(laws["law"], laws["runs"], logs, strict=True):
+        # log n = (intercept - log wanted) / exponent: both are sums of the logarithms of errors.
+        slopes = _slope_weights(rows)
+        middle = float(np.log([float(row["n_per_class"]) for row in rows]).mean())
+        intercepts = 1 / len(rows) - slopes * middle
+        given.append(_through_errors(rows, (intercepts + log * slopes) / law.exponent))
+    table = laws.drop(columns=["per_image", "image_variance"]).assign(log_images=logs)
+    for name in ("per_image", "image_variance"):
+        table[name] = pd.Series([g.get(name) for g in given], index=table.index, dtype=object)
+    return summarise(table, "log_images", "images wanted", "given")
 
 
 @dataclass(frozen=True)
@@ -239,6 +265,10 @@ class Crossing:
     n: int
     unit: str
     note: str = ""
+
+
+_LEAST_UNITS = 3
+"""Tasks, or seeds of one task, that the interval of a crossing needs."""
 
 
 def crossing(pairs: pd.DataFrame, name: str, points: int = 120) -> Crossing:
@@ -280,12 +310,14 @@ def crossing(pairs: pd.DataFrame, name: str, points: int = 120) -> Crossing:
     if len(table) < repetitions:
         said.append(f"{repetitions - len(table)} repetitions lack a size and were left out")
     low = high = None
-    if at is not None and first.low is not None:
+    if at is not None and first.low is not None and first.n >= _LEAST_UNITS:
         ends = _ends(lambda x: _holds_zero(_at(runs, logs, x)), logs, math.log(at), points)
         if ends is None:
             said.append("a crossing elsewhere, or none, is not excluded")
         else:
             low, high = (math.exp(x) for x in ends)
+    if at is not None and first.n < _LEAST_UNITS:
+        said.append(f"{counted(first.n, first.unit)}: an interval needs {_LEAST_UNITS}")
     said += [first.note] if first.note else []
     return Crossing(at, low, high, above, first.n, first.unit, "; ".join(said))
 

@@ -178,7 +178,7 @@ def _law_row(known: pd.DataFrame, wanted: float) -> dict[str, Any]:
     row: dict[str, Any] = dict.fromkeys(_LAW_COLUMNS[2:]) | {"n": 0, "wanted": wanted, "note": ""}
     if table.empty:
         return row
-    e = summarise(table, "exponent", "exponent")
+    e = summarise(table, "exponent", "exponent", "given")
     row |= {"exponent": e.value, "low": e.low, "high": e.high, "n": e.n, "unit": e.unit}
     images = images_wanted(table, wanted)
     if images is None:

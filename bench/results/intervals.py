@@ -17,7 +17,7 @@ of a sum of variances; crossed random effects (seeds x images) as in Searle, Cas
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, Literal
 
@@ -44,6 +44,7 @@ class Estimate:
         diverged: runs behind it that diverged and count at chance.
         fixed: the part of `error` that further repetitions would leave as it is: that of the test
             images, and what overlapping training draws have in common.
+        terms: where the errors of one task have unlike degrees of freedom, see `Term`.
     """
 
     value: float
@@ -60,6 +61,7 @@ class Estimate:
     here: Estimate | None = None
     diverged: int = 0
     fixed: float = 0.0
+    terms: tuple[tuple[tuple[float, float], ...], ...] = ()
 
     @property
     def sign(self) -> Literal[-1, 0, 1]:
@@ -81,6 +83,9 @@ class Estimate:
 
         if self.error is None or self.df is None:
             return None
+        if self.terms:
+            half = _two_sided(abs(self.value - margin), self.terms) / 2
+            return half if sign * (self.value - margin) > 0 else 1 - half
         return float(stdtr(self.df, -sign * (self.value - margin) / self.error))
 
 
@@ -188,12 +193,23 @@ def clipped(e: Estimate, least: float, most: float) -> Estimate:
 
 # --- within one task ---------------------------------------------------------------------------
 
+Term = tuple[tuple[float, float], ...]
+"""Standard errors with their degrees of freedom that add up, as errors do that are correlated
+fully; the terms of an estimate are independent, so that their squares add up."""
+
 
 @dataclass(frozen=True)
 class _Part:
-    """A task's mean; the variance of it from seeds and from test images, each with its degrees.
+    """A task's mean and what its error is made of.
 
-    The variance from seeds is `spread * factor`, of which `spread * common` is what draws share.
+    Attributes:
+        seeds: how many; `freedom` degrees that their spread was estimated with.
+        spread: variance of a repetition; None where nothing was repeated.
+        factor, ratio: the mean's variance from seeds is spread * factor, from what overlapping
+            draws share spread * ratio, where the spread is taken from other tasks.
+        errors: from seeds and shared draws together; empty where nothing was repeated.
+        common: variance of what overlapping draws share, which further seeds leave as it is.
+        images, image_df: variance from drawing the test images, and its degrees.
     """
 
     mean: float
@@ -201,6 +217,8 @@ class _Part:
     freedom: float
     spread: float | None
     factor: float
+    ratio: float
+    errors: Term
     common: float
     images: float
     image_df: float
@@ -212,53 +230,51 @@ def _task(found: Sequence[Observation], level: float) -> _Part:
     for o in found:
         cells.setdefault(o.setting, {}).setdefault(o.repetition, []).append(o.value)
     table = {s: {r: math.fsum(v) / len(v) for r, v in of.items()} for s, of in cells.items()}
-    means = {s: math.fsum(of.values()) / len(of) for s, of in table.items()}
-    mean = math.fsum(means.values()) / len(means)
+    mean = math.fsum(math.fsum(of.values()) / len(of) for of in table.values()) / len(table)
     seeds = sorted({o.repetition for o in found})
-    n, common = len(seeds), _shared(found) / len(means)
-    images, df, note = _images(found)
-    if all(len(of) == n for of in table.values()):
+    n, shares = len(seeds), _shared(found)
+    even = all(len(of) == n for of in table.values())
+    images = _images(found, even)
+    ratio = math.fsum(shares.values()) / len(table)
+    if n < 2 or all(len(of) < 2 for of in table.values()):
+        weight = (math.fsum(len(of) ** -0.5 for of in table.values()) / len(table)) ** 2
+        return _Part(mean, n, 0, None, weight, ratio, (), 0.0, *images)
+    own = _spreads(table)
+    common = (math.fsum(own[s][0] * shares.get(s, 0.0) ** 0.5 for s in table) / len(table)) ** 2
+    if even:
         rows = [math.fsum(of[r] for of in table.values()) / len(table) for r in seeds]
-        spread = float(np.var(rows, ddof=1)) if n > 1 else None
-        return _Part(mean, n, n - 1, spread, 1 / n + common, common, images, df, note)
-    return _uneven(table, mean, n, common, (images, df, note), level)
-
-
-def _uneven(
-    table: Mapping[str, Mapping[str, float]],
-    mean: float,
-    seeds: int,
-    common: float,
-    images: tuple[float, float, str],
-    level: float,
-) -> _Part:
-    """A task whose settings were repeated unlike often: each setting has a spread of its own.
-
-    Errors of the settings add up as if they were fully correlated, which is the most that they
-    can; each has the quantile of its own degrees. A setting of one seed has the widest of the
-    others.
-    """
-    from scipy.special import stdtrit
-
-    at = 0.5 + level / 2
-    own = {s: float(np.std(list(of.values()), ddof=1)) for s, of in table.items() if len(of) > 1}
+        spread = float(np.var(rows, ddof=1))
+        error = math.sqrt(spread / n + common)
+        return _Part(mean, n, n - 1, spread, 1 / n, ratio, ((error, n - 1),), common, *images)
+    # Sizes that were repeated unlike often: the most that their errors can add up to.
+    errors = tuple(
+        (own[s][0] * math.sqrt(1 / len(of) + shares.get(s, 0.0)) / len(table), own[s][1])
+        for s, of in table.items()
+    )
     weights = {s: len(of) ** -0.5 for s, of in table.items()}
-    factor = (math.fsum(weights.values()) / len(table)) ** 2
-    if not own:
-        return _Part(mean, seeds, 0, None, factor + common, common, *images)
-    degrees = {s: len(table[s]) - 1 for s in own}
-    widest = max(own, key=lambda s: own[s] * float(stdtrit(degrees[s], at)))
-    spreads = {s: own.get(s, own[widest]) for s in table}
-    freedom = {s: degrees.get(s, degrees[widest]) for s in table}
-    whole = math.fsum(weights[s] * spreads[s] for s in table)
-    quantiles = [weights[s] * spreads[s] * float(stdtrit(freedom[s], at)) for s in table]
-    df = _degrees_of(math.fsum(quantiles) / whole, freedom.values(), at) if whole else 1
-    spread = (whole / math.fsum(weights.values())) ** 2
-    return _Part(mean, seeds, df, spread, factor + common, common, *images)
+    whole = math.fsum(weights.values())
+    spread = (math.fsum(weights[s] * own[s][0] for s in table) / whole) ** 2
+    factor, freedom = (whole / len(table)) ** 2, _term_degrees(errors, level)
+    return _Part(mean, n, freedom, spread, factor, ratio, errors, common, *images)
 
 
-def _shared(found: Sequence[Observation]) -> float:
-    """Nadeau and Bengio's n2 / n1, summed over settings: images drawn for each that is not drawn.
+def _spreads(table: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[float, float]]:
+    """Of each size the standard deviation over its seeds, and the degrees behind it.
+
+    A size of one seed, and one whose seeds agree by luck, has the widest of the others.
+    """
+    known = {
+        s: (float(np.std(list(of.values()), ddof=1)), len(of) - 1.0)
+        for s, of in table.items()
+        if len(of) > 1
+    }
+    spread = {s: pair for s, pair in known.items() if pair[0] > 0} or known
+    widest = max(spread.values(), key=lambda pair: pair[0] * _quantile(pair[1], 0.05))
+    return {s: spread.get(s, widest) for s in table}
+
+
+def _shared(found: Sequence[Observation]) -> dict[str, float]:
+    """Nadeau and Bengio's n2 / n1 of each size: images drawn for each that is not drawn.
 
     Two draws of a share f of the images have that share in common. What a draw owes to them is
     correlated by f, and does not average out over seeds: variance / seeds * (1 - f) + variance * f
@@ -268,20 +284,35 @@ def _shared(found: Sequence[Observation]) -> float:
     for o in found:
         if o.overlap is not None and o.overlap < 1:
             shares.setdefault(o.setting, []).append(o.overlap / (1 - o.overlap))
-    return math.fsum(math.fsum(known) / len(known) for known in shares.values())
+    return {s: math.fsum(known) / len(known) for s, known in shares.items()}
 
 
-def _images(found: Sequence[Observation]) -> tuple[float, float, str]:
+def _images(found: Sequence[Observation], even: bool) -> tuple[float, float, str]:
     """Variance of a task's mean from drawing its test images, and its degrees of freedom."""
     parts = [o.per_image for o in found]
     sizes = {part.size for part in parts if part is not None}
     if all(part is not None for part in parts) and len(sizes) == 1:
-        return *_crossed(found), ""
-    bounds = [o.image_variance for o in found]
-    known = [bound for bound in bounds if bound is not None]
-    if len(known) < len(bounds):
-        return 0.0, _MANY, WITHOUT_IMAGES
-    return math.fsum(known) / len(known), _MANY, BOUNDED
+        return *(_crossed(found) if even else _of_images(found)), ""
+    known: dict[str, list[float]] = {}
+    for o in found:
+        if o.image_variance is None:
+            return 0.0, _MANY, WITHOUT_IMAGES
+        known.setdefault(o.setting, []).append(o.image_variance)
+    errors = [math.sqrt(math.fsum(bounds) / len(bounds)) for bounds in known.values()]
+    return (math.fsum(errors) / len(errors)) ** 2, _MANY, BOUNDED
+
+
+def _of_images(found: Sequence[Observation]) -> tuple[float, float]:
+    """As `_crossed` where sizes have unlike numbers of seeds: at most this variance.
+
+    Each size counts alike, as in the mean; what seeds add to single images is not taken off.
+    """
+    sizes: dict[str, dict[str, list[Any]]] = {}
+    for o in found:
+        sizes.setdefault(o.setting, {}).setdefault(o.repetition, []).append(o.per_image)
+    of_size = [np.mean([np.mean(v, axis=0) for v in of.values()], axis=0) for of in sizes.values()]
+    images = np.mean(of_size, axis=0)
+    return float(images.var(ddof=1)) / images.size, images.size - 1
 
 
 def _crossed(found: Sequence[Observation]) -> tuple[float, float]:
@@ -317,53 +348,96 @@ def _these_tasks(parts: Sequence[_Part], level: float) -> Estimate:
     if not repeated:
         alone = "one seed: no interval" if t == 1 else "one seed for each task: no interval"
         return Estimate(mean, None, None, n, "seed", level=level, note=alone)
-    terms: list[tuple[float, float]] = [(p.images / t**2, p.image_df) for p in parts]
+    terms: list[Term] = [((math.sqrt(p.images) / t, p.image_df),) for p in parts]
     if len(repeated) == t:
-        terms += [((p.spread or 0.0) * p.factor / t**2, p.freedom) for p in parts]
+        terms += [tuple((error / t, df) for error, df in p.errors) for p in parts]
+        common = [p.common for p in parts]
     else:  # tasks with one seed have the spread of the others, which is estimated once
         freedom = sum(part.freedom for part in repeated)
         pooled = math.fsum(p.freedom * (p.spread or 0.0) for p in repeated) / freedom
-        terms.append((pooled * math.fsum(p.factor for p in parts) / t**2, freedom))
-    variance = math.fsum(v for v, _ in terms)
+        variance = pooled * math.fsum(p.factor + p.ratio for p in parts)
+        terms.append(((math.sqrt(variance) / t, freedom),))
+        common = [pooled * p.ratio for p in parts]
+    terms = [term for term in terms if sum(error for error, _ in term) > 0]
+    variance = math.fsum(_error(term) ** 2 for term in terms)
     scale = max(abs(mean), 1e-3)
     if variance <= (1e-9 * scale) ** 2:
         return Estimate(mean, None, None, n, "seed", level=level, note=joined(note, NO_SPREAD))
-    df = _degrees([(v, d) for v, d in terms if v > 0], level, t)
-    found = from_errors(mean, math.sqrt(variance), df, n, "seed", note, level)
-    shrinking = math.fsum(
-        v * (1 - p.common / p.factor) for (v, _), p in zip(terms[t:], parts, strict=False)
-    )
-    return replace(found, fixed=math.sqrt(max(variance - shrinking, 0.0)))
+    fixed = math.sqrt(math.fsum([*common, *(p.images for p in parts)])) / t
+    error = math.sqrt(variance)
+    if t == 1:
+        return replace(_of_terms(mean, terms, n, note, level), fixed=fixed)
+    degrees = [(_error(term) ** 2, _term_degrees(term, level)) for term in terms]
+    df = variance**2 / math.fsum(v**2 / d for v, d in degrees)
+    return replace(from_errors(mean, error, df, n, "seed", note, level), fixed=fixed)
 
 
-def _degrees(terms: Sequence[tuple[float, float]], level: float, tasks: int) -> float:
-    """Degrees of freedom of a sum of variances, each with its own.
+# --- sums of errors, each with its own degrees of freedom ---------------------------------------
 
-    Of several tasks: Satterthwaite's. Of one task, whose few seeds are one of two terms, that sum
-    is far from a chi-square; there each term gets the quantile of its own degrees, their squares
-    add up (Cochran and Cox, 1957, do so with the weights outside the root), and the result is
-    the degrees at which Student's interval has that width. It covers at least as often as stated.
+
+def _of_terms(mean: float, terms: Sequence[Term], n: int, note: str, level: float) -> Estimate:
+    """An interval of one task, whose few seeds are one of two terms.
+
+    Satterthwaite's sum is far from a chi-square there; each term gets the quantile of its own
+    degrees (Cochran and Cox, 1957, do so with the weights outside the root). It covers at least as
+    often as stated; p is that of the same rule at every level. `df` are the degrees at which
+    Student's interval has the same width.
     """
+    half = _half_width(terms, 1 - level)
+    error = math.sqrt(math.fsum(_error(term) ** 2 for term in terms))
+    known = [df for term in terms for _, df in term]
+    df = _degrees_of(half / error, known, 1 - level)
+    p = _two_sided(abs(mean), terms)
+    found = Estimate(mean, mean - half, mean + half, n, "seed", "Student t", level, p, note)
+    return replace(found, error=error, df=df, terms=tuple(terms))
+
+
+def _error(term: Term) -> float:
+    return math.fsum(error for error, _ in term)
+
+
+def _quantile(df: float, alpha: float) -> float:
+    """Student's two-sided quantile."""
     from scipy.special import stdtrit
 
-    variance = math.fsum(v for v, _ in terms)
-    if tasks > 1 or len(terms) == 1:
-        return variance**2 / math.fsum(v**2 / d for v, d in terms)
-    at = 0.5 + level / 2
-    wide = math.sqrt(math.fsum(v * float(stdtrit(d, at)) ** 2 for v, d in terms) / variance)
-    return _degrees_of(wide, [d for _, d in terms], at)
+    return -float(stdtrit(df, alpha / 2))
 
 
-def _degrees_of(wide: float, degrees: Iterable[float], at: float) -> float:
+def _half_width(terms: Sequence[Term], alpha: float) -> float:
+    widths = [math.fsum(error * _quantile(df, alpha) for error, df in term) for term in terms]
+    return math.hypot(*widths)
+
+
+def _two_sided(distance: float, terms: Sequence[Term]) -> float:
+    """The p at which the interval just reaches so far."""
+    from scipy.optimize import brentq
+
+    least, most = math.log(1e-300), math.log1p(-1e-12)
+    if distance <= _half_width(terms, math.exp(most)):
+        return 1.0
+    if distance >= _half_width(terms, math.exp(least)):
+        return 1e-300
+    return math.exp(
+        brentq(lambda a: _half_width(terms, math.exp(a)) - distance, least, most, xtol=1e-10)
+    )
+
+
+def _term_degrees(term: Term, level: float) -> float:
+    """The degrees at which Student's interval is as wide as a term's."""
+    if _error(term) == 0:
+        return min(df for _, df in term)
+    wide = math.fsum(error * _quantile(df, 1 - level) for error, df in term)
+    return _degrees_of(wide / _error(term), [df for _, df in term], 1 - level)
+
+
+def _degrees_of(wide: float, degrees: Sequence[float], alpha: float) -> float:
     """The degrees, among those given, at which Student's quantile is so wide."""
     from scipy.optimize import brentq
-    from scipy.special import stdtrit
 
-    known = list(degrees)
-    least, most = min(known), max(known)
-    if wide >= float(stdtrit(least, at)) or wide <= float(stdtrit(most, at)):
-        return least if wide >= float(stdtrit(least, at)) else most
-    return float(brentq(lambda d: float(stdtrit(d, at)) - wide, least, most))
+    least, most = min(degrees), max(degrees)
+    if wide >= _quantile(least, alpha) or wide <= _quantile(most, alpha):
+        return least if wide >= _quantile(least, alpha) else most
+    return float(brentq(lambda d: _quantile(d, alpha) - wide, least, most))
 
 
 def all_equal(array: Array) -> bool:

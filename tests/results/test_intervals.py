@@ -287,6 +287,58 @@ def test_from_counts_alone_the_images_error_of_one_task_is_bounded() -> None:
     assert _ends(estimate(partly)) == pytest.approx(_ends(student(values)))
 
 
+def test_images_of_sizes_with_unlike_seeds_count_each_size_alike() -> None:
+    """The mean weighs sizes alike, and so does what it owes to the test images."""
+    rng = np.random.default_rng(5)
+    images = {"5": rng.normal(0, 3, 400), "100": rng.normal(0, 1, 400)}
+    seeds = {"5": 2, "100": 10}
+    found, variances = [], []
+    for n, count in seeds.items():
+        for s in range(count):
+            part = images[n] + rng.normal(0, 0.1, 400)
+            found.append(Observation("t", str(s), float(part.mean()), n, part))
+    literal = [
+        np.mean([np.mean([o.per_image[i] for o in found if o.setting == n]) for n in seeds])
+        for i in range(400)
+    ]
+    variances = np.var(literal, ddof=1) / 400
+    alone = [Observation(o.task, o.repetition, o.value, o.setting) for o in found]
+    both, without = estimate(found), estimate(alone)
+    assert both.error**2 - without.error**2 == pytest.approx(variances)
+
+
+def test_bounds_of_sizes_add_up_as_if_they_were_correlated() -> None:
+    found = [
+        Observation("t", str(s), v, n, image_variance=b)
+        for n, count, b in (("5", 2, 0.09), ("100", 10, 0.01))
+        for s, v in enumerate(np.linspace(0, 1, count))
+    ]
+    alone = [Observation("t", o.repetition, o.value, o.setting) for o in found]
+    added = estimate(found).error ** 2 - estimate(alone).error ** 2
+    assert added == pytest.approx(((0.3 + 0.1) / 2) ** 2)
+
+
+@pytest.mark.parametrize("share", [0.0, 0.1, 0.5])
+def test_p_is_that_of_the_interval_at_every_level(share: float) -> None:
+    """Few seeds and many images: at the levels of many comparisons degrees matched at 95 % lie."""
+    rng = np.random.default_rng(1)
+    images = math.sqrt(share) * rng.normal(0, 10, 300)
+    rows = [images + rng.normal(0, 1, 300) + rng.normal() for _ in range(3)]
+    found = [Observation("t", str(s), float(row.mean()) + 3, "", row) for s, row in enumerate(rows)]
+    for level in (0.5, 0.95, 0.999, 0.99999):
+        e = estimate(found, level)
+        inside = abs(e.value) <= e.high - e.value
+        assert (e.p >= 1 - level) == inside
+        assert e.p_above(e.low) == pytest.approx((1 - level) / 2, rel=1e-6)
+
+
+def test_seeds_that_agree_by_luck_are_no_certainty_of_their_size() -> None:
+    rows = [Observation("t", str(s), v, "5") for s, v in enumerate([0.4, 0.4])]
+    rows += [Observation("t", str(s), v, "20") for s, v in enumerate([0.5, 0.7, 0.6])]
+    lucky, one = estimate(rows), estimate(rows[:1] + rows[2:])
+    assert lucky.high - lucky.low > 0.7 * (one.high - one.low)
+
+
 # --- draws that overlap --------------------------------------------------------------------------
 
 
@@ -303,7 +355,7 @@ def test_overlap_is_corrected_for_after_nadeau_and_bengio() -> None:
         assert _ends(estimate(_seeds(values, overlap=nothing))) == pytest.approx(plain)
 
 
-def test_overlap_of_several_sizes_is_averaged() -> None:
+def test_what_draws_of_several_sizes_share_adds_up_at_most() -> None:
     rng = np.random.default_rng(0)
     shares = {"5": 0.1, "10": 0.2, "50": None}
     found = [
@@ -312,8 +364,12 @@ def test_overlap_of_several_sizes_is_averaged() -> None:
         for n, share in shares.items()
     ]
     means = [np.mean([o.value for o in found if o.repetition == str(s)]) for s in range(4)]
-    factor = 1 / 4 + (0.1 / 0.9 + 0.2 / 0.8) / 3
-    assert estimate(found).error == pytest.approx(math.sqrt(factor * np.var(means, ddof=1)))
+    shared = sum(
+        math.sqrt(np.var([o.value for o in found if o.setting == n], ddof=1) * f / (1 - f))
+        for n, f in (("5", 0.1), ("10", 0.2))
+    )
+    expected = np.var(means, ddof=1) / 4 + (shared / 3) ** 2
+    assert estimate(found).error == pytest.approx(math.sqrt(expected))
 
 
 def test_draws_that_share_images_cover_only_when_corrected() -> None:
