@@ -56,7 +56,7 @@ def curves(evidence: Evidence) -> list[Curve]:
     """Tuned, frozen and scratch runs with three sizes or more, those with most runs first."""
     b = evidence.board
     held = [n for n in varying(b) if n not in (*_SCHEDULE, "lr") and not repetition(n)]
-    found = []
+    found: list[Curve] = []
     for word, rows in (
         ("tuned", arms.fine_tuned(b)),
         ("frozen", arms.frozen_features(b)[1]),
@@ -65,20 +65,42 @@ def curves(evidence: Evidence) -> list[Curve]:
         runs = b[rows & finished(b) & b["n_per_class"].notna()]
         if runs.empty:
             continue
-        if evidence.lr_rule(rows) == "best":
-            runs = best_lr(runs)
-        kinds = key_of(runs, held)
+        best = evidence.lr_rule(rows) == "best"
+        runs = best_lr(runs) if best else runs
+        kinds = key_of(runs, held if best else [*held, "lr"])
         for _, group in runs.groupby([kinds, _schedules(runs, kinds)], sort=True):
             sizes = tuple(sorted({float(n) for n in group["n_per_class"]}))
             if len(sizes) >= 3:
                 found.append(Curve(f"{_where(group)}, {word}", group, sizes))
-    found.sort(key=lambda c: (-len(c.runs), c.label, list(c.runs.index.map(str))))
-    firsts = evidence.board.loc[[curve.runs.index[0] for curve in found]]
-    apart = settings(firsts, ["images_per_class"], ["dataset", "target", "source", "treatment"])
-    return [
+    firsts = [_first(curve.runs) for curve in found]
+    beside = ["dataset", "target", "source", "treatment"]
+    apart = settings(evidence.board.loc[firsts], _SCHEDULE, beside) if found else []
+    named = [
         replace(curve, label=f"{curve.label}, {said}" if said else curve.label)
         for curve, said in zip(found, apart, strict=True)
     ]
+    order = sorted(
+        range(len(named)),
+        key=lambda i: (-len(named[i].runs), named[i].label, _identity(b.loc[firsts[i]])),
+    )
+    taken: dict[str, int] = {}
+    for i in order:
+        number = taken[named[i].label] = taken.get(named[i].label, 0) + 1
+        if number > 1:
+            named[i] = replace(named[i], label=f"{named[i].label} ({number})")
+    return [named[i] for i in order]
+
+
+def _identity(row: pd.Series[Any]) -> str:
+    """What names a run whatever its place in the table."""
+    told = row.get("run_id")
+    return str(told) if isinstance(told, str) else "|".join(map(str, row.tolist()))
+
+
+def _first(runs: pd.DataFrame) -> Any:
+    """The index of one run of a curve, the same however the rows are ordered."""
+    least = runs[runs["n_per_class"] == runs["n_per_class"].min()]
+    return min(least.index, key=lambda index: _identity(least.loc[index]))
 
 
 def _schedules(runs: pd.DataFrame, kinds: pd.Series[str]) -> pd.Series[str]:

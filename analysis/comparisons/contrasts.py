@@ -304,14 +304,25 @@ def _settings(board: pd.DataFrame, frame: pd.DataFrame, contrast: Contrast) -> l
         a if a == b or not b else f"{a or 'usual'} against {b}"
         for a, b in zip(left, right, strict=True)
     ]
-    # Comparisons of one size that differ in nothing that has words are told apart by a number.
-    beside = key_of(frame, ["comparison"]) + row_of
-    told = pd.DataFrame({"name": names, "size": key_of(frame, _sizes(frame)), "kind": beside})
-    often = told.value_counts().reset_index()
+    # Comparisons that differ in nothing that has words, at one size, are told apart by a number,
+    # the same at all sizes.
+    told = pd.DataFrame(
+        {"name": names, "kind": list(frame["comparison"]), "size": key_of(frame, _sizes(frame))}
+    )
+    crowded = told.groupby(["name", "size"])["kind"].nunique().groupby("name").max()
+    often = told.value_counts(["name", "kind"]).reset_index()
     often = often.sort_values(["count", "kind"], ascending=[False, True])
-    places_of = often.groupby(["name", "size"], sort=False).cumcount()
-    order = dict(zip(often["kind"], places_of, strict=True))
-    places = [int(order[kind]) for kind in told["kind"]]
+    order = dict(
+        zip(
+            zip(often["name"], often["kind"], strict=True),
+            often.groupby("name", sort=False).cumcount(),
+            strict=True,
+        )
+    )
+    places = [
+        int(order[name, kind]) if crowded[name] > 1 else 0
+        for name, kind in zip(told["name"], told["kind"], strict=True)
+    ]
     return [
         f"{name or 'usual'} ({place + 1})" if place else name
         for name, place in zip(names, places, strict=True)

@@ -27,10 +27,12 @@ TASK = ("dataset", "target", "class_draw", "target.root", "target.classes.*", "t
 """Settings that name the task."""
 _RELATIVE = re.compile(
     r"(?P<data>(source|bank|borrow\d*)\.(source\.)*)"
-    r"(?P<end>dataset|root|classes\.(root|target_n|source_n|n))"
+    r"(?P<end>dataset|root|options\..+|classes\.(root|names|synset|target_n|n|source_n))"
 )
 """Settings of a source that may follow from its target's task."""
 _TARGETS = {"dataset": "dataset"}
+_OF_THE_SOURCE = "classes.source_n"
+"""How many classes the source has, even where it is written with the target's classes."""
 
 
 @dataclass(frozen=True)
@@ -145,13 +147,12 @@ def _recipes(arms: Sequence[pd.DataFrame], settings: Sequence[str], lr: LrRule) 
     told = pd.DataFrame({n: key_of(rows, [n]) for n in kept}, index=rows.index)
     relative = {name: place for name in kept if (place := _RELATIVE.fullmatch(name))}
     kept = [n for n in kept if n not in relative]
-    sizes = [n for n in SIZES if n in rows.columns]
+    of_task = key_of(rows, ["task"]) + key_of(told, kept)
     for name, place in relative.items():
         of_target = _TARGETS.get(place["end"], f"target.{place['end']}")
-        if of_target in rows.columns:
+        if of_target in rows.columns and place["end"] != _OF_THE_SOURCE:
             same = rows[name].notna() & (told[name] == key_of(rows, [of_target]))
             told[name] = told[name].mask(same & _relative(rows, place["data"]), "as the target")
-        of_task = key_of(rows, ["task", *sizes]) + key_of(told, kept)
         if len(rows) and told[name].groupby(of_task).nunique().max() > 1:
             kept.append(name)
     texts, left = list(key_of(told, kept)), len(arms[0])

@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Literal
+from typing import Any, Literal
 
 import pandas as pd
 from scipy import stats
@@ -20,7 +20,7 @@ from analysis.comparisons.evidence import Evidence
 from analysis.comparisons.pairing import comparisons, pair
 from analysis.comparisons.units import Kind, combined, summarise
 from analysis.leaderboard.labels import settings
-from analysis.leaderboard.read import key_of
+from analysis.leaderboard.read import SIZES, key_of
 from analysis.statistics.corrections import p_equal, p_outside
 from analysis.statistics.decisions import (
     Decision,
@@ -331,16 +331,26 @@ def setting_names(board: pd.DataFrame, groups: Sequence[pd.DataFrame]) -> list[s
     """What tells each of several comparisons from the others; empty for the commonest."""
     if len(groups) == 1:
         return [""]
-    firsts = [group.iloc[0] for group in groups]
     sides = []
     for side in ("left_place", "right_place"):
-        rows = board.loc[[first[side] for first in firsts]]
-        leave = ["images_per_class", "lr", "target", "dataset", "target_classes"]
+        # One run of each, whatever the order of rows; its size and schedule are not part of it.
+        rows = board.loc[[_least(board, group[side]) for group in groups]]
+        leave = ["lr", "target", "dataset", *SIZES]
         sides.append(settings(rows, leave, weights=[len(group) for group in groups]))
     names = []
     for left, right in zip(*sides, strict=True):
         names.append(left if left == right or not right else f"{left} against {right}".strip())
     return [name or f"setting {i + 1}" if i else name for i, name in enumerate(names)]
+
+
+def _least(board: pd.DataFrame, places: pd.Series[Any]) -> Any:
+    known = board.loc[list(places)]
+    told = (
+        known["run_id"].map(str)
+        if "run_id" in known.columns
+        else key_of(known, list(map(str, known.columns)))
+    )
+    return told.sort_values(kind="stable").index[0]
 
 
 def difference(

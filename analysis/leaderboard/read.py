@@ -128,12 +128,7 @@ def prepare(board: pd.DataFrame, place: str | None = None) -> pd.DataFrame:
     return result
 
 
-_GUESSED = (
-    "top1_accuracy",
-    "val_top1_accuracy",
-    "mean_class_accuracy",
-    "mean_average_precision",
-)
+_GUESSED = ("mean_class_accuracy", "mean_average_precision")
 """Shares that guessing among equally frequent classes brings to one by their number."""
 _VERIFIED = "tar_at_far_"
 
@@ -146,15 +141,20 @@ def _at_chance(board: pd.DataFrame) -> int:
     if "target_classes" not in board.columns:
         return int(away.sum())
     chance = 1 / pd.to_numeric(board.loc[away, "target_classes"]).astype(float)
-    rates = [str(n) for n in board.columns if str(n).startswith(_VERIFIED)]
-    # Of pairs of one identity chance accepts as many as of others.
-    guessed = {
-        name: float(name.removeprefix(_VERIFIED)) for name in rates if board[name].notna().any()
-    }
-    for name, value in (dict.fromkeys(_GUESSED, chance) | guessed).items():
+    for name in ("top1_accuracy", "val_top1_accuracy"):
         if name in board.columns:
             board[name] = board[name].astype(float)
-            board.loc[away, name] = value
+            board.loc[away, name] = chance
+    # Chance stands for diverged runs beside results, not where no run has the metric at all.
+    beside = key_of(board, [n for n in ("dataset", "target", "verification") if n in board.columns])
+    for name in [str(n) for n in board.columns if str(n).startswith((*_GUESSED, _VERIFIED))]:
+        board[name] = pd.to_numeric(board[name]).astype(float)
+        known = set(beside[board[name].notna() & (board["status"] == "done")])
+        filled = away & beside.isin(known)
+        if name.startswith(_VERIFIED):  # of pairs of one identity chance accepts as many as others
+            board.loc[filled, name] = float(name.removeprefix(_VERIFIED))
+        else:
+            board.loc[filled, name] = chance[filled[away]]
     return int(chance.isna().sum())
 
 

@@ -63,7 +63,8 @@ def fact_of(rows: pd.DataFrame, metric: str) -> Score | None:
     values = sorted({float(v) for v in COUNTS[metric](rows).dropna()})
     if not values:
         return None
-    ends = f"{number(round(values[0], 1))} to {number(round(values[-1], 1))}"
+    least, most = (number(round(value, 1)) for value in (values[0], values[-1]))
+    ends = least if least == most else f"{least} to {most}"
     return Score(values[0] if len(values) == 1 else ends, None, None, None, len(rows), "run")
 
 

@@ -177,8 +177,9 @@ def hypothesis_name(frame: pd.DataFrame, kind: str) -> str:
     """A name for "these pairs, compared so": equal for the same pairs wherever they are tested."""
     if "left_runs" in frame:
         # The same pairs with their sides swapped are the same hypothesis.
-        places = zip(frame["left_runs"], frame["right_runs"], strict=True)
-        rows = sorted(str(sorted(pair)) for pair in places)
+        sides = [list(frame[name]) for name in ("left_runs", "right_runs")]
+        both = [sorted(zip(*ordered, strict=True)) for ordered in (sides, sides[::-1])]
+        rows = list(map(str, min(both)))
     else:
         columns = [n for n in ("task", "seed", "size") if n in frame]
         rows = sorted(map(str, frame[columns].to_numpy().tolist()))

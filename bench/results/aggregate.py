@@ -51,6 +51,8 @@ def outcome(row: Mapping[str, Any], metric: str) -> float | None:
 
     >>> outcome({"status": "diverged", "target_classes": 20}, "top1_accuracy")
     0.05
+    >>> outcome({"status": "diverged", "target_classes": 20}, "tar_at_far_1e-2")
+    0.01
     """
     if row["status"] == "done":
         value = row.get(metric)
@@ -60,6 +62,8 @@ def outcome(row: Mapping[str, Any], metric: str) -> float | None:
         return None
     if metric == "test_loss":
         return math.log(float(classes))
+    if metric.startswith("tar_at_far_"):  # chance accepts as many pairs of one identity as others
+        return float(metric.removeprefix("tar_at_far_"))
     return 1 / float(classes) if metric.endswith("accuracy") else None
 
 

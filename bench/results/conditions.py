@@ -108,7 +108,8 @@ class Settings:
         kept = {k: v for k, v in found.items() if not _names_task(k)}
         for prefix in sorted({k.removesuffix("dataset") for k in kept if k.endswith(".dataset")}):
             if _relative(prefix, found, target):
-                drop = ["dataset", "root", *(f"classes.{n}" for n in ("root", *_COUNTS, "names"))]
+                counts = [n for n in _COUNTS if n != "source_n"]  # that is the source's own
+                drop = ["dataset", "root", *(f"classes.{n}" for n in ("root", *counts, "names"))]
                 # What the source has otherwise than its target is a treatment.
                 same = {prefix + n for n in drop if found.get(prefix + n) == target.get(n)}
                 kept = {k: v for k, v in kept.items() if k not in same}

@@ -161,6 +161,24 @@ def test_sources_with_other_numbers_of_classes_are_comparisons_of_their_own() ->
     assert gains["setting"].nunique() == 2
 
 
+def test_a_number_of_source_classes_that_stands_with_the_target_is_a_treatment() -> None:
+    """`target.classes.source_n` as an axis: the source has what its target's recipe says."""
+    cells = []
+    for seed in range(3):
+        for count, gain in ((20, 0.02), (60, 0.3)):
+            near = source(classes=count)
+            own = NearFarClasses(root="animal.n.01", side="target", source_n=count)
+            for pattern, level in ((TUNE, 0.4 + gain), (FREEZE, 0.4)):
+                spec = run(near, pattern, seed)
+                data = spec.data.model_copy(update={"classes": own})
+                cells.append((level + seed / 100, spec.model_copy(update={"data": data})))
+    table = board(*cells)
+    frame = pair(table, table.treatment == "tune", table.treatment == "freeze", PATTERN).frame
+    means = sorted(group["difference"].mean() for group in comparisons(frame))
+    assert means == pytest.approx([0.02, 0.3])
+    assert table["recipe_id"].nunique() == 4
+
+
 def test_a_further_source_of_one_target_does_not_split_the_comparison_of_others() -> None:
     """One target has a second source, taken from elsewhere; what all targets share is pooled."""
     roots = ("animal.n.01", "plant.n.02", "artifact.n.01")

@@ -257,10 +257,14 @@ def test_a_run_that_diverged_verifies_as_chance_does() -> None:
     rows["tar_at_far_1e-2"] = 0.8
     rows["status"] = rows["status"].astype(object)
     rows.loc[rows.index[0], "status"] = "diverged"
-    rows.loc[rows.index[0], "tar_at_far_1e-2"] = None
+    rows.loc[rows.index[0], ["tar_at_far_1e-2", "mean_average_precision"]] = None
     found = prepare(rows).iloc[0]
     assert found["tar_at_far_1e-2"] == 0.01
     assert found["mean_average_precision"] == 1 / found["target_classes"]
+    rows[["tar_at_far_1e-2", "mean_average_precision"]] = None  # no run has them
+    found = prepare(rows)
+    assert found["tar_at_far_1e-2"].isna().all()
+    assert found["mean_average_precision"].isna().all()
 
 
 def test_facts_of_the_data_that_a_leaderboard_lacks_are_not_measured() -> None:
