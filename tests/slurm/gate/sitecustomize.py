@@ -36,7 +36,7 @@ class _Finder(importlib.abc.MetaPathFinder):
 def _gate(job):
     """Wraps the job's events and its signals."""
     folder = Path(os.environ["BENCH_TEST_GATES"])
-    say, handle = job._Events.__call__, job._Stop._handle
+    say, handle = job.Events.__call__, job._Stop._handle
     state = {"runs": 0, "signalled": False}
 
     def said(self, event):
@@ -62,7 +62,7 @@ def _gate(job):
         handle(self, number, frame)
         state["signalled"] = True
 
-    job._Events.__call__, job._Stop._handle = said, handled
+    job.Events.__call__, job._Stop._handle = said, handled
 
 
 if "BENCH_TEST_GATES" in os.environ and "submitit.core._submit" in sys.orig_argv:
