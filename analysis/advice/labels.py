@@ -11,16 +11,14 @@ import math
 from dataclasses import dataclass, replace
 from typing import Any
 
-import numpy as np
 import pandas as pd
 
 from analysis.advice.types import AdviceLine, AdviceVerdict, Significance, Situation, supports
 from analysis.comparisons.evidence import Evidence
 from analysis.comparisons.learning_curves import (
     Crossing,
-    PowerLaw,
     crossing,
-    images_for,
+    images_wanted,
     repeated_laws,
 )
 from analysis.comparisons.pairing import best_lr, comparisons, pair
@@ -165,18 +163,17 @@ def _wanted(
 ) -> tuple[str, bool]:
     """How many images per class an accuracy wants, and whether that was within what was run."""
     wanted = f"{100 * accuracy:g} % accuracy"
-    needs = laws.assign(log_images=np.array([_log_images(law, accuracy) for law in laws["law"]]))
-    within = needs[needs["log_images"].notna()]
+    within = images_wanted(laws, accuracy)
     if within.empty:
         return f"{wanted} is out of reach: the error does not fall", False
-    e = summarise(within, "log_images", "images wanted")
-    if len(within) < len(needs) or e.value > math.log(_OUT_OF_SIGHT * largest):
-        never = len(needs) - len(within)
+    e = summarise(within, "log_images", "images wanted", "given")
+    if len(within) < len(laws) or e.value > math.log(_OUT_OF_SIGHT * largest):
+        never = len(laws) - len(within)
         said = (
             f"{wanted} is out of sight: over {_OUT_OF_SIGHT} times the {largest:g} images per class"
         )
         said += " that were run" + (
-            f", never in {never} of {len(needs)} repetitions" if never else ""
+            f", never in {never} of {len(laws)} repetitions" if never else ""
         )
         return f"{said}; another source or method rather", False
     bounds = "" if e.low is None else f" ({_images(e.low)} to {_images(e.high or 0)})"
@@ -190,14 +187,6 @@ def _wanted(
 
 _MOST_LOG = math.log(1e6)
 _OUT_OF_SIGHT = 100
-
-
-def _log_images(law: PowerLaw, accuracy: float) -> float:
-    """NaN where the curve never gets there."""
-    try:
-        return math.log(images_for(law, accuracy, draws=2).images_per_class)
-    except (DataError, OverflowError):
-        return math.nan
 
 
 def _images(log_images: float) -> str:

@@ -19,7 +19,7 @@ import numpy.typing as npt
 import pandas as pd
 from scipy import optimize, stats
 
-from analysis.comparisons.units import Kind, combined, observation, summarise
+from analysis.comparisons.units import Kind, combined, observation
 from analysis.statistics.corrections import finite, generator
 from bench.core.errors import DataError
 from bench.core.text import counted
@@ -217,32 +217,28 @@ def _through_errors(rows: Sequence[Mapping[Any, Any]], weights: Array) -> dict[s
     return combined(rows, list(-weights / errors), "accuracy")
 
 
-def images_wanted(laws: pd.DataFrame, accuracy: float) -> Estimate | None:
-    """The logarithm of the images per class that an accuracy wants, over repetitions.
+def images_wanted(laws: pd.DataFrame, accuracy: float) -> pd.DataFrame:
+    """The repetitions whose curve gets to an accuracy, with `log_images`, the logarithm of n there.
+
+    `per_image` and `image_variance` say what that owes to the test images, to first order.
 
     Args:
         laws: of `repeated_laws`.
-
-    Returns:
-        None where the curve of a repetition never gets there.
     """
-    try:
-        logs = [
-            math.log(images_for(law, accuracy, draws=2).images_per_class) for law in laws["law"]
-        ]
-    except (DataError, OverflowError):
-        return None
-    given = []
-    for law, rows, log in zip(laws["law"], laws["runs"], logs, strict=True):
+    found = []
+    for law in laws.to_dict("records"):
+        row: dict[str, Any] = {str(name): value for name, value in law.items()}
+        try:
+            log = math.log(images_for(row["law"], accuracy, draws=2).images_per_class)
+        except (DataError, OverflowError):
+            continue
         # log n = (intercept - log wanted) / exponent: both are sums of the logarithms of errors.
-        slopes = _slope_weights(rows)
-        middle = float(np.log([float(row["n_per_class"]) for row in rows]).mean())
-        intercepts = 1 / len(rows) - slopes * middle
-        given.append(_through_errors(rows, (intercepts + log * slopes) / law.exponent))
-    table = laws.drop(columns=["per_image", "image_variance"]).assign(log_images=logs)
-    for name in ("per_image", "image_variance"):
-        table[name] = pd.Series([g.get(name) for g in given], index=table.index, dtype=object)
-    return summarise(table, "log_images", "images wanted", "given")
+        slopes = _slope_weights(row["runs"])
+        middle = float(np.log([float(run["n_per_class"]) for run in row["runs"]]).mean())
+        intercepts = 1 / len(row["runs"]) - slopes * middle
+        weights = (intercepts + log * slopes) / row["law"].exponent
+        found.append(row | {"log_images": log} | _through_errors(row["runs"], weights))
+    return pd.DataFrame(found, columns=[*laws.columns, "log_images"])
 
 
 @dataclass(frozen=True)

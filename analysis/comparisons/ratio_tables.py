@@ -180,9 +180,10 @@ def _law_row(known: pd.DataFrame, wanted: float) -> dict[str, Any]:
         return row
     e = summarise(table, "exponent", "exponent", "given")
     row |= {"exponent": e.value, "low": e.low, "high": e.high, "n": e.n, "unit": e.unit}
-    images = images_wanted(table, wanted)
-    if images is None:
+    reached = images_wanted(table, wanted)
+    if len(reached) < len(table):
         return row | {"note": f"accuracy {100 * wanted:.1f} % is out of reach of some fitted curve"}
+    images = summarise(reached, "log_images", "images wanted", "given")
     at = math.exp(min(images.value, 700.0))
     if at > 1e6:
         return row | {"note": "more than a million images per class: the curve is flat"}

@@ -376,7 +376,7 @@ def difference(
     def make(named: str, frame: pd.DataFrame, detail: str) -> Part:
         shifted = frame.assign(effect=scale * frame["difference"] + margin)
         e = summarise(shifted, "effect", named, kind, scale)
-        pairs = hypothesis_name(frame, f"{metric} {margin:g}")
+        pairs = hypothesis_name(frame, f"{metric} {margin:g}", symmetric=not margin)
         part = judge(named, e, needed, evidence.rules, pairs, detail, unit)
         if not margin:
             return part
@@ -424,7 +424,7 @@ def within(
     """Whether a mean difference in points lies between two ends, or outside them."""
     e = summarise(frame.assign(effect=100 * frame["difference"]), "effect", name, "difference", 100)
     inside = (e.value > low) and (e.value < high)
-    pairs = hypothesis_name(frame, f"within {low:g} {high:g}")
+    pairs = hypothesis_name(frame, f"within {low:g} {high:g}", symmetric=low == -high)
 
     def p_of(one: Estimate | None) -> float | None:
         if one is None:

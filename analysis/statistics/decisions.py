@@ -173,13 +173,18 @@ def two_levels(test: Hypothesis, e: Estimate, p: float | None, rules: Rules) -> 
     )
 
 
-def hypothesis_name(frame: pd.DataFrame, kind: str) -> str:
-    """A name for "these pairs, compared so": equal for the same pairs wherever they are tested."""
+def hypothesis_name(frame: pd.DataFrame, kind: str, symmetric: bool = True) -> str:
+    """A name for "these pairs, compared so": equal for the same pairs wherever they are tested.
+
+    Args:
+        symmetric: whether the comparison is the same with its sides swapped; with a margin on one
+            side it is not.
+    """
     if "left_runs" in frame:
         # The same pairs with their sides swapped are the same hypothesis.
         sides = [list(frame[name]) for name in ("left_runs", "right_runs")]
         both = [sorted(zip(*ordered, strict=True)) for ordered in (sides, sides[::-1])]
-        rows = list(map(str, min(both)))
+        rows = list(map(str, min(both) if symmetric else both[0]))
     else:
         columns = [n for n in ("task", "seed", "size") if n in frame]
         rows = sorted(map(str, frame[columns].to_numpy().tolist()))

@@ -19,6 +19,7 @@ from analysis.comparisons.learning_curves import (
     images_wanted,
     repeated_laws,
 )
+from analysis.comparisons.units import summarise
 from bench.core.errors import DataError
 
 SIZES = np.array([5, 10, 20, 50, 100, 250])
@@ -237,12 +238,37 @@ def test_each_repetition_has_a_law_of_its_own() -> None:
 
 def test_images_wanted_are_those_of_each_repetition_averaged_in_log() -> None:
     planted = {("a", "0"): 0.3, ("a", "1"): 0.4, ("b", "0"): 0.5, ("c", "0"): 0.35}
-    found = images_wanted(repeated_laws(_runs(planted)), 0.9)
+    reached = images_wanted(repeated_laws(_runs(planted)), 0.9)
+    found = summarise(reached, "log_images", "images wanted", "given")
     logs = {key: math.log(0.8 / 0.1) / e for key, e in planted.items()}
     tasks = [(logs["a", "0"] + logs["a", "1"]) / 2, logs["b", "0"], logs["c", "0"]]
     low, high = stats.t.interval(0.95, 2, np.mean(tasks), stats.sem(tasks))
-    assert found is not None
     assert (found.value, found.low, found.high) == pytest.approx((np.mean(tasks), low, high))
     assert (found.n, found.unit) == (3, "task")
     never = planted | {("d", "0"): -0.01}
-    assert images_wanted(repeated_laws(_runs(never)), 0.9) is None
+    assert len(images_wanted(repeated_laws(_runs(never)), 0.9)) == len(planted)
+
+
+@pytest.mark.parametrize("changed", [5, 20, 100])
+def test_what_laws_owe_to_test_images_is_their_derivative(changed: int) -> None:
+    """One test image more that is right at one size: exponent and images wanted move as said."""
+    rng = np.random.default_rng(2)
+    truths = {n: rng.random(2000) < p for n, p in ((5, 0.3), (20, 0.5), (100, 0.7))}
+
+    def laws() -> pd.DataFrame:
+        rows = [
+            {"task": "t", "seed": "0", "n_per_class": n, "top1_accuracy": right.mean()}
+            | {"correct": right.copy(), "test_images": 2000}
+            for n, right in truths.items()
+        ]
+        return images_wanted(repeated_laws(pd.DataFrame(rows)), 0.8)
+
+    before = laws().iloc[0]
+    image = int(np.flatnonzero(~truths[changed])[0])
+    others = [int(right[image]) for right in truths.values()]
+    truths[changed][image] = True
+    after = laws().iloc[0]
+    assert sum(others) < 3
+    step = (after["per_image"][image] - before["per_image"][image]) / 2000
+    moved = after["log_images"] - before["log_images"]
+    assert moved == pytest.approx(step, rel=0.02)

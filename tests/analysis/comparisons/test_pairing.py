@@ -258,6 +258,8 @@ def test_means_over_other_runs_are_hypotheses_of_their_own() -> None:
     swapped = frame.assign(left_runs="5", right_runs="0 1")
     assert hypothesis_name(frame, "k") != hypothesis_name(other, "k")
     assert hypothesis_name(frame, "k") == hypothesis_name(swapped, "k")
+    allowed = [hypothesis_name(one, "k 1", symmetric=False) for one in (frame, swapped)]
+    assert allowed[0] != allowed[1]
 
 
 def test_targets_of_one_comparison_are_tasks_of_one_row() -> None:
