@@ -91,7 +91,7 @@ def read_trained(folder: RunFolder) -> Trained:
         StoreError: the run is not done, its files are damaged, or it left no network.
         DataError: its samples have several views, so that no single image has a score.
     """
-    from bench.training.domain import IMAGENET_MEAN, IMAGENET_STD
+    from bench.models.inputs import attached
 
     network = read_network(folder)
     model, spec, classes = network.model, network.spec, network.classes
@@ -102,9 +102,5 @@ def read_trained(folder: RunFolder) -> Trained:
             hint="name a run on single images",
         )
     model.eval().requires_grad_(False)
-    config = getattr(model, "pretrained_cfg", None) or {}
-    mean, std = (
-        tuple(float(v) for v in config.get(key, usual))
-        for key, usual in (("mean", IMAGENET_MEAN), ("std", IMAGENET_STD))
-    )
-    return Trained(network_name(spec), model, spec, classes, folder.run_id, mean, std)  # type: ignore[arg-type]
+    inputs = attached(model)
+    return Trained(network_name(spec), model, spec, classes, folder.run_id, inputs.mean, inputs.std)

@@ -250,14 +250,14 @@ def _folder(text: str) -> Path | None:
 def _load(name: str, data: DataSpec, context: Any, network: nn.Module | None) -> Side:
     from bench.data import catalog
     from bench.data.rows import Rows
+    from bench.models.inputs import attached
     from bench.training.domain import Domain
 
     resolved = catalog.resolve(data, 0, data_root=context.root, cache_dir=context.cache)
     loaded = catalog.load(resolved, data, data_root=context.root, cache_dir=context.cache)
-    config = getattr(network, "pretrained_cfg", None) or {}
-    given: Any = {key: tuple(config[key]) for key in ("mean", "std") if key in config}
+    inputs = attached(network)
     images, labels = Rows(loaded.images, loaded.train), loaded.labels[loaded.train]
-    domain = Domain(name, images, labels, len(loaded.classes), **given)
+    domain = Domain(name, images, labels, len(loaded.classes), inputs.mean, inputs.std)
     keys = tuple(image.key for image in resolved.train)
     return Side(domain, keys, loaded.classes)
 

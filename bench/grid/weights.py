@@ -10,6 +10,8 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from bench.core.errors import BenchError, nearest
 from bench.core.paths import user_path
 from bench.grid.errors import CellError
@@ -17,7 +19,11 @@ from bench.models.published import check_tag
 from bench.specs.run import FromFile, FromTimm, ModelSpec
 
 _SUFFIXES = (".safetensors", ".pth", ".pt")
-_MEANT = "weights: timm, {timm: TAG}, {file: net.safetensors} or {file: …, sha256: …}, or none"
+_MEANT = (
+    "weights: timm, {timm: TAG}, {file: net.safetensors}, none; a file may have sha256: …, and "
+    "mean: [R, G, B], std: [R, G, B] of the images it was trained on, as fractions of 255"
+)
+_OF_FILES = {"file", "sha256", "mean", "std"}
 _MOST_HEADER = 100_000_000
 _OLD_TORCH = (
     b"\x80\x02\x8a\x0a\x6c\xfc\x9c\x46\xf9\x20\x6a\xa8\x50\x19",
@@ -44,7 +50,7 @@ class WeightsReader:
             return self._timm(model, None)
         if isinstance(raw, Mapping) and set(raw) == {"timm"} and isinstance(raw["timm"], str):
             return self._timm(model, raw["timm"])
-        if isinstance(raw, Mapping) and "file" in raw and set(raw) <= {"file", "sha256"}:
+        if isinstance(raw, Mapping) and "file" in raw and set(raw) <= _OF_FILES:
             return self._file(raw)
         if isinstance(raw, str) and raw.endswith(_SUFFIXES):
             raise CellError(("weights",), f"weights is {raw!r}", f"write {{file: {raw}}}")
@@ -82,7 +88,27 @@ class WeightsReader:
                 f"weights.sha256 is {given!r}, but the file {path} has {found}",
                 "the file is another one or has changed: restore it, or write its own SHA-256",
             )
-        return FromFile(path=str(path), sha256=found)
+        stated = {key: raw[key] for key in ("mean", "std") if key in raw}
+        if len(stated) == 1:
+            raise CellError(
+                ("weights",),
+                f"weights has {next(iter(stated))} without the other of mean and std",
+                "give both, as fractions of 255, or neither",
+            )
+        try:
+            return FromFile(
+                path=str(path),
+                sha256=found,
+                **(stated or _beside_config(path)),
+            )
+        except ValidationError as error:
+            first = error.errors()[0]
+            key = str(first["loc"][0])
+            raise CellError(
+                ("weights", key),
+                f"weights.{key} is {stated[key]!r} ({first['msg']})",
+                "write three fractions of 255, such as [0.485, 0.456, 0.406]",
+            ) from None
 
 
 def check_weights_file(path: Path) -> str:
@@ -119,6 +145,30 @@ def check_weights_file(path: Path) -> str:
             hint="copy it again; it may be incomplete, or a file of another kind",
         )
     return digest
+
+
+def _beside_config(path: Path) -> dict[str, tuple[float, ...]]:
+    """Mean and deviation from the `config.json` that timm keeps beside weights; else nothing.
+
+    Raises:
+        CellError: it has such numbers, and they are not three fractions each.
+    """
+    beside = path.parent / "config.json"
+    if not beside.is_file():
+        return {}
+    try:
+        config = json.loads(beside.read_text(encoding="utf-8"))
+        config = config.get("pretrained_cfg", config)
+        stated = {key: tuple(config[key]) for key in ("mean", "std") if key in config}
+        if stated:
+            FromFile(path="", sha256="0" * 64, **stated)  # type: ignore[arg-type]
+    except (OSError, ValueError, AttributeError, TypeError, RecursionError) as error:
+        raise CellError(
+            ("weights", "file"),
+            f"{beside} lies beside the weights and cannot be read ({str(error).splitlines()[0]})",
+            "correct it, or state weights.mean and weights.std",
+        ) from None
+    return stated if len(stated) == 2 else {}
 
 
 def _beside(path: Path) -> str:

@@ -173,13 +173,14 @@ def check(name: str, options: Mapping[str, Any], place: str | None = None) -> Ba
             hint=f"methods: {errors.nearest(name, METHODS)}",
         )
     schema: type[BaseModel] = getattr(importlib.import_module(entry.module), entry.options)
-    known = list(schema.model_fields)
+    known, gone = list(schema.model_fields), getattr(schema, "GONE", {})
     for key in options:
         if key not in known:
+            names = f"its options: {errors.nearest(key, known)}" if known else "it has no options"
             raise GridError(
                 f"method {name!r} has no option {key!r}",
                 place=place,
-                hint=f"its options: {errors.nearest(key, known)}" if known else "it has no options",
+                hint=gone.get(key, names),
             )
     try:
         return schema.model_validate(dict(options))

@@ -14,6 +14,7 @@ from typing import Any
 from torch import Tensor, nn
 
 from bench.core.errors import ModelError
+from bench.data.colours import CAFFE_STD, IMAGENET_MEAN, IMAGENET_STD
 
 LAYER_NAMES = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
@@ -96,8 +97,13 @@ class EightLayerNet(nn.Module):
 
 
 def description(image_size: int, fixed: bool) -> dict[str, Any]:
-    """timm's description of a network: size of its images, first layer, classifier; no weights."""
+    """timm's description of a network: size of its images, first layer, classifier; no weights.
+
+    One with a fixed size is CaffeNet, whose images are not divided (LI §3, in Caffe).
+    """
     return {
+        "mean": IMAGENET_MEAN,
+        "std": CAFFE_STD if fixed else IMAGENET_STD,
         "input_size": (3, image_size, image_size),
         "fixed_input_size": fixed,
         "first_conv": "conv1.conv",

@@ -70,6 +70,7 @@ def read_network(folder: RunFolder) -> Network:
         StoreError: the run is not done, its files are damaged, or it left no network.
     """
     from bench.models import layers, weights
+    from bench.models.inputs import attach, statistics_of
 
     record = folder.record()
     if record is None:
@@ -87,6 +88,7 @@ def read_network(folder: RunFolder) -> Network:
     state = weights.read_state(folder.weights_path)
     classes = tuple(record["classes"])
     model = layers.create(spec.model, len(classes), seed=0, image_size=spec.data.image_size)
+    attach(model, statistics_of(spec))
     if set(state) != set(model.state_dict()):
         raise StoreError(
             "the run's weights are not those of its network alone",

@@ -24,6 +24,7 @@ from bench.methods import Ingredients
 from bench.methods.features.task import FeatureTask, Fitted, Selected
 from bench.models import layers
 from bench.models.domains import ParentHead, head_groups, new_head, with_heads
+from bench.models.inputs import attached
 from bench.results.store import Store
 from bench.specs.run import FromRun, RunSpec
 from bench.training.domain import Domain
@@ -171,10 +172,7 @@ class Data:
 def _domain(
     name: str, loaded: catalog.Loaded, index: np.ndarray[Any, np.dtype[np.int64]], model: nn.Module
 ) -> Domain:
-    config = getattr(model, "pretrained_cfg", None) or {}
-    normalisation = {
-        key: tuple(float(v) for v in config[key]) for key in ("mean", "std") if key in config
-    }
+    inputs = attached(model)
     return Domain(
         name,
         Rows(loaded.images, index),
@@ -182,7 +180,8 @@ def _domain(
         len(loaded.classes),
         views=_views(loaded),
         crop=loaded.crop,
-        **normalisation,  # type: ignore[arg-type]
+        mean=inputs.mean,
+        std=inputs.std,
     )
 
 

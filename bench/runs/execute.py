@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from bench.core.errors import BenchError, StoreError
 from bench.methods import METHODS
 from bench.models import layers, weights
+from bench.models.inputs import InputStatistics, attach, statistics_of
 from bench.models.multiview import widen_classifier
 from bench.models.tuning import tune_only
 from bench.results.failures import failure_of
@@ -40,6 +41,7 @@ from bench.runs.refit import both_trainings, second_job
 from bench.specs.run import FromRun, RunSpec, Scratch, run_id
 from bench.training.activations import ActivationStore
 from bench.training.data_parallel import ALONE, Team
+from bench.training.domain import Domain
 from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.job import EpochReport, Interrupted, Method, Outcome, TrainingJob, unshared
 from bench.training.loop import train
@@ -203,6 +205,7 @@ class _Run:
             seed=self.spec.seeds.init,
             image_size=self.spec.data.image_size,
         )
+        attach(model, statistics_of(self.spec))
         widen_classifier(
             model,
             self.spec.model,
@@ -219,6 +222,7 @@ class _Run:
         method = build_method(
             self.spec, self.data, model, self.context, bank_network(self.spec, self.context)
         )
+        _check_inputs(method.domains, statistics_of(self.spec))
         job = self._job(model, method, frozen)
         self.trained = job.model
         outcome = train(job)
@@ -297,7 +301,6 @@ class _Run:
             checkpoint_every_s=self.context.checkpoint_s,
             should_stop=self.should_stop,
             on_epoch=self.on_epoch,
-            restarts=tuple(getattr(method, "restarts", ())),
             keep_before=tuple(getattr(method, "fused", ())),
             keep_end=recipe.refit,
             team=self.team,
@@ -368,3 +371,14 @@ class _Run:
                 shutil.rmtree(path)
             else:
                 path.unlink(missing_ok=True)
+
+
+def _check_inputs(domains: Sequence[Domain], weights: InputStatistics) -> None:
+    """Images reach a network with the mean and deviation of the weights that it starts from."""
+    for domain in domains:
+        if (domain.mean, domain.std) != (weights.mean, weights.std):
+            raise BenchError(
+                f"images of {domain.name} would be normalised by {domain.mean} and {domain.std}, "
+                f"the weights were trained with {weights.mean} and {weights.std}",
+                hint="this is a bug; please report it",
+            )

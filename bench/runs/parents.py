@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from bench.core.errors import StoreError
 from bench.core.files import file_digest
 from bench.models import layers, weights
+from bench.models.inputs import attach, statistics_of
 from bench.results.store import Store
 from bench.runs.build import Context
 from bench.specs.pattern import LayerPattern
@@ -28,6 +29,7 @@ def bank_network(spec: RunSpec, context: Context) -> nn.Module | None:
     state, size = trained_state(bank, context), bank.data.image_size
     outputs = len(context.resolve_data(bank).classes)
     network = layers.create(bank.model, outputs, seed=0, image_size=size)
+    attach(network, statistics_of(bank))
     layers.apply_pattern(network, LayerPattern.parse(f"T(1-{bank.layers.depth})"), state)
     return network.to(context.torch_device()).eval()
 

@@ -49,6 +49,12 @@ class ModelSpec(Frozen):
     drop_rate: Annotated[float, Strict(), Field(ge=0, lt=1)] | None = None
 
 
+_Share = Annotated[float, Strict(), Field(ge=0, le=1, allow_inf_nan=False)]
+_PositiveShare = Annotated[float, Strict(), Field(gt=0, le=1, allow_inf_nan=False)]
+Colour = tuple[_Share, _Share, _Share]
+PositiveColour = tuple[_PositiveShare, _PositiveShare, _PositiveShare]
+
+
 class Scratch(Frozen):
     """Nothing is copied."""
 
@@ -70,11 +76,17 @@ class FromTimm(Frozen):
 
 
 class FromFile(Frozen):
-    """Layers are copied from a `.safetensors` or `.pth` file; its hash is the identity."""
+    """Layers are copied from a `.safetensors` or `.pth` file; its hash is the identity.
+
+    `mean` and `std`, as fractions of 255, are those of the images that the weights were trained on;
+    None takes those of the network.
+    """
 
     kind: Literal["file"] = "file"
     path: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    mean: Colour | None = None
+    std: PositiveColour | None = None
 
 
 Init = Annotated[Scratch | FromRun | FromTimm | FromFile, Field(discriminator="kind")]
@@ -95,6 +107,9 @@ class TrainSpec(Frozen):
         copied_lr_factor: learning-rate factor of copied and tuned layers (CHU: 0.2, LI: 1).
         bias_lr_mult, bias_weight_decay: Caffe's convention is 2 and false.
         step_epochs, step_gamma: `schedule: step` multiplies by gamma every so many epochs.
+        step_iterations: the same in optimiser steps, in place of `step_epochs`; None is off.
+        restart_every: the schedule begins anew after every so many epochs, without a second
+            warm-up, whatever the method; None is never.
         warmup_epochs: linear warm-up, may be a fraction of an epoch.
         accumulate: batches whose gradients are summed before a step (`iter_size`).
         augment: what is done to each training image; crops pad by `crop_pad` pixels first.
@@ -147,6 +162,23 @@ class TrainSpec(Frozen):
     layer_lr_decay: Annotated[float, Strict(), Field(gt=0, le=1)] = 1.0
     l2_sp: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] | None = None
     refit: Bool = False
+    step_iterations: Count | None = None
+    restart_every: Count | None = None
+
+    @model_validator(mode="after")
+    def _schedule_is_one(self) -> TrainSpec:
+        if self.step_iterations is not None and self.schedule != "step":
+            raise ValueError(
+                f"step_iterations is {self.step_iterations}, but schedule is {self.schedule}: "
+                "set schedule: step, or leave step_iterations out"
+            )
+        if self.restart_every is not None and self.warmup_epochs > self.restart_every:
+            raise ValueError(
+                f"warmup_epochs is {self.warmup_epochs}, but restart_every is "
+                f"{self.restart_every}: the schedule would begin anew before the learning rate is "
+                "reached; shorten the warm-up, or restart later"
+            )
+        return self
 
     @model_validator(mode="after")
     def _refit_what_was_chosen(self) -> TrainSpec:
@@ -168,7 +200,7 @@ class TrainSpec(Frozen):
 
 
 _OF_COPIED_LAYERS = ("tuned", "layer_lr_decay", "l2_sp")
-_ADDED_TO_TRAIN = (*_OF_COPIED_LAYERS, "refit")
+_ADDED_TO_TRAIN = (*_OF_COPIED_LAYERS, "refit", "step_iterations", "restart_every")
 """Their defaults say what was done before they existed, and must not be changed."""
 
 
@@ -325,9 +357,9 @@ def identity_of(
     spec: RunSpec, parent_id: str | None, bank_id: str | None, images: str
 ) -> Mapping[str, Any]:
     """What the id of a run is the hash of; `images` is their fingerprint."""
-    init = (
-        {"kind": "run", "run": parent_id} if parent_id else spec.init.model_dump(exclude={"path"})
-    )
+    without = spec.init.kind == "file"  # mean and std came later: they count where they are given
+    own = spec.init.model_dump(mode="json", exclude={"path"}, exclude_none=without)
+    init = {"kind": "run", "run": parent_id} if parent_id else own
     return {
         "schema": SCHEMA,
         "images": images,

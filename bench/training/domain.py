@@ -12,10 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.errors import DataError
+from bench.data.colours import IMAGENET_MEAN, IMAGENET_STD
 from bench.data.rows import Rows
-
-IMAGENET_MEAN = (0.485, 0.456, 0.406)
-IMAGENET_STD = (0.229, 0.224, 0.225)
 
 
 @dataclass(frozen=True, eq=False)

@@ -119,7 +119,6 @@ class TrainingJob:
             epoch too.
         should_stop: asked after each step.
         on_epoch: told of each finished epoch.
-        restarts: epochs (from 0) at which the learning-rate schedule begins anew.
         keep_before: epochs before which the weights are kept, for `Outcome.kept`.
         stop_after: epochs after which the training ends, although its schedule is planned for
             `train.epochs`; None is all.
@@ -147,7 +146,6 @@ class TrainingJob:
     checkpoint_every_epochs: int | None = None
     should_stop: Callable[[], bool] = _never
     on_epoch: Callable[[EpochReport], object] = _ignore
-    restarts: tuple[int, ...] = ()
     keep_before: tuple[int, ...] = ()
     stop_after: int | None = None
     keep_end: bool = False

@@ -64,12 +64,6 @@ def _check(job: TrainingJob) -> None:
             f"warmup_epochs is {job.train.warmup_epochs}, but there are {job.train.epochs} epochs",
             hint="the learning rate would never be reached; shorten the warm-up",
         )
-    if job.train.warmup_epochs > min(job.restarts, default=job.train.epochs):
-        raise BenchError(
-            f"warmup_epochs is {job.train.warmup_epochs}, but the schedule begins anew at epoch "
-            f"{min(job.restarts) + 1}",
-            hint="shorten the warm-up, or set method.restart: false",
-        )
     if job.forward is None and len(domains) != 1:
         raise BenchError(
             f"{len(domains)} domains, but no forward that knows their heads",
@@ -176,9 +170,7 @@ class _Training:
         return diverged
 
     def _lr_factor(self, step: int) -> float:
-        return optim.lr_factor(
-            self.job.train, self.epoch, step, self.steps_in_epoch, self.job.restarts
-        )
+        return optim.lr_factor(self.job.train, self.epoch, step, self.steps_in_epoch)
 
     def _seed_dropout(self) -> None:
         """Sets the global generators, which only dropout and the like use here."""

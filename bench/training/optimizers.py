@@ -74,36 +74,37 @@ class Anchors:
                 parameter.grad.add_(parameter - start, alpha=strength)
 
 
-def lr_factor(
-    train: TrainSpec, epoch: int, step: int, steps: int, restarts: Sequence[int] = ()
-) -> float:
+def lr_factor(train: TrainSpec, epoch: int, step: int, steps: int) -> float:
     """What the learning rates are multiplied by in one step.
 
-    constant is 1, step is `step_gamma ** (epoch // step_epochs)` (LI §3: a tenth every 20 epochs),
+    constant is 1, step is `step_gamma ** (epoch // step_epochs)` (LI §3: a tenth every 20 epochs)
+    or, with `step_iterations`, `step_gamma ** (steps so far // step_iterations)` (GE §4.1),
     cosine falls from 1 to nearly 0 over the epochs after the warm-up. A linear warm-up of
-    `warmup_epochs` multiplies it and reaches 1 with its last step.
+    `warmup_epochs` multiplies it and reaches 1 with its last step. With `restart_every` each part
+    of so many epochs has the schedule of a training of its length; the warm-up is not repeated.
 
     Args:
         epoch: from 0.
         step: within the epoch, from 0.
-        steps: steps of this epoch.
-        restarts: epochs at which the schedule begins anew, for as long as it is to the next one;
-            without a second warm-up.
+        steps: steps of this epoch, and of each before it.
 
     >>> li = TrainSpec(schedule="step", epochs=100)
     >>> [round(lr_factor(li, epoch, 0, 10), 6) for epoch in (0, 19, 20, 40)]
     [1.0, 1.0, 0.1, 0.01]
     """
-    first = max((start for start in restarts if start <= epoch), default=0)
-    last = min((start for start in restarts if start > epoch), default=train.epochs)
+    every = train.restart_every or train.epochs
+    first = epoch // every * every
+    length = min(every, train.epochs - first)
     warmup = 0.0 if first else train.warmup_epochs
     epoch -= first
     begun, ended = epoch + step / steps, epoch + (step + 1) / steps
     ramp = min(1.0, ended / warmup) if warmup > 0 else 1.0
     if train.schedule == "step":
+        if train.step_iterations is not None:
+            return ramp * train.step_gamma ** ((epoch * steps + step) // train.step_iterations)
         return ramp * train.step_gamma ** (epoch // train.step_epochs)
     if train.schedule == "cosine" and begun > warmup:
-        return ramp * 0.5 * (1 + math.cos(math.pi * (begun - warmup) / (last - first - warmup)))
+        return ramp * 0.5 * (1 + math.cos(math.pi * (begun - warmup) / (length - warmup)))
     return ramp
 
 

@@ -14,7 +14,7 @@ from torch import nn
 from bench.core.errors import BenchError, DataError, GridError, ModelError
 from bench.methods import Ingredients, build, check, resolved
 from bench.methods.finetuning.selective import Selective, SoftSelective
-from bench.methods.retrieval.nearest import NearestStream
+from bench.methods.retrieval.nearest import NearestStream, random_order
 from bench.methods.retrieval.neighbours import (
     SelectionOptions,
     pool_of,
@@ -105,12 +105,34 @@ def test_fixed_k_never_grows() -> None:
     assert method.nearest[0].neighbours.stored == 2
 
 
+def test_random_partners_are_as_many_as_the_union_of_each_round() -> None:
+    """GE §4.6: the same number of source images, chosen at random; nothing else changes."""
+    method, nearest = _build(partners="random"), _build()
+    shown: list[set[int]] = [set() for _ in range(5)]
+    for epoch in range(10):
+        pairs = _pairs(method, epoch)
+        _pairs(nearest, epoch)
+        assert [i for i, _ in pairs] == [i for i, _ in _pairs(nearest, epoch)]
+        shown[epoch // 2] |= {s for _, s in pairs}
+    stream, twin = method.nearest[0], nearest.nearest[0]
+    assert [entry["source_images"] for entry in stream.log] == [
+        entry["source_images"] for entry in twin.log
+    ]
+    order = random_order(stream.name, SOURCE.size)
+    for seen, entry in zip(shown, stream.log, strict=True):
+        assert seen <= set(order[: int(entry["source_images"])].tolist())
+    near = {int(s) for row in twin.neighbours.indices[:, :2] for s in row}
+    assert not shown[0] <= near
+    classes = np.unique(SOURCE.labels[order[: int(stream.log[-1]["source_images"])]])
+    assert set(classes) <= set(method.heads[1].classes)
+
+
 def test_rounds_share_the_epochs() -> None:
     assert round_starts(10, 5) == (0, 2, 4, 6, 8)
     assert round_starts(5, 5) == (0, 1, 2, 3, 4)
     assert round_starts(7, 3) == (0, 3, 5)
-    assert _build().restarts == (2, 4, 6, 8)
-    assert _build(restart=False).restarts == ()
+    with pytest.raises(BenchError, match=r"no option 'restart'[\s\S]*train.restart_every"):
+        _build(restart=False)
     with pytest.raises(GridError, match="5 rounds do not fit in 4 epochs"):
         _build(epochs=4)
 

@@ -8,7 +8,8 @@ random, both losses in full. The rows of the paper's ablation are values of a gr
     target only, from scratch              method plain, pattern scratch
     selective joint from scratch           selective, pattern scratch, bank gabor
     fine-tuning without source             plain
-    all source, random source              joint, without and with borrow.total_images
+    all source                             joint
+    random source                          selective, partners random
     without iterative retrieval            selective, adaptive false
     Gabor bank                             selective, bank gabor
     full method, model fusion              selective, without and with fuse
@@ -32,7 +33,7 @@ import numpy as np
 
 from bench.methods.finetuning.joint import Joint, JointOptions
 from bench.methods.finetuning.soft import Soft, SoftOptions
-from bench.methods.retrieval.nearest import NearestStream
+from bench.methods.retrieval.nearest import NearestStream, random_order
 from bench.methods.retrieval.neighbours import (
     Pool,
     SelectionOptions,
@@ -71,8 +72,10 @@ def _prepare(
     starts = round_starts(recipe.epochs, options.rounds)
     neighbours, k0, notes = select(ingredients, source, options)
     every = np.full(target.size, neighbours.stored, np.int64)
-    pool = pool_of(source, chosen(neighbours, every), reindex=reindex, least=least)
-    name = f"neighbours|{ingredients.order_seed}|{number}"
+    rows, name = chosen(neighbours, every), f"neighbours|{ingredients.order_seed}|{number}"
+    if options.partners == "random":
+        rows = np.sort(random_order(name, source.size)[: len(rows)])
+    pool = pool_of(source, rows, reindex=reindex, least=least)
     stream = NearestStream(neighbours, pool.shown, k0, target.labels, starts, options, name)
     return pool, stream, notes
 
@@ -110,7 +113,6 @@ class Selective(Joint):
             for number, pool in enumerate(pools, start=1)
         }
         starts = round_starts(ingredients.train.epochs, options.rounds)
-        self.restarts = starts[1:] if options.restart else ()
         self.fused = starts[1:] if options.fuse else ()
 
     def _shown(self, epoch: int, predict: Predict) -> list[Indices]:
@@ -145,7 +147,6 @@ class SoftSelective(Soft):
         super().__init__(chosen, options.model_copy(update={"reindex": False}), self.nearest)
         self.heads[1] = Head(kept=options.source_head == "kept", classes=pool.classes)
         starts = round_starts(ingredients.train.epochs, options.rounds)
-        self.restarts = starts[1:] if options.restart else ()
         self.fused = starts[1:] if options.fuse else ()
 
     def _shown(self, epoch: int, predict: Predict) -> list[Indices]:

@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.core.errors import DataError, ModelError
+from bench.models.inputs import attached
 from bench.training.domain import Domain
 from bench.training.domain_batches import Feed, FeedOptions
 from bench.training.features import LayerTap
@@ -266,15 +267,20 @@ class KernelBank:
             Group(name, *_maps(out, name).shape[1:])
             for name, out in zip(names, self._tap(sample), strict=True)
         )
+        self._inputs = attached(model)
         self.identity = "|".join(
-            (f"kernels 1|{stage}|{self.side} of {image_size}", *names, _weights_digest(self._tap))
+            (
+                f"kernels 2|{stage}|{self.side} of {image_size}|{self._inputs}",
+                *names,
+                _weights_digest(self._tap),
+            )
         )
 
     def responses(self, data: Domain, start: int, stop: int) -> list[Tensor]:
-        """See `Bank`; images are normalised as the domain says."""
+        """See `Bank`; images are normalised as the bank's own network takes them."""
         pixels = np.ascontiguousarray(_central(np.asarray(data.images[start:stop]), self.side))
         labels = np.zeros(len(pixels), np.int64)
-        part = Domain(data.name, pixels, labels, 1, data.mean, data.std)
+        part = Domain(data.name, pixels, labels, 1, self._inputs.mean, self._inputs.std)
         inputs = Feed(part, FeedOptions(self.device, channels_last=False)).plain_batch(
             0, len(pixels)
         )

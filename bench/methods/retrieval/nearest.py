@@ -24,8 +24,20 @@ if TYPE_CHECKING:
     from bench.training.job import Predict
 
 
+def random_order(name: str, size: int) -> Indices:
+    """All source images in the order in which `partners: random` takes them; `name` seeds it.
+
+    >>> sorted(random_order("toy", 4).tolist())
+    [0, 1, 2, 3]
+    """
+    return rng_from(f"{name}|random partners").permutation(size).astype(np.int64, copy=False)
+
+
 class NearestStream:
     """For each target image one of its first K_i neighbours, each with the same chance.
+
+    With `options.partners: random` one of as many source images as all first neighbours together
+    are, the same for every target image: `random_order(…)` up to that number.
 
     Args:
         neighbours: of all target images.
@@ -60,6 +72,10 @@ class NearestStream:
         self.k: Indices = np.full(len(labels), k0, np.int64)
         self.level: Indices = np.ones(len(labels), np.int64)
         self.round = 0
+        self._random = None
+        if options.partners == "random":
+            order = random_order(name, neighbours.source_size)
+            self._random = order[shown[order]]
         self.log: list[dict[str, float]] = []
         if not (self._available[:, k0 - 1] > 0).all():
             raise DataError(
@@ -73,9 +89,13 @@ class NearestStream:
         self._look(epoch, predict)
         images = np.concatenate(chunks)
         chance = rng_from(f"{self.name}|{epoch}").random(len(images))
-        count = self._available[images, self.k[images] - 1]
-        place = np.minimum((chance * count).astype(np.int64), count - 1)
-        drawn = self._nearest[images, place]
+        if self._random is not None:
+            union = self._random[: int(self.log[-1]["source_images"])]
+            drawn = union[(chance * len(union)).astype(np.int64)]
+        else:
+            count = self._available[images, self.k[images] - 1]
+            place = np.minimum((chance * count).astype(np.int64), count - 1)
+            drawn = self._nearest[images, place]
         return np.split(drawn, np.cumsum([len(chunk) for chunk in chunks])[:-1])
 
     def oversampled(self, epoch: int, chunks: Sequence[Indices], predict: Predict) -> list[Indices]:

@@ -56,7 +56,8 @@ class SelectionOptions(BaseModel):
         adaptive: K grows between rounds (Eq. 3); else it stays K0.
         delta: entropy in nats from which on a right prediction counts as unsure.
         wrong_factor, unsure_factor: growth of K in units of K0 (sigma_0 and sigma_1).
-        restart: the learning-rate schedule begins anew with each round.
+        partners: `nearest`; or `random`: in each round as many images of the source as the union
+            of all neighbours has, drawn at random without regard to the target's (GE §4.6, third).
         oversample_hard: a target image is shown in proportion to 1 + its growth so far (K / K0
             before any cap), in as many steps as before; GE's released code repeats it so often.
         fuse: test scores are the mean of the softmax outputs of the rounds' networks.
@@ -83,13 +84,18 @@ class SelectionOptions(BaseModel):
     delta: Annotated[float, Strict(), Field(ge=0)] = 0.1
     wrong_factor: Annotated[int, Strict(), Field(ge=0)] = 4
     unsure_factor: Annotated[int, Strict(), Field(ge=0)] = 2
-    restart: Annotated[bool, Strict()] = True
     fuse: Annotated[bool, Strict()] = False
     memory_mib: Count = 1024
     oversample_hard: Annotated[bool, Strict()] = False
     responses_mib: Annotated[int, Strict(), Field(ge=0)] = 4096
 
-    ADDED: ClassVar[tuple[str, ...]] = ("oversample_hard", "responses_mib")
+    partners: Literal["nearest", "random"] = "nearest"
+
+    ADDED: ClassVar[tuple[str, ...]] = ("oversample_hard", "responses_mib", "partners")
+    GONE: ClassVar[dict[str, str]] = {
+        "restart": "it gave this method other rates than those it is compared with: leave it out, "
+        "or set train.restart_every for every method",
+    }
 
     @model_validator(mode="after")
     def _one_k0(self) -> SelectionOptions:
