@@ -30,6 +30,7 @@ import numpy.typing as npt
 
 from analysis.statistics.corrections import generator
 from bench.core.errors import DataError
+from bench.data.colours import IMAGENET_STD
 
 if TYPE_CHECKING:
     import torch
@@ -46,9 +47,10 @@ class Ascent:
 
     Attributes:
         l2: λ, in points of score per unit of ‖I‖²; None takes `contrast_cost` divided by the number
-            of values of an image, 3 S², so that one choice suits images of every size.
-        contrast_cost: points of score that an image costs whose values have a root mean square of
-            1, as those of a photograph have after normalisation.
+            of values of an image, 3 S², and by the mean square of a photograph's values as the
+            network takes them, so that one choice suits images of every size and every scale.
+        contrast_cost: points of score that an image costs whose values have the root mean square of
+            a photograph's: 1 after division by ImageNet's deviation, 58 on Caffe's scale.
         steps: of ascent.
         jitter: moves the image by up to so many pixels, another way at each step, wrapped around.
         blur: standard deviation in pixels of a Gaussian that smooths the image after each step.
@@ -137,7 +139,9 @@ def class_images(
     options = options or Ascent()
     if not classes:
         raise DataError("no class is asked for", hint="name one class or more")
-    l2 = options.l2 if options.l2 is not None else options.contrast_cost / (3 * size * size)
+    l2 = options.l2
+    if l2 is None:
+        l2 = options.contrast_cost / (3 * size * size * _photograph_mean_square(model))
     model.to(device)
     with _evaluating(model):
         with torch.no_grad():
@@ -155,6 +159,14 @@ def class_images(
     scores, chances = (np.concatenate([part[i] for part in parts]) for i in (2, 3))
     first = outputs[0].double().cpu().numpy()[list(classes)]
     return ClassImages(images, scores, objectives, chances, first, l2)
+
+
+def _photograph_mean_square(model: nn.Module) -> float:
+    """Of a photograph's values as the network takes them; 1 where ImageNet's deviation divides."""
+    from bench.models.inputs import attached
+
+    ratios = np.divide(IMAGENET_STD, attached(model).std)
+    return float(np.square(ratios).mean())
 
 
 def _ascend(

@@ -130,11 +130,15 @@ class Team:
         dist.all_reduce(found, dist.ReduceOp.MAX)
         return int(found)
 
-    def totals(self, loss: Tensor, correct: Tensor) -> tuple[Tensor, Tensor]:
-        """The sums over the ranks of two numbers on the device, in the types they have."""
-        both = torch.stack([loss.double(), correct.double()])
-        dist.all_reduce(both)
-        return both[0].to(loss.dtype), both[1].to(correct.dtype)
+    def totals(self, *values: Tensor) -> tuple[Tensor, ...]:
+        """The sums over the ranks of numbers on the device, in the shapes and types they have."""
+        together = torch.cat([value.double().flatten() for value in values])
+        dist.all_reduce(together)
+        parts = torch.split(together, [value.numel() for value in values])
+        return tuple(
+            part.view(value.shape).to(value.dtype)
+            for part, value in zip(parts, values, strict=True)
+        )
 
     def gather_logits(self, mine: Mapping[int, Tensor], images: int) -> Tensor:
         """Logits of all images from those that the ranks have computed; the same at all.

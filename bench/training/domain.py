@@ -105,10 +105,9 @@ Step = tuple[DomainBatch, ...]
 weight x mean cross-entropy of the part; the loop itself cuts a step for accumulation."""
 
 
-def borrowed_weight(steps: Sequence[Step], target: int) -> float:
-    """The weight that other domains than `target` have in the loss, mean over `steps`."""
-    total = sum(part.weight for step in steps for part in step if part.domain != target)
-    return total / len(steps)
+def mean_weight(steps: Sequence[Step], domain: int) -> float:
+    """The weight that a domain has in the loss, mean over `steps`."""
+    return sum(part.weight for step in steps for part in step if part.domain == domain) / len(steps)
 
 
 def images_in(steps: Sequence[Step]) -> int:

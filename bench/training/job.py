@@ -160,8 +160,9 @@ class Outcome:
         status: `diverged` when a loss was not finite or exploded; a result, not an error.
         history: a row per epoch: epoch (from 0), lr (of its first step, at factor 1), train_loss,
             train_top1_accuracy (target images as augmented, while the weights move), val_loss,
-            val_top1_accuracy (None in epochs that were not evaluated); with several domains
-            borrowed_weight (mean weight of the others in the loss of a step).
+            val_top1_accuracy (None in epochs that were not evaluated). Losses are mean
+            cross-entropies without weights, train_loss the target's; each further domain d has
+            borrowed_d_loss and borrowed_d_weight (its mean weight in the loss of a step).
         best_epoch: the epoch of `state`; None when a diverged run leaves none.
         state: the selected weights, on the CPU; of a diverged run those of the best epoch
             evaluated before, or nothing.

@@ -25,7 +25,7 @@ from bench.training import checkpoints as checkpoint
 from bench.training import evaluation as evaluate
 from bench.training import optimizers as optim
 from bench.training.data_parallel import whole_batch_norm
-from bench.training.domain import borrowed_weight, images_in
+from bench.training.domain import images_in, mean_weight
 from bench.training.domain_batches import Feed, FeedOptions
 from bench.training.job import EpochReport, Interrupted, Outcome, Row, TrainingJob
 from bench.training.process import peak_memory_bytes
@@ -83,12 +83,12 @@ class _Training:
         self.optimizer = optim.build(job.groups, job.train)
         self.epochs = job.train.epochs if job.stop_after is None else job.stop_after
         self.epoch, self.step, self.steps_in_epoch = 0, 0, 1
-        self.borrowed_weight = 0.0
+        self.weights: dict[int, float] = {}
         self.history: list[Row] = []
         self.best: dict[str, Tensor] = {}
         self.kept: dict[int, dict[str, Tensor]] = {}
         self.best_score: tuple[float, float, int] | None = None
-        self.sums = Sums.zero(job.device)
+        self.sums = self._no_sums()
         self.first_loss: Tensor | None = None
         self.rng: dict[str, Tensor] = {}
         self.steps_done, self.images_seen, self.images_per_s = 0, 0, 0.0
@@ -117,6 +117,9 @@ class _Training:
         forward = job.team.replica(self.model, self.forward)
         self.stepper = Stepper(forward, self.optimizer, self.feeds, job.method.target, recipe)
 
+    def _no_sums(self) -> Sums:
+        return Sums.zero(self.job.device, len(self.job.method.domains))
+
     # --- epochs ------------------------------------------------------------------------------
 
     def run(self) -> Outcome:
@@ -129,7 +132,7 @@ class _Training:
             diverged = self._train_epoch()
             if self._finish_epoch(diverged):
                 return self._outcome(self.epoch)
-            self.epoch, self.step, self.sums = self.epoch + 1, 0, Sums.zero(self.job.device)
+            self.epoch, self.step, self.sums = self.epoch + 1, 0, self._no_sums()
             self.epochs_since_written += 1
             if self.epoch < self.epochs:
                 self._checkpoint_if_due()
@@ -147,7 +150,8 @@ class _Training:
             raise BenchError(f"the method gives no step in epoch {self.epoch}")
         job.team.check(steps, job.train.accumulate)
         self.steps_in_epoch = len(steps)
-        self.borrowed_weight = borrowed_weight(steps, job.method.target)
+        borrowed = [d for d in range(len(job.method.domains)) if d != job.method.target]
+        self.weights = {domain: mean_weight(steps, domain) for domain in borrowed}
         noise = noise_of(steps, job.order_seed, self.epoch, job.device)
         self.model.train()
         job.set_modes()
@@ -202,7 +206,8 @@ class _Training:
         if self.validation is not None and due and not diverged:
             val_loss, val_top1 = self._validate(self.validation)
             diverged = not math.isfinite(val_loss)
-        train_loss, train_top1 = self.sums.means()
+        target = self.job.method.target
+        train_loss, train_top1 = self.sums.mean_loss(target), self.sums.accuracy(target)
         row: Row = {
             "epoch": self.epoch,
             "lr": recipe.lr * self._lr_factor(0),
@@ -211,8 +216,9 @@ class _Training:
             "val_loss": val_loss,
             "val_top1_accuracy": val_top1,
         }
-        if len(self.job.method.domains) > 1:
-            row["borrowed_weight"] = self.borrowed_weight
+        for domain, weight in self.weights.items():
+            row[f"borrowed_{domain}_weight"] = weight
+            row[f"borrowed_{domain}_loss"] = self.sums.mean_loss(domain)
         self.history.append(row)
         if diverged:
             return True
@@ -220,9 +226,8 @@ class _Training:
             score = (val_top1, -val_loss, -self.epoch)
             if self.best_score is None or score > self.best_score:
                 self.best_score, self.best = score, _copy(self.model.state_dict())
-        self.job.on_epoch(
-            EpochReport(self.epoch, self.epochs, train_loss, val_top1, self.images_per_s)
-        )
+        shown = math.nan if train_loss is None else train_loss
+        self.job.on_epoch(EpochReport(self.epoch, self.epochs, shown, val_top1, self.images_per_s))
         return False
 
     def _logits(self, feed: Feed, domain: int) -> evaluate.Logits:
@@ -300,6 +305,12 @@ class _Training:
             return
         found = checkpoint.read(self.job.checkpoint, self.job.identity)
         if isinstance(found, checkpoint.Checkpoint):
+            if set(found.part("sums")) != set(self.sums.tensors()):
+                place = self.job.checkpoint
+                self.notes.append(
+                    f"checkpoint not used, started anew: {place} is of an old version"
+                )
+                return
             mine, its = self.model.state_dict(), found.part("model")
             if {k: v.shape for k, v in mine.items()} == {k: v.shape for k, v in its.items()}:
                 self._take_over(found)

@@ -32,36 +32,39 @@ class Sums:
     """Running sums of an epoch, kept on the device so that no step has to wait for a number.
 
     Attributes:
-        loss: sum over steps of the step's loss x its images, float64.
-        images: images shown.
-        correct, target_images: of the target domain, as trained on.
-        worst: the largest loss of a step; NaN once a loss was NaN.
+        losses: cross-entropy summed over the images of each domain, without weights, float64 (D,).
+        images: images of each domain shown, float64 (D,).
+        correct: right predictions for images of the target domain, as trained on.
+        worst: the largest loss of a step, weights included; NaN once a loss was NaN.
     """
 
-    loss: Tensor
+    losses: Tensor
     images: Tensor
     correct: Tensor
-    target_images: Tensor
     worst: Tensor
 
     @classmethod
-    def zero(cls, device: torch.device) -> Sums:
+    def zero(cls, device: torch.device, domains: int = 1) -> Sums:
         """Nothing seen yet."""
-        return cls(*(torch.zeros((), dtype=torch.float64, device=device) for _ in fields(cls)))
+        sizes: tuple[tuple[int, ...], ...] = ((domains,), (domains,), (), ())
+        return cls(*(torch.zeros(size, dtype=torch.float64, device=device) for size in sizes))
 
-    def add(self, loss: Tensor, images: int, correct: Tensor, target_images: int) -> None:
-        """Counts one step."""
-        self.loss += loss * images
-        self.images += images
+    def add(self, loss: Tensor, losses: Tensor, images: Sequence[int], correct: Tensor) -> None:
+        """Counts one step: its loss, and the sums of each domain."""
+        self.losses += losses
+        self.images += torch.tensor(images, dtype=torch.float64, device=self.images.device)
         self.correct += correct
-        self.target_images += target_images
         self.worst = torch.maximum(self.worst, loss.to(self.worst.dtype))
 
-    def means(self) -> tuple[float, float | None]:
-        """Mean loss per image, and accuracy on target images (None when there were none)."""
-        shown = float(self.target_images)
-        accuracy = float(self.correct) / shown if shown else None
-        return float(self.loss) / max(float(self.images), 1.0), accuracy
+    def mean_loss(self, domain: int) -> float | None:
+        """Mean cross-entropy of a domain's images; None when none were shown."""
+        shown = float(self.images[domain])
+        return float(self.losses[domain]) / shown if shown else None
+
+    def accuracy(self, target: int) -> float | None:
+        """Share of right predictions on images of the target; None when none were shown."""
+        shown = float(self.images[target])
+        return float(self.correct) / shown if shown else None
 
     def tensors(self) -> dict[str, Tensor]:
         """By name, for a checkpoint."""
@@ -157,31 +160,40 @@ class Stepper:
             sums: counts the step.
         """
         loss = torch.zeros((), device=self.device)
+        losses = torch.zeros(len(self.feeds), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
-        shown = sum(len(part.indices) for part in step if part.domain == self.target)
         self.optimizer.zero_grad(set_to_none=True)
         for pieces, around in self._passes(step, noise):
             with around:
                 outputs, labels = self._outputs(pieces)
-                part_loss = sum(
-                    piece.scale
-                    * cross_entropy(
-                        out.float(), y, reduction="sum", label_smoothing=self.train.label_smoothing
+                summed = [
+                    cross_entropy(
+                        out.float(), y, reduction="sum", label_smoothing=self._smoothing(p)
                     )
-                    for piece, out, y in zip(pieces, outputs, labels, strict=True)
-                )
+                    for p, out, y in zip(pieces, outputs, labels, strict=True)
+                ]
+                part_loss = sum(p.scale * s for p, s in zip(pieces, summed, strict=True))
                 assert isinstance(part_loss, Tensor)
                 self._for_backward(part_loss).backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
+            for piece, value in zip(pieces, summed, strict=True):
+                losses[piece.domain] += value.detach()
             for piece, out, y in zip(pieces, outputs, labels, strict=True):
                 if piece.domain == self.target:
                     correct += (out.detach().argmax(1) == y).sum()
         if self.replica is not None:
-            loss, correct = self.replica.team.totals(loss, correct)
+            loss, losses, correct = self.replica.team.totals(loss, losses, correct)
         self.anchors.pull()
         self.optimizer.step()
-        sums.add(loss, sum(len(part.indices) for part in step), correct, shown)
+        images = [0] * len(self.feeds)
+        for part in step:
+            images[part.domain] += len(part.indices)
+        sums.add(loss, losses, images, correct)
         return loss
+
+    def _smoothing(self, piece: _Piece) -> float:
+        """The target's labels are smoothed, a source's are not: its loss is the plain one."""
+        return self.train.label_smoothing if piece.domain == self.target else 0.0
 
     def _passes(
         self, step: Step, noise: tuple[Tensor, ...]

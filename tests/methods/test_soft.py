@@ -220,7 +220,7 @@ def test_the_history_has_the_sources_weight_and_the_notes_both_scores() -> None:
     groups = [{"params": list((net := _net()).parameters())}]
     job = TrainingJob(net, method, groups, RECIPE, forward=net, validation=TARGET)
     history = train(job).history
-    assert [row["borrowed_weight"] for row in history] == [1.0, 0.5, 0.0, 0.0]
+    assert [row["borrowed_1_weight"] for row in history] == [1.0, 0.5, 0.0, 0.0]
     notes = method.notes(history)
     accuracies = [row["val_top1_accuracy"] for row in history]
     assert notes["alpha_is_1_from_epoch"] == 3

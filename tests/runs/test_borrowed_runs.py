@@ -100,7 +100,7 @@ def test_the_record_says_what_was_borrowed_and_when_alpha_was_one(bench: Bench) 
     assert notes["alpha_is_1_from_epoch"] == 2
     assert notes["val_top1_accuracy_at_the_end"] is not None
     history = (bench.run(spec).path / "history.csv").read_text().splitlines()
-    place = history[0].split(",").index("borrowed_weight")
+    place = history[0].split(",").index("borrowed_1_weight")
     assert [line.split(",")[place] for line in history[1:]] == ["1.0", "0.0"]
 
 

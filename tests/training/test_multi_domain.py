@@ -127,6 +127,39 @@ def test_trunk_gradient_is_the_weighted_sum_of_the_domains_gradients() -> None:
     torch.testing.assert_close(moved["both"], expected, rtol=1e-6, atol=1e-8)
 
 
+@pytest.mark.parametrize("smoothing", [0.0, 0.2])
+def test_losses_are_printed_for_each_domain_and_the_sources_labels_are_not_smoothed(
+    smoothing: float,
+) -> None:
+    """SFT Eq. 3: 1.75 is 0.75 of the target and 1 of the source; the history has both."""
+    seen: list[tuple[Tensor, ...]] = []
+    net = _net()
+
+    def forward(inputs: Tensor, parts: Any) -> Sequence[Tensor]:
+        outputs = net(inputs, parts)
+        seen.append(tuple(out.detach() for out in outputs))
+        return outputs
+
+    recipe = RECIPE.model_copy(
+        update={"label_smoothing": smoothing, "epochs": 1, "augment": "none"}
+    )
+    method = Weighted(0.5)
+    job = TrainingJob(net, method, [{"params": list(net.parameters())}], recipe, forward=forward)
+    (row,) = train(job).history
+    steps = method.steps(0, lambda domain: np.zeros((0, 0)))
+    sums, counts = [0.0, 0.0], [0, 0]
+    for step, outputs in zip(steps, seen, strict=True):
+        for part, out in zip(step, outputs, strict=True):
+            labels = torch.from_numpy((TARGET, SOURCE)[part.domain].labels[part.indices])
+            at = smoothing if part.domain == 0 else 0.0
+            loss = nn.functional.cross_entropy(out, labels, reduction="sum", label_smoothing=at)
+            sums[part.domain] += float(loss)
+            counts[part.domain] += len(labels)
+    assert row["train_loss"] == pytest.approx(sums[0] / counts[0], rel=1e-5)
+    assert row["borrowed_1_loss"] == pytest.approx(sums[1] / counts[1], rel=1e-5)
+    assert row["borrowed_1_weight"] == 0.5
+
+
 def test_a_source_without_weight_leaves_plain_training_untouched_to_the_bit() -> None:
     """X-7 (d): weight 0 and separate BatchNorm."""
     alone, beside = _net("separate"), _net("separate")

@@ -9,6 +9,8 @@ from torch import nn
 
 from analysis.networks.class_images import Ascent, class_images, shown
 from bench.core.errors import DataError
+from bench.data.colours import IMAGENET_STD
+from bench.models.inputs import CAFFE, attach
 
 
 class Linear(nn.Module):
@@ -51,6 +53,24 @@ def test_linear_scores_have_the_closed_form(l2: float, steps: int) -> None:
     np.testing.assert_allclose(found.scores, squared / (2 * l2) + bias, rtol=1e-4)
     np.testing.assert_allclose(found.objectives, squared / (4 * l2) + bias, rtol=1e-4, atol=1e-5)
     np.testing.assert_allclose(found.start_scores, bias, rtol=1e-6)
+
+
+def test_the_default_penalty_is_the_same_on_every_scale() -> None:
+    """A network on Caffe's scale, whose weights are so much smaller, has the same image."""
+    usual, caffe = linear(), linear()
+    caffe.load_state_dict(usual.state_dict())
+    scale = torch.tensor(IMAGENET_STD).view(1, 3, 1, 1).expand(3, 3, 4, 4).flatten(1) * 255
+    with torch.no_grad():
+        caffe.scores.weight /= scale
+    attach(caffe, CAFFE)
+    a, b = class_images(usual, [1], 4), class_images(caffe, [1], 4)
+    assert b.l2 == pytest.approx(a.l2 / np.square(np.multiply(IMAGENET_STD, 255)).mean())
+    # The same pixels but for the ratio of each channel's deviation to the root mean square of all.
+    pixels = [
+        (found.images[0] * np.reshape(std, (3, 1, 1)))
+        for found, std in ((a, IMAGENET_STD), (b, CAFFE.std))
+    ]
+    np.testing.assert_allclose(pixels[1], pixels[0], rtol=0.1)
 
 
 def test_the_mean_is_added_back() -> None:
