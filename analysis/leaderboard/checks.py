@@ -12,7 +12,7 @@ from bench.core.errors import DataError
 NEEDED = ("status", "dataset", "target", "class_draw", "source", "model", "pattern", "method")
 """Columns that every analysis needs."""
 WHICH_FILE = "give the CSV that bench grid wrote (results/GRID.csv), not the aggregated one"
-_STATES = ("done", "diverged", "failed", "blocked", "missing")
+_STATES = ("done", "diverged", "failed", "damaged", "blocked", "missing")
 _FRACTIONS = ("top1_accuracy", "val_top1_accuracy")
 _NUMBERS = ("images_per_class", "lr", "target_classes", "top1_accuracy", "val_top1_accuracy")
 

@@ -2,7 +2,9 @@
 
 Every setting that differs among the runs has a column (`bench.results.leaderboard.describe`), so
 two rows are runs of one condition exactly where all those columns are equal but for seeds and class
-draws. A run that diverged has an outcome: it counts at chance, and `status` still says so.
+draws. A run that diverged has an outcome: it counts at chance, and `status` still says so. A run
+whose training never left chance, or that starts from one, is evidence for nothing: its status here
+is `not converged`, so that it takes part in no comparison (LI Fig. 12c marks such runs).
 """
 
 from __future__ import annotations
@@ -35,6 +37,8 @@ SOURCE = ("source", "source_*", "source.*", "weights.*")
 """What differs when the source differs; another source may have been trained for longer."""
 LOSS = ("method", "method_options", "method.*", "borrowed", "borrowed_*", "borrow*", "bank.*")
 """What differs when the loss is built differently."""
+NOT_CONVERGED = "not converged"
+"""Status of runs that learned nothing, and of those that start from them."""
 SIZES = (
     "images_per_class",
     "epochs",
@@ -42,6 +46,7 @@ SIZES = (
     "target_classes",
     "target.classes.take",
     "train.step_epochs",
+    "train.step_iterations",
     "train.warmup_epochs",
 )
 """Numbers of images and classes of one draw, and the schedules that go with them: what a claim is
@@ -121,10 +126,20 @@ def prepare(board: pd.DataFrame, place: str | None = None) -> pd.DataFrame:
     result["task"] = _tasks(result)
     result["seed"] = key_of(result, repetition_columns(result))
     lost = _at_chance(result)
+    if "not_converged" in result.columns:
+        stuck = result["not_converged"].notna() & (result["status"] == "done")
+        result.loc[stuck, "status"] = NOT_CONVERGED
     if lost:
         notes.append(f"{lost} diverged runs have no number of classes, so no chance to count at")
     # One text: pandas copies attributes in depth with every operation.
     result.attrs = {"notes": notes, "varying": "\n".join(_several(result))}
+    return result
+
+
+def with_not_converged(board: pd.DataFrame) -> pd.DataFrame:
+    """The board of `prepare` with the runs that learned nothing counted as any other."""
+    result = board.copy()
+    result.loc[result["status"] == NOT_CONVERGED, "status"] = "done"
     return result
 
 

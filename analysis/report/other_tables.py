@@ -212,7 +212,11 @@ def gaps(n: Numbers) -> tuple[list[Table], list[str]]:
             for r in bad.to_dict("records")
         )
         head = ("status", "runs", "experiments", "reason")
-        made.append(Table("Runs without a result, and runs that diverged", head, rows, (1,)))
+        made.append(
+            Table(
+                "Runs without a result, and runs that diverged or learned nothing", head, rows, (1,)
+            )
+        )
         away = int(bad.loc[bad["status"] == "diverged", "runs"].sum())
         lost = int(bad["runs"].sum()) - away
         said = [f"{lost} of the leaderboard's {len(board):,} runs have no result."]

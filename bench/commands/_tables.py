@@ -305,7 +305,11 @@ def _difference(row: Mapping[str, Any]) -> str:
 
 
 def _without(row: Mapping[str, Any]) -> str:
-    parts = [(row["n_diverged"], "diverged"), (row["n_missing"], "missing or failed")]
+    parts = [
+        (row["n_diverged"], "diverged"),
+        (row["n_not_converged"], "never left chance, or start from one that did not"),
+        (row["n_missing"], "missing or failed"),
+    ]
     return ", ".join(f"{count} {word}" for count, word in parts if count)
 
 

@@ -66,6 +66,13 @@ def findings(
     least_tasks: LeastTasks = 3,
     least_seeds: LeastSeeds = 3,
     margin: Margin = 1.0,
+    with_not_converged: Annotated[
+        bool,
+        typer.Option(
+            "--with-not-converged",
+            help="count runs whose training never left chance, and those that start from them",
+        ),
+    ] = False,
 ) -> None:
     """Show which of the papers' claims hold here, with interval and n, and what is not decided."""
     if published and source is not None:
@@ -94,7 +101,9 @@ def findings(
     if published:
         out.print("the papers' claims on the papers' own numbers", highlight=False)
     else:
-        evidence, heading = evidence_of(source or results, results, data_root, set_ or ())
+        evidence, heading = evidence_of(
+            source or results, results, data_root, set_ or (), with_not_converged
+        )
         for line in heading:
             out.print(line, highlight=False, markup=False)
         evidence = with_rules(evidence, smallest_effect, least_tasks, least_seeds, margin)
@@ -112,7 +121,11 @@ def findings(
 
 
 def evidence_of(
-    source: Path, results: Path, data_root: Path | None, overrides: Sequence[str] = ()
+    source: Path,
+    results: Path,
+    data_root: Path | None,
+    overrides: Sequence[str] = (),
+    with_not_converged: bool = False,
 ) -> tuple[Evidence, list[str]]:
     """Runs and measurements of a grid file, a results folder or a leaderboard, and what they are.
 
@@ -138,6 +151,7 @@ def evidence_of(
             folder="existing",
         )
         board = grid_board(session.plan, session.store, str(source))
+        board = boards.with_not_converged(board) if with_not_converged else board
         found = measuring.measurements(session.plan, session.store)
         heading = [_counts(board, str(source)), *_not_measured(found.missing)]
         return measuring.evidence(board, found), heading
@@ -150,6 +164,7 @@ def evidence_of(
         said = f"{source}: {len(grids)} leaderboards ({names})" if grids[1:] else f"{source}"
     else:
         board, said = boards.read(source), str(source)
+    board = boards.with_not_converged(board) if with_not_converged else board
     notes = [f"note: {note}" for note in board.attrs.get("notes", [])]
     return measuring.evidence(board), [_counts(board, said), *notes]
 
@@ -162,7 +177,7 @@ def _not_measured(sentences: Sequence[str], most: int = 2) -> list[str]:
 
 
 def _counts(board: pd.DataFrame, place: str) -> str:
-    from analysis.leaderboard.read import SEEDS, finished, key_of
+    from analysis.leaderboard.read import NOT_CONVERGED, SEEDS, finished, key_of
     from analysis.report.tables import images_text
     from bench.core.text import counted
 
@@ -177,8 +192,13 @@ def _counts(board: pd.DataFrame, place: str) -> str:
         text += (
             f"; {counted(away, 'run')} diverged and {'counts' if away == 1 else 'count'} at chance"
         )
-    if len(done) < len(board):
-        text += f"; {counted(len(board) - len(done), 'run')} without a result"
+    if stuck := int((board["status"] == NOT_CONVERGED).sum()):
+        text += (
+            f"; {counted(stuck, 'run')} never left chance in training, or start from one that did "
+            "not, and are left out (--with-not-converged counts them)"
+        )
+    if without := len(board) - len(done) - stuck:
+        text += f"; {counted(without, 'run')} without a result"
     if key_of(tuned, ["task", *SEEDS]).nunique() == 1:
         text += "; one seed only, so no interval and no verdict: add seed: [0, 1, 2] to the grid"
     return f"{text}\n{images_text(tuned)}"

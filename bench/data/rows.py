@@ -7,10 +7,52 @@ them in the file, whose pages all processes of a machine share.
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
+
+
+class Joined:
+    """Arrays one after the other, as `np.concatenate` would give them, without the copy.
+
+    Args:
+        parts: arrays (n, ...) or views by rows, of one type and one shape of rows.
+
+    Raises:
+        ValueError: there is no part, or their rows are unlike.
+
+    >>> both = Joined([np.arange(3), Rows(np.arange(10), np.array([9, 8]))])
+    >>> both.shape, both[np.array([0, 4, 3])].tolist()
+    ((5,), [0, 8, 9])
+    """
+
+    def __init__(self, parts: Sequence[NDArray[Any] | Rows]) -> None:
+        if not parts or len({(part.shape[1:], part.dtype) for part in parts}) > 1:
+            raise ValueError(f"rows of {[part.shape[1:] for part in parts]} cannot be joined")
+        self._parts = tuple(parts)
+        self._ends = np.cumsum([len(part) for part in parts])
+        self.dtype, self.ndim = parts[0].dtype, len(parts[0].shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        """(n, ...)"""
+        return (len(self), *self._parts[0].shape[1:])
+
+    def __len__(self) -> int:
+        return int(self._ends[-1])
+
+    def __getitem__(self, which: int | slice | NDArray[Any]) -> NDArray[Any]:
+        """Rows by number, slice, numbers or mask, as of an array."""
+        wanted = np.arange(len(self))[which]
+        rows = np.atleast_1d(wanted)
+        found = np.empty((len(rows), *self.shape[1:]), self.dtype)
+        of = np.searchsorted(self._ends, rows, side="right")
+        for number, part in enumerate(self._parts):
+            here = of == number
+            found[here] = part[rows[here] - (self._ends[number] - len(part))]
+        return found if np.ndim(wanted) else found[0]
 
 
 class Rows:
@@ -30,16 +72,17 @@ class Rows:
     ((3,), [9, 1], [1, 9])
     """
 
-    def __init__(self, images: NDArray[Any] | Rows, index: NDArray[np.int64]) -> None:
+    def __init__(self, images: NDArray[Any] | Rows | Joined, index: NDArray[np.int64]) -> None:
         index = np.asarray(index, dtype=np.int64)
         if len(index) and not -len(images) <= int(index.min()) <= int(index.max()) < len(images):
             raise IndexError(f"rows {index.min()} to {index.max()} of {len(images)} images")
-        self._images: NDArray[Any]
+        self._images: NDArray[Any] | Joined
         self._index: NDArray[np.int64]
         if isinstance(images, Rows):
             self._images, self._index = images._images, images._index[index]
         else:
-            self._images, self._index = np.asarray(images), index
+            self._images = images if isinstance(images, Joined) else np.asarray(images)
+            self._index = index
 
     @property
     def shape(self) -> tuple[int, ...]:

@@ -3,7 +3,8 @@
 borrow: parent                                   # the images that the parent was trained on
 borrow: near                                     # a name of sources:
 borrow: {name: parent, categories: 0.1}          # a tenth of its classes, all their images
-borrow: [parent, {dataset: dogs}]                # several
+borrow: [parent, {dataset: dogs}]                # several, a domain each
+borrow: {pool: [parent, {dataset: dogs}]}        # several as one domain
 """
 
 from __future__ import annotations
@@ -53,8 +54,21 @@ def read_borrow(
     """
     if raw in (None, "none", []):
         return ()
+    if is_pool(raw):
+        raw = raw["pool"]
+        if not isinstance(raw, list):
+            raise BorrowError(
+                f"borrow.pool: expected a list of selections, found {raw!r}",
+                "write for example borrow: {pool: [near, far]}",
+                ("pool",),
+            )
     items = raw if isinstance(raw, list) else [raw]
     return tuple(_one(item, init, image_size, draw, read_data) for item in items)
+
+
+def is_pool(raw: Any) -> bool:
+    """Whether `borrow:` makes one domain of several selections."""
+    return isinstance(raw, Mapping) and set(raw) == {"pool"}
 
 
 def _one(

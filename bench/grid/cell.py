@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 from pydantic import BaseModel, ValidationError
 
 from bench.core.errors import BenchError
-from bench.grid.borrow import BorrowError, read_borrow
+from bench.grid.borrow import BorrowError, is_pool, read_borrow
 from bench.grid.errors import CellError, cell_error
 from bench.grid.pattern import read_pattern
 from bench.grid.validate import check_draws, check_training
@@ -109,6 +109,7 @@ class RunBuilder:
             seeds=self.seeds(cell),
             bank=self._bank(cell),
             borrow=self._borrow(cell, target, init, data.image_size),
+            borrow_pooled=is_pool(cell.get("borrow")),
         )
         check_training(spec)
         self._check_size(model, data.image_size)

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.core.errors import nearest
-from bench.grid.borrow import RESERVED
+from bench.grid.borrow import RESERVED, is_pool
 from bench.grid.cell import merge
 from bench.grid.cells import Place
 from bench.grid.errors import CellError
@@ -48,6 +48,8 @@ class Names:
     def _borrow(self, value: Any, named: dict[str, Place]) -> Any:
         if isinstance(value, list):
             return [self._borrow(item, named) for item in value]
+        if is_pool(value):
+            return {"pool": self._borrow(value["pool"], named)}
         name = value.get("name") if isinstance(value, Mapping) else value
         if name in RESERVED:
             return value

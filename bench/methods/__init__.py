@@ -224,7 +224,7 @@ def check_run(spec: RunSpec, place: str | None = None) -> None:
         GridError: too few or too many borrowed selections, or a source classifier to be kept
             where there is no parent.
     """
-    name, given = spec.method.name, len(spec.borrow)
+    name, given = spec.method.name, spec.source_domains
     entry = METHODS.get(name)
     if entry is None:
         check(name, {}, place)
@@ -277,6 +277,13 @@ def check_run(spec: RunSpec, place: str | None = None) -> None:
             place=place,
             hint="give it a source, set method.bank: gabor, or name a network in bank:",
         )
+    if keeps_source_head(spec) and spec.borrow_pooled:
+        raise GridError(
+            f"method {name!r} keeps the parent's classifier, but a pool is of several sets of "
+            "classes",
+            place=place,
+            hint="set method.source_head: random, or borrow one selection",
+        )
     if keeps_source_head(spec) and spec.init.kind == "scratch":
         raise GridError(
             f"method {name!r} keeps the parent's classifier, and this run starts from nothing",
@@ -290,7 +297,7 @@ def check_sources(spec: RunSpec, sizes: Sequence[int]) -> None:
 
     Args:
         spec: the run.
-        sizes: images of each borrowed selection.
+        sizes: images of each source domain.
 
     Raises:
         DataError: the method asks for more than there is.

@@ -226,7 +226,7 @@ def forecast_s(run: PlannedRun, rates: Rates) -> float | None:
     images = max(run.facts.train_images, (spec.train.expand_to or 0) * len(run.facts.classes))
     val = _validation_images(run)
     evaluations = spec.train.epochs / spec.train.evaluate_every
-    images *= 1 + len(spec.borrow)  # as many borrowed images as its own stand in each step
+    images *= 1 + spec.source_domains  # as many borrowed images as its own stand in each step
     work = images * spec.train.epochs * (1 - 0.6 * frozen)
     work += (val * evaluations + run.facts.held_out_images) / 3
     if spec.train.refit:  # of as many epochs at the most

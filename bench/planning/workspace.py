@@ -157,7 +157,8 @@ class FactFinder:
             self._borrowing[key] = self._with_borrowed(spec, own)
         self._check_kept_classifier(spec, self._borrowing[key])
         if not self._borrowing[key].missing:
-            check_sources(spec, [facts.train_images for facts in self._borrowing[key].borrowed])
+            sizes = [facts.train_images for facts in self._borrowing[key].borrowed]
+            check_sources(spec, [sum(sizes)] if spec.borrow_pooled else sizes)
         return self._borrowing[key]
 
     def _check_kept_classifier(self, spec: RunSpec, facts: DataFacts) -> None:

@@ -23,7 +23,10 @@ Row = dict[str, Any]
 REPETITION_COLUMNS = ("class_draw", "seed_draw", "seed_init", "seed_order")
 _METRICS = ("top1_accuracy", "mean_class_accuracy", "test_loss", "val_top1_accuracy")
 _VERIFICATION = tuple(name for name in METRIC_COLUMNS if name.startswith("tar_at_far"))
-_OF_A_RUN = ("experiments", "status", "reason", "verification_warning", "run_id", "parent_id")
+_OF_A_RUN = (
+    *("experiments", "status", "not_converged", "reason", "verification_warning"),
+    *("run_id", "parent_id"),
+)
 _FIXED = frozenset(column.name for column in COLUMNS)
 _FACTORS = tuple(column.name for column in COLUMNS if column.kind == "factor")
 _IDENTITIES = tuple(
@@ -100,7 +103,8 @@ def conditions(table: Sequence[Row], baselines: Mapping[str, str] | None = None)
 
     Returns:
         The settings of the condition, then `n` runs with a result (`n_diverged` of them at
-        chance), `n_missing` without one, `tasks`, and `unit`: what the interval counts. Each
+        chance, `n_not_converged` whose training, or source, never left it), `n_missing` without
+        one, `tasks`, and `unit`: what the interval counts. Each
         metric has `_mean`, `_std` (over the units, ddof 1), `_low`, `_high`; accuracies' intervals
         are cut at 0 and 1. `top1_over_baseline` is the mean difference to the baseline of the same
         task and seeds, over `n_pairs` pairs, with an interval by the same rule.
@@ -127,6 +131,7 @@ def _summary(members: Sequence[Row]) -> Row:
     summary: Row = {
         "n": len(used),
         "n_diverged": sum(row["status"] == "diverged" for row in members),
+        "n_not_converged": sum(bool(row.get("not_converged")) for row in used),
         "n_missing": sum(row["status"] not in ("done", "diverged") for row in members),
         "class_draws": len({row["class_draw"] for row in used}),
         "tasks": len({_task(row) for row in used}),

@@ -54,8 +54,21 @@ def rows(plan: Plan, store: Store, records: Records | None = None) -> list[Row]:
             row |= {n: value for n, value in reading.record["row"].items() if n in row}
     for key, by in blocked(plan, {key: row["status"] for key, row in found.items()}).items():
         found[key] |= {"status": "blocked", "reason": f"by {by}, {found[by]['status']}"}
+    _mark_children(found)
     add_predictions(list(found.values()), plan, store, readings)
     return sort_rows(found.values())
+
+
+def _mark_children(found: Mapping[str, Row]) -> None:
+    """Marks the runs that start from one whose training never left chance."""
+
+    def stuck(key: str | None) -> bool:
+        row = found.get(key or "", {})
+        return row.get("not_converged") == "run" or bool(row and stuck(row["parent_id"]))
+
+    for row in found.values():
+        if row["not_converged"] is None and row["status"] == "done" and stuck(row["parent_id"]):
+            row["not_converged"] = "source"
 
 
 def describe(plan: Plan) -> dict[str, Row]:

@@ -125,6 +125,12 @@ COLUMNS = (
         "lower",
     ),
     Column("verification_warning", "rates with too few impostor pairs", "identity"),
+    Column(
+        "not_converged",
+        "whose training loss never left chance: `run`, or `source` for what it starts from; "
+        "empty where all learned",
+        "identity",
+    ),
     Column("reason", "why a run has no result", "identity"),
     Column("condition_id", "identity of all settings but seeds and class draws", "identity"),
     Column("recipe_id", "identity of the condition without what names its task", "identity"),

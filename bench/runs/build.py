@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+import itertools
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ from bench.core.seeding import seed_from
 from bench.data import catalog
 from bench.data.borrow import BorrowedImages, resolve_borrowed, resolve_joint_fingerprint
 from bench.data.identities import load_identities, resolve_identities
-from bench.data.rows import Rows
+from bench.data.rows import Joined, Rows
 from bench.data.transforms.expand import expand
 from bench.data.wordnet.hierarchy import taxonomy
 from bench.methods import Ingredients
@@ -161,12 +162,18 @@ class Data:
         rows = {"train": loaded.train, "val": loaded.val, "test": loaded.test}
         return Selected(loaded.images, loaded.labels, rows, self.resolved.images, loaded.classes)
 
-    def sources(self, model: nn.Module) -> tuple[Domain, ...]:
-        """The borrowed images as domains, in the order of the spec."""
-        return tuple(
+    def sources(self, model: nn.Module, pooled: bool = False) -> tuple[Domain, ...]:
+        """The borrowed images as domains, in the order of the spec; as one with `pooled`."""
+        domains = tuple(
             _domain(f"borrowed {number}", loaded, loaded.train[images.rows], model)
             for number, (loaded, images) in enumerate(self.borrowed, start=1)
         )
+        return (pool(domains),) if pooled else domains
+
+    def source_classes(self, pooled: bool = False) -> tuple[tuple[str, ...], ...]:
+        """The names of the classes of each of `sources`; a class of two sets is two classes."""
+        names = tuple(loaded.classes for loaded, _ in self.borrowed)
+        return (tuple(itertools.chain(*names)),) if pooled else names
 
 
 def _domain(
@@ -182,6 +189,27 @@ def _domain(
         crop=loaded.crop,
         mean=inputs.mean,
         std=inputs.std,
+    )
+
+
+def pool(domains: Sequence[Domain]) -> Domain:
+    """One domain of several, each class with a number of its own (GE Table 5, the hybrid source).
+
+    >>> images = np.zeros((2, 8, 8, 3), np.uint8)
+    >>> two, three = np.array([0, 1]), np.array([2, 0])
+    >>> both = pool([Domain("a", images, two, 2), Domain("b", images, three, 3)])
+    >>> both.labels.tolist(), both.num_classes
+    ([0, 1, 4, 2], 5)
+    """
+    ends = np.cumsum([domain.num_classes for domain in domains])
+    labels = [d.labels + end - d.num_classes for d, end in zip(domains, ends, strict=True)]
+    images = Joined([domain.images for domain in domains])
+    return replace(
+        domains[0],
+        name="borrowed",
+        images=Rows(images, np.arange(len(images))),
+        labels=np.concatenate(labels),
+        num_classes=int(ends[-1]),
     )
 
 
@@ -254,7 +282,7 @@ def build_method(
         recipe,
         spec.seeds.order,
         steps,
-        data.sources(model),
+        data.sources(model, spec.borrow_pooled),
         network=bank or (None if spec.init.kind == "scratch" else model),
         cache=context.cache,
         device=context.torch_device(),
@@ -329,7 +357,7 @@ def assemble_network(
     heads: list[tuple[nn.Module, bool]] = []
     for number in range(1, len(method.domains)):
         head = method.heads[number]
-        classes = data.borrowed[number - 1][0].classes
+        classes = data.source_classes(spec.borrow_pooled)[number - 1]
         parent = None
         if head.kept:
             names = [classes[int(c)] for c in head.classes]

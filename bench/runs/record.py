@@ -82,6 +82,10 @@ def row_of(run: Finished, context: Context) -> dict[str, Any]:
         "threads": torch.get_num_threads(),
         "versions": f"torch {torch.__version__}, timm {timm.__version__}",
     }
+    if outcome.status == "done" and METHODS[spec.method.name].kind == "steps":
+        losses = [epoch["train_loss"] for epoch in history]
+        labels = loaded.labels[loaded.train]
+        row["not_converged"] = "run" if evaluate.stayed_at_chance(losses, labels) else None
     if outcome.status == "diverged":
         row["reason"] = f"loss not finite or exploded in epoch {(outcome.diverged_epoch or 0) + 1}"
         row["reason"] += " of the second training (train.refit)" if outcome.refit else ""

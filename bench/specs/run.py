@@ -220,6 +220,10 @@ class RunSpec(Frozen):
 
     `bank` is the run whose network's kernels describe images, for methods that select source images
     by them (GE-1); None is the network that the run starts from.
+
+    `borrow_pooled` makes one source domain of all borrowed selections: one classifier over the
+    classes of all, one loss, and neighbours from all (GE Table 5, the hybrid source); else each is
+    a domain with a classifier and a loss of its own.
     """
 
     data: DataSpec
@@ -233,6 +237,7 @@ class RunSpec(Frozen):
     borrow: tuple[Borrowed, ...] = ()
     evaluate: EvaluateSpec | None = None
     bank: RunSpec | None = None
+    borrow_pooled: Bool = False
 
     @field_validator("pattern")
     @classmethod
@@ -280,6 +285,20 @@ class RunSpec(Frozen):
                     f"{self.data.image_size}: one network sees both, so they must be of one size"
                 )
         return self
+
+    @model_validator(mode="after")
+    def _a_pool_has_several(self) -> RunSpec:
+        if self.borrow_pooled and len(self.borrow) < 2:
+            raise ValueError(
+                f"borrow.pool has {len(self.borrow)} selection: a pool is made of two or more, so "
+                "name another one, or leave out pool"
+            )
+        return self
+
+    @property
+    def source_domains(self) -> int:
+        """How many domains stand beside the target in training."""
+        return 1 if self.borrow_pooled else len(self.borrow)
 
     @property
     def layers(self) -> LayerPattern:
@@ -374,6 +393,7 @@ def identity_of(
         **({"evaluate": spec.evaluate.model_dump(mode="json")} if spec.evaluate else {}),
         **({"bank": bank_id} if bank_id else {}),
         **({"borrow": [borrowed.identity() for borrowed in spec.borrow]} if spec.borrow else {}),
+        **({"borrow_pooled": True} if spec.borrow_pooled else {}),
     }
 
 

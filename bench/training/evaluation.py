@@ -82,6 +82,34 @@ def top1_accuracy(logits: Logits, labels: Labels) -> float:
     return float(np.mean(logits.argmax(1) == labels))
 
 
+STUCK = 0.98
+"""A run learned nothing whose training loss stayed above this share of chance in every epoch."""
+
+
+def chance_loss(labels: NDArray[np.int64]) -> float:
+    """Cross-entropy in nats of predicting each class by its frequency: the entropy of the labels.
+
+    >>> round(chance_loss(np.array([0, 0, 1, 1])), 4)
+    0.6931
+    """
+    shares = np.bincount(labels)[np.unique(labels)] / len(labels)
+    return float(-(shares * np.log(shares)).sum())
+
+
+def stayed_at_chance(losses: Sequence[float | None], labels: NDArray[np.int64]) -> bool:
+    """Whether no epoch's mean training loss fell below `STUCK` x `chance_loss`.
+
+    Args:
+        losses: of each epoch, in nats; epochs in which no image of the target was shown have none.
+        labels: of the training images.
+
+    >>> stayed_at_chance([1.40, 1.38], np.arange(4)), stayed_at_chance([1.40, 1.20], np.arange(4))
+    (True, False)
+    """
+    known = [loss for loss in losses if loss is not None]
+    return bool(known) and min(known) > STUCK * chance_loss(labels)
+
+
 def mean_class_accuracy(logits: Logits, labels: Labels) -> float:
     """The unweighted mean over classes of the fraction of a class's images that are right.
 

@@ -7,7 +7,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.data.rows import Rows
+from bench.data.rows import Joined, Rows
 
 IMAGES = np.random.default_rng(0).integers(0, 256, (7, 2, 2, 3), dtype=np.uint8)
 numbers = st.lists(st.integers(-7, 6), max_size=12).map(lambda n: np.array(n, dtype=np.int64))
@@ -59,3 +59,19 @@ def test_a_row_that_is_not_there(index):
 def test_no_array_without_a_copy():
     with pytest.raises(ValueError, match="copy"):
         Rows(IMAGES, np.array([1])).__array__(copy=False)
+
+
+@given(st.lists(st.integers(1, 5), min_size=1, max_size=4), st.data())
+def test_joined_arrays_are_numpys_concatenation(sizes: list[int], data: st.DataObject) -> None:
+    draw = np.random.default_rng(sum(sizes))
+    parts = [draw.integers(0, 256, (n, 2, 3), dtype=np.uint8) for n in sizes]
+    whole = np.concatenate(parts)
+    joined = Joined([*parts[:-1], Rows(parts[-1], np.arange(len(parts[-1])))])
+    assert (joined.shape, joined.dtype, len(joined)) == (whole.shape, whole.dtype, len(whole))
+    index = data.draw(st.lists(st.integers(0, len(whole) - 1), max_size=9))
+    for which in (np.array(index, np.int64), slice(1, None, 2), 0, whole[:, 0, 0] > 99):
+        np.testing.assert_array_equal(joined[which], whole[which])
+    view = Rows(joined, np.array(index, np.int64))
+    np.testing.assert_array_equal(np.asarray(view), whole[np.array(index, np.int64)])
+    with pytest.raises(ValueError, match="cannot be joined"):
+        Joined([whole, whole[:, :1]])

@@ -82,6 +82,31 @@ def test_lists_names_and_reductions_go_together(tmp_path: Path) -> None:
     assert (dotted.borrow[0].categories, dotted.borrow[0].images) == (None, 0.1)
 
 
+def test_a_pool_is_one_source_domain(tmp_path: Path) -> None:
+    """GE Table 5: separate sets are a list, the hybrid source is a pool."""
+    pool, apart = runs(
+        tmp_path,
+        "{set: {source: some, method: joint},"
+        " axes: {borrow: [{pool: [some, other]}, [some, other]]}}",
+    )
+    assert pool.borrow == apart.borrow
+    assert (pool.source_domains, apart.source_domains) == (1, 2)
+    ids = [run_id(spec, lambda run: "x") for spec in (pool, apart)]
+    assert ids[0] != ids[1]
+    kept = "{name: soft, source_head: kept}"
+    for borrow, method, words in (
+        ("{pool: some}", "joint", r"borrow.pool: expected a list"),
+        ("{pool: [some]}", "joint", r"a pool is made of two or more"),
+        ("{pool: [some, nothing]}", "joint", r"'nothing'"),
+        ("{pool: [some, other]}", kept, r"several sets of classes"),
+    ):
+        with pytest.raises(GridError, match=words):
+            runs(
+                tmp_path,
+                f"{{set: {{source: some, method: {method}}}, axes: {{borrow: [{borrow}]}}}}",
+            )
+
+
 def test_none_borrows_nothing(tmp_path: Path) -> None:
     (run,) = runs(tmp_path, "{set: {source: some}, axes: {borrow: [none]}}")
     assert run.borrow == ()

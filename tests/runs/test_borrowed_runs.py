@@ -12,7 +12,7 @@ from safetensors.torch import load_file
 
 from bench.models.layers import apply_pattern, create
 from bench.results.store import RunFolder, Store
-from bench.runs.build import Context
+from bench.runs.build import Context, Loader
 from bench.runs.execute import execute_batch
 from bench.specs.data import Borrowed, DataSpec, SourceCategories
 from bench.specs.run import FromRun, MethodSpec, ModelSpec, RunSpec, Scratch, TrainSpec, run_id
@@ -236,3 +236,29 @@ def test_validation_images_can_be_added_to_training(bench: Bench) -> None:
     row = bench.record(spec.model_copy(update={"data": data}))["row"]
     assert (row["train_images"], row["val_images"], row["best_epoch"]) == (32, 0, 2)
     assert row["val_top1_accuracy"] is None
+
+
+def test_a_pool_is_one_domain_with_one_classifier(bench: Bench) -> None:
+    """GE Table 5: the hybrid source is one source; each target image has one partner of both."""
+    other = Borrowed(data=_data("source", 3, 5), draw=1)
+    apart = tuned("joint", borrow=(PARENTS, other))
+    pooled = tuned("joint", borrow=(PARENTS, other), borrow_pooled=True)
+    data = Loader(bench.context)(pooled)
+    model = create(MODEL, 4, seed=0)
+    (domain,) = data.sources(model, pooled=True)
+    parts = data.sources(model)
+    assert domain.size == sum(part.size for part in parts) == 30 + 15
+    assert domain.num_classes == 5 + 3
+    assert domain.labels.tolist() == [*parts[0].labels, *(parts[1].labels + 5)]
+    np.testing.assert_array_equal(
+        np.asarray(domain.images), np.concatenate([np.asarray(part.images) for part in parts])
+    )
+    one, two = bench.record(pooled), bench.record(apart)
+    assert one["run_id"] != two["run_id"]
+    assert one["notes"]["method"]["source_images"] == [45]
+    assert two["notes"]["method"]["source_images"] == [30, 15]
+    history = (bench.run(pooled).path / "history.csv").read_text().splitlines()[0]
+    assert "borrowed_1_loss" in history
+    assert "borrowed_2_loss" not in history
+    with pytest.raises(ValueError, match="a pool is made of two or more"):
+        tuned("joint", borrow=(PARENTS,), borrow_pooled=True)
