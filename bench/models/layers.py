@@ -143,8 +143,9 @@ def apply_pattern(
         for name in treated["T"] + treated["F"]:
             if name not in absent:
                 _copy(name, own[name], parent_state[name])
-        for name in treated["R"]:
-            _check_random(name, own[name], parent_state.get(name))
+        for number in pattern.layers("R"):
+            names = [name for name in treated["R"] if place[name] == number]
+            _check_random({name: own[name] for name in names}, parent_state)
     for name in treated["F"]:
         own[name].requires_grad_(False)
     return Applied(layers, treated["T"], treated["F"], treated["R"], absent)
@@ -340,14 +341,25 @@ def _copy(name: str, own: Tensor, theirs: Tensor) -> None:
         )
 
 
-def _check_random(name: str, own: Tensor, theirs: Tensor | None) -> None:
-    """Constants (biases, scales) may agree; drawn numbers may not."""
-    if theirs is None or theirs.shape != own.shape or not own.requires_grad or own.numel() < 2:
-        return
-    drawn = bool((own.detach() != own.detach().reshape(-1)[0]).any())
-    if drawn and torch.equal(own.detach().to(theirs.device, theirs.dtype), theirs):
+def _check_random(layer: Mapping[str, Tensor], parent: Mapping[str, Tensor]) -> None:
+    """Refuses an R layer in which every drawn number is the parent's.
+
+    Constants (biases, scales) may agree, and so may values that a network always starts from, such
+    as the identities of ConViT, as long as something beside them differs.
+    """
+    equal = []
+    for name, own in layer.items():
+        theirs, mine = parent.get(name), own.detach()
+        if theirs is None or theirs.shape != own.shape or not own.requires_grad or own.numel() < 2:
+            continue
+        if bool((mine == mine.reshape(-1)[0]).all()):  # a constant
+            continue
+        if not torch.equal(mine.to(theirs.device, theirs.dtype), theirs):
+            return
+        equal.append(name)
+    if equal:
         raise ModelError(
-            f"{name} should be random, but it equals the parent's",
+            f"{', '.join(equal[:3])} should be random, but equals the parent's",
             hint="the parent was not trained and has the same init seed: change one of the two",
         )
 

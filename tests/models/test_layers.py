@@ -541,3 +541,14 @@ def test_patterns_that_are_none(text: str) -> None:
     with pytest.raises(ModelError, match="write for example") as raised:
         LayerPattern.parse(text)
     assert repr(text) in str(raised.value) or text == ""
+
+
+def test_identities_that_a_network_always_starts_from_are_no_copy() -> None:
+    """ConViT's attention starts from identities, trained or not, whatever the seed."""
+    parent, child = (create(ModelSpec(name="convit_tiny"), 3, seed=seed) for seed in (0, 1))
+    depth = len(numbered_layers(child))
+    state = {name: value.clone() for name, value in parent.state_dict().items()}
+    apply_pattern(child, LayerPattern.parse(f"T(1-1)R(2-{depth})"), state)
+    again = create(ModelSpec(name="convit_tiny"), 3, seed=0)
+    with pytest.raises(ModelError, match="should be random, but equals the parent's"):
+        apply_pattern(again, LayerPattern.parse(f"T(1-1)R(2-{depth})"), state)
