@@ -149,7 +149,9 @@ class TrainSpec(Frozen):
     label_smoothing: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: Bool = True
-    augment: Literal["none", "flip", "crop_flip", "crop_flip_color"] = "crop_flip"
+    augment: Literal["none", "flip", "crop", "crop_flip", "crop_color", "crop_flip_color"] = (
+        "crop_flip"
+    )
     crop_pad: NonNegative = 4
     expand_to: Count | None = None
     equal_steps: Bool = False

@@ -148,3 +148,15 @@ def test_noise_leaves_the_global_generator_alone() -> None:
     torch.manual_seed(5)
     draw_noise(100, 0, 0)
     assert torch.equal(torch.rand(3), expected)
+
+
+@pytest.mark.parametrize("kind", ["crop", "crop_color"])
+def test_crops_without_mirroring_are_those_of_images_that_are_not_mirrored(kind: str) -> None:
+    """SFT crops at random and names no mirroring."""
+    images, noise = _images(9, 12), draw_noise(9, 3, 0)
+    upright = noise.clone()
+    upright[:, 2] = 0.9
+    with_flip = kind.replace("crop", "crop_flip")
+    expected = augment(images, upright, with_flip, crop_pad=2)  # type: ignore[arg-type]
+    assert torch.equal(augment(images, noise, kind, crop_pad=2), expected)  # type: ignore[arg-type]
+    assert not torch.equal(augment(images, noise, with_flip, crop_pad=2), expected)  # type: ignore[arg-type]

@@ -14,7 +14,7 @@ from torch import Tensor
 
 from bench.core.seeding import seed_from
 
-Augment = Literal["none", "flip", "crop_flip", "crop_flip_color"]
+Augment = Literal["none", "flip", "crop", "crop_flip", "crop_color", "crop_flip_color"]
 
 COLOR_STRENGTH = 0.4
 """Brightness, contrast and saturation are each scaled by a factor from 1 - 0.4 to 1 + 0.4."""
@@ -65,9 +65,13 @@ def augment(
         images = central(images, size)
     if kind == "none":
         return images
-    crops = kind != "flip"
+    done = kind.split("_")
+    crops = "crop" in done
+    if "flip" not in done:  # the numbers of images that are not mirrored
+        noise = noise.clone()
+        noise[:, FLIP] = 1.0
     images = _crop_and_flip(images, noise, crop_pad if crops else 0, fill, size if crops else None)
-    return _jitter(images, noise) if kind == "crop_flip_color" else images
+    return _jitter(images, noise) if "color" in done else images
 
 
 def central(images: Tensor, size: int) -> Tensor:
