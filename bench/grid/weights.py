@@ -18,7 +18,7 @@ from bench.grid.errors import CellError
 from bench.models.published import check_tag
 from bench.specs.run import FromFile, FromTimm, ModelSpec
 
-_SUFFIXES = (".safetensors", ".pth", ".pt")
+_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 _MEANT = (
     "weights: timm, {timm: TAG}, {file: net.safetensors}, none; a file may have sha256: …, and "
     "mean: [R, G, B], std: [R, G, B] of the images it was trained on, as fractions of 255"

@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
+import math
 import subprocess
 import sys
 from collections.abc import Iterable, Mapping, Sequence
@@ -28,17 +29,19 @@ Trial = Mapping[str, Any]
 _PASSED = "networks.json"
 
 
-def trial_of(spec: RunSpec, classes: int) -> Trial | None:
+def trial_of(spec: RunSpec, classes: int, images: int = 0) -> Trial | None:
     """What has to be tried for a run; None where the tables have told all.
 
     Args:
         spec: the run.
         classes: number of its classes; 0 where the data are missing.
+        images: its training images; 0 where the data are missing.
     """
     weights = None
     if isinstance(spec.init, FromFile):
         weights = {"pattern": spec.pattern, **spec.init.model_dump()}
-    if weights is None and spec.model.name in SMALLEST:
+    alone = _one_at_a_time(spec, images)
+    if weights is None and spec.model.name in SMALLEST and not alone:
         return None
     free = weights is None or spec.layers.kind(spec.layers.depth) == "R"
     return {
@@ -46,22 +49,34 @@ def trial_of(spec: RunSpec, classes: int) -> Trial | None:
         "image_size": spec.data.image_size,
         "classes": 10 if free else classes or 10,
         "weights": weights,
+        **({"images": 1} if alone else {}),
     }
 
 
-def check_networks(runs: Iterable[tuple[RunSpec, int, str]], cache: Path) -> None:
+def _one_at_a_time(spec: RunSpec, images: int) -> bool:
+    """Whether a forward pass of the training has a single image, and no layer is frozen."""
+    train = spec.train
+    if not images or spec.borrow or spec.layers.layers("F"):
+        return False
+    images = max(images, train.expand_to or 0)
+    steps = math.ceil(images / (train.batch_size * train.accumulate))
+    share = images // steps
+    return share // max(1, min(train.accumulate, share // 2)) == 1
+
+
+def check_networks(runs: Iterable[tuple[RunSpec, int, int, str]], cache: Path) -> None:
     """Tries out every network of a grid at the size of its images, and its weights from files.
 
     Args:
-        runs: spec, number of classes, and place in the grid file, of each run.
+        runs: spec, number of classes and of training images, and place in the grid file, of each.
         cache: folder in which what has passed is remembered.
 
     Raises:
         GridError: at the place of the first run whose network will not do.
     """
     wanted: dict[str, tuple[Trial, str]] = {}
-    for spec, classes, place in runs:
-        trial = trial_of(spec, classes)
+    for spec, classes, images, place in runs:
+        trial = trial_of(spec, classes, images)
         if trial is not None:
             wanted.setdefault(_key(trial), (trial, place))
     passed = _read(cache / _PASSED)
@@ -132,17 +147,17 @@ def _answer(trial: Trial) -> Mapping[str, str | None] | None:
 
 
 def _try_size(trial: Trial) -> None:
-    """Two images without content through the network, in training, without memory for either."""
+    """Images without content through the network, in training, without memory for either."""
     import torch
 
     from bench.core.errors import BenchError, ModelError
     from bench.models.layers import create
     from bench.specs.run import ModelSpec
 
-    spec, size = ModelSpec(**trial["model"]), trial["image_size"]
+    spec, size, images = ModelSpec(**trial["model"]), trial["image_size"], trial.get("images", 2)
     try:
         with torch.device("meta"):
-            create(spec, 10, seed=0, image_size=size).train()(torch.empty(2, 3, size, size))
+            create(spec, 10, seed=0, image_size=size).train()(torch.empty(images, 3, size, size))
     except BenchError:
         raise
     except NotImplementedError:
@@ -150,6 +165,12 @@ def _try_size(trial: Trial) -> None:
     except Exception as error:
         if "meta" in str(error):
             return
+        if "more than 1 value per channel" in str(error):
+            raise ModelError(
+                f"{spec.name!r} cannot be trained on one image at a time at {size} pixels: its "
+                "BatchNorm needs two values",
+                hint="raise train.batch_size or the number of images, or lower train.accumulate",
+            ) from None
         reason = str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
         raise ModelError(
             f"{spec.name!r} does not take images of {size} pixels: {reason}",

@@ -25,11 +25,18 @@ from bench.core.errors import ModelError, StoreError, nearest
 from bench.models.layers import check_name, register_networks
 from bench.specs.run import FromFile, FromTimm
 
-WRAPPERS = ("state_dict", "model_state_dict", "model")
-"""Keys under which training scripts keep the weights; the first that is there is opened."""
+WRAPPERS = (
+    *("state_dict_ema", "model_ema", "ema_state_dict"),
+    *("state_dict", "model_state_dict", "model"),
+)
+"""Keys under which training scripts keep the weights; the first that is there is opened, averaged
+weights before others, as timm does."""
 
-PREFIXES = ("module.", "_orig_mod.")
-"""What DistributedDataParallel and torch.compile put before every name; taken off."""
+PREFIXES = ("module.", "_orig_mod.", "model.")
+"""What DistributedDataParallel, torch.compile and Lightning put before every name; taken off."""
+
+SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
+"""Names of weights files: safetensors, and what `torch.save` writes under any of the others."""
 
 _log = logging.getLogger(__name__)
 
@@ -138,22 +145,49 @@ def _from_file(init: FromFile) -> dict[str, Tensor]:
             loaded: Any = load_file(path)
         except SafetensorError as error:
             raise ModelError(f"this is no safetensors file: {error}", place=init.path) from None
-    elif path.suffix in (".pth", ".pt"):
+    elif path.suffix in SUFFIXES:
         loaded = _load_torch(path)
     else:
         raise ModelError(
-            f"weights are read from .safetensors, .pth and .pt files, not {path.suffix!r}",
+            f"weights are read from {', '.join(SUFFIXES[:-1])} and {SUFFIXES[-1]} files, not "
+            f"{path.suffix!r}",
             place=init.path,
             hint="convert it to .safetensors",
         )
-    return _unwrap(loaded, init.path)
+    state = _unwrap(loaded, init.path)
+    _check_numbers(state, init.path)
+    return state
+
+
+def _check_numbers(state: Mapping[str, Tensor], place: str) -> None:
+    """Refuses what cannot be trained: whole numbers (counters aside), complex numbers, NaN."""
+    for name, value in state.items():
+        counter = value.ndim == 0 or name.endswith("num_batches_tracked")
+        if not value.is_floating_point() and not counter and not _is_index(name, value):
+            kind = str(value.dtype).removeprefix("torch.")
+            raise ModelError(
+                f"{name} holds {kind}, not floating-point numbers",
+                place=place,
+                hint="quantised weights cannot be trained: give those from before, as float32",
+            )
+        if value.is_floating_point() and not bool(value.isfinite().all()):
+            raise ModelError(
+                f"{name} holds numbers that are not finite",
+                place=place,
+                hint="the file is damaged, or its training diverged: give another one",
+            )
+
+
+def _is_index(name: str, value: Tensor) -> bool:
+    """Tables of positions, which networks with windows keep as buffers of whole numbers."""
+    return name.endswith(("index", "position_ids")) and value.dtype in (torch.int64, torch.int32)
 
 
 def _load_torch(path: Path) -> Any:
     try:
         return torch.load(path, map_location="cpu", weights_only=True)
     except Exception as error:  # bytes of somebody else: any error may come of them
-        reason = str(error).strip().split("\n", maxsplit=1)[0]
+        reason = str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
         raise ModelError(
             f"the file cannot be read without running code from it: {reason}",
             place=str(path),

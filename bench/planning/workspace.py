@@ -88,7 +88,12 @@ class Session:
         places = {experiment.name: experiment.place for experiment in self.grid.experiments}
         here = str(self.grid.path)
         runs = (
-            (run.spec, len(run.facts.classes), places.get(next(iter(run.experiments), ""), here))
+            (
+                run.spec,
+                len(run.facts.classes),
+                run.facts.train_images,
+                places.get(next(iter(run.experiments), ""), here),
+            )
             for run in self.wanted
         )
         check_networks(runs, self.store.cache)

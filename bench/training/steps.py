@@ -102,10 +102,25 @@ def noise_of(
     return noise
 
 
+def smallest_pass(images: int, accumulate: int) -> tuple[int, int]:
+    """Forward passes of a step of so many images, and the fewest images that one of them has.
+
+    >>> smallest_pass(32, 8), smallest_pass(3, 8), smallest_pass(1, 8)
+    ((8, 4), (1, 3), (1, 1))
+    """
+    passes = max(1, min(accumulate, images // 2))
+    return passes, images // passes
+
+
 def _cut(step: Step, noise: tuple[Tensor, ...], accumulate: int) -> Iterator[list[_Piece]]:
-    """The forward passes of a step; each takes an even share of every domain's images."""
-    shares = [np.array_split(np.arange(len(part.indices)), accumulate) for part in step]
-    for turn in range(accumulate):
+    """The forward passes of a step; each takes an even share of every domain's images.
+
+    A step that is too small for `accumulate` passes of two images of each domain has fewer of them:
+    BatchNorm cannot be trained on one image.
+    """
+    passes = smallest_pass(min(len(part.indices) for part in step), accumulate)[0]
+    shares = [np.array_split(np.arange(len(part.indices)), passes) for part in step]
+    for turn in range(passes):
         pieces = [
             _Piece(
                 part.domain,

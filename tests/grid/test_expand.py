@@ -391,7 +391,8 @@ def test_names_and_roots_of_a_grid_are_text(tmp_path: Path) -> None:
         ("a.safetensors", (4).to_bytes(8, "little") + b"[1]x", "header cannot be read"),
         ("a.pth", b"hello", "torch.save"),
         ("a.pth", b"PK\3\4 and no end", "torn"),
-        ("a.bin", b"hello", "another kind"),
+        ("a.bin", b"hello", "torch.save"),
+        ("a.h5", b"hello", "another kind"),
     ],
 )
 def test_a_file_that_holds_no_weights_is_refused(

@@ -15,7 +15,7 @@ from bench.models.layers import create
 from bench.models.published import SMALLEST, check_size, check_tag
 from bench.models.weights import file_sha256
 from bench.specs.data import DataSpec
-from bench.specs.run import FromFile, ModelSpec, RunSpec
+from bench.specs.run import FromFile, ModelSpec, RunSpec, TrainSpec
 
 
 def run(model: str, size: int, file: Path | None = None, pattern: str = "T(1-7)R(8)") -> RunSpec:
@@ -28,7 +28,7 @@ def run(model: str, size: int, file: Path | None = None, pattern: str = "T(1-7)R
 
 
 def test_another_process_answers(tmp_path: Path) -> None:
-    runs = [(run("test_resnet", 32), 10, "g.yaml:1"), (run("test_vit", 8), 10, "g.yaml:2")]
+    runs = [(run("test_resnet", 32), 10, 0, "g.yaml:1"), (run("test_vit", 8), 10, 0, "g.yaml:2")]
     with pytest.raises(GridError, match=r"g.yaml:2: 'test_vit' .* 8 pixels"):
         check_networks(runs, tmp_path)
     assert len(json.loads((tmp_path / "networks.json").read_text())) == 1
@@ -42,9 +42,12 @@ def test_networks_and_weights_that_do_not_fit_are_found_and_good_ones_remembered
     state = create(ModelSpec(name="narrow8_32"), 7, seed=1).state_dict()
     save_file(state, good)
     save_file({f"x.{name}": value for name, value in state.items()}, other)
-    fine = [(run("test_resnet", 32), 10, "g.yaml:1"), (run("narrow8_32", 32, good), 4, "g.yaml:2")]
-    wrong = [(run("narrow8_32", 32, other), 4, "g.yaml:3")]
-    small = [(run("test_vit", 8), 10, "g.yaml:4")]
+    fine = [
+        (run("test_resnet", 32), 10, 0, "g.yaml:1"),
+        (run("narrow8_32", 32, good), 4, 0, "g.yaml:2"),
+    ]
+    wrong = [(run("narrow8_32", 32, other), 4, 0, "g.yaml:3")]
+    small = [(run("test_vit", 8), 10, 0, "g.yaml:4")]
     with pytest.raises(GridError, match=r"g.yaml:3: .*other.safetensors.*29 missing"):
         check_networks(fine + wrong + small, tmp_path)
     monkeypatch.setattr(module, "_ask", lambda trials: pytest.fail(f"asked again: {trials}"))
@@ -55,14 +58,14 @@ def test_networks_and_weights_that_do_not_fit_are_found_and_good_ones_remembered
     good.write_bytes(other.read_bytes())
     asked: list[object] = []
     monkeypatch.setattr(module, "_ask", lambda trials: asked.extend(trials) or [None] * len(trials))
-    check_networks([(run("narrow8_32", 32, good), 4, "g.yaml:2")], tmp_path)
+    check_networks([(run("narrow8_32", 32, good), 4, 0, "g.yaml:2")], tmp_path)
     assert len(asked) == 1  # the file is another one now
 
 
 def test_what_the_tables_know_needs_no_trial(tmp_path: Path) -> None:
     assert trial_of(run("narrow8_32", 32), 10) is None
     (tmp_path / "networks.json").write_text("{")
-    check_networks([(run("caffenet", 64), 10, "g.yaml:1")], tmp_path)
+    check_networks([(run("caffenet", 64), 10, 0, "g.yaml:1")], tmp_path)
     assert (tmp_path / "networks.json").read_text() == "{"
 
 
@@ -70,7 +73,7 @@ def test_a_process_that_dies_leaves_the_question_to_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(module.sys, "executable", "/bin/false")
-    check_networks([(run("resnet10t", 32), 10, "g.yaml:1")], tmp_path)
+    check_networks([(run("resnet10t", 32), 10, 0, "g.yaml:1")], tmp_path)
     assert (
         not (tmp_path / "networks.json").exists()
         or json.loads((tmp_path / "networks.json").read_text()) == []
@@ -111,3 +114,13 @@ def test_the_table_of_published_weights_is_timms() -> None:
     for name in ("caffenet", "narrow8_32", "resnet50_half"):
         with pytest.raises(ModelError, match=f"no weights for '{name}'"):
             check_tag(name, None)
+
+
+def test_one_image_at_a_time_is_found_before_anything_runs(tmp_path: Path) -> None:
+    """torch: "Expected more than 1 value per channel when training", after hours of a source."""
+    one = run("test_resnet", 32)
+    one = one.model_copy(update={"train": TrainSpec(batch_size=1)})
+    with pytest.raises(GridError, match=r"g.yaml:7: 'test_resnet' cannot be trained on one image"):
+        check_networks([(one, 10, 40, "g.yaml:7")], tmp_path)
+    cut = one.model_copy(update={"train": TrainSpec(batch_size=32, accumulate=8)})
+    check_networks([(cut, 10, 3, "g.yaml:8"), (one, 10, 0, "g.yaml:9")], tmp_path)

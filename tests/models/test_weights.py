@@ -4,6 +4,7 @@ import os
 import pickle
 import stat
 from pathlib import Path
+from typing import Any
 
 import huggingface_hub.constants
 import pytest
@@ -12,6 +13,7 @@ from safetensors.torch import save_file
 from torch import Tensor, nn
 
 from bench.core.errors import ModelError, StoreError
+from bench.grid.weights import check_weights_file
 from bench.models.layers import apply_pattern, create
 from bench.models.weights import file_sha256, load_state, read_state, save_state
 from bench.specs.pattern import LayerPattern
@@ -105,6 +107,46 @@ class Bomb:
         return Path.write_text, (self.path, "code has run")
 
 
+@pytest.mark.parametrize("name", ["model_best.pth.tar", "last.ckpt", "pytorch_model.bin"])
+def test_usual_checkpoints_of_other_tools(tmp_path: Path, name: str) -> None:
+    """timm's script (averaged weights first), Lightning, Hugging Face."""
+    plain, averaged = net(0).state_dict(), net(1).state_dict()
+    prefixed = {f"model.{key}": value for key, value in averaged.items()}
+    content = {
+        "model_best.pth.tar": {"epoch": 3, "state_dict": plain, "state_dict_ema": averaged},
+        "last.ckpt": {"state_dict": prefixed, "epoch": 1},
+        "pytorch_model.bin": prefixed,
+    }
+    torch.save(content[name], tmp_path / name)
+    assert same(load_state(source(tmp_path / name), "narrow8_32"), averaged)
+    assert check_weights_file(tmp_path / name) == file_sha256(tmp_path / name)
+
+
+def test_a_prefix_of_safetensors_is_taken_off(tmp_path: Path) -> None:
+    state = net().state_dict()
+    save_file({f"model.{k}": v for k, v in state.items()}, tmp_path / "model.safetensors")
+    assert same(load_state(source(tmp_path / "model.safetensors"), "narrow8_32"), state)
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda v: (v * 127).to(torch.int8), "holds int8, not floating-point numbers"),
+        (lambda v: v.to(torch.int32), "holds int32, not floating-point numbers"),
+        (lambda v: v.to(torch.complex64), "holds complex64, not floating-point numbers"),
+        (lambda v: v * float("nan"), "numbers that are not finite"),
+    ],
+)
+def test_numbers_that_cannot_be_trained_are_refused(
+    tmp_path: Path, change: Any, words: str
+) -> None:
+    state = net().state_dict()
+    name = next(iter(state))
+    torch.save(state | {name: change(state[name])}, tmp_path / "a.pth")
+    with pytest.raises(ModelError, match=f"{name}.*{words}"):
+        load_state(source(tmp_path / "a.pth"), "narrow8_32")
+
+
 @pytest.mark.parametrize("legacy", [False, True])
 def test_code_in_a_file_is_not_run(tmp_path: Path, legacy: bool) -> None:
     trace = tmp_path / "trace.txt"
@@ -127,9 +169,9 @@ def test_files_that_are_not_weights(tmp_path: Path) -> None:
     (tmp_path / "a.safetensors").write_bytes(b"no weights")
     with pytest.raises(ModelError, match="no safetensors file"):
         load_state(source(tmp_path / "a.safetensors"), "narrow8_32")
-    (tmp_path / "a.ckpt").write_bytes(b"")
-    with pytest.raises(ModelError, match=r"not '\.ckpt'"):
-        load_state(source(tmp_path / "a.ckpt"), "narrow8_32")
+    (tmp_path / "a.h5").write_bytes(b"")
+    with pytest.raises(ModelError, match=r"not '\.h5'"):
+        load_state(source(tmp_path / "a.h5"), "narrow8_32")
     (tmp_path / "a.pth").write_bytes(b"")
     with pytest.raises(ModelError, match="cannot be read"):
         load_state(source(tmp_path / "a.pth"), "narrow8_32")

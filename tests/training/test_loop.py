@@ -160,6 +160,19 @@ def test_accumulation_weighs_uneven_shares_by_images() -> None:
         torch.testing.assert_close(other["6.weight"], states[0]["6.weight"], atol=1e-6, rtol=1e-5)
 
 
+def test_small_steps_are_not_cut_into_single_images() -> None:
+    """BatchNorm cannot be trained on one image: 3 images in 8 passes are one pass of 3."""
+    data = _domain(3)
+    cut, whole = (
+        train(_job(_net(norm=True), recipe, data=data)).state
+        for recipe in (
+            _recipe(batch_size=32, accumulate=8, epochs=1, select="last"),
+            _recipe(batch_size=256, accumulate=1, epochs=1, select="last"),
+        )
+    )
+    assert _same(cut, whole)
+
+
 # --- a run is a function of its job ----------------------------------------------------------
 
 
