@@ -13,7 +13,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.grid.errors import first_problem
+from bench.grid.errors import CellError, cell_error
 from bench.specs.data import Borrowed, DataSpec
 from bench.specs.run import FromRun, Init
 
@@ -21,14 +21,6 @@ RESERVED = ("parent", "none")
 """Words that are no names of sources here."""
 
 _OWN_KEYS = ("draw", "categories", "images", "total_images", "exclude_overlap")
-
-
-class BorrowError(Exception):
-    """What is wrong with `borrow:`, and at which key below it."""
-
-    def __init__(self, message: str, hint: str | None = None, key: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.message, self.hint, self.key = message, hint, key
 
 
 def read_borrow(
@@ -49,7 +41,7 @@ def read_borrow(
         read_data: turns a mapping into a selection, with what it inherits from the target.
 
     Raises:
-        BorrowError: saying what is wrong.
+        CellError: naming the key that is wrong.
     """
     if raw in (None, "none", []):
         return ()
@@ -66,8 +58,9 @@ def _one(
 ) -> Borrowed:
     given = {"name": item} if isinstance(item, str) else item
     if not isinstance(given, Mapping):
-        raise BorrowError(
-            f"borrow: expected parent, a name, a mapping or a list of them, found {item!r}"
+        raise CellError(
+            ("borrow",),
+            f"borrow: expected parent, a name, a mapping or a list of them, found {item!r}",
         )
     own = {key: value for key, value in given.items() if key in _OWN_KEYS}
     rest = {key: value for key, value in given.items() if key not in _OWN_KEYS}
@@ -76,34 +69,35 @@ def _one(
     else:
         data = read_data(rest)
     if data.image_size != image_size:
-        raise BorrowError(
+        raise CellError(
+            ("borrow", "image_size"),
             f"borrowed images of {data.image_size} pixels beside a target of {image_size}",
             "one network sees both: leave image_size out of borrow, or make it the target's",
-            ("image_size",),
         )
     try:
         return Borrowed.model_validate({"draw": draw, **own, "data": data})
     except ValidationError as error:
-        key, message, hint = first_problem(error, ("borrow",))
-        raise BorrowError(message, hint, key[1:]) from None
+        raise cell_error(error, ("borrow",)) from None
 
 
 def _of_parent(rest: Mapping[str, Any], init: Init, image_size: int) -> tuple[DataSpec, int]:
     """The selection and the draw that the parent was trained on, at the target's size."""
     name, more = rest["name"], sorted(set(rest) - {"name"})
     if name != "parent":
-        raise BorrowError(
+        raise CellError(
+            ("borrow",),
             f"borrow {name!r} is not defined",
             "give it a name under sources:, or write parent, none or a mapping",
         )
     if more:
-        raise BorrowError(
+        raise CellError(
+            ("borrow", more[0]),
             f"borrow: {', '.join(more)} cannot be changed in the parent's own data",
             f"beside name: parent there may be {', '.join(_OWN_KEYS)}",
-            (more[0],),
         )
     if not isinstance(init, FromRun):
-        raise BorrowError(
+        raise CellError(
+            ("borrow",),
             "borrow: parent, but this run starts from no parent run",
             "give it a source, or name the selection to borrow",
         )

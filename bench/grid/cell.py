@@ -12,13 +12,13 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from bench.core.errors import BenchError
-from bench.grid.borrow import BorrowError, read_borrow
-from bench.grid.errors import CellError, cell_error
+from bench.core.errors import nearest
+from bench.grid.borrow import read_borrow
+from bench.grid.errors import CellError, at_key, below, cell_error
 from bench.grid.pattern import read_pattern
 from bench.grid.validate import check_draws, check_training
 from bench.grid.weights import WeightsReader
-from bench.methods import check_run, resolved
+from bench.methods import check_run, options_of, resolved
 from bench.models.depths import depth_of
 from bench.models.published import check_size
 from bench.specs.data import Borrowed, DataSpec
@@ -112,10 +112,8 @@ class RunBuilder:
         )
         check_training(spec)
         self._check_size(model, data.image_size)
-        try:
+        with at_key("method"):
             check_run(spec)
-        except BenchError as error:
-            raise CellError(("method",), error.message, error.hint) from None
         return spec
 
     def _assemble(self, cell: Mapping[str, Any], **parts: Any) -> RunSpec:
@@ -140,8 +138,6 @@ class RunBuilder:
     # --- sections ---
 
     def _known_keys(self, cell: Mapping[str, Any]) -> None:
-        from bench.core.errors import nearest
-
         for key in cell:
             if key not in SECTIONS:
                 raise CellError(
@@ -202,22 +198,16 @@ class RunBuilder:
     def _check_size(self, model: ModelSpec, image_size: int) -> None:
         if (model.name, image_size) in self._sizes:
             return
-        try:
+        with at_key("target", "image_size"):
             check_size(model.name, image_size)
-        except BenchError as error:
-            raise CellError(("target", "image_size"), error.message, error.hint) from None
         self._sizes.add((model.name, image_size))
-
-    def _depth(self, model: ModelSpec) -> int:
-        try:
-            return depth_of(model.name)
-        except BenchError as error:
-            raise CellError(("model",), error.message, error.hint) from None
 
     def _pattern(self, raw: Any, model: ModelSpec) -> str:
         memo = (f"pattern {model.name}", repr(raw))
         if memo not in self._sections:
-            self._sections[memo] = read_pattern(raw, model.name, self._depth(model))
+            with at_key("model"):
+                depth = depth_of(model.name)
+            self._sections[memo] = read_pattern(raw, model.name, depth)
         return self._sections[memo]  # type: ignore[no-any-return]
 
     def _method(self, raw: Any) -> MethodSpec:
@@ -229,14 +219,11 @@ class RunBuilder:
         memo = ("method", json.dumps(given, sort_keys=True, default=str))
         if memo not in self._sections:
             options = {key: value for key, value in given.items() if key != "name"}
-            try:
+            with at_key("method"):
                 complete = resolved(given["name"], options)
-                spec = MethodSpec(name=given["name"], options=tuple(sorted(complete.items())))
-            except BenchError as error:
-                raise CellError(("method",), error.message, error.hint) from None
-            except ValidationError as error:
-                raise cell_error(error, ("method",)) from None
-            self._sections[memo] = spec
+            self._sections[memo] = MethodSpec(
+                name=given["name"], options=tuple(sorted(complete.items()))
+            )
         return self._sections[memo]  # type: ignore[no-any-return]
 
     def seeds(self, cell: Mapping[str, Any]) -> Seeds:
@@ -260,16 +247,13 @@ class RunBuilder:
         def read_data(raw: Mapping[str, Any]) -> DataSpec:
             return self._data(self._drawn(self._inherit(raw, target), cell), "borrow")
 
-        try:
-            return read_borrow(
-                cell.get("borrow"),
-                init,
-                image_size=image_size,
-                draw=cell.get("source_seed", 0),
-                read_data=read_data,
-            )
-        except BorrowError as error:
-            raise CellError(("borrow", *error.key), error.message, error.hint) from None
+        return read_borrow(
+            cell.get("borrow"),
+            init,
+            image_size=image_size,
+            draw=cell.get("source_seed", 0),
+            read_data=read_data,
+        )
 
     # --- where the weights come from ---
 
@@ -295,15 +279,13 @@ class RunBuilder:
         """The run whose kernels describe images, where the cell's method asks for kernels."""
         raw = cell.get("bank")
         method = self._method(cell.get("method", "plain"))
-        if raw in (None, "none") or dict(method.options).get("bank") != "kernels":
+        if raw in (None, "none") or not options_of(method).uses_kernels:
             return None
         if not isinstance(raw, Mapping):
             raise CellError(("bank",), f"bank: expected a run, found {raw!r}", SECTIONS["bank"])
         seed = {"seed": cell.get("source_seed", 0)}
-        try:
+        with below("bank"):
             return self._shared({"pattern": "scratch", **seed, **raw})
-        except CellError as error:
-            raise error.at(("bank", *error.key)) from None
 
     def _parent_cell(
         self, cell: Mapping[str, Any], target: Mapping[str, Any], model: ModelSpec

@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from typing import Any, NamedTuple
 
 from pydantic import BaseModel, ValidationError
 
-from bench.core.errors import nearest
+from bench.core.errors import BenchError, GridError, nearest
 from bench.specs.data import Borrowed, DataSpec
 from bench.specs.recipes import RECIPES, recipe_hint
 from bench.specs.run import ModelSpec, Seeds, TrainSpec
@@ -16,12 +17,12 @@ from bench.specs.run import ModelSpec, Seeds, TrainSpec
 Key = tuple[str, ...]
 
 
-class CellError(Exception):
+class CellError(GridError):
     """What is wrong with a cell, and at which key; `bench.grid.expand` adds the file and line."""
 
     def __init__(self, key: Key, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.key, self.message, self.hint = key, message, hint
+        super().__init__(message, hint=hint)
+        self.key = key
 
     def at(self, key: Key) -> CellError:
         """The same error of a value that stands at another key, as a source's do in its run."""
@@ -30,6 +31,24 @@ class CellError(Exception):
         if old and message.startswith(old):
             message = ".".join(key) + message[len(old) :]
         return CellError(key, message, self.hint)
+
+
+@contextmanager
+def at_key(*key: str) -> Iterator[None]:
+    """Shows an error that knows nothing of grids at a key of the cell."""
+    try:
+        yield
+    except BenchError as error:
+        raise CellError(key, error.message, error.hint) from None
+
+
+@contextmanager
+def below(*key: str) -> Iterator[None]:
+    """Shows an error in a run that is part of a cell below the key of that run."""
+    try:
+        yield
+    except CellError as error:
+        raise error.at((*key, *error.key)) from None
 
 
 class Problem(NamedTuple):

@@ -367,19 +367,14 @@ class _Expander:
             run = self.builder.build(cell)
             self.repeats.add(assignment, cell, run)
             return run
-        except CellError as error:
-            where = Origins(self.document, self.path, self.overrides, places(values), named)
-            raise GridError(
-                f"{error.message} (experiment {self.name})",
-                place=where.place(error.key),
-                hint=error.hint,
-            ) from None
         except BenchError as error:
-            raise GridError(
-                f"{error.message} (experiment {self.name})",
-                place=self.document.place(self.path),
-                hint=error.hint,
-            ) from None
+            if isinstance(error, CellError):
+                origins = Origins(self.document, self.path, self.overrides, places(values), named)
+                place = origins.place(error.key)
+            else:
+                place = self.document.place(self.path)
+            message = f"{error.message} (experiment {self.name})"
+            raise GridError(message, place=place, hint=error.hint) from None
 
     def _error(self, path: Place, message: str, hint: str | None = None) -> GridError:
         return GridError(message, place=self.document.place(path), hint=hint)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.core.errors import BenchError, nearest
-from bench.grid.errors import CellError
+from bench.grid.errors import CellError, at_key
 from bench.specs.pattern import LayerPattern
 
 _NAMED = {
@@ -61,10 +61,8 @@ def read_pattern(raw: Any, network: str, depth: int) -> str:
             f"there is no pattern {raw!r}",
             f"{nearest(raw, _NAMED, len(_NAMED))}, or for example {example}",
         )
-    try:
+    with at_key("pattern"):
         pattern = LayerPattern.parse(raw)
-    except BenchError as error:
-        raise CellError(("pattern",), error.message, error.hint) from None
     if pattern.depth != depth:
         raise CellError(
             ("pattern",),

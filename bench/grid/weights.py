@@ -12,7 +12,7 @@ from typing import Any
 
 from bench.core.errors import BenchError, nearest
 from bench.core.paths import user_path
-from bench.grid.errors import CellError
+from bench.grid.errors import CellError, at_key
 from bench.models.published import check_tag
 from bench.specs.run import FromFile, FromTimm, ModelSpec
 
@@ -60,21 +60,17 @@ class WeightsReader:
         raise CellError(("weights",), f"weights: cannot read {raw!r}", _MEANT)
 
     def _timm(self, model: ModelSpec, tag: str | None) -> FromTimm:
-        try:
+        with at_key("weights"):
             check_tag(model.name, tag)
-        except BenchError as error:
-            raise CellError(("weights",), error.message, error.hint) from None
         return FromTimm(tag=tag)
 
     def _file(self, raw: Mapping[str, Any]) -> FromFile:
         if not isinstance(raw["file"], str):
             raise CellError(("weights", "file"), f"weights.file is {raw['file']!r}", _MEANT)
-        try:
+        with at_key("weights", "file"):
             path = user_path(raw["file"])
             if path not in self._files:
                 self._files[path] = check_weights_file(path)
-        except BenchError as error:
-            raise CellError(("weights", "file"), error.message, error.hint) from None
         found, given = self._files[path], raw.get("sha256", self._files[path])
         if given != found:
             raise CellError(

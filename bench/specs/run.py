@@ -17,6 +17,7 @@ from pydantic import Field, Strict, field_validator, model_validator
 
 from bench.core.errors import ModelError
 from bench.specs.data import (
+    ADDED,
     Bool,
     Borrowed,
     Count,
@@ -143,10 +144,12 @@ class TrainSpec(Frozen):
     explode_factor: Positive = 20.0
     threshold: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.7
     frozen_dropout: Bool = True
-    tuned: Literal["all", "norm", "bias"] = "all"
-    layer_lr_decay: Annotated[float, Strict(), Field(gt=0, le=1)] = 1.0
-    l2_sp: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] | None = None
-    refit: Bool = False
+    tuned: Annotated[Literal["all", "norm", "bias"], ADDED] = "all"
+    layer_lr_decay: Annotated[float, Strict(), Field(gt=0, le=1), ADDED] = 1.0
+    l2_sp: Annotated[Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] | None, ADDED] = (
+        None
+    )
+    refit: Annotated[Bool, ADDED] = False
 
     @model_validator(mode="after")
     def _refit_what_was_chosen(self) -> TrainSpec:
@@ -157,19 +160,9 @@ class TrainSpec(Frozen):
             )
         return self
 
-    def quiet_options(self) -> set[str]:
-        """Options added since schema 1 that are at their default, which changes nothing."""
-        defaults = {name: TrainSpec.model_fields[name].default for name in _ADDED_TO_TRAIN}
-        return {name for name, value in defaults.items() if getattr(self, name) == value}
-
     def identity(self) -> dict[str, Any]:
-        """All fields; those added since schema 1 only where they are used, so that ids stay."""
-        return self.model_dump(mode="json", exclude=self.quiet_options())
-
-
-_OF_COPIED_LAYERS = ("tuned", "layer_lr_decay", "l2_sp")
-_ADDED_TO_TRAIN = (*_OF_COPIED_LAYERS, "refit")
-"""Their defaults say what was done before they existed, and must not be changed."""
+        """All fields but those marked `ADDED` that are at their default."""
+        return self.model_dump(mode="json", exclude=self.quiet_fields())
 
 
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
@@ -230,8 +223,8 @@ class RunSpec(Frozen):
 
     @model_validator(mode="after")
     def _options_of_copied_layers_have_some(self) -> RunSpec:
-        quiet = self.train.quiet_options()
-        used = [name for name in _OF_COPIED_LAYERS if name not in quiet]
+        quiet = self.train.quiet_fields()
+        used = [name for name in ("tuned", "layer_lr_decay", "l2_sp") if name not in quiet]
         if used and not LayerPattern.parse(self.pattern).layers("T"):
             raise ValueError(
                 f"train.{used[0]} is about copied and tuned layers, and pattern {self.pattern} has "

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
+from pydantic import Field, Strict, field_validator
+
+from bench.methods.options import MethodOptions
+from bench.specs.data import Count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,7 +37,7 @@ def layer_names(layers: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in layers.split(",") if part.strip()))
 
 
-class ExtractOptions(BaseModel):
+class ExtractOptions(MethodOptions):
     """Options of an extraction.
 
     Attributes:
@@ -48,13 +51,13 @@ class ExtractOptions(BaseModel):
         pixels: side in pixels of the images kept beside the features; None keeps none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    whole_images: ClassVar[bool] = True
 
     layers: str = "penultimate"
     stage: Literal["pre", "post", "end", "output"] = "end"
     pool: Literal["none", "max", "mean", "flatten"] = "flatten"
     split: Literal["train", "val", "test", "trainval", "all"] = "train"
-    images: Annotated[int, Strict(), Field(ge=1)] | None = None
+    images: Count | None = None
     pixels: Annotated[int, Strict(), Field(ge=8)] | None = None
 
     @field_validator("layers")

@@ -7,18 +7,18 @@ from 0.01, 0.1, 1 and 10, features are scaled to length 1 (an option).
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from bench.core.errors import GridError
+from bench.methods.options import MethodOptions
+from bench.specs.data import Bool, Count, Positive
+from bench.specs.run import RunSpec
 
 if TYPE_CHECKING:
     from bench.methods.features.task import FeatureTask, Fitted
 
 
-Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
-
-
-class FeatureOptions(BaseModel):
+class FeatureOptions(MethodOptions):
     """Options of all classifiers on fixed features.
 
     Attributes:
@@ -30,43 +30,43 @@ class FeatureOptions(BaseModel):
         max_iter: of the solver.
         memory_mib: features that take more are kept in a file and read in blocks.
         solver: `sklearn`, `streaming`, or `auto` by `memory_mib`.
+        normalise: features are divided by their Euclidean length.
     """
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
     layer: str = "penultimate"
     stage: Literal["pre", "post", "end", "output"] = "end"
     c: Positive | None = None
-    max_iter: Annotated[int, Strict(), Field(ge=1)] = 1000
-    memory_mib: Annotated[int, Strict(), Field(ge=1)] = 1024
+    max_iter: Count = 1000
+    memory_mib: Count = 1024
     solver: Literal["auto", "sklearn", "streaming"] = "auto"
+    normalise: Bool = True
+
+    def check_spec(self, spec: RunSpec) -> None:
+        """Checks the number of the layer.
+
+        Raises:
+            GridError: the network has no such layer.
+        """
+        depth = spec.layers.depth
+        if self.layer.isdigit() and not 1 <= int(self.layer) <= depth:
+            raise GridError(
+                f"method.layer is {self.layer}, and {spec.model.name} has layers 1 to {depth}",
+                hint="choose one of them, penultimate, or the name of a module",
+            )
 
 
 class SvmOptions(FeatureOptions):
-    """Options of the SVM.
-
-    Attributes:
-        normalise: features are divided by their Euclidean length.
-    """
-
-    normalise: Annotated[bool, Strict()] = True
+    """Options of the SVM."""
 
 
 class Svm:
     """Fits the SVM; see the module's docstring."""
 
-    choices = (0.01, 0.1, 1.0, 10.0)
-
     def __init__(self, options: SvmOptions) -> None:
         self.options = options
 
     def fit(self, task: FeatureTask) -> Fitted:
-        """Features, classifier and what became of it."""
-        from bench.methods.features.linear_probe import Recipe, fit
+        """The SVM on the features of the option's layer."""
+        from bench.methods.features.linear_probe import fit
 
-        o = self.options
-        c = self.choices if o.c is None else (o.c,)
-        recipe = Recipe(
-            "squared_hinge", o.layer, o.stage, o.normalise, c, o.max_iter, o.memory_mib, o.solver
-        )
-        return fit(task, recipe)
+        return fit(task, "squared_hinge", (0.01, 0.1, 1.0, 10.0), self.options)

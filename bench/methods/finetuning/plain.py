@@ -13,10 +13,10 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from bench.core.errors import DataError
 from bench.core.seeding import rng_from
+from bench.methods.options import MethodOptions
 from bench.methods.streams import endless
 from bench.specs.run import BatchNormMode
 from bench.training.domain import Domain, DomainBatch, Head, Step
@@ -28,10 +28,8 @@ if TYPE_CHECKING:
     from bench.training.job import Predict, Row
 
 
-class PlainOptions(BaseModel):
+class PlainOptions(MethodOptions):
     """Plain training has no options of its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def natural_steps(images: int, batch_size: int, accumulate: int = 1) -> int:

@@ -143,7 +143,7 @@ class SoftSelective(Soft):
         )
         chosen = replace(ingredients, sources=(pool.domain, *others))
         super().__init__(chosen, options.model_copy(update={"reindex": False}), self.nearest)
-        self.heads[1] = Head(kept=options.source_head == "kept", classes=pool.classes)
+        self.heads[1] = Head(kept=options.keeps_source_head, classes=pool.classes)
         starts = round_starts(ingredients.train.epochs, options.rounds)
         self.restarts = starts[1:] if options.restart else ()
         self.fused = starts[1:] if options.fuse else ()

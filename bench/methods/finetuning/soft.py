@@ -19,16 +19,17 @@ common value (60 of 100 epochs, 20 of 25, 5 of 5); the default is four fifths of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from bench.core.errors import GridError
 from bench.methods.finetuning.joint import Weight
 from bench.methods.finetuning.plain import Plain
+from bench.methods.options import MethodOptions
 from bench.methods.streams import Indices, Shuffled, SourceStream, reindexed, sources_of
-from bench.specs.run import BatchNormMode
+from bench.specs.data import Bool, Positive
+from bench.specs.run import BatchNormMode, RunSpec
 from bench.training.domain import Domain, DomainBatch, Head, Step
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from bench.training.job import Predict, Row
 
 
-class SoftOptions(BaseModel):
+class SoftOptions(MethodOptions):
     """Options of soft fine-tuning.
 
     Attributes:
@@ -52,16 +53,33 @@ class SoftOptions(BaseModel):
         batch_norm: see `bench.models.heads.MultiHead`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     schedule: Literal["epoch", "iteration", "zero"] = "epoch"
-    ramp_epochs: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = None
+    ramp_epochs: Positive | None = None
     epoch_base: Literal[0, 1] = 0
     source_head: Literal["kept", "random"] = "kept"
-    drop_at_end: Annotated[bool, Strict()] = True
+    drop_at_end: Bool = True
     second_weight: Weight = 1.0
-    reindex: Annotated[bool, Strict()] = False
+    reindex: Bool = False
     batch_norm: BatchNormMode = "joint"
+
+    @property
+    def keeps_source_head(self) -> bool:
+        """Whether the source's classifier is the parent's (Fig. 3)."""
+        return self.source_head == "kept"
+
+    def check_spec(self, spec: RunSpec) -> None:
+        """Checks that there is a parent whose classifier can be kept.
+
+        Raises:
+            GridError: there is none.
+        """
+        super().check_spec(spec)
+        if self.keeps_source_head and spec.init.kind == "scratch":
+            raise GridError(
+                f"method {spec.method.name!r} keeps the parent's classifier, and this run starts "
+                "from nothing",
+                hint="give it a source, or set method.source_head: random",
+            )
 
 
 def alpha(options: SoftOptions, ramp_epochs: float, epoch: int, step: int, steps: int) -> float:
@@ -119,7 +137,7 @@ class Soft:
         if options.reindex:
             source, classes = reindexed(source)
         self.domains: tuple[Domain, ...] = (ingredients.target, source, *others)
-        self.heads = {1: Head(kept=options.source_head == "kept", classes=classes)}
+        self.heads = {1: Head(kept=options.keeps_source_head, classes=classes)}
         self.batch_norm = options.batch_norm
         seed = ingredients.order_seed
         self.stream: SourceStream = stream or Shuffled(source.size, f"source|{seed}|1")

@@ -20,10 +20,12 @@ from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import Field, Strict, model_validator
 
 from bench.core.errors import DataError, GridError, ModelError
+from bench.methods.options import MethodOptions
 from bench.methods.streams import Indices
+from bench.specs.data import ADDED, Bool, Count, NonNegative, Positive
 from bench.training.domain import Domain
 
 if TYPE_CHECKING:
@@ -33,11 +35,7 @@ if TYPE_CHECKING:
     from bench.specs.run import RunSpec
 
 
-Count = Annotated[int, Strict(), Field(ge=1)]
-Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
-
-
-class SelectionOptions(BaseModel):
+class SelectionOptions(MethodOptions):
     """How source images are selected.
 
     Attributes:
@@ -66,12 +64,12 @@ class SelectionOptions(BaseModel):
             are cheaper to run than to keep, and each network has its own.)
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    whole_images: ClassVar[bool] = True
 
     bank: Literal["kernels", "gabor"] = "kernels"
     layers: str = "1,2"
     stage: Literal["pre", "post"] = "pre"
-    colour: Annotated[bool, Strict()] = False
+    colour: Bool = False
     crop: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.875
     bins: Annotated[int, Strict(), Field(ge=2)] = 100
     epsilon: Positive = 2.2204e-16
@@ -79,17 +77,15 @@ class SelectionOptions(BaseModel):
     min_source: Count | None = None
     stored: Count | None = None
     rounds: Count = 5
-    adaptive: Annotated[bool, Strict()] = True
+    adaptive: Bool = True
     delta: Annotated[float, Strict(), Field(ge=0)] = 0.1
-    wrong_factor: Annotated[int, Strict(), Field(ge=0)] = 4
-    unsure_factor: Annotated[int, Strict(), Field(ge=0)] = 2
-    restart: Annotated[bool, Strict()] = True
-    fuse: Annotated[bool, Strict()] = False
+    wrong_factor: NonNegative = 4
+    unsure_factor: NonNegative = 2
+    restart: Bool = True
+    fuse: Bool = False
     memory_mib: Count = 1024
-    oversample_hard: Annotated[bool, Strict()] = False
-    responses_mib: Annotated[int, Strict(), Field(ge=0)] = 4096
-
-    ADDED: ClassVar[tuple[str, ...]] = ("oversample_hard", "responses_mib")
+    oversample_hard: Annotated[Bool, ADDED] = False
+    responses_mib: Annotated[NonNegative, ADDED] = 4096
 
     @model_validator(mode="after")
     def _one_k0(self) -> SelectionOptions:
@@ -109,12 +105,17 @@ class SelectionOptions(BaseModel):
             )
         return self
 
+    @property
+    def uses_kernels(self) -> bool:
+        """Whether the bank is that of a trained network."""
+        return self.bank == "kernels"
+
     def check_spec(self, spec: RunSpec) -> None:
-        """What can be known of the selection before anything is computed.
+        """Checks the selection against the rest of the run.
 
         Raises:
             GridError: more rounds than epochs, networks of rounds that a second training need not
-                reach, or a bank's layer that the network does not have.
+                reach, a bank's layer that the network does not have, or kernels of no network.
         """
         round_starts(spec.train.epochs, self.rounds)
         if self.fuse and spec.train.refit:
@@ -123,14 +124,22 @@ class SelectionOptions(BaseModel):
                 "second training ends with the epoch chosen, in whatever round that is",
                 hint="leave out one of the two",
             )
+        if not self.uses_kernels:
+            return
         depth = spec.layers.depth
-        for name in self.named_layers if self.bank == "kernels" else ():
+        for name in self.named_layers:
             if isinstance(name, int) and not 1 <= name <= depth:
                 raise GridError(
                     f"method.layers names layer {name}, and {spec.model.name} has layers 1 to "
                     f"{depth}",
                     hint="name convolutions by number or by module",
                 )
+        if spec.init.kind == "scratch" and spec.bank is None:
+            raise GridError(
+                f"method {spec.method.name!r} describes images by the network's kernels, and this "
+                "run starts from nothing",
+                hint="give it a source, set method.bank: gabor, or name a network in bank:",
+            )
 
     def check_sources(self, sizes: Sequence[int]) -> None:
         """The numbers of neighbours against the numbers of borrowed images.
