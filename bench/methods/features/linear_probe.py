@@ -20,8 +20,8 @@ from torch import Tensor, nn
 
 from bench.core.errors import ModelError
 from bench.methods.features.solvers import Linear, Loss, fit_in_memory, fit_streaming
-from bench.methods.features.svm import FeatureOptions
 from bench.methods.features.task import FeatureTask, Fitted
+from bench.methods.options import FeatureOptions
 from bench.models.domains import Trunk, classifier_name
 from bench.models.heads import side_by_side
 from bench.training import evaluation as evaluate
@@ -65,12 +65,11 @@ def fit(
 ) -> Fitted:
     """Extracts, fits for each C, keeps the best on validation data (of equals the smallest C).
 
-    Without validation images C is 1 if that is among the choices, else the first.
-
     Args:
         task: images and network.
         loss: of the classifier.
-        choices: values of C, ascending, where `options.c` gives none.
+        choices: values of C, ascending; where `options.c` gives one, it is that, and 1 without
+            validation images.
         options: of the method.
 
     Raises:
@@ -84,10 +83,8 @@ def fit(
     held = 0 if task.validation is None else task.validation.size
     in_memory = (task.train.size + held) * columns * 12 <= options.memory_mib * 2**20
     how = ("sklearn" if in_memory else "streaming") if options.solver == "auto" else options.solver
-    if options.c is not None:
-        choices = (options.c,)
-    elif not held:
-        choices = (1.0,) if 1.0 in choices else choices[:1]
+    if options.c is not None or not held:
+        choices = (options.c or 1.0,)
     history: list[Row] = []
     tried: list[Linear] = []
     notes: list[str] = []
@@ -119,10 +116,9 @@ def fit(
         notes=tuple(notes),
         refit=again,
     )
-    said = {"c": choices[best], "features": columns, "solver": how, "c_chosen_on": "validation"}
-    if not held:
-        said["c_chosen_on"] = "nothing: there are no validation images"
-    return Fitted(model, outcome, said, logits=loss == "logistic")
+    chosen_on = "validation" if held else "nothing: there are no validation images"
+    found = {"c": choices[best], "features": columns, "solver": how, "c_chosen_on": chosen_on}
+    return Fitted(model, outcome, found, logits=loss == "logistic")
 
 
 def _solve(

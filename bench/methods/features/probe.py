@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING
 
-from bench.methods.features.svm import FeatureOptions
+from bench.methods.options import FeatureOptions
 from bench.specs.data import Bool
 
 if TYPE_CHECKING:
