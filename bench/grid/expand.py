@@ -112,9 +112,7 @@ def load_grid(
     top = _mapping(document, (), document.value, _TOP)
     experiments = _mapping(document, ("experiments",), top.get("experiments"), None)
     if not experiments:
-        raise GridError(
-            "there are no experiments", place=document.place(()), hint="add experiments:"
-        )
+        raise document.error((), "there are no experiments", "add experiments:")
     _texts(document, top)
     builder = RunBuilder()
     changes = [read_override(text, SECTIONS) for text in overrides]
@@ -154,18 +152,12 @@ def _mapping(
     """`value` as a mapping with known keys, or an error at its line."""
     what = str(path[-1]) if path else "the grid"
     if not isinstance(value, dict):
-        raise GridError(
-            f"{what}: expected a mapping of keys, found {value!r}",
-            place=document.place(path),
-            hint=f"keys: {', '.join(known)}" if known else None,
-        )
+        hint = f"keys: {', '.join(known)}" if known else None
+        raise document.error(path, f"{what}: expected a mapping of keys, found {value!r}", hint)
     for key in value:
         if known is not None and key not in known:
-            raise GridError(
-                f"unknown key {key!r} in {what}",
-                place=document.place((*path, key)),
-                hint=f"known: {nearest(key, known, len(known))}",
-            )
+            hint = f"known: {nearest(key, known, len(known))}"
+            raise document.error((*path, key), f"unknown key {key!r} in {what}", hint)
     return value
 
 
@@ -175,15 +167,13 @@ def _texts(document: Document, top: Mapping[str, Any]) -> None:
         value = top.get(key)
         if value is not None and not isinstance(value, str):
             hint = f"write it in quotes: '{value}'" if isinstance(value, int | float) else None
-            raise GridError(
-                f"{key} is {value!r}: expected text", place=document.place((key,)), hint=hint
-            )
+            raise document.error((key,), f"{key} is {value!r}: expected text", hint)
     name = top.get("name", "-")
     if not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
-        raise GridError(
+        raise document.error(
+            ("name",),
             f"name is {name!r}: the leaderboards are named after it",
-            place=document.place(("name",)),
-            hint="give a name without / that does not begin with a dot",
+            "give a name without / that does not begin with a dot",
         )
 
 
@@ -229,9 +219,11 @@ class _Expander:
                     baselines.append(self._build(base, shared | baseline, values))
         if 0 in used:
             n = used.index(0)
-            raise self._error((*self.path, "exclude", n), f"exclude {excluded[n]} matches no cell")
+            raise self.document.error(
+                (*self.path, "exclude", n), f"exclude {excluded[n]} matches no cell"
+            )
         if not runs:
-            raise self._error(self.path, f"experiment {self.name} has no runs")
+            raise self.document.error(self.path, f"experiment {self.name} has no runs")
         place = self.document.place(self.path)
         about = str(self.raw.get("about", ""))
         return Experiment(self.name, about, tuple(runs), place, tuple(baselines))
@@ -257,7 +249,7 @@ class _Expander:
             others = [axis for axis in axes if not set(axis[0][0]) & set(extra)]
             clash = {key for axis in axes for key in axis[0][0] if len(axis[0][0]) > 1} & set(extra)
             if clash and not all(set(a[0][0]) <= set(extra) for a in axes if set(a[0][0]) & clash):
-                raise self._error(
+                raise self.document.error(
                     place, f"include names {sorted(clash)} but not what is zipped with it"
                 )
             yield from product(others + fixed)
@@ -275,7 +267,7 @@ class _Expander:
         keys = [key for axis in axes for key in axis[0][0]]
         for key in keys:
             if keys.count(key) > 1:
-                raise self._error((*path, key), f"{key} is an axis twice")
+                raise self.document.error((*path, key), f"{key} is an axis twice")
         return axes
 
     def _zipped(self, group: Mapping[str, Any], path: Place) -> list[Value]:
@@ -284,7 +276,7 @@ class _Expander:
             self._values(values, (*path, key), zipped=True)
         lengths = {key: len(values) for key, values in group.items()}
         if len(set(lengths.values())) != 1:
-            raise self._error(path, f"zipped lists differ in length: {lengths}")
+            raise self.document.error(path, f"zipped lists differ in length: {lengths}")
         return [
             (
                 {key: values[n] for key, values in group.items()},
@@ -299,7 +291,7 @@ class _Expander:
             value = [value]
         path: Place = (*self.path, key)
         if not isinstance(value, list):
-            raise self._error(path, f"{key}: expected a list of mappings, found {value!r}")
+            raise self.document.error(path, f"{key}: expected a list of mappings, found {value!r}")
         for n, item in enumerate(value):
             for dotted in _mapping(self.document, (*path, n), item, None):
                 self._known(dotted, (*path, n, dotted))
@@ -307,20 +299,20 @@ class _Expander:
 
     def _known(self, key: str, path: Place) -> None:
         if key.split(".")[0] not in SECTIONS:
-            raise self._error(
+            raise self.document.error(
                 path, f"unknown key {key!r}", f"known: {nearest(key, SECTIONS, len(SECTIONS))}"
             )
 
     def _values(self, values: Any, path: Place, zipped: bool = False) -> None:
         if not isinstance(values, list) or not values:
-            raise self._error(
+            raise self.document.error(
                 path, f"expected a list of values, found {values!r}", "write [a, b, …]"
             )
         seen: list[str] = []
         for n, value in enumerate(values):
             text = canonical_json(value)
             if text in seen and not zipped:
-                raise self._error(
+                raise self.document.error(
                     (*path, n), f"{path[-1]} has {value!r} twice", "an axis has different values"
                 )
             seen.append(text)
@@ -375,6 +367,3 @@ class _Expander:
                 place = self.document.place(self.path)
             message = f"{error.message} (experiment {self.name})"
             raise GridError(message, place=place, hint=error.hint) from None
-
-    def _error(self, path: Place, message: str, hint: str | None = None) -> GridError:
-        return GridError(message, place=self.document.place(path), hint=hint)

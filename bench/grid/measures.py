@@ -23,7 +23,7 @@ from typing import Any, Protocol
 
 from pydantic import BaseModel, ValidationError
 
-from bench.core.errors import BenchError, GridError, nearest
+from bench.core.errors import BenchError, nearest
 from bench.grid.extractions import PARTS, Wanted
 from bench.grid.yaml import Document
 from bench.results.records import describe_run
@@ -55,19 +55,23 @@ def read_measures(
     if section is None:
         return ()
     if not isinstance(section, dict):
-        raise _error(document, (), f"measure: expected a mapping, found {section!r}", _known())
+        raise document.error(
+            ("measure",), f"measure: expected a mapping, found {section!r}", _known()
+        )
     found = []
     for name, given in section.items():
         if name not in KINDS:
-            raise _error(document, (name,), f"measure: nothing is called {name!r}", _known(name))
+            raise document.error(
+                ("measure", name), f"measure: nothing is called {name!r}", _known(name)
+            )
         asked = _asked(document, name, given)
         wanted = _wanted_runs(document, name, asked, experiments)
         try:
             parts = tuple(PARTS[name](wanted, asked))
         except BenchError as error:
-            raise _error(document, (name,), error.message, error.hint) from None
+            raise document.error(("measure", name), error.message, error.hint) from None
         if not parts:
-            raise _error(document, (name,), f"measure.{name}: {_NOTHING[name]}", _WIDER)
+            raise document.error(("measure", name), f"measure.{name}: {_NOTHING[name]}", _WIDER)
         found.append(Measure(name, asked, parts, document.place(("measure", name))))
     return tuple(found)
 
@@ -84,17 +88,11 @@ def _known(near: str = "") -> str:
     return f"measurements: {nearest(near, KINDS)}"
 
 
-def _error(
-    document: Document, path: tuple[str | int, ...], message: str, hint: str | None = None
-) -> GridError:
-    return GridError(message, place=document.place(("measure", *path)), hint=hint)
-
-
 def _asked(document: Document, name: str, given: Any) -> Asked:
     kind = KINDS[name]
     if not isinstance(given, dict) and given is not None:
-        raise _error(
-            document, (name,), f"measure.{name}: expected a mapping, found {given!r}", _keys(kind)
+        raise document.error(
+            ("measure", name), f"measure.{name}: expected a mapping, found {given!r}", _keys(kind)
         )
     try:
         return kind.model_validate(given or {})
@@ -104,9 +102,9 @@ def _asked(document: Document, name: str, given: Any) -> Asked:
         if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
             text, hint = f"unknown key {key!r} in measure.{name}", _keys(kind, key)
         else:
-            said = first["msg"][0].lower() + first["msg"][1:]
-            text, hint = f"measure.{name}.{key} is {(given or {}).get(key)!r}: {said}", None
-        raise _error(document, (name, key), text, hint) from None
+            problem = first["msg"][0].lower() + first["msg"][1:]
+            text, hint = f"measure.{name}.{key} is {(given or {}).get(key)!r}: {problem}", None
+        raise document.error(("measure", name, key), text, hint) from None
 
 
 def _keys(kind: type[BaseModel], near: str = "") -> str:
@@ -121,9 +119,8 @@ def _wanted_runs(
     for n, experiment in enumerate(asked.experiments):
         if experiment not in names:
             text = f"there is no experiment {experiment!r}"
-            raise _error(
-                document,
-                (name, "experiments", n),
+            raise document.error(
+                ("measure", name, "experiments", n),
                 text,
                 f"experiments: {nearest(experiment, names)}",
             )
@@ -135,15 +132,15 @@ def _wanted_runs(
                 of += [each.name] if each.name not in of else []
     wanted = [Wanted(run, describe_run(run), tuple(of)) for run, of in found.values()]
     for column, values in asked.where.items():
-        path = (name, "where", column)
+        path = ("measure", name, "where", column)
         if column not in wanted[0].row:
             known = nearest(column, wanted[0].row, 30)
-            raise _error(document, path, f"where: no column {column!r}", f"columns: {known}")
+            raise document.error(path, f"where: no column {column!r}", f"columns: {known}")
         allowed = values if isinstance(values, tuple) else (values,)
         left = [one for one in wanted if one.row[column] in allowed]
         if not left:
             there = ", ".join(sorted({str(one.row[column]) for one in wanted})[:8])
             text = f"where: no run has {column} {values!r}"
-            raise _error(document, path, text, f"there are: {there}")
+            raise document.error(path, text, f"there are: {there}")
         wanted = left
     return wanted

@@ -291,26 +291,19 @@ def joint_fingerprint(own: str, borrowed: Sequence[str]) -> str:
 Fingerprint = Callable[[RunSpec], str]
 
 
-def run_id(spec: RunSpec, fingerprint: Fingerprint, memo: dict[int, str] | None = None) -> str:
+def run_id(spec: RunSpec, fingerprint: Fingerprint) -> str:
     """The identity of a run: 32 hexadecimal digits (128 bits) of SHA-256.
 
     Args:
         spec: the run.
         fingerprint: gives the fingerprint of the images that a run selects, borrowed ones
             included; see `bench.data.catalog.fingerprint` and `joint_fingerprint`.
-        memo: ids of parents already known, by `id()` of the spec object; a grid shares parents.
     """
-
-    def id_of(needed: RunSpec | None) -> str | None:
-        if needed is None:
-            return None
-        known = memo.get(id(needed)) if memo is not None else None
-        key = known or run_id(needed, fingerprint, memo)
-        if memo is not None:
-            memo[id(needed)] = key
-        return key
-
-    identity = identity_of(spec, id_of(spec.parent), id_of(spec.bank), fingerprint(spec))
+    parent_id, bank_id = (
+        None if needed is None else run_id(needed, fingerprint)
+        for needed in (spec.parent, spec.bank)
+    )
+    identity = identity_of(spec, parent_id, bank_id, fingerprint(spec))
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:32]
 
 

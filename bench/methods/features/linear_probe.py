@@ -9,9 +9,8 @@ that C, to training and validation images together.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -225,46 +224,25 @@ class _Extract:
         block: NDArray[np.float32] = _normalised(found, self.normalise).cpu().numpy()
         return block
 
-    def blocks(self, data: Domain) -> Sequence[NDArray[np.float32]]:
-        """In the order of the images; made as they are asked for."""
-        return _Blocks(self, data)
+    def blocks(self, data: Domain) -> Iterator[NDArray[np.float32]]:
+        """In the order of the images, each made when it is asked for."""
+        for start in range(0, data.size, BATCH_SIZE):
+            yield self._block(data, start, start + BATCH_SIZE)
 
-    def stored(self, data: Domain, name: str, in_memory: bool) -> _Stored:
+    @contextmanager
+    def stored(self, data: Domain, name: str, in_memory: bool) -> Iterator[NDArray[np.float32]]:
         """All of them: an array, or a file that lives as long as the `with` block."""
-        return _Stored(self, data, None if in_memory else self.task.folder / f".{name}.features")
-
-
-class _Blocks(Sequence[NDArray[np.float32]]):
-    def __init__(self, extract: _Extract, data: Domain) -> None:
-        self._extract, self._data = extract, data
-
-    def __len__(self) -> int:
-        return -(-self._data.size // BATCH_SIZE)
-
-    def __getitem__(self, number: Any) -> Any:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        start = number * BATCH_SIZE
-        return self._extract._block(self._data, start, start + BATCH_SIZE)
-
-
-class _Stored:
-    def __init__(self, extract: _Extract, data: Domain, path: Path | None) -> None:
-        self._extract, self._data, self._path = extract, data, path
-
-    def __enter__(self) -> NDArray[np.float32]:
-        shape = (self._data.size, self._extract.columns)
-        if self._path is None:
-            x: NDArray[np.float32] = np.empty(shape, np.float32)
-        else:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            x = np.memmap(self._path, np.float32, "w+", shape=shape)
-        at = 0
-        for block in self._extract.blocks(self._data):
-            x[at : at + len(block)] = block
-            at += len(block)
-        return x
-
-    def __exit__(self, *_: object) -> None:
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        shape, path = (data.size, self.columns), self.task.folder / f".{name}.features"
+        try:
+            if in_memory:
+                x: NDArray[np.float32] = np.empty(shape, np.float32)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                x = np.memmap(path, np.float32, "w+", shape=shape)
+            at = 0
+            for block in self.blocks(data):
+                x[at : at + len(block)] = block
+                at += len(block)
+            yield x
+        finally:
+            path.unlink(missing_ok=True)

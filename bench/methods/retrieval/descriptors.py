@@ -15,12 +15,13 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.errors import DataError
+from bench.core.files import write_atomic
 from bench.methods.retrieval.filter_banks import Bank, Group
 from bench.methods.retrieval.histograms import (
     Counts,
@@ -94,7 +95,7 @@ def edges_of(
     if found is not None and found["edges"].shape == (filters, bins + 1):
         return found["edges"], str(found["how"])
     edges, how = learn_edges(bank, target, bins, memory_mib=memory_mib)
-    replace_whole(path, lambda file: np.savez(file, edges=edges, how=np.array(how)))
+    write_arrays(path, edges=edges, how=np.array(how))
     return edges, how
 
 
@@ -215,18 +216,11 @@ def _build(
         temporary.unlink(missing_ok=True)
 
 
-def replace_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Lets `write` fill a file, which then stands under `path` as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """An `.npz` file that is there as a whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomic(path, buffer.getvalue())
 
 
 def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]] | None:
