@@ -228,11 +228,7 @@ class RunBuilder:
         return self._once("method", given, make)
 
     def seeds(self, cell: Mapping[str, Any]) -> Seeds:
-        """The three seeds of a cell.
-
-        Raises:
-            CellError: naming the key that is wrong.
-        """
+        """The three seeds of a cell."""
         seed, own = cell.get("seed", 0), cell.get("seeds", {})
         if not isinstance(own, Mapping):
             raise CellError(("seeds",), f"seeds: expected a mapping, found {own!r}", "{draw: 0}")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from typing import Any, NamedTuple
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -51,14 +51,6 @@ def below(*key: str) -> Iterator[None]:
         raise error.at((*key, *error.key)) from None
 
 
-class Problem(NamedTuple):
-    """The first problem of a validation error: at which key, what, and the way out."""
-
-    key: Key
-    message: str
-    hint: str | None
-
-
 _KINDS: Mapping[str, type[BaseModel]] = {
     "target": DataSpec,
     "source": DataSpec,
@@ -93,15 +85,10 @@ _EXPECTED = {
 
 
 def cell_error(error: ValidationError, prefix: Key) -> CellError:
-    """The first problem of a validation error, at its key below `prefix`."""
-    return CellError(*first_problem(error, prefix))
-
-
-def first_problem(error: ValidationError, prefix: Key) -> Problem:
     """The first problem of a validation error in the user's words.
 
     Args:
-        error: of one of the models of `bench.specs.run`.
+        error: of one of the models of `bench.specs`.
         prefix: the key under which the model's fields stand in the grid.
     """
     found = error.errors()
@@ -112,21 +99,21 @@ def first_problem(error: ValidationError, prefix: Key) -> Problem:
     if kind == "extra_forbidden":
         fields = _fields(prefix, location[:-1], recipe)
         hint = f"known: {nearest(location[-1], fields, len(fields))}" if fields else None
-        return Problem(key, f"{name}: unknown key {location[-1]!r}", hint)
+        return CellError(key, f"{name}: unknown key {location[-1]!r}", hint)
     if kind == "missing":
-        return Problem(key, f"{name} is missing", recipe_hint(recipe) if recipe else None)
+        return CellError(key, f"{name} is missing", recipe_hint(recipe) if recipe else None)
     if kind in ("union_tag_not_found", "union_tag_invalid") or (
         key[-1:] in (("classes",), ("recipe",)) and not isinstance(value, Mapping)
     ):
         return _no_recipe(key, value)
     if kind == "value_error":
         text = details["msg"].removeprefix("Value error, ")
-        return Problem(key, text, recipe_hint(recipe) if recipe else None)
+        return CellError(key, text, recipe_hint(recipe) if recipe else None)
     words = details["msg"][0].lower() + details["msg"][1:]
     if kind in _EXPECTED:
         words = _EXPECTED[kind].format(**details.get("ctx", {}))
     hint = _way_out(kind, value, prefix != ("recipe",)) or (recipe_hint(recipe) if recipe else None)
-    return Problem(key, f"{name} is {value!r}: {words}", hint)
+    return CellError(key, f"{name} is {value!r}: {words}", hint)
 
 
 def _without_tag(location: tuple[str | int, ...], prefix: Key) -> tuple[Key, str | None]:
@@ -138,19 +125,19 @@ def _without_tag(location: tuple[str | int, ...], prefix: Key) -> tuple[Key, str
     return (*parts[:at], *parts[at + 1 :]), parts[at]
 
 
-def _no_recipe(key: Key, value: Any) -> Problem:
+def _no_recipe(key: Key, value: Any) -> CellError:
     """Something that says no recipe, or one that there is not."""
     every = f"recipes: {', '.join(RECIPES)}; their fields: bench classes --help"
     name = ".".join(key)
     if not isinstance(value, Mapping):
         known = recipe_hint(value) if isinstance(value, str) and value in RECIPES else every
         example = known.partition("for example ")[2] or RECIPES["random"].example
-        return Problem(key, f"{name} is {value!r}: expected a recipe, such as {example}", every)
+        return CellError(key, f"{name} is {value!r}: expected a recipe, such as {example}", every)
     if "recipe" not in value:
-        return Problem(key, f"{name} is {dict(value)!r}: it does not say which recipe", every)
+        return CellError(key, f"{name} is {dict(value)!r}: it does not say which recipe", every)
     asked = str(value["recipe"])
     known = nearest(asked, RECIPES, len(RECIPES))
-    return Problem(
+    return CellError(
         (*key, "recipe") if key != ("recipe",) else key,
         f"there is no recipe {asked!r}",
         f"recipes: {known}; their fields: bench classes --help",

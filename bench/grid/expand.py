@@ -44,17 +44,8 @@ from bench.specs.identity import collector_paused
 from bench.specs.measures import Measure
 from bench.specs.run import RunSpec, Seeds, canonical_json
 
-_TOP = (
-    "name",
-    "about",
-    "root",
-    "defaults",
-    "sources",
-    "targets",
-    "experiments",
-    "measure",
-    "slurm",
-)
+_TEXTS = ("name", "about", "root")
+_TOP = (*_TEXTS, "defaults", "sources", "targets", "experiments", "measure", "slurm")
 _EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude", "baseline")
 
 
@@ -91,11 +82,7 @@ class Grid:
 
 
 @collector_paused()
-def load_grid(
-    path: Path | str,
-    *,
-    overrides: Sequence[str] = (),
-) -> Grid:
+def load_grid(path: Path | str, *, overrides: Sequence[str] = ()) -> Grid:
     """Reads and expands a grid file.
 
     Args:
@@ -126,16 +113,12 @@ def load_grid(
         root=top.get("root"),
         experiments=expanded,
         slurm=_mapping(document, ("slurm",), top.get("slurm") or {}, None),
-        measures=read_measures(document, expanded),
+        measures=read_measures(document, {each.name: each.runs for each in expanded}),
     )
 
 
 def check_experiments(only: Sequence[str], grid: Grid) -> None:
-    """Refuses a name that is no experiment of the grid.
-
-    Raises:
-        GridError: with the nearest names.
-    """
+    """Refuses a name that is no experiment of the grid."""
     names = [experiment.name for experiment in grid.experiments]
     for name in only:
         if name not in names:
@@ -163,7 +146,7 @@ def _mapping(
 
 def _texts(document: Document, top: Mapping[str, Any]) -> None:
     """Looks at name, about and root; the name becomes that of files."""
-    for key in ("name", "about", "root"):
+    for key in _TEXTS:
         value = top.get(key)
         if value is not None and not isinstance(value, str):
             hint = f"write it in quotes: '{value}'" if isinstance(value, int | float) else None
@@ -181,11 +164,7 @@ class _Expander:
     """Expands one experiment; knows where in the file each value came from."""
 
     def __init__(
-        self,
-        document: Document,
-        name: str,
-        builder: RunBuilder,
-        overrides: Sequence[Override],
+        self, document: Document, name: str, builder: RunBuilder, overrides: Sequence[Override]
     ) -> None:
         self.document, self.name, self.builder = document, name, builder
         self.path: Place = ("experiments", name)

@@ -18,8 +18,8 @@ Every measurement names the images whose features it needs as extractions: runs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
@@ -31,22 +31,10 @@ from bench.specs.measures import KINDS, Asked, Measure
 from bench.specs.run import RunSpec
 
 
-class _Experiment(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def runs(self) -> tuple[RunSpec, ...]: ...
-
-
 def read_measures(
-    document: Document,
-    experiments: Sequence[_Experiment],
+    document: Document, experiments: Mapping[str, Sequence[RunSpec]]
 ) -> tuple[Measure, ...]:
     """The measurements of a grid file, with the extractions that they need.
-
-    Args:
-        document: the file.
-        experiments: of the grid, expanded.
 
     Raises:
         GridError: with file and line.
@@ -112,24 +100,22 @@ def _keys(kind: type[BaseModel], near: str = "") -> str:
 
 
 def _wanted_runs(
-    document: Document, name: str, asked: Asked, experiments: Sequence[_Experiment]
+    document: Document, name: str, asked: Asked, experiments: Mapping[str, Sequence[RunSpec]]
 ) -> list[Wanted]:
     """The runs of the experiments named that have the values of `where`, each once."""
-    names = [experiment.name for experiment in experiments]
     for n, experiment in enumerate(asked.experiments):
-        if experiment not in names:
+        if experiment not in experiments:
             text = f"there is no experiment {experiment!r}"
             raise document.error(
                 ("measure", name, "experiments", n),
                 text,
-                f"experiments: {nearest(experiment, names)}",
+                f"experiments: {nearest(experiment, experiments)}",
             )
     found: dict[int, tuple[RunSpec, list[str]]] = {}
-    for each in experiments:
-        if not asked.experiments or each.name in asked.experiments:
-            for run in each.runs:
-                of = found.setdefault(id(run), (run, []))[1]
-                of += [each.name] if each.name not in of else []
+    for name_, runs in experiments.items():
+        for run in runs if not asked.experiments or name_ in asked.experiments else ():
+            of = found.setdefault(id(run), (run, []))[1]
+            of += [name_] if name_ not in of else []
     wanted = [Wanted(run, describe_run(run), tuple(of)) for run, of in found.values()]
     for column, values in asked.where.items():
         path = ("measure", name, "where", column)

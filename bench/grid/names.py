@@ -28,12 +28,7 @@ class Names:
     def resolve(self, cell: Mapping[str, Any], named: dict[str, Place]) -> dict[str, Any]:
         """The cell with definitions in place of names, in parents too.
 
-        Args:
-            cell: as its author wrote it.
-            named: gets the path of each definition used, by section.
-
-        Raises:
-            CellError: for a name that is not defined.
+        `named` gets the path of each definition used, by section.
         """
         resolved = self._one(self._one(dict(cell), "source", named), "target", named)
         if "borrow" in resolved:

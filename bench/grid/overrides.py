@@ -52,10 +52,6 @@ def laid_over(overrides: Sequence[Override], pattern: Any) -> list[Override]:
     A cell that copies nothing is left alone by what says where copies come from: a source would
     only make it an error. Where `--set` gives the pattern too, everything is taken.
 
-    Args:
-        overrides: of the command line.
-        pattern: of the cell without them.
-
     >>> weights = Override("weights", "timm", "--set weights=timm")
     >>> len(laid_over([weights], "tune")), laid_over([weights], "scratch")
     (1, [])
@@ -70,15 +66,7 @@ def _gives_a_source(override: Override) -> bool:
 
 
 def check_laid(overrides: Sequence[Override], laid: Collection[str]) -> None:
-    """Refuses an override that no cell took.
-
-    Args:
-        overrides: of the command line.
-        laid: the texts of those that some cell took.
-
-    Raises:
-        GridError: naming it.
-    """
+    """Refuses an override whose text is not among those that some cell took, `laid`."""
     for one in overrides:
         if one.text not in laid:
             raise GridError(

@@ -33,11 +33,6 @@ def is_scratch(raw: Any) -> bool:
 def read_pattern(raw: Any, network: str, depth: int) -> str:
     """The pattern in its shortest form.
 
-    Args:
-        raw: what stands in the grid.
-        network: its name, for messages.
-        depth: its number of layers.
-
     Raises:
         CellError: when it is missing, no pattern, or of another depth.
 

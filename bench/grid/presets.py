@@ -46,11 +46,7 @@ def split_presets(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def with_presets(document: Document, names: Sequence[str]) -> Document:
-    """The grid with the named presets laid over it; errors still find their lines.
-
-    Raises:
-        GridError: no such preset, or one that is no partial grid.
-    """
+    """The grid with the named presets laid over it; errors still find their lines."""
     if not isinstance(document.value, dict):
         return document
     value = {key: part for key, part in document.value.items() if key != "presets"}

@@ -10,11 +10,7 @@ from bench.specs.run import RunSpec
 
 
 def check_training(spec: RunSpec) -> None:
-    """Options that cannot do what they say beside the others.
-
-    Raises:
-        CellError: naming the key.
-    """
+    """Refuses options that cannot do what they say beside the others."""
     train, data = spec.train, spec.data
     if train.select == "best_val" and data.val_from == "extra" and data.val_per_class == 0:
         raise CellError(
@@ -60,11 +56,7 @@ def _trained_per_class(spec: RunSpec) -> int | None:
 
 
 def check_draws(spec: RunSpec) -> None:
-    """Refuses a `class_draw` where no classes are drawn: nothing would depend on it.
-
-    Raises:
-        CellError: at `class_draw`.
-    """
+    """Refuses a `class_draw` where no classes are drawn: nothing would depend on it."""
     recipes = [data.classes for data in _selections(spec)]
     if all(isinstance(recipe, AllClasses | ListedClasses) for recipe in recipes):
         names = " and ".join(sorted({recipe.recipe for recipe in recipes}))

@@ -230,9 +230,7 @@ def check_run(spec: RunSpec) -> None:
 def check_sources(spec: RunSpec, sizes: Sequence[int]) -> None:
     """Whether a run's method can do with what it borrows; imports no torch.
 
-    Args:
-        spec: the run.
-        sizes: images of each borrowed selection.
+    `sizes` are the numbers of images of the borrowed selections.
 
     Raises:
         DataError: the method asks for more than there is.

@@ -65,7 +65,18 @@ def endless(name: str, size: int, start: int, length: int) -> Indices:
     return np.concatenate(passes)[start - first * size :][:length].astype(np.int64, copy=False)
 
 
-class Shuffled:
+class Stateless:
+    """The part of a method or stream that is a function of the epoch's number alone."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes nothing back."""
+
+
+class Shuffled(Stateless):
     """Random source images without regard to the target's: a reshuffled stream.
 
     Epochs take up where the last one ended, so all source images are shown equally often.
@@ -85,13 +96,6 @@ class Shuffled:
         row = endless(self.name, self.size, epoch * total, total)
         return np.split(row, np.cumsum(counts)[:-1])
 
-    def state(self) -> Mapping[str, Tensor]:
-        """Nothing: the epoch's number says it all."""
-        return {}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing to take back."""
-
 
 def sources_of(ingredients: Ingredients, method: str) -> tuple[Domain, ...]:
     """The domains to borrow from.
@@ -106,6 +110,11 @@ def sources_of(ingredients: Ingredients, method: str) -> tuple[Domain, ...]:
             hint="add borrow: parent, or another selection with training images",
         )
     return sources
+
+
+def classes_with(labels: Indices, least: int) -> Indices:
+    """The classes that have an image, and at least so many, ascending."""
+    return np.flatnonzero(np.bincount(labels) >= max(1, least)).astype(np.int64)
 
 
 def reindexed(domain: Domain, least: int = 0) -> tuple[Domain, Indices]:
@@ -127,8 +136,7 @@ def reindexed(domain: Domain, least: int = 0) -> tuple[Domain, Indices]:
     >>> new.labels.tolist(), new.num_classes, classes.tolist()
     ([1, 0, 1], 2, [1, 4])
     """
-    count = np.bincount(domain.labels, minlength=domain.num_classes)
-    classes = np.flatnonzero(count >= max(1, least)).astype(np.int64)
+    classes = classes_with(domain.labels, least)
     if not len(classes):
         raise DataError(
             f"no class of the {domain.size} borrowed images has {least} or more",

@@ -66,11 +66,7 @@ def spread(chunk: Indices, labels: Indices, most: int, rng: np.random.Generator)
     Each further image is replaced by a random one of a class that the step lacks; absent classes
     come in random order, each once (GE's released code).
 
-    Args:
-        chunk: (n,) images of the step.
-        labels: (N,) of all target images.
-        most: images of a class that may stay.
-        rng: for the replacements.
+    `chunk` are the (n,) images of the step, `labels` (N,) those of all target images.
     """
     result, shown = chunk.copy(), labels[chunk]
     seen: dict[int, int] = {}

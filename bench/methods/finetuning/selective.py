@@ -34,7 +34,6 @@ from bench.methods.finetuning.joint import Joint, JointOptions
 from bench.methods.finetuning.soft import Soft, SoftOptions
 from bench.methods.retrieval.nearest import NearestStream
 from bench.methods.retrieval.neighbours import (
-    Pool,
     SelectionOptions,
     pool_of,
     round_starts,
@@ -56,25 +55,34 @@ class SoftSelectiveOptions(SoftOptions, SelectionOptions):
     """Options of soft fine-tuning and of the selection."""
 
 
-def _prepare(
-    ingredients: Ingredients,
-    source: Domain,
-    number: int,
-    options: SelectionOptions,
-    *,
-    reindex: bool,
-    least: int,
-) -> tuple[Pool, NearestStream, dict[str, Any]]:
-    from bench.methods.retrieval.adaptive import chosen
+class _Selection:
+    """A source as its neighbours of the target leave it: pool, stream, and notes for the record."""
 
-    target, recipe = ingredients.target, ingredients.train
-    starts = round_starts(recipe.epochs, options.rounds)
-    neighbours, k0, notes = select(ingredients, source, options)
-    every = np.full(target.size, neighbours.stored, np.int64)
-    pool = pool_of(source, chosen(neighbours, every), reindex=reindex, least=least)
-    name = f"neighbours|{ingredients.order_seed}|{number}"
-    stream = NearestStream(neighbours, pool.shown, k0, target.labels, starts, options, name)
-    return pool, stream, notes
+    def __init__(
+        self,
+        ingredients: Ingredients,
+        source: Domain,
+        number: int,
+        options: SelectiveOptions | SoftSelectiveOptions,
+    ) -> None:
+        from bench.methods.retrieval.adaptive import chosen
+
+        target = ingredients.target
+        starts = round_starts(ingredients.train.epochs, options.rounds)
+        neighbours, k0, self._notes = select(ingredients, source, options)
+        every = np.full(target.size, neighbours.stored, np.int64)
+        least = options.least_images_per_class if isinstance(options, JointOptions) else 0
+        self.pool = pool_of(source, chosen(neighbours, every), reindex=options.reindex, least=least)
+        name = f"neighbours|{ingredients.order_seed}|{number}"
+        self.stream = NearestStream(
+            neighbours, self.pool.shown, k0, target.labels, starts, options, name
+        )
+        self.restarts = starts[1:] if options.restart else ()
+        self.fused = starts[1:] if options.fuse else ()
+
+    def notes(self) -> dict[str, Any]:
+        """The selection and its rounds."""
+        return {**self._notes, "rounds": self.stream.rounds()}
 
 
 class Selective(Joint):
@@ -91,37 +99,27 @@ class Selective(Joint):
     """
 
     def __init__(self, ingredients: Ingredients, options: SelectiveOptions) -> None:
-        found = [
-            _prepare(
-                ingredients,
-                source,
-                number,
-                options,
-                reindex=options.reindex,
-                least=options.least_images_per_class,
-            )
+        self.selections = [
+            _Selection(ingredients, source, number, options)
             for number, source in enumerate(sources_of(ingredients, "selective"), start=1)
         ]
-        pools, self.nearest, self._selection = zip(*found, strict=True)
-        chosen = replace(ingredients, sources=tuple(pool.domain for pool in pools))
+        self.nearest = [one.stream for one in self.selections]
+        chosen = replace(ingredients, sources=tuple(one.pool.domain for one in self.selections))
         super().__init__(chosen, options.model_copy(update={"reindex": False}), self.nearest)
         self.heads = {
-            number: Head(kept=False, classes=pool.classes)
-            for number, pool in enumerate(pools, start=1)
+            number: Head(kept=False, classes=one.pool.classes)
+            for number, one in enumerate(self.selections, start=1)
         }
-        starts = round_starts(ingredients.train.epochs, options.rounds)
-        self.restarts = starts[1:] if options.restart else ()
-        self.fused = starts[1:] if options.fuse else ()
+        self.restarts, self.fused = self.selections[0].restarts, self.selections[0].fused
 
     def _shown(self, epoch: int, predict: Predict) -> list[Indices]:
-        stream: NearestStream = self.nearest[0]
-        return stream.oversampled(epoch, super()._shown(epoch, predict), predict)
+        return self.nearest[0].oversampled(epoch, super()._shown(epoch, predict), predict)
 
     def notes(self, history: Sequence[Row]) -> Mapping[str, Any]:
         """The selection of each source, and its rounds."""
         return {
             "source_classes": [domain.num_classes for domain in self.domains[1:]],
-            "selection": _selection_notes(self._selection, self.nearest),
+            "selection": [one.notes() for one in self.selections],
         }
 
 
@@ -138,29 +136,16 @@ class SoftSelective(Soft):
 
     def __init__(self, ingredients: Ingredients, options: SoftSelectiveOptions) -> None:
         source, *others = sources_of(ingredients, "soft_selective")
-        pool, self.nearest, self._selection = _prepare(
-            ingredients, source, 1, options, reindex=options.reindex, least=0
-        )
+        self.selection = _Selection(ingredients, source, 1, options)
+        self.nearest, pool = self.selection.stream, self.selection.pool
         chosen = replace(ingredients, sources=(pool.domain, *others))
         super().__init__(chosen, options.model_copy(update={"reindex": False}), self.nearest)
         self.heads[1] = Head(kept=options.keeps_source_head, classes=pool.classes)
-        starts = round_starts(ingredients.train.epochs, options.rounds)
-        self.restarts = starts[1:] if options.restart else ()
-        self.fused = starts[1:] if options.fuse else ()
+        self.restarts, self.fused = self.selection.restarts, self.selection.fused
 
     def _shown(self, epoch: int, predict: Predict) -> list[Indices]:
         return self.nearest.oversampled(epoch, super()._shown(epoch, predict), predict)
 
     def notes(self, history: Sequence[Row]) -> Mapping[str, Any]:
         """Those of soft fine-tuning, the selection and its rounds."""
-        selection = _selection_notes([self._selection], [self.nearest])
-        return {**super().notes(history), "selection": selection}
-
-
-def _selection_notes(
-    selections: Sequence[Mapping[str, Any]], streams: Sequence[NearestStream]
-) -> list[dict[str, Any]]:
-    return [
-        {**selection, "rounds": stream.rounds()}
-        for selection, stream in zip(selections, streams, strict=True)
-    ]
+        return {**super().notes(history), "selection": [self.selection.notes()]}

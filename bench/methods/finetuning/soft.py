@@ -85,12 +85,7 @@ class SoftOptions(MethodOptions):
 def alpha(options: SoftOptions, ramp_epochs: float, epoch: int, step: int, steps: int) -> float:
     """Eq. 2: what the source's loss has lost of its weight, in [0, 1].
 
-    Args:
-        options: schedule and epoch base.
-        ramp_epochs: E.
-        epoch: from 0.
-        step: within the epoch, from 0.
-        steps: of the epoch.
+    `ramp_epochs` is E; `epoch` and `step`, of the `steps` of an epoch, count from 0.
 
     >>> [alpha(SoftOptions(), 60.0, epoch, 0, 10) for epoch in (0, 30, 60, 99)]
     [0.0, 0.5, 1.0, 1.0]

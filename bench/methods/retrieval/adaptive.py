@@ -95,8 +95,7 @@ def auto_k0(neighbours: Neighbours, min_source: int) -> int | None:
 def chosen(neighbours: Neighbours, k: Int64) -> Int64:
     """The source images that are among the first K_i neighbours of some target image i, ascending.
 
-    Args:
-        k: int64 (targets,), each at most `neighbours.stored`.
+    `k` is int64 (targets,), each at most `neighbours.stored`.
     """
     within = np.arange(neighbours.stored) < k[:, None]
     return np.unique(neighbours.indices[within])

@@ -110,8 +110,6 @@ def describe(
     """Descriptors of all images of `data`.
 
     Args:
-        bank: filters.
-        data: images.
         edges: bins of each filter, from the target.
         cache: folder to keep them in; None computes them in memory.
         responses_mib: with a cache, the responses themselves are kept too if they take no more,

@@ -37,12 +37,7 @@ of width 0, which stay empty and cost nothing in the distance."""
 def equal_mass_edges(pool: NDArray[np.floating], bins: int = BINS) -> Edges:
     """Exact quantiles of each filter's responses.
 
-    Args:
-        pool: (filters, responses).
-        bins: how many.
-
-    Returns:
-        float32 (filters, bins + 1); the first and last are the minimum and the maximum.
+    From (filters, responses); the first and last edges are the minimum and the maximum.
 
     >>> equal_mass_edges(np.array([[0.0, 1.0, 2.0, 3.0]]), bins=3).tolist()
     [[0.0, 1.0, 2.0, 3.0]]
@@ -154,8 +149,7 @@ def learn_edges(
 
     Exact quantiles when all responses of a group fit in half of `memory_mib`, else a sketch.
 
-    Returns:
-        the edges, and which of the two they are: `exact quantiles` or `sketch …`.
+    Which of the two is the second result: `exact quantiles` or `sketch …`.
 
     Raises:
         DataError: no image, fewer than 2 bins, or a response that is not finite.

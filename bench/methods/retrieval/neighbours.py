@@ -24,7 +24,7 @@ from pydantic import Field, Strict, model_validator
 
 from bench.core.errors import DataError, GridError, ModelError
 from bench.methods.options import MethodOptions
-from bench.methods.streams import Indices
+from bench.methods.streams import Indices, classes_with
 from bench.specs.data import ADDED, Bool, Count, NonNegative, Positive
 from bench.training.domain import Domain
 
@@ -290,8 +290,7 @@ def pool_of(source: Domain, rows: Indices, *, reindex: bool, least: int = 0) -> 
     within[rows] = True
     if not reindex:
         return Pool(source, np.arange(source.num_classes, dtype=np.int64), within)
-    count = np.bincount(source.labels[rows], minlength=source.num_classes)
-    classes = np.flatnonzero(count >= max(1, least)).astype(np.int64)
+    classes = classes_with(source.labels[rows], least)
     if not len(classes):
         raise DataError(
             f"no class of the {len(rows)} selected images has {least} or more",

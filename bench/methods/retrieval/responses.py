@@ -67,13 +67,6 @@ def count_sorted(responses: Tensor, edges: Tensor) -> Tensor:
 
     Bin i ends before the first response that is not below edge i + 1.
 
-    Args:
-        responses: float32 (n, filters, places), ascending along the last axis.
-        edges: float32 (filters, bins + 1).
-
-    Returns:
-        int64 (n, filters, bins).
-
     >>> count_sorted(torch.tensor([[[0.0, 0.5, 1.0, 9.0]]]), torch.tensor([[0.0, 1.0, 2.0]]))
     tensor([[[2, 2]]])
     """
