@@ -34,10 +34,10 @@ def read_borrow(
     """The borrowed selections of a cell, in the order of the file.
 
     Args:
-        raw: what stands under `borrow:`, names of sources already replaced by what they mean.
+        raw: what stands under `borrow:`, with definitions in place of names of sources.
         init: where the weights come from; `parent` means its data.
         image_size: the target's.
-        draw: seed of the draw of images where the file does not say it: that of the sources.
+        draw: seed of the draw of images where the file gives none: that of the sources.
         read_data: turns a mapping into a selection, with what it inherits from the target.
 
     Raises:

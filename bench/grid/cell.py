@@ -75,7 +75,6 @@ class RunBuilder:
 
     def __init__(self) -> None:
         self._weights = WeightsReader()
-        self._sizes: set[tuple[str, int]] = set()
         self._sections: dict[tuple[str, str], Any] = {}
 
     def build(self, cell: Mapping[str, Any]) -> RunSpec:
@@ -188,9 +187,8 @@ class RunBuilder:
         classes = data.get("classes")
         if draw is None or not isinstance(classes, Mapping):
             return data
-        if classes.get("recipe", "all") in ("all", "listed"):
-            return data
-        return {**data, "classes": {**classes, "class_draw": draw}}
+        drawn = classes.get("recipe", "all") not in ("all", "listed")
+        return {**data, "classes": {**classes, "class_draw": draw}} if drawn else data
 
     def _model(self, raw: Any) -> ModelSpec:
         if raw is None:
@@ -198,11 +196,8 @@ class RunBuilder:
         return self._section(ModelSpec, {"name": raw} if isinstance(raw, str) else raw, "model")
 
     def _check_size(self, model: ModelSpec, image_size: int) -> None:
-        if (model.name, image_size) in self._sizes:
-            return
         with at_key("target", "image_size"):
-            check_size(model.name, image_size)
-        self._sizes.add((model.name, image_size))
+            self._once(model.name, image_size, lambda: check_size(model.name, image_size))
 
     def _pattern(self, raw: Any, model: ModelSpec) -> str:
         def make() -> str:

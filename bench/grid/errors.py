@@ -35,7 +35,7 @@ class CellError(GridError):
 
 @contextmanager
 def at_key(*key: str) -> Iterator[None]:
-    """Shows an error that knows nothing of grids at a key of the cell."""
+    """Puts an error from below the grid at a key of the cell."""
     try:
         yield
     except BenchError as error:
@@ -44,7 +44,7 @@ def at_key(*key: str) -> Iterator[None]:
 
 @contextmanager
 def below(*key: str) -> Iterator[None]:
-    """Shows an error in a run that is part of a cell below the key of that run."""
+    """Puts an error of a run that is part of a cell below the key of that run."""
     try:
         yield
     except CellError as error:
@@ -61,19 +61,15 @@ _KINDS: Mapping[str, type[BaseModel]] = {
 }
 
 _EXPECTED = {
-    "int_type": "expected a whole number",
-    "int_parsing": "expected a whole number",
-    "int_from_float": "expected a whole number",
-    "float_type": "expected a number",
-    "float_parsing": "expected a number",
-    "bool_type": "expected true or false",
-    "bool_parsing": "expected true or false",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "expected a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
+    **dict.fromkeys(
+        ("dict_type", "model_type", "model_attributes_type"), "expected a mapping, {{key: value}}"
+    ),
     "string_type": "expected text",
     "tuple_type": "expected a list, [a, b, …]",
     "finite_number": "expected a finite number",
-    "dict_type": "expected a mapping, {{key: value}}",
-    "model_type": "expected a mapping, {{key: value}}",
-    "model_attributes_type": "expected a mapping, {{key: value}}",
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be more than {gt}",
     "less_than_equal": "must be at most {le}",
@@ -126,7 +122,7 @@ def _without_tag(location: tuple[str | int, ...], prefix: Key) -> tuple[Key, str
 
 
 def _no_recipe(key: Key, value: Any) -> CellError:
-    """Something that says no recipe, or one that there is not."""
+    """The error of a value that names no recipe, or one that does not exist."""
     every = f"recipes: {', '.join(RECIPES)}; their fields: bench classes --help"
     name = ".".join(key)
     if not isinstance(value, Mapping):

@@ -32,7 +32,7 @@ from typing import Any
 
 from bench.core.errors import BenchError, GridError, nearest
 from bench.grid.cell import SECTIONS, RunBuilder, merge
-from bench.grid.cells import Assignment, Place, Value, assign, matches, places, product, undot
+from bench.grid.cells import Assignment, Place, Value, assign, matches, product, undot
 from bench.grid.errors import CellError
 from bench.grid.measures import read_measures
 from bench.grid.names import Names
@@ -65,7 +65,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Grid:
-    """An expanded grid file. `root` is where its data lie, if it says so."""
+    """An expanded grid file. `root` is where its data lie, if it gives one."""
 
     name: str
     path: Path
@@ -160,8 +160,14 @@ def _texts(document: Document, top: Mapping[str, Any]) -> None:
         )
 
 
+def _in_order(assignment: Assignment, overrides: Sequence[Override]) -> list[tuple[str, Any]]:
+    """What a cell is assigned: whole sections first, then dotted keys of them."""
+    given = [*assignment.items(), *((one.key, one.value) for one in overrides)]
+    return sorted(given, key=lambda item: "." in item[0])
+
+
 class _Expander:
-    """Expands one experiment; knows where in the file each value came from."""
+    """Expands one experiment; errors get the line that each value came from."""
 
     def __init__(
         self, document: Document, name: str, builder: RunBuilder, overrides: Sequence[Override]
@@ -209,12 +215,9 @@ class _Expander:
 
     def _baseline(self) -> Assignment | None:
         """What distinguishes the baseline from the experiment's own cells; {} is its base cell."""
-        path: Place = (*self.path, "baseline")
         if "baseline" not in self.raw:
             return None
-        for key in _mapping(self.document, path, self.raw["baseline"], None):
-            self._known(key, (*path, key))
-        return dict(self.raw["baseline"])
+        return dict(self._sections((*self.path, "baseline"), self.raw["baseline"]))
 
     # --- cells: assignments of dotted keys ---
 
@@ -236,9 +239,7 @@ class _Expander:
     def _axes(self) -> list[list[Value]]:
         axes: list[list[Value]] = []
         path: Place = (*self.path, "axes")
-        given = _mapping(self.document, path, self.raw.get("axes") or {}, None)
-        for key, values in given.items():
-            self._known(key, (*path, key))
+        for key, values in self._sections(path, self.raw.get("axes") or {}).items():
             self._values(values, (*path, key))
             axes.append([({key: v}, {key: (*path, key, n)}) for n, v in enumerate(values)])
         for z, group in enumerate(self._list("zip")):
@@ -251,7 +252,6 @@ class _Expander:
 
     def _zipped(self, group: Mapping[str, Any], path: Place) -> list[Value]:
         for key, values in group.items():
-            self._known(key, (*path, key))
             self._values(values, (*path, key), zipped=True)
         lengths = {key: len(values) for key, values in group.items()}
         if len(set(lengths.values())) != 1:
@@ -271,16 +271,15 @@ class _Expander:
         path: Place = (*self.path, key)
         if not isinstance(value, list):
             raise self.document.error(path, f"{key}: expected a list of mappings, found {value!r}")
-        for n, item in enumerate(value):
-            for dotted in _mapping(self.document, (*path, n), item, None):
-                self._known(dotted, (*path, n, dotted))
-        return value
+        return [dict(self._sections((*path, n), item)) for n, item in enumerate(value)]
 
-    def _known(self, key: str, path: Place) -> None:
-        if key.split(".")[0] not in SECTIONS:
-            raise self.document.error(
-                path, f"unknown key {key!r}", f"known: {nearest(key, SECTIONS, len(SECTIONS))}"
-            )
+    def _sections(self, path: Place, value: Any) -> dict[str, Any]:
+        """`value` as a mapping whose keys, dotted or not, begin with a section of a cell."""
+        for key in _mapping(self.document, path, value, None):
+            if key.split(".")[0] not in SECTIONS:
+                known = f"known: {nearest(key, SECTIONS, len(SECTIONS))}"
+                raise self.document.error((*path, key), f"unknown key {key!r}", known)
+        return value  # type: ignore[no-any-return]
 
     def _values(self, values: Any, path: Place, zipped: bool = False) -> None:
         if not isinstance(values, list) or not values:
@@ -299,8 +298,7 @@ class _Expander:
     def _nested(self, path: Place, value: Any) -> dict[str, Any]:
         """A mapping of sections in which keys may be dotted."""
         result: dict[str, Any] = {}
-        for key, item in _mapping(self.document, path, value, None).items():
-            self._known(key, (*path, key))
+        for key, item in self._sections(path, value).items():
             named = "." in key and isinstance(result.get(key.split(".")[0]), str)
             result = assign(result, key, item) if named else merge(result, undot(key, item))
         return result
@@ -315,8 +313,7 @@ class _Expander:
     def _seeds(self, assignment: Assignment) -> Seeds:
         """Of a cell that sets these seed keys."""
         cell: Mapping[str, Any] = merge(self.defaults, self.set)
-        everything = [*assignment.items(), *((one.key, one.value) for one in self.overrides)]
-        for key, value in sorted(everything, key=lambda item: "." in item[0]):
+        for key, value in _in_order(assignment, self.overrides):
             cell = assign(cell, key, value) if key.startswith("seed") else cell
         return self.builder.seeds(cell)
 
@@ -326,13 +323,13 @@ class _Expander:
         cell: Mapping[str, Any] = base
         laid = laid_over(self.overrides, assignment.get("pattern", base.get("pattern")))
         self.laid |= {one.text for one in laid}
-        everything = [*assignment.items(), *((one.key, one.value) for one in laid)]
-        for key, value in sorted(everything, key=lambda item: "." in item[0]):
+        given = _in_order(assignment, laid)
+        for key, value in given:
             cell = assign(cell, key, value)
         named: dict[str, Place] = {}
         try:
             cell = self.names.resolve(cell, named)
-            for key, value in everything:
+            for key, value in given:
                 if "." in key and key.split(".")[0] in named:
                     cell = assign(cell, key, value)
             run = self.builder.build(cell)
@@ -340,7 +337,8 @@ class _Expander:
             return run
         except BenchError as error:
             if isinstance(error, CellError):
-                origins = Origins(self.document, self.path, self.overrides, places(values), named)
+                axes = {key: place for _, where in values for key, place in where.items()}
+                origins = Origins(self.document, self.path, self.overrides, axes, named)
                 place = origins.place(error.key)
             else:
                 place = self.document.place(self.path)

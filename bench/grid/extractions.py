@@ -2,7 +2,7 @@
 
 A distance needs the images of a source and of a target under one network, filters need the target's
 images under every network of theirs, transferability the target's under each source's network. What
-several measurements need is one run, since runs are known by what they are.
+several measurements need is one run, since equal specs are one run.
 """
 
 from __future__ import annotations

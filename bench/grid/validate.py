@@ -10,7 +10,7 @@ from bench.specs.run import RunSpec
 
 
 def check_training(spec: RunSpec) -> None:
-    """Refuses options that cannot do what they say beside the others."""
+    """Refuses options of the training that contradict each other or the data."""
     train, data = spec.train, spec.data
     if train.select == "best_val" and data.val_from == "extra" and data.val_per_class == 0:
         raise CellError(
@@ -45,7 +45,7 @@ def check_training(spec: RunSpec) -> None:
 
 
 def _trained_per_class(spec: RunSpec) -> int | None:
-    """The most images of a class that the run trains on at once; None: not known here."""
+    """The most images of a class that the run trains on at once; None where all are taken."""
     data, refit = spec.data, spec.train.refit
     count = data.images_per_class
     if count is None:

@@ -36,9 +36,8 @@ class WeightsReader:
     def __call__(self, raw: Any, model: ModelSpec) -> FromTimm | FromFile:
         """Where the weights come from.
 
-        Raises:
-            CellError: for what is no such thing, weights that timm does not have, and a file that
-                is missing, torn, of another kind or not the one of its SHA-256.
+        Raises a CellError for weights that timm does not have, and for a file that is missing,
+        torn, of another kind or not the one of its SHA-256.
         """
         if raw == "timm":
             return self._timm(model, None)
@@ -149,7 +148,7 @@ def _torn_safetensors(path: Path) -> str | None:
 
 
 def _torn_torch(path: Path) -> str | None:
-    """What is wrong with the container; what is in it only torch can say."""
+    """What is wrong with the container; its content only torch can read."""
     with path.open("rb") as file:
         start = file.read(16)
     if start.startswith(b"PK"):

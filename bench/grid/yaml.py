@@ -1,7 +1,7 @@
 """YAML as a person writes it, with the line of every value, and nothing executed.
 
-Differences to PyYAML's safe loader, each of which has bitten somebody: `1e-4` is a number, a key
-given twice is an error, a file of aliases that unfolds into millions of values is refused.
+Differences to PyYAML's safe loader: `1e-4` is a number, a key given twice is an error, and aliases
+that unfold into millions of values are refused.
 """
 
 from __future__ import annotations

@@ -6,7 +6,7 @@ Options are validated without torch, so that a grid can be checked before anythi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
@@ -181,22 +181,14 @@ def _wrong_option(name: str, schema: type[MethodOptions], error: ValidationError
 
 
 def options_of(method: MethodSpec) -> MethodOptions:
-    """The options of a run's method, typed and complete.
-
-    Raises:
-        GridError: as `check`.
-    """
+    """The options of a run's method, typed and complete; raises as `check`."""
     return check(method.name, dict(method.options))
 
 
 def resolved(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a method as a run's identity and record have them; see `check`.
+    """The options of a method as a run's identity and record have them; raises as `check`.
 
-    Every default is written in, but for those of options that came later
-    (`bench.specs.data.ADDED`), so that ids of older runs stay.
-
-    Raises:
-        GridError: as `check`.
+    Every default is written in but those of options that are `ADDED` (`bench.specs.data`).
 
     >>> "oversample_hard" in resolved("selective", {})
     False
@@ -225,18 +217,6 @@ def check_run(spec: RunSpec) -> None:
             f"train.refit is true, but method {name!r} trains nothing",
             hint="leave out refit for these runs",
         )
-
-
-def check_sources(spec: RunSpec, sizes: Sequence[int]) -> None:
-    """Whether a run's method can do with what it borrows; imports no torch.
-
-    `sizes` are the numbers of images of the borrowed selections.
-
-    Raises:
-        DataError: the method asks for more than there is.
-    """
-    if sizes:
-        options_of(spec.method).check_sources(sizes)
 
 
 def _check_borrowing(name: str, given: int) -> None:
@@ -286,28 +266,15 @@ def _check_views(spec: RunSpec, options: MethodOptions) -> None:
         )
 
 
-def keeps_source_head(spec: RunSpec) -> bool:
-    """Whether the classifier of the first borrowed selection is the parent's (SFT Fig. 3)."""
-    return bool(spec.borrow) and options_of(spec.method).keeps_source_head
-
-
 def build_features(name: str, options: Mapping[str, Any]) -> FeatureMethod:
-    """The method `name` of kind `features` or `extraction`.
-
-    Raises:
-        GridError: as `check`.
-    """
+    """The method `name` of kind `features` or `extraction`; raises as `check`."""
     entry = METHODS[name]
     method: FeatureMethod = entry.load(entry.method)(check(name, options))
     return method
 
 
 def build(name: str, options: Mapping[str, Any], ingredients: Ingredients) -> Method:
-    """The method `name`, ready for the training loop.
-
-    Raises:
-        GridError: as `check`.
-    """
+    """The method `name`, ready for the training loop; raises as `check`."""
     entry = METHODS[name]
     method: Method = entry.load(entry.method)(ingredients, check(name, options))
     return method

@@ -1,7 +1,4 @@
-"""What options have in common: those of all methods, and of all classifiers on fixed features.
-
-Nothing here needs torch.
-"""
+"""Options of all methods, and of all classifiers on fixed features; nothing here needs torch."""
 
 from __future__ import annotations
 
@@ -33,18 +30,10 @@ class MethodOptions(Frozen):
         return False
 
     def check_spec(self, spec: RunSpec) -> None:
-        """Checks the options against the rest of the run, before anything is computed.
-
-        Raises:
-            GridError: an option that this run cannot have.
-        """
+        """Raises a GridError for an option that this run cannot have."""
 
     def check_sources(self, sizes: Sequence[int]) -> None:
-        """Checks the options against the number of images of each borrowed selection.
-
-        Raises:
-            DataError: an option asks for more images than there are.
-        """
+        """Raises a DataError for an option that needs more borrowed images than there are."""
 
     def identity(self) -> dict[str, Any]:
         """The options as a run's id and record have them: every default but those `ADDED`."""
@@ -57,8 +46,7 @@ class FeatureOptions(MethodOptions):
     Attributes:
         layer: `penultimate`, a layer's number, or a module's name.
         stage: what of it, see `bench.training.features.extract`; `end` is what the layer hands on
-            after activation, pooling and normalisation (LI Fig. 10). Of no account for
-            `penultimate`.
+            after activation, pooling and normalisation (LI Fig. 10). Not read for `penultimate`.
         c: the inverse strength of the penalty; None chooses on validation images.
         max_iter: of the solver.
         memory_mib: features that take more are kept in a file and read in blocks.
@@ -75,11 +63,7 @@ class FeatureOptions(MethodOptions):
     normalise: Bool = True
 
     def check_spec(self, spec: RunSpec) -> None:
-        """Checks the number of the layer.
-
-        Raises:
-            GridError: the network has no such layer.
-        """
+        """Raises a GridError for a layer that the network does not have."""
         depth = spec.layers.depth
         if self.layer.isdigit() and not 1 <= int(self.layer) <= depth:
             raise GridError(

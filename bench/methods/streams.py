@@ -81,9 +81,7 @@ class Shuffled(Stateless):
 
     Epochs take up where the last one ended, so all source images are shown equally often.
 
-    Args:
-        size: number of source images.
-        name: seeds the order.
+    `name` seeds the order of the `size` images.
     """
 
     def __init__(self, size: int, name: str) -> None:
@@ -98,11 +96,7 @@ class Shuffled(Stateless):
 
 
 def sources_of(ingredients: Ingredients, method: str) -> tuple[Domain, ...]:
-    """The domains to borrow from.
-
-    Raises:
-        DataError: there is none, or the first has no image.
-    """
+    """The domains to borrow from; a DataError if there is none or the first has no image."""
     sources = ingredients.sources
     if not sources or not sources[0].size:
         raise DataError(
@@ -120,13 +114,8 @@ def classes_with(labels: Indices, least: int) -> Indices:
 def reindexed(domain: Domain, least: int = 0) -> tuple[Domain, Indices]:
     """The domain with only the classes that have images, numbered anew from 0 without a gap.
 
-    Args:
-        domain: borrowed images.
-        least: classes with fewer images than this are left out with their images (GE's released
-            code, `least_sample_per_class`).
-
-    Returns:
-        the domain and, for each new class, its old number, ascending.
+    Classes with fewer than `least` images are left out with them (GE's released code,
+    `least_sample_per_class`). The second result is each new class's old number, ascending.
 
     Raises:
         DataError: no class has so many images.

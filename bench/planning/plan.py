@@ -1,7 +1,7 @@
 """The de-duplicated graph of a grid's runs, its batches and its forecast.
 
 Parents come out of the specs, never out of the file: two cells with an equal source share one
-pre-training because its id is equal. Pure; what is known of the data comes in as a function.
+pre-training because its id is equal. Pure; facts about the data come in as a function.
 """
 
 from __future__ import annotations
@@ -33,11 +33,7 @@ class Batch:
 
 @collector_paused()
 def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
-    """The plan of a grid.
-
-    Args:
-        grid: the expanded grid.
-        facts: what is known of a run's data; may raise DataError.
+    """The plan of a grid; `facts` gives those of a run's data, or raises a DataError.
 
     Raises:
         DataError: if the data are not there or cannot be selected so, with the experiment's line.
@@ -56,11 +52,7 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
 
 
 class _Planner:
-    """Collects runs, each once and after those that it needs.
-
-    Args:
-        facts: as for `make_plan`; asked once for each object.
-    """
+    """Collects runs, each once and after those that it needs; `facts` as for `make_plan`."""
 
     def __init__(self, facts: Callable[[RunSpec], DataFacts]) -> None:
         self._find = facts
@@ -165,8 +157,7 @@ def batches(
     Args:
         runs: what is to be done, parents before children.
         cost_s: forecast of one run in seconds.
-        limit_s: a piece is closed once it has reached this much work.
-        most_runs: a piece is closed once it has so many runs.
+        limit_s, most_runs: a piece is closed once it has so much work, or so many runs.
     """
     groups: dict[tuple[str, ...], list[PlannedRun]] = {}
     for run in runs:

@@ -23,11 +23,9 @@ _LONGEST = 80
 
 
 def board_name(grid: Grid, overrides: Sequence[str]) -> str:
-    """The name of a grid's leaderboard: the grid's own, unless `--set` makes its runs others.
+    """The name of the leaderboard of a grid with the `--set` texts `overrides`.
 
-    Args:
-        grid: as it is with the overrides.
-        overrides: the texts of `--set`.
+    It is the grid's own, unless they change its runs.
     """
     if not overrides or _same_runs(grid):
         return grid.name
@@ -54,7 +52,8 @@ def _suffix(overrides: Sequence[str]) -> str:
     >>> _suffix(["target.root=/data/birds"])
     'target.root=birds-a08b1e'
     """
-    pairs = [_pair(text) for text in overrides]
+    parts = (text.partition("=") for text in overrides)
+    pairs = [(key.strip(), scalar(value)) for key, _, value in parts]
     once = len({key for key, _ in pairs}) == len(pairs)
     if once:  # then their order says nothing
         pairs.sort(key=lambda pair: pair[0])
@@ -65,11 +64,6 @@ def _suffix(overrides: Sequence[str]) -> str:
     whole = canonical_json([[key, _absolute(key, value)] for key, value in pairs])
     digits = hashlib.sha256(whole.encode()).hexdigest()[:6]
     return f"{text[:_LONGEST].rstrip('-.=')}-{digits}"
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    key, _, value = text.partition("=")
-    return key.strip(), scalar(value)
 
 
 def _shown(value: Any) -> tuple[str, bool]:

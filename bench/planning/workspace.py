@@ -12,7 +12,7 @@ from pathlib import Path
 from bench.core.errors import DataError
 from bench.core.paths import user_path
 from bench.grid.expand import Experiment, Grid, check_experiments, load_grid
-from bench.methods import check_sources, keeps_source_head
+from bench.methods import options_of
 from bench.planning.plan import Rates, make_plan
 from bench.planning.table_names import board_name
 from bench.results.lookup import Folder, check_results
@@ -79,10 +79,9 @@ class Session:
         return self.records.states()
 
     def try_networks(self) -> None:
-        """Tries out networks and files of weights of the runs asked for, in another process.
+        """Tries out networks and files of weights of the wanted runs, in another process.
 
-        Raises:
-            GridError: for a network that does not take the images, or weights that do not fit it.
+        Raises a GridError for a network that does not take the images, or weights that do not fit.
         """
         from bench.models.compatibility import check_networks
 
@@ -107,7 +106,7 @@ class Session:
 
 
 class FactFinder:
-    """Gives a plan what it needs to know of a run's data; each selection is resolved once.
+    """Finds the facts of a run's data that a plan needs; each selection is resolved once.
 
     Args:
         data_root: where data sets lie.
@@ -153,20 +152,20 @@ class FactFinder:
         if key not in self._known:
             self._known[key] = self._with_borrowed(spec, own)
         facts = self._known[key]
-        self._check_kept_classifier(spec, facts)
+        options = options_of(spec.method)
+        if options.keeps_source_head and spec.parent is not None:
+            self._check_kept_classifier(spec, self._own(spec.parent), facts.borrowed[0])
         if not facts.missing:
-            check_sources(spec, [one.train_images for one in facts.borrowed])
+            options.check_sources([one.train_images for one in facts.borrowed])
         return facts
 
-    def _check_kept_classifier(self, spec: RunSpec, facts: DataFacts) -> None:
+    @staticmethod
+    def _check_kept_classifier(spec: RunSpec, parent: DataFacts, source: DataFacts) -> None:
         """The parent's classifier must have the classes that it is kept for (SFT)."""
-        if spec.parent is None or not keeps_source_head(spec):
-            return
-        parent, source = self._own(spec.parent), facts.borrowed[0]
         unknown = sorted(set(source.classes) - set(parent.classes))
         if unknown and not (parent.missing or source.missing):
             raise DataError(
-                f"method {spec.method.name!r} keeps the parent's classifier, and it does not know "
+                f"method {spec.method.name!r} keeps the parent's classifier, and it lacks "
                 f"{len(unknown)} of {len(source.classes)} borrowed classes: "
                 f"{', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}",
                 hint="borrow: parent, or set method.source_head: random",

@@ -241,7 +241,7 @@ class DataSpec(Frozen):
         return {**values, "val_per_class": 0}
 
     @model_validator(mode="after")
-    def _a_share_of_a_budget(self) -> DataSpec:
+    def _fits_together(self) -> DataSpec:
         if self.val_from == "budget" and self.images_per_class == 1:
             raise ValueError(
                 "images_per_class is 1, but val_from is budget: one image cannot both train and "
@@ -253,10 +253,6 @@ class DataSpec(Frozen):
                 f"val_share is {self.val_share:g}, but val_from is extra: it is the share of a "
                 "budget, so set val_from: budget, or leave val_share out and give val_per_class"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _a_part_fits(self) -> DataSpec:
         if self.resize is not None and self.resize < self.image_size:
             raise ValueError(
                 f"resize is {self.resize}, smaller than the part of image_size {self.image_size} "

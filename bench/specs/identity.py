@@ -36,10 +36,7 @@ def collector_paused() -> Iterator[None]:
 
 
 class RunIds:
-    """Ids of runs; remembers them by object, so parents that many runs share cost nothing.
-
-    Args:
-        fingerprint: see `bench.specs.run.run_id`.
+    """Ids of runs, as `bench.specs.run.run_id`; parents that many runs share are hashed once.
 
     >>> from bench.specs.run import DataSpec, ModelSpec, run_id
     >>> spec = RunSpec(data=DataSpec(dataset="digits"), model=ModelSpec(name="x"), pattern="R(1)")
@@ -66,7 +63,7 @@ class RunIds:
         return key
 
     def known(self, spec: RunSpec) -> str | None:
-        """The id if it was asked for before."""
+        """The id if it was computed before."""
         found = self._known.get(id(spec))
         return None if found is None else found[1]
 

@@ -96,9 +96,3 @@ class LayerPattern(Frozen):
             return str(group.first) if group.first == group.last else f"{group.first}-{group.last}"
 
         return "".join(f"{group.kind}({span(group)})" for group in self.groups)
-
-
-@functools.lru_cache(maxsize=4096)
-def canonical_pattern(text: str) -> str:
-    """The shortest way to write a pattern; raises as `LayerPattern.parse`."""
-    return str(LayerPattern.parse(text))

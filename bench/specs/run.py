@@ -27,7 +27,7 @@ from bench.specs.data import (
     Positive,
 )
 from bench.specs.evaluation import EvaluateSpec
-from bench.specs.pattern import LayerPattern, canonical_pattern
+from bench.specs.pattern import LayerPattern
 
 BatchNormMode = Literal["joint", "separate", "frozen"]
 """One pass over all domains; a pass for each; one with the statistics as they are."""
@@ -199,7 +199,7 @@ class RunSpec(Frozen):
     @classmethod
     def _canonical_pattern(cls, text: str) -> str:
         try:
-            return canonical_pattern(text)
+            return str(LayerPattern.parse(text))
         except ModelError as error:
             raise ValueError(str(error)) from None
 
@@ -212,11 +212,9 @@ class RunSpec(Frozen):
                 "give a source, or use R for every layer"
             )
         if self.init.kind != "scratch" and scratch:
-            vain, key = ("source would be trained", "source")
-            if self.init.kind != "run":
-                vain, key = "weights would be read", "weights"
+            key = "source" if self.init.kind == "run" else "weights"
             raise ValueError(
-                f"pattern {self.pattern} copies nothing, so its {vain} in vain: "
+                f"pattern {self.pattern} copies nothing, so it has no use for {key}: "
                 f"set {key}: none, or copy a layer with T or F"
             )
         return self
@@ -294,10 +292,8 @@ Fingerprint = Callable[[RunSpec], str]
 def run_id(spec: RunSpec, fingerprint: Fingerprint) -> str:
     """The identity of a run: 32 hexadecimal digits (128 bits) of SHA-256.
 
-    Args:
-        spec: the run.
-        fingerprint: gives the fingerprint of the images that a run selects, borrowed ones
-            included; see `bench.data.catalog.fingerprint` and `joint_fingerprint`.
+    `fingerprint` gives that of the images that a run selects, borrowed ones included; see
+    `bench.data.catalog.fingerprint` and `joint_fingerprint`.
     """
     parent_id, bank_id = (
         None if needed is None else run_id(needed, fingerprint)

@@ -42,7 +42,7 @@ class ExtractOptions(MethodOptions):
 
     Attributes:
         layers: separated by commas: numbers, names of modules, `penultimate` (what the classifier
-            is handed), or `scores` (what the network's classifier says).
+            is given), or `scores` (what the network's classifier gives).
         stage: what of a numbered or named layer, see `bench.training.features.extract`.
         pool: of maps: `flatten` keeps all places, `max` and `mean` one number for each filter,
             `none` the maps as they are (N, C, H, W).
@@ -75,11 +75,7 @@ def taken_rows(
     """The rows that `limit` leaves: the same number of each class, or one more; ascending.
 
     Within a class the first in the order of SHA-256 of (label, key) stay, so a smaller limit takes
-    a subset of what a larger one takes.
-
-    Args:
-        images: of the whole selection.
-        rows: (n,) places in `images` to choose from.
+    a subset of what a larger one takes. `rows` are places in `images`.
     """
     import numpy as np
 

@@ -34,13 +34,7 @@ BATCH_SIZE = 256
 
 
 class FeatureModel(nn.Module):
-    """Normalised images (n, 3, S, S) to scores (n, C) of a linear classifier on features.
-
-    Args:
-        features: images to features (n, D).
-        linear: the classifier.
-        normalise: features are divided by their Euclidean length first.
-    """
+    """Normalised images (n, 3, S, S) to scores (n, C) of a linear classifier on features (n, D)."""
 
     def __init__(
         self, features: Callable[[Tensor], Tensor], linear: Linear, normalise: bool

@@ -1,4 +1,4 @@
-"""Logistic regression on a layer of a network that stays as it is: what does the layer tell apart?
+"""Logistic regression on a layer of a network that stays as it is.
 
 LI §4.3.2 (Fig. 10): a linear layer and softmax on the activations of each layer of
 near, far, fine-tuned and scratch models. The paper does not say how it is fitted: L-BFGS, the L2

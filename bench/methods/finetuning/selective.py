@@ -19,7 +19,7 @@ fading weight and kept classifier.
 
 Deviations: the source's classifier has the classes of all images that any round can show, so that
 it is the same in every round. Hard images are shown no more often than others, unless
-`oversample_hard` says so (the released code does, the paper does not).
+`oversample_hard` is true (the released code does so, the paper does not).
 """
 
 from __future__ import annotations

@@ -10,7 +10,7 @@ The network keeps the parent's classifier for the source and gets a new one for 
 is a pair, so a step of `batch_size` shows as many source images besides. alpha = 0 throughout is
 the paper's intermediate stage; once alpha is 1 the target is trained alone (the end stage).
 
-Not said in the paper, so options: whether epochs count from 0 (default: the first epoch has the
+The paper leaves open, so options: whether epochs count from 0 (default: the first epoch has the
 source's loss in full) or from 1; alpha by epoch or by step; whether the source, once weightless,
 still passes through the network (it would still move BatchNorm's statistics; default: no). E has no
 common value (60 of 100 epochs, 20 of 25, 5 of 5); the default is four fifths of the epochs.
@@ -68,11 +68,7 @@ class SoftOptions(MethodOptions):
         return self.source_head == "kept"
 
     def check_spec(self, spec: RunSpec) -> None:
-        """Checks that there is a parent whose classifier can be kept.
-
-        Raises:
-            GridError: there is none.
-        """
+        """Raises a GridError where there is no parent whose classifier can be kept."""
         super().check_spec(spec)
         if self.keeps_source_head and spec.init.kind == "scratch":
             raise GridError(
@@ -123,7 +119,7 @@ class Soft:
         source, *others = sources_of(ingredients, "soft")
         if len(others) > 1:
             raise GridError(
-                f"soft fine-tuning knows one source and one second target, not {1 + len(others)}",
+                f"soft fine-tuning has one source and one second target, not {1 + len(others)}",
                 hint="borrow one or two selections",
             )
         self.options, self.plain = options, Plain(ingredients)
@@ -182,14 +178,13 @@ class Soft:
         evaluated = [row for row in history if row["val_top1_accuracy"] is not None]
         ended = [row for row in evaluated if self._alpha(int(row["epoch"] or 0), 0, 1) >= 1.0]
         reached = [row for row in history if self._alpha(int(row["epoch"] or 0), 0, 1) >= 1.0]
+        last = evaluated[-1] if evaluated else None
         best = max(evaluated, key=lambda row: row["val_top1_accuracy"] or 0.0, default=None)
         return {
             "ramp_epochs": self.ramp_epochs,
             "alpha_is_1_from_epoch": int(reached[0]["epoch"] or 0) + 1 if reached else None,
             "val_top1_accuracy_once_alpha_is_1": ended[0]["val_top1_accuracy"] if ended else None,
-            "val_top1_accuracy_at_the_end": evaluated[-1]["val_top1_accuracy"]
-            if evaluated
-            else None,
+            "val_top1_accuracy_at_the_end": last["val_top1_accuracy"] if last else None,
             "best_val_top1_accuracy": best["val_top1_accuracy"] if best else None,
             "best_val_epoch": int(best["epoch"] or 0) + 1 if best else None,
         }

@@ -77,11 +77,7 @@ def union_sizes(neighbours: Neighbours) -> Int64:
 
 
 def auto_k0(neighbours: Neighbours, min_source: int) -> int | None:
-    """The smallest K whose union has `min_source` images; None if the stored ones do not suffice.
-
-    Raises:
-        DataError: when the source has fewer images than that.
-    """
+    """The smallest K whose union has `min_source` images; None if more neighbours are needed."""
     if not 1 <= min_source <= neighbours.source_size:
         raise DataError(
             f"{min_source} source images are asked for, but the source has "

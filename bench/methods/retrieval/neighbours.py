@@ -4,7 +4,7 @@ Ge, Yu (2017), "Borrowing Treasures from the Wealthy: Deep Transfer Learning thr
 Fine-tuning", §3.1 and §3.3. Training goes in rounds; before each round but
 the first, images that the network gets wrong or is not sure of are given more neighbours.
 
-Not said in the paper, so options, with the ledger's defaults: 100 bins and epsilon 2.2204e-16 as in
+The paper leaves open, so options with the ledger's defaults: 100 bins and epsilon 2.2204e-16 as in
 the released code; kernels before their activation; five rounds, that is four updates of K; all the
 neighbours that K can grow to are stored (the released code caps at 5000). The paper wants "at least
 200,000 retrieved images", typically 20 to 30 % of the source: without `k0`, K0 is the smallest
@@ -88,16 +88,12 @@ class SelectionOptions(MethodOptions):
     responses_mib: Annotated[NonNegative, ADDED] = 4096
 
     @model_validator(mode="after")
-    def _one_k0(self) -> SelectionOptions:
+    def _fit_together(self) -> SelectionOptions:
         if self.k0 is not None and self.min_source is not None:
             raise ValueError(
                 "method.k0 and method.min_source both say how many neighbours to begin with: "
                 "keep one"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _hardness_is_looked_at(self) -> SelectionOptions:
         if self.oversample_hard and not (self.adaptive and self.rounds > 1):
             raise ValueError(
                 "oversample_hard shows images by how hard the rounds found them: it needs "
@@ -111,12 +107,7 @@ class SelectionOptions(MethodOptions):
         return self.bank == "kernels"
 
     def check_spec(self, spec: RunSpec) -> None:
-        """Checks the selection against the rest of the run.
-
-        Raises:
-            GridError: more rounds than epochs, networks of rounds that a second training need not
-                reach, a bank's layer that the network does not have, or kernels of no network.
-        """
+        """Raises a GridError for rounds or a bank that this run cannot have."""
         round_starts(spec.train.epochs, self.rounds)
         if self.fuse and spec.train.refit:
             raise GridError(
@@ -142,11 +133,7 @@ class SelectionOptions(MethodOptions):
             )
 
     def check_sources(self, sizes: Sequence[int]) -> None:
-        """The numbers of neighbours against the numbers of borrowed images.
-
-        Raises:
-            DataError: K0, `min_source` or `stored` above the size of a source.
-        """
+        """Raises a DataError for K0, `min_source` or `stored` above the size of a source."""
         for name in ("k0", "min_source", "stored"):
             value = getattr(self, name)
             if value is not None and value > min(sizes):
@@ -170,9 +157,6 @@ class SelectionOptions(MethodOptions):
 
 def round_starts(epochs: int, rounds: int) -> tuple[int, ...]:
     """First epoch (from 0) of each round; lengths differ by at most one epoch.
-
-    Raises:
-        GridError: fewer epochs than rounds.
 
     >>> round_starts(12, 5)
     (0, 3, 5, 8, 10)
@@ -277,11 +261,8 @@ class Pool:
 def pool_of(source: Domain, rows: Indices, *, reindex: bool, least: int = 0) -> Pool:
     """The images `rows` of the source, with their classes numbered anew from 0 without a gap.
 
-    Args:
-        source: borrowed images.
-        rows: those that some target image can be paired with.
-        reindex: number anew the classes that have images in `rows`; else keep all classes.
-        least: with `reindex`, classes with fewer images in `rows` are left out.
+    Without `reindex` all classes keep their numbers; with it, those with fewer than `least` images
+    in `rows` are left out.
 
     Raises:
         DataError: no class has so many images.
