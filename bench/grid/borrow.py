@@ -101,8 +101,7 @@ def _of_parent(rest: Mapping[str, Any], init: Init, image_size: int) -> tuple[Da
             "borrow: parent, but this run starts from no parent run",
             "give it a source, or name the selection to borrow",
         )
-    parent = init.run
-    data = parent.data
+    data = init.run.data
     if data.image_size != image_size:
         data = data.model_copy(update={"image_size": image_size})
-    return data, parent.seeds.draw
+    return data, init.run.seeds.draw

@@ -59,12 +59,12 @@ def read_measures(
         except BenchError as error:
             raise document.error(("measure", name), error.message, error.hint) from None
         if not parts:
-            raise document.error(("measure", name), f"measure.{name}: {_NOTHING[name]}", _WIDER)
+            wider = "name other experiments, or widen where:"
+            raise document.error(("measure", name), f"measure.{name}: {_NOTHING[name]}", wider)
         found.append(Measure(name, asked, parts, document.place(("measure", name))))
     return tuple(found)
 
 
-_WIDER = "name other experiments, or widen where:"
 _NOTHING = {
     "distances": "no run starts from a source whose images are known (a run on other data)",
     "filters": "no run fine-tunes all its copied layers from a source, or trains from scratch",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from fractions import Fraction as Exact
@@ -45,11 +46,14 @@ class Frozen(BaseModel):
 
     def quiet_fields(self) -> set[str]:
         """The fields marked `ADDED` that are at their default."""
-        return {
-            name
-            for name, field in type(self).model_fields.items()
-            if ADDED in field.metadata and getattr(self, name) == field.default
-        }
+        return {name for name, usual in _added(type(self)) if getattr(self, name) == usual}
+
+
+@functools.cache
+def _added(kind: type[Frozen]) -> list[tuple[str, Any]]:
+    """The fields marked `ADDED`, each with its default."""
+    fields = kind.model_fields.items()
+    return [(name, field.default) for name, field in fields if ADDED in field.metadata]
 
 
 def _where(value: Any) -> Any:

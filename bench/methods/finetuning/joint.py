@@ -82,8 +82,6 @@ class Joint:
     """Pairs of target and source images, both losses at fixed weights.
 
     Args:
-        ingredients: target, recipe, order seed and the borrowed domains.
-        options: see `JointOptions`.
         streams: chooses the source images, one stream for each borrowed domain as this method
             numbers its images; at random if None.
 

@@ -88,10 +88,6 @@ class _Selection:
 class Selective(Joint):
     """Joint training on each target image and one of its current neighbours.
 
-    Args:
-        ingredients: target, recipe, order seed, borrowed domains, and the network as it starts.
-        options: see `SelectiveOptions`.
-
     Raises:
         DataError: nothing to borrow, or K0 above the size of the source.
         ModelError: a bank of kernels without a trained network, or with unknown layers.
@@ -126,12 +122,7 @@ class Selective(Joint):
 class SoftSelective(Soft):
     """Soft fine-tuning on each target image and one of its current neighbours.
 
-    Args:
-        ingredients: as for `Selective`, with the source that the parent was trained on.
-        options: see `SoftSelectiveOptions`.
-
-    Raises:
-        DataError, ModelError, GridError: as `Selective`.
+    Raises as `Selective`.
     """
 
     def __init__(self, ingredients: Ingredients, options: SoftSelectiveOptions) -> None:

@@ -99,8 +99,6 @@ class Soft:
     The first borrowed domain is the source, the second, if there is one, the second target.
 
     Args:
-        ingredients: target, recipe, order seed and one or two borrowed domains.
-        options: see `SoftOptions`.
         stream: chooses the source images, as this method numbers them; at random if None.
 
     Raises:

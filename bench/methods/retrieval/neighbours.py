@@ -16,6 +16,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
@@ -191,16 +192,15 @@ def select(
     keep = options.responses_mib if options.bank == "gabor" else 0
     theirs = describe(bank, source, edges, cache=folder, responses_mib=keep)
 
-    def nearest(k: int) -> Neighbours:
-        return nearest_sources(
-            ours,
-            theirs,
-            k,
-            epsilon=options.epsilon,
-            memory_mib=options.memory_mib,
-            device=ingredients.device,
-            cache=folder,
-        )
+    nearest = partial(
+        nearest_sources,
+        ours,
+        theirs,
+        epsilon=options.epsilon,
+        memory_mib=options.memory_mib,
+        device=ingredients.device,
+        cache=folder,
+    )
 
     k0 = options.k0
     if k0 is None:
