@@ -86,11 +86,8 @@ def test_grid_errors_are_light(tmp_path: Path) -> None:
 
 LONG = {
     "bench.commands.grid.grid",
-    "bench.data.selection.splits.split_pools",
     "bench.commands.findings.findings",
-    "bench.methods.check_run",
     "bench.methods.features.solvers.fit_streaming",
-    "bench.planning.plan.make_plan",
     "bench.commands.recommend.recommend",
 }
 """Functions of more than a screen; the list only shrinks."""
@@ -103,7 +100,6 @@ WIDE = {
     "bench.commands.grid.grid",
     "bench.commands.retrieve.retrieve",
     "bench.data.opened._entry",
-    "bench.data.selection.splits.split_pools",
     "bench.commands.data.data_check",
     "bench.commands.distance.distance",
     "bench.commands.distance.measure_selections",

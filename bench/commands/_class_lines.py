@@ -8,7 +8,7 @@ from typing import cast, get_args
 from pydantic import TypeAdapter, ValidationError
 
 from bench.core.errors import BenchError
-from bench.grid.errors import first_problem
+from bench.grid.errors import cell_error
 from bench.grid.yaml import scalar
 from bench.specs.data import ClassRecipe
 
@@ -61,5 +61,5 @@ def _recipe(text: str) -> ClassRecipe:
         adapter: TypeAdapter[ClassRecipe] = TypeAdapter(ClassRecipe)
         return adapter.validate_python(value)
     except ValidationError as error:
-        _, message, hint = first_problem(error, ("recipe",))
-        raise BenchError(f"recipe {text}: {message}", hint=hint) from None
+        found = cell_error(error, ("recipe",))
+        raise BenchError(f"recipe {text}: {found.message}", hint=found.hint) from None

@@ -179,15 +179,7 @@ def resolve(data: DataSpec, draw: int, *, data_root: Path | None, cache_dir: Pat
     pools = [opened.pool(name, data.on_corrupt == "skip") for name in selection.names]
     corrupt = [key for _, keys in pools for key in keys]
     parts = split_pools(
-        [pool for pool, _ in pools],
-        images_per_class=data.images_per_class,
-        val_per_class=data.val_per_class,
-        test_per_class=data.test_per_class,
-        test_from=data.test_from,
-        draw=draw,
-        on_short=data.on_short,
-        train_where=allowed_by(dataset, data.train_where),
-        val_share=data.val_share if data.val_from == "budget" else None,
+        [pool for pool, _ in pools], data, draw, allowed_by(dataset, data.train_where)
     )
     if len(parts.classes) < 2:
         raise _one_class(data, parts)

@@ -14,7 +14,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
-from bench.grid.errors import first_problem
+from bench.grid.errors import CellError, cell_error
 from bench.specs.data import Borrowed, DataSpec
 from bench.specs.run import FromRun, Init
 
@@ -22,14 +22,6 @@ RESERVED = ("parent", "none")
 """Words that are no names of sources here."""
 
 _OWN_KEYS = ("draw", "categories", "images", "total_images", "exclude_overlap")
-
-
-class BorrowError(Exception):
-    """What is wrong with `borrow:`, and at which key below it."""
-
-    def __init__(self, message: str, hint: str | None = None, key: tuple[str, ...] = ()) -> None:
-        super().__init__(message)
-        self.message, self.hint, self.key = message, hint, key
 
 
 def read_borrow(
@@ -43,24 +35,24 @@ def read_borrow(
     """The borrowed selections of a cell, in the order of the file.
 
     Args:
-        raw: what stands under `borrow:`, names of sources already replaced by what they mean.
+        raw: what stands under `borrow:`, with definitions in place of names of sources.
         init: where the weights come from; `parent` means its data.
         image_size: the target's.
-        draw: seed of the draw of images where the file does not say it: that of the sources.
+        draw: seed of the draw of images where the file gives none: that of the sources.
         read_data: turns a mapping into a selection, with what it inherits from the target.
 
     Raises:
-        BorrowError: saying what is wrong.
+        CellError: naming the key that is wrong.
     """
     if raw in (None, "none", []):
         return ()
     if is_pool(raw):
         raw = raw["pool"]
         if not isinstance(raw, list):
-            raise BorrowError(
+            raise CellError(
+                ("borrow", "pool"),
                 f"borrow.pool: expected a list of selections, found {raw!r}",
                 "write for example borrow: {pool: [near, far]}",
-                ("pool",),
             )
     items = raw if isinstance(raw, list) else [raw]
     return tuple(_one(item, init, image_size, draw, read_data) for item in items)
@@ -80,8 +72,9 @@ def _one(
 ) -> Borrowed:
     given = {"name": item} if isinstance(item, str) else item
     if not isinstance(given, Mapping):
-        raise BorrowError(
-            f"borrow: expected parent, a name, a mapping or a list of them, found {item!r}"
+        raise CellError(
+            ("borrow",),
+            f"borrow: expected parent, a name, a mapping or a list of them, found {item!r}",
         )
     own = {key: value for key, value in given.items() if key in _OWN_KEYS}
     rest = {key: value for key, value in given.items() if key not in _OWN_KEYS}
@@ -90,39 +83,39 @@ def _one(
     else:
         data = read_data(rest)
     if data.image_size != image_size:
-        raise BorrowError(
+        raise CellError(
+            ("borrow", "image_size"),
             f"borrowed images of {data.image_size} pixels beside a target of {image_size}",
             "one network sees both: leave image_size out of borrow, or make it the target's",
-            ("image_size",),
         )
     try:
         return Borrowed.model_validate({"draw": draw, **own, "data": data})
     except ValidationError as error:
-        key, message, hint = first_problem(error, ("borrow",))
-        raise BorrowError(message, hint, key[1:]) from None
+        raise cell_error(error, ("borrow",)) from None
 
 
 def _of_parent(rest: Mapping[str, Any], init: Init, image_size: int) -> tuple[DataSpec, int]:
     """The selection and the draw that the parent was trained on, at the target's size."""
     name, more = rest["name"], sorted(set(rest) - {"name"})
     if name != "parent":
-        raise BorrowError(
+        raise CellError(
+            ("borrow",),
             f"borrow {name!r} is not defined",
             "give it a name under sources:, or write parent, none or a mapping",
         )
     if more:
-        raise BorrowError(
+        raise CellError(
+            ("borrow", more[0]),
             f"borrow: {', '.join(more)} cannot be changed in the parent's own data",
             f"beside name: parent there may be {', '.join(_OWN_KEYS)}",
-            (more[0],),
         )
     if not isinstance(init, FromRun):
-        raise BorrowError(
+        raise CellError(
+            ("borrow",),
             "borrow: parent, but this run starts from no parent run",
             "give it a source, or name the selection to borrow",
         )
-    parent = init.run
-    data = parent.data
+    data = init.run.data
     if data.image_size != image_size:
         data = data.model_copy(update={"image_size": image_size})
-    return data, parent.seeds.draw
+    return data, init.run.seeds.draw

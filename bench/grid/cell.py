@@ -7,18 +7,18 @@ section share the validated object, so a grid of a hundred thousand cells stays 
 from __future__ import annotations
 
 import json
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from bench.core.errors import BenchError
-from bench.grid.borrow import BorrowError, is_pool, read_borrow
-from bench.grid.errors import CellError, cell_error
+from bench.core.errors import nearest
+from bench.grid.borrow import is_pool, read_borrow
+from bench.grid.errors import CellError, at_key, below, cell_error
 from bench.grid.pattern import read_pattern
 from bench.grid.validate import check_draws, check_training
 from bench.grid.weights import WeightsReader
-from bench.methods import check_run, resolved
+from bench.methods import check_run, options_of, resolved
 from bench.models.depths import depth_of
 from bench.models.published import check_size
 from bench.specs.data import Borrowed, DataSpec
@@ -47,7 +47,8 @@ SECTIONS = {
 
 _KEPT = ("image_size", "resize", "on_short", "on_corrupt")
 _INHERITED = (*_KEPT, "dataset", "root", "options", "val_per_class", "test_per_class", "test_from")
-Model = TypeVar("Model", bound=BaseModel)
+Model = TypeVar("Model")
+Section = TypeVar("Section", bound=BaseModel)
 
 
 def merge(base: Mapping[str, Any], over: Mapping[str, Any]) -> dict[str, Any]:
@@ -74,9 +75,7 @@ class RunBuilder:
 
     def __init__(self) -> None:
         self._weights = WeightsReader()
-        self._sizes: set[tuple[str, int]] = set()
         self._sections: dict[tuple[str, str], Any] = {}
-        self._parents: dict[str, RunSpec] = {}
 
     def build(self, cell: Mapping[str, Any]) -> RunSpec:
         """The run that a cell describes.
@@ -96,9 +95,9 @@ class RunBuilder:
 
     def _build(self, cell: Mapping[str, Any]) -> RunSpec:
         self._known_keys(cell)
-        target = self._required(cell, "target")
+        target = self._target(cell)
         model = self._model(cell.get("model"))
-        data = self._data(self._drawn(target, cell), "target")
+        data = self._section(DataSpec, self._drawn(target, cell), "target")
         init = self._init(cell, target, model)
         spec = self._assemble(
             cell,
@@ -113,10 +112,8 @@ class RunBuilder:
         )
         check_training(spec)
         self._check_size(model, data.image_size)
-        try:
+        with at_key("method"):
             check_run(spec)
-        except BenchError as error:
-            raise CellError(("method",), error.message, error.hint) from None
         return spec
 
     def _assemble(self, cell: Mapping[str, Any], **parts: Any) -> RunSpec:
@@ -131,18 +128,12 @@ class RunBuilder:
                 **parts,
             )
         except ValidationError as error:
-            raise self._of_the_whole(cell_error(error, ())) from None
-
-    @staticmethod
-    def _of_the_whole(error: CellError) -> CellError:
-        """An error of several sections together is shown at the one that is most often meant."""
-        return error if error.key else CellError(("pattern",), error.message, error.hint)
+            found = cell_error(error, ())  # of several sections together: shown at the likeliest
+            raise (found if found.key else found.at(("pattern",))) from None
 
     # --- sections ---
 
     def _known_keys(self, cell: Mapping[str, Any]) -> None:
-        from bench.core.errors import nearest
-
         for key in cell:
             if key not in SECTIONS:
                 raise CellError(
@@ -164,36 +155,41 @@ class RunBuilder:
         if len(given) > 1:
             raise CellError((given[1],), f"{' and '.join(given)} exclude each other", "keep one")
 
-    def _required(self, cell: Mapping[str, Any], key: str) -> Mapping[str, Any]:
-        value = cell.get(key)
+    def _target(self, cell: Mapping[str, Any]) -> Mapping[str, Any]:
+        value = cell.get("target")
         if value is None:
-            raise CellError((key,), f"{key} is missing", f"{key}: {SECTIONS[key]}")
+            raise CellError(("target",), "target is missing", f"target: {SECTIONS['target']}")
         if not isinstance(value, Mapping):
-            raise CellError((key,), f"{key}: expected a mapping, found {value!r}", SECTIONS[key])
+            text = f"target: expected a mapping, found {value!r}"
+            raise CellError(("target",), text, SECTIONS["target"])
         return value
 
-    def _section(self, kind: type[Model], raw: Any, name: str) -> Model:
-        if not isinstance(raw, Mapping):
-            raise CellError((name,), f"{name}: expected a mapping, found {raw!r}", SECTIONS[name])
+    def _once(self, name: str, raw: Any, make: Callable[[], Model]) -> Model:
+        """What `make` gives; made once for equal parts of cells."""
         memo = (name, json.dumps(raw, sort_keys=True, default=str))
         if memo not in self._sections:
-            try:
-                self._sections[memo] = kind.model_validate(dict(raw))
-            except ValidationError as error:
-                raise cell_error(error, (name,)) from None
+            self._sections[memo] = make()
         return self._sections[memo]  # type: ignore[no-any-return]
 
-    def _data(self, raw: Mapping[str, Any], name: str) -> DataSpec:
-        return self._section(DataSpec, raw, name)
+    def _section(self, kind: type[Section], raw: Any, name: str) -> Section:
+        if not isinstance(raw, Mapping):
+            raise CellError((name,), f"{name}: expected a mapping, found {raw!r}", SECTIONS[name])
+
+        def make() -> Section:
+            try:
+                return kind.model_validate(dict(raw))
+            except ValidationError as error:
+                raise cell_error(error, (name,)) from None
+
+        return self._once(name, raw, make)
 
     def _drawn(self, data: Mapping[str, Any], cell: Mapping[str, Any]) -> Mapping[str, Any]:
         draw = cell.get("class_draw")
         classes = data.get("classes")
         if draw is None or not isinstance(classes, Mapping):
             return data
-        if classes.get("recipe", "all") in ("all", "listed"):
-            return data
-        return {**data, "classes": {**classes, "class_draw": draw}}
+        drawn = classes.get("recipe", "all") not in ("all", "listed")
+        return {**data, "classes": {**classes, "class_draw": draw}} if drawn else data
 
     def _model(self, raw: Any) -> ModelSpec:
         if raw is None:
@@ -201,25 +197,16 @@ class RunBuilder:
         return self._section(ModelSpec, {"name": raw} if isinstance(raw, str) else raw, "model")
 
     def _check_size(self, model: ModelSpec, image_size: int) -> None:
-        if (model.name, image_size) in self._sizes:
-            return
-        try:
-            check_size(model.name, image_size)
-        except BenchError as error:
-            raise CellError(("target", "image_size"), error.message, error.hint) from None
-        self._sizes.add((model.name, image_size))
-
-    def _depth(self, model: ModelSpec) -> int:
-        try:
-            return depth_of(model.name)
-        except BenchError as error:
-            raise CellError(("model",), error.message, error.hint) from None
+        with at_key("target", "image_size"):
+            self._once(model.name, image_size, lambda: check_size(model.name, image_size))
 
     def _pattern(self, raw: Any, model: ModelSpec) -> str:
-        memo = (f"pattern {model.name}", repr(raw))
-        if memo not in self._sections:
-            self._sections[memo] = read_pattern(raw, model.name, self._depth(model))
-        return self._sections[memo]  # type: ignore[no-any-return]
+        def make() -> str:
+            with at_key("model"):
+                depth = depth_of(model.name)
+            return read_pattern(raw, model.name, depth)
+
+        return self._once(f"pattern {model.name}", raw, make)
 
     def _method(self, raw: Any) -> MethodSpec:
         given = {"name": raw} if isinstance(raw, str) else raw
@@ -227,25 +214,17 @@ class RunBuilder:
             raise CellError(
                 ("method",), f"method: expected a name, found {raw!r}", SECTIONS["method"]
             )
-        memo = ("method", json.dumps(given, sort_keys=True, default=str))
-        if memo not in self._sections:
-            options = {key: value for key, value in given.items() if key != "name"}
-            try:
-                complete = resolved(given["name"], options)
-                spec = MethodSpec(name=given["name"], options=tuple(sorted(complete.items())))
-            except BenchError as error:
-                raise CellError(("method",), error.message, error.hint) from None
-            except ValidationError as error:
-                raise cell_error(error, ("method",)) from None
-            self._sections[memo] = spec
-        return self._sections[memo]  # type: ignore[no-any-return]
+        name, options = given["name"], {k: v for k, v in given.items() if k != "name"}
+
+        def make() -> MethodSpec:
+            with at_key("method"):
+                complete = resolved(name, options)
+            return MethodSpec(name=name, options=tuple(sorted(complete.items())))
+
+        return self._once("method", given, make)
 
     def seeds(self, cell: Mapping[str, Any]) -> Seeds:
-        """The three seeds of a cell.
-
-        Raises:
-            CellError: naming the key that is wrong.
-        """
+        """The three seeds of a cell."""
         seed, own = cell.get("seed", 0), cell.get("seeds", {})
         if not isinstance(own, Mapping):
             raise CellError(("seeds",), f"seeds: expected a mapping, found {own!r}", "{draw: 0}")
@@ -259,18 +238,16 @@ class RunBuilder:
         self, cell: Mapping[str, Any], target: Mapping[str, Any], init: Init, image_size: int
     ) -> tuple[Borrowed, ...]:
         def read_data(raw: Mapping[str, Any]) -> DataSpec:
-            return self._data(self._drawn(self._inherit(raw, target), cell), "borrow")
+            drawn = self._drawn(self._inherit(raw, target), cell)
+            return self._section(DataSpec, drawn, "borrow")
 
-        try:
-            return read_borrow(
-                cell.get("borrow"),
-                init,
-                image_size=image_size,
-                draw=cell.get("source_seed", 0),
-                read_data=read_data,
-            )
-        except BorrowError as error:
-            raise CellError(("borrow", *error.key), error.message, error.hint) from None
+        return read_borrow(
+            cell.get("borrow"),
+            init,
+            image_size=image_size,
+            draw=cell.get("source_seed", 0),
+            read_data=read_data,
+        )
 
     # --- where the weights come from ---
 
@@ -287,24 +264,19 @@ class RunBuilder:
 
     def _shared(self, cell: Mapping[str, Any]) -> RunSpec:
         """A run that others read; the same object for equal cells."""
-        memo = json.dumps(cell, sort_keys=True, default=str)
-        if memo not in self._parents:
-            self._parents[memo] = self._build(cell)
-        return self._parents[memo]
+        return self._once("run", cell, lambda: self._build(cell))
 
     def _bank(self, cell: Mapping[str, Any]) -> RunSpec | None:
         """The run whose kernels describe images, where the cell's method asks for kernels."""
         raw = cell.get("bank")
         method = self._method(cell.get("method", "plain"))
-        if raw in (None, "none") or dict(method.options).get("bank") != "kernels":
+        if raw in (None, "none") or not options_of(method).uses_kernels:
             return None
         if not isinstance(raw, Mapping):
             raise CellError(("bank",), f"bank: expected a run, found {raw!r}", SECTIONS["bank"])
         seed = {"seed": cell.get("source_seed", 0)}
-        try:
+        with below("bank"):
             return self._shared({"pattern": "scratch", **seed, **raw})
-        except CellError as error:
-            raise error.at(("bank", *error.key)) from None
 
     def _parent_cell(
         self, cell: Mapping[str, Any], target: Mapping[str, Any], model: ModelSpec

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import itertools
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 Assignment = dict[str, Any]
@@ -19,15 +19,6 @@ def product(axes: Sequence[Sequence[Value]]) -> Iterator[tuple[Assignment, tuple
         for part, _ in values:
             assignment.update(part)
         yield assignment, values
-
-
-def places(values: Iterable[Value]) -> dict[str, Place]:
-    """Where in the file the values of a combination stand, by key.
-
-    >>> places([({"seed": 0}, {"seed": ("axes", "seed", 0)})])
-    {'seed': ('axes', 'seed', 0)}
-    """
-    return {key: place for _, where in values for key, place in where.items()}
 
 
 def matches(pattern: Assignment, assignment: Assignment) -> bool:

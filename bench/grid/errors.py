@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
-from typing import Any, NamedTuple
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from bench.core.errors import nearest
+from bench.core.errors import BenchError, GridError, nearest
 from bench.specs.data import Borrowed, DataSpec
 from bench.specs.recipes import RECIPES, recipe_hint
 from bench.specs.run import ModelSpec, Seeds, TrainSpec
@@ -16,12 +17,12 @@ from bench.specs.run import ModelSpec, Seeds, TrainSpec
 Key = tuple[str, ...]
 
 
-class CellError(Exception):
+class CellError(GridError):
     """What is wrong with a cell, and at which key; `bench.grid.expand` adds the file and line."""
 
     def __init__(self, key: Key, message: str, hint: str | None = None) -> None:
-        super().__init__(message)
-        self.key, self.message, self.hint = key, message, hint
+        super().__init__(message, hint=hint)
+        self.key = key
 
     def at(self, key: Key) -> CellError:
         """The same error of a value that stands at another key, as a source's do in its run."""
@@ -32,12 +33,22 @@ class CellError(Exception):
         return CellError(key, message, self.hint)
 
 
-class Problem(NamedTuple):
-    """The first problem of a validation error: at which key, what, and the way out."""
+@contextmanager
+def at_key(*key: str) -> Iterator[None]:
+    """Puts an error from below the grid at a key of the cell."""
+    try:
+        yield
+    except BenchError as error:
+        raise CellError(key, error.message, error.hint) from None
 
-    key: Key
-    message: str
-    hint: str | None
+
+@contextmanager
+def below(*key: str) -> Iterator[None]:
+    """Puts an error of a run that is part of a cell below the key of that run."""
+    try:
+        yield
+    except CellError as error:
+        raise error.at((*key, *error.key)) from None
 
 
 _KINDS: Mapping[str, type[BaseModel]] = {
@@ -50,19 +61,15 @@ _KINDS: Mapping[str, type[BaseModel]] = {
 }
 
 _EXPECTED = {
-    "int_type": "expected a whole number",
-    "int_parsing": "expected a whole number",
-    "int_from_float": "expected a whole number",
-    "float_type": "expected a number",
-    "float_parsing": "expected a number",
-    "bool_type": "expected true or false",
-    "bool_parsing": "expected true or false",
+    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "expected a whole number"),
+    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
+    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
+    **dict.fromkeys(
+        ("dict_type", "model_type", "model_attributes_type"), "expected a mapping, {{key: value}}"
+    ),
     "string_type": "expected text",
     "tuple_type": "expected a list, [a, b, …]",
     "finite_number": "expected a finite number",
-    "dict_type": "expected a mapping, {{key: value}}",
-    "model_type": "expected a mapping, {{key: value}}",
-    "model_attributes_type": "expected a mapping, {{key: value}}",
     "greater_than_equal": "must be at least {ge}",
     "greater_than": "must be more than {gt}",
     "less_than_equal": "must be at most {le}",
@@ -74,15 +81,10 @@ _EXPECTED = {
 
 
 def cell_error(error: ValidationError, prefix: Key) -> CellError:
-    """The first problem of a validation error, at its key below `prefix`."""
-    return CellError(*first_problem(error, prefix))
-
-
-def first_problem(error: ValidationError, prefix: Key) -> Problem:
     """The first problem of a validation error in the user's words.
 
     Args:
-        error: of one of the models of `bench.specs.run`.
+        error: of one of the models of `bench.specs`.
         prefix: the key under which the model's fields stand in the grid.
     """
     found = error.errors()
@@ -93,21 +95,21 @@ def first_problem(error: ValidationError, prefix: Key) -> Problem:
     if kind == "extra_forbidden":
         fields = _fields(prefix, location[:-1], recipe)
         hint = f"known: {nearest(location[-1], fields, len(fields))}" if fields else None
-        return Problem(key, f"{name}: unknown key {location[-1]!r}", hint)
+        return CellError(key, f"{name}: unknown key {location[-1]!r}", hint)
     if kind == "missing":
-        return Problem(key, f"{name} is missing", recipe_hint(recipe) if recipe else None)
+        return CellError(key, f"{name} is missing", recipe_hint(recipe) if recipe else None)
     if kind in ("union_tag_not_found", "union_tag_invalid") or (
         key[-1:] in (("classes",), ("recipe",)) and not isinstance(value, Mapping)
     ):
         return _no_recipe(key, value)
     if kind == "value_error":
         text = details["msg"].removeprefix("Value error, ")
-        return Problem(key, text, recipe_hint(recipe) if recipe else None)
+        return CellError(key, text, recipe_hint(recipe) if recipe else None)
     words = details["msg"][0].lower() + details["msg"][1:]
     if kind in _EXPECTED:
         words = _EXPECTED[kind].format(**details.get("ctx", {}))
     hint = _way_out(kind, value, prefix != ("recipe",)) or (recipe_hint(recipe) if recipe else None)
-    return Problem(key, f"{name} is {value!r}: {words}", hint)
+    return CellError(key, f"{name} is {value!r}: {words}", hint)
 
 
 def _without_tag(location: tuple[str | int, ...], prefix: Key) -> tuple[Key, str | None]:
@@ -119,19 +121,19 @@ def _without_tag(location: tuple[str | int, ...], prefix: Key) -> tuple[Key, str
     return (*parts[:at], *parts[at + 1 :]), parts[at]
 
 
-def _no_recipe(key: Key, value: Any) -> Problem:
-    """Something that says no recipe, or one that there is not."""
+def _no_recipe(key: Key, value: Any) -> CellError:
+    """The error of a value that names no recipe, or one that does not exist."""
     every = f"recipes: {', '.join(RECIPES)}; their fields: bench classes --help"
     name = ".".join(key)
     if not isinstance(value, Mapping):
         known = recipe_hint(value) if isinstance(value, str) and value in RECIPES else every
         example = known.partition("for example ")[2] or RECIPES["random"].example
-        return Problem(key, f"{name} is {value!r}: expected a recipe, such as {example}", every)
+        return CellError(key, f"{name} is {value!r}: expected a recipe, such as {example}", every)
     if "recipe" not in value:
-        return Problem(key, f"{name} is {dict(value)!r}: it does not say which recipe", every)
+        return CellError(key, f"{name} is {dict(value)!r}: it does not say which recipe", every)
     asked = str(value["recipe"])
     known = nearest(asked, RECIPES, len(RECIPES))
-    return Problem(
+    return CellError(
         (*key, "recipe") if key != ("recipe",) else key,
         f"there is no recipe {asked!r}",
         f"recipes: {known}; their fields: bench classes --help",

@@ -32,7 +32,7 @@ from typing import Any
 
 from bench.core.errors import BenchError, GridError, nearest
 from bench.grid.cell import SECTIONS, RunBuilder, merge
-from bench.grid.cells import Assignment, Place, Value, assign, matches, places, product, undot
+from bench.grid.cells import Assignment, Place, Value, assign, matches, product, undot
 from bench.grid.errors import CellError
 from bench.grid.measures import read_measures
 from bench.grid.names import Names
@@ -44,17 +44,8 @@ from bench.specs.identity import collector_paused
 from bench.specs.measures import Measure
 from bench.specs.run import RunSpec, Seeds, canonical_json
 
-_TOP = (
-    "name",
-    "about",
-    "root",
-    "defaults",
-    "sources",
-    "targets",
-    "experiments",
-    "measure",
-    "slurm",
-)
+_TEXTS = ("name", "about", "root")
+_TOP = (*_TEXTS, "defaults", "sources", "targets", "experiments", "measure", "slurm")
 _EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude", "baseline")
 
 
@@ -74,7 +65,7 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Grid:
-    """An expanded grid file. `root` is where its data lie, if it says so."""
+    """An expanded grid file. `root` is where its data lie, if it gives one."""
 
     name: str
     path: Path
@@ -91,11 +82,7 @@ class Grid:
 
 
 @collector_paused()
-def load_grid(
-    path: Path | str,
-    *,
-    overrides: Sequence[str] = (),
-) -> Grid:
+def load_grid(path: Path | str, *, overrides: Sequence[str] = ()) -> Grid:
     """Reads and expands a grid file.
 
     Args:
@@ -112,9 +99,7 @@ def load_grid(
     top = _mapping(document, (), document.value, _TOP)
     experiments = _mapping(document, ("experiments",), top.get("experiments"), None)
     if not experiments:
-        raise GridError(
-            "there are no experiments", place=document.place(()), hint="add experiments:"
-        )
+        raise document.error((), "there are no experiments", "add experiments:")
     _texts(document, top)
     builder = RunBuilder()
     changes = [read_override(text, SECTIONS) for text in overrides]
@@ -128,16 +113,12 @@ def load_grid(
         root=top.get("root"),
         experiments=expanded,
         slurm=_mapping(document, ("slurm",), top.get("slurm") or {}, None),
-        measures=read_measures(document, expanded),
+        measures=read_measures(document, {each.name: each.runs for each in expanded}),
     )
 
 
 def check_experiments(only: Sequence[str], grid: Grid) -> None:
-    """Refuses a name that is no experiment of the grid.
-
-    Raises:
-        GridError: with the nearest names.
-    """
+    """Refuses a name that is no experiment of the grid."""
     names = [experiment.name for experiment in grid.experiments]
     for name in only:
         if name not in names:
@@ -154,48 +135,42 @@ def _mapping(
     """`value` as a mapping with known keys, or an error at its line."""
     what = str(path[-1]) if path else "the grid"
     if not isinstance(value, dict):
-        raise GridError(
-            f"{what}: expected a mapping of keys, found {value!r}",
-            place=document.place(path),
-            hint=f"keys: {', '.join(known)}" if known else None,
-        )
+        hint = f"keys: {', '.join(known)}" if known else None
+        raise document.error(path, f"{what}: expected a mapping of keys, found {value!r}", hint)
     for key in value:
         if known is not None and key not in known:
-            raise GridError(
-                f"unknown key {key!r} in {what}",
-                place=document.place((*path, key)),
-                hint=f"known: {nearest(key, known, len(known))}",
-            )
+            hint = f"known: {nearest(key, known, len(known))}"
+            raise document.error((*path, key), f"unknown key {key!r} in {what}", hint)
     return value
 
 
 def _texts(document: Document, top: Mapping[str, Any]) -> None:
     """Looks at name, about and root; the name becomes that of files."""
-    for key in ("name", "about", "root"):
+    for key in _TEXTS:
         value = top.get(key)
         if value is not None and not isinstance(value, str):
             hint = f"write it in quotes: '{value}'" if isinstance(value, int | float) else None
-            raise GridError(
-                f"{key} is {value!r}: expected text", place=document.place((key,)), hint=hint
-            )
+            raise document.error((key,), f"{key} is {value!r}: expected text", hint)
     name = top.get("name", "-")
     if not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
-        raise GridError(
+        raise document.error(
+            ("name",),
             f"name is {name!r}: the leaderboards are named after it",
-            place=document.place(("name",)),
-            hint="give a name without / that does not begin with a dot",
+            "give a name without / that does not begin with a dot",
         )
 
 
+def _in_order(assignment: Assignment, overrides: Sequence[Override]) -> list[tuple[str, Any]]:
+    """What a cell is assigned: whole sections first, then dotted keys of them."""
+    given = [*assignment.items(), *((one.key, one.value) for one in overrides)]
+    return sorted(given, key=lambda item: "." in item[0])
+
+
 class _Expander:
-    """Expands one experiment; knows where in the file each value came from."""
+    """Expands one experiment; errors get the line that each value came from."""
 
     def __init__(
-        self,
-        document: Document,
-        name: str,
-        builder: RunBuilder,
-        overrides: Sequence[Override],
+        self, document: Document, name: str, builder: RunBuilder, overrides: Sequence[Override]
     ) -> None:
         self.document, self.name, self.builder = document, name, builder
         self.path: Place = ("experiments", name)
@@ -229,21 +204,20 @@ class _Expander:
                     baselines.append(self._build(base, shared | baseline, values))
         if 0 in used:
             n = used.index(0)
-            raise self._error((*self.path, "exclude", n), f"exclude {excluded[n]} matches no cell")
+            raise self.document.error(
+                (*self.path, "exclude", n), f"exclude {excluded[n]} matches no cell"
+            )
         if not runs:
-            raise self._error(self.path, f"experiment {self.name} has no runs")
+            raise self.document.error(self.path, f"experiment {self.name} has no runs")
         place = self.document.place(self.path)
         about = str(self.raw.get("about", ""))
         return Experiment(self.name, about, tuple(runs), place, tuple(baselines))
 
     def _baseline(self) -> Assignment | None:
         """What distinguishes the baseline from the experiment's own cells; {} is its base cell."""
-        path: Place = (*self.path, "baseline")
         if "baseline" not in self.raw:
             return None
-        for key in _mapping(self.document, path, self.raw["baseline"], None):
-            self._known(key, (*path, key))
-        return dict(self.raw["baseline"])
+        return dict(self._sections((*self.path, "baseline"), self.raw["baseline"]))
 
     # --- cells: assignments of dotted keys ---
 
@@ -257,7 +231,7 @@ class _Expander:
             others = [axis for axis in axes if not set(axis[0][0]) & set(extra)]
             clash = {key for axis in axes for key in axis[0][0] if len(axis[0][0]) > 1} & set(extra)
             if clash and not all(set(a[0][0]) <= set(extra) for a in axes if set(a[0][0]) & clash):
-                raise self._error(
+                raise self.document.error(
                     place, f"include names {sorted(clash)} but not what is zipped with it"
                 )
             yield from product(others + fixed)
@@ -265,9 +239,7 @@ class _Expander:
     def _axes(self) -> list[list[Value]]:
         axes: list[list[Value]] = []
         path: Place = (*self.path, "axes")
-        given = _mapping(self.document, path, self.raw.get("axes") or {}, None)
-        for key, values in given.items():
-            self._known(key, (*path, key))
+        for key, values in self._sections(path, self.raw.get("axes") or {}).items():
             self._values(values, (*path, key))
             axes.append([({key: v}, {key: (*path, key, n)}) for n, v in enumerate(values)])
         for z, group in enumerate(self._list("zip")):
@@ -275,16 +247,15 @@ class _Expander:
         keys = [key for axis in axes for key in axis[0][0]]
         for key in keys:
             if keys.count(key) > 1:
-                raise self._error((*path, key), f"{key} is an axis twice")
+                raise self.document.error((*path, key), f"{key} is an axis twice")
         return axes
 
     def _zipped(self, group: Mapping[str, Any], path: Place) -> list[Value]:
         for key, values in group.items():
-            self._known(key, (*path, key))
             self._values(values, (*path, key), zipped=True)
         lengths = {key: len(values) for key, values in group.items()}
         if len(set(lengths.values())) != 1:
-            raise self._error(path, f"zipped lists differ in length: {lengths}")
+            raise self.document.error(path, f"zipped lists differ in length: {lengths}")
         return [
             (
                 {key: values[n] for key, values in group.items()},
@@ -299,28 +270,27 @@ class _Expander:
             value = [value]
         path: Place = (*self.path, key)
         if not isinstance(value, list):
-            raise self._error(path, f"{key}: expected a list of mappings, found {value!r}")
-        for n, item in enumerate(value):
-            for dotted in _mapping(self.document, (*path, n), item, None):
-                self._known(dotted, (*path, n, dotted))
-        return value
+            raise self.document.error(path, f"{key}: expected a list of mappings, found {value!r}")
+        return [dict(self._sections((*path, n), item)) for n, item in enumerate(value)]
 
-    def _known(self, key: str, path: Place) -> None:
-        if key.split(".")[0] not in SECTIONS:
-            raise self._error(
-                path, f"unknown key {key!r}", f"known: {nearest(key, SECTIONS, len(SECTIONS))}"
-            )
+    def _sections(self, path: Place, value: Any) -> dict[str, Any]:
+        """`value` as a mapping whose keys, dotted or not, begin with a section of a cell."""
+        for key in _mapping(self.document, path, value, None):
+            if key.split(".")[0] not in SECTIONS:
+                known = f"known: {nearest(key, SECTIONS, len(SECTIONS))}"
+                raise self.document.error((*path, key), f"unknown key {key!r}", known)
+        return value  # type: ignore[no-any-return]
 
     def _values(self, values: Any, path: Place, zipped: bool = False) -> None:
         if not isinstance(values, list) or not values:
-            raise self._error(
+            raise self.document.error(
                 path, f"expected a list of values, found {values!r}", "write [a, b, …]"
             )
         seen: list[str] = []
         for n, value in enumerate(values):
             text = canonical_json(value)
             if text in seen and not zipped:
-                raise self._error(
+                raise self.document.error(
                     (*path, n), f"{path[-1]} has {value!r} twice", "an axis has different values"
                 )
             seen.append(text)
@@ -328,8 +298,7 @@ class _Expander:
     def _nested(self, path: Place, value: Any) -> dict[str, Any]:
         """A mapping of sections in which keys may be dotted."""
         result: dict[str, Any] = {}
-        for key, item in _mapping(self.document, path, value, None).items():
-            self._known(key, (*path, key))
+        for key, item in self._sections(path, value).items():
             named = "." in key and isinstance(result.get(key.split(".")[0]), str)
             result = assign(result, key, item) if named else merge(result, undot(key, item))
         return result
@@ -344,8 +313,7 @@ class _Expander:
     def _seeds(self, assignment: Assignment) -> Seeds:
         """Of a cell that sets these seed keys."""
         cell: Mapping[str, Any] = merge(self.defaults, self.set)
-        everything = [*assignment.items(), *((one.key, one.value) for one in self.overrides)]
-        for key, value in sorted(everything, key=lambda item: "." in item[0]):
+        for key, value in _in_order(assignment, self.overrides):
             cell = assign(cell, key, value) if key.startswith("seed") else cell
         return self.builder.seeds(cell)
 
@@ -355,31 +323,24 @@ class _Expander:
         cell: Mapping[str, Any] = base
         laid = laid_over(self.overrides, assignment.get("pattern", base.get("pattern")))
         self.laid |= {one.text for one in laid}
-        everything = [*assignment.items(), *((one.key, one.value) for one in laid)]
-        for key, value in sorted(everything, key=lambda item: "." in item[0]):
+        given = _in_order(assignment, laid)
+        for key, value in given:
             cell = assign(cell, key, value)
         named: dict[str, Place] = {}
         try:
             cell = self.names.resolve(cell, named)
-            for key, value in everything:
+            for key, value in given:
                 if "." in key and key.split(".")[0] in named:
                     cell = assign(cell, key, value)
             run = self.builder.build(cell)
             self.repeats.add(assignment, cell, run)
             return run
-        except CellError as error:
-            where = Origins(self.document, self.path, self.overrides, places(values), named)
-            raise GridError(
-                f"{error.message} (experiment {self.name})",
-                place=where.place(error.key),
-                hint=error.hint,
-            ) from None
         except BenchError as error:
-            raise GridError(
-                f"{error.message} (experiment {self.name})",
-                place=self.document.place(self.path),
-                hint=error.hint,
-            ) from None
-
-    def _error(self, path: Place, message: str, hint: str | None = None) -> GridError:
-        return GridError(message, place=self.document.place(path), hint=hint)
+            if isinstance(error, CellError):
+                axes = {key: place for _, where in values for key, place in where.items()}
+                origins = Origins(self.document, self.path, self.overrides, axes, named)
+                place = origins.place(error.key)
+            else:
+                place = self.document.place(self.path)
+            message = f"{error.message} (experiment {self.name})"
+            raise GridError(message, place=place, hint=error.hint) from None

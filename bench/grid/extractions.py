@@ -2,13 +2,14 @@
 
 A distance needs the images of a source and of a target under one network, filters need the target's
 images under every network of theirs, transferability the target's under each source's network. What
-several measurements need is one run, since runs are known by what they are.
+several measurements need is one run, since equal specs are one run.
 """
 
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Literal
 
 from bench.core.errors import GridError, ModelError
@@ -46,11 +47,11 @@ class Wanted:
     run: RunSpec
     row: Mapping[str, Any]
     experiments: tuple[str, ...]
-    task: Task = field(init=False)
 
-    def __post_init__(self) -> None:
-        words = {name: self.row[name] for name in Task.__dataclass_fields__}
-        object.__setattr__(self, "task", Task(**words))
+    @cached_property
+    def task(self) -> Task:
+        """Its target, source and network."""
+        return Task(**{name: self.row[name] for name in Task.__dataclass_fields__})
 
     @property
     def source(self) -> RunSpec | None:

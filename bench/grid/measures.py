@@ -18,12 +18,12 @@ Every measurement names the images whose features it needs as extractions: runs 
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any, Protocol
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from bench.core.errors import BenchError, GridError, nearest
+from bench.core.errors import BenchError, nearest
 from bench.grid.extractions import PARTS, Wanted
 from bench.grid.yaml import Document
 from bench.results.records import describe_run
@@ -31,22 +31,10 @@ from bench.specs.measures import KINDS, Asked, Measure
 from bench.specs.run import RunSpec
 
 
-class _Experiment(Protocol):
-    @property
-    def name(self) -> str: ...
-    @property
-    def runs(self) -> tuple[RunSpec, ...]: ...
-
-
 def read_measures(
-    document: Document,
-    experiments: Sequence[_Experiment],
+    document: Document, experiments: Mapping[str, Sequence[RunSpec]]
 ) -> tuple[Measure, ...]:
     """The measurements of a grid file, with the extractions that they need.
-
-    Args:
-        document: the file.
-        experiments: of the grid, expanded.
 
     Raises:
         GridError: with file and line.
@@ -55,24 +43,28 @@ def read_measures(
     if section is None:
         return ()
     if not isinstance(section, dict):
-        raise _error(document, (), f"measure: expected a mapping, found {section!r}", _known())
+        raise document.error(
+            ("measure",), f"measure: expected a mapping, found {section!r}", _known()
+        )
     found = []
     for name, given in section.items():
         if name not in KINDS:
-            raise _error(document, (name,), f"measure: nothing is called {name!r}", _known(name))
+            raise document.error(
+                ("measure", name), f"measure: nothing is called {name!r}", _known(name)
+            )
         asked = _asked(document, name, given)
         wanted = _wanted_runs(document, name, asked, experiments)
         try:
             parts = tuple(PARTS[name](wanted, asked))
         except BenchError as error:
-            raise _error(document, (name,), error.message, error.hint) from None
+            raise document.error(("measure", name), error.message, error.hint) from None
         if not parts:
-            raise _error(document, (name,), f"measure.{name}: {_NOTHING[name]}", _WIDER)
+            wider = "name other experiments, or widen where:"
+            raise document.error(("measure", name), f"measure.{name}: {_NOTHING[name]}", wider)
         found.append(Measure(name, asked, parts, document.place(("measure", name))))
     return tuple(found)
 
 
-_WIDER = "name other experiments, or widen where:"
 _NOTHING = {
     "distances": "no run starts from a source whose images are known (a run on other data)",
     "filters": "no run fine-tunes all its copied layers from a source, or trains from scratch",
@@ -84,17 +76,11 @@ def _known(near: str = "") -> str:
     return f"measurements: {nearest(near, KINDS)}"
 
 
-def _error(
-    document: Document, path: tuple[str | int, ...], message: str, hint: str | None = None
-) -> GridError:
-    return GridError(message, place=document.place(("measure", *path)), hint=hint)
-
-
 def _asked(document: Document, name: str, given: Any) -> Asked:
     kind = KINDS[name]
     if not isinstance(given, dict) and given is not None:
-        raise _error(
-            document, (name,), f"measure.{name}: expected a mapping, found {given!r}", _keys(kind)
+        raise document.error(
+            ("measure", name), f"measure.{name}: expected a mapping, found {given!r}", _keys(kind)
         )
     try:
         return kind.model_validate(given or {})
@@ -104,9 +90,9 @@ def _asked(document: Document, name: str, given: Any) -> Asked:
         if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
             text, hint = f"unknown key {key!r} in measure.{name}", _keys(kind, key)
         else:
-            said = first["msg"][0].lower() + first["msg"][1:]
-            text, hint = f"measure.{name}.{key} is {(given or {}).get(key)!r}: {said}", None
-        raise _error(document, (name, key), text, hint) from None
+            problem = first["msg"][0].lower() + first["msg"][1:]
+            text, hint = f"measure.{name}.{key} is {(given or {}).get(key)!r}: {problem}", None
+        raise document.error(("measure", name, key), text, hint) from None
 
 
 def _keys(kind: type[BaseModel], near: str = "") -> str:
@@ -114,36 +100,33 @@ def _keys(kind: type[BaseModel], near: str = "") -> str:
 
 
 def _wanted_runs(
-    document: Document, name: str, asked: Asked, experiments: Sequence[_Experiment]
+    document: Document, name: str, asked: Asked, experiments: Mapping[str, Sequence[RunSpec]]
 ) -> list[Wanted]:
     """The runs of the experiments named that have the values of `where`, each once."""
-    names = [experiment.name for experiment in experiments]
     for n, experiment in enumerate(asked.experiments):
-        if experiment not in names:
+        if experiment not in experiments:
             text = f"there is no experiment {experiment!r}"
-            raise _error(
-                document,
-                (name, "experiments", n),
+            raise document.error(
+                ("measure", name, "experiments", n),
                 text,
-                f"experiments: {nearest(experiment, names)}",
+                f"experiments: {nearest(experiment, experiments)}",
             )
     found: dict[int, tuple[RunSpec, list[str]]] = {}
-    for each in experiments:
-        if not asked.experiments or each.name in asked.experiments:
-            for run in each.runs:
-                of = found.setdefault(id(run), (run, []))[1]
-                of += [each.name] if each.name not in of else []
+    for name_, runs in experiments.items():
+        for run in runs if not asked.experiments or name_ in asked.experiments else ():
+            of = found.setdefault(id(run), (run, []))[1]
+            of += [name_] if name_ not in of else []
     wanted = [Wanted(run, describe_run(run), tuple(of)) for run, of in found.values()]
     for column, values in asked.where.items():
-        path = (name, "where", column)
+        path = ("measure", name, "where", column)
         if column not in wanted[0].row:
             known = nearest(column, wanted[0].row, 30)
-            raise _error(document, path, f"where: no column {column!r}", f"columns: {known}")
+            raise document.error(path, f"where: no column {column!r}", f"columns: {known}")
         allowed = values if isinstance(values, tuple) else (values,)
         left = [one for one in wanted if one.row[column] in allowed]
         if not left:
             there = ", ".join(sorted({str(one.row[column]) for one in wanted})[:8])
             text = f"where: no run has {column} {values!r}"
-            raise _error(document, path, text, f"there are: {there}")
+            raise document.error(path, text, f"there are: {there}")
         wanted = left
     return wanted

@@ -10,7 +10,7 @@ from bench.core.errors import nearest
 from bench.grid.borrow import RESERVED, is_pool
 from bench.grid.cell import merge
 from bench.grid.cells import Place
-from bench.grid.errors import CellError
+from bench.grid.errors import CellError, below
 
 _WORDS = {"source": ("none", "self"), "borrow": RESERVED, "target": ()}
 """What may stand in place of a name."""
@@ -28,21 +28,14 @@ class Names:
     def resolve(self, cell: Mapping[str, Any], named: dict[str, Place]) -> dict[str, Any]:
         """The cell with definitions in place of names, in parents too.
 
-        Args:
-            cell: as its author wrote it.
-            named: gets the path of each definition used, by section.
-
-        Raises:
-            CellError: for a name that is not defined.
+        `named` gets the path of each definition used, by section.
         """
         resolved = self._one(self._one(dict(cell), "source", named), "target", named)
         if "borrow" in resolved:
             resolved["borrow"] = self._borrow(resolved["borrow"], named)
         if isinstance(resolved.get("parent"), Mapping):
-            try:
+            with below("parent"):
                 resolved["parent"] = self.resolve(resolved["parent"], {})
-            except CellError as error:
-                raise error.at(("parent", *error.key)) from None
         return resolved
 
     def _borrow(self, value: Any, named: dict[str, Place]) -> Any:
@@ -62,11 +55,11 @@ class Names:
             return cell
         table, home = (self.targets if section == "target" else self.sources), _HOMES[section]
         if name not in table:
+            known = nearest(name, [*table, *_WORDS[section]], 20) or "none"
             raise CellError(
                 (section,),
                 f"{section} {name!r} is not defined",
-                f"defined: {_listed(name, [*table, *_WORDS[section]])}; a new name is defined "
-                f"under {home}:",
+                f"defined: {known}; a new name is defined under {home}:",
             )
         rest = {k: v for k, v in value.items() if k != "name"} if isinstance(value, Mapping) else {}
         named[section] = (home, name)
@@ -77,7 +70,3 @@ class Names:
                 "write for example {classes: {recipe: random, n: 10}}",
             )
         return {**cell, section: merge(table[name], rest)}
-
-
-def _listed(name: str, known: list[str]) -> str:
-    return nearest(name, known, 20) or "none"

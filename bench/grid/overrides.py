@@ -14,7 +14,7 @@ from bench.grid.pattern import is_scratch
 from bench.grid.yaml import Document, scalar
 
 _COPIED = ("source", "parent", "weights")
-"""Sections that say what layers are copied from."""
+"""Sections that name what layers are copied from."""
 
 
 class Override(NamedTuple):
@@ -49,12 +49,8 @@ def read_override(text: str, sections: Mapping[str, str]) -> Override:
 def laid_over(overrides: Sequence[Override], pattern: Any) -> list[Override]:
     """The overrides that a cell takes.
 
-    A cell that copies nothing is left alone by what says where copies come from: a source would
+    A cell that copies nothing takes no override of the place that copies come from: a source would
     only make it an error. Where `--set` gives the pattern too, everything is taken.
-
-    Args:
-        overrides: of the command line.
-        pattern: of the cell without them.
 
     >>> weights = Override("weights", "timm", "--set weights=timm")
     >>> len(laid_over([weights], "tune")), laid_over([weights], "scratch")
@@ -70,15 +66,7 @@ def _gives_a_source(override: Override) -> bool:
 
 
 def check_laid(overrides: Sequence[Override], laid: Collection[str]) -> None:
-    """Refuses an override that no cell took.
-
-    Args:
-        overrides: of the command line.
-        laid: the texts of those that some cell took.
-
-    Raises:
-        GridError: naming it.
-    """
+    """Refuses an override whose text is not among those that some cell took, `laid`."""
     for one in overrides:
         if one.text not in laid:
             raise GridError(
@@ -113,13 +101,9 @@ class Origins:
         from the front. A source's values may be the target's own.
         """
         keys = [key, ("target", *key[1:])] if key[:1] in (("source",), ("borrow",)) else [key]
-        for one, depth in itertools.chain.from_iterable(
-            ((one, depth) for depth in range(len(one), 1, -1)) for one in keys
-        ):
-            found: str | None = self._origin(one[:depth])
-            if found is not None:
-                return found
-        return self._origin(key[:1]) or self.document.place(self.experiment)
+        parts = (one[:depth] for one in keys for depth in range(len(one), 1, -1))
+        found = next(filter(None, map(self._origin, parts)), None)
+        return found or self._origin(key[:1]) or self.document.place(self.experiment)
 
     def _origin(self, key: Key) -> str | None:
         for override in reversed(self.overrides):
@@ -136,8 +120,7 @@ class Origins:
         if key[0] in self.named and len(key) > 1:
             homes.append((self.named[key[0]], key[1:]))
         homes += [((*self.experiment, "set"), key), (("defaults",), key)]
-        lines = (self._line(home, rest) for home, rest in homes)
-        return next((line for line in lines if line is not None), None)
+        return next(filter(None, (self._line(home, rest) for home, rest in homes)), None)
 
     def _line(self, home: Place, rest: Key, nested: bool = True) -> str | None:
         """The line of `rest` below `home`; keys of a section may be written with dots."""
@@ -148,7 +131,7 @@ class Origins:
 
 
 def _has(dotted: str, value: Any, key: Key) -> bool:
-    """Whether an override says something about the value at `key`."""
+    """Whether an override gives the value at `key`."""
     parts = tuple(dotted.split("."))
     length = min(len(parts), len(key))
     if parts[:length] != key[:length]:

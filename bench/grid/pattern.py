@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from bench.core.errors import BenchError, nearest
-from bench.grid.errors import CellError
+from bench.grid.errors import CellError, at_key
 from bench.specs.pattern import LayerPattern
 
 _NAMED = {
@@ -33,11 +33,6 @@ def is_scratch(raw: Any) -> bool:
 def read_pattern(raw: Any, network: str, depth: int) -> str:
     """The pattern in its shortest form.
 
-    Args:
-        raw: what stands in the grid.
-        network: its name, for messages.
-        depth: its number of layers.
-
     Raises:
         CellError: when it is missing, no pattern, or of another depth.
 
@@ -61,10 +56,8 @@ def read_pattern(raw: Any, network: str, depth: int) -> str:
             f"there is no pattern {raw!r}",
             f"{nearest(raw, _NAMED, len(_NAMED))}, or for example {example}",
         )
-    try:
+    with at_key("pattern"):
         pattern = LayerPattern.parse(raw)
-    except BenchError as error:
-        raise CellError(("pattern",), error.message, error.hint) from None
     if pattern.depth != depth:
         raise CellError(
             ("pattern",),

@@ -17,7 +17,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from bench.core.errors import GridError, nearest
+from bench.core.errors import nearest
 from bench.grid.cells import Place
 from bench.grid.yaml import Document
 
@@ -46,11 +46,7 @@ def split_presets(overrides: Sequence[str]) -> tuple[list[str], list[str]]:
 
 
 def with_presets(document: Document, names: Sequence[str]) -> Document:
-    """The grid with the named presets laid over it; errors still find their lines.
-
-    Raises:
-        GridError: no such preset, or one that is no partial grid.
-    """
+    """The grid with the named presets laid over it; errors still find their lines."""
     if not isinstance(document.value, dict):
         return document
     value = {key: part for key, part in document.value.items() if key != "presets"}
@@ -59,9 +55,7 @@ def with_presets(document: Document, names: Sequence[str]) -> Document:
     for name in names:
         if name not in presets:
             hint = f"presets: {nearest(name, presets)}" if presets else "this grid has no presets"
-            raise GridError(
-                f"there is no preset {name!r}", place=document.place(("presets",)), hint=hint
-            )
+            raise document.error(("presets",), f"there is no preset {name!r}", hint)
         above: Place = ("presets", name)
         for path, line in document.lines.items():
             if path[:2] == above and len(path) > 2:
@@ -74,33 +68,28 @@ def _presets(document: Document) -> Mapping[str, Mapping[str, Any]]:
     """What stands under `presets:`, checked."""
     given = document.value.get("presets") or {}
     if not isinstance(given, dict):
-        raise GridError(
+        raise document.error(
+            ("presets",),
             f"presets: expected a mapping of names, found {given!r}",
-            place=document.place(("presets",)),
-            hint="presets: {miniature: {defaults: {train: {epochs: 2}}}}",
+            "presets: {miniature: {defaults: {train: {epochs: 2}}}}",
         )
     for name, preset in given.items():
         place: Place = ("presets", name)
         if not isinstance(preset, dict):
-            raise GridError(
-                f"preset {name!r}: expected a partial grid, found {preset!r}",
-                place=document.place(place),
-                hint=f"its keys: {', '.join(_LAID_OVER)}",
-            )
+            text = f"preset {name!r}: expected a partial grid, found {preset!r}"
+            raise document.error(place, text, f"its keys: {', '.join(_LAID_OVER)}")
         for key in preset:
             if key not in _LAID_OVER:
-                raise GridError(
-                    f"unknown key {key!r} in preset {name!r}",
-                    place=document.place((*place, key)),
-                    hint=f"known: {nearest(key, _LAID_OVER, len(_LAID_OVER))}",
-                )
-        known = document.value.get("experiments") or {}
+                known = nearest(key, _LAID_OVER, len(_LAID_OVER))
+                text = f"unknown key {key!r} in preset {name!r}"
+                raise document.error((*place, key), text, f"known: {known}")
+        experiments = document.value.get("experiments") or {}
         for experiment, part in (preset.get("experiments") or {}).items():
-            if part is None and experiment not in known:
-                raise GridError(
+            if part is None and experiment not in experiments:
+                raise document.error(
+                    (*place, "experiments", experiment),
                     f"preset {name!r} leaves out {experiment!r}, which is no experiment",
-                    place=document.place((*place, "experiments", experiment)),
-                    hint=f"experiments: {nearest(experiment, known)}",
+                    f"experiments: {nearest(experiment, experiments)}",
                 )
     return given
 

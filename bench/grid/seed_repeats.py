@@ -17,8 +17,8 @@ from bench.specs.run import RunSpec, Seeds
 _SEEDS = ("seed", "seeds", "seeds.draw", "seeds.init", "seeds.order")
 
 Names = tuple[str, ...]
-Key = tuple[object, ...]
-"""(names, id of each one's value)"""
+Key = tuple[Names, tuple[int, ...]]
+"""Names, and the id of each one's value."""
 
 
 class Repeats:
@@ -39,30 +39,30 @@ class Repeats:
 
     def get(self, assignment: Assignment) -> RunSpec | None:
         """The run of a cell, if one that differs in seeds alone was read before."""
-        others, seeds = self._split(assignment)
-        run = self._runs.get((others, *[id(assignment[name]) for name in others]))
+        others, seeds = self._keys(assignment)
+        run = self._runs.get(others)
         if run is None:
             return None
-        key = (seeds, *[id(assignment[name]) for name in seeds])
-        if key not in self._seeds:
+        if seeds not in self._seeds:
             try:
-                self._seeds[key] = self._seeds_of({name: assignment[name] for name in seeds})
+                self._seeds[seeds] = self._seeds_of({name: assignment[name] for name in seeds[0]})
             except CellError:  # read in full, the cell says where the wrong seed stands
                 return None
-        return run.model_copy(update={"seeds": self._seeds[key]})
+        return run.model_copy(update={"seeds": self._seeds[seeds]})
 
     def add(self, assignment: Assignment, cell: Mapping[str, Any], run: RunSpec) -> None:
         """Remembers a run that was read from a cell."""
         if cell.get("source") != "self" and cell.get("parent") is None:
-            others, _ = self._split(assignment)
-            self._runs[(others, *[id(assignment[name]) for name in others])] = run
+            self._runs[self._keys(assignment)[0]] = run
 
-    def _split(self, assignment: Assignment) -> tuple[Names, Names]:
-        """The keys of an assignment that are not about seeds, and those that are."""
+    def _keys(self, assignment: Assignment) -> tuple[Key, Key]:
+        """What an assignment sets besides seeds, and its seeds."""
         names = tuple(assignment)
-        found = self._splits.get(names)
-        if found is None:
+        if names not in self._splits:
             others = tuple(name for name in names if name not in _SEEDS)
-            seeds = tuple(name for name in names if name in _SEEDS)
-            found = self._splits[names] = (others, seeds)
-        return found
+            self._splits[names] = (others, tuple(name for name in names if name in _SEEDS))
+        others, seeds = self._splits[names]
+        return (
+            (others, tuple([id(assignment[name]) for name in others])),
+            (seeds, tuple([id(assignment[name]) for name in seeds])),
+        )

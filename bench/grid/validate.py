@@ -10,11 +10,7 @@ from bench.specs.run import RunSpec
 
 
 def check_training(spec: RunSpec) -> None:
-    """Options that cannot do what they say beside the others.
-
-    Raises:
-        CellError: naming the key.
-    """
+    """Refuses options of the training that contradict each other or the data."""
     train, data = spec.train, spec.data
     if train.select == "best_val" and data.val_from == "extra" and data.val_per_class == 0:
         raise CellError(
@@ -49,7 +45,7 @@ def check_training(spec: RunSpec) -> None:
 
 
 def _trained_per_class(spec: RunSpec) -> int | None:
-    """The most images of a class that the run trains on at once; None: not known here."""
+    """The most images of a class that the run trains on at once; None where all are taken."""
     data, refit = spec.data, spec.train.refit
     count = data.images_per_class
     if count is None:
@@ -60,11 +56,7 @@ def _trained_per_class(spec: RunSpec) -> int | None:
 
 
 def check_draws(spec: RunSpec) -> None:
-    """Refuses a `class_draw` where no classes are drawn: nothing would depend on it.
-
-    Raises:
-        CellError: at `class_draw`.
-    """
+    """Refuses a `class_draw` where no classes are drawn: nothing would depend on it."""
     recipes = [data.classes for data in _selections(spec)]
     if all(isinstance(recipe, AllClasses | ListedClasses) for recipe in recipes):
         names = " and ".join(sorted({recipe.recipe for recipe in recipes}))

@@ -14,7 +14,7 @@ from pydantic import ValidationError
 
 from bench.core.errors import BenchError, nearest
 from bench.core.paths import user_path
-from bench.grid.errors import CellError
+from bench.grid.errors import CellError, at_key
 from bench.models.published import check_tag
 from bench.specs.run import FromFile, FromTimm, ModelSpec
 
@@ -42,9 +42,8 @@ class WeightsReader:
     def __call__(self, raw: Any, model: ModelSpec) -> FromTimm | FromFile:
         """Where the weights come from.
 
-        Raises:
-            CellError: for what is no such thing, weights that timm does not have, and a file that
-                is missing, torn, of another kind or not the one of its SHA-256.
+        Raises a CellError for weights that timm does not have, and for a file that is missing,
+        torn, of another kind or not the one of its SHA-256.
         """
         if raw == "timm":
             return self._timm(model, None)
@@ -66,21 +65,17 @@ class WeightsReader:
         raise CellError(("weights",), f"weights: cannot read {raw!r}", _MEANT)
 
     def _timm(self, model: ModelSpec, tag: str | None) -> FromTimm:
-        try:
+        with at_key("weights"):
             check_tag(model.name, tag)
-        except BenchError as error:
-            raise CellError(("weights",), error.message, error.hint) from None
         return FromTimm(tag=tag)
 
     def _file(self, raw: Mapping[str, Any]) -> FromFile:
         if not isinstance(raw["file"], str):
             raise CellError(("weights", "file"), f"weights.file is {raw['file']!r}", _MEANT)
-        try:
+        with at_key("weights", "file"):
             path = user_path(raw["file"])
             if path not in self._files:
                 self._files[path] = check_weights_file(path)
-        except BenchError as error:
-            raise CellError(("weights", "file"), error.message, error.hint) from None
         found, given = self._files[path], raw.get("sha256", self._files[path])
         if given != found:
             raise CellError(
@@ -203,7 +198,7 @@ def _torn_safetensors(path: Path) -> str | None:
 
 
 def _torn_torch(path: Path) -> str | None:
-    """What is wrong with the container; what is in it only torch can say."""
+    """What is wrong with the container; its content only torch can read."""
     with path.open("rb") as file:
         start = file.read(16)
     if start.startswith(b"PK"):

@@ -1,7 +1,7 @@
 """YAML as a person writes it, with the line of every value, and nothing executed.
 
-Differences to PyYAML's safe loader, each of which has bitten somebody: `1e-4` is a number, a key
-given twice is an error, a file of aliases that unfolds into millions of values is refused.
+Differences to PyYAML's safe loader: `1e-4` is a number, a key given twice is an error, and aliases
+that unfold into millions of values are refused.
 """
 
 from __future__ import annotations
@@ -59,6 +59,10 @@ class Document:
         while path and path not in self.lines:
             path = path[:-1]
         return f"{self.name}:{self.lines.get(path, 1)}"
+
+    def error(self, path: Path_, message: str, hint: str | None = None) -> GridError:
+        """An error at the line of the value at `path`."""
+        return GridError(message, place=self.place(path), hint=hint)
 
 
 def read_yaml(path: Path) -> Document:
@@ -124,15 +128,14 @@ class _Reader:
         self.own: dict[int, set[str]] = {}
 
     def build(self, node: yaml.Node, path: Path_) -> Any:
-        line = node.start_mark.line + 1
-        self.lines.setdefault(path, line)
+        self.lines.setdefault(path, node.start_mark.line + 1)
         self.built += 1
         if self.built > MAX_VALUES:
             raise GridError("the aliases unfold into too many values", place=self.name)
         if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node, line)
+            return self._scalar(node)
         if id(node) in self.open:
-            raise GridError("an alias contains itself", place=f"{self.name}:{line}")
+            raise self._error(node, "an alias contains itself")
         self.open.add(id(node))
         value = (
             [self.build(child, (*path, n)) for n, child in enumerate(node.value)]
@@ -142,17 +145,20 @@ class _Reader:
         self.open.discard(id(node))
         return value
 
-    def _scalar(self, node: yaml.ScalarNode, line: int) -> Any:
+    def _error(self, node: yaml.Node, message: str, hint: str | None = None) -> GridError:
+        return GridError(message, place=f"{self.name}:{node.start_mark.line + 1}", hint=hint)
+
+    def _scalar(self, node: yaml.ScalarNode) -> Any:
         try:
             value = self.loader.construct_object(node)
         except (yaml.YAMLError, ValueError):
             value = self
         if value is None or isinstance(value, (str, bool, int, float)):
             return value
-        raise GridError(
+        raise self._error(
+            node,
             f"{node.value!r} is neither text, number, true/false nor null",
-            place=f"{self.name}:{line}",
-            hint="put it in quotes if it is meant as text",
+            "put it in quotes if it is meant as text",
         )
 
     def _mapping(self, node: yaml.Node, path: Path_) -> dict[str, Any]:
@@ -174,13 +180,9 @@ class _Reader:
     def _refuse_twice(self, node: yaml.MappingNode) -> None:
         seen: dict[str, int] = {}
         for key, _ in node.value:
-            line = key.start_mark.line + 1
             if not isinstance(key, yaml.ScalarNode):
-                raise GridError("a key must be a word", place=f"{self.name}:{line}")
+                raise self._error(key, "a key must be a word")
             if key.value in seen and key.value != "<<":
-                raise GridError(
-                    f"key {key.value!r} is given twice (first at line {seen[key.value]})",
-                    place=f"{self.name}:{line}",
-                    hint="keep one of the two",
-                )
-            seen.setdefault(key.value, line)
+                text = f"key {key.value!r} is given twice (first at line {seen[key.value]})"
+                raise self._error(key, text, "keep one of the two")
+            seen.setdefault(key.value, key.start_mark.line + 1)

@@ -6,15 +6,15 @@ Options are validated without torch, so that a grid can be checked before anythi
 from __future__ import annotations
 
 import importlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, Protocol
 
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
-from bench.core import errors
-from bench.core.errors import GridError
-from bench.specs.run import RunSpec, TrainSpec
+from bench.core.errors import GridError, nearest
+from bench.methods.options import MethodOptions
+from bench.specs.run import MethodSpec, RunSpec, TrainSpec
 
 if TYPE_CHECKING:
     from pathlib import Path
@@ -26,20 +26,6 @@ if TYPE_CHECKING:
     from bench.training.domain import Domain
     from bench.training.job import Method
 
-__all__ = [
-    "METHODS",
-    "FeatureMethod",
-    "Ingredients",
-    "MethodEntry",
-    "build",
-    "build_features",
-    "check",
-    "check_run",
-    "check_sources",
-    "keeps_source_head",
-    "resolved",
-]
-
 
 @dataclass(frozen=True)
 class MethodEntry:
@@ -47,8 +33,8 @@ class MethodEntry:
 
     Attributes:
         module: import path.
-        method: class, built from (Ingredients, options).
-        options: frozen pydantic class of the method's own options.
+        method: class, built from (Ingredients, options), or from options alone.
+        options: class of the method's own options, a `MethodOptions`.
         summary: one line for lists.
         kind: `steps` names the images of optimiser steps for the training loop; `features` fits
             a classifier to features of the network as it is; `extraction` keeps the features.
@@ -62,6 +48,10 @@ class MethodEntry:
     summary: str
     borrows: tuple[int, int] = (0, 0)
     kind: Literal["steps", "features", "extraction"] = "steps"
+
+    def load(self, name: str) -> Any:
+        """The class `name` of the module."""
+        return getattr(importlib.import_module(self.module), name)
 
 
 METHODS: dict[str, MethodEntry] = {
@@ -156,7 +146,7 @@ class Ingredients:
     device: torch.device | str = "cpu"
 
 
-def check(name: str, options: Mapping[str, Any], place: str | None = None) -> BaseModel:
+def check(name: str, options: Mapping[str, Any]) -> MethodOptions:
     """The options of the method `name`, validated and complete; imports no torch.
 
     Raises:
@@ -167,205 +157,124 @@ def check(name: str, options: Mapping[str, Any], place: str | None = None) -> Ba
     """
     entry = METHODS.get(name)
     if entry is None:
-        raise GridError(
-            f"there is no method {name!r}",
-            place=place,
-            hint=f"methods: {errors.nearest(name, METHODS)}",
-        )
-    schema: type[BaseModel] = getattr(importlib.import_module(entry.module), entry.options)
-    known, gone = list(schema.model_fields), getattr(schema, "GONE", {})
-    for key in options:
-        if key not in known:
-            names = f"its options: {errors.nearest(key, known)}" if known else "it has no options"
-            raise GridError(
-                f"method {name!r} has no option {key!r}",
-                place=place,
-                hint=gone.get(key, names),
-            )
+        raise GridError(f"there is no method {name!r}", hint=f"methods: {nearest(name, METHODS)}")
+    schema: type[MethodOptions] = entry.load(entry.options)
     try:
         return schema.model_validate(dict(options))
     except ValidationError as error:
-        first = error.errors()[0]
-        if not first["loc"]:  # of several options together
-            text = str(first["msg"]).removeprefix("Value error, ")
-            raise GridError(f"method {name!r}: {text}", place=place) from None
-        option = ".".join(str(part) for part in first["loc"])
-        raise GridError(
-            f"method {name!r}: {option} is {first['input']!r}",
-            place=place,
-            hint=first["msg"],
-        ) from None
+        raise _wrong_option(name, schema, error) from None
+
+
+def _wrong_option(name: str, schema: type[MethodOptions], error: ValidationError) -> GridError:
+    found = error.errors()
+    first = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
+    option = ".".join(str(part) for part in first["loc"])
+    if first["type"] == "extra_forbidden":
+        known = nearest(option, schema.model_fields)
+        names = f"its options: {known}" if known else "it has no options"
+        return GridError(
+            f"method {name!r} has no option {option!r}", hint=schema.gone.get(option, names)
+        )
+    if not option:  # of several options together
+        return GridError(f"method {name!r}: {first['msg'].removeprefix('Value error, ')}")
+    return GridError(f"method {name!r}: {option} is {first['input']!r}", hint=first["msg"])
+
+
+def options_of(method: MethodSpec) -> MethodOptions:
+    """The options of a run's method, typed and complete; raises as `check`."""
+    return check(method.name, dict(method.options))
 
 
 def resolved(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
-    """The options of a method as a run's identity and record have them; see `check`.
+    """The options of a method as a run's identity and record have them; raises as `check`.
 
-    Every default is written in, but for those of options that a schema names in `ADDED`: they came
-    later, and their defaults say what was done before, so ids of older runs stay.
-
-    Raises:
-        GridError: as `check`.
+    Every default is written in but those of options that are `ADDED` (`bench.specs.data`).
 
     >>> "oversample_hard" in resolved("selective", {})
     False
     """
-    checked = check(name, options)
-    added: tuple[str, ...] = getattr(checked, "ADDED", ())
-    default = {
-        key for key in added if getattr(checked, key) == type(checked).model_fields[key].default
-    }
-    return checked.model_dump(mode="json", exclude=default)
+    return check(name, options).identity()
 
 
-def check_run(spec: RunSpec, place: str | None = None) -> None:
+def check_run(spec: RunSpec) -> None:
     """Whether the method of a run suits what the run borrows and starts from; imports no torch.
 
     Raises:
-        GridError: too few or too many borrowed selections, or a source classifier to be kept
-            where there is no parent.
+        GridError: too few or too many borrowed selections, or an option that this run cannot have.
     """
-    name, given = spec.method.name, spec.source_domains
-    entry = METHODS.get(name)
-    if entry is None:
-        check(name, {}, place)
-        return
-    least, most = entry.borrows
+    name, options = spec.method.name, options_of(spec.method)
+    _check_borrowing(name, spec.source_domains)
+    _check_views(spec, options)
+    options.check_spec(spec)
+    kind = METHODS[name].kind
+    if kind != "steps" and spec.layers.layers("T"):
+        raise GridError(
+            f"method {name!r} trains no layer, but pattern {spec.pattern} says that some are tuned",
+            hint="write F for the copied layers: freeze, or for example F(1-7)R(8)",
+        )
+    if kind == "extraction" and spec.train.refit:
+        raise GridError(
+            f"train.refit is true, but method {name!r} trains nothing",
+            hint="leave out refit for these runs",
+        )
+
+
+def _check_borrowing(name: str, given: int) -> None:
+    least, most = METHODS[name].borrows
     if given < least:
         raise GridError(
             f"method {name!r} trains on borrowed images too, and there are none to borrow",
-            place=place,
             hint="add borrow: parent (what the parent was trained on), a name of sources: or a "
             "mapping",
         )
     if given > most:
-        borrowing = errors.nearest(name, [key for key, e in METHODS.items() if e.borrows[1]])
+        borrowing = nearest(name, [key for key, entry in METHODS.items() if entry.borrows[1]])
         raise GridError(
             f"method {name!r} borrows "
             + (f"at most {most} selections" if most else "no images")
             + f", and {given} {'is' if given == 1 else 'are'} given",
-            place=place,
             hint=f"leave out borrow, or choose a method that borrows: {borrowing or 'none yet'}",
         )
-    _check_views(spec, place)
-    checked = check(name, dict(spec.method.options), place)
-    if hasattr(checked, "check_spec"):
-        checked.check_spec(spec)
-    layer, depth = str(getattr(checked, "layer", "")), spec.layers.depth
-    if layer.isdigit() and not 1 <= int(layer) <= depth:
-        raise GridError(
-            f"method.layer is {layer}, and {spec.model.name} has layers 1 to {depth}",
-            place=place,
-            hint="choose one of them, penultimate, or the name of a module",
-        )
-    if entry.kind != "steps" and spec.layers.layers("T"):
-        raise GridError(
-            f"method {name!r} trains no layer, but pattern {spec.pattern} says that some are tuned",
-            place=place,
-            hint="write F for the copied layers: freeze, or for example F(1-7)R(8)",
-        )
-    if entry.kind == "extraction" and spec.train.refit:
-        raise GridError(
-            f"train.refit is true, but method {name!r} trains nothing",
-            place=place,
-            hint="leave out refit for these runs",
-        )
-    kernels = dict(spec.method.options).get("bank") == "kernels"
-    if kernels and spec.init.kind == "scratch" and spec.bank is None:
-        raise GridError(
-            f"method {name!r} describes images by the network's kernels, and this run starts from "
-            "nothing",
-            place=place,
-            hint="give it a source, set method.bank: gabor, or name a network in bank:",
-        )
-    if keeps_source_head(spec) and spec.borrow_pooled:
-        raise GridError(
-            f"method {name!r} keeps the parent's classifier, but a pool is of several sets of "
-            "classes",
-            place=place,
-            hint="set method.source_head: random, or borrow one selection",
-        )
-    if keeps_source_head(spec) and spec.init.kind == "scratch":
-        raise GridError(
-            f"method {name!r} keeps the parent's classifier, and this run starts from nothing",
-            place=place,
-            hint="give it a source, or set method.source_head: random",
-        )
 
 
-def check_sources(spec: RunSpec, sizes: Sequence[int]) -> None:
-    """Whether a run's method can do with what it borrows; imports no torch.
-
-    Args:
-        spec: the run.
-        sizes: images of each source domain.
-
-    Raises:
-        DataError: the method asks for more than there is.
-    """
-    checked = check(spec.method.name, dict(spec.method.options))
-    if sizes and hasattr(checked, "check_sources"):
-        checked.check_sources(sizes)
-
-
-def _check_views(spec: RunSpec, place: str | None) -> None:
+def _check_views(spec: RunSpec, options: MethodOptions) -> None:
     """Samples of several images are for methods that look at samples, not at images."""
     name, views = spec.method.name, spec.data.views
     for borrowed in spec.borrow:
         if borrowed.data.views:
             raise GridError(
                 f"borrowed samples of {len(borrowed.data.views)} views",
-                place=place,
                 hint="borrow whole images: name a selection without views",
             )
     if not views:
         return
     shown = f"but a sample of the target has the views {', '.join(views)}"
-    if METHODS[name].kind == "extraction" or "bank" in dict(spec.method.options):
+    if options.whole_images:
         raise GridError(
             f"method {name!r} looks at whole images, {shown}",
-            place=place,
             hint="leave out target.views, or choose plain, joint, soft, svm or probe",
         )
     if METHODS[name].kind == "features" and spec.layers.kind(spec.layers.depth) != "R":
         raise GridError(
             f"pattern {spec.pattern} copies a classifier of whole images, {shown}",
-            place=place,
             hint=f"method {name!r} needs no classifier: write R for the last layer",
         )
     if spec.train.expand_to is not None:
         raise GridError(
             f"train.expand_to makes copies of whole images, {shown}",
-            place=place,
             hint="leave out one of the two",
         )
 
 
-def keeps_source_head(spec: RunSpec) -> bool:
-    """Whether the classifier of the first borrowed selection is the parent's (SFT Fig. 3)."""
-    return bool(spec.borrow) and dict(spec.method.options).get("source_head") == "kept"
-
-
 def build_features(name: str, options: Mapping[str, Any]) -> FeatureMethod:
-    """The method `name` of kind `features` or `extraction`.
-
-    Raises:
-        GridError: as `check`.
-    """
-    checked = check(name, options)
+    """The method `name` of kind `features` or `extraction`; raises as `check`."""
     entry = METHODS[name]
-    method: FeatureMethod = getattr(importlib.import_module(entry.module), entry.method)(checked)
+    method: FeatureMethod = entry.load(entry.method)(check(name, options))
     return method
 
 
 def build(name: str, options: Mapping[str, Any], ingredients: Ingredients) -> Method:
-    """The method `name`, ready for the training loop.
-
-    Raises:
-        GridError: as `check`.
-    """
-    checked = check(name, options)
+    """The method `name`, ready for the training loop; raises as `check`."""
     entry = METHODS[name]
-    method: Method = getattr(importlib.import_module(entry.module), entry.method)(
-        ingredients, checked
-    )
+    method: Method = entry.load(entry.method)(ingredients, check(name, options))
     return method

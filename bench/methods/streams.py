@@ -65,14 +65,23 @@ def endless(name: str, size: int, start: int, length: int) -> Indices:
     return np.concatenate(passes)[start - first * size :][:length].astype(np.int64, copy=False)
 
 
-class Shuffled:
+class Stateless:
+    """The part of a method or stream that is a function of the epoch's number alone."""
+
+    def state(self) -> Mapping[str, Tensor]:
+        """Nothing."""
+        return {}
+
+    def restore(self, state: Mapping[str, Tensor]) -> None:
+        """Takes nothing back."""
+
+
+class Shuffled(Stateless):
     """Random source images without regard to the target's: a reshuffled stream.
 
     Epochs take up where the last one ended, so all source images are shown equally often.
 
-    Args:
-        size: number of source images.
-        name: seeds the order.
+    `name` seeds the order of the `size` images.
     """
 
     def __init__(self, size: int, name: str) -> None:
@@ -85,20 +94,9 @@ class Shuffled:
         row = endless(self.name, self.size, epoch * total, total)
         return np.split(row, np.cumsum(counts)[:-1])
 
-    def state(self) -> Mapping[str, Tensor]:
-        """Nothing: the epoch's number says it all."""
-        return {}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing to take back."""
-
 
 def sources_of(ingredients: Ingredients, method: str) -> tuple[Domain, ...]:
-    """The domains to borrow from.
-
-    Raises:
-        DataError: there is none, or the first has no image.
-    """
+    """The domains to borrow from; a DataError if there is none or the first has no image."""
     sources = ingredients.sources
     if not sources or not sources[0].size:
         raise DataError(
@@ -108,16 +106,16 @@ def sources_of(ingredients: Ingredients, method: str) -> tuple[Domain, ...]:
     return sources
 
 
+def classes_with(labels: Indices, least: int) -> Indices:
+    """The classes that have an image, and at least so many, ascending."""
+    return np.flatnonzero(np.bincount(labels) >= max(1, least)).astype(np.int64)
+
+
 def reindexed(domain: Domain, least: int = 0) -> tuple[Domain, Indices]:
     """The domain with only the classes that have images, numbered anew from 0 without a gap.
 
-    Args:
-        domain: borrowed images.
-        least: classes with fewer images than this are left out with their images (GE's released
-            code, `least_sample_per_class`).
-
-    Returns:
-        the domain and, for each new class, its old number, ascending.
+    Classes with fewer than `least` images are left out with them (GE's released code,
+    `least_sample_per_class`). The second result is each new class's old number, ascending.
 
     Raises:
         DataError: no class has so many images.
@@ -127,8 +125,7 @@ def reindexed(domain: Domain, least: int = 0) -> tuple[Domain, Indices]:
     >>> new.labels.tolist(), new.num_classes, classes.tolist()
     ([1, 0, 1], 2, [1, 4])
     """
-    count = np.bincount(domain.labels, minlength=domain.num_classes)
-    classes = np.flatnonzero(count >= max(1, least)).astype(np.int64)
+    classes = classes_with(domain.labels, least)
     if not len(classes):
         raise DataError(
             f"no class of the {domain.size} borrowed images has {least} or more",

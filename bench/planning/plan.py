@@ -1,7 +1,7 @@
 """The de-duplicated graph of a grid's runs, its batches and its forecast.
 
 Parents come out of the specs, never out of the file: two cells with an equal source share one
-pre-training because its id is equal. Pure; what is known of the data comes in as a function.
+pre-training because its id is equal. Pure; facts about the data come in as a function.
 """
 
 from __future__ import annotations
@@ -33,124 +33,116 @@ class Batch:
 
 @collector_paused()
 def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
-    """The plan of a grid.
-
-    Args:
-        grid: the expanded grid.
-        facts: what is known of a run's data; may raise DataError.
+    """The plan of a grid; `facts` gives those of a run's data, or raises a DataError.
 
     Raises:
         DataError: if the data are not there or cannot be selected so, with the experiment's line.
         GridError: if a source and its target share classes without `allow_overlap: true`.
     """
-    known: dict[int, tuple[RunSpec, DataFacts]] = {}
-    found: dict[str, tuple[RunSpec, str | None, str | None, DataFacts]] = {}
-    wanted: dict[str, list[str]] = {}
-    checked: set[tuple[int, int]] = set()
-
-    def facts_of(spec: RunSpec) -> DataFacts:
-        key = id(spec)
-        if key not in known:
-            known[key] = (spec, facts(spec))
-        return known[key][1]
-
-    id_of = RunIds(lambda run: facts_of(run).fingerprint)
-
-    def add(spec: RunSpec, experiment: Experiment | Measure) -> str:
-        parent = spec.parent
-        parent_id = None
-        if parent is not None:
-            parent_id = id_of.known(parent) or add(parent, experiment)
-            pair = (id(parent), id(spec.data))
-            if pair not in checked and not spec.allow_overlap:
-                _check_disjoint(parent, spec, facts_of(parent), facts_of(spec), experiment)
-                checked.add(pair)
-        bank_id = None
-        if spec.bank is not None:
-            bank_id = id_of.known(spec.bank) or add(spec.bank, experiment)
-        if spec.borrow and not spec.allow_overlap:
-            _check_borrowed(spec, facts_of(spec), experiment)
-        key = id_of(spec)
-        found.setdefault(key, (spec, parent_id, bank_id, facts_of(spec)))
-        return key
-
-    def placed(spec: RunSpec, experiment: Experiment | Measure) -> str:
-        try:
-            return add(spec, experiment)
-        except DataError as error:
-            what = "measure" if isinstance(experiment, Measure) else "experiment"
-            where = f"{error.place}: " if error.place else ""
-            message = f"{where}{error.message} ({what} {experiment.name})"
-            raise type(error)(message, place=experiment.place, hint=error.hint) from None
-
-    def want(spec: RunSpec, experiment: Experiment) -> str:
-        key = placed(spec, experiment)
-        names = wanted.setdefault(key, [])
-        if experiment.name not in names:
-            names.append(experiment.name)
-        return key
-
+    planner = _Planner(facts)
     cells = 0
     baselines: dict[tuple[str, str], str] = {}
     for experiment in grid.experiments:
-        keys = [want(spec, experiment) for spec in experiment.runs]
+        keys = [planner.want(spec, experiment) for spec in experiment.runs]
         cells += len(keys)
         for key, spec in zip(keys, experiment.baselines, strict=False):
-            baselines[experiment.name, key] = want(spec, experiment)
-    measured: dict[str, list[str]] = {}
-    measures = []
-    for measure in grid.measures:
-        ids = tuple(placed(part.run, measure) for part in measure.parts)
-        measures.append((measure, ids))
+            baselines[experiment.name, key] = planner.want(spec, experiment)
+    measures = tuple((measure, planner.measure(measure)) for measure in grid.measures)
+    return Plan(grid.name, planner.runs(), cells, baselines, measures)
+
+
+class _Planner:
+    """Collects runs, each once and after those that it needs; `facts` as for `make_plan`."""
+
+    def __init__(self, facts: Callable[[RunSpec], DataFacts]) -> None:
+        self._find = facts
+        self._facts: dict[int, tuple[RunSpec, DataFacts]] = {}
+        self._id_of = RunIds(lambda run: self._facts_of(run).fingerprint)
+        self._found: dict[str, tuple[RunSpec, str | None, str | None]] = {}
+        self._experiments: dict[str, dict[str, None]] = {}
+        self._measured: dict[str, dict[str, None]] = {}
+        self._disjoint: set[tuple[int, int]] = set()
+
+    def want(self, spec: RunSpec, experiment: Experiment) -> str:
+        """Adds a run of an experiment; its id."""
+        key = self._placed(spec, experiment)
+        self._experiments.setdefault(key, {})[experiment.name] = None
+        return key
+
+    def measure(self, measure: Measure) -> tuple[str, ...]:
+        """Adds the extractions of a measurement; their ids."""
+        ids = tuple(self._placed(part.run, measure) for part in measure.parts)
         for key, part in zip(ids, measure.parts, strict=True):
-            measured.setdefault(key, []).extend(part.experiments)
-    runs = {
-        key: PlannedRun(
-            key,
-            spec,
-            parent_id,
-            tuple(wanted.get(key, ())),
-            facts_,
-            tuple(dict.fromkeys(measured.get(key, ()))),
-            bank_id,
+            self._measured.setdefault(key, {}).update(dict.fromkeys(part.experiments))
+        return ids
+
+    def runs(self) -> dict[str, PlannedRun]:
+        """Everything that was added, by id."""
+        return {
+            key: PlannedRun(
+                key,
+                spec,
+                parent_id,
+                tuple(self._experiments.get(key, ())),
+                self._facts_of(spec),
+                tuple(self._measured.get(key, ())),
+                bank_id,
+            )
+            for key, (spec, parent_id, bank_id) in self._found.items()
+        }
+
+    def _facts_of(self, spec: RunSpec) -> DataFacts:
+        key = id(spec)
+        if key not in self._facts:
+            self._facts[key] = (spec, self._find(spec))
+        return self._facts[key][1]
+
+    def _placed(self, spec: RunSpec, asked: Experiment | Measure) -> str:
+        """Adds a run; errors of its data get the line of what asks for it."""
+        try:
+            return self._add(spec, asked)
+        except DataError as error:
+            what = "measure" if isinstance(asked, Measure) else "experiment"
+            where = f"{error.place}: " if error.place else ""
+            message = f"{where}{error.message} ({what} {asked.name})"
+            raise type(error)(message, place=asked.place, hint=error.hint) from None
+
+    def _add(self, spec: RunSpec, asked: Experiment | Measure) -> str:
+        parent_id, bank_id = (
+            None if needed is None else self._id_of.known(needed) or self._add(needed, asked)
+            for needed in (spec.parent, spec.bank)
         )
-        for key, (spec, parent_id, bank_id, facts_) in found.items()
-    }
-    return Plan(grid.name, runs, cells, baselines, tuple(measures))
+        if not spec.allow_overlap:
+            self._check_overlap(spec, asked)
+        key = self._id_of(spec)
+        self._found.setdefault(key, (spec, parent_id, bank_id))
+        return key
+
+    def _check_overlap(self, spec: RunSpec, asked: Experiment | Measure) -> None:
+        """Refuses classes that the target shares with its source or with what is borrowed."""
+        parent, pair = spec.parent, (id(spec.parent), id(spec.data))
+        if parent is not None and pair not in self._disjoint:
+            if parent.data.identity() != spec.data.identity():
+                what = f"source {source_label(spec)} and target share"
+                _check_disjoint(what, self._facts_of(parent), self._facts_of(spec), asked)
+            self._disjoint.add(pair)
+        for number, borrowed in enumerate(spec.borrow):
+            facts = self._facts_of(spec)
+            what = f"the borrowed {selection_label(borrowed.data)} and the target share"
+            _check_disjoint(what, facts.borrowed[number], facts, asked)
 
 
 def _check_disjoint(
-    parent: RunSpec,
-    child: RunSpec,
-    source: DataFacts,
-    target: DataFacts,
-    experiment: Experiment | Measure,
+    what: str, one: DataFacts, target: DataFacts, asked: Experiment | Measure
 ) -> None:
-    if source.key_space != target.key_space or parent.data.identity() == child.data.identity():
-        return
-    shared = sorted(set(source.classes) & set(target.classes))
-    if shared:
+    shared = sorted(set(one.classes) & set(target.classes))
+    if one.key_space == target.key_space and shared:
         some = ", ".join(shared[:5]) + (" …" if len(shared) > 5 else "")
         raise GridError(
-            f"source {source_label(child)} and target share {len(shared)} classes: {some}"
-            f" (experiment {experiment.name})",
-            place=experiment.place,
+            f"{what} {len(shared)} classes: {some} (experiment {asked.name})",
+            place=asked.place,
             hint="draw both by one recipe (near_far, categories, half), or set allow_overlap: true",
         )
-
-
-def _check_borrowed(spec: RunSpec, facts: DataFacts, experiment: Experiment | Measure) -> None:
-    for borrowed, its in zip(spec.borrow, facts.borrowed, strict=True):
-        shared = sorted(set(its.classes) & set(facts.classes))
-        if its.key_space == facts.key_space and shared:
-            some = ", ".join(shared[:5]) + (" …" if len(shared) > 5 else "")
-            raise GridError(
-                f"the borrowed {selection_label(borrowed.data)} and the target share {len(shared)} "
-                f"classes: {some} (experiment {experiment.name})",
-                place=experiment.place,
-                hint="draw both by one recipe (near_far, categories, half), or set "
-                "allow_overlap: true",
-            )
 
 
 def batches(
@@ -165,8 +157,7 @@ def batches(
     Args:
         runs: what is to be done, parents before children.
         cost_s: forecast of one run in seconds.
-        limit_s: a piece is closed once it has reached this much work.
-        most_runs: a piece is closed once it has so many runs.
+        limit_s, most_runs: a piece is closed once it has so much work, or so many runs.
     """
     groups: dict[tuple[str, ...], list[PlannedRun]] = {}
     for run in runs:

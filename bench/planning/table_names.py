@@ -8,13 +8,13 @@ from __future__ import annotations
 import hashlib
 import re
 import unicodedata
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
 from bench.core.errors import BenchError
 from bench.core.paths import user_path
-from bench.grid.expand import Grid
+from bench.grid.expand import Grid, load_grid
 from bench.grid.presets import PRESET
 from bench.grid.yaml import scalar
 from bench.specs.run import canonical_json
@@ -22,22 +22,20 @@ from bench.specs.run import canonical_json
 _LONGEST = 80
 
 
-def board_name(grid: Grid, overrides: Sequence[str], own: Callable[[], Grid]) -> str:
-    """The name of a grid's leaderboard: the grid's own, unless `--set` makes its runs others.
+def board_name(grid: Grid, overrides: Sequence[str]) -> str:
+    """The name of the leaderboard of a grid with the `--set` texts `overrides`.
 
-    Args:
-        grid: as it is with the overrides.
-        overrides: the texts of `--set`.
-        own: reads the grid without them.
+    It is the grid's own, unless they change its runs.
     """
-    if not overrides or _same_runs(grid, own):
+    if not overrides or _same_runs(grid):
         return grid.name
     return f"{grid.name}--{_suffix(overrides)}"
 
 
-def _same_runs(grid: Grid, own: Callable[[], Grid]) -> bool:
+def _same_runs(grid: Grid) -> bool:
+    """Whether the grid has the same runs without the overrides."""
     try:
-        plain = own()
+        plain = load_grid(grid.path)
     except BenchError:  # it cannot be read without what was set
         return False
     return [e.runs for e in plain.experiments] == [e.runs for e in grid.experiments]
@@ -54,7 +52,8 @@ def _suffix(overrides: Sequence[str]) -> str:
     >>> _suffix(["target.root=/data/birds"])
     'target.root=birds-a08b1e'
     """
-    pairs = [_pair(text) for text in overrides]
+    parts = (text.partition("=") for text in overrides)
+    pairs = [(key.strip(), scalar(value)) for key, _, value in parts]
     once = len({key for key, _ in pairs}) == len(pairs)
     if once:  # then their order says nothing
         pairs.sort(key=lambda pair: pair[0])
@@ -65,11 +64,6 @@ def _suffix(overrides: Sequence[str]) -> str:
     whole = canonical_json([[key, _absolute(key, value)] for key, value in pairs])
     digits = hashlib.sha256(whole.encode()).hexdigest()[:6]
     return f"{text[:_LONGEST].rstrip('-.=')}-{digits}"
-
-
-def _pair(text: str) -> tuple[str, Any]:
-    key, _, value = text.partition("=")
-    return key.strip(), scalar(value)
 
 
 def _shown(value: Any) -> tuple[str, bool]:

@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.core.errors import DataError
 from bench.core.paths import user_path
 from bench.grid.expand import Experiment, Grid, check_experiments, load_grid
+from bench.methods import options_of
 from bench.planning.plan import Rates, make_plan
 from bench.planning.table_names import board_name
 from bench.results.lookup import Folder, check_results
@@ -78,10 +79,9 @@ class Session:
         return self.records.states()
 
     def try_networks(self) -> None:
-        """Tries out networks and files of weights of the runs asked for, in another process.
+        """Tries out networks and files of weights of the wanted runs, in another process.
 
-        Raises:
-            GridError: for a network that does not take the images, or weights that do not fit it.
+        Raises a GridError for a network that does not take the images, or weights that do not fit.
         """
         from bench.models.compatibility import check_networks
 
@@ -111,7 +111,7 @@ class Session:
 
 
 class FactFinder:
-    """Gives a plan what it needs to know of a run's data; each selection is resolved once.
+    """Finds the facts of a run's data that a plan needs; each selection is resolved once.
 
     Args:
         data_root: where data sets lie.
@@ -122,10 +122,9 @@ class FactFinder:
     def __init__(self, data_root: Path | None, cache: Path, *, allow_missing: bool = False) -> None:
         self.data_root, self.cache, self.allow_missing = data_root, cache, allow_missing
         self.missing: list[str] = []
-        self._known: dict[tuple[int, int], tuple[DataSpec, DataFacts]] = {}
-        self._borrowing: dict[str, DataFacts] = {}
+        self._of_data: dict[tuple[int, int], tuple[DataSpec, DataFacts]] = {}  # by object and draw
+        self._known: dict[str, DataFacts] = {}  # by what is selected
         self._identities: dict[str, str] = {}
-        self._equal: dict[tuple[str, int], DataFacts] = {}
 
     def __call__(self, spec: RunSpec) -> DataFacts:
         """The facts of the run's own data and of what it borrows.
@@ -133,7 +132,9 @@ class FactFinder:
         Raises:
             DataError: if the data are not there or cannot be selected as asked.
         """
-        facts = self._facts(spec)
+        facts = self._own(spec)
+        if spec.borrow:
+            facts = self._borrowing(spec, facts)
         return facts if spec.evaluate is None or facts.missing else self._verified(spec, facts)
 
     def _verified(self, spec: RunSpec, facts: DataFacts) -> DataFacts:
@@ -149,34 +150,28 @@ class FactFinder:
             )
         return replace(facts, fingerprint=self._identities[key])
 
-    def _facts(self, spec: RunSpec) -> DataFacts:
-        from bench.methods import check_sources
+    def _borrowing(self, spec: RunSpec, own: DataFacts) -> DataFacts:
+        """With what the run borrows, which its method must be able to do with."""
+        borrowed = [b.model_dump(mode="json") for b in spec.borrow]
+        key = canonical_json([own.fingerprint, spec.seeds.draw, borrowed])
+        if key not in self._known:
+            self._known[key] = self._with_borrowed(spec, own)
+        facts = self._known[key]
+        options = options_of(spec.method)
+        if options.keeps_source_head and spec.parent is not None:
+            self._check_kept_classifier(spec, self._own(spec.parent), facts.borrowed[0])
+        if not facts.missing:
+            sizes = [one.train_images for one in facts.borrowed]
+            options.check_sources([sum(sizes)] if spec.borrow_pooled else sizes)
+        return facts
 
-        own = self._own(spec)
-        if not spec.borrow:
-            return own
-        key = canonical_json(
-            [own.fingerprint, spec.seeds.draw, [b.model_dump(mode="json") for b in spec.borrow]]
-        )
-        if key not in self._borrowing:
-            self._borrowing[key] = self._with_borrowed(spec, own)
-        self._check_kept_classifier(spec, self._borrowing[key])
-        if not self._borrowing[key].missing:
-            sizes = [facts.train_images for facts in self._borrowing[key].borrowed]
-            check_sources(spec, [sum(sizes)] if spec.borrow_pooled else sizes)
-        return self._borrowing[key]
-
-    def _check_kept_classifier(self, spec: RunSpec, facts: DataFacts) -> None:
-        """The parent's classifier must know the classes that it is kept for (SFT)."""
-        from bench.methods import keeps_source_head
-
-        if spec.parent is None or not keeps_source_head(spec):
-            return
-        parent, source = self._own(spec.parent), facts.borrowed[0]
+    @staticmethod
+    def _check_kept_classifier(spec: RunSpec, parent: DataFacts, source: DataFacts) -> None:
+        """The parent's classifier must have the classes that it is kept for (SFT)."""
         unknown = sorted(set(source.classes) - set(parent.classes))
         if unknown and not (parent.missing or source.missing):
             raise DataError(
-                f"method {spec.method.name!r} keeps the parent's classifier, and it does not know "
+                f"method {spec.method.name!r} keeps the parent's classifier, and it lacks "
                 f"{len(unknown)} of {len(source.classes)} borrowed classes: "
                 f"{', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}",
                 hint="borrow: parent, or set method.source_head: random",
@@ -184,12 +179,12 @@ class FactFinder:
 
     def _own(self, spec: RunSpec) -> DataFacts:
         key = (id(spec.data), spec.seeds.draw)
-        if key not in self._known:
-            text = spec.data.model_dump_json()
-            facts = self._equal.get((text, spec.seeds.draw)) or self._find(spec)
-            self._equal[text, spec.seeds.draw] = facts
-            self._known[key] = (spec.data, facts)
-        return self._known[key][1]
+        if key not in self._of_data:
+            text = f"{spec.seeds.draw} {spec.data.model_dump_json()}"
+            if text not in self._known:
+                self._known[text] = self._find(spec)
+            self._of_data[key] = (spec.data, self._known[text])
+        return self._of_data[key][1]
 
     def _with_borrowed(self, spec: RunSpec, own: DataFacts) -> DataFacts:
         from bench.data.borrow import resolve_borrowed
@@ -199,7 +194,8 @@ class FactFinder:
             self._own(spec.model_copy(update={"data": b.data, "seeds": Seeds(draw=b.draw)}))
             for b in spec.borrow
         ]
-        if not (own.missing or any(facts.missing for facts in alone)):
+        missing = own.missing or any(facts.missing for facts in alone)
+        if not missing:
             places = {"data_root": self.data_root, "cache_dir": self.cache}
             target = resolve(spec.data, spec.seeds.draw, **places)  # type: ignore[arg-type]
             found = resolve_borrowed(spec, target, **places)  # type: ignore[arg-type]
@@ -207,12 +203,8 @@ class FactFinder:
                 replace(facts, train_images=len(images.rows))
                 for facts, images in zip(alone, found, strict=True)
             ]
-        return replace(
-            own,
-            fingerprint=joint_fingerprint(own.fingerprint, [facts.fingerprint for facts in alone]),
-            missing=own.missing or any(facts.missing for facts in alone),
-            borrowed=tuple(alone),
-        )
+        joint = joint_fingerprint(own.fingerprint, [facts.fingerprint for facts in alone])
+        return replace(own, fingerprint=joint, missing=missing, borrowed=tuple(alone))
 
     def _find(self, spec: RunSpec) -> DataFacts:
         from bench.data.catalog import resolve
@@ -259,10 +251,7 @@ def open_session(
         BenchError: if the grid is wrong, or its data or the results folder are not there.
     """
 
-    def load(texts: Sequence[str]) -> Grid:
-        return load_grid(path, overrides=texts)
-
-    grid = load(overrides)
+    grid = load_grid(path, overrides=overrides)
     check_results(results, folder)
     check_experiments(only, grid)
     root = _data_root(grid, data_root)
@@ -276,7 +265,7 @@ def open_session(
         root,
         tuple(only),
         tuple(finder.missing),
-        board=board_name(grid, overrides, lambda: load(())),
+        board=board_name(grid, overrides),
         given=_as_typed(results, data_root, only, overrides),
     )
     if not allow_missing and any(run.facts.missing for run in session.wanted):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import math
 from collections.abc import Iterable, Mapping
 from fractions import Fraction as Exact
@@ -27,10 +28,32 @@ Bool = Annotated[bool, Strict()]
 OptionValue = Bool | Int | Annotated[str, Strict()] | tuple[str, ...]
 
 
+class _Added:
+    """The type of `ADDED`."""
+
+
+ADDED = _Added()
+"""Marks a field that came after schema 1: at its default it is no part of a run's id.
+
+The default of such a field is what was done before it existed, and must not be changed.
+"""
+
+
 class Frozen(BaseModel):
     """A value: hashable, unknown fields refused."""
 
     model_config = ConfigDict(frozen=True, extra="forbid", protected_namespaces=())
+
+    def quiet_fields(self) -> set[str]:
+        """The fields marked `ADDED` that are at their default."""
+        return {name for name, usual in _added(type(self)) if getattr(self, name) == usual}
+
+
+@functools.cache
+def _added(kind: type[Frozen]) -> list[tuple[str, Any]]:
+    """The fields marked `ADDED`, each with its default."""
+    fields = kind.model_fields.items()
+    return [(name, field.default) for name, field in fields if ADDED in field.metadata]
 
 
 def _where(value: Any) -> Any:
@@ -201,12 +224,12 @@ class DataSpec(Frozen):
     test_from: Literal["auto", "given", "pool"] = "auto"
     on_short: Literal["error", "cap", "drop_class"] = "error"
     on_corrupt: Literal["error", "skip"] = "error"
-    options: tuple[tuple[str, OptionValue], ...] = ()
-    views: tuple[str, ...] = ()
-    train_where: Where = ()
-    resize: Count | None = None
-    val_from: Literal["extra", "budget"] = "extra"
-    val_share: Annotated[float, Strict(), Field(gt=0, lt=1)] = 0.2
+    options: Annotated[tuple[tuple[str, OptionValue], ...], ADDED] = ()
+    views: Annotated[tuple[str, ...], ADDED] = ()
+    train_where: Annotated[Where, ADDED] = ()
+    resize: Annotated[Count | None, ADDED] = None
+    val_from: Annotated[Literal["extra", "budget"], ADDED] = "extra"
+    val_share: Annotated[float, Strict(), Field(gt=0, lt=1), ADDED] = 0.2
 
     @model_validator(mode="before")
     @classmethod
@@ -222,7 +245,7 @@ class DataSpec(Frozen):
         return {**values, "val_per_class": 0}
 
     @model_validator(mode="after")
-    def _a_share_of_a_budget(self) -> DataSpec:
+    def _fits_together(self) -> DataSpec:
         if self.val_from == "budget" and self.images_per_class == 1:
             raise ValueError(
                 "images_per_class is 1, but val_from is budget: one image cannot both train and "
@@ -234,10 +257,6 @@ class DataSpec(Frozen):
                 f"val_share is {self.val_share:g}, but val_from is extra: it is the share of a "
                 "budget, so set val_from: budget, or leave val_share out and give val_per_class"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _a_part_fits(self) -> DataSpec:
         if self.resize is not None and self.resize < self.image_size:
             raise ValueError(
                 f"resize is {self.resize}, smaller than the part of image_size {self.image_size} "
@@ -267,15 +286,10 @@ class DataSpec(Frozen):
         return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in found))
 
     def identity(self) -> dict[str, Any]:
-        """The fields that say what the data are, without where they lie.
-
-        Options, views, `train_where`, `resize` and a budget joined later; without them ids are what
-        they were before.
-        """
-        later = ("options", "views", "train_where", "resize")
-        left_out = {"root", *(name for name in later if not getattr(self, name))}
-        if self.val_from == "extra":
-            left_out |= {"val_from", "val_share"}
+        """The fields that say what the data are, without where they lie."""
+        left_out = {"root", *self.quiet_fields()}
+        if self.val_from == "budget":  # then its share counts, whatever it is
+            left_out.discard("val_share")
         return self.model_dump(mode="json", exclude=left_out)
 
 

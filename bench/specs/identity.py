@@ -11,11 +11,9 @@ import contextlib
 import gc
 import hashlib
 from collections.abc import Iterator
-from typing import Any
 
-from bench.specs.run import Fingerprint, RunSpec, Seeds, canonical_json, identity_of
+from bench.specs.run import Fingerprint, RunSpec, canonical_json, identity_of
 
-_GAPS = ("images", "seeds")
 _MANY_OBJECTS = 200_000
 _SHARED = tuple(name for name in RunSpec.model_fields if name != "seeds")
 _Frame = tuple[str, str, str]
@@ -38,10 +36,7 @@ def collector_paused() -> Iterator[None]:
 
 
 class RunIds:
-    """Ids of runs; remembers them by object, so parents that many runs share cost nothing.
-
-    Args:
-        fingerprint: see `bench.specs.run.run_id`.
+    """Ids of runs, as `bench.specs.run.run_id`; parents that many runs share are hashed once.
 
     >>> from bench.specs.run import DataSpec, ModelSpec, run_id
     >>> spec = RunSpec(data=DataSpec(dataset="digits"), model=ModelSpec(name="x"), pattern="R(1)")
@@ -52,8 +47,7 @@ class RunIds:
     def __init__(self, fingerprint: Fingerprint) -> None:
         self._fingerprint = fingerprint
         self._known: dict[int, tuple[RunSpec, str]] = {}
-        self._frames: dict[tuple[Any, ...], tuple[RunSpec, _Frame]] = {}
-        self._texts: dict[str | tuple[int, int, int], str] = {}
+        self._frames: dict[tuple[int, ...], tuple[RunSpec, _Frame]] = {}
 
     def __call__(self, spec: RunSpec) -> str:
         """The id, 32 hexadecimal digits."""
@@ -61,14 +55,15 @@ class RunIds:
         if known is not None:
             return known[1]
         before, between, after = self._frame(spec)
-        images, seeds = self._text(self._fingerprint(spec)), self._seeds(spec.seeds)
+        images = canonical_json(self._fingerprint(spec))
+        seeds = canonical_json(spec.seeds.__dict__)
         text = f"{before}{images}{between}{seeds}{after}"
         key = hashlib.sha256(text.encode()).hexdigest()[:32]
         self._known[id(spec)] = (spec, key)
         return key
 
     def known(self, spec: RunSpec) -> str | None:
-        """The id if it was asked for before."""
+        """The id if it was computed before."""
         found = self._known.get(id(spec))
         return None if found is None else found[1]
 
@@ -82,33 +77,12 @@ class RunIds:
         return found[1]
 
     def _new_frame(self, spec: RunSpec) -> _Frame:
-        parent, bank = spec.parent, spec.bank
-        identity = identity_of(
-            spec,
-            self(parent) if parent is not None else None,
-            self(bank) if bank is not None else None,
-            "",
+        parent_id, bank_id = (
+            None if needed is None else self(needed) for needed in (spec.parent, spec.bank)
         )
-        first, second = _GAPS
-        parts = (
-            {k: v for k, v in identity.items() if k < first},
-            {k: v for k, v in identity.items() if first < k < second},
-            {k: v for k, v in identity.items() if k > second},
+        identity = identity_of(spec, parent_id, bank_id, "")
+        before, between, after = (
+            canonical_json({k: v for k, v in identity.items() if low < k < high})[1:-1]
+            for low, high in (("", "images"), ("images", "seeds"), ("seeds", "~"))
         )
-        texts = [canonical_json(part)[1:-1] for part in parts]
-        return (
-            f'{{{texts[0]},"{first}":',
-            f',{texts[1]},"{second}":',
-            f",{texts[2]}}}",
-        )
-
-    def _text(self, value: str) -> str:
-        if value not in self._texts:
-            self._texts[value] = canonical_json(value)
-        return self._texts[value]
-
-    def _seeds(self, seeds: Seeds) -> str:
-        key = (seeds.draw, seeds.init, seeds.order)
-        if key not in self._texts:
-            self._texts[key] = canonical_json(seeds.model_dump(mode="json"))
-        return self._texts[key]
+        return f'{{{before},"images":', f',{between},"seeds":', f",{after}}}"

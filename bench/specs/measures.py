@@ -111,7 +111,7 @@ class TransferabilityAsked(_Asked):
 
 
 Asked = DistancesAsked | FiltersAsked | TransferabilityAsked
-KINDS: Mapping[str, type[DistancesAsked | FiltersAsked | TransferabilityAsked]] = {
+KINDS: Mapping[str, type[Asked]] = {
     "distances": DistancesAsked,
     "filters": FiltersAsked,
     "transferability": TransferabilityAsked,

@@ -33,17 +33,14 @@ class LayerPattern(Frozen):
 
     groups: tuple[LayerGroup, ...] = Field(min_length=1)
 
-    @classmethod
-    def parse(cls, text: str) -> LayerPattern:
+    @staticmethod
+    @functools.lru_cache(maxsize=4096)
+    def parse(text: str) -> LayerPattern:
         """Reads `T(1-7)R(8)`; groups must follow each other from layer 1 without gap or overlap.
 
         Raises:
             ModelError: with the place in the pattern, when the text is not a pattern.
         """
-        return _parse_pattern(text)
-
-    @classmethod
-    def _read(cls, text: str) -> LayerPattern:
         example = 'write for example "T(1-7)R(8)", "F(1-3)T(4-7)R(8)" or "R(1-8)"'
         groups: list[LayerGroup] = []
         at, expected = 0, 1
@@ -69,7 +66,7 @@ class LayerPattern(Frozen):
             at, expected = match.end(), last + 1
         if not groups:
             raise ModelError("the layer pattern is empty", hint=example)
-        return cls(groups=tuple(groups))
+        return LayerPattern(groups=tuple(groups))
 
     @property
     def depth(self) -> int:
@@ -99,15 +96,3 @@ class LayerPattern(Frozen):
             return str(group.first) if group.first == group.last else f"{group.first}-{group.last}"
 
         return "".join(f"{group.kind}({span(group)})" for group in self.groups)
-
-
-@functools.lru_cache(maxsize=4096)
-def canonical_pattern(text: str) -> str:
-    """The shortest way to write a pattern; raises as `LayerPattern.parse`."""
-    return str(LayerPattern.parse(text))
-
-
-@functools.lru_cache(maxsize=4096)
-def _parse_pattern(text: str) -> LayerPattern:
-    """A grid has few patterns and many runs."""
-    return LayerPattern._read(text)

@@ -11,7 +11,7 @@ from bench.specs.run import RunSpec
 
 @dataclass(frozen=True)
 class DataFacts:
-    """What a plan needs to know of the images that a run selects.
+    """Facts of the images that a run selects.
 
     Attributes:
         fingerprint: of classes and images, see `bench.data.catalog.Resolved`.
@@ -85,10 +85,6 @@ class Plan:
         """How many cells of the grid are equal to an earlier one, and so cost nothing."""
         return self.cells - sum(bool(run.experiments) for run in self.runs.values())
 
-    def children(self, parent_id: str) -> list[PlannedRun]:
-        """The runs that start from `parent_id`."""
-        return [run for run in self.runs.values() if run.parent_id == parent_id]
-
     def descendants(self, ids: Iterable[str]) -> dict[str, str]:
         """Every run below `ids`, with the one of `ids` that it is below of."""
         below: dict[str, str] = {}
@@ -100,11 +96,9 @@ class Plan:
         return below
 
     def to_repeat(self, states: Mapping[str, str], damaged: Collection[str]) -> list[str]:
-        """Of finished runs whose files are damaged those that an unfinished run starts from.
+        """Of the finished runs whose files are `damaged` those that an unfinished run starts from.
 
-        Args:
-            states: of every run; `done` and `diverged` are finished.
-            damaged: ids of finished runs whose files are missing or cut.
+        `states` are those of every run; `done` and `diverged` are finished.
         """
         again: set[str] = set()
         for run in reversed(list(self.runs.values())):  # children come after their parents

@@ -17,6 +17,7 @@ from pydantic import Field, Strict, field_validator, model_validator
 
 from bench.core.errors import ModelError
 from bench.specs.data import (
+    ADDED,
     Bool,
     Borrowed,
     Count,
@@ -26,7 +27,7 @@ from bench.specs.data import (
     Positive,
 )
 from bench.specs.evaluation import EvaluateSpec
-from bench.specs.pattern import LayerPattern, canonical_pattern
+from bench.specs.pattern import LayerPattern
 
 BatchNormMode = Literal["joint", "separate", "frozen"]
 """One pass over all domains; a pass for each; one with the statistics as they are."""
@@ -160,12 +161,14 @@ class TrainSpec(Frozen):
     explode_factor: Positive = 20.0
     threshold: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.7
     frozen_dropout: Bool = True
-    tuned: Literal["all", "norm", "bias"] = "all"
-    layer_lr_decay: Annotated[float, Strict(), Field(gt=0, le=1)] = 1.0
-    l2_sp: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] | None = None
-    refit: Bool = False
-    step_iterations: Count | None = None
-    restart_every: Count | None = None
+    tuned: Annotated[Literal["all", "norm", "bias"], ADDED] = "all"
+    layer_lr_decay: Annotated[float, Strict(), Field(gt=0, le=1), ADDED] = 1.0
+    l2_sp: Annotated[Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] | None, ADDED] = (
+        None
+    )
+    refit: Annotated[Bool, ADDED] = False
+    step_iterations: Annotated[Count | None, ADDED] = None
+    restart_every: Annotated[Count | None, ADDED] = None
 
     @model_validator(mode="after")
     def _schedule_is_one(self) -> TrainSpec:
@@ -191,19 +194,9 @@ class TrainSpec(Frozen):
             )
         return self
 
-    def quiet_options(self) -> set[str]:
-        """Options added since schema 1 that are at their default, which changes nothing."""
-        defaults = {name: TrainSpec.model_fields[name].default for name in _ADDED_TO_TRAIN}
-        return {name for name, value in defaults.items() if getattr(self, name) == value}
-
     def identity(self) -> dict[str, Any]:
-        """All fields; those added since schema 1 only where they are used, so that ids stay."""
-        return self.model_dump(mode="json", exclude=self.quiet_options())
-
-
-_OF_COPIED_LAYERS = ("tuned", "layer_lr_decay", "l2_sp")
-_ADDED_TO_TRAIN = (*_OF_COPIED_LAYERS, "refit", "step_iterations", "restart_every")
-"""Their defaults say what was done before they existed, and must not be changed."""
+        """All fields but those marked `ADDED` that are at their default."""
+        return self.model_dump(mode="json", exclude=self.quiet_fields())
 
 
 Seed = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
@@ -245,7 +238,7 @@ class RunSpec(Frozen):
     @classmethod
     def _canonical_pattern(cls, text: str) -> str:
         try:
-            return canonical_pattern(text)
+            return str(LayerPattern.parse(text))
         except ModelError as error:
             raise ValueError(str(error)) from None
 
@@ -258,19 +251,17 @@ class RunSpec(Frozen):
                 "give a source, or use R for every layer"
             )
         if self.init.kind != "scratch" and scratch:
-            vain, key = ("source would be trained", "source")
-            if self.init.kind != "run":
-                vain, key = "weights would be read", "weights"
+            key = "source" if self.init.kind == "run" else "weights"
             raise ValueError(
-                f"pattern {self.pattern} copies nothing, so its {vain} in vain: "
+                f"pattern {self.pattern} copies nothing, so it has no use for {key}: "
                 f"set {key}: none, or copy a layer with T or F"
             )
         return self
 
     @model_validator(mode="after")
     def _options_of_copied_layers_have_some(self) -> RunSpec:
-        quiet = self.train.quiet_options()
-        used = [name for name in _OF_COPIED_LAYERS if name not in quiet]
+        quiet = self.train.quiet_fields()
+        used = [name for name in ("tuned", "layer_lr_decay", "l2_sp") if name not in quiet]
         if used and not LayerPattern.parse(self.pattern).layers("T"):
             raise ValueError(
                 f"train.{used[0]} is about copied and tuned layers, and pattern {self.pattern} has "
@@ -351,26 +342,17 @@ def joint_fingerprint(own: str, borrowed: Sequence[str]) -> str:
 Fingerprint = Callable[[RunSpec], str]
 
 
-def run_id(spec: RunSpec, fingerprint: Fingerprint, memo: dict[int, str] | None = None) -> str:
+def run_id(spec: RunSpec, fingerprint: Fingerprint) -> str:
     """The identity of a run: 32 hexadecimal digits (128 bits) of SHA-256.
 
-    Args:
-        spec: the run.
-        fingerprint: gives the fingerprint of the images that a run selects, borrowed ones
-            included; see `bench.data.catalog.fingerprint` and `joint_fingerprint`.
-        memo: ids of parents already known, by `id()` of the spec object; a grid shares parents.
+    `fingerprint` gives that of the images that a run selects, borrowed ones included; see
+    `bench.data.catalog.fingerprint` and `joint_fingerprint`.
     """
-
-    def id_of(needed: RunSpec | None) -> str | None:
-        if needed is None:
-            return None
-        known = memo.get(id(needed)) if memo is not None else None
-        key = known or run_id(needed, fingerprint, memo)
-        if memo is not None:
-            memo[id(needed)] = key
-        return key
-
-    identity = identity_of(spec, id_of(spec.parent), id_of(spec.bank), fingerprint(spec))
+    parent_id, bank_id = (
+        None if needed is None else run_id(needed, fingerprint)
+        for needed in (spec.parent, spec.bank)
+    )
+    identity = identity_of(spec, parent_id, bank_id, fingerprint(spec))
     return hashlib.sha256(canonical_json(identity).encode()).hexdigest()[:32]
 
 

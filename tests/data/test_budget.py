@@ -14,7 +14,8 @@ from pydantic import ValidationError
 from bench.core.errors import DataError
 from bench.data.catalog import load, resolve
 from bench.data.dataset import Image
-from bench.data.selection.splits import split
+from bench.data.selection.pools import Pool
+from bench.data.selection.splits import split_pools
 from bench.specs.data import DataSpec, validation_images
 
 USUAL = {
@@ -42,6 +43,17 @@ def images_of(label, train=40, val=0, test=5, people=None, rng=None):
         for part, count in (("train", train), ("val", val), ("test", test))
         for number in range(count)
     ]
+
+
+def split(images, *, draw, val_share=None, **options):
+    """The images of each class by `split_pools`, classes in sorted order."""
+    by_label = {}
+    for image in images:
+        by_label.setdefault(image.label, []).append(image)
+    pools = [Pool(label, tuple(by_label[label])) for label in sorted(by_label)]
+    if val_share is not None:
+        options |= {"val_from": "budget", "val_share": val_share}
+    return split_pools(pools, DataSpec(dataset="d", **options), draw)
 
 
 def keys(images):

@@ -15,7 +15,8 @@ from hypothesis import strategies as st
 from bench.core.errors import DataError
 from bench.data.dataset import Image
 from bench.data.selection.pools import Pool
-from bench.data.selection.splits import split, split_pools
+from bench.data.selection.splits import split_pools
+from bench.specs.data import DataSpec
 
 USUAL = {
     "images_per_class": 3,
@@ -43,6 +44,15 @@ def images_of(label, train=20, val=0, test=5, group=None):
 
 def pool_of(*labels, **counts):
     return [image for label in labels for image in images_of(label, **counts)]
+
+
+def split(images, *, draw, **options):
+    """Those of the images that `split_pools` takes, classes in sorted order."""
+    by_label = {}
+    for image in images:
+        by_label.setdefault(image.label, []).append(image)
+    pools = [Pool(label, tuple(by_label[label])) for label in sorted(by_label)]
+    return split_pools(pools, DataSpec(dataset="d", **options), draw)
 
 
 def keys(images):
@@ -279,15 +289,15 @@ def test_available_images_are_those_that_would_train_if_all_did(
         "val_per_class": v,
         "test_per_class": 3,
         "test_from": "given" if given_test else "pool",
-        "draw": 0,
         "on_short": "drop_class",
-        "train_where": (lambda image: int(image.sha256, 16) % 3 > 0) if restricted else None,
     }
+    where = (lambda image: int(image.sha256, 16) % 3 > 0) if restricted else None
+    data = DataSpec(dataset="d", images_per_class=k, **options)
     try:
-        found = split_pools(pools, images_per_class=k, **options)
+        found = split_pools(pools, data, 0, where)
     except DataError:
         assume(False)
-    every = split_pools(pools, images_per_class=None, **options)
+    every = split_pools(pools, DataSpec(dataset="d", **options), 0, where)
     assert found.available_images == len([i for i in every.train if i.label in found.classes])
 
 

@@ -243,9 +243,9 @@ def test_borrowed_classes_must_not_be_the_targets(tmp_path: Path) -> None:
     assert session(tmp_path, cell % ", allow_overlap: true").plan.runs
 
 
-def test_a_kept_classifier_must_know_the_borrowed_classes(tmp_path: Path) -> None:
+def test_a_kept_classifier_must_have_the_borrowed_classes(tmp_path: Path) -> None:
     cell = "{set: {source: other, method: %s, borrow: some}}"
-    with pytest.raises(BenchError, match=r"does not know 2 of 5[\s\S]*source_head: random"):
+    with pytest.raises(BenchError, match=r"lacks 2 of 5[\s\S]*source_head: random"):
         session(tmp_path, cell % "soft")
     assert session(tmp_path, cell % "{name: soft, source_head: random}").plan.runs
     assert session(tmp_path, cell % "joint").plan.runs

@@ -64,7 +64,7 @@ def test_a_source_that_no_run_takes_is_refused(tmp_path: Path) -> None:
 
 
 def test_the_message_speaks_of_what_was_set(tmp_path: Path) -> None:
-    with pytest.raises(GridError, match=r"weights would be read in vain: set weights: none"):
+    with pytest.raises(GridError, match=r"it has no use for weights: set weights: none"):
         read("pattern=scratch")
     with pytest.raises(
         GridError, match=r"(?s)weights is a name here.*write weights=\{file: x.pt\}"

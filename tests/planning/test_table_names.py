@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.core.errors import BenchError, GridError
+from bench.core.errors import BenchError
 from bench.core.paths import user_path
 from bench.grid.expand import Grid, load_grid
 from bench.planning.table_names import board_name
@@ -29,11 +29,7 @@ presets:
 def name(folder: Path, *overrides: str) -> str:
     path = folder / "rates.yaml"
     path.write_text(GRID)
-
-    def load(texts: tuple[str, ...]) -> Grid:
-        return load_grid(path, overrides=texts)
-
-    return board_name(load(overrides), overrides, lambda: load(()))
+    return board_name(load_grid(path, overrides=overrides), overrides)
 
 
 def test_what_changes_no_run_keeps_the_name(tmp_path: Path) -> None:
@@ -68,11 +64,8 @@ def test_two_folders_of_one_name_have_tables_of_their_own(tmp_path: Path) -> Non
 
 
 def test_a_grid_that_needs_what_was_set_is_a_variant(tmp_path: Path) -> None:
-    def own() -> Grid:
-        raise GridError("it cannot be read")
-
-    grid = Grid("rates", tmp_path, "", None, (), {})
-    assert board_name(grid, ("seed=3",), own) == "rates--seed=3"
+    grid = Grid("rates", tmp_path / "unreadable.yaml", "", None, (), {})
+    assert board_name(grid, ("seed=3",)) == "rates--seed=3"
 
 
 VALUES = st.one_of(
@@ -91,12 +84,9 @@ VALUES = st.one_of(
 def test_what_is_set_otherwise_is_called_otherwise(
     one: dict[str, object], two: dict[str, object]
 ) -> None:
-    def own() -> Grid:
-        raise GridError("not asked")
-
-    grid = Grid("g", Path("g.yaml"), "", None, (), {})
+    grid = Grid("g", Path("unreadable.yaml"), "", None, (), {})
     texts = [[f"{key}={value}" for key, value in chosen.items()] for chosen in (one, two)]
-    first, second = (board_name(grid, text, own) for text in texts)
+    first, second = (board_name(grid, text) for text in texts)
     assert (first == second) == (
         {k: repr(v) for k, v in one.items()} == {k: repr(v) for k, v in two.items()}
     )

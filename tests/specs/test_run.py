@@ -9,8 +9,9 @@ from typing import Any
 import pytest
 from pydantic import ValidationError
 
+from bench.methods.retrieval.neighbours import SelectionOptions
 from bench.results.records import describe_run, slug, source_label
-from bench.specs.data import DataSpec, NearFarClasses
+from bench.specs.data import ADDED, DataSpec, NearFarClasses
 from bench.specs.run import (
     FromFile,
     FromRun,
@@ -139,3 +140,19 @@ def test_labels_a_person_understands() -> None:
 def test_a_spec_survives_json() -> None:
     assert RunSpec.model_validate_json(CHILD.model_dump_json()) == CHILD
     assert identity(RunSpec.model_validate_json(CHILD.model_dump_json())) == identity(CHILD)
+
+
+def test_fields_that_came_later_carry_the_mark() -> None:
+    """Each at its default is no part of an id; `Annotated[X, ADDED] | None` would lose the mark."""
+    marked = {
+        f"{kind.__name__}.{name}"
+        for kind in (DataSpec, TrainSpec, SelectionOptions)
+        for name, field in kind.model_fields.items()
+        if ADDED in field.metadata
+    }
+    assert marked == {
+        *(f"DataSpec.{name}" for name in ("options", "views", "train_where", "resize")),
+        *(f"DataSpec.{name}" for name in ("val_from", "val_share")),
+        *(f"TrainSpec.{name}" for name in ("tuned", "layer_lr_decay", "l2_sp", "refit")),
+        *(f"SelectionOptions.{name}" for name in ("oversample_hard", "responses_mib")),
+    }

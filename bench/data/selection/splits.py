@@ -11,19 +11,15 @@ one, by group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Literal
 
 from bench.core.errors import DataError
 from bench.core.text import counted, some
 from bench.data.dataset import Image, Notes, Split
 from bench.data.selection.pools import Images, Pool, Taker
-from bench.specs.data import validation_images
-
-TestFrom = Literal["auto", "given", "pool"]
-OnShort = Literal["error", "cap", "drop_class"]
+from bench.specs.data import DataSpec, validation_images
 
 
 @dataclass(frozen=True)
@@ -44,122 +40,83 @@ class Splits:
     available_images: int = 0
 
 
-def split(
-    images: Iterable[Image],
-    *,
-    images_per_class: int | None,
-    val_per_class: int,
-    test_per_class: int | None,
-    test_from: TestFrom,
-    draw: int,
-    on_short: OnShort,
-    val_share: float | None = None,
-) -> Splits:
-    """Splits `images`; classes in sorted order. See `split_pools`."""
-    by_label: dict[str, list[Image]] = {}
-    for image in images:
-        by_label.setdefault(image.label, []).append(image)
-    return split_pools(
-        [Pool(label, tuple(by_label[label])) for label in sorted(by_label)],
-        images_per_class=images_per_class,
-        val_per_class=val_per_class,
-        test_per_class=test_per_class,
-        test_from=test_from,
-        draw=draw,
-        on_short=on_short,
-        val_share=val_share,
-    )
-
-
 def split_pools(
     pools: Sequence[Pool],
-    *,
-    images_per_class: int | None,
-    val_per_class: int,
-    test_per_class: int | None,
-    test_from: TestFrom,
+    data: DataSpec,
     draw: int,
-    on_short: OnShort,
     train_where: Callable[[Image], bool] | None = None,
-    val_share: float | None = None,
 ) -> Splits:
-    """Exactly `images_per_class` training and `val_per_class` validation images of every class.
-
-    With `val_share` they are `images_per_class` images together, that share of them for validation;
-    the data set's own training and validation images are then one pool, and `val_per_class` is
-    not read.
+    """Exactly as many training, validation and test images of every class as `data` asks for.
 
     Where the data set has validation images of its own, validation is drawn from them; else from
-    the training pool. Dropped, and counted in the notes, are: training and validation images with
-    the bytes of a test image, all but one of several pool images with the same bytes, and images
-    whose group is in a split that was filled before (test, validation, training). A given test
-    set is left as it is.
+    the training pool. With `val_from: budget` the two are one pool. Dropped, and counted in the
+    notes, are: training and validation images with the bytes of a test image, all but one of
+    several pool images with the same bytes, and images whose group is in a split that was filled
+    before (test, validation, training). A given test set is left as it is.
 
     Args:
         pools: one per class, in the order in which classes are numbered.
-        images_per_class: None takes all that remain.
-        test_per_class: None takes all given test images.
-        test_from: `given`, `pool` (given test images are then left out), or `auto`.
-        on_short: what happens to a class with too few images: `error`, `cap` (use what there is,
-            at least one training and one test image, and with `val_share` one for validation) or
-            `drop_class`; the notes name them.
+        data: how many images. Where a class has too few, `on_short` says what happens: `error`,
+            `cap` (use what there is, at least one training and one test image, and with a budget
+            one for validation) or `drop_class`; the notes name such classes.
+        draw: seed of the draw.
         train_where: which images may be for training and validation; None is all.
-        val_share: None draws validation images besides.
 
     Raises:
         DataError: naming the classes, the counts needed and available, and the ways out.
     """
-    has_test = any("test" in pool.parts for pool in pools)
-    given_test = _given_test(test_from, has_test, test_per_class)
+    given_test = _given_test(data, any("test" in pool.parts for pool in pools))
     val_part: Split = "val" if any("val" in pool.parts for pool in pools) else "train"
+    budget = data.val_from == "budget"
     kept, dropped = kept_keys(tuple(pools), given_test)
     notes: Notes = dict(dropped)
     taker = Taker(pools, kept)
     if given_test:
-        test = taker.given(test_per_class)
+        test = taker.given(data.test_per_class)
     else:
-        test = taker.take("test", "train", test_per_class)
+        test = taker.take("test", "train", data.test_per_class)
     taker.only = train_where
-    salt, wanted = f"images|{draw}", _wanted(images_per_class, val_per_class, val_share)
-    if val_share is None:
-        val = taker.take(salt, val_part, val_per_class)
-        available = taker.available("train")
-        train = taker.take(salt, "train", images_per_class)
-    else:
-        available = taker.available("train", "val")
-        train, val = taker.take_budget(salt, images_per_class, val_share)
+    train, val, available = _train_and_val(taker, data, f"images|{draw}", val_part)
     if taker.left_out:
         notes["left_out_group_in_other_split"] = len(taker.left_out)
-    if on_short == "error":
-        own_val = val_share is None and val_part == "val" and val_per_class > 0
-        _check_same_classes(pools, given_test, own_val, pooled=val_share is not None)
-    wanted |= {"test": test_per_class}
+    if data.on_short == "error":
+        own_val = not budget and val_part == "val" and data.val_per_class > 0
+        _check_same_classes(pools, given_test, own_val, pooled=budget)
     picks = [
         _Pick(pool.label, {"train": a, "validation": b, "test": c})
         for pool, a, b, c in zip(pools, train, val, test, strict=True)
     ]
-    picks = _settle(picks, wanted, on_short, notes, budget=val_share is not None)
-    settled = {pick.label for pick in picks}
-    return Splits(
-        tuple(pick.label for pick in picks),
-        tuple(image for pick in picks for image in pick.parts["train"]),
-        tuple(image for pick in picks for image in pick.parts["validation"]),
-        tuple(image for pick in picks for image in pick.parts["test"]),
-        notes,
-        sum(n for pool, n in zip(pools, available, strict=True) if pool.label in settled),
-    )
+    picks = _settle(picks, data, notes)
+    drawn = {
+        part: tuple(image for pick in picks for image in pick.parts[part])
+        for part in ("train", "validation", "test")
+    }
+    left = {pick.label: None for pick in picks}
+    count = sum(n for pool, n in zip(pools, available, strict=True) if pool.label in left)
+    return Splits(tuple(left), drawn["train"], drawn["validation"], drawn["test"], notes, count)
 
 
-def _wanted(
-    images_per_class: int | None, val_per_class: int, val_share: float | None
-) -> dict[str, int | None]:
-    """Training and validation images of every class; None asks for all, and for at least one."""
-    if val_share is None:
-        return {"train": images_per_class, "validation": val_per_class}
-    if images_per_class is None:
-        return {"train": None, "validation": None}
-    held = max(1, validation_images(images_per_class, val_share))
-    return {"train": max(1, images_per_class - held), "validation": held}
+def _train_and_val(
+    taker: Taker, data: DataSpec, salt: str, val_part: Split
+) -> tuple[list[Images], list[Images], list[int]]:
+    """Training and validation images of every class, and how many there were to train on."""
+    if data.val_from == "budget":
+        available = taker.available("train", "val")
+        return *taker.take_budget(salt, data.images_per_class, data.val_share), available
+    val = taker.take(salt, val_part, data.val_per_class)
+    available = taker.available("train")
+    return taker.take(salt, "train", data.images_per_class), val, available
+
+
+def _wanted(data: DataSpec) -> dict[str, int | None]:
+    """Images of every class by their use; None asks for all, and for at least one."""
+    train, val = data.images_per_class, data.val_per_class
+    if data.val_from == "budget":
+        if train is None:
+            return {"train": None, "validation": None, "test": data.test_per_class}
+        val = max(1, validation_images(train, data.val_share))
+        train = max(1, train - val)
+    return {"train": train, "validation": val, "test": data.test_per_class}
 
 
 def _check_same_classes(
@@ -182,14 +139,15 @@ def _check_same_classes(
         )
 
 
-def _given_test(test_from: TestFrom, has_test: bool, test_per_class: int | None) -> bool:
-    if test_from == "given" and not has_test:
+def _given_test(data: DataSpec, has_test: bool) -> bool:
+    """Whether the test images are those that the data set comes with."""
+    if data.test_from == "given" and not has_test:
         raise DataError(
             "test_from is 'given', but these classes come without test images",
             hint="set test_from: pool and test_per_class: N, or add a test split to the data",
         )
-    given = has_test if test_from == "auto" else test_from == "given"
-    if not given and test_per_class is None:
+    given = has_test if data.test_from == "auto" else data.test_from == "given"
+    if not given and data.test_per_class is None:
         reason = "test_from is 'pool'" if has_test else "the data set has no test split of its own"
         raise DataError(
             f"test_per_class is not set, and {reason}",
@@ -247,14 +205,9 @@ class _Pick:
         ]
 
 
-def _settle(
-    picks: list[_Pick],
-    wanted: dict[str, int | None],
-    on_short: OnShort,
-    notes: Notes,
-    *,
-    budget: bool,
-) -> list[_Pick]:
+def _settle(picks: list[_Pick], data: DataSpec, notes: Notes) -> list[_Pick]:
+    """What becomes of classes with too few images, as `on_short` says."""
+    wanted, budget = _wanted(data), data.val_from == "budget"
     line_of = {
         pick.label: f"{pick.label}: {', '.join(text)}"
         for pick in picks
@@ -262,7 +215,7 @@ def _settle(
     }
     if not line_of:
         return picks
-    if on_short == "drop_class":
+    if data.on_short == "drop_class":
         rest = [pick for pick in picks if pick.label not in line_of]
         if not rest:
             raise DataError(
@@ -272,7 +225,7 @@ def _settle(
             )
         notes["dropped_classes"] = list(line_of.values())
         return rest
-    if on_short == "cap":
+    if data.on_short == "cap":
         needed = ("train", "validation", "test") if budget else ("train", "test")
         empty = [p.label for p in picks if not all(p.parts[part] for part in needed)]
         if empty:

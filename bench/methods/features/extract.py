@@ -5,12 +5,12 @@ Distances between source and target (CHU §3.1), the average precision of filter
 are computed from these. An extraction is a run, so it is planned, shared, launched and resumed like
 a training; instead of weights it leaves `features.npz`:
 
-    layer.<name>   (N, …) float32, one array for each layer asked for
+    layer.<name>   (N, …) float32, one array for each layer of the option
     labels         (N,) int64, places in `classes`
     classes        (C,) names
     images         (N,) keys of the images; sha256 (N,) of their content
     split          (N,) train, val or test
-    pixels         (N, P, P, 3) uint8, where they were asked for
+    pixels         (N, P, P, 3) uint8, where the option gives a size
 
 Images are not augmented and the network is in evaluation mode. Rows are written to memory maps
 block by block and taken up there again after an interruption, so memory does not grow with N.
@@ -33,13 +33,7 @@ class Extract:
         self.options = options
 
     def fit(self, task: FeatureTask) -> Fitted:
-        """The features as a file of the run; nothing is fitted.
-
-        Raises:
-            DataError: the split has no image.
-            ModelError: no such layer.
-            Interrupted: `task.should_stop` said so; what was written is taken up next time.
-        """
+        """The features as a file of the run; an interrupted one is taken up next time."""
         from bench.methods.features.extraction import extract_to_file
 
         return extract_to_file(task, self.options)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import hashlib
-from typing import TYPE_CHECKING, Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, ClassVar, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, field_validator
+from pydantic import Field, Strict, field_validator
+
+from bench.methods.options import MethodOptions
+from bench.specs.data import Count
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -34,12 +37,12 @@ def layer_names(layers: str) -> list[str]:
     return list(dict.fromkeys(part.strip() for part in layers.split(",") if part.strip()))
 
 
-class ExtractOptions(BaseModel):
+class ExtractOptions(MethodOptions):
     """Options of an extraction.
 
     Attributes:
         layers: separated by commas: numbers, names of modules, `penultimate` (what the classifier
-            is handed), or `scores` (what the network's classifier says).
+            is given), or `scores` (what the network's classifier gives).
         stage: what of a numbered or named layer, see `bench.training.features.extract`.
         pool: of maps: `flatten` keeps all places, `max` and `mean` one number for each filter,
             `none` the maps as they are (N, C, H, W).
@@ -48,13 +51,13 @@ class ExtractOptions(BaseModel):
         pixels: side in pixels of the images kept beside the features; None keeps none.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    whole_images: ClassVar[bool] = True
 
     layers: str = "penultimate"
     stage: Literal["pre", "post", "end", "output"] = "end"
     pool: Literal["none", "max", "mean", "flatten"] = "flatten"
     split: Literal["train", "val", "test", "trainval", "all"] = "train"
-    images: Annotated[int, Strict(), Field(ge=1)] | None = None
+    images: Count | None = None
     pixels: Annotated[int, Strict(), Field(ge=8)] | None = None
 
     @field_validator("layers")
@@ -72,11 +75,7 @@ def taken_rows(
     """The rows that `limit` leaves: the same number of each class, or one more; ascending.
 
     Within a class the first in the order of SHA-256 of (label, key) stay, so a smaller limit takes
-    a subset of what a larger one takes.
-
-    Args:
-        images: of the whole selection.
-        rows: (n,) places in `images` to choose from.
+    a subset of what a larger one takes. `rows` are places in `images`.
     """
     import numpy as np
 

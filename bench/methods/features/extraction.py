@@ -12,7 +12,7 @@ import json
 import shutil
 import time
 import zipfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -23,6 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.core.errors import DataError
+from bench.core.files import write_atomic
 from bench.data.dataset import Image
 from bench.data.rows import Rows
 from bench.methods.features.extract_options import (
@@ -137,7 +138,7 @@ class _Forward:
 
 
 def _around_classifier(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor]:
-    """What the classifier is handed and what the network says, in one forward pass."""
+    """The classifier's input and the network's scores, in one forward pass."""
     handed: list[Tensor] = []
     classifier = model.get_submodule(classifier_name(model))
     handle = classifier.register_forward_pre_hook(lambda _, given: handed.append(given[0].clone()))
@@ -156,11 +157,7 @@ def _around_classifier(model: nn.Module, inputs: Tensor) -> tuple[Tensor, Tensor
 class _Arrays:
     """The memory maps of an unfinished extraction, and how far they are written.
 
-    Args:
-        folder: where they lie.
-        forward: gives the shapes.
-        sample: one network input.
-        key: what is being extracted; what was written for another key is thrown away.
+    What was written for another `key` is thrown away; the shapes are those of one `sample`.
     """
 
     def __init__(self, folder: Path, forward: _Forward, sample: Tensor, key: str) -> None:
@@ -214,9 +211,7 @@ class _Arrays:
         """The mark is only there once the rows are on the disk."""
         for array in self.maps.values():
             array.flush()
-        temporary = self.folder / ".mark.tmp"
-        temporary.write_text(json.dumps({"key": self.key, "rows": rows}))
-        temporary.replace(self.folder / "mark.json")
+        write_atomic(self.folder / "mark.json", json.dumps({"key": self.key, "rows": rows}))
 
 
 def _key(whole: Selected, rows: NDArray[np.int64], options: ExtractOptions) -> str:
@@ -261,16 +256,11 @@ def _resized(
     return result
 
 
-def _write_npz(path: Path, arrays: _Arrays, small: Mapping[str, NDArray[Any]]) -> None:
+def _write_npz(path: Path, arrays: _Arrays, small: dict[str, NDArray[Any]]) -> None:
     """An uncompressed npz without pickle; equal content gives equal bytes."""
-
-    def everything() -> Iterator[tuple[str, NDArray[Any]]]:
-        for name, array in arrays.maps.items():
-            yield f"layer.{name}", array
-        yield from small.items()
-
+    everything = {f"layer.{name}": array for name, array in arrays.maps.items()} | small
     with zipfile.ZipFile(path, "w", zipfile.ZIP_STORED) as archive:
-        for name, array in everything():
+        for name, array in everything.items():
             # A name alone has the date 1980-01-01, so bytes do not depend on when they are written.
             with archive.open(f"{name}.npy", "w", force_zip64=True) as file:
                 np.lib.format.write_array(file, array, allow_pickle=False)

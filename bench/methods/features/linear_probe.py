@@ -9,10 +9,8 @@ that C, to training and validation images together.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from pathlib import Path
-from typing import Any
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 
 import numpy as np
 import torch
@@ -22,6 +20,7 @@ from torch import Tensor, nn
 from bench.core.errors import ModelError
 from bench.methods.features.solvers import Linear, Loss, fit_in_memory, fit_streaming
 from bench.methods.features.task import FeatureTask, Fitted
+from bench.methods.options import FeatureOptions
 from bench.models.domains import Trunk, classifier_name
 from bench.models.heads import side_by_side
 from bench.training import evaluation as evaluate
@@ -34,28 +33,8 @@ from bench.training.process import peak_memory_bytes
 BATCH_SIZE = 256
 
 
-@dataclass(frozen=True)
-class Recipe:
-    """How, see the options of `bench.methods.features.svm` and `bench.methods.features.probe`."""
-
-    loss: Loss
-    layer: str
-    stage: Stage
-    normalise: bool
-    c: tuple[float, ...]
-    max_iter: int
-    memory_mib: int
-    solver: str
-
-
 class FeatureModel(nn.Module):
-    """Normalised images (n, 3, S, S) to scores (n, C) of a linear classifier on features.
-
-    Args:
-        features: images to features (n, D).
-        linear: the classifier.
-        normalise: features are divided by their Euclidean length first.
-    """
+    """Normalised images (n, 3, S, S) to scores (n, C) of a linear classifier on features (n, D)."""
 
     def __init__(
         self, features: Callable[[Tensor], Tensor], linear: Linear, normalise: bool
@@ -74,42 +53,50 @@ class FeatureModel(nn.Module):
         return scores
 
 
-def fit(task: FeatureTask, recipe: Recipe) -> Fitted:
+def fit(
+    task: FeatureTask, loss: Loss, choices: tuple[float, ...], options: FeatureOptions
+) -> Fitted:
     """Extracts, fits for each C, keeps the best on validation data (of equals the smallest C).
 
-    Without validation images C is 1 if that is among the choices, else the first.
+    Args:
+        task: images and network.
+        loss: of the classifier.
+        choices: values of C, ascending; where `options.c` gives one, it is that, and 1 without
+            validation images.
+        options: of the method.
 
     Raises:
         ModelError: no such layer.
         DataError: fewer than two classes, or a class without a training image.
     """
     begun = time.monotonic()
-    features = features_of(task.model, recipe.layer, recipe.stage, task.train, task.device)
-    extract = _Extract(features, recipe, task)
+    features = features_of(task.model, options.layer, options.stage, task.train, task.device)
+    extract = _Extract(features, options.normalise, task)
     columns = extract.columns
     held = 0 if task.validation is None else task.validation.size
-    in_memory = (task.train.size + held) * columns * 12 <= recipe.memory_mib * 2**20
-    how = ("sklearn" if in_memory else "streaming") if recipe.solver == "auto" else recipe.solver
-    choices = recipe.c if held else ((1.0,) if 1.0 in recipe.c else recipe.c[:1])
+    in_memory = (task.train.size + held) * columns * 12 <= options.memory_mib * 2**20
+    how = ("sklearn" if in_memory else "streaming") if options.solver == "auto" else options.solver
+    if options.c is not None or not held:
+        choices = (options.c or 1.0,)
     history: list[Row] = []
     tried: list[Linear] = []
     notes: list[str] = []
     with extract.stored(task.train, "train", in_memory) as x:
         for number, c in enumerate(choices):
-            linear = _solve(x, task.train, task.device, recipe, c, how)
+            linear = _solve(x, task.train, task.device, loss, options, c, how)
             tried.append(linear)
             history.append(_row(number, c, linear, extract, x, task))
             if not linear.converged:
-                notes.append(f"C = {c:g}: not converged after {recipe.max_iter} iterations")
+                notes.append(f"C = {c:g}: not converged after {options.max_iter} iterations")
     best = max(range(len(tried)), key=lambda i: (history[i]["val_top1_accuracy"] or 0.0, -i))
     linear, again = tried[best], None
     if task.refit is not None:
         again = {"images": task.refit.size, "c": choices[best]}
         with extract.stored(task.refit, "refit", in_memory) as x:
-            linear = _solve(x, task.refit, task.device, recipe, choices[best], how)
+            linear = _solve(x, task.refit, task.device, loss, options, choices[best], how)
         if not linear.converged:
-            notes.append(f"refit: not converged after {recipe.max_iter} iterations")
-    model = FeatureModel(features, linear, recipe.normalise).to(task.device)
+            notes.append(f"refit: not converged after {options.max_iter} iterations")
+    model = FeatureModel(features, linear, options.normalise).to(task.device)
     outcome = Outcome(
         status="done",
         history=history,
@@ -122,26 +109,31 @@ def fit(task: FeatureTask, recipe: Recipe) -> Fitted:
         notes=tuple(notes),
         refit=again,
     )
-    said = {"c": choices[best], "features": columns, "solver": how, "c_chosen_on": "validation"}
-    if not held:
-        said["c_chosen_on"] = "nothing: there are no validation images"
-    return Fitted(model, outcome, said, logits=recipe.loss == "logistic")
+    chosen_on = "validation" if held else "nothing: there are no validation images"
+    found = {"c": choices[best], "features": columns, "solver": how, "c_chosen_on": chosen_on}
+    return Fitted(model, outcome, found, logits=loss == "logistic")
 
 
 def _solve(
-    x: NDArray[np.float32], data: Domain, device: torch.device, recipe: Recipe, c: float, how: str
+    x: NDArray[np.float32],
+    data: Domain,
+    device: torch.device,
+    loss: Loss,
+    options: FeatureOptions,
+    c: float,
+    how: str,
 ) -> Linear:
     labels, classes = data.labels, data.num_classes
     if how == "sklearn":
-        return fit_in_memory(x, labels, classes, loss=recipe.loss, c=c, max_iter=recipe.max_iter)
-    rows = max(16, min(4096, recipe.memory_mib * 2**20 // (16 * x.shape[1])))
+        return fit_in_memory(x, labels, classes, loss=loss, c=c, max_iter=options.max_iter)
+    rows = max(16, min(4096, options.memory_mib * 2**20 // (16 * x.shape[1])))
     return fit_streaming(
         x,
         labels,
         classes,
-        loss=recipe.loss,
+        loss=loss,
         c=c,
-        max_iter=recipe.max_iter,
+        max_iter=options.max_iter,
         rows=rows,
         device=device,
     )
@@ -215,57 +207,36 @@ class _Extract:
     """Features of a domain, block by block or as one array."""
 
     def __init__(
-        self, features: Callable[[Tensor], Tensor], recipe: Recipe, task: FeatureTask
+        self, features: Callable[[Tensor], Tensor], normalise: bool, task: FeatureTask
     ) -> None:
-        self.features, self.recipe, self.task = features, recipe, task
+        self.features, self.normalise, self.task = features, normalise, task
         self.columns = self._block(task.train, 0, 1).shape[1]
 
     def _block(self, data: Domain, start: int, stop: int) -> NDArray[np.float32]:
         feed = Feed(data, FeedOptions(self.task.device))
         found = self.features(feed.plain_batch(start, stop))
-        block: NDArray[np.float32] = _normalised(found, self.recipe.normalise).cpu().numpy()
+        block: NDArray[np.float32] = _normalised(found, self.normalise).cpu().numpy()
         return block
 
-    def blocks(self, data: Domain) -> Sequence[NDArray[np.float32]]:
-        """In the order of the images; made as they are asked for."""
-        return _Blocks(self, data)
+    def blocks(self, data: Domain) -> Iterator[NDArray[np.float32]]:
+        """In the order of the images, each made when it is asked for."""
+        for start in range(0, data.size, BATCH_SIZE):
+            yield self._block(data, start, start + BATCH_SIZE)
 
-    def stored(self, data: Domain, name: str, in_memory: bool) -> _Stored:
+    @contextmanager
+    def stored(self, data: Domain, name: str, in_memory: bool) -> Iterator[NDArray[np.float32]]:
         """All of them: an array, or a file that lives as long as the `with` block."""
-        return _Stored(self, data, None if in_memory else self.task.folder / f".{name}.features")
-
-
-class _Blocks(Sequence[NDArray[np.float32]]):
-    def __init__(self, extract: _Extract, data: Domain) -> None:
-        self._extract, self._data = extract, data
-
-    def __len__(self) -> int:
-        return -(-self._data.size // BATCH_SIZE)
-
-    def __getitem__(self, number: Any) -> Any:
-        if not 0 <= number < len(self):
-            raise IndexError(number)
-        start = number * BATCH_SIZE
-        return self._extract._block(self._data, start, start + BATCH_SIZE)
-
-
-class _Stored:
-    def __init__(self, extract: _Extract, data: Domain, path: Path | None) -> None:
-        self._extract, self._data, self._path = extract, data, path
-
-    def __enter__(self) -> NDArray[np.float32]:
-        shape = (self._data.size, self._extract.columns)
-        if self._path is None:
-            x: NDArray[np.float32] = np.empty(shape, np.float32)
-        else:
-            self._path.parent.mkdir(parents=True, exist_ok=True)
-            x = np.memmap(self._path, np.float32, "w+", shape=shape)
-        at = 0
-        for block in self._extract.blocks(self._data):
-            x[at : at + len(block)] = block
-            at += len(block)
-        return x
-
-    def __exit__(self, *_: object) -> None:
-        if self._path is not None:
-            self._path.unlink(missing_ok=True)
+        shape, path = (data.size, self.columns), self.task.folder / f".{name}.features"
+        try:
+            if in_memory:
+                x: NDArray[np.float32] = np.empty(shape, np.float32)
+            else:
+                path.parent.mkdir(parents=True, exist_ok=True)
+                x = np.memmap(path, np.float32, "w+", shape=shape)
+            at = 0
+            for block in self.blocks(data):
+                x[at : at + len(block)] = block
+                at += len(block)
+            yield x
+        finally:
+            path.unlink(missing_ok=True)

@@ -19,11 +19,13 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Annotated, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, Strict
+from pydantic import Field, Strict
 
 from bench.core.seeding import rng_from
 from bench.methods.finetuning.plain import Plain
+from bench.methods.options import MethodOptions
 from bench.methods.streams import Indices, Shuffled, SourceStream, reindexed, sources_of
+from bench.specs.data import Bool, Count, NonNegative
 from bench.specs.run import BatchNormMode
 from bench.training.domain import Domain, DomainBatch, Head, Step
 
@@ -37,7 +39,7 @@ if TYPE_CHECKING:
 Weight = Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)]
 
 
-class JointOptions(BaseModel):
+class JointOptions(MethodOptions):
     """Options of joint training.
 
     Attributes:
@@ -50,14 +52,12 @@ class JointOptions(BaseModel):
             classes that the step lacks (the released code allows 2); None leaves them.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     target_weight: Weight = 1.0
     source_weight: Weight = 1.0
     batch_norm: BatchNormMode = "joint"
-    reindex: Annotated[bool, Strict()] = True
-    least_images_per_class: Annotated[int, Strict(), Field(ge=0)] = 0
-    most_per_class: Annotated[int, Strict(), Field(ge=1)] | None = None
+    reindex: Bool = True
+    least_images_per_class: NonNegative = 0
+    most_per_class: Count | None = None
 
 
 def spread(chunk: Indices, labels: Indices, most: int, rng: np.random.Generator) -> Indices:
@@ -66,11 +66,7 @@ def spread(chunk: Indices, labels: Indices, most: int, rng: np.random.Generator)
     Each further image is replaced by a random one of a class that the step lacks; absent classes
     come in random order, each once (GE's released code).
 
-    Args:
-        chunk: (n,) images of the step.
-        labels: (N,) of all target images.
-        most: images of a class that may stay.
-        rng: for the replacements.
+    `chunk` are the (n,) images of the step, `labels` (N,) those of all target images.
     """
     result, shown = chunk.copy(), labels[chunk]
     seen: dict[int, int] = {}
@@ -86,8 +82,6 @@ class Joint:
     """Pairs of target and source images, both losses at fixed weights.
 
     Args:
-        ingredients: target, recipe, order seed and the borrowed domains.
-        options: see `JointOptions`.
         streams: chooses the source images, one stream for each borrowed domain as this method
             numbers its images; at random if None.
 

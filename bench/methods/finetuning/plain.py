@@ -13,25 +13,21 @@ from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict
 
 from bench.core.errors import DataError
 from bench.core.seeding import rng_from
-from bench.methods.streams import endless
+from bench.methods.options import MethodOptions
+from bench.methods.streams import Stateless, endless
 from bench.specs.run import BatchNormMode
 from bench.training.domain import Domain, DomainBatch, Head, Step
 
 if TYPE_CHECKING:
-    from torch import Tensor
-
     from bench.methods import Ingredients
     from bench.training.job import Predict, Row
 
 
-class PlainOptions(BaseModel):
+class PlainOptions(MethodOptions):
     """Plain training has no options of its own."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
 
 
 def natural_steps(images: int, batch_size: int, accumulate: int = 1) -> int:
@@ -43,7 +39,7 @@ def natural_steps(images: int, batch_size: int, accumulate: int = 1) -> int:
     return math.ceil(images / (batch_size * accumulate))
 
 
-class Plain:
+class Plain(Stateless):
     """One pass over the shuffled target per epoch, or a fixed number of full steps.
 
     With `ingredients.steps_per_epoch` other than that of one pass, epochs take consecutive full
@@ -81,13 +77,6 @@ class Plain:
 
     def _order(self, number: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
         return rng_from(f"order|{self._seed}|{number}").permutation(self._size)
-
-    def state(self) -> Mapping[str, Tensor]:
-        """Nothing: the epoch's number says it all."""
-        return {}
-
-    def restore(self, state: Mapping[str, Tensor]) -> None:
-        """Nothing to take back."""
 
     def notes(self, history: Sequence[Row]) -> Mapping[str, Any]:
         """Nothing beyond the leaderboard."""

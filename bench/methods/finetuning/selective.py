@@ -20,7 +20,7 @@ fading weight and kept classifier.
 
 Deviations: the source's classifier has the classes of all images that any round can show, so that
 it is the same in every round. Hard images are shown no more often than others, unless
-`oversample_hard` says so (the released code does, the paper does not).
+`oversample_hard` is true (the released code does so, the paper does not).
 """
 
 from __future__ import annotations
@@ -35,7 +35,6 @@ from bench.methods.finetuning.joint import Joint, JointOptions
 from bench.methods.finetuning.soft import Soft, SoftOptions
 from bench.methods.retrieval.nearest import NearestStream, random_order
 from bench.methods.retrieval.neighbours import (
-    Pool,
     SelectionOptions,
     pool_of,
     round_starts,
@@ -57,35 +56,39 @@ class SoftSelectiveOptions(SoftOptions, SelectionOptions):
     """Options of soft fine-tuning and of the selection."""
 
 
-def _prepare(
-    ingredients: Ingredients,
-    source: Domain,
-    number: int,
-    options: SelectionOptions,
-    *,
-    reindex: bool,
-    least: int,
-) -> tuple[Pool, NearestStream, dict[str, Any]]:
-    from bench.methods.retrieval.adaptive import chosen
+class _Selection:
+    """A source as its neighbours of the target leave it: pool, stream, and notes for the record."""
 
-    target, recipe = ingredients.target, ingredients.train
-    starts = round_starts(recipe.epochs, options.rounds)
-    neighbours, k0, notes = select(ingredients, source, options)
-    every = np.full(target.size, neighbours.stored, np.int64)
-    rows, name = chosen(neighbours, every), f"neighbours|{ingredients.order_seed}|{number}"
-    if options.partners == "random":
-        rows = np.sort(random_order(name, source.size)[: len(rows)])
-    pool = pool_of(source, rows, reindex=reindex, least=least)
-    stream = NearestStream(neighbours, pool.shown, k0, target.labels, starts, options, name)
-    return pool, stream, notes
+    def __init__(
+        self,
+        ingredients: Ingredients,
+        source: Domain,
+        number: int,
+        options: SelectiveOptions | SoftSelectiveOptions,
+    ) -> None:
+        from bench.methods.retrieval.adaptive import chosen
+
+        target = ingredients.target
+        starts = round_starts(ingredients.train.epochs, options.rounds)
+        neighbours, k0, self._notes = select(ingredients, source, options)
+        every = np.full(target.size, neighbours.stored, np.int64)
+        rows, name = chosen(neighbours, every), f"neighbours|{ingredients.order_seed}|{number}"
+        if options.partners == "random":
+            rows = np.sort(random_order(name, source.size)[: len(rows)])
+        least = options.least_images_per_class if isinstance(options, JointOptions) else 0
+        self.pool = pool_of(source, rows, reindex=options.reindex, least=least)
+        self.stream = NearestStream(
+            neighbours, self.pool.shown, k0, target.labels, starts, options, name
+        )
+        self.fused = starts[1:] if options.fuse else ()
+
+    def notes(self) -> dict[str, Any]:
+        """The selection and its rounds."""
+        return {**self._notes, "rounds": self.stream.rounds()}
 
 
 class Selective(Joint):
     """Joint training on each target image and one of its current neighbours.
-
-    Args:
-        ingredients: target, recipe, order seed, borrowed domains, and the network as it starts.
-        options: see `SelectiveOptions`.
 
     Raises:
         DataError: nothing to borrow, or K0 above the size of the source.
@@ -94,74 +97,48 @@ class Selective(Joint):
     """
 
     def __init__(self, ingredients: Ingredients, options: SelectiveOptions) -> None:
-        found = [
-            _prepare(
-                ingredients,
-                source,
-                number,
-                options,
-                reindex=options.reindex,
-                least=options.least_images_per_class,
-            )
+        self.selections = [
+            _Selection(ingredients, source, number, options)
             for number, source in enumerate(sources_of(ingredients, "selective"), start=1)
         ]
-        pools, self.nearest, self._selection = zip(*found, strict=True)
-        chosen = replace(ingredients, sources=tuple(pool.domain for pool in pools))
+        self.nearest = [one.stream for one in self.selections]
+        chosen = replace(ingredients, sources=tuple(one.pool.domain for one in self.selections))
         super().__init__(chosen, options.model_copy(update={"reindex": False}), self.nearest)
         self.heads = {
-            number: Head(kept=False, classes=pool.classes)
-            for number, pool in enumerate(pools, start=1)
+            number: Head(kept=False, classes=one.pool.classes)
+            for number, one in enumerate(self.selections, start=1)
         }
-        starts = round_starts(ingredients.train.epochs, options.rounds)
-        self.fused = starts[1:] if options.fuse else ()
+        self.fused = self.selections[0].fused
 
     def _shown(self, epoch: int, predict: Predict) -> list[Indices]:
-        stream: NearestStream = self.nearest[0]
-        return stream.oversampled(epoch, super()._shown(epoch, predict), predict)
+        return self.nearest[0].oversampled(epoch, super()._shown(epoch, predict), predict)
 
     def notes(self, history: Sequence[Row]) -> Mapping[str, Any]:
         """The selection of each source, and its rounds."""
         return {
             "source_classes": [domain.num_classes for domain in self.domains[1:]],
-            "selection": _selection_notes(self._selection, self.nearest),
+            "selection": [one.notes() for one in self.selections],
         }
 
 
 class SoftSelective(Soft):
     """Soft fine-tuning on each target image and one of its current neighbours.
 
-    Args:
-        ingredients: as for `Selective`, with the source that the parent was trained on.
-        options: see `SoftSelectiveOptions`.
-
-    Raises:
-        DataError, ModelError, GridError: as `Selective`.
+    Raises as `Selective`.
     """
 
     def __init__(self, ingredients: Ingredients, options: SoftSelectiveOptions) -> None:
         source, *others = sources_of(ingredients, "soft_selective")
-        pool, self.nearest, self._selection = _prepare(
-            ingredients, source, 1, options, reindex=options.reindex, least=0
-        )
+        self.selection = _Selection(ingredients, source, 1, options)
+        self.nearest, pool = self.selection.stream, self.selection.pool
         chosen = replace(ingredients, sources=(pool.domain, *others))
         super().__init__(chosen, options.model_copy(update={"reindex": False}), self.nearest)
-        self.heads[1] = Head(kept=options.source_head == "kept", classes=pool.classes)
-        starts = round_starts(ingredients.train.epochs, options.rounds)
-        self.fused = starts[1:] if options.fuse else ()
+        self.heads[1] = Head(kept=options.keeps_source_head, classes=pool.classes)
+        self.fused = self.selection.fused
 
     def _shown(self, epoch: int, predict: Predict) -> list[Indices]:
         return self.nearest.oversampled(epoch, super()._shown(epoch, predict), predict)
 
     def notes(self, history: Sequence[Row]) -> Mapping[str, Any]:
         """Those of soft fine-tuning, the selection and its rounds."""
-        selection = _selection_notes([self._selection], [self.nearest])
-        return {**super().notes(history), "selection": selection}
-
-
-def _selection_notes(
-    selections: Sequence[Mapping[str, Any]], streams: Sequence[NearestStream]
-) -> list[dict[str, Any]]:
-    return [
-        {**selection, "rounds": stream.rounds()}
-        for selection, stream in zip(selections, streams, strict=True)
-    ]
+        return {**super().notes(history), "selection": [self.selection.notes()]}

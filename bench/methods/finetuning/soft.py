@@ -10,7 +10,7 @@ The network keeps the parent's classifier for the source and gets a new one for 
 is a pair, so a step of `batch_size` shows as many source images besides. alpha = 0 throughout is
 the paper's intermediate stage; once alpha is 1 the target is trained alone (the end stage).
 
-Not said in the paper, so options: whether epochs count from 0 (default: the first epoch has the
+The paper leaves open, so options: whether epochs count from 0 (default: the first epoch has the
 source's loss in full) or from 1; alpha by epoch or by step; whether the source, once weightless,
 still passes through the network (it would still move BatchNorm's statistics; default: no). E has no
 common value (60 of 100 epochs, 20 of 25, 5 of 5); the default is four fifths of the epochs.
@@ -19,16 +19,17 @@ common value (60 of 100 epochs, 20 of 25, 5 of 5); the default is four fifths of
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
-from pydantic import BaseModel, ConfigDict, Field, Strict
 
 from bench.core.errors import GridError
 from bench.methods.finetuning.joint import Weight
 from bench.methods.finetuning.plain import Plain
+from bench.methods.options import MethodOptions
 from bench.methods.streams import Indices, Shuffled, SourceStream, reindexed, sources_of
-from bench.specs.run import BatchNormMode
+from bench.specs.data import Bool, Positive
+from bench.specs.run import BatchNormMode, RunSpec
 from bench.training.domain import Domain, DomainBatch, Head, Step
 
 if TYPE_CHECKING:
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from bench.training.job import Predict, Row
 
 
-class SoftOptions(BaseModel):
+class SoftOptions(MethodOptions):
     """Options of soft fine-tuning.
 
     Attributes:
@@ -52,27 +53,41 @@ class SoftOptions(BaseModel):
         batch_norm: see `bench.models.heads.MultiHead`.
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
     schedule: Literal["epoch", "iteration", "zero"] = "epoch"
-    ramp_epochs: Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)] | None = None
+    ramp_epochs: Positive | None = None
     epoch_base: Literal[0, 1] = 0
     source_head: Literal["kept", "random"] = "kept"
-    drop_at_end: Annotated[bool, Strict()] = True
+    drop_at_end: Bool = True
     second_weight: Weight = 1.0
-    reindex: Annotated[bool, Strict()] = False
+    reindex: Bool = False
     batch_norm: BatchNormMode = "joint"
+
+    @property
+    def keeps_source_head(self) -> bool:
+        """Whether the source's classifier is the parent's (Fig. 3)."""
+        return self.source_head == "kept"
+
+    def check_spec(self, spec: RunSpec) -> None:
+        """Raises a GridError where there is no parent whose classifier can be kept."""
+        super().check_spec(spec)
+        if self.keeps_source_head and spec.borrow_pooled:
+            raise GridError(
+                f"method {spec.method.name!r} keeps the parent's classifier, but a pool is of "
+                "several sets of classes",
+                hint="set method.source_head: random, or borrow one selection",
+            )
+        if self.keeps_source_head and spec.init.kind == "scratch":
+            raise GridError(
+                f"method {spec.method.name!r} keeps the parent's classifier, and this run starts "
+                "from nothing",
+                hint="give it a source, or set method.source_head: random",
+            )
 
 
 def alpha(options: SoftOptions, ramp_epochs: float, epoch: int, step: int, steps: int) -> float:
     """Eq. 2: what the source's loss has lost of its weight, in [0, 1].
 
-    Args:
-        options: schedule and epoch base.
-        ramp_epochs: E.
-        epoch: from 0.
-        step: within the epoch, from 0.
-        steps: of the epoch.
+    `ramp_epochs` is E; `epoch` and `step`, of the `steps` of an epoch, count from 0.
 
     >>> [alpha(SoftOptions(), 60.0, epoch, 0, 10) for epoch in (0, 30, 60, 99)]
     [0.0, 0.5, 1.0, 1.0]
@@ -90,8 +105,6 @@ class Soft:
     The first borrowed domain is the source, the second, if there is one, the second target.
 
     Args:
-        ingredients: target, recipe, order seed and one or two borrowed domains.
-        options: see `SoftOptions`.
         stream: chooses the source images, as this method numbers them; at random if None.
 
     Raises:
@@ -110,7 +123,7 @@ class Soft:
         source, *others = sources_of(ingredients, "soft")
         if len(others) > 1:
             raise GridError(
-                f"soft fine-tuning knows one source and one second target, not {1 + len(others)}",
+                f"soft fine-tuning has one source and one second target, not {1 + len(others)}",
                 hint="borrow one or two selections",
             )
         self.options, self.plain = options, Plain(ingredients)
@@ -119,7 +132,7 @@ class Soft:
         if options.reindex:
             source, classes = reindexed(source)
         self.domains: tuple[Domain, ...] = (ingredients.target, source, *others)
-        self.heads = {1: Head(kept=options.source_head == "kept", classes=classes)}
+        self.heads = {1: Head(kept=options.keeps_source_head, classes=classes)}
         self.batch_norm = options.batch_norm
         seed = ingredients.order_seed
         self.stream: SourceStream = stream or Shuffled(source.size, f"source|{seed}|1")
@@ -169,14 +182,13 @@ class Soft:
         evaluated = [row for row in history if row["val_top1_accuracy"] is not None]
         ended = [row for row in evaluated if self._alpha(int(row["epoch"] or 0), 0, 1) >= 1.0]
         reached = [row for row in history if self._alpha(int(row["epoch"] or 0), 0, 1) >= 1.0]
+        last = evaluated[-1] if evaluated else None
         best = max(evaluated, key=lambda row: row["val_top1_accuracy"] or 0.0, default=None)
         return {
             "ramp_epochs": self.ramp_epochs,
             "alpha_is_1_from_epoch": int(reached[0]["epoch"] or 0) + 1 if reached else None,
             "val_top1_accuracy_once_alpha_is_1": ended[0]["val_top1_accuracy"] if ended else None,
-            "val_top1_accuracy_at_the_end": evaluated[-1]["val_top1_accuracy"]
-            if evaluated
-            else None,
+            "val_top1_accuracy_at_the_end": last["val_top1_accuracy"] if last else None,
             "best_val_top1_accuracy": best["val_top1_accuracy"] if best else None,
             "best_val_epoch": int(best["epoch"] or 0) + 1 if best else None,
         }

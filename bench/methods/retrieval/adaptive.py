@@ -77,11 +77,7 @@ def union_sizes(neighbours: Neighbours) -> Int64:
 
 
 def auto_k0(neighbours: Neighbours, min_source: int) -> int | None:
-    """The smallest K whose union has `min_source` images; None if the stored ones do not suffice.
-
-    Raises:
-        DataError: when the source has fewer images than that.
-    """
+    """The smallest K whose union has `min_source` images; None if more neighbours are needed."""
     if not 1 <= min_source <= neighbours.source_size:
         raise DataError(
             f"{min_source} source images are asked for, but the source has "
@@ -95,8 +91,7 @@ def auto_k0(neighbours: Neighbours, min_source: int) -> int | None:
 def chosen(neighbours: Neighbours, k: Int64) -> Int64:
     """The source images that are among the first K_i neighbours of some target image i, ascending.
 
-    Args:
-        k: int64 (targets,), each at most `neighbours.stored`.
+    `k` is int64 (targets,), each at most `neighbours.stored`.
     """
     within = np.arange(neighbours.stored) < k[:, None]
     return np.unique(neighbours.indices[within])

@@ -15,12 +15,13 @@ import zipfile
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, BinaryIO
+from typing import Any, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.errors import DataError
+from bench.core.files import write_atomic
 from bench.methods.retrieval.filter_banks import Bank, Group
 from bench.methods.retrieval.histograms import (
     Counts,
@@ -29,9 +30,16 @@ from bench.methods.retrieval.histograms import (
     describe_blocks,
     learn_edges,
 )
-from bench.methods.retrieval.responses import describe_sorted, fill_sorted, open_sorted, sorted_mib
+from bench.methods.retrieval.responses import (
+    describe_sorted,
+    fill_sorted,
+    open_mapped,
+    open_sorted,
+    sorted_mib,
+)
 from bench.training.domain import Domain
 
+Kept = TypeVar("Kept")
 _CHECKED_ROWS = 64
 _HASHED_ROWS = 256
 
@@ -94,7 +102,7 @@ def edges_of(
     if found is not None and found["edges"].shape == (filters, bins + 1):
         return found["edges"], str(found["how"])
     edges, how = learn_edges(bank, target, bins, memory_mib=memory_mib)
-    replace_whole(path, lambda file: np.savez(file, edges=edges, how=np.array(how)))
+    write_arrays(path, edges=edges, how=np.array(how))
     return edges, how
 
 
@@ -109,8 +117,6 @@ def describe(
     """Descriptors of all images of `data`.
 
     Args:
-        bank: filters.
-        data: images.
         edges: bins of each filter, from the target.
         cache: folder to keep them in; None computes them in memory.
         responses_mib: with a cache, the responses themselves are kept too if they take no more,
@@ -131,14 +137,15 @@ def describe(
         _fill(counts, describe_blocks(bank, data, edges))
         return Descriptors(counts, bank.groups, bins, key)
     path = cache / f"descriptors-{key}.npy"
-    found = _open(path, shape, kind, bank.groups, bins, key)
-    if found is None:
-        blocks = _blocks(bank, data, edges, content, cache, responses_mib)
-        _build(path, shape, kind, lambda counts: _fill(counts, blocks), data.name)
-        found = _open(path, shape, kind, bank.groups, bins, key)
-    if found is None:
-        raise DataError("the descriptors just written do not verify", place=str(path))
-    return found
+
+    def fill(counts: Counts) -> None:
+        _fill(counts, _blocks(bank, data, edges, content, cache, responses_mib))
+
+    return _kept(
+        lambda: _open(path, shape, kind, bank.groups, bins, key),
+        lambda: _build(path, shape, kind, fill, data.name),
+        path,
+    )
 
 
 def _blocks(
@@ -148,15 +155,24 @@ def _blocks(
     if sorted_mib(bank, data) > responses_mib:
         return describe_blocks(bank, data, edges)
     path = cache / f"responses-{hash_of('responses 1', bank.identity, content)}.npy"
-    kept = open_sorted(path, bank, data)
-    if kept is None:
-        shape = (data.size, sum(group.filters * group.places for group in bank.groups))
-        kind = np.dtype(np.float32)
-        _build(path, shape, kind, lambda found: fill_sorted(found, bank, data), data.name)
-        kept = open_sorted(path, bank, data)
-    if kept is None:
-        raise DataError("the responses just written do not verify", place=str(path))
+    shape, kind = (data.size, sum(group.responses for group in bank.groups)), np.dtype(np.float32)
+    kept = _kept(
+        lambda: open_sorted(path, bank, data),
+        lambda: _build(path, shape, kind, lambda x: fill_sorted(x, bank, data), data.name),
+        path,
+    )
     return describe_sorted(bank.groups, kept, edges)
+
+
+def _kept(read: Callable[[], Kept | None], build: Callable[[], None], path: Path) -> Kept:
+    """What `read` finds in a file, which `build` writes if it is not there or not whole."""
+    found = read()
+    if found is None:
+        build()
+        found = read()
+    if found is None:
+        raise DataError("the file just written does not verify", place=str(path))
+    return found
 
 
 def _fill(counts: Counts, blocks: Iterator[tuple[int, Counts]]) -> None:
@@ -173,11 +189,8 @@ def _open(
     key: str,
 ) -> Descriptors | None:
     """What the file holds, when it is whole: shape, type, and the sums of some rows."""
-    try:
-        counts = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    if counts.shape != shape or counts.dtype != kind:
+    counts = open_mapped(path, shape, kind)
+    if counts is None:
         return None
     found = Descriptors(counts, groups, bins, key)
     rows = np.unique(np.linspace(0, shape[0] - 1, _CHECKED_ROWS).astype(int))
@@ -215,18 +228,11 @@ def _build(
         temporary.unlink(missing_ok=True)
 
 
-def replace_whole(path: Path, write: Callable[[BinaryIO], object]) -> None:
-    """Lets `write` fill a file, which then stands under `path` as a whole."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
-    try:
-        with temporary.open("wb") as file:
-            write(file)
-            file.flush()
-            os.fsync(file.fileno())
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
+def write_arrays(path: Path, **arrays: NDArray[Any]) -> None:
+    """An `.npz` file that is there as a whole or not at all."""
+    buffer = io.BytesIO()
+    np.savez(buffer, **arrays)  # type: ignore[arg-type]
+    write_atomic(path, buffer.getvalue())
 
 
 def read_arrays(path: Path, *names: str) -> dict[str, NDArray[Any]] | None:

@@ -40,6 +40,11 @@ class Group:
     filters: int
     places: int
 
+    @property
+    def responses(self) -> int:
+        """How many an image has."""
+        return self.filters * self.places
+
 
 class Bank(Protocol):
     """Filters, in groups, for images of one size."""
@@ -108,11 +113,8 @@ def gabor_kernel(plan: GaborPlan, scale: int, orientation: int, n_stds: float = 
         g_mn(x, y) = a^-m (2 pi sx sy)^-1 exp(-(x'^2/sx^2 + y'^2/sy^2)/2 + 2 pi j U_h x')
         x' = a^-m (x cos t + y sin t),  y' = a^-m (-x sin t + y cos t),  t = n pi / K
 
-    Args:
-        plan: frequencies and widths.
-        scale: m from 0 (highest frequency).
-        orientation: n from 0.
-        n_stds: half the support, in standard deviations.
+    `scale` is m from 0 (highest frequency), `orientation` n from 0, `n_stds` half the support in
+    standard deviations.
 
     >>> gabor_kernel(GaborPlan(), 0, 0).shape
     (17, 13)
@@ -228,7 +230,7 @@ class KernelBank:
     """The kernels of layers of a network; each layer is a group.
 
     Args:
-        model: as it is now; it is not kept up to date with later training, so ask before.
+        model: as it is now; later training of it does not reach the bank's identity.
         layers: numbers (from 1) or module names.
         image_size: side of the images in pixels.
         stage: `pre` or `post`, before or after the activation that follows the layer.
@@ -321,9 +323,6 @@ def _weights_digest(tap: LayerTap) -> str:
 
 def cropped_side(image_size: int, crop: float) -> int:
     """Pixels along the side of the central square that is a fraction `crop` of the image's.
-
-    Raises:
-        DataError: when `crop` is not in (0, 1].
 
     >>> cropped_side(256, 0.875)
     224

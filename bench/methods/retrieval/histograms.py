@@ -37,12 +37,7 @@ of width 0, which stay empty and cost nothing in the distance."""
 def equal_mass_edges(pool: NDArray[np.floating], bins: int = BINS) -> Edges:
     """Exact quantiles of each filter's responses.
 
-    Args:
-        pool: (filters, responses).
-        bins: how many.
-
-    Returns:
-        float32 (filters, bins + 1); the first and last are the minimum and the maximum.
+    From (filters, responses); the first and last edges are the minimum and the maximum.
 
     >>> equal_mass_edges(np.array([[0.0, 1.0, 2.0, 3.0]]), bins=3).tolist()
     [[0.0, 1.0, 2.0, 3.0]]
@@ -154,8 +149,7 @@ def learn_edges(
 
     Exact quantiles when all responses of a group fit in half of `memory_mib`, else a sketch.
 
-    Returns:
-        the edges, and which of the two they are: `exact quantiles` or `sketch …`.
+    Which of the two is the second result: `exact quantiles` or `sketch …`.
 
     Raises:
         DataError: no image, fewer than 2 bins, or a response that is not finite.
@@ -164,8 +158,8 @@ def learn_edges(
         raise DataError(f"{bins} bins describe nothing", hint="the released code of GE has 100")
     if not target.size:
         raise DataError(f"domain {target.name!r} has no image to take bin edges from")
-    largest = max(group.filters * group.places for group in bank.groups)
-    total = sum(group.filters * group.places for group in bank.groups) * 4 * target.size
+    largest = max(group.responses for group in bank.groups)
+    total = sum(group.responses for group in bank.groups) * 4 * target.size
     if total <= memory_mib * 2**20 // 2:
         pools = [
             torch.cat([part.movedim(0, 1).flatten(1).cpu() for part in parts], 1).numpy()
@@ -208,12 +202,7 @@ def count_responses(responses: Tensor, edges: Tensor) -> Tensor:
     Bins are [e_i, e_i+1), the last one closed, as in `numpy.histogram`; what lies outside counts in
     the end bins, so every map's counts add up to its number of places.
 
-    Args:
-        responses: float32 (n, filters, places).
-        edges: float32 (filters, bins + 1).
-
-    Returns:
-        int64 (n, filters, bins).
+    From float32 (n, filters, places) and (filters, bins + 1) to int64 (n, filters, bins).
 
     >>> count_responses(torch.tensor([[[0.0, 0.5, 1.0, 9.0]]]), torch.tensor([[0.0, 1.0, 2.0]]))
     tensor([[[2, 2]]])
@@ -234,17 +223,24 @@ def counts_dtype(groups: Sequence[Group]) -> np.dtype[np.uint16] | np.dtype[np.u
     return np.dtype(np.uint16) if most < 2**16 else np.dtype(np.uint32)
 
 
+def edges_of_groups(groups: Sequence[Group], edges: Edges) -> list[Tensor]:
+    """The rows of `edges` that belong to each group.
+
+    Raises:
+        DataError: edges of another bank.
+    """
+    ends = np.cumsum([group.filters for group in groups])
+    if len(edges) != ends[-1]:
+        raise DataError(f"edges of {len(edges)} filters, but the bank has {ends[-1]}")
+    return [torch.from_numpy(part) for part in np.split(edges, ends[:-1])]
+
+
 def describe_blocks(bank: Bank, data: Domain, edges: Edges) -> Iterator[tuple[int, Counts]]:
     """(first image, counts (n, filters x bins)) of consecutive images.
 
     Divided by its group's `places`, each filter's part sums to 1: the descriptor of the paper.
     """
-    filters = sum(group.filters for group in bank.groups)
-    if len(edges) != filters:
-        raise DataError(f"edges of {len(edges)} filters, but the bank has {filters}")
-    ends = np.cumsum([group.filters for group in bank.groups])[:-1]
-    parts = [torch.from_numpy(part) for part in np.split(edges, ends)]
-    kind = counts_dtype(bank.groups)
+    parts, kind = edges_of_groups(bank.groups, edges), counts_dtype(bank.groups)
     for start, maps in responses_of(bank, data):
         counts = [
             count_responses(responses, part.to(responses.device)).flatten(1)

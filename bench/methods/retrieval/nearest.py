@@ -158,11 +158,10 @@ class NearestStream:
                 "largest_k": float(self.k.max()),
                 "at_cap": float((self.k >= self.neighbours.stored).sum()),
                 "source_images": float(len(chosen(self.neighbours, self.k))),
-                **(
-                    {"mean_level": float(self.level.mean())} if self.options.oversample_hard else {}
-                ),
             }
         )
+        if self.options.oversample_hard:
+            self.log[-1]["mean_level"] = float(self.level.mean())
 
     def rounds(self) -> list[dict[str, float]]:
         """What was seen before each round, for the record; nothing before the first."""

@@ -4,7 +4,7 @@ Ge, Yu (2017), "Borrowing Treasures from the Wealthy: Deep Transfer Learning thr
 Fine-tuning", §3.1 and §3.3. Training goes in rounds; before each round but
 the first, images that the network gets wrong or is not sure of are given more neighbours.
 
-Not said in the paper, so options, with the ledger's defaults: 100 bins and epsilon 2.2204e-16 as in
+The paper leaves open, so options with the ledger's defaults: 100 bins and epsilon 2.2204e-16 as in
 the released code; kernels before their activation; five rounds, that is four updates of K; all the
 neighbours that K can grow to are stored (the released code caps at 5000). The paper wants "at least
 200,000 retrieved images", typically 20 to 30 % of the source: without `k0`, K0 is the smallest
@@ -14,16 +14,19 @@ whose union has a quarter of the source.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import partial
 from typing import TYPE_CHECKING, Annotated, Any, ClassVar, Literal
 
 import numpy as np
 from numpy.typing import NDArray
-from pydantic import BaseModel, ConfigDict, Field, Strict, model_validator
+from pydantic import Field, Strict, model_validator
 
 from bench.core.errors import DataError, GridError, ModelError
-from bench.methods.streams import Indices
+from bench.methods.options import MethodOptions
+from bench.methods.streams import Indices, classes_with
+from bench.specs.data import ADDED, Bool, Count, NonNegative, Positive
 from bench.training.domain import Domain
 
 if TYPE_CHECKING:
@@ -33,11 +36,7 @@ if TYPE_CHECKING:
     from bench.specs.run import RunSpec
 
 
-Count = Annotated[int, Strict(), Field(ge=1)]
-Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
-
-
-class SelectionOptions(BaseModel):
+class SelectionOptions(MethodOptions):
     """How source images are selected.
 
     Attributes:
@@ -67,12 +66,12 @@ class SelectionOptions(BaseModel):
             are cheaper to run than to keep, and each network has its own.)
     """
 
-    model_config = ConfigDict(frozen=True, extra="forbid")
+    whole_images: ClassVar[bool] = True
 
     bank: Literal["kernels", "gabor"] = "kernels"
     layers: str = "1,2"
     stage: Literal["pre", "post"] = "pre"
-    colour: Annotated[bool, Strict()] = False
+    colour: Bool = False
     crop: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.875
     bins: Annotated[int, Strict(), Field(ge=2)] = 100
     epsilon: Positive = 2.2204e-16
@@ -80,34 +79,28 @@ class SelectionOptions(BaseModel):
     min_source: Count | None = None
     stored: Count | None = None
     rounds: Count = 5
-    adaptive: Annotated[bool, Strict()] = True
+    adaptive: Bool = True
     delta: Annotated[float, Strict(), Field(ge=0)] = 0.1
-    wrong_factor: Annotated[int, Strict(), Field(ge=0)] = 4
-    unsure_factor: Annotated[int, Strict(), Field(ge=0)] = 2
-    fuse: Annotated[bool, Strict()] = False
+    wrong_factor: NonNegative = 4
+    unsure_factor: NonNegative = 2
+    fuse: Bool = False
     memory_mib: Count = 1024
-    oversample_hard: Annotated[bool, Strict()] = False
-    responses_mib: Annotated[int, Strict(), Field(ge=0)] = 4096
+    oversample_hard: Annotated[Bool, ADDED] = False
+    responses_mib: Annotated[NonNegative, ADDED] = 4096
+    partners: Annotated[Literal["nearest", "random"], ADDED] = "nearest"
 
-    partners: Literal["nearest", "random"] = "nearest"
-
-    ADDED: ClassVar[tuple[str, ...]] = ("oversample_hard", "responses_mib", "partners")
-    GONE: ClassVar[dict[str, str]] = {
+    gone: ClassVar[Mapping[str, str]] = {
         "restart": "it gave this method other rates than those it is compared with: leave it out, "
-        "or set train.restart_every for every method",
+        "or set train.restart_every for every method"
     }
 
     @model_validator(mode="after")
-    def _one_k0(self) -> SelectionOptions:
+    def _fit_together(self) -> SelectionOptions:
         if self.k0 is not None and self.min_source is not None:
             raise ValueError(
                 "method.k0 and method.min_source both say how many neighbours to begin with: "
                 "keep one"
             )
-        return self
-
-    @model_validator(mode="after")
-    def _hardness_is_looked_at(self) -> SelectionOptions:
         if self.oversample_hard and not (self.adaptive and self.rounds > 1):
             raise ValueError(
                 "oversample_hard shows images by how hard the rounds found them: it needs "
@@ -115,13 +108,13 @@ class SelectionOptions(BaseModel):
             )
         return self
 
-    def check_spec(self, spec: RunSpec) -> None:
-        """What can be known of the selection before anything is computed.
+    @property
+    def uses_kernels(self) -> bool:
+        """Whether the bank is that of a trained network."""
+        return self.bank == "kernels"
 
-        Raises:
-            GridError: more rounds than epochs, networks of rounds that a second training need not
-                reach, or a bank's layer that the network does not have.
-        """
+    def check_spec(self, spec: RunSpec) -> None:
+        """Raises a GridError for rounds or a bank that this run cannot have."""
         round_starts(spec.train.epochs, self.rounds)
         if self.fuse and spec.train.refit:
             raise GridError(
@@ -129,21 +122,25 @@ class SelectionOptions(BaseModel):
                 "second training ends with the epoch chosen, in whatever round that is",
                 hint="leave out one of the two",
             )
+        if not self.uses_kernels:
+            return
         depth = spec.layers.depth
-        for name in self.named_layers if self.bank == "kernels" else ():
+        for name in self.named_layers:
             if isinstance(name, int) and not 1 <= name <= depth:
                 raise GridError(
                     f"method.layers names layer {name}, and {spec.model.name} has layers 1 to "
                     f"{depth}",
                     hint="name convolutions by number or by module",
                 )
+        if spec.init.kind == "scratch" and spec.bank is None:
+            raise GridError(
+                f"method {spec.method.name!r} describes images by the network's kernels, and this "
+                "run starts from nothing",
+                hint="give it a source, set method.bank: gabor, or name a network in bank:",
+            )
 
     def check_sources(self, sizes: Sequence[int]) -> None:
-        """The numbers of neighbours against the numbers of borrowed images.
-
-        Raises:
-            DataError: K0, `min_source` or `stored` above the size of a source.
-        """
+        """Raises a DataError for K0, `min_source` or `stored` above the size of a source."""
         for name in ("k0", "min_source", "stored"):
             value = getattr(self, name)
             if value is not None and value > min(sizes):
@@ -167,9 +164,6 @@ class SelectionOptions(BaseModel):
 
 def round_starts(epochs: int, rounds: int) -> tuple[int, ...]:
     """First epoch (from 0) of each round; lengths differ by at most one epoch.
-
-    Raises:
-        GridError: fewer epochs than rounds.
 
     >>> round_starts(12, 5)
     (0, 3, 5, 8, 10)
@@ -204,16 +198,15 @@ def select(
     keep = options.responses_mib if options.bank == "gabor" else 0
     theirs = describe(bank, source, edges, cache=folder, responses_mib=keep)
 
-    def nearest(k: int) -> Neighbours:
-        return nearest_sources(
-            ours,
-            theirs,
-            k,
-            epsilon=options.epsilon,
-            memory_mib=options.memory_mib,
-            device=ingredients.device,
-            cache=folder,
-        )
+    nearest = partial(
+        nearest_sources,
+        ours,
+        theirs,
+        epsilon=options.epsilon,
+        memory_mib=options.memory_mib,
+        device=ingredients.device,
+        cache=folder,
+    )
 
     k0 = options.k0
     if k0 is None:
@@ -274,11 +267,8 @@ class Pool:
 def pool_of(source: Domain, rows: Indices, *, reindex: bool, least: int = 0) -> Pool:
     """The images `rows` of the source, with their classes numbered anew from 0 without a gap.
 
-    Args:
-        source: borrowed images.
-        rows: those that some target image can be paired with.
-        reindex: number anew the classes that have images in `rows`; else keep all classes.
-        least: with `reindex`, classes with fewer images in `rows` are left out.
+    Without `reindex` all classes keep their numbers; with it, those with fewer than `least` images
+    in `rows` are left out.
 
     Raises:
         DataError: no class has so many images.
@@ -287,8 +277,7 @@ def pool_of(source: Domain, rows: Indices, *, reindex: bool, least: int = 0) -> 
     within[rows] = True
     if not reindex:
         return Pool(source, np.arange(source.num_classes, dtype=np.int64), within)
-    count = np.bincount(source.labels[rows], minlength=source.num_classes)
-    classes = np.flatnonzero(count >= max(1, least)).astype(np.int64)
+    classes = classes_with(source.labels[rows], least)
     if not len(classes):
         raise DataError(
             f"no class of the {len(rows)} selected images has {least} or more",

@@ -10,16 +10,22 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import cast
+from typing import Any, cast
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from bench.core.errors import DataError
 from bench.methods.retrieval.filter_banks import Bank, Group
-from bench.methods.retrieval.histograms import BATCH_SIZE, Counts, Edges, counts_dtype, responses_of
+from bench.methods.retrieval.histograms import (
+    BATCH_SIZE,
+    Counts,
+    Edges,
+    counts_dtype,
+    edges_of_groups,
+    responses_of,
+)
 from bench.training.domain import Domain
 
 _CHECKED_ROWS = 32
@@ -27,13 +33,9 @@ _CHECKED_ROWS = 32
 Sorted = NDArray[np.float32]
 
 
-def _columns(groups: Sequence[Group]) -> int:
-    return sum(group.filters * group.places for group in groups)
-
-
 def sorted_mib(bank: Bank, data: Domain) -> float:
     """What the responses of a domain take on disk."""
-    return 4 * _columns(bank.groups) * data.size / 2**20
+    return 4 * sum(group.responses for group in bank.groups) * data.size / 2**20
 
 
 def fill_sorted(found: Sorted, bank: Bank, data: Domain) -> None:
@@ -45,34 +47,32 @@ def fill_sorted(found: Sorted, bank: Bank, data: Domain) -> None:
 
 def open_sorted(path: Path, bank: Bank, data: Domain) -> Sorted | None:
     """What the file holds, when it is whole: shape, type, and the order within some rows."""
-    try:
-        found: Sorted = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError):
-        return None
-    if found.shape != (data.size, _columns(bank.groups)) or found.dtype != np.float32:
+    widths = [group.responses for group in bank.groups]
+    found = open_mapped(path, (data.size, sum(widths)), np.dtype(np.float32))
+    if found is None:
         return None
     rows = np.unique(np.linspace(0, data.size - 1, _CHECKED_ROWS).astype(int))
-    at = 0
-    for group in bank.groups:
-        width = group.filters * group.places
-        maps = found[rows, at : at + width].reshape(-1, group.places)
+    ends = np.cumsum(widths)[:-1]
+    for group, part in zip(bank.groups, np.split(found[rows], ends, 1), strict=True):
+        maps = part.reshape(-1, group.places)
         if not bool((maps[:, :-1] <= maps[:, 1:]).all()):
             return None
-        at += width
     return found
+
+
+def open_mapped(path: Path, shape: tuple[int, int], kind: np.dtype[Any]) -> NDArray[Any] | None:
+    """A memory map of the array in the file, when it has this shape and type."""
+    try:
+        found: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
+    except (OSError, ValueError, EOFError):
+        return None
+    return found if found.shape == shape and found.dtype == kind else None
 
 
 def count_sorted(responses: Tensor, edges: Tensor) -> Tensor:
     """As `count_responses`, from maps whose responses ascend.
 
     Bin i ends before the first response that is not below edge i + 1.
-
-    Args:
-        responses: float32 (n, filters, places), ascending along the last axis.
-        edges: float32 (filters, bins + 1).
-
-    Returns:
-        int64 (n, filters, bins).
 
     >>> count_sorted(torch.tensor([[[0.0, 0.5, 1.0, 9.0]]]), torch.tensor([[0.0, 1.0, 2.0]]))
     tensor([[[2, 2]]])
@@ -88,17 +88,12 @@ def describe_sorted(
     groups: Sequence[Group], found: Sorted, edges: Edges
 ) -> Iterator[tuple[int, Counts]]:
     """As `describe_blocks`, from responses that `fill_sorted` made."""
-    filters = sum(group.filters for group in groups)
-    if len(edges) != filters:
-        raise DataError(f"edges of {len(edges)} filters, but the bank has {filters}")
-    kind = counts_dtype(groups)
+    parts, kind = edges_of_groups(groups, edges), counts_dtype(groups)
+    widths = [group.responses for group in groups]
     for start in range(0, len(found), BATCH_SIZE):
         block = torch.from_numpy(np.array(found[start : start + BATCH_SIZE]))
-        parts, at, first = [], 0, 0
-        for group in groups:
-            width = group.filters * group.places
-            maps = block[:, at : at + width].reshape(len(block), group.filters, group.places)
-            own = torch.from_numpy(edges[first : first + group.filters])
-            parts.append(count_sorted(maps, own).flatten(1))
-            at, first = at + width, first + group.filters
-        yield start, cast(Counts, torch.cat(parts, 1).numpy().astype(kind))
+        counts = [
+            count_sorted(maps.reshape(-1, group.filters, group.places), own).flatten(1)
+            for maps, group, own in zip(torch.split(block, widths, 1), groups, parts, strict=True)
+        ]
+        yield start, cast(Counts, torch.cat(counts, 1).numpy().astype(kind))

@@ -21,6 +21,7 @@ from __future__ import annotations
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+from typing import NamedTuple
 
 import numpy as np
 import torch
@@ -28,7 +29,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.core.errors import DataError
-from bench.methods.retrieval.descriptors import Descriptors, hash_of, read_arrays, replace_whole
+from bench.methods.retrieval.descriptors import Descriptors, hash_of, read_arrays, write_arrays
 
 EPSILON = 2.2204e-16
 EXACT_BELOW = 1e-3
@@ -61,8 +62,7 @@ class Neighbours:
         return int(self.indices.shape[1])
 
 
-@dataclass(frozen=True)
-class Blocks:
+class Blocks(NamedTuple):
     """Rows of a block of each side."""
 
     target: int
@@ -135,8 +135,7 @@ def nearest_sources(
         return kept
     found = _search(target, source, k, epsilon, memory_mib, torch.device(device))
     if path is not None:
-        arrays = {"indices": found.indices.astype(np.int32), "distances": found.distances}
-        replace_whole(path, lambda file: np.savez(file, **arrays))  # type: ignore[arg-type]
+        write_arrays(path, indices=found.indices.astype(np.int32), distances=found.distances)
     return found
 
 
