@@ -102,7 +102,6 @@ WIDE = {
     "bench.commands.classes.classes",
     "bench.commands.grid.grid",
     "bench.commands.retrieve.retrieve",
-    "bench.data.opened._entry",
     "bench.data.selection.splits.split_pools",
     "bench.commands.data.data_check",
     "bench.commands.distance.distance",

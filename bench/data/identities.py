@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -14,7 +13,7 @@ from bench.core.errors import DataError, nearest
 from bench.core.text import some
 from bench.data.cache import cached_images
 from bench.data.catalog import Loaded, Resolved, fingerprint, open_dataset, resolve
-from bench.data.dataset import Dataset, Image
+from bench.data.dataset import Dataset, Image, rank
 from bench.data.selection.splits import Splits
 from bench.data.transforms.views import allowed_by, read_views, view_images, views_fingerprint
 from bench.specs.evaluation import VerificationSpec
@@ -122,7 +121,7 @@ def _identities(
             f"{data_set(dataset)} has {len(free)} besides the {len(seen)} of target and sources",
             hint="train on fewer classes, for example classes: {recipe: random, n: …}",
         )
-    ranked = sorted(free, key=lambda name: _rank(f"identities|{wanted.identity_draw}|{name}"))
+    ranked = sorted(free, key=lambda name: rank(f"identities|{wanted.identity_draw}|{name}"))
     return tuple(sorted(ranked[:count]))
 
 
@@ -138,17 +137,13 @@ def _images(
     allowed: object,
     on_corrupt: str,
 ) -> Iterable[Image]:
-    corrupt = dataset.unreadable(name) if on_corrupt == "skip" else ()
+    corrupt = dataset.unreadable(name) if on_corrupt == "skip" else {}
     kept = [
         image
         for image in dataset.images_of(name)
         if image.key not in corrupt and (not callable(allowed) or allowed(image))
     ]
-    return sorted(kept, key=lambda image: _rank(f"verification|{image.key}"))[:most]
-
-
-def _rank(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return sorted(kept, key=lambda image: rank(f"verification|{image.key}"))[:most]
 
 
 def load_identities(

@@ -31,6 +31,7 @@ LEAST_CORRELATION = 0.95
 _FLAT = 2.0
 """Grey levels of standard deviation below which a picture has no shape to compare."""
 _BLOCK = 1024
+_MOST_PRODUCTS = 2**27  # half a GiB at once
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -115,17 +116,8 @@ def _area_weights(given: int, wanted: int) -> Float:
     return weights
 
 
-def perceptual_bits(pixels: UInt8) -> npt.NDArray[np.bool_]:
-    """The perceptual hash of pictures: (N, 64) bits, see the module.
-
-    >>> picture = np.random.default_rng(0).integers(0, 200, (1, 64, 64, 3), dtype=np.uint8)
-    >>> int((perceptual_bits(picture) != perceptual_bits(picture + 40)).sum())
-    0
-    """
-    return _bits(luma(pixels, _SIDE))
-
-
 def _bits(bright: Float) -> npt.NDArray[np.bool_]:
+    """The perceptual hash (N, 64) of brightness (N, 32, 32), see the module."""
     low = fft.dctn(bright, axes=(1, 2), norm="ortho")[:, :_LOW, :_LOW].reshape(len(bright), -1)
     bits: npt.NDArray[np.bool_] = low > np.median(low, axis=1, keepdims=True)
     return bits
@@ -200,10 +192,11 @@ def _matches(
     if not len(ours.signs) or not len(theirs.signs):
         return
     length = ours.signs.shape[1]
-    for start in range(0, len(ours.signs), _BLOCK):
+    block = max(1, min(_BLOCK, _MOST_PRODUCTS // len(theirs.signs)))
+    for start in range(0, len(ours.signs), block):
         # Of two hashes written as ±1 the product is 64 less twice the bits that differ.
-        products = ours.signs[start : start + _BLOCK] @ theirs.signs.T
-        products[ours.flat[start : start + _BLOCK]] = -length
+        products = ours.signs[start : start + block] @ theirs.signs.T
+        products[ours.flat[start : start + block]] = -length
         rows, columns = np.nonzero(products >= length - 2 * most_bits)
         keep = ~theirs.flat[columns]
         rows, columns = rows[keep], columns[keep]

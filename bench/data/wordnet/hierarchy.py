@@ -160,20 +160,6 @@ class Taxonomy:
                     waiting.append(hypernym)
         return distances
 
-    def path_distance(self, a: str, b: str) -> int:
-        """The fewest steps from a to b by way of a common ancestor; 0 for the same synset.
-
-        >>> taxonomy().path_distance("beagle.n.01", "basset.n.01")
-        2
-        """
-        from_a, from_b = self.distances_up(a), self.distances_up(b)
-        return min(steps + from_b[wnid] for wnid, steps in from_a.items() if wnid in from_b)
-
-    def lowest_common_ancestor(self, a: str, b: str) -> str:
-        """The common ancestor whose longest path is longest, as a wnid; ties by wnid."""
-        common = sorted(set(self.distances_up(a)) & set(self.distances_up(b)))
-        return max(common, key=lambda wnid: len(self.longest_path(wnid)))
-
     def under(
         self, synset: str, rule: Rule = "first_pointer", classes: Sequence[str] | None = None
     ) -> tuple[str, ...]:
