@@ -101,8 +101,8 @@ def _opened(data: bytes, reading: Reading, draft: tuple[int, int] | None) -> Pil
             if pixels > reading.max_megapixels * 1_000_000:
                 raise UnreadableError(
                     f"{picture.width} x {picture.height} pixels are more than "
-                    f"{reading.max_megapixels} megapixels: "
-                    f"options: {{max_megapixels: {pixels // 1_000_000 + 1}}} reads it"
+                    f"{reading.max_megapixels} megapixels; options: "
+                    f"{{max_megapixels: {pixels // 1_000_000 + 1}}} reads it"
                 )
             if draft is not None:
                 picture.draft(None, draft)
@@ -197,7 +197,7 @@ def _rgb(picture: Pillow.Image, raw: str, kind: str, reading: Reading) -> Pillow
         picture = picture.convert("RGBA")
         if reading.alpha == "check" and picture.getchannel("A").getextrema()[1] == 0:
             raise UnreadableError(
-                "alpha is 0 everywhere, so it would be white: options: {alpha: ignore} shows the "
+                "alpha is 0 everywhere, so it would be white; options: {alpha: ignore} shows the "
                 "colours, {alpha: white} takes it as it is"
             )
         white = Pillow.new("RGBA", picture.size, "white")
@@ -227,7 +227,7 @@ def _eight_bits(values: NDArray[np.generic], own: int, reading: Reading) -> UInt
             )
         if own == 16 and 0 < top < 2**12:
             raise UnreadableError(
-                f"pixels of 16 bits, and none is above {top}: it would be black; {_DEPTH_CURE}"
+                f"pixels of 16 bits, and none is above {top:g}: it would be black; {_DEPTH_CURE}"
             )
     floats = values.dtype.kind == "f"
     fitting = [int(bits) for bits in DEPTHS[2:] if top <= 2 ** int(bits) - 1]

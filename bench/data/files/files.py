@@ -189,7 +189,7 @@ def taken_warnings() -> str | None:
     _WARNINGS.clear()
     if not found:
         return None
-    more = f" and {len(found) - 1} other warnings" if len(found) > 1 else ""
+    more = f" and {counted(len(found) - 1, 'other warning')}" if len(found) > 1 else ""
     total = sum(count for _, count in found)
     return f"{counted(total, 'warning')} while reading images: {found[0][0]}{more}"
 

@@ -70,7 +70,6 @@ AIRCRAFT = Format(
         "val_in_train": Option(False, "the official validation images are training images"),
     },
     classes="100 variants",
-    images="3,334 / 3,333 / 3,333",
     splits="train, val, test; boxes",
     used_for="SFT: target (mean class accuracy), 6,667 training images with val_in_train",
     where="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -235,10 +236,10 @@ def _unreadable(images: Sequence[Image], reasons: dict[str, str]) -> Iterator[Pr
     """One problem, the reasons with the first of their images each."""
     if not reasons:
         return
-    by_reason: dict[str, list[str]] = {}
+    alike: dict[str, list[str]] = {}  # reasons that differ in numbers only are one
     for key, reason in reasons.items():
-        by_reason.setdefault(reason, []).append(key)
-    lines = [f"{some(keys, limit=3)} ({reason})" for reason, keys in by_reason.items()]
+        alike.setdefault(re.sub(r"[\d.]+", "#", reason), []).append(key)
+    lines = [f"{some(keys, limit=3)} ({reasons[keys[0]]})" for keys in alike.values()]
     yield Problem(
         f"{counted(len(reasons), 'image')} cannot be decoded: {some(lines)}",
         "Replace what is broken, or set on_corrupt: skip; --all lists every one",
