@@ -107,6 +107,8 @@ def test_a_class_that_vanishes_is_an_error_unless_allowed(two, here):
     (two / "owl").mkdir()
     (two / "owl" / "a.mp4").write_bytes(b"a film")
     (two / "emu").mkdir()
+    (two / "__MACOSX" / "cat").mkdir(parents=True)
+    (two / "__MACOSX" / "cat" / "._0.png").write_bytes(b"")
     with pytest.raises(DataError) as caught:
         here.open(two)
     assert str(caught.value).startswith(
@@ -631,6 +633,7 @@ def test_unknown_methods_of_compression_are_an_error(two, here, tmp_path):
         (".json", '{"label": [1]}', "no text or number"),
         (".json", '{"label": true}', "no text or number"),
         (".json", "{}", "no text or number"),
+        (".json", '{"label": "\\ud800"}', "which is no name"),
     ],
 )
 def test_labels_of_shards_are_names_or_an_error(suffix, content, says, tmp_path, here):
@@ -668,3 +671,13 @@ def test_what_save_to_disk_did_not_write_is_an_error(state, info, says, tmp_path
     (tmp_path / "set" / "dataset_info.json").write_text(info)
     with pytest.raises(DataError, match=says):
         here.open(tmp_path / "set", "huggingface")
+
+
+def test_only_splits_have_classes_that_can_vanish(split, here):
+    (split / "docs" / "more").mkdir(parents=True)
+    (split / "docs" / "more" / "a.txt").write_text("read me")
+    (split / "train" / "a.txt").write_text("read me")
+    assert here.open(split).notes == {"files_passed_over": "2 .txt"}
+    (split / "test" / "owl").mkdir()
+    with pytest.raises(DataError, match=r"1 folder has no images and would be no class: 'owl'"):
+        open_dataset("folder", f"{split}/../set", **here.places, options=(("depth", "16"),))

@@ -37,13 +37,13 @@ _B = TypeVar("_B")
 
 
 def is_image(path: str) -> bool:
-    """Whether the name is that of an image file, or of iCloud's placeholder of any file.
+    """Whether the name is that of an image file, or of iCloud's placeholder of one.
 
     >>> is_image("train/a.JPEG"), is_image("val_annotations.txt"), is_image("cat/.a.jpg.icloud")
     (True, False, True)
     """
-    suffix = os.path.splitext(path)[1].lower()  # noqa: PTH122 (a string, no file)
-    return suffix in _SUFFIXES or suffix == ".icloud"
+    name = path.removesuffix(".icloud")
+    return os.path.splitext(name)[1].lower() in _SUFFIXES  # noqa: PTH122 (a string, no file)
 
 
 def begins_like_image(head: bytes) -> bool:
@@ -81,7 +81,8 @@ def walk(
         raise _closed(folder, error) from None
     empty = bool(prefix)
     for entry in entries:
-        if entry.name.startswith(".") and not entry.name.endswith(".icloud"):
+        hidden = entry.name.startswith(".") or entry.name == "__MACOSX"
+        if hidden and not entry.name.endswith(".icloud"):
             continue
         empty = False
         path = prefix + entry.name

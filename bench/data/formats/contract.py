@@ -311,7 +311,8 @@ class Format(Listed):
         if twice:
             raise tree.wrong(f"{len(twice)} images are listed twice: {some(twice)}")
         for entry in listed:
-            if not entry.label or "\n" in entry.label or "\0" in entry.label:
+            unwritable = "\n" in entry.label or "\0" in entry.label or not _is_utf8(entry.label)
+            if not entry.label or unwritable:
                 raise tree.wrong(f"{entry.name!r} has the class {entry.label!r}, which is no name")
         there = [entry for entry in listed if entry.path in tree.spans]
         absent = sorted({entry.path for entry in listed} - set(tree.spans))
@@ -356,6 +357,14 @@ def suffixes(paths: Iterable[str]) -> str:
     """
     counts = Counter(PurePosixPath(path).suffix.lower() for path in paths)
     return ", ".join(f"{n:,} {kind or 'without a suffix'}" for kind, n in counts.most_common())
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_there(folder: Path, name: str) -> bool:

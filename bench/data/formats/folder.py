@@ -34,19 +34,23 @@ def _read(tree: Tree, options: Options) -> Iterator[Entry]:
         )
     classes = {path.split("/")[depth - 2] for path in images}
     if images and not options["without_empty"]:
-        _check_vanished(tree, classes, depth)
+        _check_vanished(tree, classes, splits=splits)
     for path in images:
         parts = path.split("/")
         yield Entry(path, parts[depth - 2], cast(Split, parts[0]) if splits else "train")
 
 
-def _check_vanished(tree: Tree, classes: set[str], depth: int) -> None:
+def _check_vanished(tree: Tree, classes: set[str], *, splits: bool) -> None:
     """A folder where classes are, without an image, would be a class fewer without a word."""
     inside: dict[str, list[str]] = {}
     for path in (*tree.spans, *tree.empty):
-        parts = path.split("/")
-        if len(parts) >= depth and parts[depth - 2] not in classes:
-            inside.setdefault(parts[depth - 2], []).append(path)
+        top, *below = path.split("/")
+        if splits:
+            if top not in ("train", "val", "test") or not below:
+                continue
+            top, *below = below
+        if below and top not in classes:
+            inside.setdefault(top, []).append(path)
     lines = [
         f"{label!r} ({suffixes(path for path in paths if path[-1] != '/') or 'empty'})"
         for label, paths in inside.items()
