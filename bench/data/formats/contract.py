@@ -190,6 +190,7 @@ class Format(Listed):
         tree_of: where its files are, if not simply below the root.
         counts_the_rest: whether files that are none of its images are counted in the notes.
         may_be_partial: whether `partial` is one of its options.
+        says_where: whether errors say where to get it.
         version: of the reader; raise it when it reads the same files differently.
     """
 
@@ -205,6 +206,7 @@ class Format(Listed):
     tree_of: Callable[[Path, str], Tree] | None = None
     counts_the_rest: bool = False
     may_be_partial: bool = True
+    says_where: bool = True
     version: int = 1
 
     def __post_init__(self) -> None:
@@ -226,7 +228,7 @@ class Format(Listed):
     @property
     def expected_from(self) -> str:
         """The layout, and where to get the data."""
-        return self.expected if self.where == "yours" else f"{self.expected}; get it: {self.where}"
+        return f"{self.expected}; get it: {self.where}" if self.says_where else self.expected
 
     def tree(self, root: Path, cache_dir: Path) -> Tree:
         """Its files.

@@ -197,6 +197,7 @@ MANIFEST = Format(
     files=("*.csv",),
     tree_of=_tree,
     may_be_partial=False,
+    says_where=False,
     classes="yours",
     images="yours",
     splits="a column",

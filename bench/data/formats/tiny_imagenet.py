@@ -45,8 +45,8 @@ TINY_IMAGENET = Format(
     name="tiny-imagenet",
     title="Tiny ImageNet, 64 pixels",
     read=_read,
-    expected="a folder with train/<wnid>/images/*.JPEG and val/val_annotations.txt, or a .tar, "
-    ".tar.gz or .zip of it",
+    expected="a folder with train/<wnid>/images/*.JPEG and val/val_annotations.txt, or a .tar or "
+    ".tar.gz of it",
     marks=(_ANNOTATIONS,),
     files=tuple(f"*{end}" for end in (*_ARCHIVES, ".tar.bz2", ".tar.xz")),
     folders=("train", "val"),
@@ -54,10 +54,11 @@ TINY_IMAGENET = Format(
     guesses=(*_NAMES, *(f"{name}{end}" for name in _NAMES for end in _ARCHIVES)),
     counts_the_rest=True,
     may_be_partial=False,
+    says_where=False,
     classes="200, WordNet ids",
     images="100,000 / 10,000",
     splits="train, test (validation)",
     used_for="the papers' grids in miniature, on photographs",
-    where="http://cs231n.stanford.edu/tiny-imagenet-200.zip, packed or unpacked",
+    where="http://cs231n.stanford.edu/tiny-imagenet-200.zip, as it is, as a tar, or unpacked",
     licence="images of ImageNet: non-commercial research and education",
 )
