@@ -283,34 +283,53 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
     ...     loaded.images.shape, loaded.train.shape, loaded.labels[loaded.train].max()
     ((350, 32, 32, 3), (50,), np.int64(9))
     """
-    images = resolved.images
-    dataset = open_dataset(
-        data.dataset,
-        data.root,
+    parts = (resolved.train, resolved.val, resolved.test)
+    return load_parts(
+        data,
+        parts,
+        resolved.classes,
+        resolved.fingerprint,
         data_root=data_root,
         cache_dir=cache_dir,
-        options=data.options,
+        notes=resolved.notes,
     )
+
+
+def load_parts(
+    data: DataSpec,
+    parts: Sequence[Sequence[Image]],
+    classes: tuple[str, ...],
+    fingerprint: str,
+    *,
+    data_root: Path | None,
+    cache_dir: Path,
+    notes: Notes,
+) -> Loaded:
+    """The pixels of training, validation and test images, which `fingerprint` covers."""
+    dataset = open_dataset(
+        data.dataset, data.root, data_root=data_root, cache_dir=cache_dir, options=data.options
+    )
+    images = [image for part in parts for image in part]
     pixels = cached_images(
         view_images(dataset, images, data.views),
         data.kept_size,
         partial(read_views, dataset) if data.views else dataset.read,
         cache_dir=cache_dir,
-        fingerprint=resolved.fingerprint,
-        version=resolved.version,
+        fingerprint=fingerprint,
+        version=dataset.version,
     )
     if found := taken_warnings():
         logging.getLogger(__name__).warning("%s", found)
-    place = {name: number for number, name in enumerate(resolved.classes)}
-    ends = np.cumsum([len(resolved.train), len(resolved.val), len(resolved.test)])
+    place = {name: number for number, name in enumerate(classes)}
     rows = np.arange(len(images), dtype=np.int64)
+    train, val, test = np.split(rows, np.cumsum([len(part) for part in parts[:2]]))
     return Loaded(
         images=pixels.reshape(len(images), -1, data.kept_size, 3),
         labels=np.array([place[image.label] for image in images], dtype=np.int64),
-        train=rows[: ends[0]],
-        val=rows[ends[0] : ends[1]],
-        test=rows[ends[1] :],
-        classes=resolved.classes,
-        notes=resolved.notes,
+        train=train,
+        val=val,
+        test=test,
+        classes=classes,
+        notes=notes,
         crop=data.image_size if data.resize else None,
     )

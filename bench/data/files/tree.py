@@ -8,7 +8,7 @@ import io
 import json
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
 from typing import Any
@@ -53,6 +53,7 @@ class Tree:
         hint: what was expected and where to get it; the way out of every error.
         signature: changes when a file of the tree does.
         empty: folders with nothing in them, each with a slash at the end.
+        used: the files that were read, besides the images.
     """
 
     place: Path
@@ -60,6 +61,7 @@ class Tree:
     hint: str
     signature: str
     empty: tuple[str, ...] = ()
+    used: set[str] = field(default_factory=set)
 
     def wrong(self, message: str, path: str = "", line: int | None = None) -> DataError:
         """An error at a file of the tree, with what was expected and where to get it."""
@@ -83,6 +85,7 @@ class Tree:
     def read(self, path: str) -> bytes:
         """The bytes of a file that must be there."""
         span = self.spans[self.first(path)]
+        self.used.add(path)
         try:
             return span.read()
         except OSError as error:

@@ -346,7 +346,7 @@ class Format(Listed):
 
 def _passed_over(tree: Tree, entries: Iterable[Entry]) -> Notes:
     """How many files of the tree are none of the images, by their suffixes."""
-    used = {entry.path for entry in entries}
+    used = tree.used | {entry.path for entry in entries}
     kinds = suffixes(path for path in tree.spans if path not in used)
     return {"files_passed_over": kinds} if kinds else {}
 

@@ -122,14 +122,11 @@ def _area_weights(given: int, wanted: int) -> Float:
     return weights
 
 
-def _bits(bright: Float) -> npt.NDArray[np.bool_]:
-    """The perceptual hash (N, 64) of brightness (N, 32, 32), see the module."""
-    bits: npt.NDArray[np.bool_] = _above_median(bright) > 0
-    return bits
-
-
 def _above_median(bright: Float) -> Float:
-    """The lowest coefficients (N, 64) of brightness (N, 32, 32), less their median."""
+    """The lowest coefficients (N, 64) of brightness (N, 32, 32), less their median.
+
+    Their signs are the perceptual hash, see the module.
+    """
     low = fft.dctn(bright, axes=(1, 2), norm="ortho")[:, :_LOW, :_LOW].reshape(len(bright), -1)
     above: Float = low - np.median(low, axis=1, keepdims=True)
     return above

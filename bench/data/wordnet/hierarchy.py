@@ -80,20 +80,6 @@ class Taxonomy:
     classes: tuple[str, ...]
     synsets: Mapping[str, Synset]
 
-    def index(self, wnid: str) -> int:
-        """The class's index, from 0.
-
-        Raises:
-            DataError: when the wnid is not one of `classes`.
-        """
-        try:
-            return self._indices[wnid]
-        except KeyError:
-            raise DataError(
-                f"{wnid!r} is not one of the {len(self.classes)} classes of ILSVRC2012",
-                hint=f"nearest: {nearest(wnid, self.classes)}",
-            ) from None
-
     def synset(self, name_or_wnid: str) -> Synset:
         """The synset of a name such as `dog.n.01`, or of a wnid such as `n02084071`.
 
@@ -177,14 +163,6 @@ class Taxonomy:
         root = self.synset(synset).wnid
         above = self._above(rule)
         return tuple(w for w in self._chosen(classes) if root in above(w))
-
-    def natural(self, classes: Sequence[str] | None = None) -> tuple[str, ...]:
-        """The natural classes: 451 of ILSVRC2012. See `branches`."""
-        return self.branches("natural", classes)[0]
-
-    def man_made(self, classes: Sequence[str] | None = None) -> tuple[str, ...]:
-        """The man-made classes: 549 of ILSVRC2012. See `branches`."""
-        return self.branches("natural", classes)[1]
 
     def branches(
         self, reading: BranchReading = "natural", classes: Sequence[str] | None = None
@@ -291,10 +269,6 @@ class Taxonomy:
     @cached_property
     def _by_name(self) -> dict[str, Synset]:
         return {synset.name: synset for synset in self.synsets.values()}
-
-    @cached_property
-    def _indices(self) -> dict[str, int]:
-        return {wnid: index for index, wnid in enumerate(self.classes)}
 
     @cached_property
     def _first_words(self) -> Counter[str]:
