@@ -1,5 +1,6 @@
 """Images, folders and archives as they really come: read, or refused with a way out."""
 
+import gzip
 import hashlib
 import io
 import os
@@ -138,9 +139,9 @@ def test_what_is_passed_over_is_in_what_a_record_keeps(two, here):
         (
             "p.jpg",
             b"version https://git-lfs.github.com/spec/v1\noid sha256:0\nsize 43000\n",
-            "a Git LFS pointer, not the image: git lfs pull",
+            "a Git LFS pointer, not the file: git lfs pull",
         ),
-        (".p.jpg.icloud", b"bplist00\xd2\x01\x02", "a placeholder of iCloud, not the image"),
+        (".p.jpg.icloud", b"bplist00\xd2\x01\x02", "a placeholder of iCloud, not the file"),
         ("p.jpg", bytes(130), "a placeholder of OneDrive or a torn copy"),
         ("p.jpg", b"/annex/objects/SHA256E-s1--0.jpg\n", "git annex get"),
         ("p.jpg", b"", "the file is empty"),
@@ -681,3 +682,20 @@ def test_only_splits_have_classes_that_can_vanish(split, here):
     (split / "test" / "owl").mkdir()
     with pytest.raises(DataError, match=r"1 folder has no images and would be no class: 'owl'"):
         open_dataset("folder", f"{split}/../set", **here.places, options=(("depth", "16"),))
+
+
+@pytest.mark.parametrize("name", ["set.tar.gz", "set.tar", "set.zip", "set.csv"])
+def test_placeholders_of_archives_and_lists_are_told(name, tmp_path, here):
+    text = f"version https://git-lfs.github.com/spec/v1\noid sha256:{0:064}\nsize 43000\n"
+    (tmp_path / name).write_text(text)
+    kind = "manifest" if name.endswith("csv") else "folder"
+    with pytest.raises(DataError, match="is a Git LFS pointer, not the file: git lfs pull"):
+        here.open(tmp_path / name, kind)
+
+
+def test_zeros_without_end_are_not_read_to_their_end(tmp_path, here):
+    with gzip.open(tmp_path / "a.tar.gz", "wb", compresslevel=1) as packed:
+        for _ in range(80):
+            packed.write(bytes(2**20))
+    with pytest.raises(DataError, match="64 MiB follow its end mark"):
+        here.open(tmp_path / "a.tar.gz")

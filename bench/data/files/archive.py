@@ -12,11 +12,14 @@ from pathlib import Path
 from typing import IO
 
 from bench.core.errors import DataError
+from bench.data.files.files import placeholder
 
 MAX_MEMBERS = 5_000_000
 MAX_MEMBER_BYTES = 256 * 2**20
 MAX_HEADER_BYTES = 2**20
 """Of what stands before a member: its long name, its pax header."""
+MAX_BLOCKS_AFTER_END = 64
+"""Mebibytes of padding; a few kilobytes are usual."""
 _SUFFIXES = (".tar", ".tar.gz", ".tgz", ".tar.bz2", ".tar.xz")
 _WAY_OUT = "make the archive anew from the data set's folder: tar -czf data.tar.gz FOLDER"
 _LINKS = (
@@ -51,6 +54,10 @@ def archive_errors(path: Path) -> Iterator[None]:
     except DataError:
         raise
     except Exception as error:
+        with path.open("rb") as file:
+            instead = placeholder(file.read(1024))
+        if instead is not None:
+            raise DataError(f"the archive is {instead}", place=str(path)) from None
         raise DataError(
             f"the archive cannot be read to its end ({error})",
             place=str(path),
@@ -129,8 +136,10 @@ def _check_end(archive: tarfile.TarFile, span: tuple[int, int] | None) -> None:
             if archive.offset > sum(span):
                 raise EOFError("an archive in it has no end mark")
             return
-        while archive.fileobj.read(2**20):  # a compressed stream ends with its own checksum
-            pass
+        for _ in range(MAX_BLOCKS_AFTER_END):
+            if not archive.fileobj.read(2**20):  # a compressed stream ends with its own checksum
+                return
+        raise EOFError(f"{MAX_BLOCKS_AFTER_END} MiB follow its end mark")
 
 
 def safe_name(path: Path, name: str, size: int, *, special: bool, limit: int | None = None) -> str:

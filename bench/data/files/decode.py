@@ -11,9 +11,12 @@ bits or fewer, alpha that is 0 everywhere. The data set's options say how to rea
 
 from __future__ import annotations
 
+import contextlib
 import io
 import struct
+import threading
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,11 +24,16 @@ from PIL import Image as Pillow
 from PIL import UnidentifiedImageError
 
 from bench.data.dataset import UInt8
+from bench.data.files.files import placeholder
 
 DECODE_VERSION = 1
 """Raise it when the same bytes give other pixels: fingerprints and caches depend on it."""
 
 Pillow.MAX_IMAGE_PIXELS = None  # `Reading.max_megapixels` is looked at before anything is decoded
+
+_LARGE_PIXELS = 40_000_000
+_ONE_LARGE = threading.RLock()
+"""Of large images one is decoded at a time: several threads would need several times the memory."""
 
 DEPTHS = ("check", "per_image", "1", "8", "10", "12", "14", "16", "24", "32")
 ALPHAS = ("check", "white", "ignore")
@@ -58,9 +66,9 @@ class Reading:
     @property
     def version(self) -> str:
         """Of the decoder: equal bytes give equal pixels where it is equal."""
-        said = [f"depth {self.depth}"] if self.depth != "check" else []
-        said += [f"alpha {self.alpha}"] if self.alpha != "check" else []
-        return ", ".join([f"decode {DECODE_VERSION}", *said])
+        chosen = [("depth", self.depth), ("alpha", self.alpha)]
+        changed = [f"{name} {value}" for name, value in chosen if value != "check"]
+        return ", ".join([f"decode {DECODE_VERSION}", *changed])
 
 
 _USUAL = Reading()
@@ -107,8 +115,10 @@ def _opened(data: bytes, reading: Reading, draft: tuple[int, int] | None) -> Pil
             if draft is not None:
                 picture.draft(None, draft)
             raw = _raw_mode(picture)
-            picture.load()
-            return _rgb(_upright(picture), raw, picture.format or "", reading)
+            large = picture.width * picture.height > _LARGE_PIXELS
+            with _ONE_LARGE if large else contextlib.nullcontext():
+                picture.load()
+                return _rgb(_upright(picture), raw, picture.format or "", reading)
     except UnreadableError:
         raise
     except Exception as error:  # Pillow's decoders raise anything on hostile bytes
@@ -140,14 +150,8 @@ def _without_remarks(data: bytes) -> bytes:
 
 
 def _no_image(data: bytes) -> str:
-    if data.startswith(b"version https://git-lfs.github.com/spec/"):
-        return "a Git LFS pointer, not the image: git lfs pull fetches it"
-    if data.startswith(b"bplist00"):
-        return "a placeholder of iCloud, not the image: download it first (Download Now in Finder)"
-    if data and not data.strip(b"\0"):
-        return "only zeros, such as a placeholder of OneDrive or a torn copy: download it anew"
-    if 0 < len(data) < 1024 and data.isascii() and b"/annex/objects/" in data:
-        return "a git-annex pointer, not the image: git annex get fetches it"
+    if instead := placeholder(data):
+        return instead
     begins = f"it begins with {data[:12]!r}" if data else "the file is empty"
     return f"no image of a known kind: {begins}"
 
@@ -210,7 +214,7 @@ def _extrema(picture: Pillow.Image) -> tuple[tuple[int, int], ...]:
     return tuple(band.getextrema() for band in picture.split())  # type: ignore[misc]
 
 
-def _eight_bits(values: NDArray[np.generic], own: int, reading: Reading) -> UInt8:
+def _eight_bits(values: NDArray[Any], own: int, reading: Reading) -> UInt8:
     """Pixels of more than 8 bits, as many of them as are used scaled to 8.
 
     Args:
@@ -239,7 +243,7 @@ def _eight_bits(values: NDArray[np.generic], own: int, reading: Reading) -> UInt
         raise UnreadableError(f"pixels from {low:g} to {top:g} are not of depth {depth}")
     scaled: UInt8
     if floats or bits < 8:
-        scaled = (values.astype(np.float64) * (255 / (2**bits - 1))).round().astype(np.uint8)
+        scaled = (values * (255 / (2**bits - 1))).round().astype(np.uint8)
     else:
-        scaled = (values.astype(np.int64) >> (bits - 8)).astype(np.uint8)
+        scaled = (values >> (bits - 8)).astype(np.uint8)
     return scaled

@@ -55,6 +55,23 @@ def begins_like_image(head: bytes) -> bool:
     return head.startswith(_SIGNATURES) or _PLACED_SIGNATURE.match(head) is not None
 
 
+def placeholder(data: bytes) -> str | None:
+    """What stands in a file's place until it is fetched, and how to; None for anything else.
+
+    >>> placeholder(b"version https://git-lfs.github.com/spec/v1")
+    'a Git LFS pointer, not the file: git lfs pull fetches it'
+    """
+    if data.startswith(b"version https://git-lfs.github.com/spec/"):
+        return "a Git LFS pointer, not the file: git lfs pull fetches it"
+    if data.startswith(b"bplist00"):
+        return "a placeholder of iCloud, not the file: download it first (Download Now in Finder)"
+    if data and not data.strip(b"\0"):
+        return "only zeros, such as a placeholder of OneDrive or a torn copy: download it anew"
+    if 0 < len(data) < 1024 and data.isascii() and b"/annex/objects/" in data:
+        return "a git-annex pointer, not the file: git annex get fetches it"
+    return None
+
+
 def walk(
     folder: Path, prefix: str = "", seen: dict[tuple[int, int], str] | None = None
 ) -> Iterator[tuple[str, int, int]]:

@@ -15,7 +15,7 @@ from typing import Any
 
 from bench.core.errors import DataError
 from bench.core.text import some
-from bench.data.files.files import begins_like_image, is_image, walk
+from bench.data.files.files import begins_like_image, is_image, placeholder, walk
 from bench.data.files.mount import Span, is_mountable, mounted
 
 
@@ -87,9 +87,12 @@ class Tree:
         span = self.spans[self.first(path)]
         self.used.add(path)
         try:
-            return span.read()
+            data = span.read()
         except OSError as error:
             raise self.wrong(f"cannot be read ({error.strerror})", path) from error
+        if instead := placeholder(data):
+            raise self.wrong(f"is {instead}", path)
+        return data
 
     def is_image(self, path: str) -> bool:
         """Whether a file is an image, by its name or else by how it begins."""

@@ -18,6 +18,7 @@ from typing import cast
 
 from bench.core.errors import DataError, nearest
 from bench.data.dataset import Split
+from bench.data.files.files import placeholder
 from bench.data.files.mount import Span
 from bench.data.files.tree import Tree
 from bench.data.formats.contract import Entry, Format, Options
@@ -68,6 +69,8 @@ def _text(table: Path) -> str:
         raise DataError(
             f"the manifest cannot be read ({error.strerror})", place=str(table)
         ) from None
+    if instead := placeholder(raw):
+        raise DataError(f"the manifest is {instead}", place=str(table))
     try:
         return raw.decode("utf-8-sig")
     except UnicodeDecodeError as error:

@@ -112,10 +112,6 @@ class Comparison:
         ]
 
 
-def _silent(line: str) -> None:
-    """Nobody is told."""
-
-
 def compare(
     side: Side,
     other: Side,
@@ -123,7 +119,7 @@ def compare(
     data_root: Path | None,
     cache_dir: Path,
     pictures: bool = True,
-    say: Callable[[str], None] = _silent,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """The images of `side` that `other` has too.
 
@@ -132,7 +128,7 @@ def compare(
         data_root: folder of data sets.
         cache_dir: indices, and all images at 32 pixels (3 KiB each), are kept below it.
         pictures: compare what images show too; every image is decoded once.
-        say: is told which data set is being read.
+        say: prints which data set is being read.
 
     Raises:
         DataError: when one of them is not there or not in the layout expected.

@@ -86,9 +86,9 @@ def allowed_by(
     for name, values in where:
         column = f"{columns}{name}"
         if column not in known:
-            said = nearest(column, known) if known else "none: only manifests can have some"
+            others = nearest(column, known) if known else "none: only manifests can have some"
             raise DataError(
-                f"data set {dataset.name!r} has no column {column!r}", hint=f"there are: {said}"
+                f"data set {dataset.name!r} has no column {column!r}", hint=f"there are: {others}"
             )
         there = sorted({row.get(column, "") for row in table.values()})
         for value in values:
