@@ -1,11 +1,13 @@
 """Images, folders and archives as they really come: read, or refused with a way out."""
 
+import csv
 import gzip
 import hashlib
 import io
 import os
 import struct
 import tarfile
+import tempfile
 import unicodedata
 import zipfile
 import zlib
@@ -13,6 +15,8 @@ from pathlib import Path
 
 import numpy as np
 import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
 from PIL import Image as Pillow
 from PIL import PngImagePlugin
 from typer.testing import CliRunner
@@ -23,6 +27,8 @@ from bench.data.catalog import load, open_dataset, resolve
 from bench.data.files import archive, mount
 from bench.data.files.decode import Reading, UnreadableError, decode
 from bench.data.inspection.check import check
+from bench.data.layout import split_meant
+from bench.data.names import look
 from bench.specs.data import DataSpec
 
 SIDE = 24
@@ -218,6 +224,38 @@ def test_folders_that_look_alike_are_an_error_in_any_split(tmp_path, here):
     with pytest.raises(DataError, match=r"classes 'Cat' \(b'Cat'\) and 'cat' \(b'cat'\)"):
         here.open(tmp_path / "set")
     assert here.open(tmp_path / "set", merge_names=True).classes == ("Cat", "dog")
+
+
+NAMES = st.lists(
+    st.text(st.characters(exclude_categories=["Cs"]), min_size=1, max_size=12),
+    min_size=2,
+    max_size=4,
+    unique_by=look,
+)
+
+
+@settings(max_examples=60, deadline=None)
+@given(NAMES)
+def test_class_names_of_any_text_go_through_lists_and_folders(names):
+    with tempfile.TemporaryDirectory() as place:
+        here, root = Here(Path(place)), Path(place) / "set"
+        rows = [("path", "label"), *((f"{i}.png", name) for i, name in enumerate(names))]
+        root.mkdir()
+        for i in range(len(names)):
+            picture(i, 0).save(root / f"{i}.png")
+        with (root / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
+            csv.writer(file).writerows(rows)
+        if any(set(name) & set("\n\0") for name in names):
+            with pytest.raises(DataError, match=r"manifest\.csv:\d+: label|not a CSV line"):
+                here.open(root, "manifest")
+        else:
+            assert here.open(root, "manifest").classes == tuple(sorted(names))
+        possible = [not set(name) & set("/\n\0") and name[0] != "." for name in names]
+        if all(possible) and not any(map(split_meant, names)):
+            for i, name in enumerate(names):
+                (Path(place) / "folders" / name).mkdir(parents=True)
+                picture(i, 0).save(Path(place) / "folders" / name / "0.png")
+            assert here.open(Path(place) / "folders").classes == tuple(sorted(names))
 
 
 # --- sound images ---

@@ -13,6 +13,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import logging
 import struct
 import threading
 from dataclasses import dataclass
@@ -29,6 +30,7 @@ from bench.data.files.files import placeholder
 DECODE_VERSION = 1
 """Raise it when the same bytes give other pixels: fingerprints and caches depend on it."""
 
+logging.getLogger("PIL").addHandler(logging.NullHandler())  # an error is raised besides
 Pillow.MAX_IMAGE_PIXELS = None  # `Reading.max_megapixels` is looked at before anything is decoded
 
 _LARGE_PIXELS = 40_000_000
