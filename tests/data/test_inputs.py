@@ -737,3 +737,12 @@ def test_zeros_without_end_are_not_read_to_their_end(tmp_path, here):
             packed.write(bytes(2**20))
     with pytest.raises(DataError, match="64 MiB follow its end mark"):
         here.open(tmp_path / "a.tar.gz")
+
+
+def test_a_class_of_a_hub_s_folder_does_not_vanish_either(split, here):
+    assert here.open(split, "huggingface").classes == ("cat", "dog")
+    (split / "train" / "owl").mkdir()
+    (split / "train" / "owl" / "a.mp4").write_bytes(b"a film")
+    with pytest.raises(DataError, match=r"would be no class: 'owl' \(1 \.mp4\)"):
+        here.open(split, "huggingface", partial=True)
+    assert here.open(split, "huggingface", without_empty=True).classes == ("cat", "dog")

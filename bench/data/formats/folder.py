@@ -8,7 +8,7 @@ What is an image is decided by its name, or else by how the file begins.
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator
 from typing import cast
 
 from bench.core.errors import DataError
@@ -34,19 +34,31 @@ def _read(tree: Tree, options: Options) -> Iterator[Entry]:
         )
     classes = {path.split("/")[depth - 2] for path in images}
     if images and not options["without_empty"]:
-        _check_vanished(tree, classes, splits=splits)
+        check_vanished(tree, classes, ("train", "val", "test") if splits else None)
     for path in images:
         parts = path.split("/")
         yield Entry(path, parts[depth - 2], cast(Split, parts[0]) if splits else "train")
 
 
-def _check_vanished(tree: Tree, classes: set[str], *, splits: bool) -> None:
-    """A folder where classes are, without an image, would be a class fewer without a word."""
+WITHOUT_EMPTY = Option(False, "folders without images are left out: no class")
+
+
+def check_vanished(tree: Tree, classes: set[str], splits: Collection[str] | None) -> None:
+    """Refuse folders that lie where classes do and have no image.
+
+    Args:
+        tree: the files.
+        classes: folders that have images.
+        splits: folders at the top that classes lie in; None where classes are at the top.
+
+    Raises:
+        DataError: naming the folders and what is in them.
+    """
     inside: dict[str, list[str]] = {}
     for path in (*tree.spans, *tree.empty):
         top, *below = path.split("/")
-        if splits:
-            if top not in ("train", "val", "test") or not below:
+        if splits is not None:
+            if top not in splits or not below:
                 continue
             top, *below = below
         if below and top not in classes:
@@ -75,7 +87,7 @@ FOLDER = Format(
     marks=(".",),
     files=("*.tar", "*.tar.gz", "*.tgz", "*.tar.bz2", "*.tar.xz", "*.zip"),
     inner=("*",),
-    options={"without_empty": Option(False, "folders without images are left out: no class")},
+    options={"without_empty": WITHOUT_EMPTY},
     counts_the_rest=True,
     may_be_partial=False,
     says_where=False,

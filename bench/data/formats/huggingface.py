@@ -22,6 +22,7 @@ from bench.data.dataset import Split
 from bench.data.files.files import is_image
 from bench.data.files.tree import Tree
 from bench.data.formats.contract import Entry, Format, Option, Options
+from bench.data.formats.folder import WITHOUT_EMPTY, check_vanished
 from bench.data.formats.webdataset import SPLIT_OF
 
 
@@ -136,6 +137,8 @@ def _places(tree: Tree, path: str, column: Any, whole: Any) -> list[tuple[int, i
 def _image_folder(tree: Tree, options: Options) -> Iterator[Entry]:
     tops = {path.partition("/")[0] for path in tree.spans if is_image(path)}
     folders = sorted(tops) if tops and tops <= set(SPLIT_OF) else [""]
+    sorted_into: set[str] = set()
+    classes: set[str] = set()
     for folder in folders:
         prefix = f"{folder}/" if folder else ""
         split = _split(tree, folder)
@@ -145,13 +148,17 @@ def _image_folder(tree: Tree, options: Options) -> Iterator[Entry]:
             for path in tree.below(prefix):
                 parts = path.removeprefix(prefix).split("/")
                 if tree.is_image(path) and len(parts) > 1:
+                    classes.add(parts[0])
                     yield Entry(path, parts[0], split)
+            sorted_into.add(folder)
             continue
         for number, row in _metadata(tree, table):
             name, label = row.get("file_name"), row.get(str(options["label"]))
             if not name or label in (None, ""):
                 raise tree.wrong(f"file_name or {options['label']} is missing", table, number)
             yield Entry(prefix + str(name), str(label), split)
+    if classes and not options["without_empty"]:
+        check_vanished(tree, classes, None if folders == [""] else sorted_into)
 
 
 def _metadata(tree: Tree, table: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -173,6 +180,7 @@ HUGGINGFACE = Format(
     options={
         "image": Option("image", "the column of the images"),
         "label": Option("label", "the column of the classes"),
+        "without_empty": WITHOUT_EMPTY,
     },
     classes="the set's",
     images="the set's",
