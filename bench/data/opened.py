@@ -66,8 +66,11 @@ class _Table:
 
 
 def _hash(span: Span) -> str:
+    found = hashlib.sha256()
     try:
-        return hashlib.sha256(span.read()).hexdigest()
+        for block in span.blocks():
+            found.update(block)
+        return found.hexdigest()
     except OSError as error:
         raise DataError(
             f"cannot be read ({error.strerror})",

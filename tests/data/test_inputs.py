@@ -746,3 +746,12 @@ def test_a_class_of_a_hub_s_folder_does_not_vanish_either(split, here):
     with pytest.raises(DataError, match=r"would be no class: 'owl' \(1 \.mp4\)"):
         here.open(split, "huggingface", partial=True)
     assert here.open(split, "huggingface", without_empty=True).classes == ("cat", "dog")
+
+
+def test_a_file_that_is_too_large_is_refused_and_not_read(two, here):
+    with (two / "dog" / "hole.png").open("wb") as file:
+        file.truncate(2**40)
+    with pytest.raises(
+        DataError, match=r"hole\.png: 1,099,511,627,776 bytes are more than an image"
+    ):
+        here.open(two)

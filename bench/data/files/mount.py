@@ -34,6 +34,7 @@ from bench.data.files.files import table_path
 
 TABLE_FORMAT = "bench mounted archive 1"
 _LIMIT_OF_INNER_ARCHIVES = 8 * 2**30
+MAX_FILE_BYTES = 512 * 2**20
 _ROOM_LEFT = 64 * 2**20
 
 
@@ -53,12 +54,27 @@ class Span:
         return self if span is None else Span(self.path, self.offset + span[0], span[1])
 
     def read(self) -> bytes:
-        """The bytes."""
-        if self.size is None:
-            return Path(self.path).read_bytes()
+        """The bytes.
+
+        Raises:
+            DataError: when they are more than `MAX_FILE_BYTES`.
+        """
+        return b"".join(self.blocks())
+
+    def blocks(self) -> Iterator[bytes]:
+        """The bytes, a few at a time; see `read`."""
         with Path(self.path).open("rb") as file:
+            left = os.fstat(file.fileno()).st_size if self.size is None else self.size
+            if left > MAX_FILE_BYTES:
+                raise DataError(
+                    f"{left:,} bytes are more than an image or a list may have, {MAX_FILE_BYTES:,}",
+                    place=self.path,
+                    hint="make the image smaller, or move the file out of the data set",
+                )
             file.seek(self.offset)
-            return file.read(self.size)
+            while left > 0 and (block := file.read(min(left, 2**22))):
+                left -= len(block)
+                yield block
 
 
 def is_mountable(path: Path) -> bool:
