@@ -99,7 +99,6 @@ WIDE = {
     "bench.commands.classes.classes",
     "bench.commands.grid.grid",
     "bench.commands.retrieve.retrieve",
-    "bench.data.opened._entry",
     "bench.commands.data.data_check",
     "bench.commands.distance.distance",
     "bench.commands.distance.measure_selections",

@@ -62,24 +62,39 @@ def data_check(
         bool, typer.Option("--bytes-only", help="compare files, not what they show")
     ] = False,
     pairs: Annotated[Path | None, typer.Option(help="CSV file for the shared images")] = None,
+    every: Annotated[bool, typer.Option("--all", help="name every image of a problem")] = False,
+    table: Annotated[
+        Path | None, typer.Option("--csv", help="CSV file for every image of a problem")
+    ] = None,
     data_root: DataRoot = None,
     results: Results = Path("results"),
 ) -> None:
-    """Check a data set: layout, counts, unreadable and duplicate images, overlap with another."""
+    """Check a data set: counts, broken and equal images, leaks between splits, another data set.
+
+    Ends with status 1 when there is a problem.
+    """
     from bench.data.inspection.check import check
     from bench.data.inspection.compare import Side
 
-    if against is None and (against_option or bytes_only or pairs is not None):
+    if against is None and (against_option or pairs is not None):
         raise BenchError(
-            "--against-option, --bytes-only and --pairs are about another data set",
+            "--against-option and --pairs are about another data set",
             hint="add --against OTHER PATH, or leave them out",
         )
     side = Side(name, path, _options(option))
     report = check(
-        name, path, data_root=data_root, cache_dir=results / "cache", options=side.options
+        name,
+        path,
+        data_root=data_root,
+        cache_dir=results / "cache",
+        options=side.options,
+        pictures=not bytes_only,
     )
-    for line in report.lines():
+    for line in report.lines(every=every):
         typer.echo(line)
+    if table is not None:
+        report.write_csv(table)
+        typer.echo(f"images of problems: {table}")
     bad = bool(report.problems)
     if against is not None:
         where = None if against[1] == "-" else against[1]

@@ -11,7 +11,6 @@ in larger ones.
 
 from __future__ import annotations
 
-import hashlib
 import math
 from collections.abc import Collection, Sequence
 from dataclasses import dataclass
@@ -21,7 +20,7 @@ import numpy as np
 
 from bench.core.errors import DataError
 from bench.data.catalog import Resolved, resolve
-from bench.data.dataset import Image, Int64
+from bench.data.dataset import Image, Int64, rank
 from bench.data.identities import with_identities
 from bench.specs.data import Borrowed
 from bench.specs.run import RunSpec, joint_fingerprint
@@ -126,7 +125,9 @@ def borrowed_rows(
     """
     if borrowed.categories is not None:
         count = _share(borrowed.categories, len(classes))
-        chosen = set(sorted(classes, key=lambda name: _rank(f"categories|{draw}|{name}"))[:count])
+        chosen = set(
+            sorted(classes, key=lambda name: rank(f"borrow|categories|{draw}|{name}"))[:count]
+        )
         rows = [row for row in rows if train[row].label in chosen]
     if borrowed.images is not None:
         of_class: dict[str, list[int]] = {}
@@ -154,10 +155,5 @@ def _share(fraction: float, of: int) -> int:
 
 
 def _drawn(rows: Sequence[int], train: Sequence[Image], draw: int, count: int) -> list[int]:
-    key = {row: _rank(f"images|{draw}|{train[row].label}|{train[row].key}") for row in rows}
+    key = {row: rank(f"borrow|images|{draw}|{train[row].label}|{train[row].key}") for row in rows}
     return sorted(rows, key=key.__getitem__)[:count]
-
-
-def _rank(text: str) -> bytes:
-    # A file's name need not be valid text; Python writes its bytes as surrogates.
-    return hashlib.sha256(f"borrow|{text}".encode("utf-8", "surrogatepass")).digest()

@@ -7,6 +7,7 @@ without decoding any; `load` gives their pixels.
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
@@ -18,8 +19,10 @@ from bench.core.errors import DataError
 from bench.core.text import some
 from bench.data.cache import cached_images
 from bench.data.dataset import Dataset, Image, Int64, Notes, UInt8, digest
-from bench.data.datasets import DATASETS, Format, check_options
-from bench.data.formats.contract import Value
+from bench.data.datasets import DATASETS, check_options
+from bench.data.files.files import taken_warnings
+from bench.data.formats.contract import Format, Value
+from bench.data.opened import open_format
 from bench.data.places import resolve_root
 from bench.data.selection.classes import Selection, select
 from bench.data.selection.pools import Pool
@@ -63,10 +66,10 @@ class _Opened:
         """The images of a class, and the keys of those left out because they are corrupt."""
         key = (label, skip_corrupt)
         if key not in self._pools:
-            corrupt = self.dataset.unreadable(label) if skip_corrupt else ()
+            corrupt = self.dataset.unreadable(label) if skip_corrupt else {}
             images = self.dataset.images_of(label)
             good = tuple(image for image in images if image.key not in corrupt)
-            self._pools[key] = Pool(label, good), corrupt
+            self._pools[key] = Pool(label, good), tuple(corrupt)
         return self._pools[key]
 
     def select(self, recipe: ClassRecipe) -> Selection:
@@ -111,8 +114,7 @@ def _open(
     if isinstance(entry, Format):
         if path is None or cache_dir is None:
             raise TypeError(f"data set {name!r} needs a path and a cache folder")
-        given = (options,) if entry.options else ()
-        return _Opened(entry.open(path, cache_dir, *given))
+        return _Opened(open_format(entry, path, cache_dir, options))
     return _Opened(entry())
 
 
@@ -184,7 +186,7 @@ def resolve(data: DataSpec, draw: int, *, data_root: Path | None, cache_dir: Pat
     if len(parts.classes) < 2:
         raise _one_class(data, parts)
     plain = fingerprint(dataset, parts.classes, parts.train, parts.val, parts.test)
-    notes: Notes = {**dict(selection.notes), **parts.notes}
+    notes: Notes = {**dict(selection.notes), **dataset.notes, **parts.notes}
     if corrupt:
         notes |= {"skipped_corrupt": len(corrupt), "skipped_corrupt_images": corrupt}
     return Resolved(
@@ -273,32 +275,53 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
     ...     loaded.images.shape, loaded.train.shape, loaded.labels[loaded.train].max()
     ((350, 32, 32, 3), (50,), np.int64(9))
     """
-    images = resolved.images
-    dataset = open_dataset(
-        data.dataset,
-        data.root,
+    parts = (resolved.train, resolved.val, resolved.test)
+    return load_parts(
+        data,
+        parts,
+        resolved.classes,
+        resolved.fingerprint,
         data_root=data_root,
         cache_dir=cache_dir,
-        options=data.options,
+        notes=resolved.notes,
     )
+
+
+def load_parts(
+    data: DataSpec,
+    parts: Sequence[Sequence[Image]],
+    classes: tuple[str, ...],
+    fingerprint: str,
+    *,
+    data_root: Path | None,
+    cache_dir: Path,
+    notes: Notes,
+) -> Loaded:
+    """The pixels of training, validation and test images, which `fingerprint` covers."""
+    dataset = open_dataset(
+        data.dataset, data.root, data_root=data_root, cache_dir=cache_dir, options=data.options
+    )
+    images = [image for part in parts for image in part]
     pixels = cached_images(
         view_images(dataset, images, data.views),
         data.kept_size,
         partial(read_views, dataset) if data.views else dataset.read,
         cache_dir=cache_dir,
-        fingerprint=resolved.fingerprint,
-        version=resolved.version,
+        fingerprint=fingerprint,
+        version=dataset.version,
     )
-    place = {name: number for number, name in enumerate(resolved.classes)}
-    ends = np.cumsum([len(resolved.train), len(resolved.val), len(resolved.test)])
+    if found := taken_warnings():
+        logging.getLogger(__name__).warning("%s", found)
+    place = {name: number for number, name in enumerate(classes)}
     rows = np.arange(len(images), dtype=np.int64)
+    train, val, test = np.split(rows, np.cumsum([len(part) for part in parts[:2]]))
     return Loaded(
         images=pixels.reshape(len(images), -1, data.kept_size, 3),
         labels=np.array([place[image.label] for image in images], dtype=np.int64),
-        train=rows[: ends[0]],
-        val=rows[ends[0] : ends[1]],
-        test=rows[ends[1] :],
-        classes=resolved.classes,
-        notes=resolved.notes,
+        train=train,
+        val=val,
+        test=test,
+        classes=classes,
+        notes=notes,
         crop=data.image_size if data.resize else None,
     )

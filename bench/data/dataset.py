@@ -50,6 +50,14 @@ def digest(lines: Iterable[str]) -> str:
     return hashlib.sha256("\n".join(lines).encode()).hexdigest()
 
 
+def rank(text: str) -> bytes:
+    """What a random order that `text` decides is sorted by: its SHA-256.
+
+    A file's name need not be valid text; Python writes its bytes as surrogates.
+    """
+    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+
+
 class Dataset(Protocol):
     """Where classes, images and pixels come from.
 
@@ -60,7 +68,7 @@ class Dataset(Protocol):
         has_test: the set comes with a test split of its own.
         version: of the decoder or generator; part of every fingerprint.
         fingerprint: of the whole set; class names mean the same where it is the same.
-        notes: what a reader of the set should know (files that were no images, and the like).
+        notes: what a reader of the set should know (files passed over, and the like).
     """
 
     @property
@@ -90,6 +98,6 @@ class Dataset(Protocol):
         """
         ...
 
-    def unreadable(self, label: str) -> tuple[str, ...]:
-        """Keys of the class's images that cannot be decoded; looked at once, then remembered."""
+    def unreadable(self, label: str) -> dict[str, str]:
+        """Why images of the class cannot be decoded, by key; looked at once, then remembered."""
         ...

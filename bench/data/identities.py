@@ -2,21 +2,18 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import partial
 from pathlib import Path
 
 import numpy as np
 
 from bench.core.errors import DataError, nearest
 from bench.core.text import some
-from bench.data.cache import cached_images
-from bench.data.catalog import Loaded, Resolved, fingerprint, open_dataset, resolve
-from bench.data.dataset import Dataset, Image
+from bench.data.catalog import Loaded, Resolved, fingerprint, load_parts, open_dataset, resolve
+from bench.data.dataset import Dataset, Image, rank
 from bench.data.selection.splits import Splits
-from bench.data.transforms.views import allowed_by, read_views, view_images, views_fingerprint
+from bench.data.transforms.views import allowed_by, views_fingerprint
 from bench.specs.evaluation import VerificationSpec
 from bench.specs.run import RunSpec, joint_fingerprint
 
@@ -122,7 +119,7 @@ def _identities(
             f"{data_set(dataset)} has {len(free)} besides the {len(seen)} of target and sources",
             hint="train on fewer classes, for example classes: {recipe: random, n: …}",
         )
-    ranked = sorted(free, key=lambda name: _rank(f"identities|{wanted.identity_draw}|{name}"))
+    ranked = sorted(free, key=lambda name: rank(f"identities|{wanted.identity_draw}|{name}"))
     return tuple(sorted(ranked[:count]))
 
 
@@ -138,44 +135,25 @@ def _images(
     allowed: object,
     on_corrupt: str,
 ) -> Iterable[Image]:
-    corrupt = dataset.unreadable(name) if on_corrupt == "skip" else ()
+    corrupt = dataset.unreadable(name) if on_corrupt == "skip" else {}
     kept = [
         image
         for image in dataset.images_of(name)
         if image.key not in corrupt and (not callable(allowed) or allowed(image))
     ]
-    return sorted(kept, key=lambda image: _rank(f"verification|{image.key}"))[:most]
-
-
-def _rank(text: str) -> bytes:
-    return hashlib.sha256(text.encode("utf-8", "surrogatepass")).digest()
+    return sorted(kept, key=lambda image: rank(f"verification|{image.key}"))[:most]
 
 
 def load_identities(
     found: TestIdentities, spec: RunSpec, *, data_root: Path | None, cache_dir: Path
 ) -> Loaded:
     """Their pixels; all are rows of `test`, and classes are identities."""
-    data = spec.data
-    dataset = open_dataset(
-        data.dataset, data.root, data_root=data_root, cache_dir=cache_dir, options=data.options
-    )
-    pixels = cached_images(
-        view_images(dataset, found.images, data.views),
-        data.kept_size,
-        partial(read_views, dataset) if data.views else dataset.read,
+    return load_parts(
+        spec.data,
+        ((), (), found.images),
+        found.identities,
+        found.fingerprint,
+        data_root=data_root,
         cache_dir=cache_dir,
-        fingerprint=found.fingerprint,
-        version=dataset.version,
-    )
-    place = {name: number for number, name in enumerate(found.identities)}
-    none = np.empty(0, np.int64)
-    return Loaded(
-        images=pixels.reshape(len(found.images), -1, data.kept_size, 3),
-        labels=np.array([place[image.label] for image in found.images], dtype=np.int64),
-        train=none,
-        val=none,
-        test=np.arange(len(found.images), dtype=np.int64),
-        classes=found.identities,
         notes={},
-        crop=data.image_size if data.resize else None,
     )

@@ -2,34 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass
-
 from bench.core.errors import DataError, nearest
-from bench.data.folder import FOLDER_EXPECTED, MANIFEST_EXPECTED
-from bench.data.formats import tiny_imagenet
-from bench.data.formats.contract import Option
-from bench.data.formats.registry import FORMATS
+from bench.data.datasets import DATASETS
+from bench.data.formats.contract import Format, Listed
 
-
-@dataclass(frozen=True)
-class Listed:
-    """A line of the list; `options` by name, `layout` in words."""
-
-    name: str
-    title: str
-    classes: str
-    images: str
-    splits: str
-    used_for: str
-    where: str
-    licence: str
-    layout: str = "there are no files: it is part of this program"
-    options: Mapping[str, Option] | None = None
-
-
-_OTHERS = (
-    Listed(
+_WITHOUT_FILES = {
+    "wordnet-shapes": Listed(
         name="wordnet-shapes",
         title="drawn shapes of the 1000 ILSVRC2012 classes",
         classes="1000, WordNet ids",
@@ -39,7 +17,7 @@ _OTHERS = (
         where="always there",
         licence="none needed",
     ),
-    Listed(
+    "digits": Listed(
         name="digits",
         title="scanned digits of scikit-learn",
         classes="10",
@@ -49,42 +27,7 @@ _OTHERS = (
         where="always there",
         licence="CC BY 4.0 (UCI, Alpaydin and Kaynak)",
     ),
-    Listed(
-        name="tiny-imagenet",
-        title="Tiny ImageNet, 64 pixels",
-        classes="200, WordNet ids",
-        images="100,000 / 10,000",
-        splits="train, test (validation)",
-        used_for="the papers' grids in miniature, on photographs",
-        where="http://cs231n.stanford.edu/tiny-imagenet-200.zip, packed as a tar or unpacked",
-        licence="images of ImageNet: non-commercial research and education",
-        layout=tiny_imagenet.EXPECTED,
-    ),
-)
-_OWN = (
-    Listed(
-        name="folder",
-        title="your own images, a folder per class",
-        classes="yours",
-        images="yours",
-        splits="none, or train/, val/ and test/",
-        used_for="your own images",
-        where="yours",
-        licence="yours",
-        layout=FOLDER_EXPECTED,
-    ),
-    Listed(
-        name="manifest",
-        title="your own images, listed in a CSV file",
-        classes="yours",
-        images="yours",
-        splits="a column",
-        used_for="your own images",
-        where="yours",
-        licence="yours",
-        layout=MANIFEST_EXPECTED,
-    ),
-)
+}
 
 
 def listed() -> tuple[Listed, ...]:
@@ -93,22 +36,10 @@ def listed() -> tuple[Listed, ...]:
     >>> [line.name for line in listed()][:4]
     ['wordnet-shapes', 'digits', 'tiny-imagenet', 'imagenet']
     """
-    papers = tuple(
-        Listed(
-            name=form.name,
-            title=form.title,
-            classes=form.classes,
-            images=form.images,
-            splits=form.splits,
-            used_for=form.used_for,
-            where=form.where,
-            licence=form.licence,
-            layout=form.expected,
-            options=form.all_options(),
-        )
-        for form in FORMATS.values()
+    return tuple(
+        entry if isinstance(entry, Format) else _WITHOUT_FILES[name]
+        for name, entry in DATASETS.items()
     )
-    return (*_OTHERS, *papers, *_OWN)
 
 
 def details(name: str) -> list[str]:
@@ -132,15 +63,14 @@ def details(name: str) -> list[str]:
         f"  images: {one.images}",
         f"  splits: {one.splits}",
         f"  used for: {one.used_for}",
-        f"  layout: {one.layout}",
+        f"  layout: {one.expected}",
         f"  get it: {one.where}",
         f"  licence: {one.licence}",
     ]
-    for key, option in (one.options or {}).items():
-        shown = ", ".join(map(str, option.choices)) or type(option.default).__name__
+    for key, option in one.all_options().items():
         value = option.default
-        default = ", ".join(value) if isinstance(value, tuple) else str(value).lower()
-        if isinstance(value, str):
-            default = value
+        shown = ", ".join(map(str, option.choices)) or type(value).__name__
+        default = ", ".join(value) if isinstance(value, tuple) else str(value)
+        default = default.lower() if isinstance(value, bool) else default
         lines.append(f"  option {key}: {option.about} ({shown}; default {default})")
     return lines

@@ -10,7 +10,8 @@ from bench.core.errors import BenchError, DataError, nearest
 from bench.core.paths import user_path
 from bench.core.text import some
 from bench.data.dataset import Dataset
-from bench.data.datasets import DATASETS, Format
+from bench.data.datasets import DATASETS
+from bench.data.formats.contract import Format
 
 
 class MissingDataError(DataError):
@@ -83,7 +84,7 @@ def _missing(name: str, entry: Format, places: Sequence[Path]) -> MissingDataErr
     found = "; ".join(f"{place} {_contents(place)}" for place in places)
     return MissingDataError(
         f"data set {name!r} was not found: {found or 'no place to look for it is given'}",
-        hint=f"expected {entry.expected}; say where it lies with root: in the grid, "
+        hint=f"{entry.hint}; say where it lies with root: in the grid, "
         "--data-root FOLDER or the environment variable BENCH_DATA (nothing is downloaded)",
     )
 

@@ -59,8 +59,8 @@ def test_a_good_folder_has_counts_and_no_problems(photos, tmp_path):
 def test_unreadable_images_are_a_problem_with_advice(photos, tmp_path):
     (photos / "train/cat/3.png").write_bytes(b"no image")
     report = run(photos, tmp_path)
-    assert report.unreadable == ("train/cat/3.png",)
-    (problem,) = report.problems
+    assert list(report.unreadable) == ["train/cat/3.png"]
+    (problem,) = map(str, report.problems)
     assert "train/cat/3.png" in problem
     assert "on_corrupt: skip" in problem
 
@@ -80,7 +80,7 @@ def test_duplicates_are_told_apart(photos, tmp_path):
 
 def test_a_class_without_test_images_is_a_problem(photos, tmp_path):
     (photos / "test/dog/t.png").unlink()
-    assert "1 class has no test images: dog" in run(photos, tmp_path).problems[0]
+    assert "1 class has no test images: dog" in str(run(photos, tmp_path).problems[0])
 
 
 def test_a_set_without_test_split_is_told_what_to_set(tmp_path):
@@ -98,7 +98,7 @@ def test_a_class_with_too_few_images_to_split_is_a_problem(tmp_path):
     for name in ("cat/0", *(f"dog/{n}" for n in range(5))):
         write(tmp_path / f"photos/{name}.png", name)
     report = run(tmp_path / "photos", tmp_path)
-    (problem,) = report.problems
+    (problem,) = map(str, report.problems)
     assert "1 class has fewer than 3 different" in problem
     assert "cat (1 image)" in problem
     assert "drop_class" in problem
@@ -159,16 +159,14 @@ def test_names_that_the_environment_cannot_read_are_not_called_wrong(tmp_path):
 
 
 @pytest.mark.parametrize("splits", [True, False])
-def test_empty_folders_and_images_deeper_down_are_told(splits, photos, tmp_path):
+def test_images_deeper_down_are_told(splits, photos, tmp_path):
     """A data set is opened once in a process, so the second look has a cache of its own."""
     root = photos if splits else photos / "train"
     top = root / "train" if splits else root
-    (top / "kiwi" / "empty").mkdir(parents=True)
     (top / ".hidden").mkdir()
     assert not any("folders below" in remark for remark in run(root, tmp_path).remarks)
     write(top / "dog" / "more" / "d.png", "deep")
     text = "\n".join(run(root, tmp_path / "again").remarks)
     front = "train/" if splits else ""
-    assert f"1 folder has no images and is no class: {front}kiwi" in text
     assert f"1 image lies in folders below 'dog' and counts as 'dog': {front}dog/more/d.png" in text
     assert "hidden" not in text

@@ -12,7 +12,7 @@ from bench.data.wordnet.hierarchy import Rule, taxonomy
 from bench.specs.data import NearFarClasses
 
 CLASSES = taxonomy().classes
-NATURAL, MAN_MADE = set(taxonomy().natural()), set(taxonomy().man_made())
+NATURAL, MAN_MADE = map(set, taxonomy().branches())
 DOGS = set(taxonomy().under("dog.n.01"))
 INSTRUMENTS = set(taxonomy().under("instrumentality.n.03"))
 

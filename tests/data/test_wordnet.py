@@ -59,10 +59,9 @@ rules = ("first_pointer", "longest_path", "closure")
 print([len(t.under(s, r)) for s in ("dog.n.01", "instrumentality.n.03") for r in rules])
 print([len(side) for reading in ("natural", "artifact_or_food") for side in t.branches(reading)])
 print(len(t.under("living_thing.n.01", "closure")), len(t.under("artifact.n.01", "closure")))
-print(len(set(t.man_made()) - set(t.under("instrumentality.n.03"))))
+print(len(set(t.branches()[1]) - set(t.under("instrumentality.n.03"))))
 text = repr([(t.first_pointer_path(c), t.longest_path(c), t.all_paths(c)) for c in t.classes])
 text += repr([t.under(s, r) for s in t.synsets for r in rules[:1]])
-text += repr([t.lowest_common_ancestor(a, b) for a, b in zip(t.classes[:99], t.classes[500:])])
 text += repr(t.tree_lines("instrumentality.n.03", "closure"))
 print(hashlib.sha256(text.encode()).hexdigest())
 """
@@ -87,7 +86,7 @@ def test_nothing_depends_on_the_hash_seed() -> None:
 
 def test_reading_the_table_needs_no_heavy_package() -> None:
     code = (
-        "import sys; from bench.data.wordnet.hierarchy import taxonomy; taxonomy().natural();"
+        "import sys; from bench.data.wordnet.hierarchy import taxonomy; taxonomy().branches()[0];"
         "from bench.data import selection;"
         "print({'torch', 'timm', 'pandas', 'nltk', 'numpy'} & set(sys.modules))"
     )
@@ -98,7 +97,7 @@ def test_reading_the_table_needs_no_heavy_package() -> None:
 
 
 def test_natural_and_man_made_divide_the_classes() -> None:
-    natural, man_made = taxonomy().natural(), taxonomy().man_made()
+    natural, man_made = taxonomy().branches()
     assert (len(natural), len(man_made)) == (451, 549)
     assert sorted(natural + man_made) == sorted(taxonomy().classes)
     closure = [taxonomy().under(s, "closure") for s in ("living_thing.n.01", "artifact.n.01")]
@@ -126,7 +125,7 @@ def test_instrumentality_lies_in_the_man_made_branch_and_leaves_202(reading: Any
 
 
 def test_what_is_man_made_and_no_instrument() -> None:
-    rest = sorted(set(taxonomy().man_made()) - set(taxonomy().under("instrumentality.n.03")))
+    rest = sorted(set(taxonomy().branches()[1]) - set(taxonomy().under("instrumentality.n.03")))
     counts = {
         name: len(taxonomy().under(name, "first_pointer", rest))
         for name in ("covering.n.02", "structure.n.01", "commodity.n.01")
@@ -174,14 +173,14 @@ def test_index_order_and_words_agree_with_the_independent_table() -> None:
     rows = branch_table()
     assert taxonomy().classes == tuple(row["wnid"] for row in rows)
     for row in rows:
-        assert taxonomy().index(row["wnid"]) == int(row["index"])
+        assert taxonomy().classes[int(row["index"])] == row["wnid"]
         assert taxonomy().synset(row["wnid"]).lemmas[0] == row["first_lemma"]
 
 
 def test_branches_agree_with_the_independent_table() -> None:
     t = taxonomy()
     ours = {
-        "natural_451": t.natural(),
+        "natural_451": t.branches()[0],
         "artifact_or_food2_549": t.branches("artifact_or_food")[1],
         "dog_118": t.under("dog.n.01"),
         "instrumentality_first_pointer_347": t.under("instrumentality.n.03"),
@@ -241,10 +240,6 @@ def test_distances_on_a_small_taxonomy() -> None:
     assert small.longest_path("d") == ("a", "c", "x", "d")
     assert small.all_paths("d") == (("a", "b", "d"), ("a", "c", "x", "d"))
     assert small.distances_up("d") == {"d": 0, "b": 1, "x": 1, "a": 2, "c": 2}
-    assert small.path_distance("d", "e") == small.path_distance("e", "d") == 2
-    assert small.path_distance("d", "d") == 0
-    assert small.path_distance("d", "x") == 1
-    assert small.lowest_common_ancestor("d", "e") == "b"
     assert small.under("x", "first_pointer") == ()
     assert small.under("x", "closure") == small.under("x", "longest_path") == ("d",)
     assert small.tree_lines("a", "closure") == [
@@ -285,7 +280,5 @@ def without_nltk_data(monkeypatch: pytest.MonkeyPatch) -> Taxonomy:
 def test_an_unknown_synset_says_what_is_near_and_what_to_do(without_nltk_data: Taxonomy) -> None:
     with pytest.raises(DataError, match=r"'dogg\.n\.01'(?s:.)*nearest: dog\.n\.01.*nltk"):
         without_nltk_data.synset("dogg.n.01")
-    with pytest.raises(DataError, match="nearest: n02088364"):
-        without_nltk_data.index("n02088365")
     with pytest.raises(DataError, match=r"there is no rule 'closed'(?s:.)*closure"):
         without_nltk_data.under("dog.n.01", "closed")  # type: ignore[arg-type]

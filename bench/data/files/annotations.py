@@ -76,4 +76,20 @@ def voc_boxes(
     return tuple(boxes)
 
 
+def table_edges(tree: Tree, path: str) -> dict[str, Box]:
+    """The four numbers of each image in a table of `<image> <number> <number> <number> <number>`.
+
+    Raises:
+        DataError: with the line, where they are no numbers.
+    """
+    found: dict[str, Box] = {}
+    for number, (image, *edges) in tree.fields(path, 5):
+        try:
+            a, b, c, d = map(float, edges)
+        except ValueError as error:
+            raise tree.wrong(f"no box ({error})", path, number) from error
+        found[image] = (a, b, c, d)
+    return found
+
+
 _SIDES = ("xmin", "ymin", "xmax", "ymax")

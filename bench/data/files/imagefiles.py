@@ -1,85 +1,154 @@
-"""A data set of image files: the layouts say which file is what, this reads them."""
+"""A data set of image files: the formats say which file is what, this reads them."""
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import cached_property
+from functools import cached_property, lru_cache
 from pathlib import Path
-from typing import Protocol
+from typing import Any
+
+import numpy as np
 
 from bench.core.errors import DataError
 from bench.core.files import write_atomic
-from bench.data.dataset import Image, Notes, Split, UInt8, all_wnids, digest
-from bench.data.files.decode import DECODE_VERSION, UnreadableError, decode
-from bench.data.files.files import Files, ahead
+from bench.data.dataset import Image, Notes, UInt8, all_wnids, digest
+from bench.data.files.decode import Reading, UnreadableError, decode, decode_whole
+from bench.data.files.files import ahead
+from bench.data.files.mount import Span
 
-READABLE_FORMAT = "bench readable images 1"
-
-
-class ImageFiles(Protocol):
-    """The image files of a data set; see `bench.data.files.files.Files`."""
-
-    @property
-    def place(self) -> Path: ...
-    @property
-    def sha256(self) -> Mapping[str, str]: ...
-    @property
-    def others(self) -> int: ...
-
-    def read(self, path: str) -> bytes:
-        """The bytes of an image, checked."""
-        ...
+READABLE_FORMAT = "bench readable images 2"
 
 
-@dataclass(frozen=True, slots=True)
-class Placed:
-    """What a layout says of one image file; `columns` are those that a manifest has besides."""
+@dataclass(frozen=True, eq=False)
+class ImageFiles:
+    """The image files of a data set by the keys of its images.
 
-    path: str
-    label: str
-    split: Split
-    group: str | None = None
-    columns: tuple[tuple[str, str], ...] = ()
-
-
-def place_images(
-    name: str, files: Files, placed: Iterable[Placed], cache_dir: Path, expected: str
-) -> FileDataset:
-    """The data set of the files that the layout has placed.
-
-    Raises:
-        DataError: when none has been placed, or there is but one class.
+    Attributes:
+        place: for messages.
+        sha256: of each image: of its file, or of its file and the part that it is.
+        spans: where each file lies.
+        contents: SHA-256 of each file.
+        crops: the part of the file that the image is.
+        reading: how pixels are read.
     """
-    by_label: dict[str, list[Image]] = {}
-    for one in placed:
-        image = Image(one.path, one.label, one.split, files.sha256[one.path], one.group)
-        by_label.setdefault(one.label, []).append(image)
-    if len(by_label) < 2:
-        found = f"one class, {min(by_label)!r}" if by_label else "no images"
-        raise DataError(
-            f"data set {name!r}: {found} found, at least two classes are needed",
-            place=str(files.place),
-            hint=f"expected {expected}",
+
+    place: Path
+    sha256: Mapping[str, str]
+    spans: Mapping[str, Span]
+    contents: Mapping[str, str]
+    crops: Mapping[str, tuple[int, int, int, int]]
+    reading: Reading
+
+    def read(self, key: str) -> bytes:
+        """The bytes of an image file; of a part of one, the part as an image file.
+
+        Raises:
+            DataError: when they are not those that were indexed.
+        """
+        crop = self.crops.get(key)
+        if crop is None:
+            return self._whole(key)
+        picture = self._picture(self.spans[key], self.contents[key], key)
+        return _encoded(_part(picture, crop))
+
+    def decoded(self, key: str) -> UInt8:
+        """The whole upright image, (height, width, 3).
+
+        Raises:
+            DataError: when it cannot be decoded.
+        """
+        return self.shown(key, lambda data: decode_whole(data, self.reading))
+
+    def shown(self, key: str, decoder: Callable[[bytes], UInt8]) -> UInt8:
+        """What a decoder makes of an image.
+
+        Raises:
+            DataError: when it cannot be decoded.
+        """
+        try:
+            return decoder(self.read(key))
+        except UnreadableError as error:
+            raise DataError(
+                f"image {key!r} cannot be decoded ({error})",
+                place=str(self.place),
+                hint="set on_corrupt: skip to leave such images out (they are counted), or "
+                "replace the file; `bench data check … --all` lists all of them",
+            ) from error
+
+    def _whole(self, key: str) -> bytes:
+        span = self.spans[key]
+        try:
+            data = span.read()
+        except OSError as error:
+            raise self._changed(key, f"cannot be read ({error.strerror})") from error
+        if hashlib.sha256(data).hexdigest() != self.contents[key]:
+            raise self._changed(key, "is not what it was when the data were indexed")
+        return data
+
+    def _changed(self, key: str, what: str) -> DataError:
+        path = self.spans[key].path
+        return DataError(
+            f"image {key!r} {what}",
+            place=path,
+            hint="delete this file of the cache; the next command makes it anew"
+            if path.endswith(".pack")
+            else "start the command again; it indexes the data as they are now",
         )
-    ordered = {
-        label: tuple(sorted(by_label[label], key=lambda image: image.key))
-        for label in sorted(by_label)
-    }
-    return FileDataset(name, files, ordered, cache_dir)
+
+    @cached_property
+    def _picture(self) -> Callable[[Span, str, str], UInt8]:
+        """Decodes a file; the last few are kept, because their parts are asked for in a row."""
+
+        @lru_cache(maxsize=8)
+        def decoded(span: Span, content: str, key: str) -> UInt8:
+            return decode_whole(self._whole(key), self.reading)
+
+        return decoded
+
+
+def _part(picture: UInt8, crop: tuple[int, int, int, int]) -> UInt8:
+    """(bottom - top, right - left, 3); what lies outside is mirrored at the edge."""
+    left, top, right, bottom = crop
+    height, width, _ = picture.shape
+    rows, columns = (
+        _mirrored(np.arange(start, end), size)
+        for start, end, size in ((top, bottom, height), (left, right, width))
+    )
+    return np.ascontiguousarray(picture[rows][:, columns])
+
+
+def _mirrored(places: np.ndarray[Any, Any], size: int) -> np.ndarray[Any, Any]:
+    """Places in 0..size-1, as numpy's `pad(mode="reflect")` would find them."""
+    if size == 1:
+        return np.zeros_like(places)
+    period = 2 * (size - 1)
+    folded = places % period
+    mirrored: np.ndarray[Any, Any] = np.minimum(folded, period - folded)
+    return mirrored
+
+
+def _encoded(part: UInt8) -> bytes:
+    height, width, _ = part.shape
+    return b"P6 %d %d 255\n" % (width, height) + part.tobytes()
 
 
 @dataclass(frozen=True, eq=False)
 class FileDataset:
-    """A data set of image files; see `bench.data.dataset.Dataset` for the contract."""
+    """A data set of image files; see `bench.data.dataset.Dataset` for the contract.
+
+    `columns` has what is known of an image beside its class, as a manifest would have it.
+    """
 
     name: str
     files: ImageFiles
     by_label: Mapping[str, tuple[Image, ...]]
     cache_dir: Path
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
+    notes: Notes = field(default_factory=dict)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -99,7 +168,7 @@ class FileDataset:
     @property
     def version(self) -> str:
         """Of the decoder."""
-        return f"decode {DECODE_VERSION}"
+        return self.files.reading.version
 
     @cached_property
     def fingerprint(self) -> str:
@@ -107,16 +176,6 @@ class FileDataset:
         rows = (image for images in self.by_label.values() for image in images)
         lines = (f"{row.label}\0{row.split}\0{row.key}\0{row.sha256}" for row in rows)
         return digest([self.name, self.version, *lines])
-
-    @property
-    def notes(self) -> Notes:
-        """Files that belong to no class."""
-        placed = sum(len(images) for images in self.by_label.values())
-        counts = {
-            "images_outside_the_layout": len(self.files.sha256) - placed,
-            "files_that_are_no_images": self.files.others,
-        }
-        return {name: count for name, count in counts.items() if count}
 
     def images_of(self, label: str) -> tuple[Image, ...]:
         """All images of a class, sorted by key."""
@@ -126,45 +185,39 @@ class FileDataset:
         """Decodes `images` in their order; (size, size, 3) each."""
 
         def pixels(image: Image) -> UInt8:
-            try:
-                return decode(self.files.read(image.key), size)
-            except UnreadableError as error:
-                raise DataError(
-                    f"image {image.key!r} cannot be decoded ({error})",
-                    place=str(self.files.place),
-                    hint="set on_corrupt: skip to leave such images out (they are counted), or "
-                    "replace the file; `bench data check` lists all of them",
-                ) from error
+            return self.files.shown(image.key, lambda data: decode(data, size, self.files.reading))
 
         return ahead(pixels, images)
 
-    def unreadable(self, label: str) -> tuple[str, ...]:
-        """Keys of the class's images that cannot be decoded.
+    def unreadable(self, label: str) -> dict[str, str]:
+        """Why images of the class cannot be decoded, by their keys.
 
         Every image is decoded once; the result is kept by the content of the class.
         """
         images = self.by_label[label]
-        content = digest([self.version, *(image.sha256 for image in images)])
+        reading = self.files.reading
+        limits = [self.version, str(reading.max_megapixels)]
+        content = digest([*limits, *(image.sha256 for image in images)])
         stored = self.cache_dir / "index" / f"readable-{content[:32]}.json"
-        bad = _load_unreadable(stored, len(images))
-        if bad is None:
-            verdicts = ahead(self._is_readable, images)
-            bad = {image.sha256 for image, good in zip(images, verdicts, strict=True) if not good}
-            table = {"format": READABLE_FORMAT, "images": len(images), "unreadable": sorted(bad)}
+        reasons = _load_unreadable(stored, len(images))
+        if reasons is None:
+            found = zip(images, ahead(self._reason, images), strict=True)
+            reasons = {image.sha256: reason for image, reason in found if reason}
+            table = {"format": READABLE_FORMAT, "images": len(images), "unreadable": reasons}
             write_atomic(stored, json.dumps(table))
-        return tuple(image.key for image in images if image.sha256 in bad)
+        return {image.key: reasons[image.sha256] for image in images if image.sha256 in reasons}
 
-    def _is_readable(self, image: Image) -> bool:
+    def _reason(self, image: Image) -> str:
         try:
-            decode(self.files.read(image.key), 1)
-        except UnreadableError:
-            return False
-        return True
+            decode(self.files.read(image.key), 1, self.files.reading)
+        except UnreadableError as error:
+            return str(error)
+        return ""
 
 
-def _load_unreadable(path: Path, images: int) -> set[str] | None:
+def _load_unreadable(path: Path, images: int) -> dict[str, str] | None:
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError):
         table = json.loads(path.read_text(encoding="utf-8"))
         if table["format"] == READABLE_FORMAT and table["images"] == images:
-            return set(table["unreadable"])
+            return dict(table["unreadable"])
     return None

@@ -13,6 +13,7 @@ import hashlib
 import json
 import os
 import secrets
+import shutil
 import stat
 import zipfile
 from collections.abc import Callable, Iterator
@@ -22,7 +23,6 @@ from pathlib import Path
 from bench.core.errors import DataError
 from bench.core.files import write_atomic
 from bench.data.files.archive import (
-    MAX_MEMBER_BYTES,
     MAX_MEMBERS,
     archive_errors,
     is_archive,
@@ -34,6 +34,8 @@ from bench.data.files.files import table_path
 
 TABLE_FORMAT = "bench mounted archive 1"
 _LIMIT_OF_INNER_ARCHIVES = 8 * 2**30
+MAX_FILE_BYTES = 512 * 2**20
+_ROOM_LEFT = 64 * 2**20
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,12 +54,27 @@ class Span:
         return self if span is None else Span(self.path, self.offset + span[0], span[1])
 
     def read(self) -> bytes:
-        """The bytes."""
-        if self.size is None:
-            return Path(self.path).read_bytes()
+        """The bytes.
+
+        Raises:
+            DataError: when they are more than `MAX_FILE_BYTES`.
+        """
+        return b"".join(self.blocks())
+
+    def blocks(self) -> Iterator[bytes]:
+        """The bytes, a few at a time; see `read`."""
         with Path(self.path).open("rb") as file:
+            left = os.fstat(file.fileno()).st_size if self.size is None else self.size
+            if left > MAX_FILE_BYTES:
+                raise DataError(
+                    f"{left:,} bytes are more than an image or a list may have, {MAX_FILE_BYTES:,}",
+                    place=self.path,
+                    hint="make the image smaller, or move the file out of the data set",
+                )
             file.seek(self.offset)
-            return file.read(self.size)
+            while left > 0 and (block := file.read(min(left, 2**22))):
+                left -= len(block)
+                yield block
 
 
 def is_mountable(path: Path) -> bool:
@@ -108,7 +125,7 @@ def _is_zip(path: Path) -> bool:
 
 def _plain_spans(path: Path, nested: bool) -> Spans:
     spans: Spans = {}
-    limit = _LIMIT_OF_INNER_ARCHIVES if nested else MAX_MEMBER_BYTES
+    limit = _LIMIT_OF_INNER_ARCHIVES if nested else None
     for name, offset, size, _ in members(path, limit=limit):
         if nested and name.endswith(".tar"):
             folder = name.removesuffix(".tar")
@@ -135,6 +152,7 @@ def _pack(path: Path, blob: Path) -> Spans:
         with temporary.open("wb") as pack:
             for name, read in _readers(path):
                 data = read()
+                _check_room(path, blob.parent, len(data))
                 _add(path, spans, name, (pack.tell(), len(data)))
                 pack.write(data)
             pack.flush()
@@ -143,6 +161,17 @@ def _pack(path: Path, blob: Path) -> Spans:
     finally:
         temporary.unlink(missing_ok=True)
     return spans
+
+
+def _check_room(path: Path, folder: Path, wanted: int) -> None:
+    free = shutil.disk_usage(folder).free
+    if wanted + _ROOM_LEFT > free:
+        raise DataError(
+            f"its members do not fit into the cache: {free / 2**20:,.0f} MiB are free in {folder}",
+            place=str(path),
+            hint="free some space, choose another --results folder, or unpack the archive and "
+            "give its folder",
+        )
 
 
 def _readers(path: Path) -> Iterator[tuple[str, Callable[[], bytes]]]:

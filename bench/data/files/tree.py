@@ -5,15 +5,17 @@ from __future__ import annotations
 import csv
 import hashlib
 import io
+import json
 from bisect import bisect_left
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
 from pathlib import Path
+from typing import Any
 
 from bench.core.errors import DataError
 from bench.core.text import some
-from bench.data.files.files import walk
+from bench.data.files.files import begins_like_image, is_image, placeholder, walk
 from bench.data.files.mount import Span, is_mountable, mounted
 
 
@@ -50,12 +52,16 @@ class Tree:
         spans: where each file lies, sorted by path.
         hint: what was expected and where to get it; the way out of every error.
         signature: changes when a file of the tree does.
+        empty: folders with nothing in them, each with a slash at the end.
+        used: the files that were read, besides the images.
     """
 
     place: Path
     spans: Mapping[str, Span]
     hint: str
     signature: str
+    empty: tuple[str, ...] = ()
+    used: set[str] = field(default_factory=set)
 
     def wrong(self, message: str, path: str = "", line: int | None = None) -> DataError:
         """An error at a file of the tree, with what was expected and where to get it."""
@@ -79,10 +85,36 @@ class Tree:
     def read(self, path: str) -> bytes:
         """The bytes of a file that must be there."""
         span = self.spans[self.first(path)]
+        self.used.add(path)
         try:
-            return span.read()
+            data = span.read()
         except OSError as error:
             raise self.wrong(f"cannot be read ({error.strerror})", path) from error
+        if instead := placeholder(data):
+            raise self.wrong(f"is {instead}", path)
+        return data
+
+    def is_image(self, path: str) -> bool:
+        """Whether a file is an image, by its name or else by how it begins."""
+        if is_image(path):
+            return True
+        span = self.spans[path]
+        head = span.part((0, 16 if span.size is None else min(16, span.size)))
+        return begins_like_image(head.read())
+
+    def json(self, path: str) -> dict[str, Any]:
+        """A JSON object that must be there."""
+        return self.json_object(self.read(path), path)
+
+    def json_object(self, text: str | bytes, path: str, line: int | None = None) -> dict[str, Any]:
+        """The JSON object of a text that stands in `path`."""
+        try:
+            found = json.loads(text)
+        except (ValueError, RecursionError) as error:
+            raise self.wrong(f"is no JSON ({error})", path, line) from error
+        if not isinstance(found, dict):
+            raise self.wrong("is no JSON object", path, line)
+        return found
 
     def text(self, path: str) -> str:
         """A file that must be there and be UTF-8."""
@@ -148,12 +180,14 @@ def open_tree(
         folders: patterns of the folders of `root` that are looked into; None is all.
         archives: what may still be packed.
         inner: folders that may lie around everything; the first that does is left out of the names.
+            `*` is any folder that lies around all files of an archive.
         hint: see `Tree`.
 
     Raises:
         DataError: for torn or unsafe archives, and for links that lead in circles.
     """
     known = tuple(archives)
+    empty: tuple[str, ...] = ()
     if root.is_file():
         entry = next((one for one in known if fnmatchcase(root.name, one.name)), None)
         nested = entry is not None and entry.nested
@@ -163,24 +197,26 @@ def open_tree(
     else:
         found = list(_walked(root, None if folders is None else tuple(folders)))
         lines = [f"{path}|{size}|{mtime_ns}" for path, size, mtime_ns in found]
-        spans = {path: Span(f"{root}/{path}") for path, _, _ in found}
+        spans = {path: Span(f"{root}/{path}") for path, _, _ in found if path[-1] != "/"}
+        empty = tuple(path for path, _, _ in found if path[-1] == "/")
         _mount(root, cache_dir, known, spans)
-    spans = _without(spans, tuple(inner))
+    spans = _without(spans, tuple(inner), packed=root.is_file())
     signature = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-    return Tree(root, dict(sorted(spans.items())), hint, signature)
+    return Tree(root, dict(sorted(spans.items())), hint, signature, empty)
 
 
 def _walked(root: Path, folders: tuple[str, ...] | None) -> Iterator[tuple[str, int, int]]:
     if folders is None:
         yield from walk(root)
         return
+    seen: dict[tuple[int, int], str] = {}
     for entry in sorted(root.iterdir()):
         name = entry.name
         if name.startswith("."):
             continue
         if entry.is_dir():
             if any(fnmatchcase(name, pattern) for pattern in folders):
-                yield from walk(entry, f"{name}/")
+                yield from walk(entry, f"{name}/", seen)
         elif entry.is_file():
             info = entry.stat()
             yield name, info.st_size, info.st_mtime_ns
@@ -206,8 +242,13 @@ def _any_below(ordered: list[str], prefix: str) -> bool:
     return at < len(ordered) and ordered[at].startswith(prefix)
 
 
-def _without(spans: dict[str, Span], inner: tuple[str, ...]) -> dict[str, Span]:
+def _without(spans: dict[str, Span], inner: tuple[str, ...], *, packed: bool) -> dict[str, Span]:
     for folder in inner:
+        if folder == "*":
+            tops = {path.partition("/")[0] for path in spans}
+            if not packed or len(tops) != 1 or min(tops) in spans:
+                continue
+            (folder,) = tops
         prefix = f"{folder}/"
         if any(path.startswith(prefix) for path in spans):
             return {path.removeprefix(prefix): span for path, span in spans.items()}

@@ -8,6 +8,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.data.dataset import Split
+from bench.data.files.annotations import table_edges
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Box, Counts, Entry, Format, Option, Options
 
@@ -36,14 +37,10 @@ def _read(tree: Tree, options: Options) -> Iterator[Entry]:
 
 def _boxes(tree: Tree) -> dict[str, Box]:
     """By image; the upper left pixel is (1, 1) in the file, right and lower edges included."""
-    found: dict[str, Box] = {}
-    for number, (image, *edges) in tree.fields("data/images_box.txt", 5):
-        try:
-            left, top, right, bottom = map(float, edges)
-        except ValueError as error:
-            raise tree.wrong(f"no box ({error})", "data/images_box.txt", number) from error
-        found[image] = (left - 1, top - 1, right, bottom)
-    return found
+    table = table_edges(tree, "data/images_box.txt")
+    return {
+        image: (left - 1, top - 1, right, low) for image, (left, top, right, low) in table.items()
+    }
 
 
 def _counts(options: Options) -> Counts:
@@ -70,7 +67,6 @@ AIRCRAFT = Format(
         "val_in_train": Option(False, "the official validation images are training images"),
     },
     classes="100 variants",
-    images="3,334 / 3,333 / 3,333",
     splits="train, val, test; boxes",
     used_for="SFT: target (mean class accuracy), 6,667 training images with val_in_train",
     where="https://www.robots.ox.ac.uk/~vgg/data/fgvc-aircraft/",

@@ -10,14 +10,14 @@ from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from fnmatch import fnmatchcase
-from pathlib import Path
-from typing import Any
+from pathlib import Path, PurePosixPath
 
 from bench.core.errors import DataError, nearest
 from bench.core.text import some
-from bench.data.dataset import Split
+from bench.data.dataset import Notes, Split
+from bench.data.files.decode import ALPHAS, DEPTHS, Reading
 from bench.data.files.mount import is_mountable
-from bench.data.files.tree import Archive, Tree
+from bench.data.files.tree import Archive, Tree, open_tree
 
 Value = str | bool | int | tuple[str, ...]
 Options = Mapping[str, Value]
@@ -37,6 +37,7 @@ class Entry:
         boxes: (left, top, right, bottom) in pixels from the upper left corner, right and bottom
             excluded.
         facts: what images have in common besides the class, such as ("light", "Dark").
+        more: further columns, as a manifest has them.
         crop: the image is this part of the file; what lies outside the file is mirrored.
         span: offset and size of the image's bytes in the file; None for all of it.
     """
@@ -48,6 +49,7 @@ class Entry:
     group: str | None = None
     boxes: tuple[Box, ...] = ()
     facts: tuple[tuple[str, str], ...] = ()
+    more: tuple[tuple[str, str], ...] = ()
     crop: tuple[int, int, int, int] | None = None
     span: tuple[int, int] | None = None
 
@@ -67,7 +69,12 @@ class Entry:
             sides = (left, top, right - left, bottom - top)
             name = "box" if number == 1 else f"box_{number}"
             found[name] = " ".join(f"{side:.10g}" for side in sides)
-        return found | {f"group_{name}": value for name, value in self.facts}
+        return found | {f"group_{name}": value for name, value in self.facts} | dict(self.more)
+
+    @property
+    def has_columns(self) -> bool:
+        """Whether there are any, which most data sets do not have."""
+        return bool(self.boxes or self.facts or self.more)
 
     @property
     def source(self) -> str:
@@ -112,49 +119,106 @@ class Option:
 
 
 _PARTIAL = Option(False, "use what is there, although images, classes or whole splits are missing")
+_ALL_HAVE = {
+    "merge_names": Option(
+        False, "classes, and groups, that differ in spaces, case or Unicode form only are one"
+    ),
+    "distinct_names": Option(False, "such classes, and groups, are different ones"),
+    "depth": Option(
+        "check",
+        "bits that pixels of 16 and 32 bits use; check refuses those that would be black, "
+        "per_image takes the fewest that fit each",
+        DEPTHS,
+    ),
+    "alpha": Option(
+        "check",
+        "of images that are transparent everywhere: check refuses them, white shows them white, "
+        "ignore shows the colours of all images without alpha",
+        ALPHAS,
+    ),
+    "max_megapixels": Option(
+        Reading.max_megapixels, "the largest image that is decoded, in millions of pixels"
+    ),
+}
+READING = ("depth", "alpha", "max_megapixels")
+"""Options that say how pixels are read; the others say which images there are."""
 
 
-@dataclass(frozen=True)
-class Format:
-    """A data set in the layout in which its authors distribute it.
+@dataclass(frozen=True, kw_only=True)
+class Listed:
+    """What `bench data list` shows of a data set.
 
     Attributes:
         name: as a grid says it.
         title: what it is.
-        read: from its files to its images.
         expected: the layout in words.
+        classes, images, splits: in words; of a format, what its counts say where they are empty.
+        used_for: by which paper, for what; "your own comparisons" where by none.
+        where: to get it.
+        licence: a note; what counts is what the authors say.
+    """
+
+    name: str
+    title: str
+    used_for: str
+    where: str
+    licence: str
+    expected: str = "there are no files: it is part of this program"
+    classes: str = ""
+    images: str = ""
+    splits: str = ""
+
+    def all_options(self) -> dict[str, Option]:
+        """Choices by name; there are none without files."""
+        return {}
+
+
+@dataclass(frozen=True, kw_only=True)
+class Format(Listed):
+    """A data set of files, in the layout in which its authors distribute it or a user has it.
+
+    Attributes:
+        read: from its files to its images.
         marks: paths below the root of which one must be there; patterns are allowed.
         folders: patterns of the folders of the root that are looked into; None is all.
         archives: what may still be packed.
         inner: folder that archives have around everything.
         guesses: how its folder is usually called.
         counts: of the whole set, under the options.
-        options: choices by name, besides `partial`.
-        classes, images, splits: for a list of data sets, in words.
-        used_for: by which paper, for what; "your own comparisons" where by none.
-        where: to get it.
-        licence: a note; what counts is what the authors say.
+        options: choices by name, besides those that all have.
+        files: patterns of files that may be the root, besides the archives.
+        tree_of: where its files are, if not simply below the root.
+        counts_the_rest: whether files that are none of its images are counted in the notes.
+        may_be_partial: whether `partial` is one of its options.
+        says_where: whether errors say where to get it.
         version: of the reader; raise it when it reads the same files differently.
     """
 
-    name: str
-    title: str
     read: Callable[[Tree, Options], Iterable[Entry]]
-    expected: str
     marks: tuple[str, ...]
-    guesses: tuple[str, ...]
-    classes: str
-    images: str
-    splits: str
-    used_for: str
-    where: str
-    licence: str
+    guesses: tuple[str, ...] = ()
     folders: tuple[str, ...] | None = None
     archives: tuple[Archive, ...] = ()
     inner: tuple[str, ...] = ()
     counts: Callable[[Options], Counts] = lambda options: Counts()
     options: Mapping[str, Option] = field(default_factory=dict)
+    files: tuple[str, ...] = ()
+    tree_of: Callable[[Path, str], Tree] | None = None
+    counts_the_rest: bool = False
+    may_be_partial: bool = True
+    says_where: bool = True
     version: int = 1
+
+    def __post_init__(self) -> None:
+        counts = self.counts(self.chosen(()))
+        derived = {
+            "classes": f"{counts.classes:,}" if counts.classes else "",
+            "images": " / ".join(f"{count:,}" for count in counts.images.values()),
+            "splits": ", ".join(counts.images),
+        }
+        for name, text in derived.items():
+            if not getattr(self, name):
+                object.__setattr__(self, name, text)
 
     @property
     def hint(self) -> str:
@@ -164,20 +228,41 @@ class Format:
     @property
     def expected_from(self) -> str:
         """The layout, and where to get the data."""
-        return f"{self.expected}; get it: {self.where}"
+        return f"{self.expected}; get it: {self.where}" if self.says_where else self.expected
+
+    def tree(self, root: Path, cache_dir: Path) -> Tree:
+        """Its files.
+
+        Raises:
+            DataError: for torn or unsafe archives, and for links that lead in circles.
+        """
+        if self.tree_of is not None:
+            return self.tree_of(root, self.hint)
+        return open_tree(
+            root,
+            cache_dir,
+            folders=self.folders,
+            archives=self.archives,
+            inner=self.inner,
+            hint=self.hint,
+        )
 
     def fits(self, path: Path) -> bool:
         """Whether the data set could lie at `path`: its marks, or archives of it, are there."""
         if path.is_file():
-            return is_mountable(path) and any(
-                fnmatchcase(path.name, archive.name) for archive in self.archives
+            packed = [archive.name for archive in self.archives] if is_mountable(path) else []
+            return any(
+                fnmatchcase(name, pattern)
+                for name, patterns in ((path.name, packed), (path.name.lower(), self.files))
+                for pattern in patterns
             )
         names = (*self.marks, *(archive.name for archive in self.archives))
         return path.is_dir() and any(_is_there(path, name) for name in names)
 
     def all_options(self) -> dict[str, Option]:
         """Its own and those that every data set has."""
-        return {**self.options, "partial": _PARTIAL}
+        partial = {"partial": _PARTIAL} if self.may_be_partial else {}
+        return {**self.options, **partial, **_ALL_HAVE}
 
     def chosen(self, given: Iterable[tuple[str, Value]]) -> dict[str, Value]:
         """The options with every default written in.
@@ -199,6 +284,8 @@ class Format:
     def _value(self, name: str, option: Option, value: Value) -> Value:
         if isinstance(option.default, tuple) and isinstance(value, str):
             value = (value,)
+        if isinstance(option.default, str) and type(value) is int:  # a depth such as 12
+            value = str(value)
         parts = value if isinstance(value, tuple) else (value,)
         wrong = [part for part in parts if option.choices and part not in option.choices]
         if type(value) is not type(option.default) or wrong:
@@ -214,7 +301,7 @@ class Format:
 
     def checked(
         self, tree: Tree, entries: Iterable[Entry], options: Options
-    ) -> tuple[list[Entry], dict[str, Any]]:
+    ) -> tuple[list[Entry], Notes]:
         """The entries whose files are there, and counts of what is not.
 
         Raises:
@@ -226,21 +313,24 @@ class Format:
         if twice:
             raise tree.wrong(f"{len(twice)} images are listed twice: {some(twice)}")
         for entry in listed:
-            if not entry.label or "\n" in entry.label or "\0" in entry.label:
+            unwritable = "\n" in entry.label or "\0" in entry.label or not _is_utf8(entry.label)
+            if not entry.label or unwritable:
                 raise tree.wrong(f"{entry.name!r} has the class {entry.label!r}, which is no name")
         there = [entry for entry in listed if entry.path in tree.spans]
         absent = sorted({entry.path for entry in listed} - set(tree.spans))
-        if options["partial"]:
-            named = some(absent, limit=3)
-            return there, {"listed_images_missing": f"{len(absent):,}: {named}"} if absent else {}
         partial = (
             "or use what is there with options: {partial: true}, on the command line "
             "--option partial=true"
         )
+        missing = (
+            f"{len(absent):,} of {len(listed):,} listed images are missing: {some(absent, limit=3)}"
+        )
+        notes = _passed_over(tree, there) if self.counts_the_rest else {}
+        if options.get("partial"):
+            return there, notes | ({"listed_images_missing": missing} if absent else {})
         if absent:
             raise DataError(
-                f"data set {self.name!r}: {len(absent):,} of {len(listed):,} listed images are "
-                f"missing: {some(absent, limit=3)}",
+                f"data set {self.name!r}: {missing}",
                 place=str(tree.place),
                 hint=f"{tree.hint}. It may be half unpacked: unpack it again, {partial}",
             )
@@ -251,7 +341,32 @@ class Format:
                 place=str(tree.place),
                 hint=f"{tree.hint}. It may be incomplete or another version: compare it, {partial}",
             )
-        return there, {}
+        return there, notes
+
+
+def _passed_over(tree: Tree, entries: Iterable[Entry]) -> Notes:
+    """How many files of the tree are none of the images, by their suffixes."""
+    used = tree.used | {entry.path for entry in entries}
+    kinds = suffixes(path for path in tree.spans if path not in used)
+    return {"files_passed_over": kinds} if kinds else {}
+
+
+def suffixes(paths: Iterable[str]) -> str:
+    """How many files there are of each kind, by their suffixes.
+
+    >>> suffixes(["a/b.txt", "c.TXT", "d"])
+    '2 .txt, 1 without a suffix'
+    """
+    counts = Counter(PurePosixPath(path).suffix.lower() for path in paths)
+    return ", ".join(f"{n:,} {kind or 'without a suffix'}" for kind, n in counts.most_common())
+
+
+def _is_utf8(text: str) -> bool:
+    try:
+        text.encode()
+    except UnicodeEncodeError:
+        return False
+    return True
 
 
 def _is_there(folder: Path, name: str) -> bool:

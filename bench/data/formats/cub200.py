@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
+from bench.data.files.annotations import table_edges
 from bench.data.files.tree import Archive, Tree
 from bench.data.formats.contract import Box, Counts, Entry, Format, Options
 
@@ -45,14 +46,8 @@ def _table(tree: Tree, name: str) -> dict[str, str]:
 
 def _boxes(tree: Tree) -> dict[str, Box]:
     """x, y, width and height by image; pixels are counted from 0."""
-    found: dict[str, Box] = {}
-    for number, (image, *numbers) in tree.fields("bounding_boxes.txt", 5):
-        try:
-            left, top, width, height = map(float, numbers)
-        except ValueError as error:
-            raise tree.wrong(f"no box ({error})", "bounding_boxes.txt", number) from error
-        found[image] = (left, top, left + width, top + height)
-    return found
+    table = table_edges(tree, "bounding_boxes.txt")
+    return {image: (x, y, x + width, y + height) for image, (x, y, width, height) in table.items()}
 
 
 CUB200 = Format(
@@ -67,8 +62,6 @@ CUB200 = Format(
     inner=("CUB_200_2011",),
     guesses=("CUB_200_2011", "cub-200-2011", "CUB_200_2011/CUB_200_2011"),
     counts=lambda options: Counts(200, {"train": 5_994, "test": 5_794}),
-    classes="200",
-    images="5,994 / 5,794",
     splits="train, test; boxes",
     used_for="CHU: target",
     where="https://data.caltech.edu/records/65de6-vp158",

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import importlib
 import itertools
-import json
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -23,6 +22,7 @@ from bench.data.dataset import Split
 from bench.data.files.files import is_image
 from bench.data.files.tree import Tree
 from bench.data.formats.contract import Entry, Format, Option, Options
+from bench.data.formats.folder import WITHOUT_EMPTY, check_vanished
 from bench.data.formats.webdataset import SPLIT_OF
 
 
@@ -48,8 +48,12 @@ def _split(tree: Tree, folder: str) -> Split:
 
 def _saved(tree: Tree, folder: str, options: Options) -> Iterator[Entry]:
     prefix = f"{folder}/" if folder else ""
-    state = _json(tree, f"{prefix}state.json")
-    features = _json(tree, f"{prefix}dataset_info.json").get("features") or {}
+    files = tree.json(f"{prefix}state.json").get("_data_files")
+    if not isinstance(files, list) or not all(isinstance(file, dict) for file in files):
+        raise tree.wrong("has no list _data_files: save the set anew", f"{prefix}state.json")
+    features = tree.json(f"{prefix}dataset_info.json").get("features")
+    if not isinstance(features, dict):
+        raise tree.wrong("has no features", f"{prefix}dataset_info.json")
     image, label = str(options["image"]), str(options["label"])
     for column, name in ((image, "image"), (label, "label")):
         if column not in features:
@@ -60,8 +64,8 @@ def _saved(tree: Tree, folder: str, options: Options) -> Iterator[Entry]:
             )
     names = features[label].get("names") if isinstance(features[label], dict) else None
     number = 0
-    for file in state["_data_files"]:
-        path = tree.first(prefix + file["filename"])
+    for file in files:
+        path = tree.first(f"{prefix}{file.get('filename')}")
         for span, value in _rows(tree, path, image, label):
             yield Entry(
                 path,
@@ -73,20 +77,12 @@ def _saved(tree: Tree, folder: str, options: Options) -> Iterator[Entry]:
             number += 1
 
 
-def _name(tree: Tree, path: str, value: Any, names: list[str] | None) -> str:
-    if value is None or (names and not 0 <= int(value) < len(names)):
-        raise tree.wrong(f"an image has the label {value!r}, which has no name", path)
-    return names[int(value)] if names else str(value)
-
-
-def _json(tree: Tree, path: str) -> dict[str, Any]:
-    try:
-        found = json.loads(tree.read(path))
-    except ValueError as error:
-        raise tree.wrong(f"is no JSON ({error})", path) from error
-    if not isinstance(found, dict):
-        raise tree.wrong("is no JSON object", path)
-    return found
+def _name(tree: Tree, path: str, value: Any, names: Any) -> str:
+    if value is not None and not names:
+        return str(value)
+    if isinstance(value, int) and isinstance(names, list) and 0 <= value < len(names):
+        return str(names[value])
+    raise tree.wrong(f"an image has the label {value!r}, which has no name", path)
 
 
 def _rows(
@@ -141,6 +137,8 @@ def _places(tree: Tree, path: str, column: Any, whole: Any) -> list[tuple[int, i
 def _image_folder(tree: Tree, options: Options) -> Iterator[Entry]:
     tops = {path.partition("/")[0] for path in tree.spans if is_image(path)}
     folders = sorted(tops) if tops and tops <= set(SPLIT_OF) else [""]
+    sorted_into: set[str] = set()
+    classes: set[str] = set()
     for folder in folders:
         prefix = f"{folder}/" if folder else ""
         split = _split(tree, folder)
@@ -149,14 +147,18 @@ def _image_folder(tree: Tree, options: Options) -> Iterator[Entry]:
         if table is None:
             for path in tree.below(prefix):
                 parts = path.removeprefix(prefix).split("/")
-                if is_image(path) and len(parts) > 1:
+                if tree.is_image(path) and len(parts) > 1:
+                    classes.add(parts[0])
                     yield Entry(path, parts[0], split)
+            sorted_into.add(folder)
             continue
         for number, row in _metadata(tree, table):
             name, label = row.get("file_name"), row.get(str(options["label"]))
             if not name or label in (None, ""):
                 raise tree.wrong(f"file_name or {options['label']} is missing", table, number)
             yield Entry(prefix + str(name), str(label), split)
+    if classes and not options["without_empty"]:
+        check_vanished(tree, classes, None if folders == [""] else sorted_into)
 
 
 def _metadata(tree: Tree, table: str) -> Iterator[tuple[int, dict[str, Any]]]:
@@ -164,10 +166,7 @@ def _metadata(tree: Tree, table: str) -> Iterator[tuple[int, dict[str, Any]]]:
         yield from tree.rows(table)
         return
     for number, line in tree.lines(table):
-        try:
-            yield number, dict(json.loads(line))
-        except (ValueError, TypeError) as error:
-            raise tree.wrong(f"is no JSON object ({error})", table, number) from error
+        yield number, tree.json_object(line, table, number)
 
 
 HUGGINGFACE = Format(
@@ -177,10 +176,11 @@ HUGGINGFACE = Format(
     expected="what datasets.save_to_disk wrote (dataset_dict.json, or state.json), or an "
     "imagefolder: train/<class>/*, or train/metadata.csv (or .jsonl) with file_name and label",
     marks=("dataset_dict.json", "state.json", "train", "metadata.csv", "metadata.jsonl"),
-    guesses=(),
+    counts_the_rest=True,
     options={
         "image": Option("image", "the column of the images"),
         "label": Option("label", "the column of the classes"),
+        "without_empty": WITHOUT_EMPTY,
     },
     classes="the set's",
     images="the set's",

@@ -119,7 +119,6 @@ IMAGENET = Format(
     guesses=("imagenet", "ILSVRC2012", "imagenet-1k", "ILSVRC/Data/CLS-LOC"),
     counts=lambda options: Counts(1000, {"train": 1_281_167, "test": 50_000}),
     classes="1000, WordNet ids",
-    images="1,281,167 / 50,000",
     splits="train, test (validation)",
     used_for="all four papers: source; LI and CHU: also target",
     where="https://image-net.org/download-images after registration (ILSVRC2012, Task 1 and 2)",

@@ -45,8 +45,6 @@ PLACES205 = Format(
     ),
     guesses=("places-205", "places205", "Places205"),
     counts=lambda options: Counts(205, {"train": 2_448_873, "test": 20_500}),
-    classes="205",
-    images="2,448,873 / 20,500",
     splits="train, test (validation)",
     used_for="GE: source for MIT Indoor",
     where="http://places.csail.mit.edu/downloadData.html",

@@ -48,7 +48,6 @@ STANFORD_DOGS = Format(
     guesses=("stanford-dogs", "StanfordDogs", "stanford_dogs"),
     counts=lambda options: Counts(120, {"train": 12_000, "test": 8_580}),
     classes="120, WordNet ids",
-    images="12,000 / 8,580",
     splits="train, test; boxes",
     used_for="SFT: target; GE: target",
     where="http://vision.stanford.edu/aditya86/ImageNetDogs/ (images, annotation and lists)",

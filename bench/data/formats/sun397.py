@@ -65,7 +65,6 @@ SUN397 = Format(
             0, "1 to 10: the split of that partition; 0: no split", tuple(range(11))
         )
     },
-    classes="397",
     images="108,754; a partition 19,850 / 19,850",
     splits="none, or those of a partition",
     used_for="CHU: target, k per class",

@@ -1,4 +1,4 @@
-"""Tiny ImageNet in its original layout, from its folder or from a tar archive of it.
+"""Tiny ImageNet in its original layout, from its folder or from an archive of it.
 
 `train/<wnid>/images/*.JPEG` is the pool; `val/images`, labelled by `val/val_annotations.txt`, is
 the test split, because the labels of `test/` were never published (it is not read).
@@ -7,77 +7,58 @@ the test split, because the labels of `test/` were never published (it is not re
 from __future__ import annotations
 
 from collections.abc import Iterator
-from pathlib import Path
 
 from bench.core.errors import DataError
 from bench.core.text import some
-from bench.data.files.archive import archive_files, is_archive
-from bench.data.files.files import Files, folder_files
-from bench.data.files.imagefiles import FileDataset, Placed, place_images
+from bench.data.files.files import is_image
+from bench.data.files.tree import Tree
+from bench.data.formats.contract import Entry, Format, Options
 
-EXPECTED = (
-    "a folder with train/<wnid>/images/*.JPEG and val/val_annotations.txt, or a .tar or .tar.gz "
-    "of it"
-)
 _ANNOTATIONS = "val/val_annotations.txt"
+_ARCHIVES = (".tar", ".tar.gz", ".tgz", ".zip")
+_NAMES = ("tiny-imagenet-200", "tiny-imagenet")
 
 
-def fits(path: Path) -> bool:
-    """Whether the data set could lie here."""
-    if path.is_file():
-        return is_archive(path)
-    return (path / "train").is_dir() and (path / _ANNOTATIONS).is_file()
-
-
-def open_tiny_imagenet(root: Path, cache_dir: Path) -> FileDataset:
-    """Indexes the folder or the archive.
-
-    Raises:
-        DataError: when the layout is another, or the annotations do not match the images.
-    """
-    texts = frozenset({"val_annotations.txt"})
-    if root.is_file():
-        files = archive_files(root, cache_dir, texts=texts)
-    else:
-        files = folder_files(root, cache_dir, texts=texts, tops=frozenset({"train", "val"}))
-    return place_images("tiny-imagenet", files, _place(files), cache_dir, EXPECTED)
-
-
-def _place(files: Files) -> Iterator[Placed]:
-    labels = _annotations(files)
-    validation = [path for path in files.sha256 if path.startswith("val/images/")]
-    named = {f"val/images/{name}" for name in labels}
-    if named != set(validation):
-        differ = sorted(named.symmetric_difference(validation))
+def _read(tree: Tree, options: Options) -> Iterator[Entry]:
+    for path in tree.below("train/"):
+        parts = path.split("/")
+        if len(parts) == 4 and parts[2] == "images" and is_image(path):
+            yield Entry(path, parts[1])
+    labels = {}
+    for number, line in tree.lines(_ANNOTATIONS):
+        name, tab, rest = line.partition("\t")
+        if not tab:
+            raise tree.wrong(f"{line!r} is not <file name> TAB <wnid> …", _ANNOTATIONS, number)
+        labels[f"val/images/{name}"] = rest.partition("\t")[0]
+    images = {path for path in tree.below("val/images/") if is_image(path)}
+    if differ := sorted(images ^ set(labels)):
         raise DataError(
             f"{_ANNOTATIONS} and val/images differ in {len(differ)} images: {some(differ)}",
-            place=str(files.place),
+            place=str(tree.place),
             hint="copy the data set again; it is incomplete",
         )
-    for path in files.sha256:
-        parts = path.split("/")
-        if len(parts) == 4 and parts[0] == "train" and parts[2] == "images":
-            yield Placed(path, parts[1], "train")
-    for path in validation:
-        yield Placed(path, labels[path.removeprefix("val/images/")], "test")
+    for path, label in labels.items():
+        yield Entry(path, label, "test")
 
 
-def _annotations(files: Files) -> dict[str, str]:
-    if _ANNOTATIONS not in files.texts:
-        raise DataError(
-            f"data set 'tiny-imagenet': {_ANNOTATIONS} is missing",
-            place=str(files.place),
-            hint=f"expected {EXPECTED}; another layout can be read with dataset: folder",
-        )
-    labels = {}
-    for number, line in enumerate(files.texts[_ANNOTATIONS].splitlines(), start=1):
-        if not line.strip():
-            continue
-        fields = line.split("\t")
-        if len(fields) < 2:
-            raise DataError(
-                f"{line!r} is not <file name> TAB <wnid> …",
-                place=f"{files.place}:{_ANNOTATIONS}:{number}",
-            )
-        labels[fields[0]] = fields[1]
-    return labels
+TINY_IMAGENET = Format(
+    name="tiny-imagenet",
+    title="Tiny ImageNet, 64 pixels",
+    read=_read,
+    expected="a folder with train/<wnid>/images/*.JPEG and val/val_annotations.txt, or a .tar or "
+    ".tar.gz of it",
+    marks=(_ANNOTATIONS,),
+    files=tuple(f"*{end}" for end in (*_ARCHIVES, ".tar.bz2", ".tar.xz")),
+    folders=("train", "val"),
+    inner=("*",),
+    guesses=(*_NAMES, *(f"{name}{end}" for name in _NAMES for end in _ARCHIVES)),
+    counts_the_rest=True,
+    may_be_partial=False,
+    says_where=False,
+    classes="200, WordNet ids",
+    images="100,000 / 10,000",
+    splits="train, test (validation)",
+    used_for="the papers' grids in miniature, on photographs",
+    where="http://cs231n.stanford.edu/tiny-imagenet-200.zip, as it is, as a tar, or unpacked",
+    licence="images of ImageNet: non-commercial research and education",
+)

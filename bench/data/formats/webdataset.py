@@ -8,7 +8,6 @@ The words train, val (validation, valid, dev) and test in a shard's path say the
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Iterator
 
@@ -35,7 +34,7 @@ def _read(tree: Tree, options: Options) -> Iterator[Entry]:
     for path in tree.spans:
         if is_image(path) and "/" in path:
             found.append((path, _label(tree, path, str(options["json_label"]))))
-    numbered = all(label.isdigit() for _, label in found)
+    numbered = all(re.fullmatch("[0-9]{1,9}", label) for _, label in found)
     width = max((len(label) for _, label in found), default=0)
     for path, label in found:
         if numbered and names:
@@ -51,13 +50,14 @@ def _label(tree: Tree, path: str, field: str) -> str:
     for kind in (".cls", ".json"):
         if sample + kind not in tree.spans:
             continue
-        text = tree.read(sample + kind).decode("utf-8", "replace").strip()
         if kind == ".cls":
-            return text
-        try:
-            return str(json.loads(text)[field])
-        except (ValueError, KeyError, TypeError) as error:
-            raise tree.wrong(f"has no {field!r} ({error})", sample + kind) from error
+            return tree.text(sample + kind).strip()
+        value = tree.json(sample + kind).get(field)
+        if isinstance(value, bool) or not isinstance(value, str | int):
+            raise tree.wrong(
+                f"{field!r} is {str(value)[:40]}, and no text or number", sample + kind
+            )
+        return str(value)
     raise tree.wrong(f"sample {sample!r} has no .cls and no .json that says its class")
 
 
@@ -74,7 +74,6 @@ WEBDATASET = Format(
     "and classes.txt with a name per line if .cls are numbers",
     marks=("*.tar", "*/*.tar"),
     archives=(Archive("*.tar", gives="", into="{stem}"),),
-    guesses=(),
     options={"json_label": Option("label", "the field of .json that says the class")},
     classes="yours",
     images="yours",

@@ -70,9 +70,9 @@ class WordnetShapes:
             indices = np.array([int(image.key.partition("/")[2]) for image in block])
             yield from render([image.label for image in block], indices, size)
 
-    def unreadable(self, label: str) -> tuple[str, ...]:
+    def unreadable(self, label: str) -> dict[str, str]:
         """There are none."""
-        return ()
+        return {}
 
 
 def _split(index: int) -> Split:

@@ -24,7 +24,7 @@ SIDE_PIXELS = 32
 """What the perceptual hash looks at; half the disk of the next size for a million images."""
 _SHOWN = 5
 _KINDS: tuple[Kind, ...] = ("exact", "similar", "mirrored")
-_SPLITS: tuple[Split, ...] = ("train", "val", "test")
+SPLITS: tuple[Split, ...] = ("train", "val", "test")
 
 
 @dataclass(frozen=True)
@@ -73,8 +73,8 @@ class Comparison:
         text += [
             f"  {shared[ours, theirs]:,} of {of[ours]:,} {ours} images are {theirs} images of "
             f"{self.other}"
-            for ours in _SPLITS
-            for theirs in _SPLITS
+            for ours in SPLITS
+            for theirs in SPLITS
             if shared[ours, theirs]
         ]
         for kind in _KINDS:
@@ -112,10 +112,6 @@ class Comparison:
         ]
 
 
-def _silent(line: str) -> None:
-    """Nobody is told."""
-
-
 def compare(
     side: Side,
     other: Side,
@@ -123,7 +119,7 @@ def compare(
     data_root: Path | None,
     cache_dir: Path,
     pictures: bool = True,
-    say: Callable[[str], None] = _silent,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Comparison:
     """The images of `side` that `other` has too.
 
@@ -132,7 +128,7 @@ def compare(
         data_root: folder of data sets.
         cache_dir: indices, and all images at 32 pixels (3 KiB each), are kept below it.
         pictures: compare what images show too; every image is decoded once.
-        say: is told which data set is being read.
+        say: prints which data set is being read.
 
     Raises:
         DataError: when one of them is not there or not in the layout expected.
@@ -202,13 +198,25 @@ def write_pairs(found: Comparison, path: Path) -> None:
 def _images(dataset: Dataset) -> tuple[Image, ...]:
     """Training images first: of several equal ones the first is named."""
     every = (image for label in dataset.classes for image in dataset.images_of(label))
-    return tuple(sorted(every, key=lambda image: _SPLITS.index(image.split)))
+    return tuple(sorted(every, key=lambda image: SPLITS.index(image.split)))
 
 
 def _readable(dataset: Dataset, images: Sequence[Image]) -> list[int]:
     """Places of the images that can be decoded."""
     bad = {key for label in dataset.classes for key in dataset.unreadable(label)}
     return [row for row, image in enumerate(images) if image.key not in bad]
+
+
+def shared_pictures(
+    dataset: Dataset, held: Sequence[Image], training: Sequence[Image], cache_dir: Path
+) -> list[tuple[Image, Image, Match]]:
+    """Images of `held` that show what one of `training` shows without having its bytes."""
+    overlap = find_overlap(_shown(dataset, held, cache_dir), _shown(dataset, training, cache_dir))
+    return [
+        (held[match.target], training[match.source], match)
+        for match in overlap.matches
+        if match.kind != "exact"
+    ]
 
 
 def _bytes(images: Sequence[Image]) -> Pictures:

@@ -6,6 +6,8 @@ mirroring has nearly the same perceptual hash: the signs of the 64 lowest coeffi
 transform of its 32 x 32 luma against their median (pHash, as in C. Zauner, "Implementation and
 Benchmarking of Perceptual Image Hash Functions", 2010). Since 64 bits of small pictures agree by
 chance now and then, a candidate counts only where the brightness at 16 x 16 correlates as well.
+Of pictures so smooth that compression decides the signs (a plain gradient), the hash says nothing:
+they are compared by the brightness alone, correlation and grey levels.
 """
 
 from __future__ import annotations
@@ -28,9 +30,14 @@ MOST_BITS = 12
 """Bits of 64 that may differ. Another compression of a picture changes 10 or fewer."""
 LEAST_CORRELATION = 0.95
 """Of the brightness at 16 x 16 pixels, means taken off. Compression leaves 0.95 and more."""
+_SMOOTH_CORRELATION, _SMOOTH_LEVELS = 0.998, 2.0
+"""Of smooth pictures: the least correlation, and grey levels that they differ by on average."""
+_NOISE = 1.0
+"""Coefficients nearer to their median than this take their sign from compression."""
 _FLAT = 2.0
 """Grey levels of standard deviation below which a picture has no shape to compare."""
 _BLOCK = 1024
+_MOST_PRODUCTS = 2**27  # half a GiB at once
 _LUMA = np.array([0.299, 0.587, 0.114], dtype=np.float32)
 
 
@@ -115,20 +122,14 @@ def _area_weights(given: int, wanted: int) -> Float:
     return weights
 
 
-def perceptual_bits(pixels: UInt8) -> npt.NDArray[np.bool_]:
-    """The perceptual hash of pictures: (N, 64) bits, see the module.
+def _above_median(bright: Float) -> Float:
+    """The lowest coefficients (N, 64) of brightness (N, 32, 32), less their median.
 
-    >>> picture = np.random.default_rng(0).integers(0, 200, (1, 64, 64, 3), dtype=np.uint8)
-    >>> int((perceptual_bits(picture) != perceptual_bits(picture + 40)).sum())
-    0
+    Their signs are the perceptual hash, see the module.
     """
-    return _bits(luma(pixels, _SIDE))
-
-
-def _bits(bright: Float) -> npt.NDArray[np.bool_]:
     low = fft.dctn(bright, axes=(1, 2), norm="ortho")[:, :_LOW, :_LOW].reshape(len(bright), -1)
-    bits: npt.NDArray[np.bool_] = low > np.median(low, axis=1, keepdims=True)
-    return bits
+    above: Float = low - np.median(low, axis=1, keepdims=True)
+    return above
 
 
 def find_overlap(
@@ -162,35 +163,71 @@ def find_overlap(
     for kind, side in (("similar", ours), ("mirrored", flipped)):
         for match in _matches(side, theirs, kind, most_bits, least_correlation):  # type: ignore[arg-type]
             best.setdefault(match.target, match)
+        for match in _smooth_matches(side, theirs, kind):  # type: ignore[arg-type]
+            best.setdefault(match.target, match)
     flat = int(sum(place not in best for place in np.flatnonzero(ours.flat)))
     return Overlap(tuple(best[place] for place in sorted(best)), flat, pictures=True)
 
 
 @dataclass(frozen=True, eq=False)
 class _Described:
-    """Hashes as ±1 (N, 64), brightness without mean and of length 1 (N, 256), who is flat (N,)."""
+    """What N pictures are compared by.
+
+    Attributes:
+        signs: (N, 64) hashes as ±1.
+        shapes: (N, 256) brightness without mean and of length 1.
+        means, lengths: (N, 1) what was taken off, and divided by.
+        flat: (N,) without any shape.
+        smooth: (N,) places of those whose hash says nothing.
+    """
 
     signs: Float
     shapes: Float
+    means: Float
+    lengths: Float
     flat: npt.NDArray[np.bool_]
+    smooth: npt.NDArray[np.intp]
 
 
 def _described(pixels: UInt8, mirror: bool) -> _Described:
-    signs, shapes, flat = [], [], []
+    blocks = []
     for start in range(0, len(pixels), _BLOCK):
         bright = luma(np.asarray(pixels[start : start + _BLOCK]), _SIDE)
         bright = bright[:, :, ::-1] if mirror else bright
-        signs.append(np.where(_bits(bright), 1, -1).astype(np.float32))
+        above = _above_median(bright)
         halves = bright.reshape(len(bright), _THUMBNAIL, 2, _THUMBNAIL, 2).mean(axis=(2, 4))
         small = halves.reshape(len(bright), -1)
-        small -= small.mean(axis=1, keepdims=True)
-        length = np.linalg.norm(small, axis=1, keepdims=True)
-        flat.append(length[:, 0] < _FLAT * _THUMBNAIL)
-        shapes.append(small / np.maximum(length, 1e-6))
-    if not signs:
-        nothing = np.zeros((0, 1), dtype=np.float32)
-        return _Described(nothing, nothing, np.zeros(0, dtype=np.bool_))
-    return _Described(np.concatenate(signs), np.concatenate(shapes), np.concatenate(flat))
+        means = small.mean(axis=1, keepdims=True)
+        small -= means
+        lengths = np.linalg.norm(small, axis=1, keepdims=True)
+        flat = lengths[:, 0] < _FLAT * _THUMBNAIL
+        smooth = ((np.abs(above) < _NOISE).sum(axis=1) > MOST_BITS) & ~flat
+        signs = np.where(above > 0, 1, -1).astype(np.float32)
+        blocks.append((signs, small / np.maximum(lengths, 1e-6), means, lengths, flat, smooth))
+    if not blocks:
+        nothing, none = np.zeros((0, 1), dtype=np.float32), np.zeros(0, dtype=np.bool_)
+        blocks.append((nothing, nothing, nothing, nothing, none, none))
+    signs, shapes, means, lengths, flat, smooth = (
+        np.concatenate(part) for part in zip(*blocks, strict=True)
+    )
+    return _Described(signs, shapes, means, lengths, flat, np.flatnonzero(smooth))
+
+
+def _smooth_matches(ours: _Described, theirs: _Described, kind: Kind) -> Iterator[Match]:
+    """The most like of every smooth target image, by brightness alone."""
+    if not len(ours.smooth) or not len(theirs.smooth):
+        return
+    for row in ours.smooth:
+        likeness = theirs.shapes[theirs.smooth] @ ours.shapes[row]
+        column = theirs.smooth[likeness.argmax()]
+        levels = [
+            one.shapes[at] * one.lengths[at] + one.means[at]
+            for one, at in ((ours, row), (theirs, column))
+        ]
+        apart = np.abs(levels[0] - levels[1]).mean()
+        if likeness.max() >= _SMOOTH_CORRELATION and apart <= _SMOOTH_LEVELS:
+            bits = int((ours.signs[row] != theirs.signs[column]).sum())
+            yield Match(int(row), int(column), kind, bits, float(likeness.max()))
 
 
 def _matches(
@@ -200,10 +237,11 @@ def _matches(
     if not len(ours.signs) or not len(theirs.signs):
         return
     length = ours.signs.shape[1]
-    for start in range(0, len(ours.signs), _BLOCK):
+    block = max(1, min(_BLOCK, _MOST_PRODUCTS // len(theirs.signs)))
+    for start in range(0, len(ours.signs), block):
         # Of two hashes written as ±1 the product is 64 less twice the bits that differ.
-        products = ours.signs[start : start + _BLOCK] @ theirs.signs.T
-        products[ours.flat[start : start + _BLOCK]] = -length
+        products = ours.signs[start : start + block] @ theirs.signs.T
+        products[ours.flat[start : start + block]] = -length
         rows, columns = np.nonzero(products >= length - 2 * most_bits)
         keep = ~theirs.flat[columns]
         rows, columns = rows[keep], columns[keep]

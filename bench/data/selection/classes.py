@@ -13,13 +13,14 @@ it.
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import assert_never
 
 from bench.core.errors import DataError, nearest
+from bench.core.text import listed
+from bench.data.dataset import rank
 from bench.data.spelling import class_hint
 from bench.data.wordnet.hierarchy import Rule, Taxonomy, taxonomy
 from bench.specs.data import (
@@ -124,7 +125,7 @@ class _Pool:
         if not self.wnid_keyed:
             raise DataError(
                 f"recipe {recipe!r} asks WordNet which classes are near, and the classes of data "
-                f"set {self.dataset!r} are not keyed by wnid: {_some(self.classes)}",
+                f"set {self.dataset!r} are not keyed by wnid: {listed(self.classes)}",
                 hint=f"recipes that work with any data set: {_ANY_DATA_SET}",
             )
         return taxonomy()
@@ -132,13 +133,7 @@ class _Pool:
 
 def _shuffled(names: Iterable[str], what: str) -> tuple[str, ...]:
     """The names in a random order that `what` decides."""
-
-    def rank(name: str) -> bytes:
-        # A folder's name need not be valid text; Python writes its bytes as surrogates.
-        text = f"classes|{what}|{name}".encode("utf-8", "surrogatepass")
-        return hashlib.sha256(text).digest()
-
-    return tuple(sorted(names, key=rank))
+    return tuple(sorted(names, key=lambda name: rank(f"classes|{what}|{name}")))
 
 
 def _first(names: Sequence[str], n: int, what: str) -> tuple[str, ...]:
@@ -149,18 +144,13 @@ def _first(names: Sequence[str], n: int, what: str) -> tuple[str, ...]:
     return tuple(names[:n])
 
 
-def _some(names: Sequence[str]) -> str:
-    more = len(names) - _SHOWN
-    return ", ".join(names[:_SHOWN]) + (f", … ({more} more)" if more > 0 else "")
-
-
 def _listed(names: tuple[str, ...], pool: _Pool) -> tuple[str, ...]:
     known = set(pool.classes)
     missing = [name for name in names if name not in known]
     if missing:
         what = "class" if len(missing) == 1 else "classes"
         raise DataError(
-            f"data set {pool.dataset!r} has no {what} {_some(missing)}",
+            f"data set {pool.dataset!r} has no {what} {listed(missing)}",
             hint="; ".join(class_hint(name, pool.classes) for name in missing[:_SHOWN])
             + f"; bench classes --dataset {pool.dataset} lists all"
             if pool.wnid_keyed
@@ -168,7 +158,7 @@ def _listed(names: tuple[str, ...], pool: _Pool) -> tuple[str, ...]:
         )
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:
-        raise DataError(f"listed more than once: {_some(twice)}", hint="list every class once")
+        raise DataError(f"listed more than once: {listed(twice)}", hint="list every class once")
     return names
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
@@ -11,7 +10,7 @@ from itertools import count as counting
 from itertools import islice
 from typing import Literal
 
-from bench.data.dataset import Image, Split
+from bench.data.dataset import Image, Split, rank
 from bench.specs.data import validation_images
 
 Images = tuple[Image, ...]
@@ -56,13 +55,9 @@ class Pool:
         return frozenset(image.split for image in self.images)
 
 
-def _digest(salt: str, text: str) -> bytes:
-    return hashlib.sha256(f"{salt}|{text}".encode()).digest()
-
-
 def _rank(salt: str, image: Image) -> tuple[bytes, bytes]:
-    own = _digest(salt, image.key)
-    return (own if image.group is None else _digest(salt, f"group|{image.group}"), own)
+    own = rank(f"{salt}|{image.key}")
+    return (own if image.group is None else rank(f"{salt}|group|{image.group}"), own)
 
 
 class Taker:

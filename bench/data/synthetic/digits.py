@@ -72,6 +72,6 @@ class Digits:
             large = scan.resize((size, size), Pillow.Resampling.BICUBIC)
             yield np.repeat(np.asarray(large)[:, :, None], 3, axis=2)
 
-    def unreadable(self, label: str) -> tuple[str, ...]:
+    def unreadable(self, label: str) -> dict[str, str]:
         """There are none."""
-        return ()
+        return {}

@@ -18,7 +18,6 @@ from PIL import Image as Pillow
 from bench.core.errors import DataError, nearest
 from bench.core.text import some
 from bench.data.dataset import Dataset, Image, UInt8, digest
-from bench.data.files.decode import UnreadableError, decode_whole
 from bench.data.files.files import ahead
 from bench.data.selection.splits import Splits
 
@@ -87,9 +86,9 @@ def allowed_by(
     for name, values in where:
         column = f"{columns}{name}"
         if column not in known:
-            said = nearest(column, known) if known else "none: only manifests can have some"
+            others = nearest(column, known) if known else "none: only manifests can have some"
             raise DataError(
-                f"data set {dataset.name!r} has no column {column!r}", hint=f"there are: {said}"
+                f"data set {dataset.name!r} has no column {column!r}", hint=f"there are: {others}"
             )
         there = sorted({row.get(column, "") for row in table.values()})
         for value in values:
@@ -196,11 +195,7 @@ def read_views(dataset: Dataset, images: Sequence[Image], size: int) -> Iterator
         key, _, text = image.key.partition("\0")
         if files is None:
             raise DataError(f"data set {dataset.name!r} has no boxes")
-        try:
-            pixels = decode_whole(files.read(key))
-        except UnreadableError as error:
-            raise DataError(f"image {key!r} cannot be decoded ({error})") from error
-        return crop(pixels, parse_box(text), size, place=key)
+        return crop(files.decoded(key), parse_box(text), size, place=key)
 
     parts = ahead(part, [image for image in images if "\0" in image.key])
     for image in images:

@@ -80,20 +80,6 @@ class Taxonomy:
     classes: tuple[str, ...]
     synsets: Mapping[str, Synset]
 
-    def index(self, wnid: str) -> int:
-        """The class's index, from 0.
-
-        Raises:
-            DataError: when the wnid is not one of `classes`.
-        """
-        try:
-            return self._indices[wnid]
-        except KeyError:
-            raise DataError(
-                f"{wnid!r} is not one of the {len(self.classes)} classes of ILSVRC2012",
-                hint=f"nearest: {nearest(wnid, self.classes)}",
-            ) from None
-
     def synset(self, name_or_wnid: str) -> Synset:
         """The synset of a name such as `dog.n.01`, or of a wnid such as `n02084071`.
 
@@ -160,20 +146,6 @@ class Taxonomy:
                     waiting.append(hypernym)
         return distances
 
-    def path_distance(self, a: str, b: str) -> int:
-        """The fewest steps from a to b by way of a common ancestor; 0 for the same synset.
-
-        >>> taxonomy().path_distance("beagle.n.01", "basset.n.01")
-        2
-        """
-        from_a, from_b = self.distances_up(a), self.distances_up(b)
-        return min(steps + from_b[wnid] for wnid, steps in from_a.items() if wnid in from_b)
-
-    def lowest_common_ancestor(self, a: str, b: str) -> str:
-        """The common ancestor whose longest path is longest, as a wnid; ties by wnid."""
-        common = sorted(set(self.distances_up(a)) & set(self.distances_up(b)))
-        return max(common, key=lambda wnid: len(self.longest_path(wnid)))
-
     def under(
         self, synset: str, rule: Rule = "first_pointer", classes: Sequence[str] | None = None
     ) -> tuple[str, ...]:
@@ -191,14 +163,6 @@ class Taxonomy:
         root = self.synset(synset).wnid
         above = self._above(rule)
         return tuple(w for w in self._chosen(classes) if root in above(w))
-
-    def natural(self, classes: Sequence[str] | None = None) -> tuple[str, ...]:
-        """The natural classes: 451 of ILSVRC2012. See `branches`."""
-        return self.branches("natural", classes)[0]
-
-    def man_made(self, classes: Sequence[str] | None = None) -> tuple[str, ...]:
-        """The man-made classes: 549 of ILSVRC2012. See `branches`."""
-        return self.branches("natural", classes)[1]
 
     def branches(
         self, reading: BranchReading = "natural", classes: Sequence[str] | None = None
@@ -305,10 +269,6 @@ class Taxonomy:
     @cached_property
     def _by_name(self) -> dict[str, Synset]:
         return {synset.name: synset for synset in self.synsets.values()}
-
-    @cached_property
-    def _indices(self) -> dict[str, int]:
-        return {wnid: index for index, wnid in enumerate(self.classes)}
 
     @cached_property
     def _first_words(self) -> Counter[str]:

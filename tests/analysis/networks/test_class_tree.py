@@ -57,7 +57,7 @@ def test_counts_are_those_of_the_paper() -> None:
     dogs = class_tree({"dogs": taxonomy().under("dog.n.01")}, 400)
     assert (dogs[0].name, dogs[0].total) == ("dog", 118)
     whole = class_tree(
-        {"natural": taxonomy().natural(), "man-made": taxonomy().man_made()}, rows=150
+        dict(zip(("natural", "man-made"), taxonomy().branches(), strict=True)), rows=150
     )
     assert whole[0].counts == (451, 549)
     named = {row.name: row.total for row in whole}

@@ -79,7 +79,7 @@ def test_every_data_set_is_listed_with_everything_said():
     assert {one.name for one in listed()} == set(DATASETS)
     for one in listed():
         said = (one.title, one.classes, one.images, one.splits, one.used_for, one.where)
-        assert all((*said, one.licence, one.layout))
+        assert all((*said, one.licence, one.expected))
         assert details(one.name)[0] == f"{one.name}: {one.title}"
     with pytest.raises(DataError, match="cub-200-2011"):
         details("cub-200")
@@ -107,7 +107,7 @@ def test_check_reads_a_paper_s_layout(trees, tmp_path):
     with pytest.raises(BenchError, match="is not KEY=VALUE"):
         bench("data", "check", "stanford-dogs", dogs, *usual, "--option", "partial")
     with pytest.raises(BenchError, match="--against OTHER PATH"):
-        bench("data", "check", "digits", *usual, "--bytes-only")
+        bench("data", "check", "digits", *usual, "--pairs", "p.csv")
     assert code in (0, 1)
 
 

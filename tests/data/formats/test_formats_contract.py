@@ -587,7 +587,7 @@ def test_it_reads_classes_splits_groups_and_pixels(name, tmp_path, opened):
     assert dataset.notes == {}
     shown = list(dataset.read(found[:3], 8))
     assert {pixels.shape for pixels in shown} == {(8, 8, 3)}
-    assert dataset.unreadable(dataset.classes[0]) == ()
+    assert dataset.unreadable(dataset.classes[0]) == {}
 
 
 @pytest.mark.parametrize("name", NAMES)

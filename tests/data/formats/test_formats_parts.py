@@ -11,11 +11,11 @@ from pydantic import ValidationError
 
 from bench.core.errors import DataError
 from bench.data.catalog import resolve
+from bench.data.files.imagefiles import _mirrored
 from bench.data.files.mount import Span, mounted
 from bench.data.files.tree import Archive, Tree, open_tree
 from bench.data.formats.contract import Counts, Entry
 from bench.data.formats.registry import FORMATS
-from bench.data.opened import _mirrored
 from bench.specs.data import DataSpec
 
 
@@ -58,7 +58,7 @@ def test_options_are_pairs_in_order_and_survive_json():
 @pytest.mark.parametrize("name", ["digits", "folder", "tiny-imagenet"])
 def test_data_sets_without_options_refuse_them(name, tmp_path):
     data = DataSpec(dataset=name, options={"partial": True})
-    with pytest.raises(DataError, match="has no options"):
+    with pytest.raises(DataError, match="has no option"):
         resolve(data, 0, data_root=None, cache_dir=tmp_path)
 
 
