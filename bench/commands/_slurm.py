@@ -15,6 +15,7 @@ from rich.table import Table
 from bench.commands._tables import status_table
 from bench.core.errors import BenchError, GridError, nearest
 from bench.core.text import duration
+from bench.grid.expand import check_experiments
 from bench.grid.yaml import scalar
 from bench.launch.slurm.job import Job
 from bench.launch.slurm.ledger import Command, SubmissionStore
@@ -22,7 +23,7 @@ from bench.launch.slurm.permissions import printable
 from bench.launch.slurm.reconcile import Reconciler
 from bench.launch.slurm.settings import SlurmSettings, read_settings
 from bench.launch.slurm.states import STATES, RunView, Situation
-from bench.launch.slurm.submission import Outcome
+from bench.launch.slurm.submission import GridOnCluster, Outcome
 from bench.planning.workspace import Session
 from bench.results.lookup import find_run
 from bench.runs.distributed import check_gpus
@@ -69,7 +70,7 @@ def reconciler(
         data_root=str(session.data_root.resolve()) if session.data_root else None,
         settings=settings.model_dump(mode="json"),
     )
-    return Reconciler(session, command, settings, Job)
+    return Reconciler(GridOnCluster(session, command, settings, Job))
 
 
 def submit_grid(
@@ -224,12 +225,7 @@ def _name(session: Session, view: RunView) -> str:
 
 def cancel_grid(session: Session, console: Console, only: Sequence[str] = ()) -> int:
     """`bench cancel`: ends the jobs of a grid, or of some of its experiments."""
-    names = [experiment.name for experiment in session.grid.experiments]
-    for name in only:
-        if name not in names:
-            raise GridError(
-                f"there is no experiment {name!r}", hint=f"known: {nearest(name, names)}"
-            )
+    check_experiments(only, session.grid)
     outcome = reconciler(session).cancel(only)
     for note in outcome.notes:
         console.print(escape(printable(note)), highlight=False)

@@ -8,49 +8,34 @@ is replaced and its run tried again; a worker dies with the command.
 from __future__ import annotations
 
 import collections
-import json
 import os
-import selectors
-import subprocess
-import sys
-import tempfile
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
-from typing import IO, Any
+from typing import Any
 
+from bench.core.child_process import Child, Children
 from bench.core.errors import BenchError
-from bench.launch.devices import VISIBLE, least_used
+from bench.launch.devices import VISIBLE, Placement, least_used
 from bench.planning.plan import Batch
 from bench.results.store import Store
 from bench.specs.planned import Plan, PlannedRun
+
+_MOST_ATTEMPTS = 3
+"""At a run whose worker died."""
 
 Listener = Callable[[Mapping[str, Any]], None]
 
 
 @dataclass
 class _Worker:
-    process: subprocess.Popen[str]
-    errors: IO[str]
+    child: Child
     card: str | None = None
     batch: list[PlannedRun] = field(default_factory=list)
     running: str | None = None
     idle: bool = False
     begun: bool = False
     told: bool = False
-    buffer: str = ""
-
-    def send(self, message: Mapping[str, Any]) -> None:
-        assert self.process.stdin is not None
-        try:
-            self.process.stdin.write(json.dumps(message) + "\n")
-            self.process.stdin.flush()
-        except BrokenPipeError:
-            pass  # its death is seen by the pool's next look
-
-    def last_words(self, lines: int = 12) -> str:
-        self.errors.seek(0)
-        return "".join(self.errors.readlines()[-lines:]).strip()
 
 
 @dataclass(frozen=True)
@@ -67,12 +52,9 @@ class Pool:
         plan: for parents and children.
         store: where results go.
         context: what a worker needs to know, as JSON values; see `bench.runs.execute.Context`.
-        workers: number of processes.
-        threads: CPU threads of each.
+        where: the number of processes, and the GPUs, of which each sees one.
         listener: is told every event.
         environment: laid over that of the workers.
-        cards: GPUs, of which each worker sees one; see `bench.launch.devices`.
-        max_attempts: how often a run whose worker died is tried.
     """
 
     def __init__(
@@ -80,23 +62,17 @@ class Pool:
         plan: Plan,
         store: Store,
         context: Mapping[str, Any],
-        *,
-        workers: int,
-        threads: int,
+        where: Placement,
         listener: Listener,
         environment: Mapping[str, str] | None = None,
-        cards: tuple[str, ...] = (),
-        max_attempts: int = 3,
     ) -> None:
-        self.plan, self.store, self.context = plan, store, context
-        self.size, self.threads = workers, threads
-        self.listener, self.max_attempts = listener, max_attempts
-        self.environment, self.cards = dict(environment or {}), cards
+        self.plan, self.store, self.context, self.where = plan, store, context, where
+        self.listener, self.environment = listener, dict(environment or {})
         self.deaths: collections.Counter[str] = collections.Counter()
         self.waiting: list[Batch] = []
         self.later: list[tuple[float, list[PlannedRun]]] = []
         self.workers: list[_Worker] = []
-        self.selector = selectors.DefaultSelector()
+        self.children = Children("bench.launch.local.worker")
         self.stopping = False
         self.stillborn = 0
         self.usable: set[str] = set()
@@ -113,11 +89,10 @@ class Pool:
             unusable: ids of runs that ended without weights; what starts from them is not run.
         """
         self.waiting, self.usable, self.unusable = list(batches), set(usable), set(unusable)
-        try:
+        with self.children:
             while self._step():
                 pass
-        finally:
-            self._end_workers()
+        self.workers.clear()
         return PoolResult(self.stopping)
 
     def stop(self) -> None:
@@ -133,9 +108,9 @@ class Pool:
             if not worker.told:
                 worker.told = True
                 if worker.begun:
-                    worker.send({"stop": True})
+                    worker.child.send({"stop": True})
                 else:
-                    worker.process.kill()
+                    worker.child.process.kill()
 
     # --- one turn ---
 
@@ -147,7 +122,7 @@ class Pool:
         for worker in self.workers:
             if worker.idle:
                 self._give(worker)
-        while len(self.workers) < min(self.size, len(self.workers) + self._ready_count()):
+        while len(self.workers) < min(self.where.workers, len(self.workers) + self._ready_count()):
             self._start()
         if not any(w.batch or not w.idle for w in self.workers) and not self.later:
             return self._ready_count() > 0
@@ -157,7 +132,7 @@ class Pool:
     def _drain(self) -> bool:
         self._tell_to_stop()
         self._listen(0.1)
-        return any(worker.process.poll() is None for worker in self.workers)
+        return not all(worker.child.is_dead for worker in self.workers)
 
     def _ready(self, batch: Batch) -> bool:
         return self.usable.issuperset(batch.needs)
@@ -181,41 +156,21 @@ class Pool:
         context = dict(self.context)
         if batch.runs[0].role != "source":
             context["gpus"] = 1  # several are for what other runs start from
-        worker.send({"batch": runs, "context": context})
+        worker.child.send({"batch": runs, "context": context})
 
     def _start(self) -> None:
         libraries = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
-        environment = os.environ | dict.fromkeys(libraries, str(self.threads)) | self.environment
-        card = least_used(self.cards, (worker.card for worker in self.workers))
+        environment = (
+            os.environ | dict.fromkeys(libraries, str(self.context["threads"])) | self.environment
+        )
+        card = least_used(self.where.cards, (worker.card for worker in self.workers))
         if card is not None:
             environment[VISIBLE] = card
-        errors = tempfile.TemporaryFile(  # noqa: SIM115
-            "w+", prefix="bench-worker-", encoding="utf-8", errors="replace"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-m", "bench.launch.local.worker"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            text=True,
-            env=environment,
-            start_new_session=True,  # Ctrl-C reaches the command alone, which then asks politely
-        )
-        assert process.stdout is not None
-        os.set_blocking(process.stdout.fileno(), False)
-        worker = _Worker(process, errors, card)
-        self.workers.append(worker)
-        self.selector.register(process.stdout, selectors.EVENT_READ, worker)
+        self.workers.append(_Worker(self.children.start(environment), card))
 
-    def _listen(self, timeout: float) -> None:
-        for key, _ in self.selector.select(timeout) if self.workers else []:
-            worker: _Worker = key.data
-            chunk = os.read(key.fd, 1 << 16).decode(errors="replace")
-            *lines, worker.buffer = (worker.buffer + chunk).split("\n")
-            for line in lines:
-                self._hear(worker, json.loads(line))
-            if not chunk:
-                worker.process.wait()
+    def _listen(self, timeout_s: float) -> None:
+        for child, event in self.children.listen(timeout_s):
+            self._hear(next(w for w in self.workers if w.child is child), event)
 
     def _hear(self, worker: _Worker, event: Mapping[str, Any]) -> None:
         kind, run_id = event["event"], event.get("id")
@@ -236,33 +191,28 @@ class Pool:
         self.listener(event)
 
     def _bury_the_dead(self) -> None:
-        for worker in [w for w in self.workers if w.process.poll() is not None]:
-            self._listen(0)
-            assert worker.process.stdout is not None
-            self.selector.unregister(worker.process.stdout)
+        for worker in [w for w in self.workers if w.child.is_dead]:
+            for event in worker.child.read():
+                self._hear(worker, event)
             self.workers.remove(worker)
             if not self.stopping:
                 self._retry(worker)
-            worker.process.stdout.close()
-            worker.errors.close()
+            self.children.end(worker.child)
 
     def _retry(self, worker: _Worker) -> None:
         left = [run for run in worker.batch if run.id not in self.usable | self.unusable]
-        code = worker.process.returncode
-        how = f"killed by signal {-code}" if code < 0 else f"ended with status {code}"
+        how, words = worker.child.how, worker.child.last_words()
         if not worker.batch:
             self.stillborn += not worker.idle
-            if self.stillborn >= self.max_attempts:
-                raise BenchError(
-                    f"workers cannot start; the last one {how}", hint=worker.last_words()
-                )
+            if self.stillborn >= _MOST_ATTEMPTS:
+                raise BenchError(f"workers cannot start; the last one {how}", hint=words)
         culprit = worker.running or left[0].id if left else None
         if culprit is not None:
             self.deaths[culprit] += 1
             self.listener({"event": "worker_died", "id": culprit, "message": how})
-            if self.deaths[culprit] >= self.max_attempts:
+            if self.deaths[culprit] >= _MOST_ATTEMPTS:
                 left = [run for run in left if run.id != culprit]
-                self._give_up(culprit, how, worker.last_words())
+                self._give_up(culprit, how, words)
         if left:
             self.waiting.insert(0, Batch("again", tuple(left)))
 
@@ -272,19 +222,3 @@ class Pool:
         failure = {"run_id": run_id, "reason": "worker died", "message": f"{how}\n{words}".strip()}
         self.store.folder(run_id, spec).add_failure(failure)
         self.listener({"event": "ended", "id": run_id, "status": "failed", "message": how})
-
-    def _end_workers(self) -> None:
-        for worker in self.workers:
-            assert worker.process.stdin is not None
-            worker.process.stdin.close()  # the end of its input ends a worker
-        for worker in self.workers:
-            try:
-                worker.process.wait(timeout=5)
-            except subprocess.TimeoutExpired:
-                worker.process.kill()
-                worker.process.wait()
-            assert worker.process.stdout is not None
-            worker.process.stdout.close()
-            worker.errors.close()
-        self.workers.clear()
-        self.selector.close()

@@ -16,10 +16,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, overload
+from typing import Any
 
 from bench.core.errors import BenchError
 from bench.launch.slurm.events import CANCEL, Events, read_events
@@ -114,26 +114,6 @@ class _Stop:
         self.requeue = number == signal.SIGUSR2  # a later SIGTERM has the last word
 
 
-class _Todo(Sequence[tuple[str, RunSpec]]):
-    """The runs of a batch; each is looked at again just before its turn."""
-
-    def __init__(self, runs: Sequence[tuple[str, RunSpec]], wanted: Any) -> None:
-        self.runs, self.wanted = runs, wanted
-
-    def __len__(self) -> int:
-        return len(self.runs)
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[str, RunSpec]: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[tuple[str, RunSpec]]: ...
-    def __getitem__(self, index: Any) -> Any:
-        return self.runs[index]
-
-    def __iter__(self) -> Iterator[tuple[str, RunSpec]]:
-        return (run for run in self.runs if self.wanted(run[0]))
-
-
 class _Work:
     """Works through the runs of a payload."""
 
@@ -180,7 +160,11 @@ class _Work:
         prepare(threads)
         context = Context.from_json(self.payload["context"])
         execute_batch(
-            _Todo(todo, self._wanted), context, report=self._hear, should_stop=self._should_stop
+            todo,
+            context,
+            report=self._hear,
+            should_stop=self._should_stop,
+            is_wanted=self._wanted,
         )
 
     def _hear(self, event: dict[str, Any]) -> None:

@@ -47,14 +47,7 @@ class Job:
 
     def to_json(self) -> dict[str, Any]:
         """As an entry holds it."""
-        return {
-            "name": self.name,
-            "role": self.role,
-            "runs": list(self.runs),
-            "grid": self.grid,
-            "resources": dict(self.resources),
-            "code": self.code,
-        }
+        return {name: value for name, value in vars(self).items() if name != "entry"}
 
 
 @dataclass(frozen=True)

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bench.core.errors import StoreError
 from bench.core.files import write_atomic
-from bench.launch.slurm.client import ClusterError, Queue, QueuedJob
+from bench.launch.slurm.client import ClusterError, QueuedJob
 from bench.launch.slurm.events import CANCEL
-from bench.launch.slurm.ledger import Command, Ending, Job, Ledger, SubmissionStore, settle_entry
+from bench.launch.slurm.ledger import Ending, Job, Ledger, settle_entry
 from bench.launch.slurm.outcomes import JobClassifier
 from bench.launch.slurm.permissions import check_private, code_digest
-from bench.launch.slurm.settings import SlurmSettings
 from bench.launch.slurm.states import GIVEN_UP, Situation, look
 from bench.launch.slurm.submission import GridOnCluster, Outcome, Submission
-from bench.planning.workspace import Session
 from bench.results import leaderboard
 from bench.results.states import damaged_files
 
@@ -32,29 +30,13 @@ class Reconciler:
     """The step, for one opened grid.
 
     Args:
-        session: the grid, its plan and its store.
-        command: how the last job can repeat this.
-        settings: resources and policy.
-        job: gives what a job executes, for its folder (`bench.launch.slurm.job.Job`).
-        queue: the cluster.
-        own_job: the name of the job this runs in, which must not wait for itself.
+        grid: with what submitting its runs needs.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        command: Command,
-        settings: SlurmSettings,
-        job: Callable[[str], Callable[[], None]],
-        queue: Queue | None = None,
-        own_job: str = "",
-    ) -> None:
-        self.session, self.plan, self.store = session, session.plan, session.store
-        self.command, self.settings, self.queue = command, settings, queue or Queue()
-        self.submissions = SubmissionStore(session.store.root.resolve() / "slurm")
-        self.grid = GridOnCluster(
-            session, command, settings, self.queue, self.submissions, job, own_job
-        )
+    def __init__(self, grid: GridOnCluster) -> None:
+        self.grid, self.session, self.settings = grid, grid.session, grid.settings
+        self.plan, self.store = grid.session.plan, grid.session.store
+        self.command, self.queue, self.submissions = grid.command, grid.queue, grid.submissions
 
     # --- the views ---
 

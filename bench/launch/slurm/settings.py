@@ -221,7 +221,9 @@ def read_settings(
     Raises:
         GridError: naming the key, the value and the nearest known keys.
     """
-    values: dict[str, Any] = {k: dict(v) if _is_mapping(v) else v for k, v in section.items()}
+    values: dict[str, Any] = {
+        k: dict(v) if isinstance(v, Mapping) else v for k, v in section.items()
+    }
     for key, value in overrides:
         head, _, rest = key.partition(".")
         if rest:
@@ -235,10 +237,6 @@ def read_settings(
         return SlurmSettings.model_validate(values)
     except ValidationError as error:
         raise _readable(error, place) from None
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _readable(error: ValidationError, place: str) -> GridError:
