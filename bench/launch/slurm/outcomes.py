@@ -13,6 +13,10 @@ from bench.launch.slurm.events import CANCEL, read_events
 from bench.launch.slurm.ledger import Ending, FailedAttempt, Job, SubmissionStore
 
 _MEMORY = re.compile(r"oom[-_ ]?kill|out of memory|exceeded memory limit|MemoryError", re.I)
+_NOT_HERE = re.compile(
+    r"No module named '(bench[\w.]*)'|Can't get attribute '\w+' on <module '(bench\S*)'"
+)
+"""In the log of a job whose pickle names code that is not there any more."""
 _REASONS = {
     "OUT_OF_MEMORY": "out of memory",
     "TIMEOUT": "time limit",
@@ -123,6 +127,11 @@ class JobClassifier:
         if state in _NOBODYS_FAULT or job.role == "leaderboard":
             return Ending(job.name, state, reason)
         words = last_log_lines(folder)
+        if not attempts and (gone := _NOT_HERE.search(words)):
+            message = (
+                f"submitted by another version of bench, whose {gone[1] or gone[2]} is not here"
+            )
+            return Ending(job.name, "CODE_CHANGED", f"{message}: not run")
         why = _REASONS.get(state, "job failed")
         if state == "FAILED" and _MEMORY.search(words):
             why = "out of memory"
