@@ -73,7 +73,7 @@ RetryFailed = Annotated[bool, typer.Option(help="run failed runs again")]
 
 @dataclass(frozen=True)
 class GridChoice:
-    """The options that say which runs of which grid, and where they lie."""
+    """The runs of a command: a grid, some of its experiments, and where they lie."""
 
     grid: GridFile
     results: Results = Path("results")
@@ -145,7 +145,7 @@ Margin = Annotated[
 def with_rules(
     evidence: Evidence, smallest_effect: float, least_tasks: int, least_seeds: int, margin: float
 ) -> Evidence:
-    """The evidence with what a verdict needs, as the options above say it."""
+    """The evidence with what a verdict needs, by the options above."""
     from analysis.statistics.decisions import UNIT_INTEREST, Rules
 
     interest = {**UNIT_INTEREST, "points": smallest_effect}
@@ -159,7 +159,7 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=170, soft_wrap=True)
 
 
-# --- terminals that do not know every letter ---
+# --- terminals without some letters ---
 
 _SPELT = {
     **dict.fromkeys("–—−", "-"),

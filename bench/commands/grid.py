@@ -20,7 +20,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class MachineOptions:
-    """The options that say on what to compute."""
+    """On what a command computes."""
 
     workers: Annotated[int | None, typer.Option(min=1, help="processes; one per GPU, or core")] = (
         None

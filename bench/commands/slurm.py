@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
@@ -49,7 +49,9 @@ class SubmitOptions:
         return slurm_overrides(named.pop("set"), **more, **named)
 
 
-def submit(chosen: GridChoice, options: SubmitOptions, retry_failed: bool, **settings: Any) -> None:
+def submit(
+    chosen: GridChoice, options: SubmitOptions, retry_failed: bool, **settings: Any
+) -> NoReturn:
     """Does what `bench grid --slurm` does; ends the command with its exit status.
 
     Args:
@@ -59,10 +61,9 @@ def submit(chosen: GridChoice, options: SubmitOptions, retry_failed: bool, **set
 
     session = _open(chosen, "writable")
     session.try_networks()
-    overrides = options.overrides(**settings)
-    only, set_ = chosen.only or (), chosen.set_ or ()
+    overrides, set_ = options.overrides(**settings), chosen.set_ or ()
     raise typer.Exit(
-        submit_grid(session, console(), overrides, only=only, set_=set_, retry_failed=retry_failed)
+        submit_grid(session, console(), overrides, set_=set_, retry_failed=retry_failed)
     )
 
 
@@ -81,7 +82,7 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON document")] = False,
     every: Annotated[float, typer.Option(min=1.0, help="seconds between looks of --watch")] = 10.0,
 ) -> None:
-    """Say how a grid stands: done, running, pending, failed, blocked, missing; and why."""
+    """Show how a grid stands: done, running, pending, failed, blocked, missing; and why."""
     from bench.commands._slurm import show_status
 
     show_status(_open(chosen), console(), watch=watch, as_json=as_json, every_s=every)
@@ -102,7 +103,7 @@ def logs(
     results: Results = Path("results"),
     lines: Annotated[int, typer.Option(min=1, help="lines from the end")] = 200,
 ) -> None:
-    """Show what a run said in its newest job on the cluster."""
+    """Show the log of a run from its newest job on the cluster."""
     from bench.commands._slurm import logs_text
 
     typer.echo(logs_text(run, results, lines))

@@ -1,4 +1,4 @@
-"""Processes that this one starts and talks with, in lines of JSON, and how they see this one.
+"""Processes that this one starts and talks with, in lines of JSON, and how they see their starter.
 
 A child is a module that is run by `python -m`: what needs torch, or may die, happens there. Here
 `Children` starts several and listens to all, and `ask` has one question answered. There `Starter`
@@ -31,12 +31,12 @@ class ChildDiedError(Exception):
 
     Attributes:
         how: `was killed by SIGKILL`, `ended with status 1`.
-        last_words: the last lines that it wrote to stderr.
+        last_lines: the last lines that it wrote to stderr.
     """
 
-    def __init__(self, how: str, last_words: str) -> None:
-        super().__init__(f"{how}\n{last_words}".strip())
-        self.how, self.last_words = how, last_words
+    def __init__(self, how: str, last_lines: str) -> None:
+        super().__init__(f"{how}\n{last_lines}".strip())
+        self.how, self.last_lines = how, last_lines
 
 
 class Child:
@@ -82,7 +82,7 @@ class Child:
         self._errors.seek(0)
         return self._errors.readlines()
 
-    def last_words(self) -> str:
+    def last_lines(self) -> str:
         """Gives the last lines of stderr."""
         return "".join(self.error_lines()[-_LAST_LINES:]).strip()
 
@@ -198,9 +198,9 @@ def ask(
             for _, answer in children.listen(_LOOK_S):
                 return answer
             if dead:
-                raise ChildDiedError(child.how, child.last_words())
+                raise ChildDiedError(child.how, child.last_lines())
             if timeout_s is not None and time.monotonic() - begun > timeout_s:
-                raise ChildDiedError(f"gave no answer in {timeout_s:g} s", child.last_words())
+                raise ChildDiedError(f"gave no answer in {timeout_s:g} s", child.last_lines())
 
 
 # --- in a child ---

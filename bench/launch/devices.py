@@ -36,7 +36,7 @@ class Machine:
 
 
 def context_of(session: Session, machine: Machine, **more: Any) -> dict[str, Any]:
-    """What a process needs to know to execute runs, as JSON; see `bench.runs.build.Context`."""
+    """The context in which a process executes runs, as JSON; see `bench.runs.build.Context`."""
     root = session.data_root
     places = {
         "results": str(session.store.root.resolve()),

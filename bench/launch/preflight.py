@@ -29,7 +29,7 @@ def check_before(
     Args:
         runs: those that are about to be run.
         device: `auto`, `cpu` or `cuda`.
-        say: told before something that may take a while.
+        say: receives a line before something that may take a while.
         gpus: how many of them a run is trained on.
 
     Raises:
@@ -111,7 +111,7 @@ def _ask(asked: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, 
     try:
         answer: dict[str, Any] = ask("bench.launch.preflight", asked, environment=environment)
     except ChildDiedError as error:
-        raise BenchError("torch and timm cannot be started here", hint=error.last_words) from None
+        raise BenchError("torch and timm cannot be started here", hint=error.last_lines) from None
     return answer
 
 

@@ -2,8 +2,8 @@
 (`bench.results.aggregate`).
 
 Deterministic columns first, rows sorted by them, cost columns last; a run without a result has a
-row that says why. Every setting that differs among the runs has a column of its own, found from the
-specs (`bench.results.conditions`). The leaderboard is a view: it can be deleted and written again.
+row with the reason. Every setting that differs among the runs has a column of its own, found from
+the specs (`bench.results.conditions`). The leaderboard is a view: it can be deleted and made again.
 """
 
 from __future__ import annotations

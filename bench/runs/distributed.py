@@ -1,8 +1,8 @@
 """One run trained by several processes of this machine, started and watched from here.
 
-Whoever has a run in hand starts a process for each GPU (`bench.runs.distributed_worker`), passes on
-what rank 0 says, asks it to stop, and ends all when one dies: a process that waits for a dead one
-would wait long. The run is then begun again from its checkpoint, a few times.
+The process that executes the run starts one for each GPU (`bench.runs.distributed_worker`), passes
+on what rank 0 reports, asks it to stop, and ends all when one dies: a process that waits for a dead
+one would wait long. The run is then begun again from its checkpoint, a few times.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ import tempfile
 import time
 from collections.abc import Callable, Iterable
 from contextlib import ExitStack
-from dataclasses import dataclass, field
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -83,7 +83,7 @@ def execute_ranks(
         key: the run's id; the caller holds its claim.
         spec: the run.
         context: see `Context`.
-        report: is told what rank 0 reports, and `note` when the run is begun again.
+        report: receives what rank 0 reports, and a `note` when the run is begun again.
         should_stop: asked ten times a second; true ends with a checkpoint and status `stopped`.
 
     Raises:
@@ -98,21 +98,21 @@ def execute_ranks(
             try:
                 return ranks.watch(should_stop)
             except _DeathError as death:
-                how, words = death.how, death.last_words
+                how, lines = death.how, death.last_lines
         if should_stop():
             return "stopped"
         if attempt < _ATTEMPTS:
             text = f"{how}; the others were ended, and the run goes on from its checkpoint"
             report({"event": "note", "id": key, "message": text})
-    raise FailureError(Failure("worker died", f"{how}, {_ATTEMPTS} times\n{words}".strip(), how))
+    raise FailureError(Failure("worker died", f"{how}, {_ATTEMPTS} times\n{lines}".strip(), how))
 
 
 class _DeathError(Exception):
-    """A process ended without saying why."""
+    """A process ended without a report."""
 
-    def __init__(self, how: str, last_words: str) -> None:
+    def __init__(self, how: str, last_lines: str) -> None:
         super().__init__(how)
-        self.how, self.last_words = how, last_words
+        self.how, self.last_lines = how, last_lines
 
 
 @dataclass
@@ -128,7 +128,7 @@ class _Ranks:
     """The processes of one attempt; none is left when the context ends."""
 
     def __init__(self, key: str, spec: RunSpec, context: Context, report: Report) -> None:
-        self.report, self.size, self.told = report, context.gpus, False
+        self.report, self.size, self.stop_sent = report, context.gpus, False
         with ExitStack() as stack:
             folder = stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-ranks-"))
             self.children = stack.enter_context(Children(_PROCESS, grace_s=0, own_session=False))
@@ -136,7 +136,7 @@ class _Ranks:
             task = {
                 "id": key,
                 "spec": spec.model_dump(mode="json"),
-                "context": context.to_json(),
+                "context": asdict(context),
                 "meeting_point": str(Path(folder) / "meeting-point"),
             }
             for rank in self.ranks:
@@ -160,12 +160,12 @@ class _Ranks:
         """Until rank 0 has ended; its status.
 
         Raises:
-            FailureError: one says that it failed.
-            _DeathError: one ended without a word.
+            FailureError: one reports that it failed.
+            _DeathError: one ended without a report.
         """
         while "status" not in self.ranks[0].ended:
-            if not self.told and should_stop():
-                self.told = True
+            if not self.stop_sent and should_stop():
+                self.stop_sent = True
                 self.ranks[0].child.send({"stop": True})
             self._listen()
             if self._trouble():
@@ -184,7 +184,7 @@ class _Ranks:
                 self.report(event)
 
     def _trouble(self) -> bool:
-        """Whether one has failed, or is gone before it said that it ended."""
+        """Whether one has failed, or is gone before it reported its end."""
         return any(
             rank.ended.get("event") == "failed" or rank.child.is_dead
             for rank in self.ranks
@@ -198,7 +198,7 @@ class _Ranks:
         deadline = time.monotonic() + _GRACE_S
         while time.monotonic() < deadline:
             self._listen()
-        if "status" in self.ranks[0].ended:  # it had ended well, and was heard late
+        if "status" in self.ranks[0].ended:  # it had ended well, and its report came late
             return
         silent = [r for r in self.ranks if not r.ended and r.child.is_dead]
         failed = [r for r in self.ranks if r.ended.get("event") == "failed"]
@@ -206,6 +206,6 @@ class _Ranks:
         if own:
             raise FailureError(Failure.from_json(own[0].ended))
         first = (silent or failed)[0]
-        how = first.child.how if silent else str(first.ended["said"])
+        how = first.child.how if silent else str(first.ended["summary"])
         text = f"process {first.number + 1} of {self.size} {how}"
-        raise _DeathError(text, first.child.last_words())
+        raise _DeathError(text, first.child.last_lines())

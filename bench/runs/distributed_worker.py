@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
 
 _TORN = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|store", re.I)
-"""In what torch says when another process of the group is gone."""
+"""In torch's message when another process of the group is gone."""
 
 
 def main() -> int:
@@ -57,7 +57,7 @@ def _execute(starter: Starter) -> str:
     from bench.training.process import prepare
 
     task: dict[str, Any] = starter.messages.get()
-    context, rank = Context.from_json(task["context"]), int(task["rank"])
+    context, rank = Context(**task["context"]), int(task["rank"])
     prepare(context.threads)
     device = device_of(context, rank)
     context = replace(context, device=str(device), share=False)

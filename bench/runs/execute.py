@@ -54,9 +54,9 @@ def execute_batch(
     Args:
         runs: (id, spec) of runs that share parent, data and network.
         context: see `Context`.
-        report: is told `{"event": "started" | "epoch" | "ended", "id": …}`; an ended run has a
+        report: receives `{"event": "started" | "epoch" | "ended", "id": …}`; an ended run has a
             `status`: done, diverged, failed, already (published before), elsewhere (another
-            process has it in hand) or stopped. `{"event": "note", "id", "message"}` says that a
+            process executes it) or stopped. `{"event": "note", "id", "message"}` says that a
             finished run is trained again because its files are gone.
         should_stop: asked after every step; true ends with a checkpoint.
         is_wanted: asked of each run's id just before its turn.
@@ -115,7 +115,7 @@ def _attempt(
     except Exception as error:
         why = failure_of(error)
         folder.add_failure({"run_id": folder.run_id, **why.to_keep()})
-        return "failed", why.said
+        return "failed", why.summary
 
 
 def execute_rank(

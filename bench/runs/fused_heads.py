@@ -145,7 +145,7 @@ class Together:
     Args:
         store: where results go.
         begin: gives the execution of a run.
-        report: is told events, see `bench.runs.execute.execute_batch`.
+        report: receives events, see `bench.runs.execute.execute_batch`.
         should_stop: asked after every step.
 
     Attributes:
@@ -193,13 +193,13 @@ class Together:
             for member, one in zip(members, finished, strict=False):
                 try:
                     status = publish(one(), member.folder, member.context)
-                except Exception:  # the next attempt, alone, says what is wrong with it
+                except Exception:  # the next attempt, alone, shows what is wrong with it
                     continue
                 self.dealt.add(member.folder.run_id)
                 self._ended(member, status)
 
     def _claimed(self, group: Sequence[Keyed], claims: ExitStack) -> list[Execution]:
-        """Those that no other process has in hand."""
+        """Those that no other process executes."""
         members = []
         for key, spec in group:
             folder = self.store.folder(key, spec)

@@ -37,7 +37,7 @@ class Finished:
         spec, data: the run and its images.
         model: its network, with the weights kept.
         outcome: of the training.
-        notes: what the method has to say of it, for the record.
+        notes: the method's own, for the record.
         trained: the module that was trained, when it has more classifiers than `model`.
         scorer: what scores images, when that is not `model`.
         logits: whether the softmax of the scores is a probability.

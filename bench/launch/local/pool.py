@@ -35,14 +35,7 @@ class _Worker:
     running: str | None = None
     idle: bool = False
     begun: bool = False
-    told: bool = False
-
-
-@dataclass(frozen=True)
-class PoolResult:
-    """Whether everything was worked through, or a stop was asked for."""
-
-    interrupted: bool
+    stop_sent: bool = False
 
 
 class Pool:
@@ -51,9 +44,9 @@ class Pool:
     Args:
         plan: for parents and children.
         store: where results go.
-        context: what a worker needs to know, as JSON values; see `bench.runs.execute.Context`.
+        context: of the workers, see `bench.launch.devices.context_of`.
         where: the number of processes, and the GPUs, of which each sees one.
-        listener: is told every event.
+        listener: receives every event.
         environment: laid over that of the workers.
     """
 
@@ -70,17 +63,15 @@ class Pool:
         self.listener, self.environment = listener, dict(environment or {})
         self.deaths: collections.Counter[str] = collections.Counter()
         self.waiting: list[Batch] = []
-        self.later: list[tuple[float, list[PlannedRun]]] = []
+        self.delayed: list[tuple[float, list[PlannedRun]]] = []
         self.workers: list[_Worker] = []
         self.children = Children("bench.launch.local.worker")
         self.stopping = False
-        self.stillborn = 0
+        self.failed_starts = 0
         self.usable: set[str] = set()
         self.unusable: set[str] = set()
 
-    def run(
-        self, batches: Iterable[Batch], usable: Iterable[str], unusable: Iterable[str]
-    ) -> PoolResult:
+    def run(self, batches: Iterable[Batch], usable: Iterable[str], unusable: Iterable[str]) -> None:
         """Works through the batches.
 
         Args:
@@ -93,20 +84,19 @@ class Pool:
             while self._step():
                 pass
         self.workers.clear()
-        return PoolResult(self.stopping)
 
     def stop(self) -> None:
         """Asks every worker to write a checkpoint and end; `run` returns soon after.
 
-        One that still imports its libraries has nothing in hand, and is not waited for.
+        One that still imports its libraries runs nothing yet, and is not waited for.
         """
         # Only a flag: a signal may come in the middle of writing to a worker.
         self.stopping = True
 
-    def _tell_to_stop(self) -> None:
+    def _send_stop(self) -> None:
         for worker in self.workers:
-            if not worker.told:
-                worker.told = True
+            if not worker.stop_sent:
+                worker.stop_sent = True
                 if worker.begun:
                     worker.child.send({"stop": True})
                 else:
@@ -115,22 +105,22 @@ class Pool:
     # --- one turn ---
 
     def _step(self) -> bool:
-        self._bury_the_dead()
+        self._remove_dead()
         if self.stopping:
             return self._drain()
-        self._wake_later()
+        self._repeat_due()
         for worker in self.workers:
             if worker.idle:
                 self._give(worker)
         while len(self.workers) < min(self.where.workers, len(self.workers) + self._ready_count()):
             self._start()
-        if not any(w.batch or not w.idle for w in self.workers) and not self.later:
+        if not any(w.batch or not w.idle for w in self.workers) and not self.delayed:
             return self._ready_count() > 0
         self._listen(0.2)
         return True
 
     def _drain(self) -> bool:
-        self._tell_to_stop()
+        self._send_stop()
         self._listen(0.1)
         return not all(worker.child.is_dead for worker in self.workers)
 
@@ -140,10 +130,10 @@ class Pool:
     def _ready_count(self) -> int:
         return sum(self._ready(batch) for batch in self.waiting)
 
-    def _wake_later(self) -> None:
+    def _repeat_due(self) -> None:
         now = time.monotonic()
-        due = [runs for at, runs in self.later if at <= now]
-        self.later = [(at, runs) for at, runs in self.later if at > now]
+        due = [runs for at, runs in self.delayed if at <= now]
+        self.delayed = [(at, runs) for at, runs in self.delayed if at > now]
         self.waiting[:0] = [Batch("again", tuple(runs)) for runs in due]
 
     def _give(self, worker: _Worker) -> None:
@@ -170,16 +160,16 @@ class Pool:
 
     def _listen(self, timeout_s: float) -> None:
         for child, event in self.children.listen(timeout_s):
-            self._hear(next(w for w in self.workers if w.child is child), event)
+            self._on_event(next(w for w in self.workers if w.child is child), event)
 
-    def _hear(self, worker: _Worker, event: Mapping[str, Any]) -> None:
+    def _on_event(self, worker: _Worker, event: Mapping[str, Any]) -> None:
         kind, run_id = event["event"], event.get("id")
         worker.begun = True
         if kind == "idle":
             left = [run for run in worker.batch if run.id not in self.usable | self.unusable]
             worker.batch, worker.running, worker.idle = [], None, True
             if left and not self.stopping:
-                self.later.append((time.monotonic() + 2.0, left))
+                self.delayed.append((time.monotonic() + 2.0, left))
         elif kind == "started":
             worker.running = run_id
         elif kind == "ended":
@@ -190,10 +180,10 @@ class Pool:
                 self.unusable.add(str(run_id))
         self.listener(event)
 
-    def _bury_the_dead(self) -> None:
+    def _remove_dead(self) -> None:
         for worker in [w for w in self.workers if w.child.is_dead]:
             for event in worker.child.read():
-                self._hear(worker, event)
+                self._on_event(worker, event)
             self.workers.remove(worker)
             if not self.stopping:
                 self._retry(worker)
@@ -201,24 +191,24 @@ class Pool:
 
     def _retry(self, worker: _Worker) -> None:
         left = [run for run in worker.batch if run.id not in self.usable | self.unusable]
-        how, words = worker.child.how, worker.child.last_words()
+        how, lines = worker.child.how, worker.child.last_lines()
         if not worker.batch:
-            self.stillborn += not worker.idle
-            if self.stillborn >= _MOST_ATTEMPTS:
-                raise BenchError(f"workers cannot start; the last one {how}", hint=words)
-        culprit = worker.running or left[0].id if left else None
-        if culprit is not None:
-            self.deaths[culprit] += 1
-            self.listener({"event": "worker_died", "id": culprit, "message": how})
-            if self.deaths[culprit] >= _MOST_ATTEMPTS:
-                left = [run for run in left if run.id != culprit]
-                self._give_up(culprit, how, words)
+            self.failed_starts += not worker.idle
+            if self.failed_starts >= _MOST_ATTEMPTS:
+                raise BenchError(f"workers cannot start; the last one {how}", hint=lines)
+        blamed = worker.running or left[0].id if left else None
+        if blamed is not None:
+            self.deaths[blamed] += 1
+            self.listener({"event": "worker_died", "id": blamed, "message": how})
+            if self.deaths[blamed] >= _MOST_ATTEMPTS:
+                left = [run for run in left if run.id != blamed]
+                self._give_up(blamed, how, lines)
         if left:
             self.waiting.insert(0, Batch("again", tuple(left)))
 
-    def _give_up(self, run_id: str, how: str, words: str) -> None:
+    def _give_up(self, run_id: str, how: str, lines: str) -> None:
         self.unusable.add(run_id)
         spec = self.plan.runs[run_id].spec
-        failure = {"run_id": run_id, "reason": "worker died", "message": f"{how}\n{words}".strip()}
+        failure = {"run_id": run_id, "reason": "worker died", "message": f"{how}\n{lines}".strip()}
         self.store.folder(run_id, spec).add_failure(failure)
         self.listener({"event": "ended", "id": run_id, "status": "failed", "message": how})

@@ -71,17 +71,17 @@ def run_here(
             session.store,
             context_of(session, machine),
             where,
-            display.hear,
+            display.on_event,
             environment,
         )
         bad = {"diverged", "damaged"} | (set() if retry_failed else {"failed", "blocked"})
         with display, _polite_interrupt(pool, display):
-            result = pool.run(
+            pool.run(
                 _pieces(todo, cost, machine, where),
                 usable=[key for key, state in states.items() if state == "done"],
                 unusable=[key for key, state in states.items() if state in bad],
             )
-        tally.interrupted = result.interrupted
+        tally.interrupted = pool.stopping
     tally.table = leaderboard.write(session.plan, session.store, session.board, session.records)
     return tally
 
@@ -122,7 +122,7 @@ class _polite_interrupt:  # noqa: N801 -- a context manager, used like a functio
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.pool.stopping:
             raise KeyboardInterrupt
-        self.display.say("[yellow]stopping after the step in hand; once more to end at once[/]")
+        self.display.say("[yellow]stopping after the present step; once more to end at once[/]")
         self.pool.stop()
 
     def __exit__(self, *_: object) -> None:
@@ -171,7 +171,7 @@ class _Display:
     def say(self, text: str) -> None:
         self.progress.console.print(text)
 
-    def hear(self, event: Mapping[str, Any]) -> None:
+    def on_event(self, event: Mapping[str, Any]) -> None:
         kind, run_id = event["event"], str(event.get("id"))
         if kind == "started":
             self.first_start = self.first_start or time.monotonic()

@@ -23,7 +23,7 @@ def main() -> None:
         task = starter.messages.get()
         if "stop" in task:
             break
-        context = Context.from_json(task["context"])
+        context = Context(**task["context"])
         prepare(context.threads)
         runs = [(run["id"], RunSpec.model_validate(run["spec"])) for run in task["batch"]]
         execute_batch(runs, context, report=starter.send, should_stop=starter.stop.is_set)

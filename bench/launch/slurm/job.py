@@ -1,11 +1,11 @@
-"""What a job executes: the runs of its payload that are not published yet, come what may.
+"""What a job executes: the runs of its payload that are not published yet.
 
 The pickle that submitit carries holds the name of a folder; everything else is read here, from
 JSON. The job checks that its code is that of the submission, that the folder is private and that
 parents are published, then calls `bench.runs.execute.execute_batch`. Signals:
 
     SIGUSR2   the time limit is near: checkpoint, and back into the queue
-    SIGTERM   pre-emption, requeue or cancellation: checkpoint, and end; SLURM knows what follows
+    SIGTERM   pre-emption, requeue or cancellation: checkpoint, and end; SLURM decides what follows
 """
 
 from __future__ import annotations
@@ -140,7 +140,7 @@ class _Work:
             self.elsewhere.clear()
             self._execute(todo)
             if self.elsewhere and not self.stop.asked:
-                # Another process has it in hand, such as this job's former self on a lost node.
+                # Another process executes it, such as this job's earlier attempt on a lost node.
                 time.sleep(_ELSEWHERE_S)
         return 5
 
@@ -158,16 +158,16 @@ class _Work:
         from bench.training.process import prepare
 
         prepare(threads)
-        context = Context.from_json(self.payload["context"])
+        context = Context(**self.payload["context"])
         execute_batch(
             todo,
             context,
-            report=self._hear,
+            report=self._on_event,
             should_stop=self._should_stop,
             is_wanted=self._wanted,
         )
 
-    def _hear(self, event: dict[str, Any]) -> None:
+    def _on_event(self, event: dict[str, Any]) -> None:
         kind, run_id = event["event"], str(event.get("id"))
         if kind == "started":
             self.current_run = run_id
@@ -202,7 +202,7 @@ class _Work:
 
     def _skip_blocked(self) -> None:
         """Runs whose parent has no result cannot start; the parent's job ended, so they are not
-        left pending but said to be blocked."""
+        left pending but reported as blocked."""
         published = self.store.published()
         usable: dict[str, bool] = {}
         for key, spec in self.runs:

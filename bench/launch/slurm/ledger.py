@@ -80,7 +80,7 @@ class Command:
 
 @dataclass(frozen=True)
 class FailedAttempt:
-    """A job ended while it trained a run; `final`: to try again as it was would be in vain."""
+    """A job ended while it trained a run; `final`: the same attempt again cannot succeed."""
 
     run: str
     job: str
@@ -309,7 +309,7 @@ class SubmissionStore:
 
 
 def settle_entry(endings: Sequence[Ending]) -> dict[str, Any]:
-    """The entry that says how jobs ended."""
+    """The entry on how jobs ended."""
     return {
         "kind": "settle",
         "jobs": [

@@ -41,7 +41,7 @@ class Reconciler:
     # --- the views ---
 
     def view(self) -> Outcome:
-        """Settles what has ended; submits nothing. Works, with less to say, without a cluster."""
+        """Settles what has ended; submits nothing. Works without a cluster, with fewer details."""
         if not self.submissions.exists:
             return Outcome(self._look(Ledger(), {}))
         ledger = self.submissions.read()
@@ -99,7 +99,7 @@ class Reconciler:
 
         Args:
             only: experiments; empty is the whole grid. Sources that others need stay.
-            wait_s: the jobs are told to end, and then ended, by SLURM; that takes its KillWait.
+            wait_s: SLURM asks the jobs to end, and after its KillWait ends them.
         """
         if not self.submissions.exists:
             return self.view()
@@ -204,7 +204,7 @@ class Reconciler:
         if endings:
             self.submissions.write(ledger, settle_entry(endings))
             self.submissions.tidy(ledger, [ending.job for ending in endings])
-        return [_said(e) for e in endings if e.state in ("CANNOT_START", "CODE_CHANGED")]
+        return [_sentence(e) for e in endings if e.state in ("CANNOT_START", "CODE_CHANGED")]
 
     def _replace_old_code(self, ledger: Ledger, jobs: Mapping[str, QueuedJob]) -> None:
         """Jobs that still wait and carry other code would refuse to run: they are taken back."""
@@ -261,7 +261,7 @@ def _with_new(jobs: Mapping[str, QueuedJob], ledger: Ledger) -> dict[str, Queued
     return {**unseen, **jobs}
 
 
-def _said(ending: Ending) -> str:
+def _sentence(ending: Ending) -> str:
     if ending.state == "CANNOT_START":
         return f"job {ending.job} could never start and was cancelled: {ending.reason}"
     return f"job {ending.job} did not run: {ending.reason}"

@@ -146,9 +146,9 @@ class SlurmSettings(Resources):
         max_jobs: jobs in the queue at once, the last job not counted; default is what is allowed.
         max_attempts: how often a run that fails is tried.
         max_requeues: how often a job puts itself back into the queue at its time limit.
-        signal_delay_s: how long before its end a job is told to write a checkpoint.
+        signal_delay_s: how long before its end a job is asked to write a checkpoint.
         checkpoint_s: seconds between checkpoints; a killed run loses at most so much.
-        grace_s: how long a job that the cluster does not know is waited for.
+        grace_s: how long a job that the cluster does not list is waited for.
         lag_s: how long a result may take to be seen through the shared file system.
         threads: CPU threads of a run; results are bit-identical for equal numbers only.
         device: auto, cpu or cuda.

@@ -119,7 +119,7 @@ class Submission:
         """How many more jobs the queue takes; one place is kept for the last job."""
         mine = sum(job.alive for job in self.jobs.values())
         limits = Limits(None, None)
-        with contextlib.suppress(ClusterError):  # sbatch itself will say when it is enough
+        with contextlib.suppress(ClusterError):  # sbatch itself refuses what is too much
             limits = self.grid.queue.limits()
         bounds: list[float] = [float("inf")]
         if limits.most is not None:
