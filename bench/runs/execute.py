@@ -15,7 +15,6 @@ from pathlib import Path
 
 from torch import nn
 
-from bench.core.errors import BenchError
 from bench.models import layers
 from bench.results.failures import failure_of
 from bench.results.store import RunFolder, Store
@@ -27,8 +26,8 @@ from bench.runs.build import (
     classes_of_parent,
     fit_features,
 )
-from bench.runs.distributed import execute_ranks
-from bench.runs.execution import Execution, Report
+from bench.runs.distributed import Report, execute_ranks
+from bench.runs.execution import Execution
 from bench.runs.fused_heads import Together, prefix_of
 from bench.runs.parents import bank_network
 from bench.runs.record import Finished, publish
@@ -157,10 +156,7 @@ def _trained(run: Execution, chosen: Outcome | None = None) -> Finished:
     model = run.network(run.parent_state())
     frozen = layers.frozen_fingerprint(model, run.spec.layers)
     finished = _fit(run, model) if run.is_on_features else _train(run, model, frozen, chosen)
-    if layers.frozen_fingerprint(model, run.spec.layers) != frozen:
-        raise BenchError(
-            "a frozen layer changed during training", hint="this is a bug; please report it"
-        )
+    run.check_frozen(model, frozen)
     return finished
 
 

@@ -4,25 +4,23 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-from bench.core.errors import StoreError
+from bench.core.errors import BenchError, StoreError
 from bench.methods import METHODS
 from bench.models import layers, weights
 from bench.models.multiview import widen_classifier
 from bench.models.tuning import tune_only
 from bench.results.store import RunFolder
 from bench.runs.build import Context, Data, classes_of_parent
+from bench.runs.distributed import Report
 from bench.runs.parents import trained_state
 from bench.specs.run import FromRun, RunSpec, Scratch, run_id
 from bench.training.activations import ActivationStore
 from bench.training.data_parallel import ALONE, Team
 from bench.training.job import EpochReport
-
-Report = Callable[[dict[str, Any]], None]
 
 
 @dataclass(frozen=True, eq=False)
@@ -91,6 +89,17 @@ class Execution:
         layers.apply_pattern(model, spec.layers, parent_state)
         tune_only(model, spec.layers, spec.train.tuned)
         return model
+
+    def check_frozen(self, model: nn.Module, before: str) -> None:
+        """Compares the frozen layers with their fingerprint before training.
+
+        Raises:
+            BenchError: they differ.
+        """
+        if layers.frozen_fingerprint(model, self.spec.layers) != before:
+            raise BenchError(
+                "a frozen layer changed during training", hint="this is a bug; please report it"
+            )
 
     def report_epoch(self, epoch: EpochReport, before: int = 0) -> None:
         """Reports an epoch that has ended; `before` are those of an earlier training of the run."""

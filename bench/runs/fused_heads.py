@@ -16,12 +16,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.core.errors import BenchError
 from bench.models import layers
 from bench.models.domains import Trunk, classifier_name
 from bench.results.store import RunFolder, Store
 from bench.runs.build import build_method
-from bench.runs.execution import Execution, Report
+from bench.runs.distributed import Report
+from bench.runs.execution import Execution
 from bench.runs.record import Finished, publish
 from bench.specs.run import RunSpec, canonical_json
 from bench.training import frozen_prefix_cache as sharing
@@ -241,8 +241,7 @@ def _train(members: Sequence[Execution], should_stop: Callable[[], bool]) -> lis
         should_stop=should_stop,
         on_epoch=lambda k, epoch: members[k].report_epoch(epoch),
     )
-    if layers.frozen_fingerprint(model, first.spec.layers) != frozen:
-        raise BenchError("a frozen layer changed", hint="this is a bug; please report it")
+    first.check_frozen(model, frozen)
     seconds = (time.monotonic() - begun) / len(members)
 
     def later(member: Execution, outcome: HeadOutcome) -> Finished:
