@@ -128,10 +128,8 @@ class JobClassifier:
             return Ending(job.name, state, reason)
         log = last_log_lines(folder)
         if not attempts and (gone := _NOT_HERE.search(log)):
-            message = (
-                f"submitted by another version of bench, whose {gone[1] or gone[2]} is not here"
-            )
-            return Ending(job.name, "CODE_CHANGED", f"{message}: not run")
+            text = f"submitted by another version of bench, whose {gone[1] or gone[2]} is not here"
+            return Ending(job.name, "CODE_CHANGED", f"{text}; bench resume submits its runs again")
         why = _REASONS.get(state, "job failed")
         if state == "FAILED" and _MEMORY.search(log):
             why = "out of memory"
