@@ -85,7 +85,6 @@ def test_grid_errors_are_light(tmp_path: Path) -> None:
 
 
 LONG = {
-    "bench.commands.grid.grid",
     "bench.commands.findings.findings",
     "bench.methods.features.solvers.fit_streaming",
     "bench.commands.recommend.recommend",
@@ -97,19 +96,15 @@ WIDE = {
     "analysis.figures.charts.curves",
     "bench.commands._class_lines.class_lines",
     "bench.commands.classes.classes",
-    "bench.commands.grid.grid",
     "bench.commands.retrieve.retrieve",
     "bench.commands.data.data_check",
     "bench.commands.distance.distance",
     "bench.commands.distance.measure_selections",
-    "bench.runs.execute.__init__",
     "bench.commands.findings.findings",
-    "bench.launch.local.pool.__init__",
     "bench.methods.features.solvers.fit_streaming",
     "bench.commands.class_images.class_images",
     "bench.commands.recommend.recommend",
     "bench.commands.report.report",
-    "bench.commands.slurm.resume",
     "bench.training.features.extract",
 }
 """Functions of more than eight parameters; the list only shrinks."""

@@ -5,7 +5,6 @@ The picture is that of GE Fig. 2: a target image, then its 1st, 10th, 20th, 30th
 
 from __future__ import annotations
 
-import csv
 import io
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -15,7 +14,7 @@ from typing import TYPE_CHECKING, Any, Literal
 from pydantic import ValidationError
 
 from bench.core.errors import BenchError, DataError
-from bench.core.files import write_atomic
+from bench.core.files import csv_text, write_atomic
 from bench.core.paths import user_path
 from bench.grid.yaml import scalar
 from bench.results.lookup import find_run, read_network
@@ -264,18 +263,16 @@ def _load(name: str, data: DataSpec, context: Any, network: nn.Module | None) ->
 
 def neighbour_table(found: Neighbours, target: Side, source: Side) -> str:
     """CSV: target_image, target_class, rank (from 1), source_image, source_class, distance."""
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(
-        ("target_image", "target_class", "rank", "source_image", "source_class", "distance")
-    )
+    names = ("target_image", "target_class", "rank", "source_image", "source_class", "distance")
+    rows = []
     for row, (indices, distances) in enumerate(zip(found.indices, found.distances, strict=True)):
         name = target.classes[int(target.domain.labels[row])]
         for rank, (index, distance) in enumerate(zip(indices, distances, strict=True), start=1):
             label = source.classes[int(source.domain.labels[index])]
             key = source.keys[int(index)]
-            writer.writerow((target.keys[row], name, rank, key, label, f"{distance:.6g}"))
-    return text.getvalue()
+            cells = (target.keys[row], name, rank, key, label, f"{distance:.6g}")
+            rows.append(dict(zip(names, cells, strict=True)))
+    return csv_text(rows, names)
 
 
 def shown_rows(labels: NDArray[np.int64], most: int) -> list[int]:

@@ -3,12 +3,16 @@
 from __future__ import annotations
 
 import codecs
+import dataclasses
+import functools
+import inspect
 import io
 import sys
 import unicodedata
-from dataclasses import replace
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
 
 import typer
 
@@ -18,6 +22,7 @@ if TYPE_CHECKING:
     from rich.console import Console
 
     from analysis.comparisons.evidence import Evidence
+    from bench.planning.workspace import Session
 
 
 def as_path(value: Path | None) -> Path | None:
@@ -63,6 +68,66 @@ Set = Annotated[
         callback=as_overrides,
     ),
 ]
+RetryFailed = Annotated[bool, typer.Option(help="run failed runs again")]
+
+
+@dataclass(frozen=True)
+class GridChoice:
+    """The runs of a command: a grid, some of its experiments, and where they lie."""
+
+    grid: GridFile
+    results: Results = Path("results")
+    data_root: DataRoot = None
+    only: Only = None
+    set_: Set = None
+
+    def open(
+        self,
+        folder: Literal["any", "existing", "writable"] = "existing",
+        *,
+        allow_missing: bool = False,
+    ) -> Session:
+        """Opens the grid, see `bench.planning.workspace.open_session`."""
+        from bench.planning.workspace import open_session
+
+        return open_session(
+            self.grid,
+            results=self.results,
+            data_root=self.data_root,
+            only=self.only or (),
+            overrides=self.set_ or (),
+            allow_missing=allow_missing,
+            folder=folder,
+        )
+
+
+def grouped(command: Callable[..., None]) -> Callable[..., None]:
+    """The command for typer: a parameter that is a dataclass stands for an option per field."""
+    parameters: list[inspect.Parameter] = []
+    groups: dict[str, type] = {}
+    hints = get_type_hints(command, include_extras=True)
+    for name, parameter in inspect.signature(command).parameters.items():
+        if not dataclasses.is_dataclass(hints[name]):
+            parameters.append(parameter.replace(annotation=hints[name]))
+            continue
+        groups[name] = hints[name]
+        options = inspect.signature(hints[name]).parameters.values()
+        types = get_type_hints(hints[name], include_extras=True)
+        parameters += [option.replace(annotation=types[option.name]) for option in options]
+
+    @functools.wraps(command)
+    def flat(**values: Any) -> None:
+        for name, group in groups.items():
+            own = {field.name: values.pop(field.name) for field in dataclasses.fields(group)}
+            values[name] = group(**own)
+        command(**values)
+
+    keyword_only = [p.replace(kind=inspect.Parameter.KEYWORD_ONLY) for p in parameters]
+    flat.__signature__ = inspect.Signature(keyword_only)  # type: ignore[attr-defined]
+    flat.__annotations__ = {p.name: p.annotation for p in keyword_only}
+    return flat
+
+
 SmallestEffect = Annotated[
     float, typer.Option(min=0, help="points of accuracy; a smaller estimate decides nothing")
 ]
@@ -80,14 +145,11 @@ Margin = Annotated[
 def with_rules(
     evidence: Evidence, smallest_effect: float, least_tasks: int, least_seeds: int, margin: float
 ) -> Evidence:
-    """The evidence with what a verdict needs, as the options above say it."""
+    """The evidence with what a verdict needs, by the options above."""
     from analysis.statistics.decisions import UNIT_INTEREST, Rules
 
     interest = {**UNIT_INTEREST, "points": smallest_effect}
     return replace(evidence, rules=Rules(least_tasks, least_seeds, interest, margin))
-
-
-RetryFailed = Annotated[bool, typer.Option(help="run failed runs again")]
 
 
 def console() -> Console:
@@ -97,7 +159,7 @@ def console() -> Console:
     return Console() if sys.stdout.isatty() else Console(width=170, soft_wrap=True)
 
 
-# --- terminals that do not know every letter ---
+# --- terminals without some letters ---
 
 _SPELT = {
     **dict.fromkeys("–—−", "-"),

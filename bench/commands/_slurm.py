@@ -15,6 +15,7 @@ from rich.table import Table
 from bench.commands._tables import status_table
 from bench.core.errors import BenchError, GridError, nearest
 from bench.core.text import duration
+from bench.grid.expand import check_experiments
 from bench.grid.yaml import scalar
 from bench.launch.slurm.job import Job
 from bench.launch.slurm.ledger import Command, SubmissionStore
@@ -22,7 +23,7 @@ from bench.launch.slurm.permissions import printable
 from bench.launch.slurm.reconcile import Reconciler
 from bench.launch.slurm.settings import SlurmSettings, read_settings
 from bench.launch.slurm.states import STATES, RunView, Situation
-from bench.launch.slurm.submission import Outcome
+from bench.launch.slurm.submission import GridOnCluster, Outcome
 from bench.planning.workspace import Session
 from bench.results.lookup import find_run
 from bench.runs.distributed import check_gpus
@@ -53,8 +54,6 @@ def slurm_overrides(texts: Sequence[str] | None, **common: Any) -> list[tuple[st
 def reconciler(
     session: Session,
     overrides: Sequence[tuple[str, Any]] = (),
-    *,
-    only: Sequence[str] = (),
     set_: Sequence[str] = (),
 ) -> Reconciler:
     """The step for a session, with the settings of its grid and of the command line."""
@@ -64,12 +63,12 @@ def reconciler(
         name=grid.name,
         file_name=grid.path.name,
         text=grid.path.read_text(encoding="utf-8"),
-        only=tuple(only),
+        only=session.only,
         overrides=tuple(set_),
         data_root=str(session.data_root.resolve()) if session.data_root else None,
         settings=settings.model_dump(mode="json"),
     )
-    return Reconciler(session, command, settings, Job)
+    return Reconciler(GridOnCluster(session, command, settings, Job))
 
 
 def submit_grid(
@@ -77,7 +76,6 @@ def submit_grid(
     console: Console,
     overrides: Sequence[tuple[str, Any]] = (),
     *,
-    only: Sequence[str] = (),
     set_: Sequence[str] = (),
     retry_failed: bool = False,
 ) -> int:
@@ -86,12 +84,12 @@ def submit_grid(
     Submits what is missing, looks once more for jobs that can never start, and returns: nothing has
     to stay alive. 0 if everything is done or on its way, 1 if something failed or cannot start.
     """
-    step = reconciler(session, overrides, only=only, set_=set_)
+    step = reconciler(session, overrides, set_)
     for kind in ("source", "finetune"):
         mine = (run.spec for run in session.wanted if (run.role == "source") == (kind == "source"))
         check_gpus(mine, step.settings.resources(kind).gpus or 1, str(session.grid.path))
     outcome = step.submit(begin=True, retry_failed=retry_failed)
-    _say(console, outcome)
+    _print_outcome(console, outcome)
     while outcome.jobs:
         time.sleep(_GLANCE_S)
         seen = step.view()
@@ -107,7 +105,7 @@ def submit_grid(
     return 1 if counts["failed"] or counts["damaged"] or counts["blocked"] else 0
 
 
-def _say(console: Console, outcome: Outcome) -> None:
+def _print_outcome(console: Console, outcome: Outcome) -> None:
     text = f"{outcome.runs} runs submitted in {outcome.jobs} jobs"
     if outcome.deferred:
         text += f"; {outcome.deferred} follow when the queue has room or their source is done"
@@ -224,12 +222,7 @@ def _name(session: Session, view: RunView) -> str:
 
 def cancel_grid(session: Session, console: Console, only: Sequence[str] = ()) -> int:
     """`bench cancel`: ends the jobs of a grid, or of some of its experiments."""
-    names = [experiment.name for experiment in session.grid.experiments]
-    for name in only:
-        if name not in names:
-            raise GridError(
-                f"there is no experiment {name!r}", hint=f"known: {nearest(name, names)}"
-            )
+    check_experiments(only, session.grid)
     outcome = reconciler(session).cancel(only)
     for note in outcome.notes:
         console.print(escape(printable(note)), highlight=False)
@@ -238,7 +231,7 @@ def cancel_grid(session: Session, console: Console, only: Sequence[str] = ()) ->
 
 
 def logs_text(run: str, results: Path, lines: int = 200) -> str:
-    """`bench logs RUN`: what the newest job that had the run in hand said about it.
+    """`bench logs RUN`: the run's part of the log of its newest job.
 
     Raises:
         BenchError: no run, or several, match; or no job has left a log of it.

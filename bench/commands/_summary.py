@@ -1,4 +1,4 @@
-"""What `bench grid` and its views say at their end: where the tables are, what was not as asked."""
+"""The last lines of `bench grid` and its views: where the tables are, what was not as asked."""
 
 from __future__ import annotations
 

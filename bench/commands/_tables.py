@@ -171,7 +171,7 @@ def leaderboard_tables(
 def experiment_table(
     name: str, about: str, found: Sequence[Mapping[str, Any]], choose: Sequence[str] = ()
 ) -> ExperimentView:
-    """Conditions of one experiment, best first, with the columns that tell them apart.
+    """Conditions of one experiment, best first, with the columns in which they differ.
 
     Args:
         choose: columns that validation settled; they are always shown.
@@ -238,7 +238,7 @@ def _units(row: Mapping[str, Any]) -> str:
 _GATHERED = ("method_options", "tuned", "layer_lr_decay", "l2_sp", "source_epochs")
 """Columns that few conditions fill; shown as one."""
 _TYPED = ("source_kind", "source_side", "source_origin", "source_links", "source_pattern")
-"""What the source's label says, as values for analyses."""
+"""The parts of the source's label, as values for analyses."""
 
 
 def _with_options(row: Mapping[str, Any]) -> dict[str, Any]:
@@ -261,9 +261,9 @@ def _with_options(row: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _telling(found: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The columns that tell conditions apart, without those that only repeat an earlier one.
+    """The columns in which conditions differ, without those that only repeat an earlier one.
 
-    Of the settings that only some leaderboards have, those that tell rows apart that still look
+    Of the settings that only some leaderboards have, those in which rows differ that still look
     alike.
     """
     kept: dict[tuple[int, ...], str] = {}
@@ -320,7 +320,7 @@ def _value(value: Any) -> str:
 
 
 def run_table(record: Mapping[str, Any]) -> Table:
-    """One run, a line per column, then what else its record says."""
+    """One run, a line per column, then what else its record has."""
     table = Table("column", "value", box=None, pad_edge=False, show_header=False)
     for name, value in record["row"].items():
         if value not in (None, ""):
@@ -335,7 +335,7 @@ def run_table(record: Mapping[str, Any]) -> Table:
 
 
 def failure_text(failure: Mapping[str, Any], lines: int = 40) -> str:
-    """A failed attempt: its reason and the end of what it said, control characters removed."""
+    """A failed attempt: its reason and the end of its message, control characters removed."""
     text = f"{failure.get('reason', 'unknown')}: {failure.get('message', '')}"
     printable = "".join(c for c in text if c.isprintable() or c == "\n")
     return escape("\n".join(f"  {line}" for line in printable.strip().split("\n")[-lines:]))

@@ -33,7 +33,7 @@ app = typer.Typer(
     add_completion=False,
     pretty_exceptions_enable=False,
     rich_markup_mode=None,
-    help="Trains the whole grid of fine-tuning choices and says what works, with what certainty.",
+    help="Trains the whole grid of fine-tuning choices and shows what works, with what certainty.",
     epilog="Exit status: 0 all done, 1 some runs failed, 2 the command or the grid is wrong, "
     "130 interrupted.",
 )

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
@@ -49,7 +47,7 @@ def class_images(
     from analysis.figures.class_sheet import class_sheet, example_images
     from analysis.figures.style import styled, to_png
     from analysis.networks.class_images import Ascent
-    from bench.core.files import write_atomic
+    from bench.core.files import csv_text, write_atomic
 
     networks = _networks(runs, results)
     wanted = _classes(classes, networks)
@@ -58,7 +56,7 @@ def class_images(
     with styled():
         sheet = class_sheet(networks, wanted, options, examples, "as is" if as_is else "stretched")
     write_atomic(out / "class-images.png", to_png(sheet.figure))
-    write_atomic(out / "class-images.csv", _csv(sheet.rows))
+    write_atomic(out / "class-images.csv", csv_text(sheet.rows))
     screen = console()
     screen.print(sheet.caption, highlight=False, markup=False)
     for name in ("class-images.png", "class-images.csv"):
@@ -207,14 +205,6 @@ def _classes(asked: Sequence[str] | None, networks: Mapping[str, Trained]) -> li
                 )
             wanted.append(name if name in known else words[name.lower()])
     return list(dict.fromkeys(wanted))
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _save(figure: Figure, out: Path) -> None:

@@ -6,9 +6,8 @@ sizes. The features are those that a grid's `measure:` extracts, so the numbers 
 
 from __future__ import annotations
 
-import io
 import tempfile
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -208,16 +207,6 @@ def distance_table(found: Distances) -> Table:
     return table
 
 
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    import csv
-
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
-
-
 def distance(
     source: Annotated[str, typer.Option(help="a selection as YAML, {dataset: …}, or a folder")],
     target: Annotated[str, typer.Option(help="the selection or folder of the user's task")],
@@ -267,9 +256,9 @@ def distance(
     if found.shared:
         printer.print(f"{found.shared} images are in both selections, by content")
     if out is not None:
-        from bench.core.files import write_atomic
+        from bench.core.files import csv_text, write_atomic
 
-        write_atomic(out, _csv(found.rows))
+        write_atomic(out, csv_text(found.rows))
         printer.print(f"{out}", highlight=False)
 
 

@@ -4,113 +4,90 @@ from __future__ import annotations
 
 import shlex
 import sys
-from pathlib import Path
+from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.commands._options import (
-    DataRoot,
-    GridFile,
-    Only,
-    Results,
-    RetryFailed,
-    Set,
-    console,
-)
-from bench.commands.slurm import (
-    Account,
-    Partition,
-    Qos,
-    RunsPerJob,
-    Slurm,
-    SlurmSet,
-    TimeoutMin,
-    grid_on_slurm,
-)
+from bench.commands._options import GridChoice, RetryFailed, console, grouped
+from bench.commands.slurm import SubmitOptions, submit
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
-    from bench.launch.devices import Placement
+    from bench.launch.devices import Machine, Placement
     from bench.planning.workspace import Session
 
 
-def grid(
-    grid: GridFile,
-    results: Results = Path("results"),
-    data_root: DataRoot = None,
-    only: Only = None,
-    set_: Set = None,
-    dry_run: Annotated[bool, typer.Option(help="say what would run, and stop")] = False,
-    workers: Annotated[
-        int | None, typer.Option(min=1, help="processes; one per GPU, or core")
-    ] = None,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process")] = 1,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+@dataclass(frozen=True)
+class MachineOptions:
+    """On what a command computes."""
+
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; one per GPU, or core")] = (
+        None
+    )
+    threads: Annotated[int, typer.Option(min=1, help="CPU threads of each process")] = 1
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto"
     gpus: Annotated[
         int, typer.Option(min=1, help="GPUs that train each source together; one run at a time")
-    ] = 1,
+    ] = 1
+
+
+@grouped
+def grid(
+    chosen: GridChoice,
+    *,
+    dry_run: Annotated[bool, typer.Option(help="show what would run, and stop")] = False,
+    machine: MachineOptions,
     retry_failed: RetryFailed = False,
-    slurm: Slurm = False,
-    slurm_set: SlurmSet = None,
-    slurm_partition: Partition = None,
-    slurm_account: Account = None,
-    slurm_qos: Qos = None,
-    slurm_timeout_min: TimeoutMin = None,
-    slurm_runs_per_job: RunsPerJob = None,
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="submit to the SLURM cluster, and return")
+    ] = False,
+    submission: SubmitOptions,
 ) -> None:
     """Run what is missing of a grid and write its leaderboards."""
-    from bench.commands._summary import missing_lines
-    from bench.commands._tables import plan_table
-    from bench.core.text import counted
-    from bench.launch.devices import placement
-    from bench.planning.workspace import open_session
+    _check(machine, slurm, submission)
+    if slurm and not dry_run:
+        submit(
+            chosen,
+            submission,
+            retry_failed,
+            threads=machine.threads if machine.threads != 1 else None,
+            device=machine.device if machine.device != "auto" else None,
+        )
+    from bench.launch.devices import Machine, placement
 
-    if device not in ("auto", "cpu", "cuda"):
-        raise BenchError(f"--device {device!r} is not known", hint="one of auto, cpu, cuda")
-    given = {
-        "slurm_partition": slurm_partition,
-        "slurm_account": slurm_account,
-        "slurm_qos": slurm_qos,
-        "slurm_timeout_min": slurm_timeout_min,
-        "slurm_runs_per_job": slurm_runs_per_job,
-    }
-    if slurm and workers is not None:
+    session = chosen.open("any" if dry_run else "writable", allow_missing=dry_run)
+    if not session.missing_data:
+        session.try_networks()
+    here = Machine(machine.device, machine.threads, machine.gpus)
+    where = placement(machine.workers, here)
+    _print_plan(session, where, retry_failed)
+    if not dry_run:
+        _run(session, here, where, retry_failed)
+
+
+def _check(machine: MachineOptions, slurm: bool, submission: SubmitOptions) -> None:
+    if machine.device not in ("auto", "cpu", "cuda"):
+        raise BenchError(f"--device {machine.device!r} is not known", hint="one of auto, cpu, cuda")
+    if slurm and machine.workers is not None:
         raise BenchError(
             "--workers is for this machine", hint="with --slurm use --slurm-set max_jobs=N"
         )
-    if slurm and gpus > 1:
+    if slurm and machine.gpus > 1:
         raise BenchError(
-            "--gpus is for this machine", hint=f"with --slurm use --slurm-set source.gpus={gpus}"
+            "--gpus is for this machine",
+            hint=f"with --slurm use --slurm-set source.gpus={machine.gpus}",
         )
-    if slurm and not dry_run:
-        grid_on_slurm(
-            grid,
-            results=results,
-            data_root=data_root,
-            only=only,
-            set_=set_,
-            retry_failed=retry_failed,
-            slurm_set=slurm_set,
-            slurm_threads=threads if threads != 1 else None,
-            slurm_device=device if device != "auto" else None,
-            **given,
-        )
-    if not slurm and (slurm_set or any(value is not None for value in given.values())):
+    if submission.given and not slurm:
         raise BenchError("--slurm-… options are for --slurm", hint="add --slurm, or leave them out")
+
+
+def _print_plan(session: Session, where: Placement, retry_failed: bool) -> None:
+    from bench.commands._summary import missing_lines
+    from bench.commands._tables import plan_table
+    from bench.core.text import counted
+
     out = console()
-    session = open_session(
-        grid,
-        results=results,
-        data_root=data_root,
-        only=only or (),
-        overrides=set_ or (),
-        allow_missing=dry_run,
-        folder="any" if dry_run else "writable",
-    )
-    if not session.missing_data:
-        session.try_networks()
-    where = placement(workers, device, gpus)
     states = session.states()
     table, totals = plan_table(session, states, where.workers, retry_failed=retry_failed)
     out.print(table)
@@ -124,26 +101,14 @@ def grid(
         out.print(
             f"{counted(failed, 'run has', 'runs have')} failed: add --retry-failed to try again"
         )
-    if not dry_run:
-        _run(session, where, threads, device, retry_failed, gpus)
 
 
-def _run(
-    session: Session, where: Placement, threads: int, device: str, retry_failed: bool, gpus: int
-) -> None:
+def _run(session: Session, machine: Machine, where: Placement, retry_failed: bool) -> None:
     from bench.commands._summary import ending_lines, leaderboard_lines
     from bench.launch.local.run import run_here
 
     out = console()
-    tally = run_here(
-        session,
-        out,
-        where=where,
-        threads=threads,
-        device=device,
-        retry_failed=retry_failed,
-        gpus=gpus,
-    )
+    tally = run_here(session, out, machine, where, retry_failed=retry_failed)
     table = tally.table
     if not tally.interrupted:
         _print_short_tables(session, table)

@@ -1,4 +1,4 @@
-"""What a record says beyond its columns, in words: images left out, classes capped, remarks."""
+"""A record beyond its columns: images left out, classes capped, remarks."""
 
 from __future__ import annotations
 
@@ -102,7 +102,7 @@ def omitted_by_condition(
 
     Args:
         finished: specs and records of finished runs.
-        most: so many lines; then one that says how many more.
+        most: so many lines; then one with the number of the others.
     """
     groups: dict[str, dict[str, int]] = {}
     for spec, record in finished:

@@ -3,22 +3,16 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-from bench.commands._options import DataRoot, GridFile, Only, Results, Set, console
-
-if TYPE_CHECKING:
-    pass
+from bench.commands._options import GridChoice, Results, console, grouped
 
 
+@grouped
 def leaderboard(
-    grid: GridFile,
-    results: Results = Path("results"),
-    data_root: DataRoot = None,
-    only: Only = None,
-    set_: Set = None,
+    chosen: GridChoice,
     choose: Annotated[
         list[str] | None,
         typer.Option(help="a column, such as lr, whose best value on validation data is shown"),
@@ -27,18 +21,10 @@ def leaderboard(
     """Print a grid's results, and write its CSV files anew from the records."""
     from bench.commands._summary import damage_lines
     from bench.commands._tables import ABOUT_INTERVALS, leaderboard_tables
-    from bench.planning.workspace import open_session
     from bench.results.leaderboard import rows, save
 
     out = console()
-    session = open_session(
-        grid,
-        results=results,
-        data_root=data_root,
-        only=only or (),
-        overrides=set_ or (),
-        folder="existing",
-    )
+    session = chosen.open()
     table = rows(session.plan, session.store, session.records)
     for view in leaderboard_tables(session, table, choose or ()):
         view.show(out)

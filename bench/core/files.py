@@ -1,12 +1,16 @@
-"""Writing files whole or not at all, and their digests."""
+"""Files written whole or not at all, their digests, and tables as CSV."""
 
 from __future__ import annotations
 
+import csv
 import hashlib
+import io
 import os
 import secrets
 import socket
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 
 def _temporary(path: Path) -> Path:
@@ -64,3 +68,25 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
+    """The rows as CSV, a column for each key; nothing stands for None and for what a row lacks.
+
+    Args:
+        rows: the table.
+        columns: the keys to write, in this order; all, as they come, if left out.
+
+    >>> csv_text([{"a": 1, "b": None}, {"a": 0.5, "c": "x, y"}])
+    'a,b,c\\n1,,\\n0.5,,"x, y"\\n'
+    >>> csv_text([])
+    ''
+    """
+    rows = list(rows)
+    names = list(columns or dict.fromkeys(name for row in rows for name in row))
+    text = io.StringIO()
+    writer = csv.writer(text, lineterminator="\n")
+    if names:
+        writer.writerow(names)
+    writer.writerows([row.get(name) for name in names] for row in rows)
+    return text.getvalue()

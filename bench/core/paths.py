@@ -1,11 +1,22 @@
-"""Paths as a person types them: `~` and `~user`, which a shell leaves alone in `--set root=~/x`."""
+"""Where data lie, and paths as a person types them.
+
+`~` and `~user` too, which a shell leaves alone in `--set root=~/x`.
+"""
 
 from __future__ import annotations
 
 import os
 from pathlib import Path
+from typing import TypedDict
 
 from bench.core.errors import BenchError
+
+
+class Places(TypedDict):
+    """Where images are read, and where they are kept decoded."""
+
+    data_root: Path | None
+    cache_dir: Path
 
 
 def user_path(text: str | os.PathLike[str], place: str | None = None) -> Path:

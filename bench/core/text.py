@@ -1,4 +1,4 @@
-"""Words for numbers: one place for each way of saying one."""
+"""Numbers and lists as text, each kind in one way."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from typing import Any
 
 
 def duration(seconds: float) -> str:
-    """Seconds as a person says them.
+    """Seconds in the units of a clock.
 
     >>> duration(42), duration(130), duration(7300)
     ('42 s', '2 min 10 s', '2 h 01 min')

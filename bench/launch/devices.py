@@ -11,11 +11,38 @@ import os
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from typing import Any
 
 from bench.launch.preflight import finds_gpu
+from bench.planning.workspace import Session
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+
+
+@dataclass(frozen=True)
+class Machine:
+    """What a process computes on.
+
+    Attributes:
+        device: `auto`, `cpu` or `cuda`.
+        threads: CPU threads.
+        gpus: how many train a run together.
+    """
+
+    device: str = "auto"
+    threads: int = 1
+    gpus: int = 1
+
+
+def context_of(session: Session, machine: Machine, **more: Any) -> dict[str, Any]:
+    """The context in which a process executes runs, as JSON; see `bench.runs.build.Context`."""
+    root = session.data_root
+    places = {
+        "results": str(session.store.root.resolve()),
+        "data_root": str(root.resolve()) if root else None,
+    }
+    return {**places, **asdict(machine), **more}
 
 
 @dataclass(frozen=True)
@@ -26,18 +53,17 @@ class Placement:
     cards: tuple[str, ...] = ()
 
 
-def placement(workers: int | None, device: str, gpus: int) -> Placement:
+def placement(workers: int | None, machine: Machine) -> Placement:
     """Where the runs of a command are trained.
 
     Args:
         workers: as asked for; None is one for each GPU or, without one, for each core.
-        device: `auto`, `cpu` or `cuda`.
-        gpus: how many train a run together; then one run at a time has all of them.
+        machine: where several GPUs train a run together, one run at a time has all of them.
     """
-    if gpus > 1:
+    if machine.gpus > 1:
         return Placement(workers or 1)
-    cards = () if device == "cpu" else visible_gpus(os.environ)
-    if cards and device == "auto" and not finds_gpu():  # a torch without CUDA
+    cards = () if machine.device == "cpu" else visible_gpus(os.environ)
+    if cards and machine.device == "auto" and not finds_gpu():  # a torch without CUDA
         cards = ()
     return Placement(workers or len(cards) or _cores(), cards)
 

@@ -7,15 +7,13 @@ before several workers would; afterwards nobody asks the network again.
 
 from __future__ import annotations
 
-import json
 import os
-import subprocess
-import sys
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from bench.core.child_process import ChildDiedError, answer_one, ask
 from bench.core.errors import BenchError
 from bench.specs.planned import PlannedRun
 from bench.specs.run import FromTimm
@@ -31,7 +29,7 @@ def check_before(
     Args:
         runs: those that are about to be run.
         device: `auto`, `cpu` or `cuda`.
-        say: told before something that may take a while.
+        say: receives a line before something that may take a while.
         gpus: how many of them a run is trained on.
 
     Raises:
@@ -110,45 +108,23 @@ def _answers(address: str, timeout_s: float = 10.0) -> bool:
 
 
 def _ask(asked: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, Any]:
-    result = subprocess.run(
-        [sys.executable, "-m", "bench.launch.preflight"],
-        input=json.dumps(asked),
-        capture_output=True,
-        encoding="utf-8",
-        errors="replace",
-        env=dict(environment),
-        check=False,
-        start_new_session=True,  # Ctrl-C reaches the command alone, which ends this process
-    )
-    if result.returncode != 0:
-        words = "\n".join(result.stderr.strip().splitlines()[-12:])
-        raise BenchError("torch and timm cannot be started here", hint=words)
-    answer: dict[str, Any] = json.loads(result.stdout.splitlines()[-1])
+    try:
+        answer: dict[str, Any] = ask("bench.launch.preflight", asked, environment=environment)
+    except ChildDiedError as error:
+        raise BenchError("torch and timm cannot be started here", hint=error.last_lines) from None
     return answer
 
 
 # --- in the process of its own ---
 
 
-def main() -> int:
-    """Reads what is asked as JSON, answers in one line of JSON."""
-    asked = json.load(sys.stdin)
-    out = os.fdopen(os.dup(1), "w", encoding="utf-8")
-    os.dup2(2, 1)  # what libraries print is no part of the answer
-    weights: list[list[Any]] = []
-    reasons: list[tuple[str, str]] = []
-    for model, tag, image_size in asked["weights"]:
-        reason = _no_weights(model, tag, image_size)
-        if reason is not None:
-            weights.append([model, tag, image_size])
-            reasons.append(reason)
-    answer = {
+def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
+    found = [(key, _no_weights(*key)) for key in asked["weights"]]
+    return {
         "device": _no_device(asked["device"], asked["gpus"]),
-        "weights": weights,
-        "reasons": reasons,
+        "weights": [key for key, reason in found if reason is not None],
+        "reasons": [reason for _, reason in found if reason is not None],
     }
-    print(json.dumps(answer), file=out, flush=True)
-    return 0
 
 
 def _no_device(device: str, gpus: int) -> tuple[str, str] | None:
@@ -173,4 +149,4 @@ def _no_weights(model: str, tag: str | None, image_size: int) -> tuple[str, str]
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    answer_one(_answer)

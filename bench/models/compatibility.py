@@ -1,9 +1,8 @@
 """Networks tried out before anything trains: do they take the images, do the weights fit?
 
-torch is needed for that, so it happens in a process of its own: `python -m
-bench.models.compatibility` reads trials as JSON and answers each with null or with what is wrong.
-What has passed is remembered below the results folder; our own networks with no weights from files
-need no trial.
+torch is needed for that, so it happens in a process of its own, which answers each trial with null
+or with what is wrong. What has passed is remembered below the results folder; our own networks with
+no weights from files need no trial.
 """
 
 from __future__ import annotations
@@ -12,13 +11,12 @@ import contextlib
 import hashlib
 import json
 import math
-import subprocess
-import sys
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
 from typing import Any
 
+from bench.core.child_process import ChildDiedError, answer_one, ask
 from bench.core.errors import GridError
 from bench.core.files import write_atomic
 from bench.models.published import SMALLEST
@@ -111,27 +109,18 @@ _UNKNOWN: Mapping[str, str | None] = {"message": None, "hint": None}
 
 def _ask(trials: Sequence[Trial]) -> Sequence[Mapping[str, str | None] | None]:
     """One answer for each trial; where the process itself dies, the runs will tell."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "bench.models.compatibility"],
-        input=json.dumps(trials),
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    with contextlib.suppress(ValueError, IndexError):
-        answers = json.loads(answer.stdout.splitlines()[-1])
-        if len(answers) == len(trials):
-            return answers  # type: ignore[no-any-return]
-    return [_UNKNOWN] * len(trials)
+    try:
+        answers: list[Mapping[str, str | None] | None] = ask("bench.models.compatibility", trials)
+    except ChildDiedError:
+        return [_UNKNOWN] * len(trials)
+    return answers
 
 
-def main() -> int:
-    """Answers the trials of the standard input."""
+def _answers(trials: Sequence[Trial]) -> list[Mapping[str, str | None] | None]:
     import warnings
 
     warnings.simplefilter("ignore")
-    print(json.dumps([_answer(trial) for trial in json.load(sys.stdin)]))
-    return 0
+    return [_answer(trial) for trial in trials]
 
 
 def _answer(trial: Trial) -> Mapping[str, str | None] | None:
@@ -206,4 +195,4 @@ def _try_weights(trial: Trial) -> None:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    answer_one(_answers)

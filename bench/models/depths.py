@@ -1,22 +1,22 @@
 """How many layers a network has, asked by name and answered without importing torch.
 
 The table beside this file was made by `scripts/build_depths.py` with one release of timm. A network
-that is not in it is built in a process of its own: `python -m bench.models.depths NAME`.
+that is not in it is built in a process of its own.
 """
 
 from __future__ import annotations
 
 import csv
 import functools
-import subprocess
-import sys
 from importlib import metadata, resources
 
+from bench.core.child_process import ChildDiedError, answer_one, ask
 from bench.core.errors import ModelError, nearest
 
 TABLE_TIMM = "1.0.31"
 """The release of timm that the table was made with; with it, the table knows every name."""
 
+_MOST_S = 600.0
 _OURS = ("caffenet", "narrow8_32", "resnet18")
 
 
@@ -59,21 +59,16 @@ def _table() -> dict[str, tuple[int | None, str]]:
 
 def _ask(name: str) -> int:
     """Builds the network in another process, without memory for its weights, and counts."""
-    answer = subprocess.run(
-        [sys.executable, "-m", "bench.models.depths", name],
-        capture_output=True,
-        text=True,
-        check=False,
-    )
-    lines = answer.stdout.split()
-    if answer.returncode == 0 and lines:
-        return int(lines[-1])
-    if answer.returncode == 3:
+    try:
+        found: int | None = ask("bench.models.depths", name, timeout_s=_MOST_S)
+    except ChildDiedError as error:
+        raise ModelError(
+            f"the layers of {name!r} cannot be numbered: {str(error)[-500:]}",
+            hint="choose another network, for example " + ", ".join(_OURS),
+        ) from None
+    if found is None:
         raise _unknown(name)
-    raise ModelError(
-        f"the layers of {name!r} cannot be numbered: {answer.stderr.strip()[-500:]}",
-        hint="choose another network, for example " + ", ".join(_OURS),
-    )
+    return found
 
 
 def _unknown(name: str) -> ModelError:
@@ -83,8 +78,8 @@ def _unknown(name: str) -> ModelError:
     )
 
 
-def main(arguments: list[str]) -> int:
-    """Prints the depth of one network; 3 says that timm does not know it."""
+def _answer(name: str) -> int | None:
+    """The depth of one network; None where timm does not know it."""
     import timm
     import torch
 
@@ -92,14 +87,12 @@ def main(arguments: list[str]) -> int:
     from bench.models.numbering import depth
     from bench.specs.run import ModelSpec
 
-    (name,) = arguments
     register_networks()
     if not timm.is_model(name):
-        return 3
+        return None
     with torch.device("meta"):
-        print(depth(create(ModelSpec(name=name), 10, seed=0)))
-    return 0
+        return depth(create(ModelSpec(name=name), 10, seed=0))
 
 
 if __name__ == "__main__":
-    sys.exit(main(sys.argv[1:]))
+    answer_one(_answer)

@@ -55,7 +55,7 @@ _DIGITS = 16
 
 
 def is_repetition(name: str) -> bool:
-    """Whether a setting tells repetitions of one condition apart: a seed or a class draw.
+    """Whether a setting distinguishes repetitions of one condition: a seed or a class draw.
 
     >>> is_repetition("source.seeds.init"), is_repetition("train.lr")
     (True, False)
@@ -69,7 +69,7 @@ class Settings:
 
     Args:
         data_set: gives the fingerprint of the data set behind a selection with a `root`, so that
-            two folders are told apart by what lies in them; None tells them apart by their paths.
+            two folders differ by what lies in them; with None by their paths.
     """
 
     def __init__(self, data_set: Callable[[DataSpec], str | None] | None = None) -> None:
@@ -223,7 +223,7 @@ def task_id(spec: RunSpec) -> str:
 
 
 def differing(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[str]:
-    """The settings that must be shown for the rows of a leaderboard to be told apart.
+    """The settings that must be shown for the rows of a leaderboard to differ.
 
     Args:
         rows: role, condition id and settings of each run. Seeds of sources count too.

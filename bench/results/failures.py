@@ -19,12 +19,12 @@ class Failure:
     Attributes:
         reason: a word or two, by which more memory or time is asked for.
         message: everything, to be kept beside the run.
-        said: what a line of progress has room for.
+        summary: one line, for progress.
     """
 
     reason: str
     message: str
-    said: str
+    summary: str
 
     def to_keep(self) -> dict[str, str]:
         """What is kept beside the run."""
@@ -37,19 +37,19 @@ class Failure:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Failure:
         """What `to_json` gave; other values are left alone."""
-        return cls(str(values["reason"]), str(values["message"]), str(values["said"]))
+        return cls(str(values["reason"]), str(values["message"]), str(values["summary"]))
 
 
 class FailureError(Exception):
     """A failure that another process has described."""
 
     def __init__(self, failure: Failure) -> None:
-        super().__init__(failure.said)
+        super().__init__(failure.summary)
         self.failure = failure
 
 
 def failure_of(error: Exception) -> Failure:
-    """What an exception means for the run in hand.
+    """The failure of a run that an exception ended.
 
     >>> failure_of(MemoryError()).reason
     'out of memory'
@@ -61,8 +61,8 @@ def failure_of(error: Exception) -> Failure:
         return Failure("out of memory", text, text.strip() or "out of memory")
     reason = type(error).__name__
     if isinstance(error, BenchError):
-        said = f"{error.place}: {error.message}" if error.place else error.message
-        return Failure(reason, str(error), said)
+        summary = f"{error.place}: {error.message}" if error.place else error.message
+        return Failure(reason, str(error), summary)
     line = "".join(traceback.format_exception_only(error)).strip()
     text = "".join(traceback.format_exception(error))
     return Failure(reason, text, line)

@@ -65,7 +65,7 @@ class Estimate:
 
     @property
     def sign(self) -> Literal[-1, 0, 1]:
-        """1 above zero, -1 below, by the whole interval; 0 where that cannot be said."""
+        """1 above zero, -1 below, by the whole interval; 0 where it holds both."""
         if self.low is None or self.high is None:
             return 0
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
@@ -95,7 +95,7 @@ class Observation:
 
     Attributes:
         task: id of the task, the unit of a general statement.
-        repetition: what tells the repetitions of a task apart: its seeds.
+        repetition: what distinguishes the repetitions of a task: its seeds.
         setting: what is averaged over within a repetition, such as images per class.
         value: the measured value, such as a difference of accuracies.
         per_image: its part from each test image, in the order of the images, so that their mean is

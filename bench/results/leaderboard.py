@@ -2,20 +2,18 @@
 (`bench.results.aggregate`).
 
 Deterministic columns first, rows sorted by them, cost columns last; a run without a result has a
-row that says why. Every setting that differs among the runs has a column of its own, found from the
-specs (`bench.results.conditions`). The leaderboard is a view: it can be deleted and written again.
+row with the reason. Every setting that differs among the runs has a column of its own, found from
+the specs (`bench.results.conditions`). The leaderboard is a view: it can be deleted and made again.
 """
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from bench.core.errors import GridError, StoreError
-from bench.core.files import write_atomic
+from bench.core.files import csv_text, write_atomic
 from bench.results.aggregate import aggregate, describe_order, setting_columns
 from bench.results.conditions import Settings, differing
 from bench.results.predictions import add_predictions
@@ -178,14 +176,8 @@ def _orderable(value: Any) -> tuple[int, float, str]:
 
 def to_csv(table: Iterable[Row], columns: Sequence[str] | None = None) -> str:
     """The table as CSV; floats with six significant decimals, nothing for None."""
-    table = list(table)
-    names = list(columns or dict.fromkeys(name for row in table for name in row))
-    text = io.StringIO()
-    writer = csv.writer(text, lineterminator="\n")
-    writer.writerow(names)
-    for row in table:
-        writer.writerow([_cell(row.get(name)) for name in names])
-    return text.getvalue()
+    cells = ({name: _cell(value) for name, value in row.items()} for row in table)
+    return csv_text(cells, columns)
 
 
 def _cell(value: Any) -> str:

@@ -1,4 +1,4 @@
-"""What each run said of each test image, from the files that records name."""
+"""What each run predicted for each test image, from the files that records name."""
 
 from __future__ import annotations
 

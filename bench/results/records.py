@@ -26,7 +26,7 @@ from bench.specs.run import SCHEMA, FromFile, FromRun, FromTimm, RunSpec, canoni
 
 @dataclass(frozen=True)
 class Column:
-    """A leaderboard column. `better` says which direction is good, if one is."""
+    """A leaderboard column. `better` is the good direction, if there is one."""
 
     name: str
     meaning: str

@@ -10,10 +10,8 @@ never changed.
 from __future__ import annotations
 
 import contextlib
-import csv
 import fcntl
 import hashlib
-import io
 import json
 import os
 import re
@@ -23,7 +21,7 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import StoreError
-from bench.core.files import file_digest, publish_new, sync_folder, write_atomic
+from bench.core.files import csv_text, file_digest, publish_new, sync_folder, write_atomic
 from bench.results.records import sign, slug, verify
 from bench.specs.run import RunSpec
 
@@ -105,7 +103,7 @@ class RunFolder:
         The files that the record names by hash must be in place already.
         """
         write_atomic(self.path / "spec.json", spec.model_dump_json(indent=1) + "\n")
-        write_atomic(self.path / "history.csv", _csv(history))
+        write_atomic(self.path / "history.csv", csv_text(history))
         content = json.dumps(sign(record), indent=1, sort_keys=True) + "\n"
         return publish_new(self.record_path, content)
 
@@ -265,13 +263,3 @@ class Store:
     def leaderboard(self, name: str, suffix: str = "") -> Path:
         """The CSV of a grid."""
         return self.root / f"{name}{suffix}.csv"
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    if not rows:
-        return ""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ from torch import Tensor, nn
 
 from bench import methods
 from bench.core.errors import BenchError, DataError
+from bench.core.paths import Places
 from bench.core.seeding import seed_from
 from bench.data import catalog
 from bench.data.borrow import BorrowedImages, resolve_borrowed, resolve_joint_fingerprint
@@ -59,15 +60,6 @@ class Context:
     activations_mib: int = 1024
     gpus: int = 1
 
-    @classmethod
-    def from_json(cls, values: Mapping[str, Any]) -> Context:
-        """The context that `asdict` wrote."""
-        return cls(**values)
-
-    def to_json(self) -> dict[str, Any]:
-        """As plain values."""
-        return asdict(self)
-
     @property
     def activation_bytes(self) -> tuple[int, int]:
         """Room for shared activations in memory and in files."""
@@ -84,21 +76,24 @@ class Context:
         """The folder of decoded images."""
         return Store(Path(self.results)).cache
 
+    @property
+    def places(self) -> Places:
+        """Both, for what reads images."""
+        return {"data_root": self.root, "cache_dir": self.cache}
+
     def resolve_data(self, spec: RunSpec) -> catalog.Resolved:
         """Which images the run selects."""
-        return catalog.resolve(
-            spec.data, spec.seeds.draw, data_root=self.root, cache_dir=self.cache
-        )
+        return catalog.resolve(spec.data, spec.seeds.draw, **self.places)
 
     def resolve_borrowed(
         self, spec: RunSpec, target: catalog.Resolved
     ) -> tuple[BorrowedImages, ...]:
         """Which images the run borrows."""
-        return resolve_borrowed(spec, target, data_root=self.root, cache_dir=self.cache)
+        return resolve_borrowed(spec, target, **self.places)
 
     def fingerprint(self, spec: RunSpec) -> str:
         """Of the images that the run's id covers."""
-        return resolve_joint_fingerprint(spec, data_root=self.root, cache_dir=self.cache)
+        return resolve_joint_fingerprint(spec, **self.places)
 
     def torch_device(self) -> torch.device:
         """The device, with `auto` decided.
@@ -236,9 +231,8 @@ class Loader:
         )
         verified = None
         if spec.evaluate is not None:
-            places = {"data_root": self.context.root, "cache_dir": self.context.cache}
-            who = resolve_identities(spec, **places)  # type: ignore[arg-type]
-            verified = load_identities(who, spec, **places)  # type: ignore[arg-type]
+            who = resolve_identities(spec, **self.context.places)
+            verified = load_identities(who, spec, **self.context.places)
         return Data(loaded, resolved, borrowed, verified)
 
     def _load(self, spec: RunSpec) -> tuple[catalog.Loaded, catalog.Resolved]:
@@ -247,8 +241,7 @@ class Loader:
             while len(self._kept) >= self._MOST:
                 self._kept.pop(next(iter(self._kept)))
             resolved = self.context.resolve_data(spec)
-            root, cache = self.context.root, self.context.cache
-            loaded = catalog.load(resolved, spec.data, data_root=root, cache_dir=cache)
+            loaded = catalog.load(resolved, spec.data, **self.context.places)
             self._kept[key] = (loaded, resolved)
         return self._kept[key]
 
@@ -263,7 +256,7 @@ def _as_own(spec: RunSpec, number: int) -> RunSpec:
 def build_method(
     spec: RunSpec, data: Data, model: nn.Module, context: Context, bank: nn.Module | None = None
 ) -> Method:
-    """The method of a run over its images, expanded offline if it says so (LI §4.6).
+    """The method of a run over its images, expanded offline where the recipe asks for it (LI §4.6).
 
     `bank` is the network whose kernels describe images, if it is not the run's own.
     """
@@ -343,7 +336,7 @@ def assemble_network(
     Args:
         spec: the run.
         model: its network; the pattern has been applied.
-        method: says which domains there are, and how their classifiers begin.
+        method: has the domains, and how their classifiers begin.
         data: the run's images.
         parent_state: the parent's weights.
         parent_classes: what the outputs of the parent's classifier stand for.
@@ -403,7 +396,7 @@ def _rows(names: list[str], known: tuple[str, ...] | None) -> np.ndarray[Any, np
 
 
 def classes_of_parent(spec: RunSpec, context: Context) -> tuple[str, ...] | None:
-    """What the outputs of the parent's classifier stand for; None when nobody knows.
+    """What the outputs of the parent's classifier stand for; None where that is not recorded.
 
     timm's weights for 1000 classes are those of ILSVRC2012 in the order of their wnids.
     """

@@ -1,22 +1,20 @@
 """One of the processes that train a run together; started by `bench.runs.distributed`.
 
-In, as JSON lines: `{"id", "spec", "context", "rank", "meeting_point"}`, later `{"stop": true}`.
-Out: the events of `bench.runs.execute`, then `{"event": "ended", "status"}` or `{"event": "failed",
-…}`. The end of the input ends the process at once, so it never outlives whoever started it; signals
-that a cluster sends to all processes of a job are left to that one.
+In: `{"id", "spec", "context", "rank", "meeting_point"}`, later `{"stop": true}`. Out: the events of
+`bench.runs.execute`, then `{"event": "ended", "status"}` or `{"event": "failed", …}`. Signals that
+a cluster sends to all processes of a job are left to the one that started these.
 """
 
 from __future__ import annotations
 
-import json
-import os
 import re
 import signal
 import sys
-import threading
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+
+from bench.core.child_process import Starter
 
 if TYPE_CHECKING:
     import torch
@@ -25,30 +23,21 @@ if TYPE_CHECKING:
 
 
 _TORN = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|store", re.I)
-"""In what torch says when another process of the group is gone."""
+"""In torch's message when another process of the group is gone."""
 
 
 def main() -> int:
     """The process's whole life; returns its exit status."""
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
-    handle = os.dup(1)
-    os.dup2(2, 1)  # what libraries print is no part of the conversation
-    sys.stdout = sys.stderr
-    out = os.fdopen(handle, "w", encoding="utf-8")
-    task = json.loads(sys.stdin.readline())
-    stop = threading.Event()
-    threading.Thread(target=_listen, args=(stop,), daemon=True).start()
-
-    def report(event: dict[str, Any]) -> None:
-        out.write(json.dumps(event) + "\n")
-        out.flush()
+    starter = Starter()
+    report = starter.send
 
     from bench.results.failures import failure_of
     from bench.training.job import Interrupted
 
     try:
-        report({"event": "ended", "status": _execute(task, report, stop)})
+        report({"event": "ended", "status": _execute(starter)})
     except Interrupted:
         report({"event": "ended", "status": "stopped"})
     except Exception as error:
@@ -60,21 +49,15 @@ def main() -> int:
     return 0
 
 
-def _listen(stop: threading.Event) -> None:
-    for line in sys.stdin:
-        if "stop" in json.loads(line):
-            stop.set()
-    os._exit(1)
-
-
-def _execute(task: dict[str, Any], report: Any, stop: threading.Event) -> str:
+def _execute(starter: Starter) -> str:
     from bench.runs.build import Context
     from bench.runs.execute import execute_rank
     from bench.specs.run import RunSpec
     from bench.training.data_parallel import joined
     from bench.training.process import prepare
 
-    context, rank = Context.from_json(task["context"]), int(task["rank"])
+    task: dict[str, Any] = starter.messages.get()
+    context, rank = Context(**task["context"]), int(task["rank"])
     prepare(context.threads)
     device = device_of(context, rank)
     context = replace(context, device=str(device), share=False)
@@ -84,8 +67,8 @@ def _execute(task: dict[str, Any], report: Any, stop: threading.Event) -> str:
             RunSpec.model_validate(task["spec"]),
             context,
             team=team,
-            report=report,
-            should_stop=stop.is_set,
+            report=starter.send,
+            should_stop=starter.stop.is_set,
         )
 
 

@@ -7,62 +7,35 @@ for kept activations, to the order of sums for fused classifiers.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import ExitStack
-from typing import Any, Protocol
+from functools import partial
+from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
-from bench.core.errors import BenchError
 from bench.models import layers
 from bench.models.domains import Trunk, classifier_name
 from bench.results.store import RunFolder, Store
-from bench.runs.build import Data, build_method
-from bench.runs.record import Finished
+from bench.runs.build import build_method
+from bench.runs.distributed import Report
+from bench.runs.execution import Execution
+from bench.runs.record import Finished, publish
 from bench.specs.run import RunSpec, canonical_json
 from bench.training import frozen_prefix_cache as sharing
 from bench.training.activations import ActivationStore
 from bench.training.domain_batches import Feed, FeedOptions
 from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.fused import Head, HeadOutcome, train_heads
-from bench.training.job import EpochReport, Interrupted, Method, Outcome
+from bench.training.job import Interrupted, Method, Outcome
 from bench.training.process import peak_memory_bytes
 
 MOST_HEADS = 64
 """Classifiers of one fused group; more gain nothing, and one failure costs them all."""
 
 Keyed = tuple[str, RunSpec]
-Report = Callable[[dict[str, Any]], None]
-
-
-class Member(Protocol):
-    """A run of a fused group, see `bench.runs.execute`."""
-
-    folder: RunFolder
-    spec: RunSpec
-    data: Data
-    device: torch.device
-    context: Any
-    kept: ActivationStore | None
-
-    def check_identity(self) -> None:
-        """The images are those that the run was planned with."""
-
-    def parent_state(self) -> Mapping[str, Tensor] | None:
-        """The weights to copy."""
-
-    def network(self, parent_state: Mapping[str, Tensor] | None) -> nn.Module:
-        """The network before its first step."""
-
-    def on_epoch(self, epoch: EpochReport) -> None:
-        """Told of each epoch."""
-
-    def publish(
-        self, finished: Finished, said: Mapping[str, Any], shared: Mapping[str, str]
-    ) -> str:
-        """The record; its status."""
 
 
 class _NotTogether(Exception):  # noqa: N818 -- a way out, not an error: the runs go one by one
@@ -171,9 +144,8 @@ class Together:
 
     Args:
         store: where results go.
-        make: a member from its folder, spec and data.
-        load: the images of a run.
-        report: is told events, see `bench.runs.execute.execute_batch`.
+        begin: gives the execution of a run.
+        report: receives events, see `bench.runs.execute.execute_batch`.
         should_stop: asked after every step.
 
     Attributes:
@@ -184,12 +156,11 @@ class Together:
     def __init__(
         self,
         store: Store,
-        make: Callable[..., Member],
-        load: Callable[[RunSpec], Data],
+        begin: Callable[[RunFolder, RunSpec], Execution],
         report: Report,
         should_stop: Callable[[], bool],
     ) -> None:
-        self.store, self.make, self.load = store, make, load
+        self.store, self.begin = store, begin
         self.report, self.should_stop = report, should_stop
         self.dealt: set[str] = set()
         self.alone: set[str] = set()
@@ -219,98 +190,105 @@ class Together:
                 text = f"trained alone, as it could not be trained with others: {why}"
                 self.report({"event": "note", "id": key, "message": text})
                 return
-            for member, (one, shared) in zip(members, finished, strict=False):
+            for member, one in zip(members, finished, strict=False):
                 try:
-                    status = member.publish(one(), {}, shared)
-                except Exception:  # the next attempt, alone, says what is wrong with it
+                    status = publish(one(), member.folder, member.context)
+                except Exception:  # the next attempt, alone, shows what is wrong with it
                     continue
                 self.dealt.add(member.folder.run_id)
                 self._ended(member, status)
 
-    def _claimed(self, group: Sequence[Keyed], claims: ExitStack) -> list[Member]:
-        """Those that no other process has in hand."""
+    def _claimed(self, group: Sequence[Keyed], claims: ExitStack) -> list[Execution]:
+        """Those that no other process executes."""
         members = []
         for key, spec in group:
             folder = self.store.folder(key, spec)
             if claims.enter_context(folder.claim()) and folder.record() is None:
-                members.append(self.make(folder, spec, data=self.load(spec)))
+                members.append(self.begin(folder, spec))
         for member in members if len(members) > 1 else []:
             self.report({"event": "started", "id": member.folder.run_id})
         return members
 
-    def _ended(self, member: Member, status: str) -> None:
+    def _ended(self, member: Execution, status: str) -> None:
         key = member.folder.run_id
         self.report({"event": "ended", "id": key, "status": status, "message": ""})
 
 
-Later = tuple[Callable[[], Finished], dict[str, str]]
-"""A finished run, its classifier put into the common network when it is asked for; its notes."""
+Labels = np.ndarray[Any, np.dtype[np.int64]]
+Later = Callable[[], Finished]
+"""Gives a finished run, whose classifier is then put into the common network."""
 
 
-def _train(members: Sequence[Member], should_stop: Callable[[], bool]) -> list[Later]:
+def _train(members: Sequence[Execution], should_stop: Callable[[], bool]) -> list[Later]:
     begun = time.monotonic()
     first = members[0]
     state = first.parent_state()
     for member in members:
         member.check_identity()
     model = first.network(state)
-    pattern, recipe = first.spec.layers, first.spec.train
-    frozen = layers.frozen_fingerprint(model, pattern)
+    frozen = layers.frozen_fingerprint(model, first.spec.layers)
     methods = [build_method(m.spec, m.data, model, m.context) for m in members]
     cut, classifier = _cut(first, model, methods[0], frozen)
     starts = [_classifier(model)] + [_classifier(m.network(state)) for m in members[1:]]
-    rates = [_rates(model, m.spec) for m in members]
-    plain = FeedOptions(first.device, recipe.channels_last, recipe.precision)
-    training = Feed(methods[0].domains[0], plain, cut.prefix)
-    held = first.data.domain("val", model)
+    training, validation = _feeds(first, model, methods[0], cut)
+    outcomes = train_heads(
+        *training,
+        [
+            Head(*start, m.spec.train, *_rates(model, m.spec), _order(method))
+            for m, method, start in zip(members, methods, starts, strict=True)
+        ],
+        validation=validation,
+        should_stop=should_stop,
+        on_epoch=lambda k, epoch: members[k].report_epoch(epoch),
+    )
+    first.check_frozen(model, frozen)
+    seconds = (time.monotonic() - begun) / len(members)
+
+    def later(member: Execution, outcome: HeadOutcome) -> Finished:
+        if outcome.weight is not None and outcome.bias is not None:
+            with torch.no_grad():
+                classifier.weight.copy_(outcome.weight)
+                classifier.bias.copy_(outcome.bias)
+        others = " ".join(m.folder.run_id[:12] for m in members if m is not member)
+        text = f"with {len(members) - 1} other runs, seconds are its share: {others}"
+        return Finished(
+            member.spec,
+            member.data,
+            model,
+            _outcome(outcome, seconds, first.device),
+            past_prefix=cut.test_scores,
+            sharing={**cut.notes, "fused": text},
+        )
+
+    return [partial(later, *pair) for pair in zip(members, outcomes, strict=True)]
+
+
+def _feeds(
+    member: Execution, model: nn.Module, method: Method, cut: FrozenPrefix
+) -> tuple[tuple[Tensor, Tensor], tuple[Tensor, Labels] | None]:
+    """Kept activations and labels of the training images, and of those for validation."""
+    recipe = member.spec.train
+    plain = FeedOptions(member.device, recipe.channels_last, recipe.precision)
+    training = Feed(method.domains[0], plain, cut.prefix)
+    held = member.data.domain("val", model)
     validation = Feed(held, plain, cut.prefix) if held.size else None
     if recipe.select == "best_val" and validation is None:
         raise _NotTogether  # by itself it ends with the reason
     cut([training], validation)
     if not cut.notes["prefix"].startswith("cached"):
         raise _NotTogether
-    outcomes = train_heads(
-        training.plain_batch(0, training.domain.size),
-        training.labels,
-        [
-            Head(weight, bias, m.spec.train, *rate, _order(method))
-            for m, method, (weight, bias), rate in zip(members, methods, starts, rates, strict=True)
-        ],
-        validation=None
-        if validation is None
-        else (validation.plain_batch(0, held.size), held.labels),
-        should_stop=should_stop,
-        on_epoch=lambda k, epoch: members[k].on_epoch(epoch),
-    )
-    if layers.frozen_fingerprint(model, pattern) != frozen:
-        raise BenchError("a frozen layer changed", hint="this is a bug; please report it")
-    seconds = (time.monotonic() - begun) / len(members)
-    ids = [m.folder.run_id[:12] for m in members]
-
-    def later(k: int) -> Later:
-        member, outcome = members[k], outcomes[k]
-
-        def one() -> Finished:
-            if outcome.weight is not None and outcome.bias is not None:
-                with torch.no_grad():
-                    classifier.weight.copy_(outcome.weight)
-                    classifier.bias.copy_(outcome.bias)
-            ended = _outcome(outcome, seconds, first.device)
-            return Finished(member.spec, member.data, model, ended, past_prefix=cut.test_scores)
-
-        others = " ".join(key for number, key in enumerate(ids) if number != k)
-        said = f"with {len(members) - 1} other runs, seconds are its share: {others}"
-        return one, {**cut.notes, "fused": said}
-
-    return [later(k) for k in range(len(members))]
+    kept = training.plain_batch(0, training.domain.size), training.labels
+    if validation is None:
+        return kept, None
+    return kept, (validation.plain_batch(0, held.size), held.labels)
 
 
 def _cut(
-    member: Member, model: nn.Module, method: Method, frozen: str
+    member: Execution, model: nn.Module, method: Method, frozen: str
 ) -> tuple[FrozenPrefix, nn.Linear]:
     """The network up to the input of its classifier, which must be one linear map and the end."""
     spec, pattern = member.spec, member.spec.layers
-    assert member.kept is not None
+    assert member.activations is not None
     set_modes = layers.freeze_modes(model, pattern, spec.train.frozen_dropout)
     model.to(member.device)
     if spec.train.channels_last:
@@ -344,7 +322,7 @@ def _cut(
         share=1.0,
         identity=f"classifier's input|{spec.model.model_dump_json()}|{frozen}",
         recipe=spec.train,
-        store=member.kept,
+        store=member.activations,
         set_modes=set_modes,
         first_steps=lambda: method.steps(0, _no_prediction),
     )
@@ -375,7 +353,7 @@ def _rates(model: nn.Module, spec: RunSpec) -> tuple[tuple[float, float], tuple[
     return found[f"{name}.weight"], found[f"{name}.bias"]
 
 
-def _order(method: Method) -> Callable[[int], list[np.ndarray[Any, np.dtype[np.int64]]]]:
+def _order(method: Method) -> Callable[[int], list[Labels]]:
     return lambda epoch: [part.indices for (part,) in method.steps(epoch, _no_prediction)]
 
 

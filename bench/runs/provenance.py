@@ -1,4 +1,4 @@
-"""What a record says of where its numbers come from: borrowed images, overlap, machine."""
+"""Where a record's numbers come from: borrowed images, overlap, machine."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from bench.specs.run import RunSpec
 
 
 def borrowed_record(data: Data) -> dict[str, Any]:
-    """What the record says of borrowed images; nothing where there are none."""
+    """The record's part on borrowed images; empty where there are none."""
     if not data.borrowed:
         return {}
     return {
@@ -65,7 +65,7 @@ def device_name(device: torch.device, processes: int = 1) -> str:
 
 @functools.cache
 def _processor() -> str:
-    """The processor's model name, where the system tells it."""
+    """The processor's model name, where the system gives it."""
     try:
         for line in Path("/proc/cpuinfo").read_text().splitlines():
             if line.startswith("model name"):

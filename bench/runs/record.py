@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import secrets
+import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,7 +21,8 @@ from bench.models.multiview import viewing
 from bench.results.records import describe_run
 from bench.results.store import Kept, RunFolder
 from bench.runs.build import Context, Data
-from bench.runs.provenance import device_name, overlap_with_tests
+from bench.runs.evaluation import verify_run
+from bench.runs.provenance import borrowed_record, device_name, overlap_with_tests
 from bench.specs.run import RunSpec
 from bench.training import evaluation as evaluate
 from bench.training.domain import Domain
@@ -35,10 +37,12 @@ class Finished:
         spec, data: the run and its images.
         model: its network, with the weights kept.
         outcome: of the training.
+        notes: the method's own, for the record.
         trained: the module that was trained, when it has more classifiers than `model`.
         scorer: what scores images, when that is not `model`.
         logits: whether the softmax of the scores is a probability.
         past_prefix: scores images from kept activations of frozen layers, the same to the bit.
+        sharing: what the run shared with others, for the record.
         files: what the method publishes besides, as name (`features.npz`) and bytes, or a finished
             file in the run's folder.
     """
@@ -47,11 +51,66 @@ class Finished:
     data: Data
     model: nn.Module
     outcome: Outcome
+    notes: Mapping[str, Any] = field(default_factory=dict)
     trained: nn.Module | None = None
     scorer: nn.Module | None = None
     logits: bool = True
     past_prefix: Callable[[Domain], evaluate.Logits] | None = None
+    sharing: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, bytes | Path] = field(default_factory=dict)
+
+
+def publish(run: Finished, folder: RunFolder, context: Context) -> str:
+    """Files first, then the record that names them; gives the status of the published record.
+
+    Of two executions the first record stays. Where a record is there and its files are not, this
+    execution was to bring them back: it does if it gives the same bytes, else its own record takes
+    the place.
+    """
+    earlier = folder.record()
+    damage = folder.damage(earlier) if earlier is not None else []
+    if earlier is None or damage:
+        record = _record_of(run, folder, context)
+        if damage:
+            record["notes"]["repeated"] = damage
+        if earlier is not None and folder.damage(earlier):
+            folder.withdraw()
+        folder.publish(record, run.outcome.history, run.spec)
+        folder.sweep()
+    for path in (folder.checkpoint_path, folder.refit_checkpoint_path):
+        if path.is_dir():
+            shutil.rmtree(path)
+        else:
+            path.unlink(missing_ok=True)
+    published = folder.record()
+    assert published is not None
+    return str(published["row"]["status"])
+
+
+def _record_of(run: Finished, folder: RunFolder, context: Context) -> dict[str, Any]:
+    """The record, whose files are written."""
+    row, device = row_of(run, context), context.torch_device()
+    files = write_files(run, folder, device, row)
+    notes: dict[str, Any] = {
+        "data": dict(run.data.loaded.notes),
+        "training": list(run.outcome.notes),
+        "method": dict(run.notes),
+    }
+    if run.outcome.refit:
+        notes["refit"] = dict(run.outcome.refit)
+    if run.outcome.status == "done":
+        notes |= verify_run(run.model, run.data, device, row)
+    if run.sharing:
+        notes["sharing"] = dict(run.sharing)
+    return {
+        "run_id": folder.run_id,
+        "row": row,
+        **files,
+        "classes": list(run.data.loaded.classes),
+        "images": run.data.resolved.fingerprint,
+        "notes": notes,
+        **borrowed_record(run.data),
+    }
 
 
 def row_of(run: Finished, context: Context) -> dict[str, Any]:

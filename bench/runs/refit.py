@@ -41,7 +41,7 @@ def second_job(job: TrainingJob, chosen: Outcome, folder: RunFolder) -> Training
 
 
 def both_trainings(
-    chosen: Outcome, second: Outcome, images: int, said: Mapping[str, Any]
+    chosen: Outcome, second: Outcome, images: int, notes: Mapping[str, Any]
 ) -> Outcome:
     """One outcome of the two: the choice and its history of the first, the weights of the second.
 
@@ -49,7 +49,7 @@ def both_trainings(
         chosen: of the first training.
         second: of the second.
         images: own images that the second was trained on.
-        said: what the method notes of the second.
+        notes: of the method, on the second.
     """
     last = second.history[-1]
     about = {
@@ -58,7 +58,7 @@ def both_trainings(
         "steps": second.steps,
         "train_loss": last["train_loss"],
         "train_top1_accuracy": last["train_top1_accuracy"],
-        **({"method": dict(said)} if said else {}),
+        **({"method": dict(notes)} if notes else {}),
     }
     return replace(
         chosen,

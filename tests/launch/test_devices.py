@@ -8,7 +8,15 @@ from typing import Any
 
 import pytest
 
-from bench.launch.devices import VISIBLE, Placement, least_used, placement, visible_gpus
+from bench.launch.devices import (
+    VISIBLE,
+    Machine,
+    Placement,
+    context_of,
+    least_used,
+    placement,
+    visible_gpus,
+)
 from bench.launch.local.pool import Pool
 from bench.planning.plan import batches
 from bench.planning.workspace import open_session
@@ -53,16 +61,16 @@ def test_no_tool_is_no_gpu(tmp_path: Path) -> None:
 
 def test_a_worker_per_gpu_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, "3,5")
-    assert placement(None, "cuda", 1) == Placement(2, ("3", "5"))
-    assert placement(6, "cuda", 1) == Placement(6, ("3", "5"))
-    assert placement(None, "cuda", 2) == Placement(1)
+    assert placement(None, Machine("cuda", gpus=1)) == Placement(2, ("3", "5"))
+    assert placement(6, Machine("cuda", gpus=1)) == Placement(6, ("3", "5"))
+    assert placement(None, Machine("cuda", gpus=2)) == Placement(1)
     cores = len(os.sched_getaffinity(0))
-    assert placement(None, "cpu", 1) == Placement(cores)
+    assert placement(None, Machine("cpu", gpus=1)) == Placement(cores)
 
 
 def test_auto_with_a_torch_that_finds_no_gpu_is_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, "no-such-gpu")
-    assert placement(None, "auto", 1) == Placement(len(os.sched_getaffinity(0)))
+    assert placement(None, Machine("auto", gpus=1)) == Placement(len(os.sched_getaffinity(0)))
 
 
 def test_workers_take_turns() -> None:
@@ -82,18 +90,16 @@ def test_each_worker_sees_one_gpu(tmp_path: Path) -> None:
 
     def look(event: Any) -> None:
         for worker in pool.workers:
-            content = Path(f"/proc/{worker.process.pid}/environ").read_bytes().split(b"\0")
+            content = Path(f"/proc/{worker.child.process.pid}/environ").read_bytes().split(b"\0")
             given = dict(line.decode().split("=", 1) for line in content if b"=" in line)
-            seen[worker.process.pid] = given[VISIBLE]
+            seen[worker.child.process.pid] = given[VISIBLE]
 
     pool = Pool(
         session.plan,
         session.store,
-        {"results": str(session.store.root), "device": "cpu"},
-        workers=3,
-        threads=1,
-        listener=look,
-        cards=("3", "5"),
+        context_of(session, Machine("cpu")),
+        Placement(3, ("3", "5")),
+        look,
     )
     pool.run(batches(runs, cost_s=lambda run: 1.0, limit_s=0.0), usable=[], unusable=[])
     assert sorted(seen.values()) == ["3", "3", "5"]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -72,7 +73,7 @@ def test_what_the_tables_know_needs_no_trial(tmp_path: Path) -> None:
 def test_a_process_that_dies_leaves_the_question_to_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(module.sys, "executable", "/bin/false")
+    monkeypatch.setattr(sys, "executable", "/bin/false")
     check_networks([(run("resnet10t", 32), 10, 0, "g.yaml:1")], tmp_path)
     assert (
         not (tmp_path / "networks.json").exists()

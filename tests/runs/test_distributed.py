@@ -147,14 +147,14 @@ def test_a_death_ends_the_others_and_is_tried_three_times(
         "    print('out of luck', file=sys.stderr, flush=True)\n"
         "    time.sleep(0.2)\n"
         "    os.kill(os.getpid(), signal.SIGKILL)\n"
-        "say(event='failed', torn=True, reason='RuntimeError', message='', said='closed by peer')\n"
+        "say(event='failed', torn=True, reason='Error', message='', summary='closed by peer')\n"
         "time.sleep(60)"
     )
     with pytest.raises(FailureError) as caught:
         _watch(monkeypatch, tmp_path, body)
     failure = failure_of(caught.value)
     assert failure.reason == "worker died"
-    assert failure.said == f"process {guilty + 1} of 2 was killed by SIGKILL"
+    assert failure.summary == f"process {guilty + 1} of 2 was killed by SIGKILL"
     assert "3 times\nout of luck" in failure.message
 
 
@@ -163,12 +163,13 @@ def test_an_error_of_one_is_the_runs_and_not_tried_again(
 ) -> None:
     body = (
         "open(f'{os.environ[\"PYTHONPATH\"]}/began-{os.getpid()}', 'w').close()\n"
-        "say(event='failed', torn=rank == 0, reason='out of memory', message='m', said=str(rank))\n"
+        "text = {'reason': 'out of memory', 'message': '', 'summary': str(rank)}\n"
+        "say(event='failed', torn=rank == 0, **text)\n"
         "sys.exit(1)"
     )
     with pytest.raises(FailureError) as caught:
         _watch(monkeypatch, tmp_path, body)
-    assert (caught.value.failure.reason, caught.value.failure.said) == ("out of memory", "1")
+    assert (caught.value.failure.reason, caught.value.failure.summary) == ("out of memory", "1")
     assert len(list(tmp_path.glob("began-*"))) == 2
 
 

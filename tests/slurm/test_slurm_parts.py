@@ -350,6 +350,53 @@ def test_memory_is_seen_in_the_words_where_the_state_does_not_say_so(
     assert [d.reason for d in found.charged] == ["out of memory"]
 
 
+OLD_JOB = """
+import sys, types
+from submitit.core.utils import DelayedSubmission
+name = "bench.launch.job"
+module = types.ModuleType(name)
+exec("class Job:\\n def __init__(self, folder): self.folder = folder", vars(module))
+sys.modules[name] = module
+if sys.argv[2] == "class":  # the module is still there, the class is not
+    module.Job.__module__, module.Job.__qualname__ = "bench.launch.slurm.job", "Work"
+    import bench.launch.slurm.job
+    bench.launch.slurm.job.Work = module.Job
+import pickle
+with open(sys.argv[1], "wb") as file:
+    pickle.dump(DelayedSubmission(module.Job("somewhere")), file)
+"""
+"""Pickles what versions before that of the rooms have left in the queue, by their class path."""
+
+
+@pytest.mark.parametrize("gone", ["module", "class"])
+def test_a_job_of_earlier_code_that_cannot_load_says_so_and_blames_no_run(
+    submissions: SubmissionStore, gone: str
+) -> None:
+    (a,) = entered(submissions, job("a", "r1")).open
+    folder = submissions.job_folder("a")
+    folder.mkdir()
+    subprocess.run(
+        [sys.executable, "-c", OLD_JOB, str(folder / "7_submitted.pkl"), gone], check=True
+    )
+    slurm = {"SLURM_JOB_ID": "7", "SLURM_NTASKS": "1", "SLURM_JOB_NODELIST": "here"}
+    slurm |= {"SLURM_PROCID": "0", "SLURM_LOCALID": "0", "SLURM_NODEID": "0", "SLURM_NNODES": "1"}
+    executed = subprocess.run(
+        [sys.executable, "-u", "-m", "submitit.core._submit", str(folder)],
+        env={**os.environ, **slurm, "SUBMITIT_EXECUTOR": "slurm"},
+        capture_output=True,
+        text=True,
+        timeout=120,
+    )
+    assert executed.returncode == 1
+    missing = {"module": "bench.launch.job", "class": "bench.launch.slurm.job"}[gone]
+    assert missing in executed.stderr.splitlines()[-1]
+    (folder / "7_0_log.err").write_text(executed.stderr)
+    found = classifier(submissions, a=dead("FAILED", "NonZeroExitCode")).classify(a)
+    assert found is not None
+    assert (found.state, found.charged) == ("CODE_CHANGED", ())
+    assert f"another version of bench, whose {missing} is not here" in found.reason
+
+
 def test_a_time_limit_that_allows_no_step_is_not_tried_for_ever(
     submissions: SubmissionStore,
 ) -> None:

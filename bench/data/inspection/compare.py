@@ -6,14 +6,12 @@ images of Stanford Dogs. Two of the papers report gains on it.
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from bench.core.files import write_atomic
+from bench.core.files import csv_text, write_atomic
 from bench.data.cache import cached_images
 from bench.data.catalog import fingerprint, open_dataset
 from bench.data.dataset import Dataset, Image, Split
@@ -187,12 +185,8 @@ def _called(side: Side, other: Side) -> tuple[str, str]:
 
 def write_pairs(found: Comparison, path: Path) -> None:
     """Writes the shared images as a CSV file, whole or not at all."""
-    text = io.StringIO()
     names = ("image", "class", "split", "other_image", "other_class", "other_split", "kind")
-    writer = csv.DictWriter(text, (*names, "bits", "correlation"), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(found.rows())
-    write_atomic(path, text.getvalue())
+    write_atomic(path, csv_text(found.rows(), (*names, "bits", "correlation")))
 
 
 def _images(dataset: Dataset) -> tuple[Image, ...]:

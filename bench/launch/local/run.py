@@ -15,10 +15,10 @@ from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from bench.core.text import duration
-from bench.launch.devices import Placement
+from bench.launch.devices import Machine, Placement, context_of
 from bench.launch.local.pool import Pool
 from bench.launch.preflight import check_before
-from bench.planning.plan import batches, forecast_s
+from bench.planning.plan import Batch, batches, forecast_s
 from bench.planning.workspace import Session
 from bench.results import leaderboard
 from bench.results.states import to_do
@@ -42,17 +42,15 @@ class Tally:
 def run_here(
     session: Session,
     console: Console,
-    *,
+    machine: Machine,
     where: Placement,
-    threads: int,
-    device: str,
+    *,
     retry_failed: bool,
-    gpus: int = 1,
 ) -> Tally:
     """Runs what is missing of a grid with local workers; writes the leaderboards at the end.
 
     Ctrl-C asks the workers to write a checkpoint and ends; the same command continues. Runs that
-    others start from are trained by `gpus` processes each, see `bench.runs.distributed`.
+    others start from are trained by `machine.gpus` processes each, see `bench.runs.distributed`.
 
     Raises:
         BenchError: what is to be done cannot start on this machine; nothing was run.
@@ -62,79 +60,52 @@ def run_here(
     todo = [run for run in session.wanted if run.id in chosen]
     tally = Tally()
     if todo:
-        check_gpus((r.spec for r in todo if r.role == "source"), gpus, str(session.grid.path))
+        sources = (run.spec for run in todo if run.role == "source")
+        check_gpus(sources, machine.gpus, str(session.grid.path))
         say = functools.partial(console.print, highlight=False)
-        environment = check_before(todo, device, say, gpus)
-        machine = _Machine(where, threads, device, environment, gpus)
-        _run(session, console, todo, states, tally, machine, retry_failed)
+        environment = check_before(todo, machine.device, say, machine.gpus)
+        cost = _costs(session)
+        display = _Display(console, session, todo, cost, tally, where.workers)
+        pool = Pool(
+            session.plan,
+            session.store,
+            context_of(session, machine),
+            where,
+            display.on_event,
+            environment,
+        )
+        bad = {"diverged", "damaged"} | (set() if retry_failed else {"failed", "blocked"})
+        with display, _polite_interrupt(pool, display):
+            pool.run(
+                _pieces(todo, cost, machine, where),
+                usable=[key for key, state in states.items() if state == "done"],
+                unusable=[key for key, state in states.items() if state in bad],
+            )
+        tally.interrupted = pool.stopping
     tally.table = leaderboard.write(session.plan, session.store, session.board, session.records)
     return tally
 
 
-@dataclass(frozen=True)
-class _Machine:
-    """What there is here to run on."""
-
-    where: Placement
-    threads: int
-    device: str
-    environment: Mapping[str, str]
-    gpus: int = 1
-
-
-def _run(
-    session: Session,
-    console: Console,
-    todo: list[PlannedRun],
-    states: Mapping[str, str],
-    tally: Tally,
-    machine: _Machine,
-    retry_failed: bool,
-) -> None:
-    workers = machine.where.workers
+def _costs(session: Session) -> dict[str, float]:
+    """Seconds that each run of the plan will take, by the forecast."""
     rates = session.rates()
-    cost = {run.id: forecast_s(run, rates) or 10.0 for run in session.plan.runs.values()}
-    display = _Display(console, session, todo, cost, tally, workers)
-    total = sum(cost[run.id] for run in todo)
+    return {run.id: forecast_s(run, rates) or 10.0 for run in session.plan.runs.values()}
+
+
+def _pieces(
+    todo: list[PlannedRun], cost: Mapping[str, float], machine: Machine, where: Placement
+) -> list[Batch]:
+    """Batches, sources and what takes longest first; runs that several GPUs train by themselves."""
+    limit_s = max(5.0, sum(cost[run.id] for run in todo) / where.workers / 8)
     ordered = sorted(todo, key=lambda run: (run.role != "source", -cost[run.id]))
-    pieces = [
+    groups = [ordered]
+    if machine.gpus > 1:
+        groups = [[r for r in ordered if (r.role == "source") == kind] for kind in (True, False)]
+    return [
         piece
-        for runs in _apart(ordered, machine.gpus)
-        for piece in batches(
-            runs, cost_s=lambda run: cost[run.id], limit_s=max(5.0, total / workers / 8)
-        )
+        for runs in groups
+        for piece in batches(runs, cost_s=lambda run: cost[run.id], limit_s=limit_s)
     ]
-    bad = {"diverged", "damaged"} | (set() if retry_failed else {"failed", "blocked"})
-    pool = Pool(
-        session.plan,
-        session.store,
-        {
-            "results": str(session.store.root.resolve()),
-            "data_root": str(session.data_root.resolve()) if session.data_root else None,
-            "device": machine.device,
-            "threads": machine.threads,
-            "gpus": machine.gpus,
-        },
-        workers=workers,
-        threads=machine.threads,
-        listener=display.hear,
-        environment=machine.environment,
-        cards=machine.where.cards,
-    )
-    with display, _polite_interrupt(pool, display):
-        result = pool.run(
-            pieces,
-            usable=[key for key, state in states.items() if state == "done"],
-            unusable=[key for key, state in states.items() if state in bad],
-        )
-    tally.interrupted = result.interrupted
-
-
-def _apart(runs: list[PlannedRun], gpus: int) -> list[list[PlannedRun]]:
-    """Runs that several GPUs train are not in one batch with others."""
-    if gpus == 1:
-        return [runs]
-    return [[r for r in runs if (r.role == "source") == sources] for sources in (True, False)]
 
 
 class _polite_interrupt:  # noqa: N801 -- a context manager, used like a function
@@ -151,7 +122,7 @@ class _polite_interrupt:  # noqa: N801 -- a context manager, used like a functio
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.pool.stopping:
             raise KeyboardInterrupt
-        self.display.say("[yellow]stopping after the step in hand; once more to end at once[/]")
+        self.display.say("[yellow]stopping after the present step; once more to end at once[/]")
         self.pool.stop()
 
     def __exit__(self, *_: object) -> None:
@@ -200,7 +171,7 @@ class _Display:
     def say(self, text: str) -> None:
         self.progress.console.print(text)
 
-    def hear(self, event: Mapping[str, Any]) -> None:
+    def on_event(self, event: Mapping[str, Any]) -> None:
         kind, run_id = event["event"], str(event.get("id"))
         if kind == "started":
             self.first_start = self.first_start or time.monotonic()

@@ -1,4 +1,4 @@
-"""What the cluster says of this user's jobs, by name: one call of each program for all of them.
+"""This user's jobs on the cluster, by name: one call of each program for all of them.
 
 `squeue` first; accounting (`sacct`) for what the controller has forgotten, where there is any. A
 controller that does not answer is an error of its own kind: nothing may be concluded from it.
@@ -75,7 +75,7 @@ class ClusterError(BenchError):
 
 @dataclass(frozen=True)
 class QueuedJob:
-    """One job as SLURM tells of it; `reason` is why it is pending, or how it ended."""
+    """One job as SLURM lists it; `reason` is why it is pending, or how it ended."""
 
     id: str
     name: str
@@ -115,7 +115,7 @@ class Queue:
     timeout_s: float = 60.0
 
     def jobs(self) -> Mapping[str, QueuedJob]:
-        """This user's jobs by name, ended ones included as long as the controller knows them.
+        """This user's jobs by name, ended ones included as long as the controller lists them.
 
         Raises:
             ClusterError: squeue is missing or the controller does not answer.

@@ -11,6 +11,7 @@ from bench.core.errors import BenchError
 from bench.launch.slurm.ledger import Command
 from bench.launch.slurm.reconcile import Reconciler
 from bench.launch.slurm.settings import SlurmSettings
+from bench.launch.slurm.submission import GridOnCluster
 from bench.planning.workspace import Session, open_session
 from bench.results import leaderboard
 
@@ -30,7 +31,8 @@ def last_job(
     leaderboard.write(session.plan, session.store, session.board, session.records)
     settings = SlurmSettings.model_validate(command.settings)
     try:
-        step = Reconciler(session, command, settings, job, own_job=str(payload["name"]))
+        own_job = str(payload["name"])
+        step = Reconciler(GridOnCluster(session, command, settings, job, own_job=own_job))
         outcome = step.submit(begin=False)
     except BenchError as error:
         print(f"bench: nothing more was submitted: {error}", file=sys.stderr)

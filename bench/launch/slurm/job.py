@@ -1,11 +1,11 @@
-"""What a job executes: the runs of its payload that are not published yet, come what may.
+"""What a job executes: the runs of its payload that are not published yet.
 
 The pickle that submitit carries holds the name of a folder; everything else is read here, from
 JSON. The job checks that its code is that of the submission, that the folder is private and that
 parents are published, then calls `bench.runs.execute.execute_batch`. Signals:
 
     SIGUSR2   the time limit is near: checkpoint, and back into the queue
-    SIGTERM   pre-emption, requeue or cancellation: checkpoint, and end; SLURM knows what follows
+    SIGTERM   pre-emption, requeue or cancellation: checkpoint, and end; SLURM decides what follows
 """
 
 from __future__ import annotations
@@ -16,10 +16,10 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from pathlib import Path
 from types import FrameType
-from typing import Any, overload
+from typing import Any
 
 from bench.core.errors import BenchError
 from bench.launch.slurm.events import CANCEL, Events, read_events
@@ -114,26 +114,6 @@ class _Stop:
         self.requeue = number == signal.SIGUSR2  # a later SIGTERM has the last word
 
 
-class _Todo(Sequence[tuple[str, RunSpec]]):
-    """The runs of a batch; each is looked at again just before its turn."""
-
-    def __init__(self, runs: Sequence[tuple[str, RunSpec]], wanted: Any) -> None:
-        self.runs, self.wanted = runs, wanted
-
-    def __len__(self) -> int:
-        return len(self.runs)
-
-    @overload
-    def __getitem__(self, index: int) -> tuple[str, RunSpec]: ...
-    @overload
-    def __getitem__(self, index: slice) -> Sequence[tuple[str, RunSpec]]: ...
-    def __getitem__(self, index: Any) -> Any:
-        return self.runs[index]
-
-    def __iter__(self) -> Iterator[tuple[str, RunSpec]]:
-        return (run for run in self.runs if self.wanted(run[0]))
-
-
 class _Work:
     """Works through the runs of a payload."""
 
@@ -160,7 +140,7 @@ class _Work:
             self.elsewhere.clear()
             self._execute(todo)
             if self.elsewhere and not self.stop.asked:
-                # Another process has it in hand, such as this job's former self on a lost node.
+                # Another process executes it, such as this job's earlier attempt on a lost node.
                 time.sleep(_ELSEWHERE_S)
         return 5
 
@@ -178,12 +158,16 @@ class _Work:
         from bench.training.process import prepare
 
         prepare(threads)
-        context = Context.from_json(self.payload["context"])
+        context = Context(**self.payload["context"])
         execute_batch(
-            _Todo(todo, self._wanted), context, report=self._hear, should_stop=self._should_stop
+            todo,
+            context,
+            report=self._on_event,
+            should_stop=self._should_stop,
+            is_wanted=self._wanted,
         )
 
-    def _hear(self, event: dict[str, Any]) -> None:
+    def _on_event(self, event: dict[str, Any]) -> None:
         kind, run_id = event["event"], str(event.get("id"))
         if kind == "started":
             self.current_run = run_id
@@ -218,7 +202,7 @@ class _Work:
 
     def _skip_blocked(self) -> None:
         """Runs whose parent has no result cannot start; the parent's job ended, so they are not
-        left pending but said to be blocked."""
+        left pending but reported as blocked."""
         published = self.store.published()
         usable: dict[str, bool] = {}
         for key, spec in self.runs:

@@ -47,14 +47,7 @@ class Job:
 
     def to_json(self) -> dict[str, Any]:
         """As an entry holds it."""
-        return {
-            "name": self.name,
-            "role": self.role,
-            "runs": list(self.runs),
-            "grid": self.grid,
-            "resources": dict(self.resources),
-            "code": self.code,
-        }
+        return {name: value for name, value in vars(self).items() if name != "entry"}
 
 
 @dataclass(frozen=True)
@@ -87,7 +80,7 @@ class Command:
 
 @dataclass(frozen=True)
 class FailedAttempt:
-    """A job ended while it trained a run; `final`: to try again as it was would be in vain."""
+    """A job ended while it trained a run; `final`: the same attempt again cannot succeed."""
 
     run: str
     job: str
@@ -316,7 +309,7 @@ class SubmissionStore:
 
 
 def settle_entry(endings: Sequence[Ending]) -> dict[str, Any]:
-    """The entry that says how jobs ended."""
+    """The entry on how jobs ended."""
     return {
         "kind": "settle",
         "jobs": [

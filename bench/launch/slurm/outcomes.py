@@ -1,4 +1,4 @@
-"""How a job ended, and which run is to blame: from SLURM's word, the job's events and its logs."""
+"""How a job ended, and which run is to blame: from SLURM's state, the job's events and its logs."""
 
 from __future__ import annotations
 
@@ -13,6 +13,10 @@ from bench.launch.slurm.events import CANCEL, read_events
 from bench.launch.slurm.ledger import Ending, FailedAttempt, Job, SubmissionStore
 
 _MEMORY = re.compile(r"oom[-_ ]?kill|out of memory|exceeded memory limit|MemoryError", re.I)
+_NOT_HERE = re.compile(
+    r"No module named '(bench[\w.]*)'|Can't get attribute '\w+' on <module '(bench\S*)'"
+)
+"""In the log of a job whose pickle names code that is not there any more."""
 _REASONS = {
     "OUT_OF_MEMORY": "out of memory",
     "TIMEOUT": "time limit",
@@ -37,7 +41,7 @@ def current_run(attempts: Sequence[Sequence[Mapping[str, Any]]]) -> str | None:
 
 
 def last_log_lines(folder: Path, lines: int = 12) -> str:
-    """The end of what the newest attempt said, and of what SLURM said about it."""
+    """The last lines of the newest attempt's log, and of SLURM's own."""
     logs = sorted(folder.glob("log-*.txt"))[-1:] + sorted(folder.glob("*_log.err"))[-1:]
     found: list[str] = []
     for path in logs:
@@ -57,10 +61,10 @@ class JobClassifier:
     """Decides which open jobs have ended.
 
     Attributes:
-        queue: jobs that the controller knows, by name.
-        accounting: asked at most once, for jobs that the controller does not know.
+        queue: jobs that the controller lists, by name.
+        accounting: asked at most once, for jobs that the controller does not list.
         published: ids of runs with a record.
-        grace_s: how long a job that nobody knows is waited for.
+        grace_s: how long a job that is listed nowhere is waited for.
     """
 
     submissions: SubmissionStore
@@ -106,7 +110,7 @@ class JobClassifier:
         arrived = bool(attempts) or any(folder.glob("*_submitted.pkl"))
         if not arrived:
             return Ending(job.name, "NEVER_ARRIVED", "its submission was cut off")
-        return self._of_dead(job, "LOST", "neither the controller nor accounting knows it")
+        return self._of_dead(job, "LOST", "neither the controller nor accounting lists it")
 
     def _of_dead(self, job: Job, state: str, reason: str) -> Ending:
         folder = self.submissions.job_folder(job.name)
@@ -122,14 +126,17 @@ class JobClassifier:
             return self._of_cancelled(job, reason)
         if state in _NOBODYS_FAULT or job.role == "leaderboard":
             return Ending(job.name, state, reason)
-        words = last_log_lines(folder)
+        log = last_log_lines(folder)
+        if not attempts and (gone := _NOT_HERE.search(log)):
+            text = f"submitted by another version of bench, whose {gone[1] or gone[2]} is not here"
+            return Ending(job.name, "CODE_CHANGED", f"{text}; bench resume submits its runs again")
         why = _REASONS.get(state, "job failed")
-        if state == "FAILED" and _MEMORY.search(words):
+        if state == "FAILED" and _MEMORY.search(log):
             why = "out of memory"
-        message = f"{state} {reason}".strip() + (f"\n{words}" if words else "")
-        culprit = current_run(attempts)
-        if culprit is not None:
-            charged = self._all(job, why, message, only=culprit)
+        message = f"{state} {reason}".strip() + (f"\n{log}" if log else "")
+        blamed = current_run(attempts)
+        if blamed is not None:
+            charged = self._all(job, why, message, only=blamed)
         elif attempts and any(event["event"] == "ended" for event in _last(attempts)):
             charged = ()  # between two runs, or stopped as it was asked to
         elif state in ("LOST", "LAUNCH_FAILED", "NODE_FAIL", "BOOT_FAIL"):

@@ -78,7 +78,7 @@ def _cut(
 
 
 def _killed_a_job(run: PlannedRun, ledger: Ledger) -> bool:
-    """Whether a job died with it in hand; its siblings are spared the next time."""
+    """Whether a job died while it trained the run; its siblings are spared the next time."""
     return any(not failed.final for failed in ledger.failed_attempts.get(run.id, ()))
 
 

@@ -10,20 +10,18 @@ from __future__ import annotations
 
 import json
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import replace
 
 from bench.core.errors import StoreError
 from bench.core.files import write_atomic
-from bench.launch.slurm.client import ClusterError, Queue, QueuedJob
+from bench.launch.slurm.client import ClusterError, QueuedJob
 from bench.launch.slurm.events import CANCEL
-from bench.launch.slurm.ledger import Command, Ending, Job, Ledger, SubmissionStore, settle_entry
+from bench.launch.slurm.ledger import Ending, Job, Ledger, settle_entry
 from bench.launch.slurm.outcomes import JobClassifier
 from bench.launch.slurm.permissions import check_private, code_digest
-from bench.launch.slurm.settings import SlurmSettings
 from bench.launch.slurm.states import GIVEN_UP, Situation, look
 from bench.launch.slurm.submission import GridOnCluster, Outcome, Submission
-from bench.planning.workspace import Session
 from bench.results import leaderboard
 from bench.results.states import damaged_files
 
@@ -32,34 +30,18 @@ class Reconciler:
     """The step, for one opened grid.
 
     Args:
-        session: the grid, its plan and its store.
-        command: how the last job can repeat this.
-        settings: resources and policy.
-        job: gives what a job executes, for its folder (`bench.launch.slurm.job.Job`).
-        queue: the cluster.
-        own_job: the name of the job this runs in, which must not wait for itself.
+        grid: with what submitting its runs needs.
     """
 
-    def __init__(
-        self,
-        session: Session,
-        command: Command,
-        settings: SlurmSettings,
-        job: Callable[[str], Callable[[], None]],
-        queue: Queue | None = None,
-        own_job: str = "",
-    ) -> None:
-        self.session, self.plan, self.store = session, session.plan, session.store
-        self.command, self.settings, self.queue = command, settings, queue or Queue()
-        self.submissions = SubmissionStore(session.store.root.resolve() / "slurm")
-        self.grid = GridOnCluster(
-            session, command, settings, self.queue, self.submissions, job, own_job
-        )
+    def __init__(self, grid: GridOnCluster) -> None:
+        self.grid, self.session, self.settings = grid, grid.session, grid.settings
+        self.plan, self.store = grid.session.plan, grid.session.store
+        self.command, self.queue, self.submissions = grid.command, grid.queue, grid.submissions
 
     # --- the views ---
 
     def view(self) -> Outcome:
-        """Settles what has ended; submits nothing. Works, with less to say, without a cluster."""
+        """Settles what has ended; submits nothing. Works without a cluster, with fewer details."""
         if not self.submissions.exists:
             return Outcome(self._look(Ledger(), {}))
         ledger = self.submissions.read()
@@ -117,7 +99,7 @@ class Reconciler:
 
         Args:
             only: experiments; empty is the whole grid. Sources that others need stay.
-            wait_s: the jobs are told to end, and then ended, by SLURM; that takes its KillWait.
+            wait_s: SLURM asks the jobs to end, and after its KillWait ends them.
         """
         if not self.submissions.exists:
             return self.view()
@@ -222,7 +204,7 @@ class Reconciler:
         if endings:
             self.submissions.write(ledger, settle_entry(endings))
             self.submissions.tidy(ledger, [ending.job for ending in endings])
-        return [_said(e) for e in endings if e.state in ("CANNOT_START", "CODE_CHANGED")]
+        return [_sentence(e) for e in endings if e.state in ("CANNOT_START", "CODE_CHANGED")]
 
     def _replace_old_code(self, ledger: Ledger, jobs: Mapping[str, QueuedJob]) -> None:
         """Jobs that still wait and carry other code would refuse to run: they are taken back."""
@@ -279,7 +261,7 @@ def _with_new(jobs: Mapping[str, QueuedJob], ledger: Ledger) -> dict[str, Queued
     return {**unseen, **jobs}
 
 
-def _said(ending: Ending) -> str:
+def _sentence(ending: Ending) -> str:
     if ending.state == "CANNOT_START":
         return f"job {ending.job} could never start and was cancelled: {ending.reason}"
     return f"job {ending.job} did not run: {ending.reason}"

@@ -146,9 +146,9 @@ class SlurmSettings(Resources):
         max_jobs: jobs in the queue at once, the last job not counted; default is what is allowed.
         max_attempts: how often a run that fails is tried.
         max_requeues: how often a job puts itself back into the queue at its time limit.
-        signal_delay_s: how long before its end a job is told to write a checkpoint.
+        signal_delay_s: how long before its end a job is asked to write a checkpoint.
         checkpoint_s: seconds between checkpoints; a killed run loses at most so much.
-        grace_s: how long a job that the cluster does not know is waited for.
+        grace_s: how long a job that the cluster does not list is waited for.
         lag_s: how long a result may take to be seen through the shared file system.
         threads: CPU threads of a run; results are bit-identical for equal numbers only.
         device: auto, cpu or cuda.
@@ -221,7 +221,9 @@ def read_settings(
     Raises:
         GridError: naming the key, the value and the nearest known keys.
     """
-    values: dict[str, Any] = {k: dict(v) if _is_mapping(v) else v for k, v in section.items()}
+    values: dict[str, Any] = {
+        k: dict(v) if isinstance(v, Mapping) else v for k, v in section.items()
+    }
     for key, value in overrides:
         head, _, rest = key.partition(".")
         if rest:
@@ -235,10 +237,6 @@ def read_settings(
         return SlurmSettings.model_validate(values)
     except ValidationError as error:
         raise _readable(error, place) from None
-
-
-def _is_mapping(value: Any) -> bool:
-    return isinstance(value, Mapping)
 
 
 def _readable(error: ValidationError, place: str) -> GridError:

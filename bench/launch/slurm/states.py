@@ -28,7 +28,7 @@ STATES = (
 
 @dataclass
 class RunView:
-    """One run: its state, and what a user wants to know of it in that state."""
+    """One run: its state, and what matters to a user in that state."""
 
     run: PlannedRun
     state: str
@@ -67,7 +67,7 @@ class Situation:
 
     @property
     def in_queue(self) -> bool:
-        """Whether a job has any run of the plan in its hands."""
+        """Whether a job holds any run of the plan."""
         return bool(self.of("running", "pending"))
 
 
@@ -142,7 +142,7 @@ def look(
 def _of_damage(
     store: Store, plan: Plan, damage: Mapping[str, Sequence[str]], again: Sequence[str]
 ) -> tuple[str, ...]:
-    """What is said of finished runs whose files are not as their records say."""
+    """Notes on finished runs whose files are not as their records say."""
     notes = []
     for key, wrong in list(damage.items())[:_SHOWN]:
         name = store.folder(key, plan.runs[key].spec).path.name
@@ -196,7 +196,7 @@ def _of_job(
 
 
 def _block(plan: Plan, views: Mapping[str, RunView]) -> None:
-    """A run below one that ended without weights is blocked, and by whom is said."""
+    """A run below one that ended without weights is blocked, with the id of that one."""
     ended = (*ENDED_WITHOUT_WEIGHTS, "cancelled")
     states = {key: view.state for key, view in views.items()}
     for key, by in blocked(plan, states, ended).items():

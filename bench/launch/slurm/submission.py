@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from bench.core.files import publish_new
+from bench.launch.devices import Machine, context_of
 from bench.launch.slurm.client import ClusterError, Limits, Queue, QueuedJob
 from bench.launch.slurm.ledger import Command, Ending, Job, Ledger, SubmissionStore, settle_entry
 from bench.launch.slurm.packing import Pack, pack
@@ -29,18 +30,22 @@ class GridOnCluster:
     Attributes:
         command: how the last job can repeat the submission.
         settings: resources and policy.
-        submissions: where submissions are written down.
-        job: gives what a job executes, for its folder.
+        job: gives what a job executes, for its folder (`bench.launch.slurm.job.Job`).
+        queue: the cluster.
         own_job: the name of the job this runs in, which must not wait for itself.
     """
 
     session: Session
     command: Command
     settings: SlurmSettings
-    queue: Queue
-    submissions: SubmissionStore
     job: Callable[[str], Callable[[], None]]
+    queue: Queue = field(default_factory=Queue)
     own_job: str = ""
+
+    @property
+    def submissions(self) -> SubmissionStore:
+        """Where submissions are written down."""
+        return SubmissionStore(self.session.store.root.resolve() / "slurm")
 
 
 @dataclass
@@ -114,7 +119,7 @@ class Submission:
         """How many more jobs the queue takes; one place is kept for the last job."""
         mine = sum(job.alive for job in self.jobs.values())
         limits = Limits(None, None)
-        with contextlib.suppress(ClusterError):  # sbatch itself will say when it is enough
+        with contextlib.suppress(ClusterError):  # sbatch itself refuses what is too much
             limits = self.grid.queue.limits()
         bounds: list[float] = [float("inf")]
         if limits.most is not None:
@@ -131,29 +136,18 @@ class Submission:
     def _submit(self, packs: Sequence[Pack], outcome: Outcome) -> None:
         """Intents first, then sbatch; what is not reached is taken back or found again by name."""
         names = [self._name(n) for n in range(len(packs))]
-        for name, piece in zip(names, packs, strict=True):
-            self._write_payload(name, piece)
         jobs = [
-            Job(
-                name,
-                piece.kind,
-                tuple(run.id for run in piece.runs),
-                self.grid.command.key,
-                piece.resources.model_dump(exclude_none=True),
-                self.code,
-            )
+            self._job(name, piece.kind, piece.resources, tuple(run.id for run in piece.runs))
             for name, piece in zip(names, packs, strict=True)
         ]
-        self.submissions.write(
-            self.ledger, {"kind": "submit", "jobs": [job.to_json() for job in jobs]}
-        )
+        self._write_down(jobs, [self._payload(piece) for piece in packs])
         for job in jobs:
             self.holders |= dict.fromkeys(job.runs, job.name)
         from bench.launch.slurm.submit import QueueFullError, RefusedError
 
         for n, (name, piece) in enumerate(zip(names, packs, strict=True)):
             try:
-                self._sbatch(name, piece)
+                self._sbatch_pack(name, piece)
             except (QueueFullError, RefusedError) as error:
                 state = "QUEUE_FULL" if isinstance(error, QueueFullError) else "REFUSED"
                 rest = [Ending(later, state, error.message) for later in names[n:]]
@@ -166,17 +160,24 @@ class Submission:
             outcome.jobs += 1
             outcome.runs += len(piece.runs)
 
-    def _sbatch(self, name: str, piece: Pack) -> None:
+    def _sbatch_pack(self, name: str, piece: Pack) -> None:
+        holders = sorted({self.holders[run] for run in piece.needs if run in self.holders})
+        after = [self.ids[holder] for holder in holders if holder in self.ids]
+        self.ids[name] = self._sbatch(name, piece.resources, after)
+
+    def _sbatch(
+        self, name: str, resources: Resources, after: Sequence[str], begin_s: float = 0.0
+    ) -> str:
         from bench.launch.slurm.submit import sbatch
 
-        holders = {self.holders[run] for run in piece.needs if run in self.holders}
         folder = self.submissions.job_folder(name)
-        self.ids[name] = sbatch(
+        return sbatch(
             self.grid.job(str(folder)),
             folder,
             name,
-            piece.resources,
-            after=[self.ids[holder] for holder in sorted(holders) if holder in self.ids],
+            resources,
+            after=after,
+            begin_s=begin_s,
             signal_delay_s=self.settings.signal_delay_s,
         )
 
@@ -185,37 +186,32 @@ class Submission:
         readable = re.sub(r"[^a-z0-9]+", "-", self.grid.session.plan.name.lower()).strip("-")[:18]
         return f"{readable or 'grid'}-{self.ledger.next_number:04d}-{n:03d}-{secrets.token_hex(4)}"
 
-    def _write_payload(self, name: str, piece: Pack) -> None:
-        settings, session = self.settings, self.grid.session
-        root = session.data_root
-        runs = [
-            {"id": run.id, "spec": run.spec.model_dump(mode="json"), "needs": list(run.needs)}
-            for run in piece.runs
-        ]
-        self._payload(
-            name,
-            {
-                "role": piece.kind,
-                "runs": runs,
-                "lag_s": settings.lag_s,
-                "max_requeues": settings.max_requeues,
-                "context": {
-                    "results": str(session.store.root.resolve()),
-                    "data_root": str(root.resolve()) if root else None,
-                    "device": settings.device,
-                    "threads": settings.threads,
-                    "checkpoint_s": settings.checkpoint_s,
-                    "gpus": piece.resources.gpus or 1,
-                },
-            },
-        )
+    def _job(self, name: str, role: str, resources: Resources, runs: tuple[str, ...] = ()) -> Job:
+        asked = resources.model_dump(exclude_none=True)
+        return Job(name, role, runs, self.grid.command.key, asked, self.code)
 
-    def _payload(self, name: str, values: Mapping[str, Any]) -> None:
-        folder = self.submissions.job_folder(name)
-        folder.mkdir(mode=0o700)
-        publish_new(
-            folder / "payload.json", json.dumps({**values, "name": name, "code": self.code})
-        )
+    def _write_down(self, jobs: Sequence[Job], payloads: Sequence[Mapping[str, Any]]) -> None:
+        """The jobs that are going to be submitted: in their folders, then in the ledger."""
+        for job, payload in zip(jobs, payloads, strict=True):
+            folder = self.submissions.job_folder(job.name)
+            folder.mkdir(mode=0o700)
+            content = {**payload, "role": job.role, "name": job.name, "code": self.code}
+            publish_new(folder / "payload.json", json.dumps(content))
+        entry = {"kind": "submit", "jobs": [job.to_json() for job in jobs]}
+        self.submissions.write(self.ledger, entry)
+
+    def _payload(self, piece: Pack) -> dict[str, Any]:
+        settings = self.settings
+        machine = Machine(settings.device, settings.threads, piece.resources.gpus or 1)
+        return {
+            "runs": [
+                {"id": run.id, "spec": run.spec.model_dump(mode="json"), "needs": list(run.needs)}
+                for run in piece.runs
+            ],
+            "lag_s": settings.lag_s,
+            "max_requeues": settings.max_requeues,
+            "context": context_of(self.grid.session, machine, checkpoint_s=settings.checkpoint_s),
+        }
 
     # --- the last job ---
 
@@ -235,11 +231,11 @@ class Submission:
             return
         name = self._name(999)
         resources: Resources = self.settings.resources("leaderboard")
-        command = self.grid.command.to_json()
-        results = str(self.grid.session.store.root.resolve())
-        self._payload(name, {"role": "leaderboard", "command": command, "results": results})
-        job = Job(name, "leaderboard", (), key, resources.model_dump(exclude_none=True), self.code)
-        self.submissions.write(self.ledger, {"kind": "submit", "jobs": [job.to_json()]})
+        payload = {
+            "command": self.grid.command.to_json(),
+            "results": str(self.grid.session.store.root.resolve()),
+        }
+        self._write_down([self._job(name, "leaderboard", resources)], [payload])
         from bench.launch.slurm.submit import QueueFullError, RefusedError
 
         try:
@@ -260,19 +256,9 @@ class Submission:
 
     def _sbatch_last(self, name: str, resources: Resources, mine: Sequence[Job]) -> None:
         """After all jobs that have a number; later, if there are some of which nothing is known."""
-        from bench.launch.slurm.submit import sbatch
-
         after = [self.ids[job.name] for job in mine if job.name in self.ids]
-        folder = self.submissions.job_folder(name)
-        sbatch(
-            self.grid.job(str(folder)),
-            folder,
-            name,
-            resources,
-            after=after[-_MOST_DEPENDENCIES:],
-            begin_s=self.settings.grace_s if len(after) < len(mine) or not after else 0.0,
-            signal_delay_s=self.settings.signal_delay_s,
-        )
+        begin_s = self.settings.grace_s if len(after) < len(mine) or not after else 0.0
+        self._sbatch(name, resources, after[-_MOST_DEPENDENCIES:], begin_s)
 
     def _make_room(self, outcome: Outcome) -> bool:
         """Takes back the newest job of this step for a last one, which then submits its runs."""

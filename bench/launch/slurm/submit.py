@@ -1,7 +1,7 @@
 """Submission of one job through submitit: the only module that imports it.
 
 submitit writes the batch script, pickles the callable and calls sbatch. Its result files and its
-idea of a job's state are not used: what is done is what the store says, what is queued is what
+idea of a job's state are not used: what is done is what the store has, what is queued is what
 `bench.launch.slurm.client` reads.
 """
 
@@ -34,7 +34,7 @@ class QueueFullError(BenchError):
 
 
 class RefusedError(BenchError):
-    """sbatch refused the job as it was asked for; asking again would be in vain."""
+    """sbatch refused the job as it was asked for; asking again cannot succeed."""
 
 
 def sbatch(
@@ -59,7 +59,7 @@ def sbatch(
         signal_delay_s: SIGUSR2 is sent so long before the time limit.
 
     Raises:
-        QueueFullError, RefusedError: by sbatch's own words, which are in the message.
+        QueueFullError, RefusedError: by sbatch's own message, which is part of theirs.
         ClusterError: the controller does not answer; whether the job arrived is not known.
     """
     from submitit.core.utils import FailedJobError, FailedSubmissionError
@@ -121,7 +121,7 @@ def _parameters(
 
 
 def _meaning(text: str) -> BenchError:
-    """sbatch's error, told apart by what one can do about it."""
+    """sbatch's error, classified by what one can do about it."""
     lines = [line for line in text.splitlines() if line.strip().startswith("sbatch: ")]
     words = " ".join(lines or text.split())[:400].replace("sbatch: error: ", "")
     if _DOWN.search(text):
