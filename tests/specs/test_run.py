@@ -154,5 +154,6 @@ def test_fields_that_came_later_carry_the_mark() -> None:
         *(f"DataSpec.{name}" for name in ("options", "views", "train_where", "resize")),
         *(f"DataSpec.{name}" for name in ("val_from", "val_share")),
         *(f"TrainSpec.{name}" for name in ("tuned", "layer_lr_decay", "l2_sp", "refit")),
-        *(f"SelectionOptions.{name}" for name in ("oversample_hard", "responses_mib")),
+        *(f"TrainSpec.{name}" for name in ("step_iterations", "restart_every")),
+        *(f"SelectionOptions.{name}" for name in ("oversample_hard", "responses_mib", "partners")),
     }
