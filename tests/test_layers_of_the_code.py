@@ -35,7 +35,7 @@ def test_rooms_import_only_those_below_and_there_are_no_circles() -> None:
 
 
 MOST_MODULES = 16
-FULL = {"bench.data.formats": 99, "bench.commands": 21}
+FULL = {"bench.data.formats": 99, "bench.commands": 19}
 """Rooms with a module for each published layout, however many, and one for each command."""
 
 
@@ -97,8 +97,6 @@ LONG = {
 WIDE = {
     "analysis.findings.parts.difference",
     "analysis.findings.parts.slope",
-    "analysis.figures.charts.curves",
-    "bench.commands._class_lines.class_lines",
     "bench.commands.classes.classes",
     "bench.commands.grid.grid",
     "bench.commands.retrieve.retrieve",
@@ -106,7 +104,6 @@ WIDE = {
     "bench.data.selection.splits.split_pools",
     "bench.commands.data.data_check",
     "bench.commands.distance.distance",
-    "bench.commands.distance.measure_selections",
     "bench.runs.execute.__init__",
     "bench.commands.findings.findings",
     "bench.launch.local.pool.__init__",

@@ -31,25 +31,25 @@ class Cell:
     said: str = ""
 
 
-def picture_sheet(columns: Sequence[str], rows: Mapping[str, Sequence[Cell]]) -> Figure:
+def picture_sheet(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]]) -> Figure:
     """Pictures in a grid: a row per class, a column per network (LI Fig. 11).
 
     Args:
         columns: headings.
-        rows: cells by the row's name, as many as columns.
+        rows: name, which stands at the left, and as many cells as columns.
 
     Raises:
         DataError: nothing to show, or a row of another length.
     """
     if not rows or not columns:
         raise DataError("a sheet without pictures", hint="name a class and a run")
-    for name, cells in rows.items():
+    for name, cells in rows:
         if len(cells) != len(columns):
             raise DataError(f"row {name!r} has {len(cells)} pictures for {len(columns)} columns")
     size = (1.2 + 1.32 * len(columns), 0.35 + 1.5 * len(rows))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
-    for y, (name, cells) in enumerate(rows.items()):
+    for y, (name, cells) in enumerate(rows):
         for x, cell in enumerate(cells):
             title, side = (columns[x] if y == 0 else ""), (name if x == 0 else "")
             draw.picture(cell.pixels, grid[y][x], title, side, cell.said)

@@ -144,7 +144,7 @@ def _sections(name: str, found: Numbers, drawn: list[Drawn]) -> list[Section]:
             figures=(claims,) if claims is not None else (),
         ),
         Section("advice", "Advice", *_texts_first(rest_of.advice(found))),
-        Section("measured", "What was measured", *_texts_first(rest_of.measured(found.measured))),
+        Section("measured", "What was measured", *_texts_first(rest_of.measured(found))),
         Section(
             "ambiguities",
             "What the papers leave open, and how it is read here",

@@ -2,16 +2,23 @@
 
 from __future__ import annotations
 
-import csv
-import io
 import re
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, cast
+from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from bench.commands._options import DataRoot, GridFile, Only, Results, Set, as_path, console
+from bench.commands._options import (
+    DataRoot,
+    GridFile,
+    Only,
+    Results,
+    Set,
+    as_path,
+    console,
+    write_csv,
+)
 from bench.core.errors import BenchError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -58,7 +65,7 @@ def class_images(
     with styled():
         sheet = class_sheet(networks, wanted, options, examples, "as is" if as_is else "stretched")
     write_atomic(out / "class-images.png", to_png(sheet.figure))
-    write_atomic(out / "class-images.csv", _csv(sheet.rows))
+    write_csv(out / "class-images.csv", sheet.rows)
     screen = console()
     screen.print(sheet.caption, highlight=False, markup=False)
     for name in ("class-images.png", "class-images.csv"):
@@ -207,14 +214,6 @@ def _classes(asked: Sequence[str] | None, networks: Mapping[str, Trained]) -> li
                 )
             wanted.append(name if name in known else words[name.lower()])
     return list(dict.fromkeys(wanted))
-
-
-def _csv(rows: Sequence[Mapping[str, Any]]) -> str:
-    text = io.StringIO()
-    writer = csv.DictWriter(text, fieldnames=list(rows[0]), lineterminator="\n")
-    writer.writeheader()
-    writer.writerows(rows)
-    return text.getvalue()
 
 
 def _save(figure: Figure, out: Path) -> None:

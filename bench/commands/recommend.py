@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.commands._options import DataRoot, Results, as_path, console
+from bench.commands._options import DataRoot, Results, as_path, console, write_csv
 from bench.commands.findings import evidence_of
 from bench.core.errors import BenchError, DataError
 
@@ -61,44 +60,43 @@ def recommend(
     data_root: DataRoot = None,
 ) -> None:
     """Advise how to fine-tune a target from a source, with the experiments behind each line."""
-    from analysis.advice.recommend import advise
-    from bench.commands._recommend_target import Asked, look
-
     if accuracy is not None and not 0 < accuracy < 1:
         raise BenchError(f"--accuracy {accuracy:g} is not a fraction", hint="write 0.8 for 80 %")
-    out = console()
-    evidence, heading = gather(grid or (), results, data_root)
-    asked = Asked(
-        target=target,
-        source=source,
-        network=network,
-        source_images=source_images,
-        image_size=image_size,
-        images_per_class=images_per_class,
-        accuracy=accuracy,
-        images=images,
+    from analysis.advice.recommend import advise
+    from analysis.advice.target import compare_images, count_images
+    from bench.commands._selections import (
+        find_source,
+        named_network,
+        places_and_device,
+        read_selection,
     )
-    found = look(asked, results, data_root)
-    lines = advise(found.situation, evidence)
-    for text in (*found.lines, *heading):
-        out.print(text, highlight=False, markup=False)
-    out.print()
-    curves = [line for line in lines if line.topic in ("more labels", "crossing")]
-    out.print(advice_table([line for line in lines if line not in curves]))
-    out.print()
-    for part in curve_tables(curves):
-        out.print(part, highlight=False)
-    out.print()
-    for table in band_tables(found.situation, evidence):
-        out.print(table)
-        out.print()
-    for part in _regret(evidence, regret):
-        out.print(part, highlight=False)
-    if csv is not None:
-        from bench.core.files import write_atomic
+    from bench.specs.measures import DistancesAsked
 
-        write_atomic(csv, _csv(lines))
-        out.print(f"the advice: {csv}", highlight=False, markup=False)
+    evidence, heading = gather(grid or (), results, data_root)
+    places, device = places_and_device(results, data_root)
+    origin = find_source(source, network, source_images, results)
+    data = read_selection("target", target, places, image_size or origin.image_size)
+    situation, counts = count_images(data, origin, places, images_per_class)
+    lines = [counts, f"source: {origin.words}"]
+    if origin.data is None:
+        lines.append(_NO_SOURCE_IMAGES)
+    else:
+        model, _ = named_network(origin.network, data.image_size, results)
+        asked = DistancesAsked(images=images)
+        situation, more = compare_images(situation, data, origin, model, asked, places, device)
+        lines += more
+    situation = replace(situation, accuracy=accuracy)
+    advice = advise(situation, evidence)
+    print_advice([*lines, *heading], advice, situation, evidence, regret)
+    if csv is not None:
+        write_csv(csv, [_csv_row(line) for line in advice])
+        console().print(f"the advice: {csv}", highlight=False, markup=False)
+
+
+_NO_SOURCE_IMAGES = (
+    "the source's images are not at hand: no distance and no overlap (name them with "
+    "--source-images, such as '{dataset: imagenet}')"
+)
 
 
 def gather(
@@ -144,6 +142,39 @@ _NOTHING = (
 
 
 # --- what is printed ------------------------------------------------------------------------------
+
+
+def print_advice(
+    heading: Sequence[str],
+    advice: Sequence[AdviceLine],
+    situation: Situation,
+    evidence: Evidence | None,
+    insist: bool,
+) -> None:
+    """Prints the heading, the advice, CHU's table and the regret.
+
+    Args:
+        heading: sentences about target, source and runs.
+        advice: all lines.
+        situation: of the target.
+        evidence: the user's runs, if there are any.
+        insist: whether to print why there is no regret.
+    """
+    out = console()
+    for text in heading:
+        out.print(text, highlight=False, markup=False)
+    curves = [line for line in advice if line.topic in ("more labels", "crossing")]
+    others = [line for line in advice if line not in curves]
+    for parts in ([advice_table(others)], curve_tables(curves)):
+        out.print()
+        for part in parts:
+            out.print(part, highlight=False)
+    for table in band_tables(situation, evidence):
+        out.print()
+        out.print(table)
+    out.print()
+    for part in _regret(evidence, insist):
+        out.print(part, highlight=False)
 
 
 def advice_table(lines: Sequence[AdviceLine]) -> Table:
@@ -302,14 +333,10 @@ def regret_table(found: Regret) -> list[Table | str]:
     return lines
 
 
-def _csv(lines: Sequence[AdviceLine]) -> str:
-    text = io.StringIO()
-    writer = csv_module.writer(text, lineterminator="\n")
-    writer.writerow(("topic", "answer", "verdict", "n", "because", "supporting"))
-    for line in lines:
-        behind = "; ".join(f"{name} ({n})" for name, n in line.supporting)
-        writer.writerow((line.topic, line.answer, line.verdict, line.n, line.because, behind))
-    return text.getvalue()
+def _csv_row(line: AdviceLine) -> dict[str, object]:
+    names = ("topic", "answer", "verdict", "n", "because")
+    supporting = "; ".join(f"{name} ({n})" for name, n in line.supporting)
+    return {name: getattr(line, name) for name in names} | {"supporting": supporting}
 
 
 def register(app: typer.Typer) -> None:

@@ -27,8 +27,8 @@ defaults:
     val_per_class: 3
     test_per_class: 6
   model: narrow8_32
-  train: {lr: 0.02, epochs: 1, batch_size: 16}
-  pretrain: {lr: 0.02, epochs: 1, batch_size: 32}
+  train: {lr: 0.02, epochs: 10, batch_size: 4}
+  pretrain: {lr: 0.02, epochs: 4, batch_size: 8}
 sources:
   near: {classes: {side: near}, images_per_class: 20}
 experiments:
@@ -55,7 +55,7 @@ def said(command: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grid, its results, and a folder of images of which three are the source's."""
-    from bench.commands._neighbours import parse_selection
+    from bench.commands._selections import parse_selection
     from bench.data import catalog
 
     folder = tmp_path_factory.mktemp("recommend")
