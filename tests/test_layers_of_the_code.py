@@ -91,7 +91,6 @@ LONG = {
     "bench.methods.check_run",
     "bench.methods.features.solvers.fit_streaming",
     "bench.planning.plan.make_plan",
-    "bench.commands.recommend.recommend",
 }
 """Functions of more than a screen; the list only shrinks."""
 WIDE = {

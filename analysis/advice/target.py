@@ -45,85 +45,85 @@ class Source:
     image_size: int | None = None
 
 
-def count_images(
-    target: DataSpec, source: Source, places: Places, images_per_class: int | None = None
-) -> tuple[Situation, str]:
-    """The target's classes and training images, and a sentence about them.
-
-    Args:
-        target: the selection.
-        source: of the weights.
-        places: of data sets and decoded images.
-        images_per_class: instead of those counted, to ask what more labels would change.
-    """
-    resolved = resolve(target, 0, **places)
-    counts = Counter(image.label for image in resolved.train)
-    per_class = [counts.get(label, 0) for label in resolved.classes]
-    low, high = min(per_class), max(per_class)
-    situation = Situation(
-        images_per_class=float(images_per_class or sum(per_class) / len(per_class)),
-        classes=len(per_class),
-        model=source.model,
-        source_images=source.data is not None,
-        fewest=None if images_per_class else low,
-        most=None if images_per_class else high,
-    )
-    each = f"{low}" if low == high else f"{low} to {high}"
-    text = (
-        f"target: {len(per_class)} classes, {len(resolved.train)} training images ({each} per "
-        f"class), {len(resolved.val)} for validation, {len(resolved.test)} for the test"
-    )
-    if images_per_class:
-        text += f"; advice is for {images_per_class} per class, as asked"
-    return situation, text
-
-
-def compare_images(
-    situation: Situation,
+def describe_target(
     target: DataSpec,
     source: Source,
-    network: nn.Module,
-    asked: DistancesAsked,
+    network: nn.Module | None,
     places: Places,
     device: torch.device,
+    images: int = 1000,
+    images_per_class: int | None = None,
+    accuracy: float | None = None,
 ) -> tuple[Situation, list[str]]:
-    """The situation with distance and overlap of the source's images, and sentences about both.
+    """What advice needs to know of a target and its source, and sentences about both.
+
+    Distance and overlap are measured where the source's images are at hand.
 
     Args:
-        situation: of the target alone, see `count_images`.
         target: its selection.
-        source: with images.
-        network: the source's.
-        asked: sizes and seeds of distances.
+        source: of the weights.
+        network: the source's; None where its images are not at hand.
         places: of data sets and decoded images.
         device: where features are extracted.
+        images: at most so many of each side for distances.
+        images_per_class: instead of those counted, to ask what more labels would change.
+        accuracy: wanted, a fraction.
 
     Raises:
         BenchError: images that are not there, or that the network cannot see.
     """
-    assert source.data is not None
-    theirs = source.data.model_copy(update={"image_size": target.image_size})
-    rows = measure_selections(theirs, target, network, asked, places, device).rows
-    cosine = next(row for row in rows if row["distance"] == "cosine")
-    if cosine["value"] is not None:
-        situation = replace(
-            situation,
-            cosine=max(0.0, float(cosine["value"])),  # below zero can only be rounding
-            cosine_low=cosine["low"],
-            cosine_high=cosine["high"],
-        )
-    ours, origin = load_selection(target, places), load_selection(theirs, places, source.draw)
-    overlap = images_in_both(ours, origin)
-    training = len(ours.resolved.train)  # they come first among the target's images
-    situation = replace(
-        situation,
-        overlap=len(overlap.matches),
-        overlap_test=sum(match.target >= training for match in overlap.matches),
+    resolved = resolve(target, 0, **places)
+    counts = Counter(image.label for image in resolved.train)
+    per_class = [counts.get(label, 0) for label in resolved.classes]
+    situation = Situation(
+        images_per_class=float(images_per_class or sum(per_class) / len(per_class)),
+        classes=len(per_class),
+        model=source.model,
+        accuracy=accuracy,
+        source_images=source.data is not None,
+        fewest=None if images_per_class else min(per_class),
+        most=None if images_per_class else max(per_class),
     )
-    return situation, [
-        _distance_line(rows),
-        *_overlap_lines(overlap, ours.resolved, origin.resolved),
-    ]
+    lines = [_count_line(resolved, per_class, images_per_class), f"source: {source.words}"]
+    if source.data is None or network is None:
+        return situation, [*lines, _NO_SOURCE_IMAGES]
+    theirs = source.data.model_copy(update={"image_size": target.image_size})
+    asked = DistancesAsked(images=images)
+    rows = measure_selections(theirs, target, network, asked, places, device).rows
+    origin = load_selection(theirs, places, source.draw)
+    overlap = images_in_both(load_selection(target, places), origin)
+    situation = replace(
+        _with_cosine(situation, rows),
+        overlap=len(overlap.matches),  # training images come first among the target's
+        overlap_test=sum(match.target >= len(resolved.train) for match in overlap.matches),
+    )
+    shared = _overlap_lines(overlap, resolved, origin.resolved)
+    return situation, [*lines, _distance_line(rows), *shared]
+
+
+def _with_cosine(situation: Situation, rows: tuple[Row, ...]) -> Situation:
+    """The situation with the cosine distance; below zero can only be rounding."""
+    row = next(row for row in rows if row["distance"] == "cosine")
+    if row["value"] is None:
+        return situation
+    value, low, high = max(0.0, float(row["value"])), row["low"], row["high"]
+    return replace(situation, cosine=value, cosine_low=low, cosine_high=high)
+
+
+_NO_SOURCE_IMAGES = (
+    "the source's images are not at hand: no distance and no overlap (name them with "
+    "--source-images, such as '{dataset: imagenet}')"
+)
+
+
+def _count_line(target: Resolved, per_class: list[int], asked: int | None) -> str:
+    low, high = min(per_class), max(per_class)
+    each = f"{low}" if low == high else f"{low} to {high}"
+    text = (
+        f"target: {len(per_class)} classes, {len(target.train)} training images ({each} per "
+        f"class), {len(target.val)} for validation, {len(target.test)} for the test"
+    )
+    return text if asked is None else f"{text}; advice is for {asked} per class, as asked"
 
 
 def images_in_both(target: SelectedImages, source: SelectedImages) -> Overlap:

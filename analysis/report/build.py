@@ -19,6 +19,7 @@ from markupsafe import Markup
 from analysis.comparisons.curves import lr_curves
 from analysis.comparisons.evidence import Evidence
 from analysis.figures.style import inline_svg, to_png, to_svg
+from analysis.leaderboard.read import NOT_CONVERGED
 from analysis.measurements.tables import Measurements
 from analysis.paper_tables.text import TITLE, paper_tables
 from analysis.report import other_tables as rest_of
@@ -87,6 +88,13 @@ def build(
     """
     board = evidence.board
     done = board[(board["status"] == "done") & board["top1_accuracy"].notna()]
+    stuck = int((board["status"] == NOT_CONVERGED).sum())
+    if done.empty and stuck:
+        raise DataError(
+            f"{name}: none of {counted(len(board), 'run')} can be compared; {stuck} never left "
+            "chance in training, or start from a run that did not",
+            hint="train for more epochs or at another learning rate",
+        )
     if done.empty:
         raise DataError(
             f"{name}: none of {counted(len(board), 'run')} is finished", hint="run: bench grid GRID"

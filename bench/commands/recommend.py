@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -19,6 +18,12 @@ if TYPE_CHECKING:
     from analysis.advice.tune_or_freeze import Regret
     from analysis.advice.types import AdviceLine, Situation
     from analysis.comparisons.evidence import Evidence
+
+
+def _as_fraction(value: float | None) -> float | None:
+    if value is not None and not 0 < value < 1:
+        raise BenchError(f"--accuracy {value:g} is not a fraction", hint="write 0.8 for 80 %")
+    return value
 
 
 def recommend(
@@ -45,7 +50,8 @@ def recommend(
         int | None, typer.Option(min=1, help="advice for so many instead of those counted")
     ] = None,
     accuracy: Annotated[
-        float | None, typer.Option(help="a fraction: how many labels would it take?")
+        float | None,
+        typer.Option(help="a fraction: how many labels would it take?", callback=_as_fraction),
     ] = None,
     images: Annotated[
         int, typer.Option(min=4, help="at most so many of each side for distances")
@@ -60,43 +66,25 @@ def recommend(
     data_root: DataRoot = None,
 ) -> None:
     """Advise how to fine-tune a target from a source, with the experiments behind each line."""
-    if accuracy is not None and not 0 < accuracy < 1:
-        raise BenchError(f"--accuracy {accuracy:g} is not a fraction", hint="write 0.8 for 80 %")
     from analysis.advice.recommend import advise
-    from analysis.advice.target import compare_images, count_images
-    from bench.commands._selections import (
-        find_source,
-        named_network,
-        places_and_device,
-        read_selection,
-    )
-    from bench.specs.measures import DistancesAsked
+    from analysis.advice.target import describe_target
+    from bench.commands import _selections as given
 
     evidence, heading = gather(grid or (), results, data_root)
-    places, device = places_and_device(results, data_root)
-    origin = find_source(source, network, source_images, results)
-    data = read_selection("target", target, places, image_size or origin.image_size)
-    situation, counts = count_images(data, origin, places, images_per_class)
-    lines = [counts, f"source: {origin.words}"]
-    if origin.data is None:
-        lines.append(_NO_SOURCE_IMAGES)
-    else:
-        model, _ = named_network(origin.network, data.image_size, results)
-        asked = DistancesAsked(images=images)
-        situation, more = compare_images(situation, data, origin, model, asked, places, device)
-        lines += more
-    situation = replace(situation, accuracy=accuracy)
+    places, device = given.places_and_device(results, data_root)
+    origin = given.find_source(source, network, source_images, results)
+    data = given.read_selection("target", target, places, image_size or origin.image_size)
+    model = None
+    if origin.data is not None:
+        model, _ = given.named_network(origin.network, data.image_size, results)
+    situation, lines = describe_target(
+        data, origin, model, places, device, images, images_per_class, accuracy
+    )
     advice = advise(situation, evidence)
     print_advice([*lines, *heading], advice, situation, evidence, regret)
     if csv is not None:
         write_csv(csv, [_csv_row(line) for line in advice])
         console().print(f"the advice: {csv}", highlight=False, markup=False)
-
-
-_NO_SOURCE_IMAGES = (
-    "the source's images are not at hand: no distance and no overlap (name them with "
-    "--source-images, such as '{dataset: imagenet}')"
-)
 
 
 def gather(

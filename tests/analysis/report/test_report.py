@@ -194,6 +194,8 @@ def test_an_unfinished_leaderboard_is_refused(committed: Path) -> None:
     board = read(committed / "borrowing.csv")
     with pytest.raises(DataError, match="none of 154 runs is finished"):
         build("b", Evidence(board.assign(status="missing")))
+    with pytest.raises(DataError, match="154 never left chance"):
+        build("b", Evidence(board.assign(status="not converged")))
 
 
 def test_one_run_gives_a_page_that_says_what_is_missing(committed: Path) -> None:
