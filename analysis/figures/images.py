@@ -99,8 +99,6 @@ def _tree_row(row: TreeRow, ax: Axes, looks: Sequence[Look], y: int) -> None:
             if row.kind == "closed":
                 ax.text(x, y, str(count), fontsize=8, color=look.colour, va="center")
                 x += _DIGIT * len(str(count)) + 0.07
-    else:
-        x += 0.0
     said = row.name if row.kind == "class" else f"{row.name} ({row.total})"
     slant = "italic" if row.kind == "closed" else "normal"
     weight = "bold" if row.kind == "open" else "normal"

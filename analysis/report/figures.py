@@ -25,7 +25,7 @@ from analysis.leaderboard.labels import number
 from analysis.measurements.tables import Measurements
 from analysis.report.captions import gains_caption, moved
 from analysis.statistics.decisions import Hypothesis
-from bench.core.errors import DataError
+from bench.core.errors import BenchError, DataError
 from bench.core.text import counted
 
 
@@ -103,14 +103,15 @@ def gallery(n: Numbers) -> list[Picture]:
         ("filters", "Filter sensitivity (LI Fig. 9)", partial(features.filters, n.evidence)),
         ("findings", "The papers' claims", partial(features.claims, n.findings)),
     )
-    return [_picture(name, title, draw) for name, title, draw in drawn]
+    return [draw_picture(name, title, draw) for name, title, draw in drawn]
 
 
-def _picture(name: str, title: str, draw: Callable[[], tuple[Figure, str]]) -> Picture:
+def draw_picture(name: str, title: str, draw: Callable[[], tuple[Figure, str]]) -> Picture:
+    """The figure that a function draws, or the statement of what it lacks."""
     try:
         with styled():
             figure, caption = draw()
-    except DataError as error:
+    except BenchError as error:
         hint = f" ({error.hint})" if error.hint else ""
         return Picture(name, title, "", None, f"{error.message}{hint}")
     return Picture(name, title, caption, figure)
