@@ -129,8 +129,8 @@ def class_sheet(
         columns = ["an image", *columns]
         for name in classes:
             photo = examples.get(name)
-            said = "" if photo is not None else "no image"
-            cells[name] = {"an image": Cell(photo, said), **cells[name]}
+            words = "" if photo is not None else "no image"
+            cells[name] = {"an image": Cell(photo, words), **cells[name]}
     sheet = [(class_word(name), [cells[name][c] for c in columns]) for name in classes]
     return ClassSheet(picture_sheet(columns, sheet), _caption(rows, options, contrast), tuple(rows))
 

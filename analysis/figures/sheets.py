@@ -28,7 +28,7 @@ class Cell:
     """A picture with the words below it; without pixels the words stand in its place."""
 
     pixels: Pixels | None
-    said: str = ""
+    words: str = ""
 
 
 def picture_sheet(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]]) -> Figure:
@@ -52,7 +52,7 @@ def picture_sheet(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cel
     for y, (name, cells) in enumerate(rows):
         for x, cell in enumerate(cells):
             title, side = (columns[x] if y == 0 else ""), (name if x == 0 else "")
-            draw.picture(cell.pixels, grid[y][x], title, side, cell.said)
+            draw.picture(cell.pixels, grid[y][x], title, side, cell.words)
     return figure
 
 
@@ -83,11 +83,11 @@ def similarity_sheet(
     for y, (name, cells) in enumerate(pairs.items()):
         for x, (cell, title) in enumerate(zip(cells, ("first image", "second image"), strict=True)):
             side = "" if x else name
-            draw.picture(cell.pixels, grid[y][x], "" if y else title, side, cell.said)
+            draw.picture(cell.pixels, grid[y][x], "" if y else title, side, cell.words)
         for x, network in enumerate(networks, start=2):
             found, title = maps[name][network], "" if y else network
-            said = f"mean {found.mean:.2f}" if not found.undefined.all() else "no features"
-            image = draw.heat_map(found.similarity, found.undefined, grid[y][x], low, title, said)
+            words = f"mean {found.mean:.2f}" if not found.undefined.all() else "no features"
+            image = draw.heat_map(found.similarity, found.undefined, grid[y][x], low, title, words)
     assert image is not None
     bar = figure.colorbar(image, ax=[row[-1] for row in grid], shrink=0.8, fraction=0.08)
     bar.set_label("cosine similarity")
@@ -102,10 +102,10 @@ def _similarity_caption(maps: Mapping[str, Mapping[str, SimilarityMap]]) -> str:
             if not found.undefined.all():
                 means.setdefault(network, []).append(found.mean)
             hidden += int(found.undefined.sum())
-    said = ", ".join(f"{name} {sum(m) / len(m):.2f}" for name, m in means.items())
+    words = ", ".join(f"{name} {sum(m) / len(m):.2f}" for name, m in means.items())
     grey = f" {counted(hidden, 'position')} without features are grey." if hidden else ""
     over = f" over {counted(len(maps), 'pair')}" if len(maps) > 1 else ""
-    return f"Brighter: the network's features are more alike there; mean{over}: {said}.{grey}"
+    return f"Brighter: the network's features are more alike there; mean{over}: {words}.{grey}"
 
 
 _COLUMN_ROWS = 46
@@ -137,8 +137,8 @@ def tree_sheet(
         Line2D([], [], color=look.colour, marker=look.marker, linestyle="none")
         for look in looks.values()
     ]
-    said = [f"{name}: {counted(len(set(wnids)), 'class')}" for name, wnids in groups.items()]
-    figure.legend(handles, said, loc="outside lower center", ncols=min(4, len(said)))
+    words = [f"{name}: {counted(len(set(wnids)), 'class')}" for name, wnids in groups.items()]
+    figure.legend(handles, words, loc="outside lower center", ncols=min(4, len(words)))
     if title:
         figure.suptitle(title, fontsize=9.5)
     return figure, _tree_caption(tree, groups)

@@ -16,7 +16,6 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from analysis.comparisons.curves import lr_curves
 from analysis.comparisons.evidence import Evidence
 from analysis.figures.style import inline_svg, to_png, to_svg
 from analysis.leaderboard.read import NOT_CONVERGED
@@ -99,7 +98,12 @@ def build(
         raise DataError(
             f"{name}: none of {counted(len(board), 'run')} is finished", hint="run: bench grid GRID"
         )
-    found = numbers(evidence, measured)
+    return compose(name, numbers(evidence, measured), png, more)
+
+
+def compose(name: str, found: Numbers, png: bool, more: Sequence[Picture] = ()) -> Report:
+    """The report of numbers that are computed; arguments as of `build`."""
+    board = found.evidence.board
     pictures = [*gallery(found), *more]
     saved: dict[str, bytes] = {}
     for picture in pictures:
@@ -108,11 +112,10 @@ def build(
             if png:
                 saved[f"{picture.name}.png"] = to_png(picture.figure)
     drawn = [_drawn(picture, saved.get(f"{picture.name}.svg")) for picture in pictures]
-    lr = lr_curves(evidence)
     return Report(
         title=f"How to fine-tune: {name}",
         about=tables_of.about(board),
-        headline=tuple(headline(found.gains, found.crossings, lr)),
+        headline=tuple(headline(found.gains, found.crossings, found.rates)),
         sections=tuple(_sections(name, found, drawn)),
         files=saved,
         png=png,

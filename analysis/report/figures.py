@@ -7,9 +7,9 @@ provides it, never an empty chart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -59,6 +59,16 @@ class Numbers:
     findings: pd.DataFrame
     tests: tuple[Hypothesis, ...] = ()
     measured: Measurements | None = None
+
+    @cached_property
+    def charts(self) -> Mapping[str, Ratios]:
+        """Of `analysis.comparisons.ratio_tables.ratio_charts`."""
+        return ratio_tables.ratio_charts(self.evidence)
+
+    @cached_property
+    def rates(self) -> pd.DataFrame:
+        """Accuracy by learning rate, of `analysis.comparisons.curves.lr_curves`."""
+        return tables.lr_curves(self.evidence)
 
 
 def numbers(evidence: Evidence, measured: Measurements | None = None) -> Numbers:
@@ -274,7 +284,7 @@ def _source_classes(n: Numbers) -> tuple[Figure, str]:
 
 
 def _rates(n: Numbers) -> tuple[Figure, str]:
-    table = tables.lr_curves(n.evidence)
+    table = n.rates
     if table.empty:
         raise DataError(
             "no condition was tried with three learning rates",
@@ -305,8 +315,7 @@ def _first_lines(table: pd.DataFrame, most: int = 7) -> pd.DataFrame:
 
 
 def _charts(n: Numbers, names: Sequence[str], needed: str) -> dict[str, Ratios]:
-    found = ratio_tables.ratio_charts(n.evidence)
-    kept = {name: r for name, r in found.items() if any(name.startswith(k) for k in names)}
+    kept = {name: r for name, r in n.charts.items() if name.startswith(tuple(names))}
     if not kept:
         raise DataError("no pair of finished runs for this chart", hint=needed)
     return kept

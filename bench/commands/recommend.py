@@ -183,18 +183,18 @@ def advice_table(lines: Sequence[AdviceLine]) -> Table:
 
 
 def curve_tables(lines: Sequence[AdviceLine], most: int = 5) -> list[Table | str]:
-    """What learning curves of the user's runs say, of whatever data, below a heading of their own.
+    """The learning curves of the user's runs, of whatever data, below a heading of their own.
 
     Args:
-        most: rows shown; of more it is said how many there are.
+        most: rows shown; of more their number is shown.
     """
-    known = [line for line in lines if line.supporting]
-    if not known:
+    measured = [line for line in lines if line.supporting]
+    if not measured:
         return [advice_table(lines)] if lines else []
-    said = ["learning curves of your runs, which may be of other data than this target:"]
-    if len(known) > most:
-        said.append(f"and {len(known) - most} more: --csv FILE writes all")
-    return [said[0], advice_table(known[:most]), *said[1:]]
+    heading = "learning curves of your runs, which may be of other data than this target:"
+    left = len(measured) - most
+    rest = [f"and {left} more: --csv FILE writes all"] if left > 0 else []
+    return [heading, advice_table(measured[:most]), *rest]
 
 
 def _behind(line: AdviceLine, most: int = 3) -> str:
@@ -283,8 +283,8 @@ def _regret(evidence: Evidence | None, insist: bool) -> list[Table | str]:
     try:
         return regret_table(regret(evidence))
     except DataError as problem:
-        said = f"the regret of this advice is not known: {problem.message}; run more targets"
-        return [said] if insist else []
+        reason = f"the regret of this advice is not known: {problem.message}; run more targets"
+        return [reason] if insist else []
 
 
 def regret_table(found: Regret) -> list[Table | str]:

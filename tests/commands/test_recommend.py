@@ -244,3 +244,15 @@ def test_bands_without_distances_say_how_they_come_in(place: Path) -> None:
     evidence, _ = gather((), place / "results", None)
     tables = band_tables(Situation(images_per_class=4, classes=3), evidence)
     assert "--grid GRID brings in" in str(tables[-1].caption)
+
+
+def test_leaderboards_with_runs_that_learned_nothing_are_joined(committed: Path) -> None:
+    from analysis.leaderboard.folder import join
+    from analysis.leaderboard.read import ADDED, prepare, read
+
+    board = read(committed / "borrowing.csv")
+    plain = board.drop(columns=[name for name in ADDED if name in board.columns])
+    stuck = prepare(plain.assign(not_converged=["run", *[None] * (len(plain) - 1)]))
+    assert stuck["status"].iloc[0] == "not converged"
+    both = join({"a": stuck, "b": board})
+    assert list(both["status"]) == [*stuck["status"], *board["status"]]
