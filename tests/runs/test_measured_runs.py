@@ -14,7 +14,7 @@ from sklearn.metrics import average_precision_score
 
 from analysis.comparisons.evidence import Evidence
 from analysis.comparisons.ratios import DISTANCE_KEYS, with_distance
-from analysis.leaderboard.read import parse
+from analysis.leaderboard.read import parse, with_not_converged
 from analysis.measurements import tables as measuring
 from analysis.measurements.distance_parts import DistanceOptions, Side
 from analysis.measurements.distances import measure
@@ -288,8 +288,7 @@ def test_scores_are_of_the_targets_images_under_the_sources_network(done: Bench)
 
 
 def test_rankings_compare_with_what_the_grid_found(done: Bench) -> None:
-    board = done.board()
-    board.loc[board["status"] == "not converged", "status"] = "done"
+    board = with_not_converged(done.board())
     found = rankings(board, done.measured.transferability)
     assert found is not None
     truth = board[board["role"] == "finetune"].groupby("source")["top1_accuracy"].mean()
@@ -365,7 +364,8 @@ def test_evidence_joins_leaderboard_and_measurements(done: Bench) -> None:
 
 
 def test_verification_columns_become_a_table(done: Bench) -> None:
-    board = done.board().assign(**{"tar_at_far_1e-2": 0.9, "tar_at_far_1e-3": 0.5})
+    board = with_not_converged(done.board())
+    board = board.assign(**{"tar_at_far_1e-2": 0.9, "tar_at_far_1e-3": 0.5})
     table = evidence(board).verification
     assert table is not None
     assert set(table["arm"]) == {"fine-tuning"}
