@@ -35,7 +35,7 @@ def test_rooms_import_only_those_below_and_there_are_no_circles() -> None:
 
 
 MOST_MODULES = 16
-FULL = {"bench.data.formats": 99, "bench.commands": 21}
+FULL = {"bench.data.formats": 99, "bench.commands": 19}
 """Rooms with a module for each published layout, however many, and one for each command."""
 
 
@@ -87,19 +87,15 @@ def test_grid_errors_are_light(tmp_path: Path) -> None:
 LONG = {
     "bench.commands.findings.findings",
     "bench.methods.features.solvers.fit_streaming",
-    "bench.commands.recommend.recommend",
 }
 """Functions of more than a screen; the list only shrinks."""
 WIDE = {
     "analysis.findings.parts.difference",
     "analysis.findings.parts.slope",
-    "analysis.figures.charts.curves",
-    "bench.commands._class_lines.class_lines",
     "bench.commands.classes.classes",
     "bench.commands.retrieve.retrieve",
     "bench.commands.data.data_check",
     "bench.commands.distance.distance",
-    "bench.commands.distance.measure_selections",
     "bench.commands.findings.findings",
     "bench.methods.features.solvers.fit_streaming",
     "bench.commands.class_images.class_images",

@@ -114,13 +114,15 @@ def line_looks(table: pd.DataFrame) -> dict[str, Look]:
     return looks({str(line): (str(start), form) for line, (start, form) in named})
 
 
-XKind = Literal["images", "lr", "layers", "classes"]
+XKind = Literal["images", "lr", "frozen", "copied", "classes"]
 _X_LABELS: Mapping[XKind, str] = {
     "images": "images per class (log scale)",
     "lr": "learning rate (log scale)",
-    "layers": "layers",
+    "frozen": "layers frozen, from the first on",
+    "copied": "layers copied, the rest random",
     "classes": "source classes (log scale)",
 }
+_LOSS = "training loss, nats"
 
 
 def curves(
@@ -129,9 +131,7 @@ def curves(
     x: XKind = "images",
     fitted: pd.DataFrame | None = None,
     marks: pd.DataFrame | None = None,
-    x_label: str | None = None,
-    y_label: str = "test accuracy, %",
-    scale: float = 100.0,
+    y: Literal["accuracy", "loss"] = "accuracy",
     title: str = "",
     styles: Mapping[str, Look] | None = None,
 ) -> Axes:
@@ -141,12 +141,13 @@ def curves(
         table: of `analysis.comparisons.curves.data_curves` and its like: line, x, mean, low, high.
         fitted: line, n_per_class, accuracy: curves drawn instead of straight joins.
         marks: crossing points: images, low, high, label.
-        scale: what means are multiplied with.
+        y: what the means are of.
         styles: looks by line, to be the same in several panels.
 
     Intervals wider than the frame leave it; the frame holds all means.
     """
     require(table, "curves", ("line", "x", "mean"))
+    scale, y_label = (100.0, "test accuracy, %") if y == "accuracy" else (1.0, _LOSS)
     styles = styles or line_looks(table)
     lines = list(dict.fromkeys(table["line"]))
     for place, line in enumerate(lines):
@@ -156,12 +157,14 @@ def curves(
         _one_curve(ax, rows, look, scale, str(line), joined, aside)
         if not joined and fitted is not None:
             law = fitted[fitted["line"] == line]
-            y = law["accuracy"] * scale
-            ax.plot(law["n_per_class"], y, color=look.colour, linestyle=look.dash, linewidth=1.2)
+            heights = law["accuracy"] * scale
+            ax.plot(
+                law["n_per_class"], heights, color=look.colour, linestyle=look.dash, linewidth=1.2
+            )
     means = table["mean"] * scale
     room = max(float(means.max() - means.min()), 0.04 * scale) * 0.22
     ax.set_ylim(float(means.min()) - room, float(means.max()) + room)
-    _x_axis(ax, x, sorted(set(table["x"])), x_label)
+    _x_axis(ax, x, sorted(set(table["x"])))
     if marks is not None:
         _crossing_marks(ax, marks)
     ax.set_ylabel(y_label)
@@ -210,9 +213,9 @@ def _one_curve(
     ax.plot([], [], color=look.colour, marker=look.marker, linestyle=look.dash, label=label)
 
 
-def _x_axis(ax: Axes, x: XKind, values: Sequence[float], label: str | None) -> None:
+def _x_axis(ax: Axes, x: XKind, values: Sequence[float]) -> None:
     first, last = min(values), max(values)
-    if x == "layers":
+    if x in ("frozen", "copied"):
         room = max(0.06 * (last - first), 0.35)
         ax.set_xlim(first - room, last + room)
     else:
@@ -222,7 +225,7 @@ def _x_axis(ax: Axes, x: XKind, values: Sequence[float], label: str | None) -> N
         ax.xaxis.set_minor_locator(NullLocator())
     ax.set_xticks(values)
     ax.xaxis.set_major_formatter(FuncFormatter(lambda v, _: number(v)))
-    ax.set_xlabel(label or _X_LABELS[x])
+    ax.set_xlabel(_X_LABELS[x])
 
 
 def _crossing_marks(ax: Axes, marks: pd.DataFrame) -> None:

@@ -1,12 +1,13 @@
-"""Class images of several networks side by side, with a photograph of each class (LI Fig. 11)."""
+"""Sheets by class: class images of networks (LI Fig. 11), nearest neighbours (GE Fig. 2)."""
 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import numpy.typing as npt
@@ -18,6 +19,9 @@ from analysis.networks.class_images import class_images as ascend
 from analysis.networks.trained import Trained
 from bench.core.errors import DataError
 from bench.core.text import counted
+
+if TYPE_CHECKING:
+    from analysis.measurements.selections import ImageNeighbours
 
 Pixels = npt.NDArray[np.uint8]
 
@@ -125,9 +129,9 @@ def class_sheet(
         columns = ["an image", *columns]
         for name in classes:
             photo = examples.get(name)
-            said = "" if photo is not None else "no image"
-            cells[name] = {"an image": Cell(photo, said), **cells[name]}
-    sheet = {class_word(name): [cells[name][column] for column in columns] for name in classes}
+            words = "" if photo is not None else "no image"
+            cells[name] = {"an image": Cell(photo, words), **cells[name]}
+    sheet = [(class_word(name), [cells[name][c] for c in columns]) for name in classes]
     return ClassSheet(picture_sheet(columns, sheet), _caption(rows, options, contrast), tuple(rows))
 
 
@@ -158,3 +162,50 @@ def _caption(rows: Sequence[Mapping[str, Any]], options: Ascent, contrast: Contr
         f"penalty for contrast ({how}); {sure} of {counted(len(rows), 'image')} are of their class "
         f"with a probability above 0.99.{grey}"
     )
+
+
+# --- neighbours -------------------------------------------------------------------------------
+
+RANKS = (1, 10, 20, 30, 40)
+"""Neighbours that a sheet shows, from 1 (GE Fig. 2)."""
+
+
+def neighbour_sheet(neighbours: ImageNeighbours, most: int = 8) -> Figure:
+    """A row per target image: the image and its neighbours of rank 1, 10, 20, 30 and 40.
+
+    Args:
+        neighbours: of `analysis.measurements.selections.find_neighbours`.
+        most: target images, of every class in turn.
+    """
+    target, source = neighbours.target.loaded, neighbours.source.loaded
+    ranks = [rank for rank in RANKS if rank <= neighbours.nearest.stored]
+    lines = []
+    for row in shown_rows(target.labels[target.train], most):
+        near = source.train[[neighbours.nearest.indices[row, rank - 1] for rank in ranks]]
+        pictures = [(target, target.train[row]), *((source, place) for place in near)]
+        cells = [
+            Cell(np.array(side.images[place]), _short(class_word(side.classes[side.labels[place]])))
+            for side, place in pictures
+        ]
+        lines.append(("", cells))
+    names = ["1st" if rank == 1 else f"{rank}th" for rank in ranks]
+    return picture_sheet(["target", *names], lines)
+
+
+def shown_rows(labels: npt.NDArray[np.int64], most: int) -> list[int]:
+    """Images to show: the first of each class, then the second, up to `most`.
+
+    >>> shown_rows(np.array([0, 0, 1, 2]), 4)
+    [0, 2, 3, 1]
+    """
+    earlier: Counter[int] = Counter()
+    order = []
+    for row, label in enumerate(labels.tolist()):
+        order.append((earlier[label], row))
+        earlier[label] += 1
+    return [row for _, row in sorted(order)[:most]]
+
+
+def _short(text: str) -> str:
+    """The text, short enough to stand below a picture."""
+    return text if len(text) <= 20 else f"{text[:18].rstrip()} …"

@@ -80,8 +80,8 @@ def sensitivity_bars(table: pd.DataFrame, ax: Axes, title: str = "") -> Axes:
             fontsize=8,
         )
     ax.axvline(50, color=INK, linewidth=1, linestyle=(0, (3, 2)))
-    said = [f"{row['label']} (n = {number(row['n_classes'])})" for row in table.to_dict("records")]
-    ax.set_yticks(range(len(table)), said)
+    words = [f"{row['label']} (n = {number(row['n_classes'])})" for row in table.to_dict("records")]
+    ax.set_yticks(range(len(table)), words)
     ax.set_ylim(len(table) - 0.4, -0.6)
     ax.set_xlim(0, 100)
     ax.grid(axis="y", visible=False)

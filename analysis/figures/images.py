@@ -99,22 +99,20 @@ def _tree_row(row: TreeRow, ax: Axes, looks: Sequence[Look], y: int) -> None:
             if row.kind == "closed":
                 ax.text(x, y, str(count), fontsize=8, color=look.colour, va="center")
                 x += _DIGIT * len(str(count)) + 0.07
-    else:
-        x += 0.0
-    said = row.name if row.kind == "class" else f"{row.name} ({row.total})"
+    words = row.name if row.kind == "class" else f"{row.name} ({row.total})"
     slant = "italic" if row.kind == "closed" else "normal"
     weight = "bold" if row.kind == "open" else "normal"
-    ax.text(x + 0.02, y, said, fontsize=8, va="center", style=slant, weight=weight, color=INK)
+    ax.text(x + 0.02, y, words, fontsize=8, va="center", style=slant, weight=weight, color=INK)
 
 
 def picture(
-    pixels: npt.NDArray[np.uint8] | None, ax: Axes, title: str = "", side: str = "", said: str = ""
+    pixels: npt.NDArray[np.uint8] | None, ax: Axes, title: str = "", side: str = "", words: str = ""
 ) -> Axes:
     """One picture of a sheet; where there is none, words that say why.
 
     Args:
         pixels: (H, W, 3) uint8 or None.
-        title: above it; side: to its left; said: below it, or in its place.
+        title: above it; side: to its left; words: below it, or in its place.
     """
     ax.set_xticks([])
     ax.set_yticks([])
@@ -125,11 +123,11 @@ def picture(
         ax.set_xlim(0, 1)
         ax.set_ylim(0, 1)
         ax.set_aspect("equal")
-        text = textwrap.fill(said, 16)
+        text = textwrap.fill(words, 16)
         ax.text(0.5, 0.5, text, ha="center", va="center", fontsize=8, color=GREY)
     else:
         ax.imshow(pixels, interpolation="nearest")
-        ax.set_xlabel(said, fontsize=8, labelpad=2)
+        ax.set_xlabel(words, fontsize=8, labelpad=2)
     ax.set_title(title, loc="center", fontsize=9)
     if side:
         side = textwrap.fill(side, 18)
@@ -143,7 +141,7 @@ def heat_map(
     ax: Axes,
     low: float,
     title: str = "",
-    said: str = "",
+    words: str = "",
 ) -> AxesImage:
     """SFT Fig. 4: similarity at each position; grey where an image has no features.
 
@@ -163,7 +161,7 @@ def heat_map(
     ax.set_yticks([])
     ax.grid(visible=False)
     ax.set_title(title, loc="center", fontsize=9)
-    ax.set_xlabel(said, fontsize=8, labelpad=2)
+    ax.set_xlabel(words, fontsize=8, labelpad=2)
     return image
 
 

@@ -28,31 +28,31 @@ class Cell:
     """A picture with the words below it; without pixels the words stand in its place."""
 
     pixels: Pixels | None
-    said: str = ""
+    words: str = ""
 
 
-def picture_sheet(columns: Sequence[str], rows: Mapping[str, Sequence[Cell]]) -> Figure:
+def picture_sheet(columns: Sequence[str], rows: Sequence[tuple[str, Sequence[Cell]]]) -> Figure:
     """Pictures in a grid: a row per class, a column per network (LI Fig. 11).
 
     Args:
         columns: headings.
-        rows: cells by the row's name, as many as columns.
+        rows: name, which stands at the left, and as many cells as columns.
 
     Raises:
         DataError: nothing to show, or a row of another length.
     """
     if not rows or not columns:
         raise DataError("a sheet without pictures", hint="name a class and a run")
-    for name, cells in rows.items():
+    for name, cells in rows:
         if len(cells) != len(columns):
             raise DataError(f"row {name!r} has {len(cells)} pictures for {len(columns)} columns")
     size = (1.2 + 1.32 * len(columns), 0.35 + 1.5 * len(rows))
     figure = Figure(figsize=size, layout="constrained")
     grid = figure.subplots(len(rows), len(columns), squeeze=False)
-    for y, (name, cells) in enumerate(rows.items()):
+    for y, (name, cells) in enumerate(rows):
         for x, cell in enumerate(cells):
             title, side = (columns[x] if y == 0 else ""), (name if x == 0 else "")
-            draw.picture(cell.pixels, grid[y][x], title, side, cell.said)
+            draw.picture(cell.pixels, grid[y][x], title, side, cell.words)
     return figure
 
 
@@ -83,11 +83,11 @@ def similarity_sheet(
     for y, (name, cells) in enumerate(pairs.items()):
         for x, (cell, title) in enumerate(zip(cells, ("first image", "second image"), strict=True)):
             side = "" if x else name
-            draw.picture(cell.pixels, grid[y][x], "" if y else title, side, cell.said)
+            draw.picture(cell.pixels, grid[y][x], "" if y else title, side, cell.words)
         for x, network in enumerate(networks, start=2):
             found, title = maps[name][network], "" if y else network
-            said = f"mean {found.mean:.2f}" if not found.undefined.all() else "no features"
-            image = draw.heat_map(found.similarity, found.undefined, grid[y][x], low, title, said)
+            words = f"mean {found.mean:.2f}" if not found.undefined.all() else "no features"
+            image = draw.heat_map(found.similarity, found.undefined, grid[y][x], low, title, words)
     assert image is not None
     bar = figure.colorbar(image, ax=[row[-1] for row in grid], shrink=0.8, fraction=0.08)
     bar.set_label("cosine similarity")
@@ -102,10 +102,10 @@ def _similarity_caption(maps: Mapping[str, Mapping[str, SimilarityMap]]) -> str:
             if not found.undefined.all():
                 means.setdefault(network, []).append(found.mean)
             hidden += int(found.undefined.sum())
-    said = ", ".join(f"{name} {sum(m) / len(m):.2f}" for name, m in means.items())
+    words = ", ".join(f"{name} {sum(m) / len(m):.2f}" for name, m in means.items())
     grey = f" {counted(hidden, 'position')} without features are grey." if hidden else ""
     over = f" over {counted(len(maps), 'pair')}" if len(maps) > 1 else ""
-    return f"Brighter: the network's features are more alike there; mean{over}: {said}.{grey}"
+    return f"Brighter: the network's features are more alike there; mean{over}: {words}.{grey}"
 
 
 _COLUMN_ROWS = 46
@@ -137,8 +137,8 @@ def tree_sheet(
         Line2D([], [], color=look.colour, marker=look.marker, linestyle="none")
         for look in looks.values()
     ]
-    said = [f"{name}: {counted(len(set(wnids)), 'class')}" for name, wnids in groups.items()]
-    figure.legend(handles, said, loc="outside lower center", ncols=min(4, len(said)))
+    words = [f"{name}: {counted(len(set(wnids)), 'class')}" for name, wnids in groups.items()]
+    figure.legend(handles, words, loc="outside lower center", ncols=min(4, len(words)))
     if title:
         figure.suptitle(title, fontsize=9.5)
     return figure, _tree_caption(tree, groups)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pandas as pd
 
 from analysis.leaderboard.checks import NEEDED
-from analysis.leaderboard.read import ADDED, prepare, read
+from analysis.leaderboard.read import ADDED, prepare, read, with_not_converged
 from bench.core.errors import DataError
 
 
@@ -39,6 +39,7 @@ def join(boards: Mapping[str, pd.DataFrame]) -> pd.DataFrame:
     columns = list(dict.fromkeys(name for board in named for name in board.columns))
     known = [board.dropna(axis="columns", how="all") for board in named]
     joined = pd.concat(known, ignore_index=True).reindex(columns=columns)
+    joined = with_not_converged(joined)  # `prepare` marks them again
     found = prepare(joined[[name for name in joined.columns if name not in ADDED]])
     notes = {name: board.attrs.get("notes", []) for name, board in boards.items()}
     found.attrs["notes"] = [f"{name}: {note}" for name in notes for note in notes[name]]

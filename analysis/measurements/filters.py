@@ -4,14 +4,13 @@
 The score of a filter on an image is its largest response (conv5 after ReLU and pooling, 256 x 6 x 6
 there). AP = Σ (R_n - R_{n-1}) P_n over the distinct scores, no interpolation. After a ReLU most
 scores are exactly 0; an AP that breaks such ties by file order can be off by a factor of two, so
-images with equal scores enter together. Deviations: none; the paper does not define AP, and
-`interpolation` and the choice of filters on other images are options.
+images with equal scores enter together. Deviations: none; the paper does not define AP, and the
+choice of filters on other images is an option.
 """
 
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
@@ -117,52 +116,6 @@ def _one_filter(
     weights = (precision * run_length).astype(np.float64)
     total: Array = np.bincount(label[run_end], weights=weights, minlength=classes).astype(float)
     return total
-
-
-def average_precision_multilabel(
-    scores: npt.ArrayLike,
-    positives: npt.ArrayLike,
-    interpolation: Literal["none", "eleven_point"] = "none",
-) -> Array:
-    """AP of every filter for every class, where an image may have several classes or none.
-
-    Args:
-        scores: (N, F).
-        positives: (N, C) true where the image shows the class.
-        interpolation: `eleven_point` averages, over the recalls 0, 0.1, …, 1, the largest
-            precision at that recall or above (the old PASCAL VOC measure).
-
-    Returns:
-        (F, C).
-    """
-    truth = np.asarray(positives, dtype=bool)
-    if truth.ndim != 2 or truth.size == 0:
-        raise DataError(f"positives have shape {truth.shape}", hint="(images, classes)")
-    array = _checked_scores(scores, truth.shape[0])
-    total = truth.sum(axis=0)
-    _require_positives(total)
-    result = np.empty((array.shape[1], truth.shape[1]))
-    for f in range(array.shape[1]):
-        order = np.argsort(array[:, f])[::-1]
-        ordered = array[order, f]
-        ends = np.flatnonzero(np.append(ordered[1:] != ordered[:-1], True))
-        found = np.cumsum(truth[order], axis=0)[ends]
-        precision, recall = found / (ends + 1.0)[:, None], found / total
-        if interpolation == "none":
-            gained = np.diff(recall, axis=0, prepend=0.0)
-            result[f] = (gained * precision).sum(axis=0)
-        else:
-            result[f] = _eleven_point(precision, found, total)
-    return result
-
-
-def _eleven_point(precision: Array, found: Ints, total: Ints) -> Array:
-    best_from_here = np.maximum.accumulate(precision[::-1], axis=0)[::-1]
-    levels = np.arange(11)[:, None]
-    # Whole numbers: 0.3 · 10 positives are reached by exactly 3, whatever floats think of it.
-    first = np.stack([np.argmax(10 * found >= level * total, axis=0) for level in levels])
-    mean: Array = np.take_along_axis(best_from_here, first, axis=0).mean(axis=0)
-    return mean
 
 
 @dataclass(frozen=True)

@@ -169,13 +169,13 @@ def score_rows(
 
     Args:
         target: features of the target's training images under the candidate's network; `scores`
-            among its layers are what its classifier says.
+            among its layers are its classifier's outputs.
         name: of the candidate, for the random baseline.
-        source_accuracy: of the candidate on its own task, None where nobody knows.
+        source_accuracy: of the candidate on its own task; None where it is not measured.
     """
     features = target.layers[asked.layer].reshape(len(target), -1)
     labels = target.labels
-    said = target.layers.get("scores")
+    logits = target.layers.get("scores")
     no_scores = "the network's classifier is not known"
     functions: Mapping[str, Callable[[], float] | str] = {
         "LogME": lambda: scores.logme(features, labels),
@@ -184,8 +184,8 @@ def score_rows(
         "GBC": lambda: scores.gbc(features, labels),
         "PARC": lambda: scores.parc(features, labels),
         "k-NN": lambda: scores.knn(features, labels, asked.k),
-        "LEEP": no_scores if said is None else lambda: scores.leep(_softmax(said), labels),
-        "NCE": no_scores if said is None else lambda: scores.nce(said.argmax(axis=1), labels),
+        "LEEP": no_scores if logits is None else lambda: scores.leep(_softmax(logits), labels),
+        "NCE": no_scores if logits is None else lambda: scores.nce(logits.argmax(axis=1), labels),
     }
     rows = [_score(score, function, len(target)) for score, function in functions.items()]
     parameters = float(target.record["notes"]["method"]["parameters"])
@@ -193,7 +193,7 @@ def score_rows(
     for score in STATIC:
         known = score != "source accuracy" or source_accuracy is not None
         value = static[score][name] if known else None
-        note = "" if known else "nobody knows how well it does on its own task"
+        note = "" if known else "its accuracy on its own task is not measured"
         rows.append({"score": score, "value": value, "n": 0, "static": True, "notes": note})
     return rows
 

@@ -175,19 +175,16 @@ def gbc(
     features: npt.ArrayLike,
     labels: npt.ArrayLike,
     dimensions: int = 64,
-    covariance: str = "diagonal",
     floor: float = 1e-6,
 ) -> float:
-    """GBC: -Σ_{i≠j} exp(-D_B(i, j)), D_B Bhattacharyya's distance of class Gaussians after PCA.
+    """GBC: -Σ_{i≠j} exp(-D_B(i, j)), D_B Bhattacharyya's distance of class Gaussians after PCA,
+    with diagonal covariances.
 
     Args:
         dimensions: kept by the PCA, at most what the data have.
-        covariance: `diagonal` or `spherical`.
         floor: share of the mean variance that is added to every variance, so that a class that
             is constant in a direction has a Gaussian.
     """
-    if covariance not in ("diagonal", "spherical"):
-        raise DataError(f"covariance {covariance!r}", hint="diagonal or spherical")
     x, y, classes = _features(features, labels)
     x = x - x.mean(axis=0)
     _, s, directions = np.linalg.svd(x, full_matrices=False)
@@ -195,8 +192,6 @@ def gbc(
     x = x @ directions[:kept].T
     means = _class_means(x, y, classes)
     variances = _class_means(x**2, y, classes) - means**2
-    if covariance == "spherical":
-        variances = np.repeat(variances.mean(axis=1, keepdims=True), kept, axis=1)
     variances = np.maximum(variances, 0) + floor * float(x.var(axis=0).mean())
     total = 0.0
     for i in range(classes):
@@ -275,22 +270,18 @@ def static_baselines(
     }
 
 
-def regret(scores: npt.ArrayLike, accuracies: npt.ArrayLike, k: int = 1) -> float:
-    """What the guess costs: best accuracy less the best among the k networks with top scores.
+def regret(scores: npt.ArrayLike, accuracies: npt.ArrayLike) -> float:
+    """What following a score costs: best accuracy less that of the network with the top score.
 
-    Among equal scores the choice is by lot: the mean over the tied ones (k = 1) or, for larger
-    k, the lowest of them in order.
+    Among equal scores the choice is by lot: the mean over the tied ones.
 
     >>> round(regret([1, 3, 2], [0.9, 0.7, 0.8]), 6)
     0.2
     """
     s, a = finite(scores, "scores"), finite(accuracies, "accuracies")
-    if s.size != a.size or not 1 <= k <= s.size:
-        raise DataError(f"{s.size} scores, {a.size} accuracies, k = {k}")
-    if k == 1:
-        return float(a.max() - a[s == s.max()].mean())
-    worst_first_among_equals = np.lexsort((a, -s))
-    return float(a.max() - a[worst_first_among_equals[:k]].max())
+    if s.size != a.size:
+        raise DataError(f"{s.size} scores, {a.size} accuracies")
+    return float(a.max() - a[s == s.max()].mean())
 
 
 @dataclass(frozen=True)

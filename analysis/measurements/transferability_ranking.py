@@ -1,101 +1,87 @@
 """How well scores that need no training rank the sources that a grid did train from.
 
 Every score of `analysis.measurements.transferability` beside the static baselines (size, source
-accuracy, random): weighted Kendall tau, Spearman and regret at 1 against what the leaderboard
-found. What was found of a candidate is its best condition by validation accuracy, averaged over
-seeds.
+accuracy, random): weighted Kendall tau, Spearman and regret at 1 against the measured accuracies.
+The accuracy of a candidate is that of its best condition by validation, averaged over seeds, among
+the conditions that were tried with every candidate.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any
 
 import pandas as pd
 
-from analysis.leaderboard.read import SEEDS, key_of, varying
+from analysis.leaderboard.read import SOURCE, key_of, repetition, varies, varying
 from analysis.measurements.transferability import agreement
 
 _TARGET = ("dataset", "target", "class_draw")
+_MEASURES = ("weighted_tau", "spearman", "regret_points")
 
 
 def rankings(board: pd.DataFrame, transferability: pd.DataFrame | None) -> pd.DataFrame | None:
-    """A row per target and score: how well it ranks the candidates, and what following it costs.
+    """A row per score: how well it ranks the sources, and what following it costs.
+
+    Numbers of images per class are averaged within a target, then the targets.
 
     Args:
         board: from `analysis.leaderboard.read.prepare`.
         transferability: of `analysis.measurements.tables.Measurements`.
 
     Returns:
+        score, static, targets, candidates (fewest and most of a target, as text), the means
+        regret_points, weighted_tau and spearman, ranked_targets (those that have the last two).
+        None where no target has two candidates with scores and finished runs.
+    """
+    every = target_rankings(board, transferability)
+    if every is None:
+        return None
+    rows = []
+    for score, group in every.groupby("score", sort=False):
+        tasks = group.groupby(list(_TARGET), sort=False, dropna=False)[list(_MEASURES)].mean()
+        low, high = int(group["n"].min()), int(group["n"].max())
+        rows.append(
+            {
+                "score": score,
+                "static": bool(group["static"].iloc[0]),
+                "targets": len(tasks),
+                "ranked_targets": int(tasks["weighted_tau"].notna().sum()),
+                "candidates": f"{low}" if low == high else f"{low} to {high}",
+                **tasks.mean().to_dict(),
+            }
+        )
+    return pd.DataFrame(rows)
+
+
+def target_rankings(
+    board: pd.DataFrame, transferability: pd.DataFrame | None
+) -> pd.DataFrame | None:
+    """A row per target, number of images and score that all candidates have.
+
+    Returns:
         dataset, target, class_draw, images_per_class, score, static, weighted_tau and spearman
         (missing with fewer than three candidates), regret_points (best accuracy less that of the
-        candidate with the highest score), best and chosen (candidates as "model source"), n
-        (candidates), note. None where no target has two candidates with scores and finished runs.
+        candidate with the highest score), n (candidates). None as in `rankings`.
     """
     if transferability is None or transferability.empty:
         return None
     rows: list[dict[str, Any]] = []
     where = [*_TARGET, "images_per_class"]
     for _, scored in transferability.groupby(key_of(transferability, where), sort=False):
-        found = found_accuracies(board, scored)
-        if len(found) > 1:
-            rows += _ranked(scored, found)
-    return pd.DataFrame(rows) if rows else None
-
-
-def found_accuracies(board: pd.DataFrame, scored: pd.DataFrame) -> dict[str, float]:
-    """Test accuracy by candidate ("model source"), each at its best condition by validation.
-
-    Args:
-        board: from `analysis.leaderboard.read.prepare`.
-        scored: rows of one target in the table of transferability.
-    """
-    first = scored.iloc[[0]]
-    keys = [*_TARGET, "images_per_class"]
-    mine = key_of(board, keys) == key_of(first, keys).iloc[0]
-    done = board[
-        mine
-        & board["status"].isin(["done", "diverged"])
-        & (board["method"] == "plain")
-        & board["top1_accuracy"].notna()
-        & board["val_top1_accuracy"].notna()
-    ]
-    wanted = set(_names(scored))
-    best: dict[str, tuple[float, float]] = {}
-    condition = [name for name in varying(done) if name not in SEEDS]
-    for _, group in done.groupby(key_of(done, condition), sort=True) if len(done) else ():
-        name = _names(group)[0]
-        if name in wanted:
-            means = group[["val_top1_accuracy", "top1_accuracy"]].astype(float).mean()
-            values = float(means.iloc[0]), float(means.iloc[1])
-            if name not in best or values[0] > best[name][0]:
-                best[name] = values
-    return {name: accuracy for name, (_, accuracy) in best.items()}
-
-
-def _names(frame: pd.DataFrame) -> list[str]:
-    return [f"{m} {s}" for m, s in zip(frame["model"], frame["source"], strict=True)]
-
-
-def _ranked(scored: pd.DataFrame, found: Mapping[str, float]) -> list[dict[str, Any]]:
-    table = scored.assign(candidate=_names(scored))
-    scores: dict[str, dict[str, float]] = {}
-    absent: dict[str, Sequence[str]] = {}
-    for score, group in table.groupby("score", sort=False):
-        values = dict(zip(group["candidate"], group["value"], strict=True))
-        known = {n: float(values[n]) for n in found if n in values and pd.notna(values[n])}
-        if len(known) == len(found):
-            scores[str(score)] = known
-        else:
-            absent[str(score)] = sorted(set(found) - set(known))
-    static = dict(zip(table["score"], table["static"], strict=True))
-    keys = {name: table.iloc[0][name] for name in (*_TARGET, "images_per_class")}
-    top = max(found, key=lambda name: (found[name], name))
-    rows = []
-    for one in agreement(scores, found) if scores else ():
-        ranked = scores[one.score]
-        chosen = [name for name in sorted(ranked) if ranked[name] == max(ranked.values())]
-        rows.append(
+        accuracies = measured_accuracies(board, scored)
+        if len(accuracies) < 2:
+            continue
+        table = scored.assign(candidate=_names(scored))
+        table = table[table["candidate"].isin(list(accuracies)) & table["value"].notna()]
+        scores = {
+            str(score): dict(zip(group["candidate"], group["value"].astype(float), strict=True))
+            for score, group in table.groupby("score", sort=False)
+            if set(group["candidate"]) == set(accuracies)
+        }
+        keys = {name: scored.iloc[0][name] for name in where}
+        static = dict(zip(table["score"], table["static"], strict=True))
+        rows += [
             keys
             | {
                 "score": one.score,
@@ -103,18 +89,47 @@ def _ranked(scored: pd.DataFrame, found: Mapping[str, float]) -> list[dict[str, 
                 "weighted_tau": one.weighted_tau,
                 "spearman": one.spearman,
                 "regret_points": 100 * one.regret_at_1,
-                "best": top,
-                "chosen": " or ".join(chosen),
                 "n": one.n,
-                "note": one.note,
             }
-        )
-    for score, lacking in absent.items():
-        empty = dict.fromkeys(("weighted_tau", "spearman", "regret_points", "chosen"))
-        note = f"no score of {', '.join(lacking)}"
-        rows.append(
-            keys
-            | {"score": score, "static": bool(static[score]), **empty}
-            | {"best": top, "n": len(found), "note": note}
-        )
-    return rows
+            for one in (agreement(scores, accuracies) if scores else ())
+        ]
+    if not rows:
+        return None
+    return pd.DataFrame(rows).astype(dict.fromkeys(_MEASURES, float))
+
+
+def measured_accuracies(board: pd.DataFrame, scored: pd.DataFrame) -> Mapping[str, float]:
+    """Test accuracy by candidate ("model source"), each at its best condition by validation.
+
+    Conditions count that were tried with every candidate, so that none has more to choose from.
+
+    Args:
+        board: from `analysis.leaderboard.read.prepare`.
+        scored: rows of one target in the table of transferability.
+    """
+    keys = [*_TARGET, "images_per_class"]
+    done = board[
+        (key_of(board, keys) == key_of(scored.iloc[[0]], keys).iloc[0])
+        & board["status"].isin(["done", "diverged"])
+        & (board["method"] == "plain")
+        & board["top1_accuracy"].notna()
+        & board["val_top1_accuracy"].notna()
+    ]
+    done = done.assign(candidate=_names(done))
+    done = done[done["candidate"].isin(_names(scored))]
+    settings = [name for name in varying(done) if not repetition(name)]
+    networks = ("model", "pattern") if done["model"].nunique() > 1 else ()
+    shared = [n for n in settings if not varies(n, SOURCE) and n not in networks]
+    done = done.assign(
+        condition=key_of(done, settings), recipe=key_of(done, [*shared, "treatment"])
+    )
+    tried = done.groupby("recipe")["candidate"].transform("nunique")
+    done = done[tried == done["candidate"].nunique()]
+    measures = ["val_top1_accuracy", "top1_accuracy"]
+    means = done.groupby(["candidate", "condition"])[measures].mean().reset_index()
+    best = means.sort_values("val_top1_accuracy", kind="stable").groupby("candidate").last()
+    return {str(name): float(value) for name, value in best["top1_accuracy"].items()}
+
+
+def _names(frame: pd.DataFrame) -> list[str]:
+    return [f"{m} {s}" for m, s in zip(frame["model"], frame["source"], strict=True)]

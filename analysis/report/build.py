@@ -16,9 +16,9 @@ from pathlib import Path
 from jinja2 import Environment, StrictUndefined
 from markupsafe import Markup
 
-from analysis.comparisons.curves import lr_curves
 from analysis.comparisons.evidence import Evidence
 from analysis.figures.style import inline_svg, to_png, to_svg
+from analysis.leaderboard.read import NOT_CONVERGED
 from analysis.measurements.tables import Measurements
 from analysis.paper_tables.text import TITLE, paper_tables
 from analysis.report import other_tables as rest_of
@@ -87,11 +87,23 @@ def build(
     """
     board = evidence.board
     done = board[(board["status"] == "done") & board["top1_accuracy"].notna()]
+    stuck = int((board["status"] == NOT_CONVERGED).sum())
+    if done.empty and stuck:
+        raise DataError(
+            f"{name}: none of {counted(len(board), 'run')} can be compared; {stuck} never left "
+            "chance in training, or start from a run that did not",
+            hint="train for more epochs or at another learning rate",
+        )
     if done.empty:
         raise DataError(
             f"{name}: none of {counted(len(board), 'run')} is finished", hint="run: bench grid GRID"
         )
-    found = numbers(evidence, measured)
+    return compose(name, numbers(evidence, measured), png, more)
+
+
+def compose(name: str, found: Numbers, png: bool, more: Sequence[Picture] = ()) -> Report:
+    """The report of numbers that are computed; arguments as of `build`."""
+    board = found.evidence.board
     pictures = [*gallery(found), *more]
     saved: dict[str, bytes] = {}
     for picture in pictures:
@@ -100,11 +112,10 @@ def build(
             if png:
                 saved[f"{picture.name}.png"] = to_png(picture.figure)
     drawn = [_drawn(picture, saved.get(f"{picture.name}.svg")) for picture in pictures]
-    lr = lr_curves(evidence)
     return Report(
         title=f"How to fine-tune: {name}",
         about=tables_of.about(board),
-        headline=tuple(headline(found.gains, found.crossings, lr)),
+        headline=tuple(headline(found.gains, found.crossings, found.rates)),
         sections=tuple(_sections(name, found, drawn)),
         files=saved,
         png=png,
@@ -144,7 +155,7 @@ def _sections(name: str, found: Numbers, drawn: list[Drawn]) -> list[Section]:
             figures=(claims,) if claims is not None else (),
         ),
         Section("advice", "Advice", *_texts_first(rest_of.advice(found))),
-        Section("measured", "What was measured", *_texts_first(rest_of.measured(found.measured))),
+        Section("measured", "What was measured", *_texts_first(rest_of.measured(found))),
         Section(
             "ambiguities",
             "What the papers leave open, and how it is read here",

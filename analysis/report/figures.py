@@ -7,9 +7,9 @@ provides it, never an empty chart.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import partial
+from functools import cached_property, partial
 
 import pandas as pd
 from matplotlib.figure import Figure
@@ -25,7 +25,7 @@ from analysis.leaderboard.labels import number
 from analysis.measurements.tables import Measurements
 from analysis.report.captions import gains_caption, moved
 from analysis.statistics.decisions import Hypothesis
-from bench.core.errors import DataError
+from bench.core.errors import BenchError, DataError
 from bench.core.text import counted
 
 
@@ -59,6 +59,16 @@ class Numbers:
     findings: pd.DataFrame
     tests: tuple[Hypothesis, ...] = ()
     measured: Measurements | None = None
+
+    @cached_property
+    def charts(self) -> Mapping[str, Ratios]:
+        """Of `analysis.comparisons.ratio_tables.ratio_charts`."""
+        return ratio_tables.ratio_charts(self.evidence)
+
+    @cached_property
+    def rates(self) -> pd.DataFrame:
+        """Accuracy by learning rate, of `analysis.comparisons.curves.lr_curves`."""
+        return tables.lr_curves(self.evidence)
 
 
 def numbers(evidence: Evidence, measured: Measurements | None = None) -> Numbers:
@@ -103,14 +113,15 @@ def gallery(n: Numbers) -> list[Picture]:
         ("filters", "Filter sensitivity (LI Fig. 9)", partial(features.filters, n.evidence)),
         ("findings", "The papers' claims", partial(features.claims, n.findings)),
     )
-    return [_picture(name, title, draw) for name, title, draw in drawn]
+    return [draw_picture(name, title, draw) for name, title, draw in drawn]
 
 
-def _picture(name: str, title: str, draw: Callable[[], tuple[Figure, str]]) -> Picture:
+def draw_picture(name: str, title: str, draw: Callable[[], tuple[Figure, str]]) -> Picture:
+    """The figure that a function draws, or the statement of what it lacks."""
     try:
         with styled():
             figure, caption = draw()
-    except DataError as error:
+    except BenchError as error:
         hint = f" ({error.hint})" if error.hint else ""
         return Picture(name, title, "", None, f"{error.message}{hint}")
     return Picture(name, title, caption, figure)
@@ -145,8 +156,7 @@ _NEEDED = {
 
 def draw_gains(main: pd.DataFrame, question: Question) -> tuple[Figure, str]:
     """The dot plot of one question, with its caption."""
-    several = main["setting"].nunique() > 1
-    settings = main["setting"].map(lambda s: f", {s}" if s and several else "")
+    settings = _setting_text(main)
     about = main["about"].map(lambda s: f" ({s})" if main["about"].nunique() > 1 else "")
     known = main.assign(
         row=main["label"] + about + settings, n_per_class=main["n_per_class"].fillna(0.0)
@@ -163,6 +173,12 @@ def draw_gains(main: pd.DataFrame, question: Question) -> tuple[Figure, str]:
     label = "gain over plain tuning, points" if question == "method" else "gain, percentage points"
     figures.gain_dots(known, ax, labels="row", x_label=label)
     return figure, gains_caption(known, question)
+
+
+def _setting_text(table: pd.DataFrame) -> pd.Series[str]:
+    """The setting of each row, to be put behind a name where there are several settings."""
+    several = table["setting"].nunique() > 1
+    return table["setting"].map(lambda s: f", {s}" if s and several else "")
 
 
 # --- curves --------------------------------------------------------------------------------------
@@ -226,14 +242,10 @@ def _images_caption(n: Numbers) -> str:
     )
 
 
-def _curve_figure(
-    table: pd.DataFrame, x: figures.XKind, x_label: str | None, height: float = 3.3
-) -> Figure:
-    figure, (ax,) = canvas(height=height)
-    several = table["setting"].nunique() > 1
-    said = table["setting"].map(lambda s: f", {s}" if s and several else "")
-    rows = table.assign(line=table["line"] + said)
-    figures.curves(rows, ax, x, x_label=x_label, title=_n_text(rows))
+def _curve_figure(table: pd.DataFrame, x: figures.XKind) -> Figure:
+    figure, (ax,) = canvas(height=3.3)
+    rows = table.assign(line=table["line"] + _setting_text(table))
+    figures.curves(rows, ax, x, title=_n_text(rows))
     figures.legend_below(ax)
     return figure
 
@@ -242,9 +254,7 @@ def _frozen(n: Numbers) -> tuple[Figure, str]:
     table = tables.frozen_curves(n.evidence)
     if table.empty:
         raise DataError("no source has three numbers of frozen layers", hint=_NEEDED["freeze"])
-    return _curve_figure(table, "layers", "layers frozen, from the first on"), moved(
-        table, "frozen layers"
-    )
+    return _curve_figure(table, "frozen"), moved(table, "frozen layers")
 
 
 def _copied(n: Numbers) -> tuple[Figure, str]:
@@ -253,16 +263,12 @@ def _copied(n: Numbers) -> tuple[Figure, str]:
         raise DataError("no source has two numbers of copied layers", hint=_NEEDED["copy"])
     sizes = list(dict.fromkeys(table["n_per_class"]))[:_MOST_PANELS]
     figure, axes = canvas(1, len(sizes), height=3.4)
-    several = table["setting"].nunique() > 1
-    said = table["setting"].map(lambda s: f", {s}" if s and several else "")
-    table = table.assign(line=table["start"] + ", " + table["done"] + said)
+    table = table.assign(line=table["start"] + ", " + table["done"] + _setting_text(table))
     styles = figures.line_looks(table)
     for ax, size in zip(axes, sizes, strict=True):
         rows = table[table["n_per_class"] == size]
         title = f"{number(size)} images per class, {_n_text(rows)}"
-        figures.curves(
-            rows, ax, "layers", x_label="layers copied, the rest random", title=title, styles=styles
-        )
+        figures.curves(rows, ax, "copied", title=title, styles=styles)
     figures.legend_below(axes[0])
     return figure, moved(table, "copied layers")
 
@@ -274,11 +280,11 @@ def _source_classes(n: Numbers) -> tuple[Figure, str]:
             "no target has sources of three sizes",
             hint="add sources of several n to the grid's axes: see grids/factors.yaml",
         )
-    return _curve_figure(table, "classes", None), moved(table, "source classes")
+    return _curve_figure(table, "classes"), moved(table, "source classes")
 
 
 def _rates(n: Numbers) -> tuple[Figure, str]:
-    table = tables.lr_curves(n.evidence)
+    table = n.rates
     if table.empty:
         raise DataError(
             "no condition was tried with three learning rates",
@@ -292,9 +298,7 @@ def _rates(n: Numbers) -> tuple[Figure, str]:
     styles = figures.line_looks(table)
     figures.curves(table, axes[0], "lr", styles=styles, title=_n_text(table))
     if len(losses):
-        figures.curves(
-            losses, axes[1], "lr", y_label="training loss, nats", scale=1.0, styles=styles
-        )
+        figures.curves(losses, axes[1], "lr", y="loss", styles=styles)
     figures.legend_below(axes[0])
     return figure, moved(table, "the learning rate")
 
@@ -311,8 +315,7 @@ def _first_lines(table: pd.DataFrame, most: int = 7) -> pd.DataFrame:
 
 
 def _charts(n: Numbers, names: Sequence[str], needed: str) -> dict[str, Ratios]:
-    found = ratio_tables.ratio_charts(n.evidence)
-    kept = {name: r for name, r in found.items() if any(name.startswith(k) for k in names)}
+    kept = {name: r for name, r in n.charts.items() if name.startswith(tuple(names))}
     if not kept:
         raise DataError("no pair of finished runs for this chart", hint=needed)
     return kept

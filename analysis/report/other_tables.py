@@ -12,7 +12,7 @@ from analysis.advice.types import Situation
 from analysis.comparisons import curves as tables
 from analysis.findings.parts import UNDECIDED
 from analysis.leaderboard.labels import number
-from analysis.measurements.tables import Measurements
+from analysis.measurements.transferability_ranking import rankings
 from analysis.papers.ambiguities import AMBIGUITIES
 from analysis.report.figures import Numbers
 from analysis.report.tables import is_known
@@ -113,8 +113,9 @@ def _derived(table: pd.DataFrame) -> Table:
 _MOST_ROWS = 60
 
 
-def measured(found: Measurements | None) -> tuple[list[Table], list[str]]:
+def measured(n: Numbers) -> tuple[list[Table], list[str]]:
     """Tables of what was measured on features, and sentences about what was not."""
+    found = n.measured
     if found is None:
         return [], [
             "This report was made from a leaderboard alone; distances, filters and scores are read "
@@ -134,9 +135,48 @@ def measured(found: Measurements | None) -> tuple[list[Table], list[str]]:
     ):
         if table is not None and len(table):
             made.append(_plain_table(title, table, columns.split()))
+    ranked = rankings(n.evidence.board, found.transferability)
+    if ranked is not None:
+        made.append(_rankings_table(ranked))
     if not made and not said:
         said.append("Nothing was measured: the grid has no measure: section.")
     return made, said
+
+
+def _rankings_table(table: pd.DataFrame) -> Table:
+    """Of `analysis.measurements.transferability_ranking.rankings`."""
+    rows = tuple(
+        (
+            str(row["score"]),
+            "no" if row["static"] else "yes",
+            counted(row["targets"], "target"),
+            row["candidates"],
+            f"{row['regret_points']:.1f}",
+            *(f"{row[m]:+.2f}" if is_known(row[m]) else DASH for m in ("weighted_tau", "spearman")),
+        )
+        for row in table.to_dict("records")
+    )
+    ranked = int(table["ranked_targets"].max())
+    return Table(
+        "Does a score without training find the best source?",
+        (
+            "score",
+            "looks at target images",
+            "n",
+            "sources of a target",
+            "points lost by its choice",
+            "weighted tau",
+            "Spearman",
+        ),
+        rows,
+        (3, 4, 5, 6),
+        "Points lost: accuracy of the best source less that of the source with the highest score, "
+        "each at its best condition by validation among those that all sources were tried with. "
+        f"Rank correlations need three sources: {counted(ranked, 'target has', 'targets have')} "
+        "them. These are means without an interval or a test: with few targets they describe these "
+        "targets and do not say which score is better. Compare a score with the rows that look at "
+        "no target image.",
+    )
 
 
 def _plain_table(title: str, table: pd.DataFrame, wanted: Sequence[str]) -> Table:

@@ -21,15 +21,15 @@ from analysis.figures import features as figures_features
 from analysis.figures import images as figures_pictures
 from analysis.figures.class_sheet import class_sheet, class_word, example_images
 from analysis.figures.sheets import Cell, similarity_sheet, tree_sheet
-from analysis.figures.style import canvas, styled
+from analysis.figures.style import canvas
 from analysis.measurements.clustering import SimilarityMap
 from analysis.measurements.features_file import Extracted, read_extracted
 from analysis.measurements.filters import average_precision, precision_recall, top_filters
 from analysis.networks.class_tree import grid_groups
 from analysis.networks.layer_maps import pair_similarity
 from analysis.networks.trained import Trained, network_name, read_trained
-from analysis.report.figures import Picture
-from bench.core.errors import BenchError, DataError
+from analysis.report.figures import Picture, draw_picture
+from bench.core.errors import DataError
 from bench.core.text import counted
 from bench.results.records import describe_run, source_label
 from bench.results.store import Store
@@ -71,17 +71,7 @@ def figures(
         ("similarity", "Where two images are alike (SFT Fig. 4)", networks.similarity),
         ("concepts", "Concepts never learned (SFT Fig. 1)", lambda: concepts_figure(measured)),
     )
-    return [_picture(name, title, draw) for name, title, draw in drawn]
-
-
-def _picture(name: str, title: str, draw: Callable[[], tuple[Figure, str]]) -> Picture:
-    try:
-        with styled():
-            figure, caption = draw()
-    except BenchError as error:
-        hint = f" ({error.hint})" if error.hint else ""
-        return Picture(name, title, "", None, f"{error.message}{hint}")
-    return Picture(name, title, caption, figure)
+    return [draw_picture(name, title, draw) for name, title, draw in drawn]
 
 
 def _tree(plan: Plan) -> tuple[Figure, str]:

@@ -9,7 +9,15 @@ from typing import TYPE_CHECKING, Annotated, cast
 
 import typer
 
-from bench.commands._options import DataRoot, GridFile, Only, Results, Set, as_path, console
+from bench.commands._options import (
+    DataRoot,
+    GridFile,
+    Only,
+    Results,
+    Set,
+    as_path,
+    console,
+)
 from bench.core.errors import BenchError, DataError, nearest
 
 if TYPE_CHECKING:
@@ -47,7 +55,7 @@ def class_images(
     from analysis.figures.class_sheet import class_sheet, example_images
     from analysis.figures.style import styled, to_png
     from analysis.networks.class_images import Ascent
-    from bench.core.files import csv_text, write_atomic
+    from bench.core.files import write_atomic, write_csv
 
     networks = _networks(runs, results)
     wanted = _classes(classes, networks)
@@ -56,7 +64,7 @@ def class_images(
     with styled():
         sheet = class_sheet(networks, wanted, options, examples, "as is" if as_is else "stretched")
     write_atomic(out / "class-images.png", to_png(sheet.figure))
-    write_atomic(out / "class-images.csv", csv_text(sheet.rows))
+    write_csv(out / "class-images.csv", sheet.rows)
     screen = console()
     screen.print(sheet.caption, highlight=False, markup=False)
     for name in ("class-images.png", "class-images.csv"):

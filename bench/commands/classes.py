@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, cast, get_args
 
 import typer
 
 from bench.commands._options import DataRoot, Results, as_path
+from bench.core.errors import BenchError
 from bench.specs.recipes import EPILOG
 
 
@@ -30,24 +31,33 @@ def classes(
     ] = None,
 ) -> None:
     """List, count and draw classes: below a synset, or by any recipe of a grid."""
-    from bench.commands._class_lines import class_lines
+    from bench.commands._selections import parse_recipe
+    from bench.data.catalog import open_dataset
+    from bench.data.selection.classes import select
+    from bench.data.wordnet.hierarchy import Rule, taxonomy
 
-    lines = class_lines(
-        recipe=recipe,
-        under=under,
-        rule=rule,
-        dataset=dataset,
-        root=root,
-        data_root=data_root,
-        cache=results / "cache",
-        count=count and figure is None,
-        tree=tree and figure is None,
-    )
+    if recipe is not None and under is not None:
+        raise BenchError("give a recipe or --under, not both")
+    if rule not in get_args(Rule):
+        raise BenchError(f"--rule {rule!r} is not known", hint=", ".join(get_args(Rule)))
+    if under:
+        recipe = f"{{recipe: under, synset: {under}, rule: {rule}}}"
+    data = open_dataset(dataset, root, data_root=data_root, cache_dir=results / "cache")
+    wanted = parse_recipe(recipe or "{recipe: all}")
+    names = select(wanted, data.classes, wnid_keyed=data.wnid_keyed, dataset=dataset).names
+    words = taxonomy()
     if figure is not None:
         from bench.commands.class_images import draw_tree
 
-        names = [line.split("  ")[0] for line in lines]
         lines = [draw_tree({"selected": names}, figure), str(figure)]
+    elif count:
+        lines = [str(len(names))]
+    elif not data.wnid_keyed:
+        lines = list(names)
+    elif tree:
+        lines = words.tree_lines(under or "entity.n.01", cast(Rule, rule), names)
+    else:
+        lines = [f"{name}  {words.name(name)}" for name in names]
     for line in lines:
         typer.echo(line)
 

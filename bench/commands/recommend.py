@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv as csv_module
-import io
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -13,6 +11,7 @@ import typer
 from bench.commands._options import DataRoot, Results, as_path, console
 from bench.commands.findings import evidence_of
 from bench.core.errors import BenchError, DataError
+from bench.core.files import write_csv
 
 if TYPE_CHECKING:
     from rich.table import Table
@@ -20,6 +19,12 @@ if TYPE_CHECKING:
     from analysis.advice.tune_or_freeze import Regret
     from analysis.advice.types import AdviceLine, Situation
     from analysis.comparisons.evidence import Evidence
+
+
+def _as_fraction(value: float | None) -> float | None:
+    if value is not None and not 0 < value < 1:
+        raise BenchError(f"--accuracy {value:g} is not a fraction", hint="write 0.8 for 80 %")
+    return value
 
 
 def recommend(
@@ -46,7 +51,8 @@ def recommend(
         int | None, typer.Option(min=1, help="advice for so many instead of those counted")
     ] = None,
     accuracy: Annotated[
-        float | None, typer.Option(help="a fraction: how many labels would it take?")
+        float | None,
+        typer.Option(help="a fraction: how many labels would it take?", callback=_as_fraction),
     ] = None,
     images: Annotated[
         int, typer.Option(min=4, help="at most so many of each side for distances")
@@ -62,43 +68,24 @@ def recommend(
 ) -> None:
     """Advise how to fine-tune a target from a source, with the experiments behind each line."""
     from analysis.advice.recommend import advise
-    from bench.commands._recommend_target import Asked, look
+    from analysis.advice.target import describe_target
+    from bench.commands import _selections as given
 
-    if accuracy is not None and not 0 < accuracy < 1:
-        raise BenchError(f"--accuracy {accuracy:g} is not a fraction", hint="write 0.8 for 80 %")
-    out = console()
     evidence, heading = gather(grid or (), results, data_root)
-    asked = Asked(
-        target=target,
-        source=source,
-        network=network,
-        source_images=source_images,
-        image_size=image_size,
-        images_per_class=images_per_class,
-        accuracy=accuracy,
-        images=images,
+    places, device = given.places_and_device(results, data_root)
+    origin = given.find_source(source, network, source_images, results)
+    data = given.read_selection("target", target, places, image_size or origin.image_size)
+    model = None
+    if origin.data is not None:
+        model, _ = given.named_network(origin.network, data.image_size, results)
+    situation, lines = describe_target(
+        data, origin, model, places, device, images, images_per_class, accuracy
     )
-    found = look(asked, results, data_root)
-    lines = advise(found.situation, evidence)
-    for text in (*found.lines, *heading):
-        out.print(text, highlight=False, markup=False)
-    out.print()
-    curves = [line for line in lines if line.topic in ("more labels", "crossing")]
-    out.print(advice_table([line for line in lines if line not in curves]))
-    out.print()
-    for part in curve_tables(curves):
-        out.print(part, highlight=False)
-    out.print()
-    for table in band_tables(found.situation, evidence):
-        out.print(table)
-        out.print()
-    for part in _regret(evidence, regret):
-        out.print(part, highlight=False)
+    advice = advise(situation, evidence)
+    print_advice([*lines, *heading], advice, situation, evidence, regret)
     if csv is not None:
-        from bench.core.files import write_atomic
-
-        write_atomic(csv, _csv(lines))
-        out.print(f"the advice: {csv}", highlight=False, markup=False)
+        write_csv(csv, [_csv_row(line) for line in advice])
+        console().print(f"the advice: {csv}", highlight=False, markup=False)
 
 
 def gather(
@@ -146,6 +133,39 @@ _NOTHING = (
 # --- what is printed ------------------------------------------------------------------------------
 
 
+def print_advice(
+    heading: Sequence[str],
+    advice: Sequence[AdviceLine],
+    situation: Situation,
+    evidence: Evidence | None,
+    insist: bool,
+) -> None:
+    """Prints the heading, the advice, CHU's table and the regret.
+
+    Args:
+        heading: sentences about target, source and runs.
+        advice: all lines.
+        situation: of the target.
+        evidence: the user's runs, if there are any.
+        insist: whether to print why there is no regret.
+    """
+    out = console()
+    for text in heading:
+        out.print(text, highlight=False, markup=False)
+    curves = [line for line in advice if line.topic in ("more labels", "crossing")]
+    others = [line for line in advice if line not in curves]
+    for parts in ([advice_table(others)], curve_tables(curves)):
+        out.print()
+        for part in parts:
+            out.print(part, highlight=False)
+    for table in band_tables(situation, evidence):
+        out.print()
+        out.print(table)
+    out.print()
+    for part in _regret(evidence, insist):
+        out.print(part, highlight=False)
+
+
 def advice_table(lines: Sequence[AdviceLine]) -> Table:
     """A row per line of advice: what to do, how sure, why, and which experiments say so."""
     from rich.markup import escape
@@ -164,18 +184,18 @@ def advice_table(lines: Sequence[AdviceLine]) -> Table:
 
 
 def curve_tables(lines: Sequence[AdviceLine], most: int = 5) -> list[Table | str]:
-    """What learning curves of the user's runs say, of whatever data, below a heading of their own.
+    """The learning curves of the user's runs, of whatever data, below a heading of their own.
 
     Args:
-        most: rows shown; of more it is said how many there are.
+        most: rows shown; of more their number is shown.
     """
-    known = [line for line in lines if line.supporting]
-    if not known:
+    measured = [line for line in lines if line.supporting]
+    if not measured:
         return [advice_table(lines)] if lines else []
-    said = ["learning curves of your runs, which may be of other data than this target:"]
-    if len(known) > most:
-        said.append(f"and {len(known) - most} more: --csv FILE writes all")
-    return [said[0], advice_table(known[:most]), *said[1:]]
+    heading = "learning curves of your runs, which may be of other data than this target:"
+    left = len(measured) - most
+    rest = [f"and {left} more: --csv FILE writes all"] if left > 0 else []
+    return [heading, advice_table(measured[:most]), *rest]
 
 
 def _behind(line: AdviceLine, most: int = 3) -> str:
@@ -264,8 +284,8 @@ def _regret(evidence: Evidence | None, insist: bool) -> list[Table | str]:
     try:
         return regret_table(regret(evidence))
     except DataError as problem:
-        said = f"the regret of this advice is not known: {problem.message}; run more targets"
-        return [said] if insist else []
+        reason = f"the regret of this advice is not known: {problem.message}; run more targets"
+        return [reason] if insist else []
 
 
 def regret_table(found: Regret) -> list[Table | str]:
@@ -302,14 +322,10 @@ def regret_table(found: Regret) -> list[Table | str]:
     return lines
 
 
-def _csv(lines: Sequence[AdviceLine]) -> str:
-    text = io.StringIO()
-    writer = csv_module.writer(text, lineterminator="\n")
-    writer.writerow(("topic", "answer", "verdict", "n", "because", "supporting"))
-    for line in lines:
-        behind = "; ".join(f"{name} ({n})" for name, n in line.supporting)
-        writer.writerow((line.topic, line.answer, line.verdict, line.n, line.because, behind))
-    return text.getvalue()
+def _csv_row(line: AdviceLine) -> dict[str, object]:
+    names = ("topic", "answer", "verdict", "n", "because")
+    supporting = "; ".join(f"{name} ({n})" for name, n in line.supporting)
+    return {name: getattr(line, name) for name in names} | {"supporting": supporting}
 
 
 def register(app: typer.Typer) -> None:

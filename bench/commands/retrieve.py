@@ -8,6 +8,7 @@ from typing import Annotated
 import typer
 
 from bench.commands._options import DataRoot, Results, as_path
+from bench.core.files import write_csv
 
 
 def retrieve(
@@ -28,12 +29,32 @@ def retrieve(
     results: Results = Path("results"),
 ) -> None:
     """Find the source images nearest to each target image (selective joint fine-tuning)."""
-    from bench.commands._neighbours import Retrieval
-    from bench.commands._neighbours import retrieve as find
+    from analysis.figures.class_sheet import neighbour_sheet
+    from analysis.figures.style import styled, to_png
+    from analysis.measurements.selections import find_neighbours
+    from bench.commands._selections import places_and_device, read_pair, validated
+    from bench.core.files import write_atomic
+    from bench.methods.retrieval.neighbours import SelectionOptions
+    from bench.results.lookup import find_run, read_network
 
-    asked = Retrieval(run=run, layers=layers, k=k, bins=bins, memory_mib=memory_mib)
-    for line in find(target, source, out, results=results, data_root=data_root, asked=asked):
-        typer.echo(line)
+    places, device = places_and_device(results, data_root)
+    network = read_network(find_run(run, results)).model if run else None
+    given = {"bank": "kernels" if run else "gabor", "layers": layers, "k0": k, "bins": bins}
+    options = validated(SelectionOptions, given | {"rounds": 1, "memory_mib": memory_mib}, ())
+    pair = read_pair(source, target, places)
+    neighbours = find_neighbours(*pair, network, options, places, device)
+    with styled():
+        picture = to_png(neighbour_sheet(neighbours))
+    write_csv(out / "neighbours.csv", neighbours.rows())
+    write_atomic(out / "neighbours.png", picture)
+    n_source, n_target = len(neighbours.source.train_keys), len(neighbours.target.train_keys)
+    typer.echo(f"bank: {'; '.join(neighbours.bank)}; bins: {bins} ({neighbours.bin_edges})")
+    typer.echo(
+        f"{n_target} target images, {neighbours.nearest.stored} neighbours of each, "
+        f"{neighbours.borrowed} of {n_source} source images in all"
+    )
+    for name in ("neighbours.csv", "neighbours.png"):
+        typer.echo(out / name)
 
 
 def register(app: typer.Typer) -> None:

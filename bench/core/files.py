@@ -90,3 +90,8 @@ def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = 
         writer.writerow(names)
     writer.writerows([row.get(name) for name in names] for row in rows)
     return text.getvalue()
+
+
+def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
+    """Write rows of one kind to a file, atomically; see `csv_text`."""
+    write_atomic(path, csv_text(rows))

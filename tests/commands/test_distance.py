@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import csv
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -11,15 +13,17 @@ from typer.testing import CliRunner
 
 from analysis.measurements.distance_parts import DistanceOptions, Side
 from analysis.measurements.distances import measure
-from bench.commands._neighbours import parse_selection
+from analysis.measurements.selections import Places, SelectionDistances, measure_selections
+from bench.commands._selections import named_network, parse_selection
 from bench.commands.app import app
-from bench.commands.distance import distance_table, measure_selections
+from bench.commands.distance import distance_table
 from bench.core.errors import BenchError
 from bench.data import catalog
 from bench.methods.features.extract_options import taken_rows
 from bench.models import layers
 from bench.runs.build import Context
 from bench.runs.execute import execute_batch
+from bench.specs.measures import DistancesAsked
 from bench.specs.run import ModelSpec, RunSpec, TrainSpec, run_id
 from bench.training.domain import Domain
 from bench.training.features import extract
@@ -35,9 +39,19 @@ TARGET = (
 PLACES = ("--source", SOURCE, "--target", TARGET)
 
 
+def measured(
+    folder: Path, source: str = SOURCE, target: str = TARGET, network: str = "scratch", **asked: Any
+) -> SelectionDistances:
+    model, _ = named_network(network, 32, folder)
+    places: Places = {"data_root": None, "cache_dir": folder / "cache"}
+    sides = (parse_selection("source", source), parse_selection("target", target))
+    options = DistancesAsked(**asked)
+    return measure_selections(*sides, model, options, places, torch.device("cpu"))
+
+
 def test_distances_are_those_of_the_features_of_both_selections(tmp_path: Path) -> None:
     torch.set_num_threads(1)
-    found = measure_selections(SOURCE, TARGET, layer="5", images=20, results=tmp_path)
+    found = measured(tmp_path, layer="5", images=20)
     assert found.images == (20, 20)
     assert found.shared == 0
     net = layers.create(ModelSpec(name="narrow8_32"), 1, seed=0)
@@ -55,7 +69,7 @@ def test_distances_are_those_of_the_features_of_both_selections(tmp_path: Path) 
     assert cosine["value"] == pytest.approx(expected.value, abs=1e-5)
     names = [row["distance"] for row in found.rows]
     assert {"CNN accuracy", "EMD of class centroids", "WordNet path"} <= set(names)
-    assert distance_table(found).row_count == len(names)
+    assert distance_table(found.rows).row_count == len(names)
     (path,) = [row for row in found.rows if row["distance"] == "WordNet path"]
     assert "needs the WordNet ids" in path["notes"]
 
@@ -75,7 +89,7 @@ def test_the_command_prints_a_table_and_writes_a_csv(tmp_path: Path) -> None:
 
 
 def test_images_of_both_sides_are_told(tmp_path: Path) -> None:
-    found = measure_selections(SOURCE, SOURCE, images=12, results=tmp_path)
+    found = measured(tmp_path, target=SOURCE, images=12)
     assert found.shared == 12
     assert abs(found.rows[0]["value"]) < 1e-6
 
@@ -90,16 +104,14 @@ def test_a_run_is_a_network(tmp_path: Path) -> None:
     context = Context(results=str(tmp_path), device="cpu")
     key = run_id(spec, context.fingerprint)
     execute_batch([(key, spec)], context, report=lambda e: None, should_stop=lambda: False)
-    found = measure_selections(SOURCE, TARGET, network=key[:8], images=12, results=tmp_path)
-    assert found.network == f"narrow8_32 of run {key[:8]}"
+    found = measured(tmp_path, network=key[:8], images=12)
+    assert named_network(key[:8], 32, tmp_path)[1] == f"narrow8_32 of run {key[:8]}"
     (folder,) = (tmp_path / "runs").iterdir()
-    by_path = measure_selections(SOURCE, TARGET, network=str(folder), images=12, results=tmp_path)
-    assert by_path.rows == found.rows
-    random = measure_selections(SOURCE, TARGET, images=12, results=tmp_path)
+    assert measured(tmp_path, network=str(folder), images=12).rows == found.rows
+    random = measured(tmp_path, images=12)
     assert found.rows[0]["value"] != random.rows[0]["value"]
-    sides = [text.replace("digits,", "digits, image_size: 16,") for text in (SOURCE, TARGET)]
     with pytest.raises(BenchError, match=r"trained on 32 pixels, the images have 16"):
-        measure_selections(*sides, network=key[:8], results=tmp_path)
+        named_network(key[:8], 16, tmp_path)
 
 
 @pytest.mark.parametrize(
@@ -116,9 +128,11 @@ def test_a_run_is_a_network(tmp_path: Path) -> None:
     ],
 )
 def test_wrong_input_is_an_error(tmp_path: Path, change: dict[str, str], message: str) -> None:
-    given = {"source": SOURCE, "target": TARGET, "network": "scratch"} | change
-    with pytest.raises(BenchError, match=message):
-        measure_selections(results=tmp_path, images=8, **given)  # type: ignore[arg-type]
+    given = {"source": SOURCE, "target": TARGET, "results": str(tmp_path), "images": "8"} | change
+    options = [text for name, value in given.items() for text in (f"--{name}", value)]
+    result = CliRunner().invoke(app, ["distance", *options])
+    assert isinstance(result.exception, BenchError)
+    assert re.search(message, str(result.exception))
 
 
 def test_an_unknown_device_is_an_error() -> None:

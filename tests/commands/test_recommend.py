@@ -27,8 +27,8 @@ defaults:
     val_per_class: 3
     test_per_class: 6
   model: narrow8_32
-  train: {lr: 0.02, epochs: 1, batch_size: 16}
-  pretrain: {lr: 0.02, epochs: 1, batch_size: 32}
+  train: {lr: 0.02, epochs: 10, batch_size: 4}
+  pretrain: {lr: 0.02, epochs: 4, batch_size: 8}
 sources:
   near: {classes: {side: near}, images_per_class: 20}
 experiments:
@@ -55,7 +55,7 @@ def said(command: str, *arguments: str) -> str:
 @pytest.fixture(scope="module")
 def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A grid, its results, and a folder of images of which three are the source's."""
-    from bench.commands._neighbours import parse_selection
+    from bench.commands._selections import parse_selection
     from bench.data import catalog
 
     folder = tmp_path_factory.mktemp("recommend")
@@ -244,3 +244,15 @@ def test_bands_without_distances_say_how_they_come_in(place: Path) -> None:
     evidence, _ = gather((), place / "results", None)
     tables = band_tables(Situation(images_per_class=4, classes=3), evidence)
     assert "--grid GRID brings in" in str(tables[-1].caption)
+
+
+def test_leaderboards_with_runs_that_learned_nothing_are_joined(committed: Path) -> None:
+    from analysis.leaderboard.folder import join
+    from analysis.leaderboard.read import ADDED, prepare, read
+
+    board = read(committed / "borrowing.csv")
+    plain = board.drop(columns=[name for name in ADDED if name in board.columns])
+    stuck = prepare(plain.assign(not_converged=["run", *[None] * (len(plain) - 1)]))
+    assert stuck["status"].iloc[0] == "not converged"
+    both = join({"a": stuck, "b": board})
+    assert list(both["status"]) == [*stuck["status"], *board["status"]]

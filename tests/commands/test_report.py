@@ -103,17 +103,18 @@ def test_variants_of_a_grid_have_pages_of_their_own(tmp_path: Path) -> None:
     grid = tmp_path / "own.yaml"
     grid.write_text(
         "defaults:\n"
-        "  target: {dataset: digits, images_per_class: 5, val_per_class: 5, test_per_class: 10}\n"
+        "  target: {dataset: digits, images_per_class: 10, val_per_class: 5, test_per_class: 10}\n"
         "  model: narrow8_32\n"
         "  pattern: scratch\n"
-        "  train: {lr: 0.01, epochs: 1}\n"
-        "experiments: {a: {axes: {train.batch_size: [16, 32]}}}\n"
+        "  train: {lr: 0.03, epochs: 15}\n"
+        "experiments: {a: {axes: {train.batch_size: [4, 8]}}}\n"
     )
     for value in ("seed=1", "seed=2"):
         given = [str(grid), "--set", value, "--results", str(tmp_path / "r")]
         run = CliRunner().invoke(app, ["grid", *given, "--workers", "1"])
         assert run.exit_code == 0, run.output
-        assert call(*given, "--no-png")[0] == 0
+        code, text = call(*given, "--no-png")
+        assert code == 0, text
     pages = sorted((tmp_path / "r" / "reports").glob("*/index.html"))
     assert [page.parent.name for page in pages] == ["own--seed=1", "own--seed=2"]
     assert all(f"How to fine-tune: {page.parent.name}" in page.read_text() for page in pages)

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.commands._class_lines import class_lines
+from bench.commands.classes import classes
 from bench.core.errors import BenchError, DataError
 from bench.data.selection.classes import Selection, select
 from bench.data.wordnet.hierarchy import taxonomy
@@ -300,17 +300,7 @@ def test_recipes_on_the_command_line_are_explained(
     tmp_path: Path, text: str, says: str, way_out: str
 ) -> None:
     with pytest.raises(BenchError) as caught:
-        class_lines(
-            recipe=text,
-            under=None,
-            rule="first_pointer",
-            dataset="digits",
-            root=None,
-            data_root=None,
-            cache=tmp_path,
-            count=False,
-            tree=False,
-        )
+        classes(text, dataset="digits", rule="first_pointer", results=tmp_path)
     assert says in caught.value.message
     assert way_out in str(caught.value.hint)
 

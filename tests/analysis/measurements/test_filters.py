@@ -12,7 +12,6 @@ from sklearn.metrics import average_precision_score, precision_recall_curve
 
 from analysis.measurements.filters import (
     average_precision,
-    average_precision_multilabel,
     precision_recall,
     sensitivity,
     top_filters,
@@ -49,13 +48,11 @@ def detections(draw: st.DrawFn) -> tuple[np.ndarray, np.ndarray]:
 def test_equals_the_literal_sum_and_scikit_learn(case: tuple[np.ndarray, np.ndarray]) -> None:
     scores, labels = case
     fast = average_precision(scores, labels)
-    several = average_precision_multilabel(scores, labels[:, None] == np.arange(fast.shape[1]))
     for f in range(2):
         for c in range(fast.shape[1]):
             positive = labels == c
             theirs = average_precision_score(positive, scores[:, f])
             assert fast[f, c] == pytest.approx(theirs, abs=1e-12)
-            assert several[f, c] == pytest.approx(theirs, abs=1e-12)
             assert fast[f, c] == pytest.approx(_literal(scores[:, f], positive), abs=1e-12)
 
 
@@ -100,21 +97,6 @@ def test_the_papers_size_in_about_a_second_on_one_core() -> None:
         assert found[f, c] == pytest.approx(
             average_precision_score(labels == c, scores[:, f]), abs=1e-12
         )
-
-
-def test_eleven_points_against_the_definition() -> None:
-    rng = np.random.default_rng(1)
-    scores, positive = rng.random((40, 2)).round(1), rng.random((40, 1)) < 0.25
-    found = average_precision_multilabel(scores, positive, "eleven_point")
-    for f in range(2):
-        curve = precision_recall(scores[:, f], positive[:, 0])
-        literal = [
-            max(
-                p for p, r in zip(curve.precision, curve.recall, strict=True) if r >= k / 10 - 1e-12
-            )
-            for k in range(11)
-        ]
-        assert found[f, 0] == pytest.approx(np.mean(literal))
 
 
 def test_curve_is_scikit_learns() -> None:

@@ -15,11 +15,11 @@ import pandas as pd
 import pytest
 
 from analysis.comparisons.evidence import Evidence
-from analysis.findings.evaluate import Examined, examine
 from analysis.leaderboard.read import ADDED, prepare, read
 from analysis.measurements.tables import Measurements
 from analysis.papers.ambiguities import AMBIGUITIES
-from analysis.report.build import Report, build, page, write
+from analysis.report.build import Report, build, compose, page, write
+from analysis.report.figures import Numbers, numbers
 from analysis.report.summary import headline
 from bench.core.errors import DataError
 
@@ -66,18 +66,13 @@ def borrowing(committed: Path) -> Report:
 
 
 @pytest.fixture(scope="module")
-def evidence(committed: Path) -> Evidence:
-    return Evidence(read(committed / "tiny-imagenet.csv"))
+def found(committed: Path) -> Numbers:
+    return numbers(Evidence(read(committed / "tiny-imagenet.csv")))
 
 
 @pytest.fixture(scope="module")
-def photographs(evidence: Evidence) -> Report:
-    return build("tiny-imagenet", evidence, png=False)
-
-
-@pytest.fixture(scope="module")
-def examined(evidence: Evidence) -> Examined:
-    return examine(evidence)
+def photographs(found: Numbers) -> Report:
+    return compose("tiny-imagenet", found, png=False)
 
 
 def test_the_page_has_its_parts_in_order(photographs: Report) -> None:
@@ -186,7 +181,7 @@ def test_names_and_reasons_from_data_are_harmless_and_failures_are_gaps(committe
     assert html.escape("<script>alert(1)</script>") in text
     for data in report.files.values():
         assert b"<script" not in data
-    assert "154 runs have no result." in text
+    assert f"4 of the leaderboard's {len(board)} runs have no result." in html.unescape(text)
     assert "out of memory &amp; &lt;tired&gt;" in text
 
 
@@ -194,6 +189,8 @@ def test_an_unfinished_leaderboard_is_refused(committed: Path) -> None:
     board = read(committed / "borrowing.csv")
     with pytest.raises(DataError, match="none of 154 runs is finished"):
         build("b", Evidence(board.assign(status="missing")))
+    with pytest.raises(DataError, match="154 never left chance"):
+        build("b", Evidence(board.assign(status="not converged")))
 
 
 def test_one_run_gives_a_page_that_says_what_is_missing(committed: Path) -> None:
@@ -240,8 +237,7 @@ def test_measurements_have_tables_and_figures_where_they_exist(committed: Path) 
             "n_classes": [20],
         }
     )
-    board = read(committed / "borrowing.csv")
-    board = board[board["method"] == "plain"].reset_index(drop=True)
+    board = read(committed / "borrowing.csv").head(8)
     found = Measurements(distances, None, sensitivities, missing=("probes of far are missing",))
     evidence = Evidence(board, sensitivities=sensitivities)
     report = build("b", evidence, found, png=False)
@@ -252,10 +248,10 @@ def test_measurements_have_tables_and_figures_where_they_exist(committed: Path) 
 
 
 def test_the_answers_say_how_much_was_tested_and_where_a_verdict_holds(
-    examined: Examined, photographs: Report
+    found: Numbers, photographs: Report
 ) -> None:
     answers = next(s for s in photographs.sections if s.id == "answers")
-    family = {test.hypothesis for test in examined.tests if test.p is not None}
+    family = {test.hypothesis for test in found.tests if test.p is not None}
     assert (
         f"Tested here: {len(family)} comparisons, this page's answers and claims"
         in answers.texts[1]
@@ -263,7 +259,7 @@ def test_the_answers_say_how_much_was_tested_and_where_a_verdict_holds(
     assert "an effect of 1 point or more" in answers.texts[1]
     tables = [table for table in answers.tables if "verdict" in table.head]
     cells = [dict(zip(t.head, row, strict=True)) for t in tables for row in t.rows]
-    assert len(cells) == len(examined.gains)
+    assert len(cells) == len(found.gains)
     holds = {"in general", "on these 3 tasks", "on these 6 tasks"}
     for cell in cells:
         assert cell["verdict"] in ("higher", "lower", "undecided")
@@ -271,7 +267,7 @@ def test_the_answers_say_how_much_was_tested_and_where_a_verdict_holds(
         if "seed" in cell["n"]:  # two of one target: too few to be tested
             assert (cell["p (Holm)"], cell["verdict"], cell["holds"]) == ("–", "undecided", "–")
     assert {cell["holds"] for cell in cells} == holds | {"–"}
-    main = examined.gains[examined.gains["main"]]
+    main = found.gains[found.gains["main"]]
     captions = {f.name: f.caption for s in photographs.sections for f in s.figures}
     for name, question in (("start", "start"), ("treatment", "treatment"), ("source", "source")):
         rows = main[main["question"] == question]
@@ -283,19 +279,20 @@ def test_the_answers_say_how_much_was_tested_and_where_a_verdict_holds(
         )
 
 
-def test_findings_stand_with_both_verdicts(examined: Examined, photographs: Report) -> None:
+def test_findings_stand_with_both_verdicts(found: Numbers, photographs: Report) -> None:
     (table,) = next(s for s in photographs.sections if s.id == "findings").tables
     cells = [dict(zip(table.head, row, strict=True)) for row in table.rows]
     assert [(c["verdict"], c["on these tasks"]) for c in cells] == [
-        (f.verdict, f.here) for f in examined.findings
+        (row["verdict"], row["here"]) for row in found.findings.to_dict("records")
     ]
-    assert [c["claim"].split(":")[0] for c in cells] == [f.claim for f in examined.findings]
+    assert [c["claim"].split(":")[0] for c in cells] == list(found.findings["claim"])
     assert {c["on these tasks"] for c in cells} > {"not enough evidence"}
 
 
 def test_diverged_runs_are_on_the_page_at_chance(committed: Path) -> None:
     board = read(committed / "borrowing.csv")
-    plain = board[board["method"] == "plain"].reset_index(drop=True)
+    size = (board["n_per_class"] == 20) | (board["role"] == "source")
+    plain = board[(board["method"] == "plain") & size].reset_index(drop=True)
     tuned = (plain["pattern"] == "T(1-7)R(8)") & (plain["source"] == "near")
     tuned &= plain[["tuned", "layer_lr_decay", "l2_sp"]].isna().all(axis="columns")
     tuned &= plain["n_per_class"] == 20

@@ -1,0 +1,323 @@
+"""Selections, networks and sources as text on the command line, and what they mean."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from pydantic import TypeAdapter, ValidationError
+
+from bench.core.errors import BenchError, DataError
+from bench.core.paths import user_path
+from bench.grid.errors import cell_error
+from bench.grid.yaml import scalar
+from bench.results.store import Store
+from bench.specs.data import ClassRecipe, DataSpec
+from bench.specs.run import RunSpec
+
+if TYPE_CHECKING:
+    import torch
+    from torch import nn
+
+    from analysis.advice.target import Source
+    from analysis.measurements.selections import Places
+
+
+def validated(
+    kind: Any, value: Any, prefix: tuple[str, ...], about: str = "", example: str | None = None
+) -> Any:
+    """The value as a pydantic type.
+
+    Args:
+        kind: the type, a union of types included.
+        value: plain values, such as YAML gives.
+        prefix: the key under which a grid would have it.
+        about: put before the problem.
+        example: the way out where the problem has none.
+
+    Raises:
+        BenchError: the first problem, with the way out.
+    """
+    try:
+        return TypeAdapter(kind).validate_python(value)
+    except ValidationError as error:
+        problem = cell_error(error, prefix)
+        raise BenchError(about + problem.message, hint=problem.hint or example) from None
+
+
+def places_and_device(
+    results: Path, data_root: Path | None, device: str = "auto"
+) -> tuple[Places, torch.device]:
+    """Where data sets and decoded images lie, and what to compute on.
+
+    Raises:
+        BenchError: the device is cuda, and there is none.
+    """
+    from bench.runs.build import Context
+
+    context = Context(str(results), str(data_root) if data_root else None, device)
+    return {"data_root": context.root, "cache_dir": context.cache}, context.torch_device()
+
+
+# --- selections -------------------------------------------------------------------------------
+
+
+def parse_selection(name: str, text: str, image_size: int | None = None) -> DataSpec:
+    """A selection as YAML: the name of a data set, or a mapping.
+
+    Args:
+        name: of the option.
+        text: what was given.
+        image_size: in pixels, where the mapping has none; None is a selection's default.
+
+    Raises:
+        BenchError: naming the key that is wrong.
+
+    >>> parse_selection("target", "{dataset: digits, images_per_class: 5}").images_per_class
+    5
+    """
+    value = scalar(text)
+    raw = {"dataset": value} if isinstance(value, str) else value
+    if image_size is not None and isinstance(raw, Mapping):
+        raw = {"image_size": image_size, **raw}
+    example = "write for example '{dataset: digits, images_per_class: 5, test_per_class: 20}'"
+    data: DataSpec = validated(DataSpec, raw, ("target",), f"{name} {text}: ", example)
+    return data
+
+
+def parse_recipe(text: str) -> ClassRecipe:
+    """A class recipe as YAML: its name, or a mapping.
+
+    Raises:
+        BenchError: naming the key that is wrong.
+    """
+    value = scalar(text)
+    value = {"recipe": value} if isinstance(value, str) else value
+    recipe: ClassRecipe = validated(ClassRecipe, value, ("recipe",), f"recipe {text}: ")
+    return recipe
+
+
+_HELD_OUT = 0.2
+"""Share of the smallest class that is held out for the test where a folder has no test images; half
+as much for validation."""
+
+
+def read_selection(name: str, text: str, places: Places, image_size: int | None = None) -> DataSpec:
+    """A selection: YAML, the name of a data set, or a folder, an archive or a manifest of images.
+
+    All training images of a folder are taken. Where it has no test images, some of each class are
+    held out, so that counts and overlap are those of a grid.
+
+    Args:
+        name: of the option.
+        text: what was given.
+        places: of data sets and decoded images.
+        image_size: in pixels, where the text has none; None is a selection's default.
+
+    Raises:
+        BenchError: naming the key that is wrong, or a folder that is not there or no data set.
+    """
+    from bench.data.catalog import open_dataset
+
+    path = _path(text)
+    if path is None:
+        return parse_selection(name, text, image_size)
+    kind = "manifest" if path.suffix.lower() == ".csv" else "folder"
+    raw: dict[str, Any] = {"dataset": kind, "root": str(path)}
+    raw |= {"on_short": "cap", "on_corrupt": "skip"}
+    raw["image_size"] = image_size or DataSpec.model_fields["image_size"].default
+    dataset = open_dataset(kind, str(path), **places)
+    smallest = min(len(dataset.images_of(label)) for label in dataset.classes)
+    raw["val_per_class"] = min(10, max(1, round(_HELD_OUT / 2 * smallest)))
+    if not dataset.has_test:
+        raw["test_per_class"] = max(1, round(_HELD_OUT * smallest))
+    return DataSpec.model_validate(raw)
+
+
+def read_pair(source: str, target: str, places: Places) -> tuple[DataSpec, DataSpec]:
+    """Two selections that are compared; a folder's images get the size of the other side's.
+
+    Raises:
+        BenchError: as `read_selection`.
+    """
+    texts = {"source": source, "target": target}
+    parsed = {name: parse_selection(name, t) for name, t in texts.items() if _path(t) is None}
+    size = next((data.image_size for data in parsed.values()), None)
+    first, second = (
+        parsed.get(name) or read_selection(name, text, places, size) for name, text in texts.items()
+    )
+    return first, second
+
+
+def _path(text: str) -> Path | None:
+    """The path that a text is; None for YAML and names of data sets."""
+    if text.lstrip().startswith("{") or _is_dataset(text):
+        return None
+    path = user_path(text)
+    if path.exists():
+        return path
+    if "/" in text:
+        raise DataError(
+            "there is no such folder", place=text, hint="give a folder with a folder per class"
+        )
+    return None
+
+
+def _is_dataset(text: str) -> bool:
+    from bench.data.datasets import DATASETS
+
+    return text.strip() in DATASETS
+
+
+# --- networks ---------------------------------------------------------------------------------
+
+_RANDOM = "narrow8_32"
+"""The network whose random features are taken where none is named."""
+
+
+def named_network(text: str, image_size: int, results: Path) -> tuple[nn.Module, str]:
+    """The network that an option means, and its description.
+
+    Args:
+        text: a run, `timm:NAME` for pretrained weights, or `scratch` or `scratch:NAME` for a
+            random network.
+        image_size: of the images that it is to see.
+        results: where runs lie.
+
+    Raises:
+        BenchError: no such network or run, or a run that was trained on images of another size.
+    """
+    kind, _, name = text.partition(":")
+    if kind == "scratch":
+        return _random(name or _RANDOM, image_size), f"{name or _RANDOM}, random weights"
+    if kind == "timm":
+        return _pretrained(name, image_size), f"{name}, timm's weights"
+    from bench.results.lookup import find_run, read_network
+
+    network = read_network(find_run(text, results))
+    trained_on = network.spec.data.image_size
+    if trained_on != image_size:
+        raise BenchError(
+            f"the network was trained on {trained_on} pixels, the images have {image_size}",
+            hint=f"give both selections image_size: {trained_on}",
+        )
+    return network.model, f"{network.spec.model.name} of run {text}"
+
+
+def _random(name: str, image_size: int) -> nn.Module:
+    from bench.models import layers
+    from bench.specs.run import ModelSpec
+
+    return layers.create(ModelSpec(name=name), 1, seed=0, image_size=image_size)
+
+
+def _pretrained(name: str, image_size: int) -> nn.Module:
+    from bench.grid.extractions import extraction_pattern
+    from bench.models import layers, weights
+    from bench.models.depths import depth_of
+    from bench.specs.pattern import LayerPattern
+    from bench.specs.run import FromTimm
+
+    plain, _, tag = name.partition(".")
+    init = FromTimm(tag=tag or None)
+    pattern = LayerPattern.parse(extraction_pattern(init, depth_of(plain)))
+    model = _random(plain, image_size)
+    layers.apply_pattern(model, pattern, weights.load_state(init, plain, image_size=image_size))
+    return model
+
+
+# --- sources ----------------------------------------------------------------------------------
+
+
+def find_source(text: str, network: str | None, source_images: str | None, results: Path) -> Source:
+    """The source of weights that `bench recommend` is given.
+
+    Args:
+        text: a run, a selection, or timm:MODEL.
+        network: for a selection, see `named_network`; None looks for a run that learned it.
+        source_images: for timm:MODEL, the selection that it learned from.
+        results: where runs lie.
+
+    Raises:
+        BenchError: no run, selection or network of that name; no run that learned the selection.
+    """
+    from analysis.advice.target import Source
+
+    text = text.strip()
+    if text.startswith("timm:"):
+        data = None if source_images is None else parse_selection("source", source_images)
+        name = text.removeprefix("timm:")
+        size = _size_of_timm(name)
+        return Source(text, f"timm's {name}", name.partition(".")[0], data, image_size=size)
+    if text.startswith("{") or _is_dataset(text):
+        return _source_of_selection(parse_selection("source", text), network, results)
+    if source_images is not None:
+        raise BenchError(
+            "--source-images is for a source of timm",
+            hint="leave it out: a run's record names the images that it learned from",
+        )
+    return _source_of_run(text, results)
+
+
+def _size_of_timm(name: str) -> int:
+    """The side of the images that timm's weights were trained on."""
+    import timm
+
+    from bench.models import layers
+
+    layers.register_networks()
+    layers.check_name(name.partition(".")[0])
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
+    if config is None:
+        raise BenchError(f"timm publishes no weights {name!r}", hint="see timm.list_pretrained()")
+    return int(config.input_size[1])
+
+
+def _source_of_run(text: str, results: Path) -> Source:
+    from analysis.advice.target import Source
+    from bench.results.lookup import find_run
+    from bench.results.records import selection_label
+
+    folder = find_run(text, results)
+    spec = RunSpec.model_validate_json((folder.path / "spec.json").read_text(encoding="utf-8"))
+    data, name = spec.data, spec.model.name
+    words = f"run {folder.run_id[:12]}: {name} trained on {data.dataset} {selection_label(data)}"
+    return Source(folder.run_id, words, name, data, spec.seeds.draw, data.image_size)
+
+
+def _source_of_selection(data: DataSpec, network: str | None, results: Path) -> Source:
+    """A selection, and the network named or a run that learned it from scratch."""
+    from analysis.advice.target import Source
+
+    if network is not None:
+        kind, _, name = network.partition(":")
+        if kind in ("timm", "scratch"):
+            model = name.partition(".")[0] or None
+            return Source(network, "a selection", model, data, image_size=data.image_size)
+        run = _source_of_run(network, results)
+        words = f"a selection; {run.words}"
+        return Source(run.network, words, run.model, data, image_size=run.image_size)
+    best = _run_from_scratch(data, results)
+    if best is None:
+        raise BenchError(
+            "no run below the results folder learned this source from scratch",
+            place=str(results),
+            hint="name the network: --network RUN or --network timm:NAME; or train one in a grid",
+        )
+    return _source_of_run(best, results)
+
+
+def _run_from_scratch(data: DataSpec, results: Path) -> str | None:
+    """The run on exactly this selection with the best validation accuracy."""
+    ranked = []
+    for folder in Store(results).find(""):
+        path = folder.path / "spec.json"
+        record = folder.record() if path.is_file() else None
+        if record is None or record["row"].get("status") != "done":
+            continue
+        spec = RunSpec.model_validate_json(path.read_text(encoding="utf-8"))
+        if spec.init.kind == "scratch" and spec.data.identity() == data.identity():
+            accuracy = record["row"].get("val_top1_accuracy") or 0.0
+            ranked.append((-float(accuracy), folder.run_id))
+    return min(ranked)[1] if ranked else None
