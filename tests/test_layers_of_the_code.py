@@ -87,7 +87,6 @@ def test_grid_errors_are_light(tmp_path: Path) -> None:
 LONG = {
     "bench.commands.grid.grid",
     "bench.data.selection.splits.split_pools",
-    "bench.commands.findings.findings",
     "bench.methods.check_run",
     "bench.methods.features.solvers.fit_streaming",
     "bench.planning.plan.make_plan",
@@ -95,8 +94,6 @@ LONG = {
 }
 """Functions of more than a screen; the list only shrinks."""
 WIDE = {
-    "analysis.findings.parts.difference",
-    "analysis.findings.parts.slope",
     "analysis.figures.charts.curves",
     "bench.commands._class_lines.class_lines",
     "bench.commands.classes.classes",
