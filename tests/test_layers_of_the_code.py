@@ -85,13 +85,10 @@ def test_grid_errors_are_light(tmp_path: Path) -> None:
 
 
 LONG = {
-    "bench.commands.findings.findings",
     "bench.methods.features.solvers.fit_streaming",
 }
 """Functions of more than a screen; the list only shrinks."""
 WIDE = {
-    "analysis.findings.parts.difference",
-    "analysis.findings.parts.slope",
     "bench.commands.classes.classes",
     "bench.commands.retrieve.retrieve",
     "bench.commands.data.data_check",

@@ -25,7 +25,7 @@ from analysis.comparisons.evidence import Evidence
 from analysis.comparisons.pairing import best_rate, comparisons, pair
 from analysis.comparisons.ratios import copy_ratios, distance_bands
 from analysis.comparisons.units import summarise
-from analysis.findings.evaluate import claim, on_published
+from analysis.findings.evaluate import find_claim, on_published
 from analysis.findings.parts import setting_names
 from analysis.leaderboard import arms
 from analysis.leaderboard.read import LOSS, PATTERN, finished, key_of, repetition, varying
@@ -294,13 +294,13 @@ def _printed_borrowing(notes: Sequence[str]) -> AdviceLine:
         - published.value(paper, "Table 2", f"fine-tuning / {net}", "mAP")
         for net in nets
     ]
-    (selective,) = on_published([claim("GE-C3")])
+    (selective,) = on_published([find_claim("GE-C3")])
     because = [
         "no run of yours borrows at this number of images",
         f"soft fine-tuning gained {min(gains):.1f} to {max(gains):.1f} points of mAP on three "
-        f"networks (SFT), selective joint fine-tuning {selective.effect:.1f} on average (GE; "
+        f"networks (SFT), selective joint fine-tuning {selective.main.effect:.1f} on average (GE; "
         "Stanford Dogs lies inside its source)",
     ]
-    behind = (Support("SFT Table 2", len(gains)), Support("GE Tables 2 to 5", selective.n))
+    behind = (Support("SFT Table 2", len(gains)), Support("GE Tables 2 to 5", selective.main.n))
     answer = "worth a try: method: soft"
     return AdviceLine("borrowing", answer, "; ".join([*because, *notes]), behind, "as printed")

@@ -50,8 +50,10 @@ def _finished(rows: pd.DataFrame) -> pd.DataFrame:
 
 def _curve(group: pd.DataFrame, least: int, metric: str) -> tuple[pd.DataFrame, str]:
     """The runs that a curve goes through, and what was left out; empty for fewer values."""
-    runs = {x: set(zip(g["task"], g["seed"], strict=True)) for x, g in group.groupby("x")}
-    ordered = sorted(runs, key=lambda x: (-len(runs[x]), float(str(x))))
+    runs: dict[float, set[tuple[str, str]]] = {}
+    for x, task, seed in zip(group["x"], group["task"], group["seed"], strict=True):
+        runs.setdefault(float(x), set()).add((task, seed))
+    ordered = sorted(runs, key=lambda x: (-len(runs[x]), x))
     best, size = 0, 0
     for k in range(least, len(ordered) + 1):
         shared = set.intersection(*(runs[x] for x in ordered[:k]))
@@ -63,7 +65,7 @@ def _curve(group: pd.DataFrame, least: int, metric: str) -> tuple[pd.DataFrame, 
     pairs = zip(group["task"], group["seed"], strict=True)
     inside = pd.Series([pair in shared for pair in pairs], index=group.index)
     kept = group[group["x"].isin(ordered[:best]) & inside & group[metric].notna()]
-    out = ", ".join(number(x) for x in sorted(ordered[best:], key=lambda x: float(str(x))))
+    out = ", ".join(number(x) for x in sorted(ordered[best:]))
     return kept, f"without {out}: fewer repetitions" if out else ""
 
 
@@ -162,16 +164,28 @@ def _named_runs(evidence: Evidence) -> pd.DataFrame:
     rows = rows[rows["expand_to"].isna() & rows["n_per_class"].notna()]
     if rows.empty:
         return rows.assign(x=[], line=[], setting=[], condition=[])
-    named = rows.assign(
-        x=rows["n_per_class"], line=[start_and_recipe(row) for row in rows.to_dict("records")]
-    )
-    said = ["source", "pattern", "images_per_class", "lr"]
-    named = named.assign(setting=settings(named, said, ["line", "x"]))
-    held = [n for n in varying(named) if n not in (*SIZES, "lr") and not repetition(n)]
-    named = named.assign(condition=key_of(named, held))
-    if evidence.lr_rule(pd.Series(True, index=evidence.board.index)) == "same":
-        return named
-    return best_lr(_most_repeated(named))
+    named = _named(rows, ["source", "pattern", "images_per_class", "lr"])
+    return _at_best_rate(evidence, named.assign(condition=key_of(named, _of_conditions(named))))
+
+
+def _named(rows: pd.DataFrame, said: Sequence[str]) -> pd.DataFrame:
+    """Runs by images per class, `x`, with the names of their line and setting.
+
+    Args:
+        said: settings that the line's name tells.
+    """
+    lines = [start_and_recipe(row) for row in rows.to_dict("records")]
+    named = rows.assign(x=rows["n_per_class"], line=lines)
+    return named.assign(setting=settings(named, said, ["line", "x"]))
+
+
+def _of_conditions(rows: pd.DataFrame) -> list[str]:
+    return [n for n in varying(rows) if n not in (*SIZES, "lr") and not repetition(n)]
+
+
+def _at_best_rate(evidence: Evidence, named: pd.DataFrame) -> pd.DataFrame:
+    every = pd.Series(True, index=evidence.board.index)
+    return best_lr(_most_repeated(named)) if evidence.lr_rule(every) == "best" else named
 
 
 def _most_repeated(named: pd.DataFrame) -> pd.DataFrame:
@@ -275,30 +289,26 @@ def costs(evidence: Evidence) -> pd.DataFrame:
         return pd.DataFrame(columns=list(_COST_COLUMNS))
     device = str(rows["device"].mode().iloc[0])  # of several, the first by name
     rows = rows[rows["device"] == device]
-    rows = rows.assign(
-        x=rows["n_per_class"], line=[start_and_recipe(row) for row in rows.to_dict("records")]
+    named = _named(
+        rows, ["source", "pattern", "method", "method_options", "images_per_class", "lr"]
     )
-    said = ["source", "pattern", "method", "method_options", "images_per_class", "lr"]
-    named = rows.assign(setting=settings(rows, said, ["line", "x"]))
-    held = [n for n in varying(named) if n not in (*SIZES, "lr") and not repetition(n)]
-    named = named.assign(condition=key_of(named, [n for n in held if not varies(n, TASK)]))
+    held = [n for n in _of_conditions(named) if not varies(n, TASK)]
+    named = named.assign(condition=key_of(named, held))
     several = named.groupby(["line", "setting"])["condition"].transform("nunique") > 1
     named["line"] = named["line"].where(~several, named["line"] + ", " + named["pattern"])
-    if evidence.lr_rule(pd.Series(True, index=board.index)) == "best":
-        named = best_lr(_most_repeated(named))
+    named = _at_best_rate(evidence, named)
+    by = ["line", "setting", "condition", "x"]
     found: list[dict[str, Any]] = [
         {
             "line": line,
             "setting": setting,
-            "n_per_class": float(str(x)),
+            "n_per_class": float(group["x"].iloc[0]),
             "seconds": float(group["seconds"].mean()),
             "accuracy": float(group["top1_accuracy"].mean()),
             "n": len(group),
             "device": device,
         }
-        for (line, setting, _, x), group in named.groupby(
-            ["line", "setting", "condition", "x"], sort=True
-        )
+        for (line, setting, _, _), group in named.groupby(by, sort=True)
     ]
     most: dict[Any, int] = {}
     for row in found:
@@ -339,14 +349,9 @@ def machines(board: pd.DataFrame) -> pd.DataFrame:
         )
     done = board[board["status"].isin(["done", "diverged"]) & board["seconds"].notna()]
     rows = [
-        {
-            "device": group.iloc[0]["device"],
-            "threads": group.iloc[0]["threads"],
-            "versions": group.iloc[0]["versions"],
-            "runs": len(group),
-            "hours": float(group["seconds"].sum()) / 3600,
-            "peak_memory_mib": float(group["peak_memory_mib"].max()),
-        }
+        {name: group[name].iloc[0] for name in names}
+        | {"runs": len(group), "hours": float(group["seconds"].sum()) / 3600}
+        | {"peak_memory_mib": float(group["peak_memory_mib"].max())}
         for _, group in done.groupby(key_of(done, names) if len(done) else [], sort=True)
     ]
     return pd.DataFrame(rows, columns=[*names, "runs", "hours", "peak_memory_mib"])

@@ -232,9 +232,9 @@ def _mean_truth(truths: Any) -> Any:
     return np.mean([t.astype(float) for t in known], axis=0)
 
 
-def comparisons(frame: pd.DataFrame) -> Iterator[pd.DataFrame]:
+def comparisons(frame: pd.DataFrame, by: str = "comparison") -> Iterator[pd.DataFrame]:
     """The pairs of each comparison, the most repeated first: by tasks, then by pairs."""
-    groups = [group for _, group in frame.groupby("comparison", sort=True)]
+    groups = [group for _, group in frame.groupby(by, sort=True)]
     yield from sorted(groups, key=lambda g: (-g["task"].nunique(), -len(g)))
 
 

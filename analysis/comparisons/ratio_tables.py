@@ -7,6 +7,7 @@ point per pair of runs and, over each band of images per class or of distance, t
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
@@ -72,7 +73,7 @@ def point_table(ratios: Ratios, by: By) -> pd.DataFrame:
             "x": known[column].astype(float),
             "ratio": known["ratio"].astype(float),
             "source": known["source_origin"].astype(str),
-            "near_chance": known["near_chance"] == True,  # noqa: E712 - None is not known
+            "near_chance": [near is True for near in known["near_chance"]],
         }
     ).sort_values(["x", "source", "ratio"], ignore_index=True)
     sources = sorted(set(points["source"]))
@@ -254,7 +255,6 @@ def _crossings(found: Sequence[Answer], gains: pd.DataFrame) -> Iterator[dict[st
 
 def _common_sizes(group: pd.DataFrame) -> list[float]:
     """Numbers of images that were repeated as often as the most repeated one."""
-    repeated = group.groupby("n_per_class")[["task", "seed"]].apply(
-        lambda g: len(g.drop_duplicates())
-    )
-    return [float(str(n)) for n in repeated[repeated == repeated.max()].index]
+    once = group[["n_per_class", "task", "seed"]].drop_duplicates()["n_per_class"].dropna()
+    repeated = Counter(float(n) for n in once)
+    return sorted(n for n, times in repeated.items() if times == max(repeated.values()))

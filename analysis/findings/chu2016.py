@@ -1,6 +1,4 @@
-"""Claims of "Best Practices for Fine-tuning Visual Classifiers to New Domains" (2016).
-
-CHU-C1 to CHU-C5 as predicates.
+"""Claims of "Best Practices for Fine-tuning Visual Classifiers to New Domains", CHU-C1 to CHU-C5.
 
 The accuracies behind Figs. 1 to 3 exist only in the graphics, so only the claim on the distances
 can be tested on published numbers; there it is false for the linear SVM.
@@ -11,8 +9,8 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import combinations
-from typing import Literal
 
 import pandas as pd
 from scipy import stats
@@ -32,25 +30,23 @@ from analysis.findings.parts import (
     FAILS,
     HOLDS,
     UNDECIDED,
-    Claim,
     Part,
-    as_repeated,
+    Verdict,
+    claim,
+    drawn,
+    for_each,
     judge,
     missing,
     setting_names,
 )
 from analysis.papers import published
-from analysis.papers.chu2016_bands import data_band, distance_band
-from analysis.statistics.decisions import Hypothesis, hypothesis_name
+from analysis.papers.chu2016_bands import Band, data_band, distance_band
+from analysis.statistics.decisions import LOG_RATIO, Hypothesis, hypothesis_name
 
 _PAPER = "chu-2016"
+_claim = partial(claim, _PAPER)
 _SEEDED = "seed: [0, 1, 2]"
 _DISTANCE = "distances of the targets from their sources: bench distance"
-_PERCENT = "% (log ratio x 100)"
-
-
-def _drawn(name: str, figure: str) -> list[Part]:
-    return [missing(name, f"{figure} is only drawn, its values are not printed")]
 
 
 def _log_ratio(
@@ -63,45 +59,40 @@ def _log_ratio(
     if rows.empty:
         return [missing(name, f"no pair of finished runs {detail}".strip(), needed)]
     groups = list(comparisons(rows))
-    parts = []
-    names = setting_names(evidence.board, groups)
-    for group, setting in zip(groups, names, strict=True):
-        named = f"{name}, {setting}" if setting else name
+
+    def make(named: str, group: pd.DataFrame) -> Part:
         effect = group.assign(effect=100 * sign * group["log_ratio"])
         e = summarise(effect, "effect", named, "ratio", 100 * sign)
+        text = f"{len(group)} pairs {detail}".strip()
         pairs = hypothesis_name(group, f"ratio {sign}")
-        said = f"{len(group)} pairs {detail}".strip()
-        part = judge(named, e, needed, evidence.rules, pairs, said, _PERCENT)
-        parts.append(replace(part, main=as_repeated(group, groups[0])))
-    return parts
+        return judge(named, e, needed, evidence.rules, pairs, text, LOG_RATIO)
+
+    return for_each(name, groups, setting_names(evidence.board, groups), make)
 
 
-def _is_large(n: float | None) -> bool:
-    return n is not None and n == n and data_band(float(n)) == "large"
-
-
-def _is_low(n: float | None) -> bool:
-    return n is not None and n == n and data_band(float(n)) == "low"
+def _in_band(n_per_class: float | None, band: Band) -> bool:
+    return n_per_class is not None and n_per_class == n_per_class and data_band(n_per_class) == band
 
 
 # --- CHU-C1: copy all but the last layer ---
-
-
-def _c1_published() -> list[Part]:
-    return _drawn("copying all but the last layer is not worse", "Fig. 1")
 
 
 def _exception(n_per_class: float | None, distance: float, high: float) -> bool:
     """High distance and much data, where the paper excepts its rule; also an unknown distance,
     and one whose interval reaches into the band.
     """
-    if not _is_large(n_per_class):
+    if not _in_band(n_per_class, "large"):
         return False
     farthest = distance if high != high else min(max(high, distance), 2.0)
     return distance != distance or distance_band(farthest) == "large"
 
 
-def _c1_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "CHU-C1",
+    "copy all but the last layer, unless distance and data are large",
+    drawn("Fig. 1", "copying all but the last layer is not worse"),
+)
+def c1(evidence: Evidence) -> list[Part]:
     b = evidence.board
     depths = sorted({int(n) for n in b.loc[b["method"] == "plain", "reinit"] if n > 1})
     needed = f'pattern: ["T(1-7)R(8)", "T(1-5)R(6-8)", "T(1-3)R(4-8)"] (and with F), {_SEEDED}'
@@ -138,36 +129,38 @@ def _says(rows: pd.DataFrame) -> str:
 # --- CHU-C2 to C4: tune or freeze ---
 
 
-def _c2_published() -> list[Part]:
-    return _drawn("with 100 images per class or more, tune > freeze", "Fig. 2")
-
-
 def _tune_freeze(evidence: Evidence) -> Ratios:
     b = evidence.board
     rule = evidence.lr_rule((b["reinit"] == 1) & b["treatment"].isin(["tune", "freeze"]))
     return tune_freeze_ratios(b, evidence.distances, rule)
 
 
-def _c2_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "CHU-C2",
+    "with much data, tune",
+    drawn("Fig. 2", "with 100 images per class or more, tune > freeze"),
+)
+def c2(evidence: Evidence) -> list[Part]:
     rows = _tune_freeze(evidence).frame
-    much = rows[[_is_large(n) for n in rows["n_per_class"]]]
+    much = rows[[_in_band(n, "large") for n in rows["n_per_class"]]]
     needed = f"images_per_class of 100 or more, pattern: [tune, freeze], {_SEEDED}"
     name = "with 100 images per class or more, tune > freeze"
     return _log_ratio(evidence, name, much, needed, "with 100 images per class or more")
 
 
-def _c3_published() -> list[Part]:
-    return _drawn("with few images and a near source, freeze > tune", "Fig. 2")
-
-
-def _c3_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "CHU-C3",
+    "with little data and a near source, freeze",
+    drawn("Fig. 2", "with few images and a near source, freeze > tune"),
+)
+def c3(evidence: Evidence) -> list[Part]:
     rows, name = _tune_freeze(evidence).frame, "with few images and a near source, freeze > tune"
     runs = f"images_per_class of 20 or fewer, pattern: [tune, freeze], {_SEEDED}"
     if rows.empty or rows["distance"].isna().all():
         return [
             missing(name, "no distance known" if len(rows) else "no pairs", f"{runs}; {_DISTANCE}")
         ]
-    few = rows[[_is_low(n) for n in rows["n_per_class"]]]
+    few = rows[[_in_band(n, "low") for n in rows["n_per_class"]]]
     near = few[[band == "low" for band in distance_bands(few)]]
     parts = _log_ratio(evidence, name, near, f"{runs}, at a cosine distance below 0.2", "", sign=-1)
     said = [parts[0].detail, _sources(near), between_bands(few)]
@@ -180,15 +173,16 @@ def _sources(rows: pd.DataFrame) -> str:
     return ", ".join(f"{s} at {d:.3f}" for s, d in known.to_numpy().tolist())
 
 
-def _c4_published() -> list[Part]:
-    return _drawn("tune / freeze grows with distance", "Fig. 2")
-
-
 _LEAST_DISTANCES = 4
 """Different distances that a slope needs, a twentieth apart or more: two clusters have no slope."""
 
 
-def _c4_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "CHU-C4",
+    "tune over freeze grows with distance",
+    drawn("Fig. 2", "tune / freeze grows with distance"),
+)
+def c4(evidence: Evidence) -> list[Part]:
     """The slope over tasks: each is one point, the mean over its sources and runs.
 
     The sources of one task share its images, so they are no further units.
@@ -205,25 +199,21 @@ def _c4_runs(evidence: Evidence) -> list[Part]:
         said = f"{apart} distances a twentieth apart, over {len(points)} tasks"
         return [missing(name, f"{said}; {_LEAST_DISTANCES} are needed", needed)]
     line = stats.linregress(points["distance"], 100 * points["log_ratio"])
-    slope, error, free = float(line.slope), float(line.stderr), len(points) - 2
-    half = float(stats.t.ppf(0.975, free)) * error
-    low, high = slope - half, slope + half
-    unit = f"{_PERCENT} per unit of cosine distance"
-    direction: Literal[-1, 1] = 1 if slope > 0 else -1
-    test = Hypothesis("slope on distance", direction, float(line.pvalue), None, len(points))
+    slope, p, n = float(line.slope), float(line.pvalue), len(points)
+    half = float(stats.t.ppf(0.975, n - 2)) * float(line.stderr)
     return [
         Part(
             name,
             UNDECIDED,
-            slope,
-            low,
-            high,
-            len(points),
-            unit,
-            "task",
-            float(line.pvalue),
+            effect=slope,
+            low=slope - half,
+            high=slope + half,
+            n=n,
+            unit=f"{LOG_RATIO} per unit of cosine distance",
+            counted="task",
+            p=p,
             needed=f"more targets: {needed}",
-            test=test,
+            test=Hypothesis("slope on distance", 1 if slope > 0 else -1, p, None, n),
         )
     ]
 
@@ -252,10 +242,15 @@ def _same_order(name: str, labels: Sequence[str], a: Sequence[float], b: Sequenc
     ]
     detail = f"the other way round: {', '.join(swapped)}" if swapped else "one ordering"
     verdict = FAILS if swapped else HOLDS
-    return Part(name, verdict, rho, n=len(labels), unit="Spearman", counted="target", detail=detail)
+    return _orders(name, verdict, rho, len(labels), detail)
 
 
-def _c5_runs(evidence: Evidence) -> list[Part]:
+def _orders(name: str, verdict: Verdict, rho: float | None, n: int, detail: str) -> Part:
+    return Part(name, verdict, effect=rho, n=n, unit="Spearman", counted="target", detail=detail)
+
+
+@_claim("CHU-C5", "all four distances give one ordering", _c5_published)
+def c5(evidence: Evidence) -> list[Part]:
     table, needed = evidence.distances, f"three or more targets or sources; {_DISTANCE}"
     others = [c for c in _OTHERS if table is not None and c in table.columns]
     if table is None or "cosine" not in table.columns or not others:
@@ -300,28 +295,9 @@ def _order_by_intervals(
     verdict = FAILS if swapped else UNDECIDED if open_ else HOLDS
     said = [f"the other way round: {', '.join(swapped)}"] if swapped else []
     said += [f"{open_} pairs of targets too close to order"] if open_ else []
-    return Part(
-        name,
-        verdict,
-        None if math.isnan(rho) else rho,
-        n=len(rows),
-        unit="Spearman",
-        counted="target",
-        detail="; ".join(said) or "one ordering",
-        needed=f"more images: {needed}" if verdict == UNDECIDED else "",
-    )
+    text = "; ".join(said) or "one ordering"
+    part = _orders(name, verdict, None if math.isnan(rho) else rho, len(rows), text)
+    return replace(part, needed=f"more images: {needed}" if verdict == UNDECIDED else "")
 
 
-CLAIMS: Sequence[Claim] = (
-    Claim(
-        "CHU-C1",
-        _PAPER,
-        "copy all but the last layer, unless distance and data are large",
-        _c1_published,
-        _c1_runs,
-    ),
-    Claim("CHU-C2", _PAPER, "with much data, tune", _c2_published, _c2_runs),
-    Claim("CHU-C3", _PAPER, "with little data and a near source, freeze", _c3_published, _c3_runs),
-    Claim("CHU-C4", _PAPER, "tune over freeze grows with distance", _c4_published, _c4_runs),
-    Claim("CHU-C5", _PAPER, "all four distances give one ordering", _c5_published, _c5_runs),
-)
+CLAIMS = (c1, c2, c3, c4, c5)

@@ -9,48 +9,43 @@ scratch. Claims whose numbers are only drawn are not decided there.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 import pandas as pd
 
 from analysis.comparisons.contrasts import Answer, answers, decided, gain_rows
 from analysis.comparisons.evidence import Evidence
-from analysis.findings import chu2016 as findings_practices
-from analysis.findings import ge2017 as findings_selective
-from analysis.findings import li2019_accuracy as findings_factors
-from analysis.findings import li2019_layers as findings_layers
-from analysis.findings import sft2019 as findings_soft
+from analysis.findings import chu2016, ge2017, li2019_accuracy, li2019_layers, sft2019
 from analysis.findings.parts import Claim, Finding, Part, combine
 from analysis.statistics.decisions import Decision, Hypothesis, decide
 from bench.core.errors import DataError, nearest
 
 CLAIMS: tuple[Claim, ...] = (
-    *findings_soft.CLAIMS,
-    *findings_selective.CLAIMS,
-    *findings_factors.CLAIMS,
-    *findings_layers.CLAIMS,
-    *findings_practices.CLAIMS,
+    *sft2019.CLAIMS,
+    *ge2017.CLAIMS,
+    *li2019_accuracy.CLAIMS,
+    *li2019_layers.CLAIMS,
+    *chu2016.CLAIMS,
 )
 """All claims, SFT-C1 to CHU-C5."""
 
 
-def claim(name: str) -> Claim:
-    """A claim by its id.
+def find_claim(name: str) -> Claim:
+    """A claim by its id, in capitals or not.
 
-    >>> claim("CHU-C5").text
+    >>> find_claim("chu-c5").text
     'all four distances give one ordering'
     """
-    for candidate in CLAIMS:
-        if candidate.id == name:
-            return candidate
-    known = [c.id for c in CLAIMS]
-    raise DataError(f"no claim {name!r}", hint=f"there are: {nearest(name, known, len(known))}")
+    ids = [c.id for c in CLAIMS]
+    if name.upper() not in ids:
+        raise DataError(f"there is no claim {name!r}", hint=nearest(name.upper(), ids, len(ids)))
+    return CLAIMS[ids.index(name.upper())]
 
 
 def on_published(claims: Sequence[Claim] = CLAIMS) -> list[Finding]:
     """Each claim's verdict on the published numbers.
 
-    >>> [f.verdict for f in on_published([claim("LI-C1"), claim("CHU-C5"), claim("CHU-C2")])]
+    >>> [f.verdict for f in on_published(list(map(find_claim, ["LI-C1", "CHU-C5", "CHU-C2"])))]
     ['holds', 'fails', 'not enough evidence']
     """
     return [combine(c, "published", c.on_published()) for c in claims]
@@ -84,15 +79,19 @@ def examine(evidence: Evidence) -> Examined:
     """
     found_answers = tuple(answers(evidence))
     gains = gain_rows(found_answers, evidence)
-    parts = {c.id: list(c.on_runs(evidence)) for c in CLAIMS}
-    of_parts = [p.test for found in parts.values() for p in found if p.test is not None]
+    parts = {c: list(c.on_runs(evidence)) for c in CLAIMS}
+    of_parts = [p.test for of_claim in parts.values() for p in of_claim if p.test is not None]
     tests = (*of_parts, *gains["test"])
     decisions = decide(tests, evidence.rules)
-    known = _sides(evidence.board)
     findings = tuple(
-        combine(c, "measured", [_decided(p, decisions, known) for p in parts[c.id]]) for c in CLAIMS
+        combine(c, "measured", [_decided(part, decisions) for part in of_claim])
+        for c, of_claim in parts.items()
     )
     return Examined(findings, found_answers, decided(gains, decisions), tests, decisions)
+
+
+def _decided(part: Part, decisions: Mapping[str, Decision]) -> Part:
+    return part if part.test is None else part.decided(decisions[part.test.hypothesis])
 
 
 def on_runs(evidence: Evidence, claims: Sequence[Claim] = CLAIMS) -> list[Finding]:
@@ -102,19 +101,6 @@ def on_runs(evidence: Evidence, claims: Sequence[Claim] = CLAIMS) -> list[Findin
     """
     wanted = {c.id for c in claims}
     return [f for f in examine(evidence).findings if f.claim in wanted]
-
-
-def _decided(part: Part, decisions: Mapping[str, Decision], sides: set[str]) -> Part:
-    if part.test is not None:
-        part = part.decided(decisions[part.test.hypothesis])
-    if "source: [near" in part.needed and not {"near", "far"} <= sides:
-        said = "near and far are sources chosen by the recipe near_far"
-        return replace(part, needed=f"{part.needed} ({said})")
-    return part
-
-
-def _sides(board: pd.DataFrame) -> set[str]:
-    return {str(side) for side in board["source_side"].dropna()}
 
 
 def table(
@@ -134,22 +120,14 @@ def table(
 
 
 def _line(finding: Finding, printed: Finding | None) -> dict[str, object]:
+    own = ("claim", "paper", "text", "verdict", "here")
+    of_main = ("effect", "low", "high", "n", "unit", "counted", "p_holm")
     return {
-        "claim": finding.claim,
-        "paper": finding.paper,
-        "text": finding.text,
-        "verdict": finding.verdict,
-        "here": finding.here,
-        "effect": finding.effect,
-        "low": finding.low,
-        "high": finding.high,
-        "n": finding.n,
-        "unit": finding.unit,
-        "counted": finding.counted,
-        "p_holm": finding.p_holm,
+        **{name: getattr(finding, name) for name in own},
+        **{name: getattr(finding.main, name) for name in of_main},
         "published_verdict": printed.verdict if printed else None,
-        "published_effect": printed.effect if printed else None,
-        "published_unit": printed.unit if printed else None,
+        "published_effect": printed.main.effect if printed else None,
+        "published_unit": printed.main.unit if printed else None,
         "detail": finding.detail,
         "needed": finding.needed,
     }

@@ -7,8 +7,10 @@ among the borrowed ones.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 
@@ -16,11 +18,13 @@ from analysis.comparisons.evidence import Evidence
 from analysis.findings.parts import (
     FAILS,
     HOLDS,
-    Claim,
     Part,
+    claim,
     difference,
     equivalent,
+    from_estimate,
     missing,
+    near_and_far,
     ordered,
     parts_of,
     within,
@@ -28,9 +32,11 @@ from analysis.findings.parts import (
 from analysis.leaderboard import arms
 from analysis.leaderboard.read import LOSS, SOURCE
 from analysis.papers import published
+from bench.core.text import counted
 from bench.results.intervals import student
 
 _PAPER = "ge-yu-2017"
+_claim = partial(claim, _PAPER)
 _ABOUT_EQUAL_POINTS = 1.0
 """Differences below a point count as "about the same" where the paper says so of 0.1 and 0.2."""
 _TABLES: Mapping[str, str] = {"Table 2": "Stanford Dogs", "Table 3": "Oxford Flowers"}
@@ -57,14 +63,20 @@ def _c1_published() -> list[Part]:
     return [
         ordered("selective > all source", _rows(_FULL, whole)),
         Part(
-            "all ≈ random source", verdict, equal.value, n=2, counted="published row", detail=detail
+            "all ≈ random source",
+            verdict,
+            effect=equal.value,
+            n=2,
+            counted="published row",
+            detail=detail,
         ),
         ordered("all source > no source", _rows(whole, _PLAIN)),
         ordered("random source > no source", _rows(random, _PLAIN)),
     ]
 
 
-def _c1_runs(evidence: Evidence) -> list[Part]:
+@_claim("GE-C1", "selected source > all source ≈ random source > no source", _c1_published)
+def c1(evidence: Evidence) -> list[Part]:
     b, vary = evidence.board, LOSS
     chosen, random = arms.selective(b), arms.joint(b, "random")
     whole, plain = arms.joint(b), arms.fine_tuned(b)
@@ -94,7 +106,10 @@ def _c2_published() -> list[Part]:
     ]
 
 
-def _c2_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "GE-C2", "adaptive K > fixed K; conv1-2 > Gabor > mixtures with deeper layers", _c2_published
+)
+def c2(evidence: Evidence) -> list[Part]:
     b = evidence.board
     chosen, kernels = arms.selective(b), arms.selective(b, adaptive=False)
     gabor = arms.selective(b, bank="gabor"), arms.selective(b, adaptive=False, bank="gabor")
@@ -160,10 +175,11 @@ def _c3_published() -> list[Part]:
     )
     verdict = HOLDS if inside else FAILS
     name = "gain of 2 to 10 points"
-    return [Part(name, verdict, e.value, e.low, e.high, e.n, counted=e.unit, detail=detail)]
+    return [from_estimate(name, verdict, e, detail, "points")]
 
 
-def _c3_runs(evidence: Evidence) -> list[Part]:
+@_claim("GE-C3", "selective joint fine-tuning gains 2 to 10 points over fine-tuning", _c3_published)
+def c3(evidence: Evidence) -> list[Part]:
     name, b = "gain of 2 to 10 points", evidence.board
 
     def make(named: str, frame: pd.DataFrame, detail: str) -> Part:
@@ -183,13 +199,19 @@ def _c4_published() -> list[Part]:
     ]
 
 
-def _c4_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "GE-C4",
+    "a scene source beats an object source for scenes; both together are no better",
+    _c4_published,
+)
+def c4(evidence: Evidence) -> list[Part]:
     b = evidence.board
     chosen = arms.selective(b)
     near, far = chosen & arms.source_is(b, "near"), chosen & arms.source_is(b, "far")
     both = arms.is_method(b, "selective") & arms.borrows(b, selections=2)
     vary = (*SOURCE, *_TEXT, "borrowed", "borrowed_*", "borrow*")
     needed = "method: selective with source: [near, far], and borrowing from both"
+    needed = near_and_far(evidence, needed)
     return [
         *difference(evidence, "near source > far source", near, far, vary, needed),
         *difference(evidence, "both together no better", near, both, vary, needed, margin=1.0),
@@ -200,57 +222,26 @@ def _c5_published() -> list[Part]:
     return [missing("a very large K0 hurts", "said in the text, no number printed")]
 
 
-def _c5_runs(evidence: Evidence) -> list[Part]:
+@_claim("GE-C5", "a very large K0 hurts", _c5_published)
+def c5(evidence: Evidence) -> list[Part]:
     """The largest K0 against the best smaller one, which validation accuracy chooses."""
     name, b = "a very large K0 hurts", evidence.board
     needed = "method: selective with three or more values of k0"
     selective = arms.selective(b)
-    every = arms.option(b, "k0")
-    chosen = b[selective & b["status"].isin(["done", "diverged"])]
-    k0 = every[chosen.index]
-    sizes = sorted({int(k) for k in k0.dropna() if str(k).isdigit()})
+    k0 = pd.to_numeric(arms.option(b, "k0"), errors="coerce")
+    ended = selective & b["status"].isin(["done", "diverged"])
+    sizes = sorted({int(k) for k in k0[ended].dropna()})
     if len(sizes) < 3:
-        return [missing(name, f"{len(sizes)} values of k0", needed)]
-    value = pd.to_numeric(k0, errors="coerce")
-    validation = chosen.groupby(value)["val_top1_accuracy"].mean().drop(sizes[-1])
-    if validation.isna().all():
+        return [missing(name, counted(len(sizes), "value") + " of k0", needed)]
+    means = {k: float(b.loc[ended & (k0 == k), "val_top1_accuracy"].mean()) for k in sizes[:-1]}
+    validation = {k: mean for k, mean in means.items() if not math.isnan(mean)}
+    if not validation:
         return [missing(name, "no validation accuracy to choose K0 by", needed)]
-    best = int(float(str(validation.idxmax())))
-    numbers = pd.to_numeric(every, errors="coerce")
-    left, right = (selective & (numbers == k) for k in (best, sizes[-1]))
+    best = max(validation, key=lambda k: validation[k])  # of equal ones the smallest
+    left, right = (selective & (k0 == k) for k in (best, sizes[-1]))
     parts = difference(evidence, name, left, right, (*_TEXT, "method.k0"), needed)
     said = f"K0 {best} against {sizes[-1]}"
     return [replace(part, detail=f"{said}; {part.detail}") for part in parts]
 
 
-CLAIMS: Sequence[Claim] = (
-    Claim(
-        "GE-C1",
-        _PAPER,
-        "selected source > all source ≈ random source > no source",
-        _c1_published,
-        _c1_runs,
-    ),
-    Claim(
-        "GE-C2",
-        _PAPER,
-        "adaptive K > fixed K; conv1-2 > Gabor > mixtures with deeper layers",
-        _c2_published,
-        _c2_runs,
-    ),
-    Claim(
-        "GE-C3",
-        _PAPER,
-        "selective joint fine-tuning gains 2 to 10 points over fine-tuning",
-        _c3_published,
-        _c3_runs,
-    ),
-    Claim(
-        "GE-C4",
-        _PAPER,
-        "a scene source beats an object source for scenes; both together are no better",
-        _c4_published,
-        _c4_runs,
-    ),
-    Claim("GE-C5", _PAPER, "a very large K0 hurts", _c5_published, _c5_runs),
-)
+CLAIMS = (c1, c2, c3, c4, c5)

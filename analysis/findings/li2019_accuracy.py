@@ -1,5 +1,5 @@
 """Claims of "Multifaceted Analysis of Fine-Tuning in Deep Model for Visual Recognition" (2019) on
-accuracies, as predicates: LI-C1 to LI-C9. Those on layers and filters are in `findings_layers.py`.
+accuracies: LI-C1 to LI-C9. Those on layers and filters are in `li2019_layers.py`.
 
 Figs. 4 and 12 to 14 are only drawn, so claims that rest on them cannot be tested on published
 numbers.
@@ -10,24 +10,28 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import replace
+from functools import partial
 from itertools import product
 from typing import Any
 
 import pandas as pd
 
 from analysis.comparisons.evidence import Evidence
-from analysis.comparisons.pairing import LrRule, pair
+from analysis.comparisons.pairing import LrRule, comparisons, pair
 from analysis.comparisons.units import combined, summarise
 from analysis.findings.parts import (
     FAILS,
     HOLDS,
-    Claim,
     Part,
-    as_repeated,
+    claim,
     difference,
+    drawn,
     equivalent,
+    for_each,
     judge,
     missing,
+    near_and_far,
+    numbered,
     ordered,
     slope,
     trend,
@@ -50,6 +54,7 @@ from analysis.papers import published
 from analysis.statistics.decisions import hypothesis_name
 
 _PAPER = "li-2019"
+_claim = partial(claim, _PAPER)
 _SIZES = ("80", "100", "200", "500", "800")
 _FROM_SCRATCH = (*SOURCE, *PATTERN, *COPIED)
 _SEEDED = "seed: [0, 1, 2]"
@@ -64,10 +69,6 @@ def _table_2(row: str, column: str = "Accuracy mean") -> float:
 
 def _table_3(row: str, column: str) -> float:
     return published.value(_PAPER, "Table 3", row, column)
-
-
-def _drawn(figure: str, *names: str) -> list[Part]:
-    return [missing(name, f"{figure} is only drawn, its values are not printed") for name in names]
 
 
 def _done(evidence: Evidence, rows: pd.Series[bool]) -> pd.DataFrame:
@@ -110,7 +111,8 @@ def _of_categories(evidence: Evidence) -> pd.Series[bool]:
     return arms.fine_tuned(b) & random & (b["source_links"] == 1)
 
 
-def _c1_runs(evidence: Evidence) -> list[Part]:
+@_claim("LI-C1", "more source classes, better fine-tuning", _c1_published)
+def c1(evidence: Evidence) -> list[Part]:
     frame = _done(evidence, _of_categories(evidence))
     # The seeds of the sources differ with the source; a repetition is one of the target's seeds.
     return slope(
@@ -133,7 +135,8 @@ def _c2_published() -> list[Part]:
     return [ordered("too few source classes are worse than scratch", rows)]
 
 
-def _c2_runs(evidence: Evidence) -> list[Part]:
+@_claim("LI-C2", "a source of too few classes is worse than none", _c2_published)
+def c2(evidence: Evidence) -> list[Part]:
     name = "too few source classes are worse than scratch"
     needed = f"{_CATEGORIES}, the smallest not above the target's, and source: none; {_SEEDED}"
     b, few = evidence.board, _of_categories(evidence)
@@ -151,10 +154,11 @@ def _c3_published() -> list[Part]:
     spread = _table_2("Scratch", "Accuracy spread")
     detail = f"difference {gap:.2f}, printed spread of scratch {spread:g}"
     verdict = HOLDS if abs(gap) < spread else FAILS
-    return [Part("self ≈ scratch", verdict, gap, n=5, counted="run", detail=detail)]
+    return [Part("self ≈ scratch", verdict, effect=gap, n=5, counted="run", detail=detail)]
 
 
-def _c3_runs(evidence: Evidence) -> list[Part]:
+@_claim("LI-C3", "fine-tuning from the target itself is about scratch", _c3_published)
+def c3(evidence: Evidence) -> list[Part]:
     b = evidence.board
     again = arms.fine_tuned_again(b)
     needed = "source: self and source: none with three or more seeds or class draws"
@@ -211,19 +215,15 @@ def _change(
     both = _both_sides(before, after, held)
     if both.empty:
         return [missing(name, "no task and seed with both", needed)]
-    parts = []
-    groups = sorted(
-        (group for _, group in both.groupby("kind", sort=True)),
-        key=lambda g: (-g["task"].nunique(), -len(g)),
-    )
-    for place, group in enumerate(groups):
+    groups = list(comparisons(both, "kind"))
+
+    def make(named: str, group: pd.DataFrame) -> Part:
         e = summarise(group, "effect", name, "given")
-        said = f"{len(group)} pairs of differences"
         pairs = hypothesis_name(group, f"change {name} {group['kind'].iloc[0]}")
-        named = f"{name}, setting {place + 1}" if place else name
-        part = judge(named, e, needed, evidence.rules, pairs, said)
-        parts.append(replace(part, main=as_repeated(group, groups[0])))
-    return parts
+        text = f"{len(group)} pairs of differences"
+        return judge(named, e, needed, evidence.rules, pairs, text)
+
+    return for_each(name, groups, numbered(groups), make)
 
 
 def _both_sides(before: pd.DataFrame, after: pd.DataFrame, held: Sequence[str]) -> pd.DataFrame:
@@ -254,12 +254,18 @@ def _both_sides(before: pd.DataFrame, after: pd.DataFrame, held: Sequence[str]) 
     return pd.DataFrame(found)
 
 
-def _c4_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "LI-C4",
+    "near source > far source > scratch; the gap is larger before fine-tuning",
+    _c4_published,
+)
+def c4(evidence: Evidence) -> list[Part]:
     b = evidence.board
     tuned = arms.fine_tuned(b)
     near, far = tuned & arms.source_is(b, "near"), tuned & arms.source_is(b, "far")
     runs = f"source: [near, far, none], pattern: tune (scratch for none), {_SEEDED}"
     frozen = f"source: [near, far], pattern: [tune, freeze], {_SEEDED}"
+    runs, frozen = (near_and_far(evidence, needed) for needed in (runs, frozen))
     svm, frozen_runs = (_near_far(evidence, rows) for rows in arms.frozen_features(b))
     before = frozen_runs if svm.empty else svm
     # An SVM has no rate, schedule or augmentation of its own: with it, they are not held.
@@ -284,11 +290,12 @@ def _c4_runs(evidence: Evidence) -> list[Part]:
 _BEST_LR = 0.001
 
 
-def _c5_published() -> list[Part]:
-    return _drawn("Fig. 4", "0.001 is best", "larger learning rate, smaller training loss")
-
-
-def _c5_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "LI-C5",
+    "learning rate 0.001 is best; larger rates end at smaller training loss",
+    drawn("Fig. 4", "0.001 is best", "larger learning rate, smaller training loss"),
+)
+def c5(evidence: Evidence) -> list[Part]:
     b, tuned = evidence.board, arms.fine_tuned(evidence.board)
     needed = f"train.lr: [0.0001, 0.001, 0.01] or more around 0.001, {_SEEDED}"
     loss = "larger learning rate, smaller training loss"
@@ -309,21 +316,22 @@ def _c5_runs(evidence: Evidence) -> list[Part]:
         return [*parts, missing(loss, "the leaderboard has no train_loss", needed)]
     frame, fixed = _done(evidence, tuned), _same(b, "lr")
     frame = frame[frame["status"] == "done"]  # the loss of a run that diverged is no number
-    unit, rules = "nats per doubling", evidence.rules
-    found = slope(loss, frame, "lr", "train_loss", needed, rules, False, True, unit, fixed)
-    return [*parts, *found]
+    rules = evidence.rules
+    return [*parts, *slope(loss, frame, "lr", "train_loss", needed, rules, False, fixed)]
 
 
 # --- LI-C6, C7: images per class and classes of the target ---
 
 
-def _c6_published() -> list[Part]:
-    return _drawn("Fig. 12", "near - scratch falls with n", "near - far falls with n")
-
-
-def _c6_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "LI-C6",
+    "the gain of pre-training, and near over far, falls with images per class",
+    drawn("Fig. 12", "near - scratch falls with n", "near - far falls with n"),
+)
+def c6(evidence: Evidence) -> list[Part]:
     b, tuned = evidence.board, arms.fine_tuned(evidence.board)
     needed = f"images_per_class: [three or more], source: [near, far, none], {_SEEDED}"
+    needed = near_and_far(evidence, needed)
     parts = []
     for name in ("near", "far"):
         arm = tuned & arms.source_is(b, name)
@@ -351,11 +359,12 @@ def _falls(
     )
 
 
-def _c7_published() -> list[Part]:
-    return _drawn("Fig. 12", "fewer target classes, higher accuracy")
-
-
-def _c7_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "LI-C7",
+    "fewer target classes, higher accuracy",
+    drawn("Fig. 12", "fewer target classes, higher accuracy"),
+)
+def c7(evidence: Evidence) -> list[Part]:
     frame = _done(evidence, arms.fine_tuned(evidence.board))
     if "target_classes" not in frame.columns:
         frame = frame.assign(target_classes=math.nan)
@@ -374,13 +383,15 @@ def _c7_runs(evidence: Evidence) -> list[Part]:
 # --- LI-C8: how many layers to freeze ---
 
 
-def _c8_published() -> list[Part]:
-    return _drawn("Fig. 13", "tuning all layers is best", "near loses less than far by freezing")
-
-
-def _c8_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "LI-C8",
+    "tuning all layers is best; a near source loses less by freezing",
+    drawn("Fig. 13", "tuning all layers is best", "near loses less than far by freezing"),
+)
+def c8(evidence: Evidence) -> list[Part]:
     b = evidence.board
     needed = f'pattern: [tune, "F(1-3)T(4-7)R(8)", freeze] for source: [near, far], {_SEEDED}'
+    needed = near_and_far(evidence, needed)
     frozen, tuned = arms.layers_frozen(b), arms.fine_tuned(b)
     parts = []
     for depth in sorted({int(n) for n in b.loc[frozen, "frozen"]}):
@@ -402,13 +413,15 @@ def _c8_runs(evidence: Evidence) -> list[Part]:
 # --- LI-C9: augmentation ---
 
 
-def _c9_published() -> list[Part]:
-    return _drawn("Fig. 14", "augmentation helps scratch", "it helps scratch more than fine-tuning")
-
-
-def _c9_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "LI-C9",
+    "augmentation helps scratch much, fine-tuning little",
+    drawn("Fig. 14", "augmentation helps scratch", "it helps scratch more than fine-tuning"),
+)
+def c9(evidence: Evidence) -> list[Part]:
     b = evidence.board
     needed = f"train.expand_to: [null, N] for source: [near, none], {_SEEDED}"
+    needed = near_and_far(evidence, needed)
     with_, without = b["expand_to"].notna(), b["expand_to"].isna()
     vary = ("expand_to", "train.equal_steps")
     scratch, more = arms.scratch(b), "it helps scratch more than fine-tuning"
@@ -430,52 +443,4 @@ def _c9_runs(evidence: Evidence) -> list[Part]:
     return parts
 
 
-CLAIMS: Sequence[Claim] = (
-    Claim("LI-C1", _PAPER, "more source classes, better fine-tuning", _c1_published, _c1_runs),
-    Claim(
-        "LI-C2", _PAPER, "a source of too few classes is worse than none", _c2_published, _c2_runs
-    ),
-    Claim(
-        "LI-C3",
-        _PAPER,
-        "fine-tuning from the target itself is about scratch",
-        _c3_published,
-        _c3_runs,
-    ),
-    Claim(
-        "LI-C4",
-        _PAPER,
-        "near source > far source > scratch; the gap is larger before fine-tuning",
-        _c4_published,
-        _c4_runs,
-    ),
-    Claim(
-        "LI-C5",
-        _PAPER,
-        "learning rate 0.001 is best; larger rates end at smaller training loss",
-        _c5_published,
-        _c5_runs,
-    ),
-    Claim(
-        "LI-C6",
-        _PAPER,
-        "the gain of pre-training, and near over far, falls with images per class",
-        _c6_published,
-        _c6_runs,
-    ),
-    Claim("LI-C7", _PAPER, "fewer target classes, higher accuracy", _c7_published, _c7_runs),
-    Claim(
-        "LI-C8",
-        _PAPER,
-        "tuning all layers is best; a near source loses less by freezing",
-        _c8_published,
-        _c8_runs,
-    ),
-    Claim(
-        "LI-C9",
-        _PAPER,
-        "augmentation helps scratch much, fine-tuning little",
-        _c9_published,
-        _c9_runs,
-    ),
-)
+CLAIMS = (c1, c2, c3, c4, c5, c6, c7, c8, c9)

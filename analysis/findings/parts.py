@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal
 
 import pandas as pd
@@ -62,6 +62,7 @@ class Part:
 
     name: str
     verdict: Verdict
+    _: KW_ONLY
     effect: float | None = None
     low: float | None = None
     high: float | None = None
@@ -82,7 +83,7 @@ class Part:
     def scope(self) -> str:
         """What the verdict speaks of.
 
-        >>> Part("x", HOLDS, 1.0, n=5, counted="seed").scope
+        >>> Part("x", HOLDS, effect=1.0, n=5, counted="seed").scope
         'on this task'
         """
         if self.counted == "seed":
@@ -91,7 +92,7 @@ class Part:
         return f"on these {self.n} tasks" if few else ""
 
     def decided(self, decision: Decision) -> Part:
-        """The part with its verdicts, once the whole family is known."""
+        """The part with its verdicts, once the whole family is tested."""
         if self.test is None:
             return self
         general, here = decision.of(self.test)
@@ -106,11 +107,13 @@ class Part:
         return replace(part, wanted=wanted)
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, kw_only=True)
 class Finding:
-    """The verdict on one claim. Effect, interval and n are those of `main`, the part that decided.
+    """The verdict on one claim.
 
-    `here` is the verdict on these tasks alone.
+    Attributes:
+        here: the verdict on these tasks alone.
+        main: the part that decided, whose effect, interval and n stand for the claim.
     """
 
     claim: str
@@ -119,18 +122,14 @@ class Finding:
     basis: Literal["published", "measured"]
     verdict: Verdict
     here: Verdict
-    effect: float | None
-    low: float | None
-    high: float | None
-    n: int
-    unit: str
-    counted: str
-    p: float | None
-    p_holm: float | None
     detail: str
     needed: str
     parts: tuple[Part, ...]
     main: Part
+
+
+OnPublished = Callable[[], Sequence[Part]]
+OnRuns = Callable[[Evidence], Sequence[Part]]
 
 
 @dataclass(frozen=True)
@@ -140,8 +139,24 @@ class Claim:
     id: str
     paper: str
     text: str
-    on_published: Callable[[], Sequence[Part]]
-    on_runs: Callable[[Evidence], Sequence[Part]]
+    on_published: OnPublished
+    on_runs: OnRuns
+
+
+def claim(paper: str, name: str, text: str, published: OnPublished) -> Callable[[OnRuns], Claim]:
+    """Make a claim of a function that gives its parts on a user's runs.
+
+    Args:
+        name: its id, such as LI-C4.
+        published: gives its parts on the numbers in print; `drawn` where there are none.
+
+    >>> @claim("x-2020", "X-C1", "an example", drawn("Fig. 1", "a > b"))
+    ... def example(evidence):
+    ...     return []
+    >>> example.id, example.on_published()[0].detail
+    ('X-C1', 'Fig. 1 is only drawn, its values are not printed')
+    """
+    return lambda on_runs: Claim(name, paper, text, published, on_runs)
 
 
 def combine(
@@ -152,29 +167,20 @@ def combine(
         raise DataError(f"claim {claim.id} has no part")
     verdict = _together([(part.verdict, part.main) for part in parts])
     deciding = [p for p in parts if p.verdict == verdict and (p.main or verdict == FAILS)]
-    known = [p for p in deciding if p.effect is not None] or deciding
-    main = max(known, key=lambda p: (p.counted != "seed", p.n))  # of equal ones the first
-    several = len(parts) > 1
-    said = [f"{p.name}: {p.verdict}" + (f" ({p.detail})" if p.detail else "") for p in parts]
+    measured = [p for p in deciding if p.effect is not None] or deciding
+    main = max(measured, key=lambda p: (p.counted != "seed", p.n))  # of equal ones the first
+    details = [f"{p.name}: {p.verdict}" + (f" ({p.detail})" if p.detail else "") for p in parts]
     return Finding(
-        claim.id,
-        claim.paper,
-        claim.text,
-        basis,
-        verdict,
-        _together([(part.here, part.main) for part in parts]),
-        main.effect,
-        main.low,
-        main.high,
-        main.n,
-        main.unit,
-        main.counted,
-        main.p,
-        main.p_holm,
-        "; ".join(said) if several else main.detail,
-        "; ".join(_to_run(parts)),
-        tuple(parts),
-        main,
+        claim=claim.id,
+        paper=claim.paper,
+        text=claim.text,
+        basis=basis,
+        verdict=verdict,
+        here=_together([(part.here, part.main) for part in parts]),
+        detail="; ".join(details) if len(parts) > 1 else main.detail,
+        needed="; ".join(_to_run(parts)),
+        parts=tuple(parts),
+        main=main,
     )
 
 
@@ -212,6 +218,12 @@ def missing(name: str, detail: str, needed: str = "") -> Part:
     return Part(name, UNDECIDED, detail=detail, needed=needed)
 
 
+def drawn(figure: str, *names: str) -> OnPublished:
+    """The parts of a claim whose published values a figure shows without numbers."""
+    detail = f"{figure} is only drawn, its values are not printed"
+    return lambda: [missing(name, detail) for name in names]
+
+
 def ordered(
     name: str,
     rows: Mapping[str, tuple[float, float]],
@@ -234,9 +246,13 @@ def ordered(
     estimate = student(list(differences.values()), unit="published row")
     if len(rows) < 3:
         estimate = replace(estimate, low=None, high=None, p=None, note="")
-    seen = ", ".join(f"{label} {d:+.4g}" for label, d in differences.items())
-    detail = f"against it {', '.join(f'{k} {d:+.4g}' for k, d in bad.items())}; " if bad else ""
-    return _from_estimate(name, FAILS if bad else HOLDS, estimate, detail + seen, unit)
+    text = _signed(differences)
+    text = f"against it {_signed(bad)}; {text}" if bad else text
+    return from_estimate(name, FAILS if bad else HOLDS, estimate, text, unit)
+
+
+def _signed(differences: Mapping[str, float]) -> str:
+    return ", ".join(f"{label} {d:+.4g}" for label, d in differences.items())
 
 
 def trend(name: str, x: Sequence[float], y: Sequence[float], rising: bool = True) -> Part:
@@ -245,21 +261,46 @@ def trend(name: str, x: Sequence[float], y: Sequence[float], rising: bool = True
     verdict = HOLDS if (rho if rising else -rho) > 1 - 1e-9 else FAILS
     points = ", ".join(f"{a:g}: {b:g}" for a, b in zip(x, y, strict=True))
     return Part(
-        name, verdict, rho, n=len(x), unit="Spearman", counted="published value", detail=points
+        name,
+        verdict,
+        effect=rho,
+        n=len(x),
+        unit="Spearman",
+        counted="published value",
+        detail=points,
     )
 
 
-def _from_estimate(
+def from_estimate(
     name: str, verdict: Verdict, e: Estimate, detail: str, unit: str, needed: str = ""
 ) -> Part:
+    """A part with the numbers of an estimate, whose notes stand behind the detail."""
     away = f"{e.diverged} diverged runs count at chance" if e.diverged else ""
     note = "; ".join(text for text in (detail, away, e.note) if text)
     return Part(
-        name, verdict, e.value, e.low, e.high, e.n, unit, e.unit, e.p, note, needed, estimate=e
+        name,
+        verdict,
+        effect=e.value,
+        low=e.low,
+        high=e.high,
+        n=e.n,
+        unit=unit,
+        counted=e.unit,
+        p=e.p,
+        detail=note,
+        needed=needed,
+        estimate=e,
     )
 
 
 # --- parts from a user's runs -------------------------------------------------------------------
+
+
+def near_and_far(evidence: Evidence, needed: str) -> str:
+    """What to run, with where near and far come from if the leaderboard lacks one of them."""
+    if {"near", "far"} <= set(evidence.board["source_side"].dropna()):
+        return needed
+    return f"{needed} (near and far are sources chosen by the recipe near_far)"
 
 
 def judge(
@@ -276,7 +317,7 @@ def judge(
     Args:
         pairs: the hypothesis' name, from `analysis.statistics.decisions.hypothesis_name`.
     """
-    part = _from_estimate(name, UNDECIDED, e, _with_here(detail, e, unit), unit, needed)
+    part = from_estimate(name, UNDECIDED, e, _with_here(detail, e, unit), unit, needed)
     return replace(part, test=difference_test(e, pairs, unit, rules))
 
 
@@ -289,6 +330,22 @@ def _with_here(detail: str, e: Estimate, unit: str) -> str:
     return "; ".join(part for part in (detail, f"{text} {unit}") if part)
 
 
+@dataclass(frozen=True)
+class Measure:
+    """A column of a leaderboard in which arms are compared.
+
+    Attributes:
+        scale: what differences are multiplied with to be in `unit`; negative where lower is better.
+    """
+
+    column: str
+    scale: float
+    unit: str
+
+
+POINTS = Measure("top1_accuracy", 100.0, "points")
+
+
 def parts_of(
     evidence: Evidence,
     name: str,
@@ -297,32 +354,57 @@ def parts_of(
     vary: Collection[str],
     needed: str,
     make: Callable[[str, pd.DataFrame, str], Part],
-    metric: str = "top1_accuracy",
+    measure: Measure = POINTS,
 ) -> list[Part]:
     """A part for each comparison of two arms, the one that was repeated most first.
 
     Args:
-        make: gives the part for its name, its pairs and what is to be said of them.
+        needed: how to get pairs.
+        make: gives the part for its name, its pairs and its detail.
     """
     rule = evidence.lr_rule(left | right)
-    found = pair(evidence.board, left, right, vary, metric, rule)
-    if not len(found):
+    pairs = pair(evidence.board, left, right, vary, measure.column, rule)
+    if not len(pairs):
         return [missing(name, "no pair of finished runs", needed)]
-    groups = list(comparisons(found.frame))
-    names = setting_names(evidence.board, groups)
-    parts = []
-    for place, (group, setting) in enumerate(zip(groups, names, strict=True)):
-        said = [f"{len(group)} pairs"]
-        said += ["best lr of each by validation"] if rule == "best" else []
-        if not place:
-            said += [f"{found.unpaired} runs without a partner"] if found.unpaired else []
-            said += [f"{found.unfinished} runs without a result"] if found.unfinished else []
-        part = make(f"{name}, {setting}" if setting else name, group, ", ".join(said))
-        parts.append(replace(part, main=as_repeated(group, groups[0])))
-    return parts
+    groups = list(comparisons(pairs.frame))
+    best = ", best lr of each by validation" if rule == "best" else ""
+    rest = f", {pairs.unpaired} runs without a partner" if pairs.unpaired else ""
+    rest += f", {pairs.unfinished} runs without a result" if pairs.unfinished else ""
+
+    def made(named: str, group: pd.DataFrame) -> Part:
+        return make(named, group, f"{len(group)} pairs{best}{rest if group is groups[0] else ''}")
+
+    return for_each(name, groups, setting_names(evidence.board, groups), made)
 
 
-def as_repeated(group: pd.DataFrame, most: pd.DataFrame) -> bool:
+def for_each(
+    name: str,
+    groups: Sequence[pd.DataFrame],
+    names: Sequence[str],
+    make: Callable[[str, pd.DataFrame], Part],
+) -> list[Part]:
+    """A part for each comparison; those that were repeated as often as the first are the main ones.
+
+    Args:
+        groups: repetitions of each comparison, the most repeated first.
+        names: what tells each from the others, such as of `setting_names`; may be empty.
+        make: gives the part for its name and its repetitions.
+    """
+    return [
+        replace(
+            make(f"{name}, {setting}" if setting else name, group),
+            main=_as_repeated(group, groups[0]),
+        )
+        for group, setting in zip(groups, names, strict=True)
+    ]
+
+
+def numbered(groups: Sequence[pd.DataFrame]) -> list[str]:
+    """Names of comparisons that have no words; the first needs none."""
+    return ["", *(f"setting {place}" for place in range(2, len(groups) + 1))]
+
+
+def _as_repeated(group: pd.DataFrame, most: pd.DataFrame) -> bool:
     """Whether a comparison was repeated as often as the one that was repeated most."""
     return len(group) == len(most) and group["task"].nunique() == most["task"].nunique()
 
@@ -360,32 +442,30 @@ def difference(
     right: pd.Series[bool],
     vary: Collection[str],
     needed: str,
-    metric: str = "top1_accuracy",
-    scale: float = 100.0,
-    unit: str = "points",
+    measure: Measure = POINTS,
     margin: float = 0.0,
 ) -> list[Part]:
     """Whether the left arm is above the right one, paired; `needed` says how to get the pairs.
 
     Args:
-        scale: what differences are multiplied with; negative where lower is better.
-        margin: the left may be lower by so much (in `unit`): "not worse than".
+        margin: the left may be lower by so much (in the measure's unit): "not worse than".
     """
-    kind: Kind = "difference" if metric == "top1_accuracy" else "other"
+    kind: Kind = "difference" if measure == POINTS else "other"
+    scale, unit = measure.scale, measure.unit
 
     def make(named: str, frame: pd.DataFrame, detail: str) -> Part:
         shifted = frame.assign(effect=scale * frame["difference"] + margin)
         e = summarise(shifted, "effect", named, kind, scale)
-        pairs = hypothesis_name(frame, f"{metric} {margin:g}", symmetric=not margin)
+        pairs = hypothesis_name(frame, f"{measure.column} {margin:g}", symmetric=not margin)
         part = judge(named, e, needed, evidence.rules, pairs, detail, unit)
         if not margin:
             return part
         effect, low, high = (None if v is None else v - margin for v in (e.value, e.low, e.high))
-        said = f"{part.detail}; a margin of {margin:g} {unit} is allowed"
+        detail = f"{part.detail}; a margin of {margin:g} {unit} is allowed"
         test = difference_test(e, pairs, "", evidence.rules)
-        return replace(part, effect=effect, low=low, high=high, detail=said, test=test)
+        return replace(part, effect=effect, low=low, high=high, detail=detail, test=test)
 
-    return parts_of(evidence, name, left, right, vary, needed, make, metric)
+    return parts_of(evidence, name, left, right, vary, needed, make, measure)
 
 
 def equivalent(
@@ -434,8 +514,13 @@ def within(
     test = two_levels(Hypothesis(pairs, 1 if inside else -1, None, None, 1), e, p_of(e), rules)
     if e.here is not None and test.p_here is not None:
         test = replace(test, p_here=p_of(e.here))
-    part = _from_estimate(name, UNDECIDED, e, _with_here(detail, e, "points"), "points", needed)
+    part = from_estimate(name, UNDECIDED, e, _with_here(detail, e, "points"), "points", needed)
     return replace(part, test=test, p=p_of(e))
+
+
+_LEAST_SIZES = 3
+"""Different values that a slope needs."""
+_SLOPE_UNITS = {"train_loss": "nats per doubling"}
 
 
 def slope(
@@ -446,51 +531,47 @@ def slope(
     needed: str,
     rules: Rules,
     rising: bool = True,
-    log_x: bool = True,
-    unit: str = "points per doubling",
     within: Sequence[str] = (),
-    least: int = 3,
 ) -> list[Part]:
-    """Whether y rises (falls) with x: least-squares slopes, one for each task and seed.
+    """Whether y rises (falls) with x doubled: least-squares slopes, one for each task and seed.
 
     Args:
         frame: rows with `task`, `seed`, x and y; conditions that `within` names are kept apart, so
             that the slope is not between conditions. What they differ in beside the task makes
             parts of their own, the one with the most tasks first.
-        least: different x that a slope needs.
+        y: `points`, or another column.
 
     The effect is positive in the direction that the claim predicts.
     """
     rows = frame[frame[x].notna() & frame[y].notna()]
-    found: dict[str, list[dict[str, object]]] = {}
-    examples: dict[str, object] = {}
-    sign = 1 if rising else -1
+    slopes: list[dict[str, object]] = []
     if not rows.empty:
         apart = key_of(rows, list(within))
         for (kind, _, _), group in rows.groupby([apart, rows["task"], rows["seed"]], sort=True):
-            if group[x].nunique() >= least:
-                found.setdefault(str(kind), []).append(_slope_of(group, x, y, log_x, sign))
-                examples.setdefault(str(kind), group.index[0])
-    if not found:
-        return [missing(name, f"no task with {least} different values of {x}", needed)]
-    kinds = sorted(found, key=lambda k: (-len({r["task"] for r in found[k]}), -len(found[k]), k))
-    names = settings(rows.loc[[examples[kind] for kind in kinds]], [x]) if len(kinds) > 1 else [""]
-    parts = []
-    for place, (kind, setting) in enumerate(zip(kinds, names, strict=True)):
-        table = pd.DataFrame(found[kind])
-        named = f"{name}, {setting}" if setting and place else name
-        e = summarise(table, "slope", named, "given")
-        pairs = hypothesis_name(table.assign(size=f"{kind} {x} {y}"), f"slope {x} {y} {name}")
-        part = judge(named, e, needed, rules, pairs, f"{len(table)} slopes", unit)
-        parts.append(replace(part, main=as_repeated(table, pd.DataFrame(found[kinds[0]]))))
-    return parts
+            if group[x].nunique() >= _LEAST_SIZES:
+                of_kind = {"kind": str(kind), "size": f"{kind} {x} {y}", "example": group.index[0]}
+                slopes.append(of_kind | _slope_of(group, x, y, 1 if rising else -1))
+    if not slopes:
+        return [missing(name, f"no task with {_LEAST_SIZES} different values of {x}", needed)]
+    groups = list(comparisons(pd.DataFrame(slopes), "kind"))
+    examples = rows.loc[[group["example"].iloc[0] for group in groups]]
+    names = settings(examples, [x]) if len(groups) > 1 else [""]
+    unit = _SLOPE_UNITS.get(y, "points per doubling")
+
+    def make(named: str, group: pd.DataFrame) -> Part:
+        e = summarise(group, "slope", named, "given")
+        pairs = hypothesis_name(group, f"slope {x} {y} {name}")
+        return judge(named, e, needed, rules, pairs, f"{len(group)} slopes", unit)
+
+    return for_each(name, groups, ["", *names[1:]], make)
 
 
-def _slope_of(group: pd.DataFrame, x: str, y: str, log_x: bool, sign: int) -> dict[str, object]:
-    """The least-squares slope of one repetition: a weighted sum of its values, so that what it
-    owes to the test images is known where that of the values is.
+def _slope_of(group: pd.DataFrame, x: str, y: str, sign: int) -> dict[str, object]:
+    """The least-squares slope of one repetition.
+
+    It is a weighted sum of values, so what it owes to the test images follows from theirs.
     """
-    places = [math.log2(v) if log_x else float(v) for v in group[x]]
+    places = [math.log2(v) for v in group[x]]
     middle = math.fsum(places) / len(places)
     whole = math.fsum((place - middle) ** 2 for place in places)
     weights = [sign * (place - middle) / whole for place in places]

@@ -7,22 +7,25 @@ from the tables as printed.
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 
 import pandas as pd
 from scipy import stats
 
 from analysis.comparisons.evidence import Evidence
-from analysis.comparisons.pairing import pair
+from analysis.comparisons.pairing import comparisons, pair
 from analysis.comparisons.units import summarise
 from analysis.findings.parts import (
-    Claim,
+    Measure,
     Part,
-    as_repeated,
+    claim,
     difference,
+    for_each,
     judge,
     missing,
+    numbered,
     ordered,
     trend,
 )
@@ -32,9 +35,11 @@ from analysis.papers import published
 from analysis.statistics.decisions import hypothesis_name
 
 _PAPER = "soft-ft-2019"
+_claim = partial(claim, _PAPER)
 _BACKBONES = ("MobileNetV2", "ResNet-50", "InceptionV4")
 _FARS = ("1e-2", "1e-3", "1e-4", "1e-5")
 _INCEPTION = "ImageNet / 299x299 / InceptionV4"
+_EPOCHS = Measure("epochs_to_threshold", -1.0, "epochs")
 _SOFT_RUNS = "method: soft and method: plain with the same source, pattern and seeds"
 
 
@@ -64,7 +69,8 @@ def _c1_published() -> list[Part]:
     return [ordered("soft > fine-tuning", rows)]
 
 
-def _c1_runs(evidence: Evidence) -> list[Part]:
+@_claim("SFT-C1", "soft fine-tuning beats fine-tuning on every task and network", _c1_published)
+def c1(evidence: Evidence) -> list[Part]:
     b = evidence.board
     return difference(
         evidence, "soft > fine-tuning", arms.soft(b), arms.fine_tuned(b), LOSS, _SOFT_RUNS
@@ -82,7 +88,8 @@ def _c2_published() -> list[Part]:
     ]
 
 
-def _c2_runs(evidence: Evidence) -> list[Part]:
+@_claim("SFT-C2", "the intermediate stage (α = 0) beats fine-tuning, soft beats it", _c2_published)
+def c2(evidence: Evidence) -> list[Part]:
     b = evidence.board
     middle = arms.soft(b, intermediate=True)
     needed = "method: {name: soft, schedule: zero} beside method: soft and method: plain"
@@ -109,7 +116,8 @@ def _c3_published() -> list[Part]:
     ]
 
 
-def _c3_runs(evidence: Evidence) -> list[Part]:
+@_claim("SFT-C3", "better frozen features go with a better fine-tuned network", _c3_published)
+def c3(evidence: Evidence) -> list[Part]:
     name, b = "frozen features ↔ fine-tuned", evidence.board
     needed = "model: [three or more], pattern: [freeze, tune], with the same target and seeds"
     vary, tuned = (*PATTERN, *COPIED, *LOSS), arms.fine_tuned(b)
@@ -168,7 +176,12 @@ def _c4_published() -> list[Part]:
     ]
 
 
-def _c4_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "SFT-C4",
+    "all source ≥ 10 % of categories > 10 % of images; a small second target does not help",
+    _c4_published,
+)
+def c4(evidence: Evidence) -> list[Part]:
     b = evidence.board
     vary = ("borrowed", "borrow.*")
     some = arms.soft(b, part="categories")
@@ -213,7 +226,6 @@ _FACES = "verification results of fine-tuning and soft runs on all and on two ex
 def _tar_gap(
     evidence: Evidence,
     name: str,
-    needed: str,
     gap: Mapping[tuple[str, str], float],
     far: float,
 ) -> list[Part]:
@@ -226,7 +238,7 @@ def _tar_gap(
     """
     table = evidence.verification
     if table is None or table.empty:
-        return [missing(name, "no verification results", needed)]
+        return [missing(name, "no verification results", _FACES)]
     table = table.assign(**{n: "" for n in ("task", "setting") if n not in table.columns})
     rows = table[table["far"] == far]
     keys = ["setting", "task", "seed"]
@@ -234,26 +246,22 @@ def _tar_gap(
         rows[(rows["arm"] == arm) & (rows["expressions"] == said)].groupby(keys)["tar"].mean()
         for arm, said in gap
     ]
-    weighted = pd.concat(columns, axis=1).dropna().to_numpy() @ list(gap.values())
-    index = pd.concat(columns, axis=1).dropna().index
-    found = pd.DataFrame({"v": 100 * weighted}, index=index).reset_index()
+    complete = pd.concat(columns, axis=1).dropna()
+    weighted = 100 * (complete.to_numpy() @ list(gap.values()))
+    found = pd.DataFrame({"v": weighted}, index=complete.index).reset_index()
     if found.empty:
-        return [missing(name, "no verification results for it", needed)]
-    groups = sorted(
-        (group for _, group in found.groupby("setting", sort=True)),
-        key=lambda g: (-g["task"].nunique(), -len(g)),
-    )
-    parts = []
-    for place, group in enumerate(groups):
-        e = summarise(group, "v", name)
-        named = f"{name}, setting {place + 1}" if place else name
+        return [missing(name, "no verification results for it", _FACES)]
+    groups = list(comparisons(found, "setting"))
+
+    def make(named: str, group: pd.DataFrame) -> Part:
         pairs = hypothesis_name(group, f"{name} {group['setting'].iloc[0]}")
-        part = judge(named, e, needed, evidence.rules, pairs)
-        parts.append(replace(part, main=as_repeated(group, groups[0])))
-    return parts
+        return judge(named, summarise(group, "v", name), _FACES, evidence.rules, pairs)
+
+    return for_each(name, groups, numbered(groups), make)
 
 
-def _c5_runs(evidence: Evidence) -> list[Part]:
+@_claim("SFT-C5", "soft on 2 expressions beats fine-tuning on all, at every FAR", _c5_published)
+def c5(evidence: Evidence) -> list[Part]:
     name = "soft on 2 expressions > fine-tuning on all"
     table = evidence.verification
     if table is None or table.empty:
@@ -261,9 +269,7 @@ def _c5_runs(evidence: Evidence) -> list[Part]:
     gap = {("soft", "two"): 1.0, ("fine-tuning", "all"): -1.0}
     rates = sorted(set(table["far"]), reverse=True)
     return [
-        part
-        for far in rates
-        for part in _tar_gap(evidence, f"{name} at FAR {far:g}", _FACES, gap, far)
+        part for far in rates for part in _tar_gap(evidence, f"{name} at FAR {far:g}", gap, far)
     ]
 
 
@@ -280,7 +286,12 @@ def _c6_published() -> list[Part]:
     ]
 
 
-def _c6_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "SFT-C6",
+    "without most expressions fine-tuning loses more at loose FAR, soft at strict FAR",
+    _c6_published,
+)
+def c6(evidence: Evidence) -> list[Part]:
     names = ("fine-tuning loses more at loose FAR", "soft loses more at strict FAR")
     table = evidence.verification
     if table is None or table["far"].nunique() < 2:
@@ -292,8 +303,8 @@ def _c6_runs(evidence: Evidence) -> list[Part]:
 
     loose, strict = float(table["far"].max()), float(table["far"].min())
     return [
-        *_tar_gap(evidence, names[0], _FACES, losses("fine-tuning", "soft"), loose),
-        *_tar_gap(evidence, names[1], _FACES, losses("soft", "fine-tuning"), strict),
+        *_tar_gap(evidence, names[0], losses("fine-tuning", "soft"), loose),
+        *_tar_gap(evidence, names[1], losses("soft", "fine-tuning"), strict),
     ]
 
 
@@ -307,16 +318,18 @@ def _c7_published() -> list[Part]:
         "training accuracy",
         "lead of soft over fine-tuning at accuracy >= 70%",
     )
-    part = ordered(
-        "soft is 5 epochs ahead or more", {"from 70 %": (lead, 5.0)}, False, unit="epochs"
-    )
-    note = f"the text says at least {lead:g}; the curves are only drawn"
-    return [
-        Part(part.name, part.verdict, lead, n=1, unit="epochs", counted="statement", detail=note)
-    ]
+    name = "soft is 5 epochs ahead or more"
+    part = ordered(name, {"from 70 %": (lead, 5.0)}, strict=False, unit="epochs")
+    detail = f"the text says at least {lead:g}; the curves are only drawn"
+    return [replace(part, effect=lead, counted="statement", detail=detail)]
 
 
-def _c7_runs(evidence: Evidence) -> list[Part]:
+@_claim(
+    "SFT-C7",
+    "soft fine-tuning converges faster: 5 epochs ahead or more from 70 % on",
+    _c7_published,
+)
+def c7(evidence: Evidence) -> list[Part]:
     b, name = evidence.board, "soft reaches the threshold in fewer epochs"
     if "epochs_to_threshold" not in b.columns:
         return [missing(name, "the leaderboard has no epochs_to_threshold", _SOFT_RUNS)]
@@ -327,60 +340,8 @@ def _c7_runs(evidence: Evidence) -> list[Part]:
         arms.fine_tuned(b),
         LOSS,
         f"{_SOFT_RUNS}, long enough for both to reach train.threshold",
-        metric="epochs_to_threshold",
-        scale=-1.0,
-        unit="epochs",
+        _EPOCHS,
     )
 
 
-CLAIMS: Sequence[Claim] = (
-    Claim(
-        "SFT-C1",
-        _PAPER,
-        "soft fine-tuning beats fine-tuning on every task and network",
-        _c1_published,
-        _c1_runs,
-    ),
-    Claim(
-        "SFT-C2",
-        _PAPER,
-        "the intermediate stage (α = 0) beats fine-tuning, soft beats it",
-        _c2_published,
-        _c2_runs,
-    ),
-    Claim(
-        "SFT-C3",
-        _PAPER,
-        "better frozen features go with a better fine-tuned network",
-        _c3_published,
-        _c3_runs,
-    ),
-    Claim(
-        "SFT-C4",
-        _PAPER,
-        "all source ≥ 10 % of categories > 10 % of images; a small second target does not help",
-        _c4_published,
-        _c4_runs,
-    ),
-    Claim(
-        "SFT-C5",
-        _PAPER,
-        "soft on 2 expressions beats fine-tuning on all, at every FAR",
-        _c5_published,
-        _c5_runs,
-    ),
-    Claim(
-        "SFT-C6",
-        _PAPER,
-        "without most expressions fine-tuning loses more at loose FAR, soft at strict FAR",
-        _c6_published,
-        _c6_runs,
-    ),
-    Claim(
-        "SFT-C7",
-        _PAPER,
-        "soft fine-tuning converges faster: 5 epochs ahead or more from 70 % on",
-        _c7_published,
-        _c7_runs,
-    ),
-)
+CLAIMS = (c1, c2, c3, c4, c5, c6, c7)

@@ -1,4 +1,4 @@
-"""Whether a table is a leaderboard at all: said before anything is computed from it."""
+"""Whether a table is a leaderboard at all, checked before anything is computed from it."""
 
 from __future__ import annotations
 
@@ -30,29 +30,17 @@ def check(board: pd.DataFrame, place: str | None = None) -> None:
       give the CSV that bench grid wrote (results/GRID.csv), not the aggregated one
     """
     absent = [] if board.columns.empty else [name for name in NEEDED if name not in board.columns]
+    reason, hint = "", WHICH_FILE
     if len(absent) > len(NEEDED) // 2:
-        raise DataError(
-            f"this is not a leaderboard: it has no column {_some(absent)}",
-            place=place,
-            hint=WHICH_FILE,
-        )
-    if absent:
-        raise DataError(
-            f"the leaderboard has no column {', '.join(absent)}", place=place, hint=WHICH_FILE
-        )
-    if board.empty:
-        raise DataError(
-            "the leaderboard is empty: no row",
-            place=place,
-            hint="run: bench grid GRID",
-        )
-    unknown = sorted({str(s) for s in board["status"]} - set(_STATES))
-    if unknown:
-        raise DataError(
-            f"status {_some(unknown)} is not known",
-            place=place,
-            hint=f"one of {', '.join(_STATES)}",
-        )
+        reason = f"this is not a leaderboard: it has no column {_some(absent)}"
+    elif absent:
+        reason = f"the leaderboard has no column {', '.join(absent)}"
+    elif board.empty:
+        reason, hint = "the leaderboard is empty: no row", "run: bench grid GRID"
+    elif unknown := sorted({str(s) for s in board["status"]} - set(_STATES)):
+        reason, hint = f"status {_some(unknown)} is not known", f"one of {', '.join(_STATES)}"
+    if reason:
+        raise DataError(reason, place=place, hint=hint)
     for name in _NUMBERS:
         if name in board.columns:
             _check_numbers(board[name], name, place)
@@ -118,8 +106,7 @@ def _line(values: pd.Series[Any], place: str | None, numbered: bool = True) -> s
 def _check_numbers(values: pd.Series[Any], name: str, place: str | None) -> None:
     bad = values[pd.to_numeric(values, errors="coerce").isna() & values.notna()]
     if len(bad):
-        row = int(str(bad.index[0])) + 2 if isinstance(values.index, pd.RangeIndex) else None
-        where = f"{place}:{row}" if place and row else place
+        where = _line(bad, place, isinstance(values.index, pd.RangeIndex))
         raise DataError(f"{name} is {bad.iloc[0]!r}, not a number", place=where, hint=WHICH_FILE)
 
 

@@ -34,7 +34,8 @@ _BORROWING = ("soft", "joint", "selective", "soft_selective")
 
 
 @functools.cache
-def _defaults(method: str) -> Mapping[str, Any]:
+def default_options(method: str) -> Mapping[str, Any]:
+    """A method's options at their defaults; none of a method that this version does not have."""
     try:
         return methods.check(method, {}).model_dump()
     except GridError:
@@ -70,7 +71,7 @@ def _settings(row: dict[Any, Any]) -> dict[str, Any]:
         name, _, value = part.partition("=")
         found[f"method.{name}"] = _typed(value)
     method = str(row.get("method"))
-    found = {f"method.{name}": value for name, value in _defaults(method).items()} | found
+    found = {f"method.{name}": value for name, value in default_options(method).items()} | found
     sets = _words(row.get("borrowed"))
     # Methods that borrow had at least one selection, whether or not a hand-made row names it.
     found["borrowed_sets"] = len(sets) or int(method in _BORROWING)

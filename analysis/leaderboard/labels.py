@@ -6,28 +6,18 @@ default). A setting is what else was held fixed; only what differs between the r
 
 from __future__ import annotations
 
-import functools
 import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pandas as pd
 
+from analysis.leaderboard.earlier import default_options
 from analysis.leaderboard.read import factors, key_of, repetition
-from bench import methods
-from bench.core.errors import GridError
 
 
 def _given(value: Any) -> bool:
     return value is not None and value == value and value != ""
-
-
-@functools.cache
-def _defaults(method: str) -> Mapping[str, Any]:
-    try:
-        return methods.check(method, {}).model_dump()
-    except GridError:  # a leaderboard of another version: all its options are named then
-        return {}
 
 
 def options(row: Mapping[Any, Any]) -> dict[str, Any]:
@@ -36,7 +26,7 @@ def options(row: Mapping[Any, Any]) -> dict[str, Any]:
     >>> options({"method": "soft", "method.schedule": "zero"})["schedule"]
     'zero'
     """
-    found = dict(_defaults(str(row["method"])))
+    found = dict(default_options(str(row["method"])))
     stated = {k[7:]: v for k, v in row.items() if str(k).startswith("method.") and _given(v)}
     return found | stated
 
@@ -58,7 +48,7 @@ def recipe(row: Mapping[Any, Any]) -> str:
         before = row.get("source.method.name")
         how = f" {before}" if _given(before) and before != "plain" else ""
         words[0] += f" after {row.get('source_pattern')}{how}"
-    usual = _defaults(method)
+    usual = default_options(method)
     stated = {k[7:]: v for k, v in row.items() if str(k).startswith("method.") and _given(v)}
     words += [_option(name, value) for name, value in stated.items() if usual.get(name) != value]
     words += _borrowed(row)

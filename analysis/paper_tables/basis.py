@@ -8,22 +8,13 @@ from fnmatch import fnmatchcase
 
 import pandas as pd
 
-from analysis.paper_tables.cells import NONE, Arm, Words, words_of
+from analysis.paper_tables.cells import NONE, Arm, Words, phrase, words_of
 
 OTHER_DATA = "the protocol on other data"
 OTHER_NETWORK = "the protocol on another network"
 OTHER_SETTINGS = "the paper's data and network, other settings"
 SAME = "the paper's data and network"
 
-_SAID = {
-    "image_size": "{} pixels",
-    "epochs": "{} epochs",
-    "images_per_class": "{} images per class",
-    "source_classes": "{} source classes",
-    "target_classes": "{} classes",
-    "views": "views {}",
-}
-_EMPTY = {"images_per_class": "all images", "source_classes": "no source", "views": "whole images"}
 _MOST = 3
 
 
@@ -32,7 +23,7 @@ class Basis:
     """`text` is one of this module's four; `details` says in what runs differ from the paper's."""
 
     text: str
-    details: str
+    details: tuple[str, ...]
 
 
 def basis_of(rows: pd.DataFrame, standard: Mapping[str, Words], arms: Sequence[Arm] = ()) -> Basis:
@@ -46,7 +37,7 @@ def basis_of(rows: pd.DataFrame, standard: Mapping[str, Words], arms: Sequence[A
 
     >>> rows = pd.DataFrame({"dataset": ["digits"], "target": ["all"], "epochs": [5]})
     >>> basis_of(rows, {"data": ("stanford-40 *",), "model": ("*",), "epochs": ("100",)})
-    Basis(text='the protocol on other data', details='digits all, 5 epochs')
+    Basis(text='the protocol on other data', details=('digits all', '5 epochs'))
     """
     allowed = dict(standard)
     for column in ("data", "model", "image_size", "source_classes"):
@@ -63,7 +54,7 @@ def basis_of(rows: pd.DataFrame, standard: Mapping[str, Words], arms: Sequence[A
         others = [w for w in words if not any(fnmatchcase(w, p) for p in patterns)]
         if others:
             differ[column] = others
-    details = ", ".join(_say(column, words) for column, words in differ.items())
+    details = tuple(_say(column, words) for column, words in differ.items())
     if "data" in differ:
         return Basis(OTHER_DATA, details)
     if "model" in differ:
@@ -73,8 +64,8 @@ def basis_of(rows: pd.DataFrame, standard: Mapping[str, Words], arms: Sequence[A
 
 def _say(column: str, words: Sequence[str]) -> str:
     if list(words) == [NONE]:
-        return _EMPTY.get(column, f"no {column.replace('_', ' ')}")
+        return phrase(column, NONE)
     known = [word for word in words if word != NONE]
     shown = " and ".join(known[:_MOST])
     more = f" and {len(known) - _MOST} more" if len(known) > _MOST else ""
-    return _SAID.get(column, "{}").format(shown + more)
+    return phrase(column, shown + more)

@@ -116,7 +116,7 @@ class PaperTable:
     """A published table whose cells are measured, or a part of the text with such numbers.
 
     Attributes:
-        paper, name: of `published.csv`.
+        name: of `published.csv`.
         title: what it is about.
         cells: in the order of the paper.
         standard: column to the words that it has in the paper's protocol; what a run has instead
@@ -127,7 +127,6 @@ class PaperTable:
         note: what is to be known of the whole table.
     """
 
-    paper: str
     name: str
     title: str
     cells: tuple[Cell, ...]
@@ -149,7 +148,6 @@ class Drawn:
         standard, note: see `PaperTable`.
     """
 
-    paper: str
     name: str
     title: str
     experiment: str
@@ -179,6 +177,37 @@ def words_of(rows: pd.DataFrame, column: str) -> pd.Series[str]:
     if column not in rows.columns:
         return pd.Series(NONE, index=rows.index, dtype=str)
     return key_of(rows, [column])
+
+
+_PHRASES = {
+    "image_size": "{} pixels",
+    "epochs": "{} epochs",
+    "images_per_class": "{} images per class",
+    "source_classes": "{} source classes",
+    "target_classes": "{} classes",
+    "views": "views {}",
+    "lr": "lr {}",
+    "frozen": "first {} layers frozen",
+    "expand_to": "expanded to {}",
+    "option_layer": "layer {}",
+}
+_EMPTY = {
+    "images_per_class": "all images",
+    "source_classes": "no source",
+    "views": "whole images",
+    "expand_to": "not expanded",
+}
+
+
+def phrase(column: str, word: str) -> str:
+    """A word of a column (see `words_of`) as it stands in a sentence.
+
+    >>> phrase("epochs", "5"), phrase("data", "digits all"), phrase("image_size", NONE)
+    ('5 epochs', 'digits all', 'no image size')
+    """
+    if word == NONE:
+        return _EMPTY.get(column, f"no {column.replace('_', ' ')}")
+    return _PHRASES.get(column, "{}").format(word)
 
 
 def _ranks(values: pd.Series[float]) -> pd.Series[str]:

@@ -5,8 +5,7 @@ from __future__ import annotations
 from typing import Literal
 
 from analysis.paper_tables.cells import Advised, Arm, Cell, Distance, Drawn, PaperTable, Words, arm
-
-_PAPER = "chu-2016"
+from analysis.papers.chu2016_bands import PRINTED_DATA, PRINTED_DISTANCES
 
 _DATA: dict[str, Words] = {
     "Caltech256": ("caltech-256 *", "wordnet-shapes feline.n.01"),
@@ -54,12 +53,9 @@ _MEASURES: dict[str, Literal["cosine", "mmd", "svm", "cnn"]] = {
     "Linear SVM": "svm",
     "CNN": "cnn",
 }
-_BANDS = {"L (0.0-0.2)": "low", "M (0.2-0.4)": "medium", "H (0.4-1.0)": "large"}
-_SIZES = {"L (1-20)": "low", "M (21-99)": "medium", "H (>=100)": "large"}
 
 TABLES = (
     PaperTable(
-        _PAPER,
         "Table 1",
         "data sets and splits",
         _counts(),
@@ -69,7 +65,6 @@ TABLES = (
         "images of a class (CHU-A3).",
     ),
     PaperTable(
-        _PAPER,
         "Table 2",
         "distances of the targets from their source",
         tuple(
@@ -83,13 +78,12 @@ TABLES = (
         "at 50 % tells nothing.",
     ),
     PaperTable(
-        _PAPER,
         "Table 3",
         "freeze or tune, by distance and images per class",
         tuple(
-            Cell(f"Cosine distance {row}", f"Images per class {column}", Advised(band, size))
-            for row, band in _BANDS.items()
-            for column, size in _SIZES.items()
+            Cell(row, column, Advised(distance, data))
+            for distance, row in PRINTED_DISTANCES.items()
+            for data, column in PRINTED_DATA.items()
         ),
         _USUAL,
         note="Measured: what these runs decide by their 95 % interval of tuned over frozen "
@@ -107,7 +101,6 @@ _NAMES = {word: name for name, words in _DATA.items() for word in words} | {
 }
 FIGURES = tuple(
     Drawn(
-        _PAPER,
         f"Figure 3{which}",
         "test accuracy of every run",
         experiment,

@@ -18,10 +18,7 @@ from analysis.advice import recommend
 from analysis.comparisons.evidence import Evidence
 from analysis.leaderboard.labels import recipe, settings
 from analysis.leaderboard.read import key_of, repetition, varying
-from analysis.paper_tables import chu2016 as practices
-from analysis.paper_tables import ge2017 as selective
-from analysis.paper_tables import li2019 as factors
-from analysis.paper_tables import sft2019 as soft
+from analysis.paper_tables import chu2016, ge2017, li2019, sft2019
 from analysis.paper_tables.basis import Basis, basis_of
 from analysis.paper_tables.cells import (
     Advised,
@@ -34,7 +31,7 @@ from analysis.paper_tables.cells import (
     Sensitivity,
     rows_of,
 )
-from analysis.paper_tables.drawn import drawn_lines
+from analysis.paper_tables.drawn import drawn_cells
 from analysis.paper_tables.scores import COUNTS, Score, fact_of, score_of, several
 from analysis.papers.published import Published, cells
 from bench.core.errors import DataError, nearest
@@ -52,42 +49,35 @@ class PaperGrid:
 
 
 GRIDS: Mapping[str, PaperGrid] = {
-    "soft-fine-tuning": PaperGrid("soft-ft-2019", "SFT", soft.TABLES),
-    "selective-joint": PaperGrid("ge-yu-2017", "GE", selective.TABLES),
-    "multifaceted": PaperGrid("li-2019", "LI", factors.TABLES, factors.FIGURES),
-    "best-practices": PaperGrid("chu-2016", "CHU", practices.TABLES, practices.FIGURES),
+    "soft-fine-tuning": PaperGrid("soft-ft-2019", "SFT", sft2019.TABLES),
+    "selective-joint": PaperGrid("ge-yu-2017", "GE", ge2017.TABLES),
+    "multifaceted": PaperGrid("li-2019", "LI", li2019.TABLES, li2019.FIGURES),
+    "best-practices": PaperGrid("chu-2016", "CHU", chu2016.TABLES, chu2016.FIGURES),
 }
 """By the name of the grid file."""
 
-_SETTING = "a setting or a count of the protocol: it stands in the grid file"
+_SETTINGS: Mapping[str, tuple[str, ...]] = {
+    "soft-ft-2019": ("3", "4.1"),
+    "li-2019": ("3", "4", "4.1", "4.2", "4.3", "4.3.1", "4.3.2", "4.4", "4.5", "4.6"),
+    "ge-yu-2017": ("3.2", "4.1", "4.2", "4.6"),
+    "chu-2016": ("3", "4"),
+}
+"""Sections whose numbers are settings or counts of the protocol, which stand in the grid files."""
 ELSEWHERE: Mapping[tuple[str, str], str] = {
-    ("soft-ft-2019", "text Sec. 3"): _SETTING,
-    ("soft-ft-2019", "text Sec. 4.1"): _SETTING,
     ("soft-ft-2019", "text Sec. 4.2"): "average precision of single classes is not recorded",
     ("soft-ft-2019", "text Sec. 4.4 / Fig. 5"): "training curves: see the figures and claim SFT-C7",
     ("li-2019", "Table 1"): "the network itself, whose layers the harness's tests count",
-    ("li-2019", "text Fig. 6 / Sec. 4.3"): _SETTING,
-    ("li-2019", "text Sec. 3"): _SETTING,
-    ("li-2019", "text Sec. 4"): _SETTING,
-    ("li-2019", "text Sec. 4.1"): _SETTING,
-    ("li-2019", "text Sec. 4.2"): _SETTING,
-    ("li-2019", "text Sec. 4.3"): _SETTING,
-    ("li-2019", "text Sec. 4.3.1"): _SETTING,
-    ("li-2019", "text Sec. 4.3.2"): _SETTING,
-    ("li-2019", "text Sec. 4.4"): _SETTING,
-    ("li-2019", "text Sec. 4.5"): _SETTING,
-    ("li-2019", "text Sec. 4.6"): _SETTING,
-    ("ge-yu-2017", "text Sec. 3.2"): _SETTING,
-    ("ge-yu-2017", "text Sec. 4.1"): _SETTING,
-    ("ge-yu-2017", "text Sec. 4.2"): _SETTING,
     ("ge-yu-2017", "text Sec. 4.3"): "counts, and differences of rows of Tables 2 and 3",
     ("ge-yu-2017", "text Sec. 4.4"): "counts, and differences of rows of Table 4",
     ("ge-yu-2017", "text Sec. 4.5"): "counts, and differences of rows of Table 5",
-    ("ge-yu-2017", "text Sec. 4.6"): _SETTING,
-    ("chu-2016", "text Sec. 3"): _SETTING,
-    ("chu-2016", "text Sec. 4"): _SETTING,
 }
-"""Published tables and sections that hold no number of a training of the paper's own, and why."""
+"""Tables and other sections that hold no number of a training of the paper's own, and why."""
+WITHOUT_RUNS = {
+    *ELSEWHERE,
+    *((paper, f"text Sec. {name}") for paper, names in _SETTINGS.items() for name in names),
+    ("li-2019", "text Fig. 6 / Sec. 4.3"),
+}
+"""Everything in print that is not compared with runs."""
 
 
 @dataclass(frozen=True)
@@ -105,7 +95,7 @@ class Line:
             (no run can be beside it), `no published number`, `several conditions` (no mean over
             what differs in more than seeds: see the note).
         basis: what the runs are to the paper's own: the protocol on other data, …
-        details: in what they differ.
+        details: in what they differ, a text for each setting.
         note: what is to be known of the cell.
     """
 
@@ -124,7 +114,7 @@ class Line:
     n: int = 0
     counted: str = ""
     basis: str = ""
-    details: str = ""
+    details: tuple[str, ...] = ()
     note: str = ""
 
 
@@ -139,7 +129,8 @@ def paper_grid(name: str) -> PaperGrid | None:
 
 def table(name: str, evidence: Evidence) -> pd.DataFrame:
     """`lines` as a tidy table, a row per cell, in the papers' order."""
-    return pd.DataFrame([vars(line) for line in lines(name, evidence)])
+    found = [vars(line) | {"details": ", ".join(line.details)} for line in lines(name, evidence)]
+    return pd.DataFrame(found)
 
 
 def lines(name: str, evidence: Evidence) -> list[Line]:
@@ -155,23 +146,23 @@ def lines(name: str, evidence: Evidence) -> list[Line]:
     grid = paper_grid(name)
     if grid is None:
         raise DataError(f"{name} is not the grid of a paper", hint=f"grids: {nearest(name, GRIDS)}")
-    advised, taken = _Advice(evidence), _behind_cells(grid, evidence.board)
+    advice, taken = _advice(grid, evidence), _behind_cells(grid, evidence.board)
     found: list[Line] = []
     for one in grid.tables:
-        found += _table_lines(one, evidence, advised)
+        found += _table_lines(one, grid.paper, evidence, advice)
         found += _without_number(one, grid, evidence.board, taken)
     for figure in grid.figures:
-        found += [Line(**common) for common in drawn_lines(figure, evidence.board)]
+        found += _figure_lines(figure, grid.paper, evidence.board)
     return found
 
 
 # --- cells in print ------------------------------------------------------------------------------
 
 
-def _table_lines(one: PaperTable, evidence: Evidence, advised: _Advice) -> Iterator[Line]:
+def _table_lines(one: PaperTable, paper: str, evidence: Evidence, advice: Advice) -> Iterator[Line]:
     mapped = {(cell.row, cell.column): cell for cell in one.cells}
     spreads = {(cell.row, cell.spread): cell for cell in one.cells if cell.spread}
-    of_table = [c for c in cells() if (c.paper, c.table) == (one.paper, one.name)]
+    of_table = [c for c in cells() if (c.paper, c.table) == (paper, one.name)]
     quoted = {c.row for c in of_table if "prior work quoted" in c.note}
     known = {(c.row, c.column): c for c in of_table}
     for printed in of_table:
@@ -183,7 +174,7 @@ def _table_lines(one: PaperTable, evidence: Evidence, advised: _Advice) -> Itera
             beside = known.get((printed.row, mapped[key].spread))
             if beside is not None:
                 blank = replace(blank, published_spread=beside.number)
-            yield _filled(blank, mapped[key], one, evidence, advised)
+            yield _filled(blank, mapped[key], one, evidence, advice)
         elif printed.row in quoted:
             yield replace(blank, status="prior work")
         elif printed.unit != "name":
@@ -196,7 +187,7 @@ def _blank(printed: Published) -> Line:
     return Line(*place, printed.value, printed.unit, "", note=note)
 
 
-def _filled(blank: Line, cell: Cell, one: PaperTable, evidence: Evidence, advised: _Advice) -> Line:
+def _filled(blank: Line, cell: Cell, one: PaperTable, evidence: Evidence, advice: Advice) -> Line:
     match cell.of:
         case Arm() | Difference():
             return _scored(blank, cell, one, evidence.board)
@@ -205,11 +196,24 @@ def _filled(blank: Line, cell: Cell, one: PaperTable, evidence: Evidence, advise
         case Sensitivity():
             return _sensitivity(blank, cell.of, one, evidence)
         case Advised():
-            return _of_basis(advised.line(blank, cell.of), basis_of(_tuned(evidence), one.standard))
+            line = _advised(blank, advice.get((cell.of.distance, cell.of.data)))
+            return _of_basis(line, basis_of(_tuned(evidence), one.standard))
 
 
 def _of_basis(line: Line, basis: Basis) -> Line:
     return replace(line, basis=basis.text, details=basis.details) if line.n else line
+
+
+def _figure_lines(figure: Drawn, paper: str, board: pd.DataFrame) -> Iterator[Line]:
+    """The cells of a figure that the paper only draws, as far as the grid has them."""
+    for cell in drawn_cells(figure, board):
+        blank = Line(paper, figure.name, cell.row, cell.column, None, "%", "not run")
+        if cell.score is not None:
+            blank = replace(_with(blank, cell.score), status="no published number")
+        elif cell.mixed:
+            blank = replace(blank, status="several conditions")
+        note = cell.mixed if cell.score is None else cell.score.note
+        yield replace(blank, basis=cell.basis.text, details=cell.basis.details, note=note)
 
 
 _ENDED = ("done", "diverged")
@@ -297,43 +301,37 @@ def _tuned(evidence: Evidence) -> pd.DataFrame:
     return board[(board["role"] != "source") & (board["status"] == "done")]
 
 
-class _Advice:
-    """CHU's Table 3 derived from the runs, computed when first asked for."""
+def _advised(blank: Line, row: Mapping[Any, Any] | None) -> Line:
+    """A cell of CHU's Table 3 derived from the runs."""
+    advice = None if row is None else row["advice"]
+    if row is None or advice is None or advice != advice:
+        why = "no pair of runs falls into this cell"
+        return replace(blank, status="not run", note=_joined(blank.note, why))
+    ratio = f"tuned / frozen {row['ratio']:.2f}"
+    if row["low"] == row["low"] and row["low"] is not None:
+        ratio += f" ({row['low']:.2f} to {row['high']:.2f})"
+    score = Score(str(advice), None, None, None, int(row["pairs"]), "pair")
+    return replace(_with(blank, score), note=_joined(blank.note, ratio))
 
-    def __init__(self, evidence: Evidence) -> None:
-        self.evidence = evidence
-        self._rows: dict[tuple[str, str], Mapping[Any, Any]] | None = None
 
-    def line(self, blank: Line, of: Advised) -> Line:
-        if self._rows is None:
-            self._rows = self._derived()
-        row = self._rows.get((of.distance, of.data))
-        advice = None if row is None else row["advice"]
-        if row is None or advice is None or advice != advice:
-            why = "no pair of runs falls into this cell"
-            return replace(blank, status="not run", note=_joined(blank.note, why))
-        ratio = f"tuned / frozen {row['ratio']:.2f}"
-        if row["low"] == row["low"] and row["low"] is not None:
-            ratio += f" ({row['low']:.2f} to {row['high']:.2f})"
-        return replace(
-            blank,
-            status="measured",
-            measured=str(advice),
-            n=int(row["pairs"]),
-            counted="pair",
-            note=_joined(blank.note, ratio),
-        )
+Advice = Mapping[tuple[str, str], Mapping[Any, Any]]
 
-    def _derived(self) -> dict[tuple[str, str], Mapping[Any, Any]]:
-        try:
-            rows = recommend.derived(self.evidence).to_dict("records")
-        except DataError:
-            return {}
-        # The comparison that was repeated most comes first in a cell.
-        found: dict[tuple[str, str], Mapping[Any, Any]] = {}
-        for row in rows:
-            found.setdefault((str(row["distance"]), str(row["images_per_class"])), row)
-        return found
+
+def _advice(grid: PaperGrid, evidence: Evidence) -> Advice:
+    """Rows of `analysis.advice.recommend.derived` by their bands, if the paper gives advice.
+
+    The comparison that was repeated most comes first in a cell.
+    """
+    if not any(isinstance(cell.of, Advised) for table in grid.tables for cell in table.cells):
+        return {}
+    try:
+        rows = recommend.derived(evidence).to_dict("records")
+    except DataError:
+        return {}
+    found: dict[tuple[str, str], Mapping[Any, Any]] = {}
+    for row in rows:
+        found.setdefault((str(row["distance"]), str(row["images_per_class"])), row)
+    return found
 
 
 # --- runs that no cell is about ------------------------------------------------------------------
@@ -364,7 +362,7 @@ def _without_number(
         for label, group in _conditions(rows):
             score = score_of([group], one.metric)
             if score is not None:
-                blank = Line(one.paper, one.name, label, one.metric, None, "%", "")
+                blank = Line(grid.paper, one.name, label, one.metric, None, "%", "")
                 line = replace(_with(blank, score), status="no published number", note=score.note)
                 yield _of_basis(line, basis_of(group, one.standard))
 

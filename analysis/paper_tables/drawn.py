@@ -3,18 +3,29 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from dataclasses import dataclass
 from fnmatch import fnmatchcase
-from typing import Any
 
 import pandas as pd
 
-from analysis.paper_tables.basis import basis_of
-from analysis.paper_tables.cells import NONE, Arm, Drawn, rows_of, words_of
-from analysis.paper_tables.scores import score_of, several
+from analysis.paper_tables.basis import Basis, basis_of
+from analysis.paper_tables.cells import NONE, Arm, Drawn, phrase, rows_of, words_of
+from analysis.paper_tables.scores import Score, score_of, several
 
 
-def drawn_lines(figure: Drawn, board: pd.DataFrame) -> Iterator[dict[str, Any]]:
-    """The cells of a figure's matrix that the grid has, by size, as the fields of a `Line`."""
+@dataclass(frozen=True)
+class DrawnCell:
+    """A cell of a figure's matrix; `mixed` says why several conditions have no score."""
+
+    row: str
+    column: str
+    score: Score | None
+    mixed: str
+    basis: Basis
+
+
+def drawn_cells(figure: Drawn, board: pd.DataFrame) -> Iterator[DrawnCell]:
+    """The cells of a figure's matrix that the grid has, by size."""
     rows = rows_of(board, Arm(figure.experiment, ()))
     if rows.empty:
         return
@@ -30,28 +41,7 @@ def drawn_lines(figure: Drawn, board: pd.DataFrame) -> Iterator[dict[str, Any]]:
         score = score_of([done], figure.metric) if len(done) and not mixed else None
         basis = basis_of(done if len(done) else group, figure.standard)
         at = len(figure.rows)
-        yield {
-            "paper": figure.paper,
-            "table": figure.name,
-            "row": ", ".join(said[:at]),
-            "column": ", ".join(said[at:]),
-            "published": None,
-            "unit": "%",
-            "status": "several conditions"
-            if mixed
-            else "not run"
-            if score is None
-            else "no published number",
-            "measured": None if score is None else score.value,
-            "low": None if score is None else score.low,
-            "high": None if score is None else score.high,
-            "spread": None if score is None else score.spread,
-            "n": 0 if score is None else score.n,
-            "counted": "" if score is None else score.counted,
-            "basis": basis.text,
-            "details": basis.details,
-            "note": mixed if score is None else score.note,
-        }
+        yield DrawnCell(", ".join(said[:at]), ", ".join(said[at:]), score, mixed, basis)
 
 
 def _place(word: str, figure: Drawn) -> tuple[int, float, str]:
@@ -67,21 +57,8 @@ def _place(word: str, figure: Drawn) -> tuple[int, float, str]:
         return (3, 0.0, word)
 
 
-_SAID = {
-    "lr": "lr {}",
-    "images_per_class": "{} images per class",
-    "target_classes": "{} classes",
-    "frozen": "first {} layers frozen",
-    "expand_to": "expanded to {}",
-    "option_layer": "layer {}",
-}
-_EMPTY = {"expand_to": "not expanded", "images_per_class": "all images"}
-
-
 def _say(column: str, word: str, figure: Drawn) -> str:
     for pattern, name in figure.names.items():
         if fnmatchcase(word, pattern):
             return name
-    if word == NONE:
-        return _EMPTY.get(column, f"no {column.replace('_', ' ')}")
-    return _SAID.get(column, "{}").format(word)
+    return phrase(column, word)

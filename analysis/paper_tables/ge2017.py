@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from analysis.paper_tables.cells import Arm, Cell, Difference, PaperTable, arm
 
-_PAPER = "ge-yu-2017"
 _MEAN = "mean_class_accuracy"
 _ALL_IMAGENET = ("imagenet all", "imagenet all, without overlap", "parent", "parent, without*")
 _NETWORK = {"model": ("resnetv2_152",), "image_size": ("224",)}
@@ -126,7 +125,6 @@ _TABLE_5 = {
 
 TABLES = (
     PaperTable(
-        _PAPER,
         "Table 1",
         "which filters describe the images",
         tuple(Cell(row, "overall accuracy", which) for row, which in _TABLE_1.items()),
@@ -139,7 +137,6 @@ TABLES = (
         ("table-1",),
     ),
     PaperTable(
-        _PAPER,
         "Table 2",
         "Stanford Dogs 120",
         _means(_TABLE_2),
@@ -149,7 +146,6 @@ TABLES = (
         note=f"{_STAND_IN} {_OVERLAP}",
     ),
     PaperTable(
-        _PAPER,
         "Table 3",
         "Oxford Flowers 102",
         _means(_TABLE_3),
@@ -159,7 +155,6 @@ TABLES = (
         note=_STAND_IN,
     ),
     PaperTable(
-        _PAPER,
         "Table 4",
         "Caltech 256, by training images per class",
         _table_4(),
@@ -169,7 +164,6 @@ TABLES = (
         note=_STAND_IN,
     ),
     PaperTable(
-        _PAPER,
         "Table 5",
         "MIT Indoor 67, by source",
         _means(_TABLE_5),
@@ -180,7 +174,6 @@ TABLES = (
         note=_STAND_IN,
     ),
     PaperTable(
-        _PAPER,
         "text Sec. 4.6 (ablation)",
         "the full method less each part",
         _drops(),

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from analysis.paper_tables.cells import Arm, Cell, Drawn, PaperTable, Sensitivity, arm
 
-_PAPER = "li-2019"
 _USUAL = {
     "data": ("imagenet *",),
     "model": ("caffenet",),
@@ -95,7 +94,6 @@ _PROBED = {
 
 TABLES = (
     PaperTable(
-        _PAPER,
         "Table 2",
         "number of source classes",
         tuple(
@@ -107,7 +105,6 @@ TABLES = (
         note=f"{_SPREAD} The source of the row 1000 contains the target's classes (LI-A3).",
     ),
     PaperTable(
-        _PAPER,
         "Table 3",
         "near and far sources; SVMs on fc7",
         _table_3(),
@@ -115,7 +112,6 @@ TABLES = (
         ("table-3",),
     ),
     PaperTable(
-        _PAPER,
         "Fig. 9 (values given in text Sec. 4.3.1)",
         "which network's filters detect more classes better",
         _FIG_9,
@@ -124,7 +120,6 @@ TABLES = (
         "test images, as in the paper.",
     ),
     PaperTable(
-        _PAPER,
         "Fig. 10a (values given in text Sec. 4.3.2)",
         "logistic probes on the last two layers",
         tuple(
@@ -142,7 +137,6 @@ TABLES = (
 _SIZES = ("images_per_class",)
 FIGURES = (
     Drawn(
-        _PAPER,
         "Figure 4",
         "initial learning rate",
         "figure-4",
@@ -152,7 +146,6 @@ FIGURES = (
         _USUAL,
     ),
     Drawn(
-        _PAPER,
         "Figure 10a",
         "logistic probes on every layer",
         "figure-10",
@@ -162,7 +155,6 @@ FIGURES = (
         _USUAL,
     ),
     Drawn(
-        _PAPER,
         "Figure 12",
         "target classes and images per class",
         "figure-12",
@@ -172,7 +164,6 @@ FIGURES = (
         _USUAL | {"target_classes": ("100", "80", "40", "20", "10")},
     ),
     Drawn(
-        _PAPER,
         "Figure 13",
         "the first layers frozen",
         "figure-13",
@@ -182,7 +173,6 @@ FIGURES = (
         _USUAL,
     ),
     Drawn(
-        _PAPER,
         "Figure 14",
         "expansion to as many images per class as the largest set has",
         "figure-14",

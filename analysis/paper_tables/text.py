@@ -159,17 +159,15 @@ def _value(value: float, unit: str) -> str:
 
 def _common(shown: Sequence[Line]) -> list[str]:
     """In what all measured runs of a table differ from the paper's."""
-    each = [line.details.split(", ") for line in shown if line.status == "measured" and line.n]
-    return (
-        [part for part in each[0] if part and all(part in other for other in each)] if each else []
-    )
+    each = [line.details for line in shown if line.status == "measured" and line.n]
+    return [part for part in each[0] if all(part in other for other in each)] if each else []
 
 
 def _note(line: Line, common: Sequence[str], says_basis: bool) -> str:
     """What sets a line apart from the others of its table, and what is to be known of it."""
     if line.status != "measured":
         return line.note
-    own = ", ".join(part for part in line.details.split(", ") if part not in common)
+    own = ", ".join(part for part in line.details if part not in common)
     basis = line.basis if says_basis else ""
     return "; ".join(text for text in (basis, own, line.note) if text)
 
@@ -185,7 +183,7 @@ def _matrix(figure: Drawn, found: Sequence[Line], prefix: str) -> Table:
     bases = {line.basis for line in found}
     details = {line.details for line in found if line.details}
     said = [f"No published number: the paper draws this figure. In percent, {'; '.join(bases)}"]
-    said[0] += f" ({details.pop()})." if len(details) == 1 else "."
+    said[0] += f" ({', '.join(details.pop())})." if len(details) == 1 else "."
     nouns = {line.n: line.counted for line in found if line.n > 1}
     if nouns:
         most = max(nouns)

@@ -68,12 +68,18 @@ def sure_distance_band(cosine: float, low: float, high: float) -> SureBand:
     return bands.pop() if len(bands) == 1 else "between"
 
 
-_PRINTED_DISTANCES: Mapping[Band, str] = {
-    "low": "L (0.0-0.2)",
-    "medium": "M (0.2-0.4)",
-    "large": "H (0.4-1.0)",
+PRINTED_DISTANCES: Mapping[Band, str] = {
+    "low": "Cosine distance L (0.0-0.2)",
+    "medium": "Cosine distance M (0.2-0.4)",
+    "large": "Cosine distance H (0.4-1.0)",
 }
-_PRINTED_DATA: Mapping[Band, str] = {"low": "L (1-20)", "medium": "M (21-99)", "large": "H (>=100)"}
+"""The rows of CHU's Table 3."""
+PRINTED_DATA: Mapping[Band, str] = {
+    "low": "Images per class L (1-20)",
+    "medium": "Images per class M (21-99)",
+    "large": "Images per class H (>=100)",
+}
+"""Its columns."""
 _PRINTED_ADVICE: Mapping[str, Advice] = {
     "Freeze": "freeze",
     "Tune": "tune",
@@ -87,8 +93,7 @@ def printed_advice(distance: Band, data: Band) -> Advice:
     >>> printed_advice("low", "low"), printed_advice("large", "medium")
     ('freeze', 'tune')
     """
-    row = f"Cosine distance {_PRINTED_DISTANCES[distance]}"
-    column = f"Images per class {_PRINTED_DATA[data]}"
+    row, column = PRINTED_DISTANCES[distance], PRINTED_DATA[data]
     return _PRINTED_ADVICE[str(published.look_up("chu-2016", "Table 3", row, column).value)]
 
 

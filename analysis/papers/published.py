@@ -1,4 +1,4 @@
-"""The four papers' published numbers: typed, looked up, and rendered as tables.
+"""The four papers' published numbers: typed, looked up, and as tables.
 
 `published.csv` holds every number of every table and those that occur only in running text, one
 cell per row; the key (paper, table, row, column) is unique. `note` marks misprints and
@@ -17,7 +17,6 @@ from importlib.resources import files
 import pandas as pd
 
 from bench.core.errors import DataError, nearest
-from bench.results.intervals import Estimate
 
 PAPERS: Mapping[str, str] = {
     "soft-ft-2019": "Effective Domain Knowledge Transfer with Soft Fine-tuning (2019)",
@@ -137,30 +136,6 @@ def value(paper: str, table_name: str, row: str, column: str) -> float:
     return look_up(paper, table_name, row, column).number
 
 
-def tables(paper: str | None = None) -> list[tuple[str, str]]:
-    """(paper, table) of every table, figure and text section, in order.
-
-    >>> tables("chu-2016")[:3]
-    [('chu-2016', 'Table 1'), ('chu-2016', 'Table 2'), ('chu-2016', 'Table 3')]
-    """
-    if paper is not None:
-        _require("paper", paper, {c.paper for c in cells()}, "published.csv")
-    found = [(c.paper, c.table) for c in cells() if paper in (None, c.paper)]
-    return list(dict.fromkeys(found))
-
-
-def _of(paper: str, table_name: str) -> list[Published]:
-    found = [c for c in cells() if (c.paper, c.table) == (paper, table_name)]
-    if not found:
-        _require("table", table_name, {t for _, t in tables(paper)}, paper)
-    return found
-
-
-def frame() -> pd.DataFrame:
-    """All cells as a tidy table: paper, table, row, column, value, unit, note."""
-    return pd.DataFrame([vars(c) for c in cells()])
-
-
 def table(paper: str, table_name: str) -> pd.DataFrame:
     """A published table as the paper prints it: its rows and columns, in its order.
 
@@ -169,36 +144,13 @@ def table(paper: str, table_name: str) -> pd.DataFrame:
     >>> table("soft-ft-2019", "Table 3").iloc[0, 0]
     88.5
     """
-    found = _of(paper, table_name)
+    found = [c for c in cells() if (c.paper, c.table) == (paper, table_name)]
+    if not found:
+        _require("paper", paper, {c.paper for c in cells()}, "published.csv")
+        _require("table", table_name, {c.table for c in cells() if c.paper == paper}, paper)
     rows = list(dict.fromkeys(c.row for c in found))
     columns = list(dict.fromkeys(c.column for c in found))
     at = {(c.row, c.column): c.value for c in found}
     body = [[at.get((row, column)) for column in columns] for row in rows]
     index = pd.Index(rows, name="row")
     return pd.DataFrame(body, index=index, columns=columns, dtype=object)
-
-
-def notes(paper: str, table_name: str) -> list[str]:
-    """What is to be known of a table's cells: misprints, contradictions, conditions.
-
-    >>> [n for n in notes("li-2019", "Table 1") if "misprint" in n]
-    ['FC7 / percentage: misprint: 16781312/58659752 = 28.61 %']
-    """
-    return [f"{c.row} / {c.column}: {c.note}" for c in _of(paper, table_name) if c.note]
-
-
-def _beside(cell: Published, found: Estimate | float | None) -> dict[str, object]:
-    line: dict[str, object] = {
-        "row": cell.row,
-        "column": cell.column,
-        "published": cell.value,
-        "unit": cell.unit,
-        "measured": found.value if isinstance(found, Estimate) else found,
-        "low": None,
-        "high": None,
-        "n": None,
-        "note": cell.note,
-    }
-    if isinstance(found, Estimate):
-        line |= {"low": found.low, "high": found.high, "n": found.n}
-    return line

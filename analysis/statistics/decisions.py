@@ -19,9 +19,11 @@ import pandas as pd
 
 from bench.results.intervals import Estimate
 
+LOG_RATIO = "% (log ratio x 100)"
+"""The unit of the logarithm of a ratio of accuracies, times 100."""
 UNIT_INTEREST: Mapping[str, float] = {
     "points": 1.0,
-    "% (log ratio x 100)": 2.0,
+    LOG_RATIO: 2.0,
     "points per doubling": 0.5,
     "nats per doubling": 0.01,
     "epochs": 1.0,
@@ -148,9 +150,15 @@ def difference_test(e: Estimate, name: str, unit: str, rules: Rules) -> Hypothes
     1
     """
     least = rules.interest.get(unit, 0.0)
-    sign = (e.value > 0) - (e.value < 0)
-    direction: Literal[-1, 0, 1] = sign if abs(e.value) >= least else 0  # type: ignore[assignment]
-    return two_levels(Hypothesis(name, direction, None, None, 1), e, e.p, rules)
+    test = Hypothesis(name, direction_of(e.value, least), None, None, 1)
+    return two_levels(test, e, e.p, rules)
+
+
+def direction_of(effect: float, least: float) -> Literal[-1, 0, 1]:
+    """1 or -1 by the sign of an effect, 0 below the smallest effect of interest."""
+    if effect == 0 or abs(effect) < least:
+        return 0
+    return 1 if effect > 0 else -1
 
 
 def two_levels(test: Hypothesis, e: Estimate, p: float | None, rules: Rules) -> Hypothesis:

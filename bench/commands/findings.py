@@ -21,8 +21,9 @@ from bench.commands._options import (
     console,
     with_rules,
 )
-from bench.core.errors import BenchError, nearest
-from bench.core.text import p_value
+from bench.core.errors import BenchError
+from bench.core.files import write_atomic
+from bench.core.text import counted, p_value
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -32,33 +33,39 @@ if TYPE_CHECKING:
     from analysis.findings.parts import Finding, Part
 
 
+_Source = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[GRID|FOLDER|CSV]",
+        help="a grid, a results folder or a leaderboard; the results folder if left out",
+        callback=as_path,
+    ),
+]
+_Published = Annotated[
+    bool, typer.Option("--published", help="the papers' own numbers instead of runs")
+]
+_Claims = Annotated[list[str] | None, typer.Option(help="a claim such as LI-C4; may be repeated")]
+_Csv = Annotated[
+    Path | None, typer.Option(help="write all numbers to this CSV file", callback=as_path)
+]
+_Details = Annotated[
+    bool, typer.Option("--details", help="every claim, its parts and what each would need")
+]
+_Tables = Annotated[
+    bool,
+    typer.Option(
+        "--tables", help="of a paper's grid its tables, published beside measured, not claims"
+    ),
+]
+
+
 def findings(
-    source: Annotated[
-        Path | None,
-        typer.Argument(
-            metavar="[GRID|FOLDER|CSV]",
-            help="a grid, a results folder or a leaderboard; the results folder if left out",
-            callback=as_path,
-        ),
-    ] = None,
-    published: Annotated[
-        bool, typer.Option("--published", help="the papers' own numbers instead of runs")
-    ] = False,
-    claim: Annotated[
-        list[str] | None, typer.Option(help="a claim such as LI-C4; may be repeated")
-    ] = None,
-    csv: Annotated[
-        Path | None, typer.Option(help="write all numbers to this CSV file", callback=as_path)
-    ] = None,
-    details: Annotated[
-        bool, typer.Option("--details", help="every claim, its parts and what each would need")
-    ] = False,
-    tables: Annotated[
-        bool,
-        typer.Option(
-            "--tables", help="of a paper's grid its tables, published beside measured, not claims"
-        ),
-    ] = False,
+    source: _Source = None,
+    published: _Published = False,
+    claim: _Claims = None,
+    csv: _Csv = None,
+    details: _Details = False,
+    tables: _Tables = False,
     results: Results = Path("results"),
     data_root: DataRoot = None,
     set_: Set = None,
@@ -86,15 +93,11 @@ def findings(
         name = check_grid(source)
         print_tables(name, *evidence_of(source or results, results, data_root, set_ or ()), csv)
         return
-    from analysis.findings import evaluate as tests
+    from analysis.findings import evaluate
 
-    known = [c.id for c in tests.CLAIMS]
-    claim = [name.upper() for name in claim or ()]
-    for name in claim:
-        if name not in known:
-            raise BenchError(f"there is no claim {name!r}", hint=nearest(name, known, len(known)))
-    claims = [c for c in tests.CLAIMS if not claim or c.id in claim]
-    in_print = tests.on_published(claims)
+    claims = [evaluate.find_claim(name) for name in claim or ()] or evaluate.CLAIMS
+    claims = [c for c in evaluate.CLAIMS if c in claims]
+    in_print = evaluate.on_published(claims)
     out = console()
     measured: list[Finding] = []
     rules: list[str] = []
@@ -107,16 +110,14 @@ def findings(
         for line in heading:
             out.print(line, highlight=False, markup=False)
         evidence = with_rules(evidence, smallest_effect, least_tasks, least_seeds, margin)
-        examined = tests.examine(evidence)
+        examined = evaluate.examine(evidence)
         measured = [f for f in examined.findings if f.claim in {c.id for c in claims}]
         family = len({t.hypothesis for t in examined.tests if t.p is not None})
         rules = [f"{evidence.rules.sentence()} These runs allow {family}."]
     for part in findings_text(measured, in_print, details or bool(claim), rules):
         out.print(part, highlight=False, markup=False)
     if csv is not None:
-        from bench.core.files import write_atomic
-
-        write_atomic(csv, tests.table(measured, in_print).to_csv(index=False))
+        write_atomic(csv, evaluate.table(measured, in_print).to_csv(index=False))
         out.print(f"all numbers: {csv}", highlight=False, markup=False)
 
 
@@ -179,7 +180,6 @@ def _not_measured(sentences: Sequence[str], most: int = 2) -> list[str]:
 def _counts(board: pd.DataFrame, place: str) -> str:
     from analysis.leaderboard.read import NOT_CONVERGED, SEEDS, finished, key_of
     from analysis.report.tables import images_text
-    from bench.core.text import counted
 
     done = board[finished(board)]
     tuned = done[done["role"] != "source"]
@@ -224,7 +224,7 @@ def findings_text(
     from analysis.findings.parts import UNDECIDED
 
     found = list(measured) or list(published)
-    ranked = sorted(found, key=lambda f: (f.verdict == UNDECIDED, f.effect is None))
+    ranked = sorted(found, key=lambda f: (f.verdict == UNDECIDED, f.main.effect is None))
     shown = [f for f in ranked if details or any(p.effect is not None for p in f.parts)]
     left = [f for f in ranked if f not in shown]
     parts: list[Table | str] = []
@@ -256,10 +256,10 @@ def _table(shown: Sequence[Finding], printed: Mapping[str, Finding], measured: b
         view.add_column("p (Holm)", justify="right", no_wrap=True)
         view.add_column("in the paper")
     for f in shown:
-        here = [f.here if f.counted != "seed" else "see verdict"] if measured else []
-        cells = [f.claim, f.text, _verdict(f), *here, _main(f), _n(f)]
+        here = [f.here if f.main.counted != "seed" else "see verdict"] if measured else []
+        cells = [f.claim, f.text, _verdict(f), *here, _main(f), _n(f.main)]
         if measured:
-            cells += [p_value(f.p_holm), _in_print(printed[f.claim])]
+            cells += [p_value(f.main.p_holm), _in_print(printed[f.claim])]
         view.add_row(*cells)
     return view
 
@@ -278,51 +278,47 @@ def _verdict(f: Finding) -> str:
 
 def _main(f: Finding) -> str:
     """The effect of the part that decides; its name where there are several."""
-    if f.effect is None:
+    if f.main.effect is None:
         return "–"
-    return f"{f.main.name}: {effect_text(f)}" if len(f.parts) > 1 else effect_text(f)
+    return f"{_name(f)}{effect_text(f.main)}"
 
 
-def effect_text(f: Finding | Part) -> str:
+def effect_text(part: Part) -> str:
     """Effect with interval and unit; a logarithm of ratios as the ratio.
 
-    >>> from analysis.findings.evaluate import claim, on_published
-    >>> effect_text(on_published([claim("SFT-C1")])[0])
+    >>> from analysis.findings.evaluate import find_claim, on_published
+    >>> effect_text(on_published([find_claim("SFT-C1")])[0].main)
     '+9.9 (+5.9 to +14.0) points'
     """
-    if f.effect is None:
+    from analysis.statistics.decisions import LOG_RATIO
+
+    if part.effect is None:
         return "–"
-    logarithm = "log ratio" in f.unit and " per " not in f.unit
-    ends = [f.effect, f.low, f.high]
-    if logarithm:
+    ends = [part.effect, part.low, part.high]
+    if part.unit == LOG_RATIO:
         value, *limits = [None if v is None else f"{math.exp(v / 100):.2f}" for v in ends]
         text, unit = f"× {value}", ""
     else:
-        form = ".2f" if f.unit == "Spearman" else "+.1f" if _is_wide(f.effect) else "+.2f"
+        wide = abs(part.effect) >= 0.1
+        form = ".2f" if part.unit == "Spearman" else "+.1f" if wide else "+.2f"
         value, *limits = [None if v is None else f"{v:{form}}" for v in ends]
-        text, unit = str(value), f" {f.unit}"
+        text, unit = str(value), f" {part.unit}"
     between = "" if None in limits else f" ({limits[0]} to {limits[1]})"
     return f"{text}{between}{unit}"
 
 
-def _is_wide(effect: float) -> bool:
-    return abs(effect) >= 0.1
-
-
-def _n(f: Finding) -> str:
-    from bench.core.text import counted
-
-    return counted(f.n, f.counted) if f.n else "–"
+def _n(part: Part) -> str:
+    return counted(part.n, part.counted) if part.n else "–"
 
 
 def _in_print(f: Finding) -> str:
     from analysis.findings.parts import FAILS, UNDECIDED
 
-    if f.verdict == UNDECIDED and f.effect is None:
+    if f.verdict == UNDECIDED and f.main.effect is None:
         return "not printed as numbers"
-    if f.effect is None:
+    if f.main.effect is None:
         return f.verdict
-    return f"{f.verdict}: {_main(f) if f.verdict == FAILS else effect_text(f)}"
+    return f"{f.verdict}: {_main(f) if f.verdict == FAILS else effect_text(f.main)}"
 
 
 def _below(

@@ -254,9 +254,9 @@ def test_published_numbers_alone_have_the_ledgers_verdicts() -> None:
 
 def test_effects_are_printed_in_their_unit() -> None:
     by_claim = {f.claim: f for f in on_published()}
-    assert effect_text(by_claim["CHU-C5"]) == "0.96 Spearman"
-    assert effect_text(by_claim["SFT-C7"]) == "+5.0 epochs"
-    assert effect_text(by_claim["LI-C2"]) == "+1.1 points"
+    assert effect_text(by_claim["CHU-C5"].main) == "0.96 Spearman"
+    assert effect_text(by_claim["SFT-C7"].main) == "+5.0 epochs"
+    assert effect_text(by_claim["LI-C2"].main) == "+1.1 points"
 
 
 # --- what is wrong is said ---
