@@ -1,1 +1,1 @@
-"""What every room uses: errors, text, files, seeds, places."""
+"""What every room uses: errors, words for numbers, files, seeds, places."""
