@@ -89,7 +89,6 @@ LONG = {
     "bench.data.selection.splits.split_pools",
     "bench.commands.findings.findings",
     "bench.methods.check_run",
-    "bench.methods.features.solvers.fit_streaming",
     "bench.planning.plan.make_plan",
     "bench.commands.recommend.recommend",
 }
@@ -110,7 +109,6 @@ WIDE = {
     "bench.runs.execute.__init__",
     "bench.commands.findings.findings",
     "bench.launch.local.pool.__init__",
-    "bench.methods.features.solvers.fit_streaming",
     "bench.commands.class_images.class_images",
     "bench.commands.recommend.recommend",
     "bench.commands.report.report",
