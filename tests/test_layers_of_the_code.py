@@ -113,7 +113,6 @@ WIDE = {
     "bench.commands.recommend.recommend",
     "bench.commands.report.report",
     "bench.commands.slurm.resume",
-    "bench.training.features.extract",
 }
 """Functions of more than eight parameters; the list only shrinks."""
 
