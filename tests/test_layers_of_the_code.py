@@ -84,9 +84,7 @@ def test_grid_errors_are_light(tmp_path: Path) -> None:
     assert not loaded("grid", str(bad), "--results", str(tmp_path), code=2) & HEAVY
 
 
-LONG = {
-    "bench.methods.features.solvers.fit_streaming",
-}
+LONG = {}
 """Functions of more than a screen; the list only shrinks."""
 WIDE = {
     "bench.commands.classes.classes",
@@ -94,11 +92,9 @@ WIDE = {
     "bench.commands.data.data_check",
     "bench.commands.distance.distance",
     "bench.commands.findings.findings",
-    "bench.methods.features.solvers.fit_streaming",
     "bench.commands.class_images.class_images",
     "bench.commands.recommend.recommend",
     "bench.commands.report.report",
-    "bench.training.features.extract",
 }
 """Functions of more than eight parameters; the list only shrinks."""
 

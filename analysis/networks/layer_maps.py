@@ -39,6 +39,11 @@ def read_picture(path: Path, size: int) -> npt.NDArray[np.uint8]:
         ) from None
 
 
+def conv4(network: Trained) -> str:
+    """The layer that SFT Fig. 4 draws: conv4_x of a ResNet (`layer3` in timm), else layer 4."""
+    return "layer3" if "layer3" in dict(network.model.named_modules()) else "4"
+
+
 def layer_maps(
     network: Trained, pixels: npt.NDArray[np.uint8], layer: str, stage: Stage = "post"
 ) -> npt.NDArray[np.float32]:

@@ -77,7 +77,13 @@ def similarity(
     runs: Annotated[
         list[str], typer.Option(help="runs, as bench show takes; separated by commas, or repeated")
     ],
-    layer: Annotated[str, typer.Option(help="a layer's number or a module's name")] = "4",
+    layer: Annotated[
+        str | None,
+        typer.Option(
+            help="a layer's number or a module's name; conv4 if left out: layer3 of a ResNet, "
+            "layer 4 of others"
+        ),
+    ] = None,
     stage: Annotated[
         str, typer.Option(help="of the layer: pre or post activation, its end, or output")
     ] = "post",
@@ -91,23 +97,25 @@ def similarity(
 
     from analysis.figures.sheets import Cell, similarity_sheet
     from analysis.figures.style import styled
-    from analysis.networks.layer_maps import pair_similarity, read_picture
+    from analysis.networks.layer_maps import conv4, pair_similarity, read_picture
 
     if stage not in _STAGES:
         raise BenchError(f"--stage {stage!r} is not known", hint=nearest(stage, _STAGES))
     networks = _networks([name for text in runs for name in text.split(",") if name], results)
     files = (first, second)
     maps = {}
+    layers = {name: layer or conv4(network) for name, network in networks.items()}
     for name, network in networks.items():
         pixels = np.stack([read_picture(path, network.size) for path in files])
-        maps[name] = pair_similarity(network, pixels, layer, cast("Stage", stage))
+        maps[name] = pair_similarity(network, pixels, layers[name], cast("Stage", stage))
     largest = max(network.size for network in networks.values())
     cells = tuple(Cell(read_picture(path, max(largest, 96)), path.name) for path in files)
     with styled():
         figure, caption = similarity_sheet({"": (cells[0], cells[1])}, {"": maps})
     _save(figure, out)
     screen = console()
-    screen.print(f"layer {layer}, {stage}. {caption}", highlight=False, markup=False)
+    shown = " and ".join(dict.fromkeys(layers.values()))
+    screen.print(f"layer {shown}, {stage}. {caption}", highlight=False, markup=False)
     screen.print(f"{out}", highlight=False, markup=False)
 
 

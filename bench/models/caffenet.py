@@ -17,9 +17,8 @@ from collections import OrderedDict
 from dataclasses import dataclass
 from typing import Any
 
-import timm
 import torch
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import nn
 
 from bench.core.errors import ModelError
@@ -144,13 +143,6 @@ def caffenet_ungrouped(pretrained: bool = False, **options: Any) -> EightLayerNe
 def _build(name: str, pretrained: bool, groups: int, **options: Any) -> EightLayerNet:
     net = CaffeNet(groups=groups, **network_options(name, pretrained, options))
     return described(net, name, net.img_size, fixed=True)
-
-
-def register() -> None:
-    """Makes both networks known to `timm.create_model`; may be called again."""
-    for function in (caffenet, caffenet_ungrouped):
-        if not timm.is_model(function.__name__):
-            register_model(function)
 
 
 @dataclass(frozen=True)

@@ -8,9 +8,11 @@ layers" is a network that one can run.
 from __future__ import annotations
 
 from collections import OrderedDict
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
+import timm
+from timm.models import register_model
 from torch import Tensor, nn
 
 from bench.core.errors import ModelError
@@ -20,7 +22,7 @@ LAYER_NAMES = ("conv1", "conv2", "conv3", "conv4", "conv5", "fc6", "fc7", "fc8")
 
 
 class EightLayerNet(nn.Module):
-    """Runs eight layers one after the other; speaks timm's dialect.
+    """Runs eight layers one after the other, with the methods that timm's networks have.
 
     Args:
         layers: the first seven layers, in the order of `LAYER_NAMES`.
@@ -72,7 +74,7 @@ class EightLayerNet(nn.Module):
         return self.get_submodule("fc8")
 
     def reset_classifier(self, num_classes: int, global_pool: str | None = None) -> None:
-        """Puts a fresh fc8 in place; `global_pool` is there for timm's sake and must stay None."""
+        """Puts a fresh fc8 in place; `global_pool` is timm's and must stay None."""
         if global_pool is not None:
             raise ModelError(
                 f"global_pool={global_pool!r}: fc6 reads the whole map, nothing is pooled",
@@ -126,7 +128,7 @@ def network_options(name: str, pretrained: bool, options: Mapping[str, Any]) -> 
     """The options of timm's factory that concern the network, not its published weights.
 
     Raises:
-        ModelError: when weights are asked for; nobody publishes any for these networks.
+        ModelError: when weights are asked for; none are published for these networks.
     """
     if pretrained:
         raise ModelError(
@@ -135,6 +137,13 @@ def network_options(name: str, pretrained: bool, options: Mapping[str, Any]) -> 
         )
     about_weights = ("pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
     return {key: value for key, value in options.items() if key not in about_weights}
+
+
+def register(*factories: Callable[..., nn.Module]) -> None:
+    """Makes networks of ours available to `timm.create_model`; may be called again."""
+    for factory in factories:
+        if not timm.is_model(factory.__name__):
+            register_model(factory)
 
 
 def _classifier(hidden: int, num_classes: int) -> nn.Module:

@@ -8,8 +8,6 @@ from __future__ import annotations
 
 from typing import Any
 
-import timm
-from timm.models import register_model
 from timm.models._registry import generate_default_cfgs
 from timm.models.resnet import Bottleneck, ResNet
 from torch import nn
@@ -55,9 +53,3 @@ def resnet50_half(pretrained: bool = False, **options: Any) -> ResNet:
     }
     net.default_cfg = net.pretrained_cfg
     return net
-
-
-def register() -> None:
-    """Makes the network known to `timm.create_model`; may be called again."""
-    if not timm.is_model("resnet50_half"):
-        register_model(resnet50_half)

@@ -1,6 +1,6 @@
 """One trunk, a classifier per domain (SFT Fig. 3, GE §3.2).
 
-How BatchNorm treats a batch of several domains is not said in the papers. GE mixes the domains in
+How BatchNorm treats a batch of several domains is left open in the papers. GE mixes the domains in
 each mini-batch and parts them after the average pooling, which is `joint`; it is the default.
 """
 
@@ -23,7 +23,7 @@ class MultiHead(nn.Module):
     """A trunk whose features (n, D) go to the head of each image's own domain.
 
     Args:
-        trunk: inputs (n, ...) to features (n, D); a timm network without its classifier, say.
+        trunk: inputs (n, ...) to features (n, D), as a timm network without its classifier.
         heads: one classifier per domain, in the order of the domains.
         batch_norm: `joint`, one pass, statistics of the whole batch; `separate`, a pass per domain,
             each with its own statistics, of which only the main domain's enter the running ones;

@@ -1,8 +1,7 @@
 """Networks by name, and layer patterns on them: copy, freeze, re-initialise (CHU, LI).
 
 A frozen layer gets no gradient, no weight decay, no momentum step and no update of running
-statistics. Freezing is said of each parameter: `requires_grad` set on a module is an attribute that
-nobody reads.
+statistics. Each parameter is frozen by itself: `requires_grad` set on a module has no effect.
 """
 
 from __future__ import annotations
@@ -18,6 +17,7 @@ from torch import Tensor, nn
 
 from bench.core.errors import ModelError, nearest
 from bench.models import caffenet, halved, narrow
+from bench.models.eight import register
 from bench.models.numbering import Layer, numbered_layers
 from bench.specs.pattern import LayerPattern
 from bench.specs.run import ModelSpec, TrainSpec
@@ -25,9 +25,11 @@ from bench.specs.run import ModelSpec, TrainSpec
 
 def register_networks() -> None:
     """Makes this package's networks known to timm; may be called again."""
-    caffenet.register()
-    narrow.register()
-    halved.register()
+    register(
+        *(caffenet.caffenet, caffenet.caffenet_ungrouped),
+        *(narrow.narrow8_32, narrow.narrow8_64),
+        halved.resnet50_half,
+    )
 
 
 def create(
@@ -154,7 +156,7 @@ def apply_pattern(
 def freeze_modes(
     model: nn.Module, pattern: LayerPattern, frozen_dropout: bool
 ) -> Callable[[], None]:
-    """Keeps normalisation of frozen layers in evaluation mode, whatever `model.train()` says.
+    """Keeps normalisation of frozen layers in evaluation mode, also after `model.train()`.
 
     Each of these modules is put right before it runs, so running statistics cannot move. Dropout of
     frozen layers (stochastic depth too) stays active as in Caffe, unless `frozen_dropout` is false:

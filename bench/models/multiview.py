@@ -1,7 +1,7 @@
 """Samples of several images: one trunk for all views, their features side by side (SFT §3.1, §4.2).
 
 SFT's baseline for actions sees the whole image and the person's box (V = 2), the Part Action
-Network nine crops (V = 9). The trunk is shared; whether the paper's is, it does not say. The part
+Network nine crops (V = 9). The trunk is shared; whether the paper's is, it leaves open. The part
 detector and the part actions are another paper's and are not here: crops are given as boxes
 (`bench.data.transforms.views`).
 
@@ -84,7 +84,7 @@ def widen_classifier(
     """Lets a network's classifier take the features of V views; with one view it stays as it is.
 
     The first block of its weights is its own, each further one as the network fills it from
-    another seed, so views are told apart from the beginning. Changed in place; the network alone
+    another seed, so views differ from the beginning. Changed in place; the network alone
     then gives nothing useful, see `viewing`.
 
     Args:

@@ -11,9 +11,8 @@ from __future__ import annotations
 from collections import OrderedDict
 from typing import Any
 
-import timm
 import torch
-from timm.models import generate_default_cfgs, register_model
+from timm.models import generate_default_cfgs
 from torch import Tensor, nn
 
 from bench.core.errors import ModelError
@@ -150,10 +149,3 @@ def narrow8_64(pretrained: bool = False, **options: Any) -> EightLayerNet:
 def _build(name: str, image_size: int, pretrained: bool, **options: Any) -> EightLayerNet:
     net = NarrowNet(pool1=image_size == 64, **network_options(name, pretrained, options))
     return described(net, name, image_size, fixed=False)
-
-
-def register() -> None:
-    """Makes both networks known to `timm.create_model`; may be called again."""
-    for function in (narrow8_32, narrow8_64):
-        if not timm.is_model(function.__name__):
-            register_model(function)

@@ -1,6 +1,6 @@
 """The numbered layers of any timm network.
 
-timm says of each network which parameters belong together, in the order of the forward pass (its
+timm lists for each network which parameters belong together, in the order of the forward pass (its
 `group_matcher`, made for layer-wise learning rates). Those groups are the layers, with three
 additions that make "the last layer" and "a layer" mean the same everywhere:
 
@@ -86,7 +86,7 @@ def _parameter_groups(model: nn.Module) -> list[list[str]]:
     matcher = getattr(model, "group_matcher", None)
     if matcher is None:
         raise ModelError(
-            f"{name} does not say how its parameters group into layers (no group_matcher)",
+            f"{name} does not list how its parameters group into layers (no group_matcher)",
             hint="choose another network, or give this one a `group_matcher(coarse)` like timm's",
         )
     order = {parameter: n for n, (parameter, _) in enumerate(model.named_parameters())}

@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from bench.core.errors import DataError, GridError
 from bench.grid.expand import Experiment, Grid
+from bench.methods.features.cost import fit_s
 from bench.results.records import selection_label, source_label
 from bench.specs.identity import RunIds, collector_paused
 from bench.specs.measures import Measure
@@ -211,8 +212,11 @@ def forecast_s(run: PlannedRun, rates: Rates) -> float | None:
     )
     if rate is None:
         return None
-    if run.role == "extract":  # one forward pass
-        return (run.facts.train_images + run.facts.held_out_images) / 3 / rate + _OVERHEAD_S
+    if run.role == "extract" or spec.method.name in ("probe", "svm"):  # one forward pass
+        seconds = (run.facts.train_images + run.facts.held_out_images) / 3 / rate + _OVERHEAD_S
+        if run.role == "extract":
+            return seconds
+        return seconds + fit_s(spec, run.facts.train_images, len(run.facts.classes))
     frozen = spec.layers.frozen_prefix / spec.layers.depth
     images = max(run.facts.train_images, (spec.train.expand_to or 0) * len(run.facts.classes))
     val = _validation_images(run)

@@ -113,7 +113,8 @@ class TrainSpec(Frozen):
             warm-up, whatever the method; None is never.
         warmup_epochs: linear warm-up, may be a fraction of an epoch.
         accumulate: batches whose gradients are summed before a step (`iter_size`).
-        augment: what is done to each training image; crops pad by `crop_pad` pixels first.
+        augment: what is done to each training image; crops pad by `crop_pad` pixels first, and
+            `scale` shows parts of 8 to 100 % of its area, 3:4 to 4:3.
         expand_to: offline expansion to so many images per class (LI §4.6); None is off.
         equal_steps: with `expand_to`, keep the number of steps of the set as it was.
         select: which epoch's weights are kept; only validation data decide.
@@ -150,9 +151,18 @@ class TrainSpec(Frozen):
     label_smoothing: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: Bool = True
-    augment: Literal["none", "flip", "crop", "crop_flip", "crop_color", "crop_flip_color"] = (
-        "crop_flip"
-    )
+    augment: Literal[
+        "none",
+        "flip",
+        "crop",
+        "crop_flip",
+        "crop_color",
+        "crop_flip_color",
+        "scale",
+        "scale_flip",
+        "scale_color",
+        "scale_flip_color",
+    ] = "crop_flip"
     crop_pad: NonNegative = 4
     expand_to: Count | None = None
     equal_steps: Bool = False

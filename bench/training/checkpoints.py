@@ -1,7 +1,7 @@
 """A training's state on disk: one safetensors file, replaced atomically, verified when read.
 
 The JSON beside the tensors travels in the file's own header, so the two cannot come apart. A file
-that is torn, altered or another run's is never used: the caller is told why and starts anew.
+that is torn, altered or another run's is never used: the caller gets the reason and starts anew.
 """
 
 from __future__ import annotations

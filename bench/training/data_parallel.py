@@ -48,7 +48,7 @@ is seen at once by whoever started it."""
 class Team:
     """This process among those that train one run together; made by `joined`.
 
-    Of one process (`ALONE`) nothing is changed and nobody asked.
+    With one process (`ALONE`) nothing changes and nothing is sent.
 
     Attributes:
         rank: 0 to size - 1; rank 0 writes.
@@ -100,14 +100,14 @@ class Team:
                 hint="train with fewer GPUs, or with a larger train.batch_size",
             )
 
-    # --- what all ranks say together ---
+    # --- values of all ranks ---
 
     def any(self, flag: bool) -> bool:
         """Whether `flag` is true at one rank at least; the same answer at all."""
         return self._most(int(flag)) > 0
 
     def begin(self, *place: int) -> list[str]:
-        """What the record should say of the team, once all are at the same place of the training.
+        """What the record has about the team, once all are at the same place of the training.
 
         Raises:
             BenchError: at all ranks, when they are not.
@@ -123,7 +123,7 @@ class Team:
         return [f"trained by {self.size} {kind} together"]
 
     def _most(self, number: int) -> int:
-        """The maximum over the ranks; on the CPU, so that nobody waits for a GPU."""
+        """The maximum over the ranks; on the CPU, so that no rank waits for a GPU."""
         if self.size == 1:
             return number
         found = torch.tensor(number, dtype=torch.int64)
@@ -293,7 +293,9 @@ def whole_batch_norm(
 def _stand_in(module: _BatchNorm, device: torch.device) -> Callable[[Tensor], Tensor]:
     other: nn.Module
     if device.type == "cuda":
-        from timm.layers import convert_sync_batchnorm  # knows timm's own kinds, torch's does not
+        from timm.layers import (
+            convert_sync_batchnorm,  # converts timm's own kinds, torch's does not
+        )
 
         other = convert_sync_batchnorm(module)
     else:

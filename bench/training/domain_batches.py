@@ -93,7 +93,7 @@ class Feed:
         return self.labels[torch.from_numpy(indices).to(self.options.device)]
 
     def training_batch(self, indices: NDArray[np.int64], noise: Tensor) -> Tensor:
-        """Network inputs (n V, ...) for `indices`, augmented with rows `noise` (n, 6).
+        """Network inputs (n V, ...) for `indices`, augmented with rows `noise` (n, 8).
 
         The views of a sample are augmented alike.
         """

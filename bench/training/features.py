@@ -1,14 +1,14 @@
-"""Features of images at a layer of a network, and networks cut at their frozen layers.
+"""Features of images at a layer of a network.
 
-A layer is named by module or by number. What "before" and "after the activation" mean is found out
-by watching the network run, so it holds whether normalisation stands between, whether activations
-work in place, and whether the layer is one convolution or a residual block.
+A layer is named by module or by number. What "before" and "after the activation" mean is read off
+a run of the network, so it holds whether normalisation stands between, whether activations work in
+place, and whether the layer is one convolution or a residual block.
 """
 
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -20,7 +20,7 @@ from torch.utils.hooks import RemovableHandle
 
 from bench.core.errors import ModelError, nearest
 from bench.training.domain import Domain
-from bench.training.domain_batches import Feed, FeedOptions, autocast
+from bench.training.domain_batches import Feed, FeedOptions
 from bench.training.evaluation import BATCH_SIZE
 
 Stage = Literal["pre", "post", "end", "output"]
@@ -38,14 +38,11 @@ def extract(
     stage: Stage = "post",
     pool: Pool = "none",
     batch_size: int = BATCH_SIZE,
-    device: torch.device | str = "cpu",
-    precision: str = "float32",
-    channels_last: bool = True,
 ) -> NDArray[np.float32]:
     """Features of all images of `data` at one layer, in evaluation mode, not augmented.
 
     Args:
-        model: on `device`; its modes are left as they were.
+        model: on the CPU; its modes are left as they were.
         layer: a module's name, or a layer's number from 1 on (`bench.models.numbering`).
         data: images with their normalisation.
         stage: `pre` and `post` are the input and output of the first activation behind the layer's
@@ -63,48 +60,12 @@ def extract(
     >>> extract(net, "0", images, pool="max").shape
     (5, 4)
     """
-    feed = Feed(data, FeedOptions(torch.device(device), channels_last, precision))
-    chunks = []
-    with _evaluating(model), torch.inference_mode(), autocast(feed.options.device, precision):
-        where = _locate(model, layer, stage, feed.plain_batch(0, 1))
-        for start in range(0, data.size, batch_size):
-            inputs = feed.plain_batch(start, start + batch_size)
-            chunks.append(pooled(_capture(model, where, inputs).float(), pool).cpu())
-    features: NDArray[np.float32] = torch.cat(chunks).numpy()
+    feed = Feed(data, FeedOptions(torch.device("cpu")))
+    tap = LayerTap(model, [layer], stage, feed.plain_batch(0, 1))
+    starts = range(0, data.size, batch_size)
+    batches = (feed.plain_batch(start, start + batch_size) for start in starts)
+    features: NDArray[np.float32] = torch.cat([pooled(tap(x)[0], pool) for x in batches]).numpy()
     return features
-
-
-def split_chain(
-    model: nn.Module, frozen: Collection[str], sample: Tensor
-) -> tuple[nn.Sequential, nn.Sequential] | None:
-    """The network as (frozen first modules, rest), when it is a plain chain of its children.
-
-    Whether it is, is tried on `sample`: prefix and rest in a row must give the network's own output
-    bit for bit. The modules are shared with `model`, so training the rest trains the network.
-
-    Args:
-        frozen: names of the modules of the frozen first layers.
-        sample: normalised inputs (n, 3, S, S).
-
-    Returns:
-        None when the network is no chain or its first child is not frozen.
-
-    >>> net = nn.Sequential(nn.Flatten(), nn.Linear(4, 2))
-    >>> [len(part) for part in split_chain(net, {"0"}, torch.zeros(1, 1, 2, 2))]
-    [1, 1]
-    """
-    children = list(model.named_children())
-    cut = next((i for i, (name, _) in enumerate(children) if name not in frozen), len(children))
-    prefix = nn.Sequential(*(child for _, child in children[:cut]))
-    rest = nn.Sequential(*(child for _, child in children[cut:]))
-    if cut == 0:
-        return None
-    with _evaluating(model), torch.inference_mode():
-        try:
-            same = torch.equal(rest(prefix(sample)), model(sample))
-        except (RuntimeError, TypeError):  # shapes that do not meet: no chain
-            return None
-    return (prefix, rest) if same else None
 
 
 class LayerTap:
@@ -149,7 +110,7 @@ class LayerTap:
                 def keep(value: Tensor, number: int = number) -> None:
                     found[number] = value
                     if len(found) == len(self._places):
-                        raise _Captured(value)
+                        raise _Captured
 
                 stack.callback(_watch(self.model, place, keep).remove)
             with contextlib.suppress(_Captured):
@@ -161,7 +122,10 @@ def _call_number(calls: list[str], place: _Place) -> int:
     """Which of the traced calls a place belongs to; a module with children: its last child's."""
     if place.module in calls:
         return [i for i, name in enumerate(calls) if name == place.module][place.turn - 1]
-    return [i for i, name in enumerate(calls) if _is_within(name, place.module)][-1]
+    within = [i for i, name in enumerate(calls) if _is_within(name, place.module)]
+    if not within:
+        raise ModelError(f"module {place.module!r} does not run", hint="name a module that does")
+    return within[-1]
 
 
 @dataclass(frozen=True)
@@ -174,10 +138,7 @@ class _Place:
 
 
 class _Captured(Exception):  # noqa: N818 -- a jump out of the forward pass, not an error
-    """Carries the features; the layers behind need not run."""
-
-    def __init__(self, value: Tensor) -> None:
-        self.value = value
+    """The layers behind the last one asked for need not run."""
 
 
 @contextlib.contextmanager
@@ -192,8 +153,8 @@ def _evaluating(model: nn.Module) -> Iterator[None]:
             module.training = training
 
 
-def _watch(model: nn.Module, where: _Place, tell: Callable[[Tensor], None]) -> RemovableHandle:
-    """Tells the tensor at `where`; copied at once, as an activation may overwrite it in place."""
+def _watch(model: nn.Module, where: _Place, keep: Callable[[Tensor], None]) -> RemovableHandle:
+    """Hands the tensor at `where` to `keep`, copied, as an activation may overwrite it in place."""
     module, calls = model.get_submodule(where.module), 0
 
     def take(value: Any) -> None:
@@ -201,27 +162,11 @@ def _watch(model: nn.Module, where: _Place, tell: Callable[[Tensor], None]) -> R
         calls += 1
         if calls == where.turn:
             tensor = value[0] if isinstance(value, tuple) else value
-            tell(tensor.clone())
+            keep(tensor.clone())
 
     if where.side == "input":
         return module.register_forward_pre_hook(lambda _, arguments: take(arguments))
     return module.register_forward_hook(lambda _, __, output: take(output))
-
-
-def _capture(model: nn.Module, where: _Place, inputs: Tensor) -> Tensor:
-    """The tensor at `where`."""
-
-    def stop(value: Tensor) -> None:
-        raise _Captured(value)
-
-    handle = _watch(model, where, stop)
-    try:
-        model(inputs)
-    except _Captured as captured:
-        return captured.value
-    finally:
-        handle.remove()
-    raise ModelError(f"module {where.module!r} did not run", hint="name a module that does")
 
 
 def _trace(model: nn.Module, inputs: Tensor) -> list[str]:

@@ -149,9 +149,9 @@ class FrozenPrefix:
         domain, options = feed.domain, feed.options
         mirrored = options.augment == "flip"
         form = {f.name: getattr(domain, f.name) for f in fields(domain) if f.name not in _NOT_FORM}
-        said: list[object] = [self.identity, self.layers, domain.images.shape, form, mirrored]
-        said += [options.precision, options.channels_last, options.device, torch.get_num_threads()]
-        digest.update(repr(said).encode())
+        parts: list[object] = [self.identity, self.layers, domain.images.shape, form, mirrored]
+        parts += [options.precision, options.channels_last, options.device, torch.get_num_threads()]
+        digest.update(repr(parts).encode())
         for start in range(0, len(domain.images), 4096):
             digest.update(np.ascontiguousarray(domain.images[start : start + 4096]).data)
         return digest.hexdigest()

@@ -73,7 +73,7 @@ def train_heads(
     should_stop: Callable[[], bool] = lambda: False,
     on_epoch: Callable[[int, EpochReport], object] = lambda head, report: None,
 ) -> list[HeadOutcome]:
-    """Trains the heads by SGD and says what came out of each.
+    """Trains the heads by SGD; the outcome of each.
 
     Args:
         features: float32 (N, D).
@@ -81,7 +81,7 @@ def train_heads(
         heads: K of them.
         validation: features (V, D) and labels (V,).
         should_stop: asked after each step.
-        on_epoch: told of each head's finished epochs.
+        on_epoch: called after each epoch of a head.
 
     Raises:
         Interrupted: `should_stop` became true; nothing is kept.
@@ -162,7 +162,7 @@ class _Heads:
             torch.maximum(worst, loss.double(), out=worst)
             start = shown
             if (step + 1) % _CHECK_EVERY == 0 or shown == ends[-1]:
-                for k in self._off_the_rails(alive, worst):
+                for k in self._diverged(alive, worst):
                     alive.remove(k)
                     self._count(k, step + 1, shown)
                     self._end(k, epoch, self._row(k, epoch, len(ends), sums, shown))
@@ -204,7 +204,7 @@ class _Heads:
             "val_top1_accuracy": None,
         }
 
-    def _off_the_rails(self, alive: Sequence[int], worst: Tensor) -> list[int]:
+    def _diverged(self, alive: Sequence[int], worst: Tensor) -> list[int]:
         assert self.first_loss is not None
         chance = math.log(max(self.weight.shape[1], 2))
         first, highest = self.first_loss.tolist(), worst.tolist()
@@ -217,7 +217,7 @@ class _Heads:
         outcome.history.append(row)
         outcome.status, outcome.diverged_epoch = "diverged", epoch
         for sgd in self.sgd:
-            sgd.silence(k)
+            sgd.stop(k)
 
     def _evaluate(self, alive: Sequence[int], epoch: int) -> None:
         recipe, scores = self.recipe, None
@@ -304,7 +304,7 @@ class _Sgd:
                 gradient = self.buffer
         self.parameters.addcmul_(gradient, self.lr * -factor)
 
-    def silence(self, k: int) -> None:
+    def stop(self, k: int) -> None:
         """Parameter k is zero and no longer moves."""
         self.parameters[k], self.lr[k], self.decay[k] = 0, 0, 0
         if self.buffer is not None:

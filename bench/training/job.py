@@ -45,7 +45,7 @@ class Method(Protocol):
 
     @property
     def batch_norm(self) -> BatchNormMode:
-        """How BatchNorm treats several domains; of no account with one."""
+        """How BatchNorm treats several domains; without effect with one."""
 
     def steps(self, epoch: int, predict: Predict) -> Sequence[Step]:
         """The optimiser steps of `epoch` (from 0).
@@ -61,16 +61,16 @@ class Method(Protocol):
         """Takes back what `state` gave."""
 
     def notes(self, history: Sequence[Row]) -> Mapping[str, Any]:
-        """What the record should say of this training beyond the leaderboard: JSON values."""
+        """What the record has of this training beyond the leaderboard: JSON values."""
 
 
 class Interrupted(Exception):  # noqa: N818 -- a request that was met, not an error
-    """`should_stop` said so; the run continues from its checkpoint when it is trained again."""
+    """`should_stop` became true; the run continues from its checkpoint when it is trained again."""
 
 
 @dataclass(frozen=True)
 class EpochReport:
-    """Told to `on_epoch` after each epoch; `epoch` counts from 0, images/s excludes evaluation."""
+    """Given to `on_epoch` after each epoch; `epoch` counts from 0, images/s excludes evaluation."""
 
     epoch: int
     epochs: int
@@ -79,20 +79,8 @@ class EpochReport:
     images_per_s: float
 
 
-def _nothing() -> None:
-    """The default of `set_modes`."""
-
-
 def unshared(feeds: Sequence[Feed], validation: Feed | None) -> None:
     """The default of `share`."""
-
-
-def _never() -> bool:
-    return False
-
-
-def _ignore(report: EpochReport) -> None:
-    """The default of `on_epoch`."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -110,15 +98,15 @@ class TrainingJob:
         forward: see `Forward`; None is `model(inputs)`, for methods with one domain.
         prefix: forward pass of the frozen first layers; then `forward` begins behind them.
         cache_prefix: run the prefix once per image only (`Feed.cache_prefix`; no dropout in it).
-        share: told of the feeds (training, validation) before the first step; may give them kept
-            activations, see `bench.training.frozen_prefix_cache`.
+        share: called with the feeds (training, validation) before the first step; may give them
+            kept activations, see `bench.training.frozen_prefix_cache`.
         set_modes: called after each `model.train()`, to put frozen layers back.
         identity: the run's id; a checkpoint of another is not used.
         checkpoint: its file; None writes none.
         checkpoint_every_s, checkpoint_every_epochs: whichever comes first; seconds hold within an
             epoch too.
         should_stop: asked after each step.
-        on_epoch: told of each finished epoch.
+        on_epoch: called after each epoch.
         keep_before: epochs before which the weights are kept, for `Outcome.kept`.
         stop_after: epochs after which the training ends, although its schedule is planned for
             `train.epochs`; None is all.
@@ -139,13 +127,13 @@ class TrainingJob:
     prefix: Callable[[Tensor], Tensor] | None = None
     cache_prefix: bool = False
     share: Callable[[Sequence[Feed], Feed | None], object] = unshared
-    set_modes: Callable[[], object] = _nothing
+    set_modes: Callable[[], object] = lambda: None
     identity: str = ""
     checkpoint: Path | None = None
     checkpoint_every_s: float = 60.0
     checkpoint_every_epochs: int | None = None
-    should_stop: Callable[[], bool] = _never
-    on_epoch: Callable[[EpochReport], object] = _ignore
+    should_stop: Callable[[], bool] = lambda: False
+    on_epoch: Callable[[EpochReport], object] = lambda report: None
     keep_before: tuple[int, ...] = ()
     stop_after: int | None = None
     keep_end: bool = False
@@ -171,7 +159,7 @@ class Outcome:
         peak_memory_bytes: of the process, or of the GPU's tensors.
         kept: weights before the epochs of `keep_before`, in their order, on the CPU.
         notes: what a reader of the record should know (an unusable checkpoint, a resumption).
-        refit: what the record should say of a second training on training and validation images
+        refit: what the record has of a second training on training and validation images
             (`train.refit`); `history` and `best_epoch` are then of the first, `state` and `status`
             of the second, and costs of both. None: there was none.
     """

@@ -1,4 +1,4 @@
-"""The one training loop. It knows no method: it is handed an object that names each step's images.
+"""The one training loop, for all methods: a method is an object that names each step's images.
 
 Loss of a step = sum over its parts d of weight_d x mean cross-entropy of part d; each image counts
 for its own domain only (SFT Eqs. 1 and 3, GE §3.2). Plain training is the case of one
@@ -36,7 +36,7 @@ _CHECK_EVERY = 25
 
 
 def train(job: TrainingJob) -> Outcome:
-    """Trains `job.model` and says what came out.
+    """Trains `job.model`; the outcome.
 
     The caller's random state is left as it was. With `job.checkpoint` an interrupted training is
     continued; the file stays until the caller removes it.
@@ -66,7 +66,7 @@ def _check(job: TrainingJob) -> None:
         )
     if job.forward is None and len(domains) != 1:
         raise BenchError(
-            f"{len(domains)} domains, but no forward that knows their heads",
+            f"{len(domains)} domains, but no forward that uses their heads",
             hint="use bench.models.heads.MultiHead",
         )
     job.team.check_domains(len(domains))

@@ -33,7 +33,7 @@ def keep_memory() -> bool:
     ends. Results do not change.
 
     Returns:
-        Whether the C library could be told; only glibc can.
+        Whether the C library has such a setting; only glibc has.
 
     >>> keep_memory() in (True, False)
     True

@@ -85,7 +85,7 @@ class _Piece:
 def noise_of(
     steps: Sequence[Step], seed: int, epoch: int, device: torch.device
 ) -> list[tuple[Tensor, ...]]:
-    """The augmentation's numbers for each part of each step, float32 (images of the part, 6)."""
+    """The augmentation's numbers for each part of each step, float32 (images of the part, 8)."""
     total: Counter[int] = Counter()
     for part in (part for step in steps for part in step):
         total[part.domain] += len(part.indices)

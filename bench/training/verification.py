@@ -95,7 +95,7 @@ def verify(
     """Verification by the cosine of features over all unordered pairs of images.
 
     Args:
-        features: (N, D), say what the classifier is handed.
+        features: (N, D), for example what the classifier is given.
         identities: (N,).
         fars: false-acceptance rates.
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,15 +14,17 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from analysis.measurements.tables import measurements
-from analysis.networks.layer_maps import layer_maps, pair_similarity, read_picture
+from analysis.networks.layer_maps import conv4, layer_maps, pair_similarity, read_picture
 from analysis.networks.trained import network_name, read_trained
 from analysis.report.run_figures import best_runs, figures
 from bench.commands.app import app
 from bench.core.errors import BenchError, DataError, StoreError
+from bench.models.layers import create
 from bench.planning.workspace import Session, open_session
 from bench.runs.build import Context
 from bench.runs.execute import execute_batch
 from bench.specs.planned import PlannedRun
+from bench.specs.run import ModelSpec
 
 GRID = """\
 defaults:
@@ -178,6 +181,14 @@ def test_runs_without_a_network_are_refused(done: Session, tmp_path: Path) -> No
         read_trained(done.store.folder("0" * 32, chosen(done, "near").spec))
 
 
+def test_conv4_is_found_by_its_name(done: Session) -> None:
+    """SFT Fig. 4: conv4 of ResNet-50, whose fourth numbered layer is in its first stage."""
+    run = chosen(done, "near")
+    small = read_trained(done.store.folder(run.id, run.spec))
+    assert conv4(small) == "4"
+    assert conv4(replace(small, model=create(ModelSpec(name="resnet50"), 3, seed=0))) == "layer3"
+
+
 def test_similarity_of_two_files(done: Session, tmp_path: Path) -> None:
     images = pictures(tmp_path)
     ids = f"{chosen(done, 'near').id},{chosen(done, 'FT-near').id}"
@@ -186,6 +197,7 @@ def test_similarity_of_two_files(done: Session, tmp_path: Path) -> None:
         code, said = call(done, "similarity", *images, "--runs", ids, "--out", str(out))
         assert code == 0
         assert "near " in said
+        assert "layer 4, post" in said
         assert out.stat().st_size > 1000
     assert "FT-near" in (tmp_path / "s.svg").read_text()
 

@@ -9,6 +9,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torchvision.transforms import functional as tv
 
+from bench.core.seeding import seed_from
 from bench.data.transforms.augment import COLOR_STRENGTH, augment, draw_noise, normalise
 
 
@@ -160,3 +161,35 @@ def test_crops_without_mirroring_are_those_of_images_that_are_not_mirrored(kind:
     expected = augment(images, upright, with_flip, crop_pad=2)  # type: ignore[arg-type]
     assert torch.equal(augment(images, noise, kind, crop_pad=2), expected)  # type: ignore[arg-type]
     assert not torch.equal(augment(images, noise, with_flip, crop_pad=2), expected)  # type: ignore[arg-type]
+
+
+@pytest.mark.parametrize(("kind", "size"), [("scale", 24), ("scale_flip", None), ("scale", 48)])
+def test_scale_and_aspect_jitter_is_torchvisions_resized_crop(kind: str, size: int | None) -> None:
+    """SFT §4.1, Aircraft; oracle: torchvision, from the rectangle that the numbers stand for."""
+    side = 32
+    images, noise = _images(40, side), draw_noise(40, 1, 2)
+    found = augment(images, noise, kind, size=size)  # type: ignore[arg-type]
+    assert found.shape == (40, size or side, size or side, 3)
+    for image, row, shown in zip(images, noise.double(), found, strict=True):
+        dy, dx, flip, *_, area, aspect = (float(value) for value in row)
+        share, ratio = 0.08 + 0.92 * area, (4 / 3) ** (2 * aspect - 1)
+        high, wide = (
+            min(side, max(1, round(side * v**0.5))) for v in (share / ratio, share * ratio)
+        )
+        top, left = int(dy * (side - high + 1)), int(dx * (side - wide + 1))
+        planes = image.permute(2, 0, 1).float()
+        out = [size or side] * 2
+        expected = tv.resized_crop(planes, top, left, high, wide, out, antialias=False)
+        if "flip" in kind and flip < 0.5:
+            expected = expected.flip(2)
+        assert (expected.permute(1, 2, 0) - shown.float()).abs().max() <= 0.51
+
+
+def test_areas_and_ratios_cover_their_ranges_and_older_kinds_keep_their_numbers() -> None:
+    noise = draw_noise(5000, 0, 0)
+    assert noise.shape == (5000, 8)
+    assert noise.amin(0).max() < 0.001
+    assert noise.amax(0).min() > 0.999
+    assert np.abs(np.corrcoef(noise.numpy().T) - np.eye(8)).max() < 0.06
+    generator = torch.Generator().manual_seed(seed_from("augment|3|1|0"))
+    assert torch.equal(draw_noise(7, 3, 1)[:, :6], torch.rand(7, 6, generator=generator))

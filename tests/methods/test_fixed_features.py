@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.metrics import average_precision_score
 from sklearn.svm import LinearSVC
@@ -15,7 +16,14 @@ from torch import nn
 
 from bench.core.errors import DataError, GridError, ModelError
 from bench.methods import METHODS, build_features, check_run
-from bench.methods.features.solvers import Loss, fit_in_memory, fit_streaming
+from bench.methods.features import cost
+from bench.methods.features.cost import PASSES, fit_s
+from bench.methods.features.solvers import (
+    Blocks,
+    Loss,
+    fit_in_memory,
+    fit_streaming,
+)
 from bench.methods.features.task import FeatureTask, Fitted
 from bench.models import layers
 from bench.specs.data import DataSpec
@@ -38,9 +46,10 @@ def _data(count: int, classes: int, columns: int = 12, seed: int = 0) -> tuple[A
 @pytest.mark.parametrize("c", [0.01, 1.0])
 def test_the_two_solvers_agree(loss: Loss, classes: int, c: float) -> None:
     x, y = _data(90, classes)
-    ours = fit_streaming(x, y, classes, loss=loss, c=c, rows=17, dtype=torch.float64)
+    blocks = Blocks(rows=17, dtype=torch.float64)
+    (ours,) = fit_streaming(x, y, classes, loss=loss, c=[c], blocks=blocks)
     theirs = fit_in_memory(x, y, classes, loss=loss, c=c, max_iter=10_000)
-    single = fit_streaming(x, y, classes, loss=loss, c=c, rows=1000)
+    (single,) = fit_streaming(x, y, classes, loss=loss, c=[c], blocks=Blocks(rows=1000))
     assert ours.converged
     assert theirs.converged
     scores, expected = ours.scores(x), theirs.scores(x)
@@ -54,29 +63,96 @@ def test_the_two_solvers_agree(loss: Loss, classes: int, c: float) -> None:
 def test_the_problems_are_those_of_scikit_learn() -> None:
     x, y = _data(90, 4)
     svm = LinearSVC(C=0.1, max_iter=10_000, dual="auto", random_state=0).fit(x, y)
-    ours = fit_streaming(x, y, 4, loss="squared_hinge", c=0.1, dtype=torch.float64)
+    exact = Blocks(dtype=torch.float64)
+    (ours,) = fit_streaming(x, y, 4, loss="squared_hinge", c=[0.1], blocks=exact)
     assert np.allclose(ours.weight, svm.coef_, atol=2e-3)
     assert np.allclose(ours.bias, svm.intercept_, atol=2e-3)
     logistic = LogisticRegression(C=0.1, max_iter=5000, tol=1e-8).fit(x, y)
-    ours = fit_streaming(x, y, 4, loss="logistic", c=0.1, dtype=torch.float64)
+    (ours,) = fit_streaming(x, y, 4, loss="logistic", c=[0.1], blocks=exact)
     assert np.allclose(ours.weight, logistic.coef_, atol=1e-3)
     shares = evaluate.softmax(ours.scores(x))
     assert np.allclose(shares, logistic.predict_proba(x), atol=1e-3)
 
 
-def test_too_few_iterations_are_told() -> None:
+@pytest.mark.parametrize("loss", ["squared_hinge", "logistic"])
+def test_several_values_of_c_share_their_passes(loss: Loss) -> None:
+    """LI §4.3.2 on conv1: five values of C cost the passes of one, and have the same solutions."""
     x, y = _data(90, 4)
-    for fit in (fit_in_memory, fit_streaming):
-        assert not fit(x, y, 4, loss="logistic", c=10.0, max_iter=2).converged
+    choices, exact = [0.001, 0.1, 10.0], Blocks(rows=40, dtype=torch.float64)
+    together = fit_streaming(x, y, 4, loss=loss, c=choices, blocks=exact)
+    for c, ours in zip(choices, together, strict=True):
+        (alone,) = fit_streaming(x, y, 4, loss=loss, c=[c], blocks=exact)
+        np.testing.assert_allclose(ours.scores(x), alone.scores(x), atol=5e-3)
+        assert ours.passes == together[0].passes
+
+
+@pytest.mark.parametrize("loss", ["squared_hinge", "logistic"])
+def test_few_passes_have_the_accuracy_of_the_exact_solver(loss: Loss) -> None:
+    """On conv1's maps of noisy scanned digits, more columns than images."""
+    digits = load_digits()
+    pixels = torch.from_numpy(digits.images).float()[:, None] * 15.9
+    images = nn.functional.interpolate(pixels, size=32, mode="bilinear").numpy()
+    noisy = images + np.random.default_rng(0).integers(-120, 120, images.shape)
+    shown = noisy.clip(0, 255).astype(np.uint8).repeat(3, 1).transpose(0, 2, 3, 1)
+    net = layers.create(ModelSpec(name="narrow8_32"), 10, seed=0)
+    domain = Domain("digits", shown, digits.target, 10)
+    x = extract(net, 1, domain, stage="end", pool="flatten")
+    train, test = np.arange(len(x)) % 2 == 0, np.arange(len(x)) % 2 == 1
+    labels = digits.target.astype(np.int64)
+    choices = (0.001, 0.1, 10.0)
+    few = fit_streaming(x[train], labels[train], 10, loss=loss, c=choices, max_iter=PASSES)
+    assert few[0].passes < 1.5 * PASSES
+    exact = fit_in_memory(x[train], labels[train], 10, loss=loss, c=choices[0], max_iter=300)
+    right = [float((one.scores(x[test]).argmax(1) == labels[test]).mean()) for one in (*few, exact)]
+    assert right[-1] > 0.9
+    assert abs(right[0] - right[-1]) < 0.01
+    assert min(right) > right[-1] - 0.02
+
+
+def test_too_few_iterations_are_shown() -> None:
+    x, y = _data(90, 4)
+    assert not fit_in_memory(x, y, 4, loss="logistic", c=10.0, max_iter=2).converged
+    assert not fit_streaming(x, y, 4, loss="logistic", c=[10.0], max_iter=2)[0].converged
 
 
 def test_a_class_without_images_is_an_error() -> None:
     x, y = _data(20, 4)
-    for fit in (fit_in_memory, fit_streaming):
+    for fit, c in ((fit_in_memory, 1.0), (fit_streaming, [1.0])):
         with pytest.raises(DataError, match="1 of 5 classes have no training image"):
-            fit(x, y, 5, loss="logistic", c=1.0)
+            fit(x, y, 5, loss="logistic", c=c)  # type: ignore[operator]
         with pytest.raises(DataError, match="one class alone"):
-            fit(x, y * 0, 1, loss="logistic", c=1.0)
+            fit(x, y * 0, 1, loss="logistic", c=c)  # type: ignore[operator]
+
+
+def test_solvers_stop_early_only_where_a_pass_is_dear(
+    net: nn.Module, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    given = {"layer": "2", "memory_mib": 1}
+    assert not _fit(net, tmp_path, "probe", **given, c=1.0).outcome.notes
+    monkeypatch.setattr(cost, "PASSES", 5)
+    monkeypatch.setattr(cost, "READ_BYTES", 1)
+    short = _fit(net, tmp_path, "probe", **given).outcome
+    assert len(short.history) == len(short.notes) == 5
+    assert all("passes over the features, near the solution" in note for note in short.notes)
+    assert not _fit(net, tmp_path, "probe", **given, c=1.0, solver="streaming").outcome.notes
+
+
+def test_the_forecast_of_conv1_counts_its_passes() -> None:
+    """LI §4.3.2: 125,000 images of 69,984 numbers are 35 GB for each pass."""
+    init = FromTimm()
+    data, model = DataSpec(dataset="digits"), ModelSpec(name="caffenet")
+
+    def seconds(images: int, **given: Any) -> float:
+        method = MethodSpec(name="probe", options=tuple(given.items()))
+        spec = RunSpec(data=data, model=model, pattern="F(1-7)R(8)", init=init, method=method)
+        return fit_s(spec, images, 100)
+
+    dear = seconds(125_000, layer="1")
+    assert 62 * 35 < dear < 8 * 3600
+    assert seconds(125_000, layer="1", c=1.0) < dear / 3
+    assert seconds(125_000, layer="7") < dear / 4
+    assert seconds(125_000, layer="1", solver="streaming") > dear
+    assert seconds(1000, layer="5") < 100
 
 
 # --- on a network -----------------------------------------------------------------------------

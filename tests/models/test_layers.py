@@ -134,7 +134,7 @@ def test_a_group_of_vectors_joins_the_layer_before() -> None:
 
 
 def test_a_network_without_grouping_is_refused() -> None:
-    with pytest.raises(ModelError, match="does not say how its parameters group"):
+    with pytest.raises(ModelError, match="does not list how its parameters group"):
         numbered_layers(nn.Sequential(nn.Linear(2, 2)))
     with torch.device("meta"):
         headless = timm.create_model("resnet18", num_classes=0)

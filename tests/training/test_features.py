@@ -11,7 +11,7 @@ from torch import nn
 from bench.core.errors import ModelError
 from bench.data.transforms.augment import normalise
 from bench.training.domain import Domain
-from bench.training.features import extract, split_chain
+from bench.training.features import LayerTap, extract
 
 RNG = np.random.default_rng(0)
 DATA = Domain("toy", RNG.integers(0, 256, (7, 16, 16, 3), dtype=np.uint8), np.zeros(7, np.int64), 2)
@@ -146,12 +146,14 @@ def test_wrong_layers_are_named_with_the_nearest(net: Shared) -> None:
         extract(functional, "0", DATA)
 
 
-def test_a_chain_is_cut_and_anything_else_is_not(net: Shared) -> None:
-    chain = nn.Sequential(nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.ReLU(), nn.Flatten())
-    parts = split_chain(chain, {"0", "1"}, X)
-    assert parts is not None
-    assert [len(part) for part in parts] == [2, 2]
-    assert parts[1][0] is chain[2]
-    assert split_chain(chain, set(), X) is None
-    assert split_chain(chain, {"1"}, X) is None
-    assert split_chain(net, {"conv1"}, X) is None
+def test_a_module_that_does_not_run_is_an_error() -> None:
+    class Idle(nn.Sequential):
+        def __init__(self) -> None:
+            super().__init__(nn.Conv2d(3, 2, 1), nn.ReLU())
+            self.spare = nn.Identity()
+
+        def forward(self, x: torch.Tensor) -> torch.Tensor:
+            return self[1](self[0](x))  # type: ignore[no-any-return]
+
+    with pytest.raises(ModelError, match="'spare' does not run"):
+        LayerTap(Idle(), ["spare"], "output", X)

@@ -11,29 +11,49 @@ from typing import Literal
 
 import torch
 from torch import Tensor
+from torch.nn.functional import grid_sample
 
 from bench.core.seeding import seed_from
 
-Augment = Literal["none", "flip", "crop", "crop_flip", "crop_color", "crop_flip_color"]
+Augment = Literal[
+    "none",
+    "flip",
+    "crop",
+    "crop_flip",
+    "crop_color",
+    "crop_flip_color",
+    "scale",
+    "scale_flip",
+    "scale_color",
+    "scale_flip_color",
+]
 
 COLOR_STRENGTH = 0.4
 """Brightness, contrast and saturation are each scaled by a factor from 1 - 0.4 to 1 + 0.4."""
 
+LEAST_AREA, MOST_ASPECT = 0.08, 4 / 3
+"""`scale` shows 8 to 100 % of the image's area, 3:4 to 4:3, as GoogLeNet's training did (Szegedy et
+al. 2015); SFT §4.1 names scale and aspect ratio variation and no numbers."""
+
 _DY, _DX, FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION, _COLUMNS = range(7)
+_AREA, _ASPECT = _COLUMNS, _COLUMNS + 1
 _LUMA = (0.299, 0.587, 0.114)
 
 
 def draw_noise(images: int, seed: int, epoch: int, domain: int = 0) -> Tensor:
-    """The random numbers of one epoch: float32 (images, 6), uniform in [0, 1), on the CPU.
+    """The random numbers of one epoch: float32 (images, 8), uniform in [0, 1), on the CPU.
 
     Every kind of augmentation draws all columns, so `flip` and `crop_flip` mirror the same images;
     each domain has its own, so that adding a source leaves the target's augmentation as it was.
 
     >>> tuple(draw_noise(3, seed=0, epoch=1).shape)
-    (3, 6)
+    (3, 8)
     """
-    generator = torch.Generator().manual_seed(seed_from(f"augment|{seed}|{epoch}|{domain}"))
-    return torch.rand(images, _COLUMNS, generator=generator)
+    drawn = []  # each width on its own: the first six are what they were before there were eight
+    for name, columns in (("augment", _COLUMNS), ("scale", 2)):
+        generator = torch.Generator().manual_seed(seed_from(f"{name}|{seed}|{epoch}|{domain}"))
+        drawn.append(torch.rand(images, columns, generator=generator))
+    return torch.cat(drawn, 1)
 
 
 def augment(
@@ -48,10 +68,11 @@ def augment(
     """Crops (after padding by `crop_pad` pixels of colour `fill`), mirrors, jitters the colours.
 
     With `size` a part of that side is shown: a random one where `kind` crops, else the central.
+    `scale` shows a part of random area and aspect ratio instead, at the size of the others.
 
     Args:
         images: uint8 (B, S, S, 3).
-        noise: float32 (B, 6) in [0, 1), rows of `draw_noise`, on the same device.
+        noise: float32 (B, 8) in [0, 1), rows of `draw_noise`, on the same device.
         kind: how much of it is done.
 
     Returns:
@@ -70,7 +91,11 @@ def augment(
     if "flip" not in done:  # the numbers of images that are not mirrored
         noise = noise.clone()
         noise[:, FLIP] = 1.0
-    images = _crop_and_flip(images, noise, crop_pad if crops else 0, fill, size if crops else None)
+    if "scale" in done:
+        images = _scale_and_flip(images, noise, size or images.shape[1])
+    else:
+        pad, part = (crop_pad, size) if crops else (0, None)
+        images = _crop_and_flip(images, noise, pad, fill, part)
     return _jitter(images, noise) if "color" in done else images
 
 
@@ -106,6 +131,31 @@ def _crop_and_flip(
     pixel = rows[:, :, None] * wide + columns[:, None, :]
     shown = padded.view(-1, channels).index_select(0, pixel.view(-1))
     return shown.view(count, tall, broad, channels)
+
+
+def _scale_and_flip(images: Tensor, noise: Tensor, size: int) -> Tensor:
+    """Rectangles of whole pixels, of random area and aspect ratio, resized to `size`, bilinear."""
+    height, width = images.shape[1:3]
+    area = LEAST_AREA + (1 - LEAST_AREA) * noise[:, _AREA]
+    ratio = MOST_ASPECT ** (2 * noise[:, _ASPECT] - 1)
+    down = ((torch.arange(size, device=images.device) + 0.5) / size).expand(len(images), -1)
+    across = torch.where((noise[:, FLIP] < 0.5)[:, None], 1 - down, down)
+    x = _window(across, width, (area * ratio).sqrt(), noise[:, _DX])
+    y = _window(down, height, (area / ratio).sqrt(), noise[:, _DY])
+    grid = torch.stack(
+        [x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=3
+    )
+    planes = images.permute(0, 3, 1, 2).float()
+    shown = grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    return shown.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _window(along: Tensor, side: int, share: Tensor, where: Tensor) -> Tensor:
+    """Where `along` (B, size) in 0 to 1 lies in a window of each image, as `grid_sample` counts."""
+    length = (side * share).round().clamp(1, side)[:, None]
+    start = (where[:, None] * (side - length + 1)).floor()
+    inside = torch.clamp(along * length, min=torch.full_like(length, 0.5), max=length - 0.5)
+    return (start + inside) * (2 / side) - 1
 
 
 def _jitter(images: Tensor, noise: Tensor) -> Tensor:

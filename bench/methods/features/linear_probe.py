@@ -9,7 +9,7 @@ that C, to training and validation images together.
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 
 import numpy as np
@@ -18,7 +18,8 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.core.errors import ModelError
-from bench.methods.features.solvers import Linear, Loss, fit_in_memory, fit_streaming
+from bench.methods.features.cost import most_iterations
+from bench.methods.features.solvers import Blocks, Linear, Loss, fit_in_memory, fit_streaming
 from bench.methods.features.task import FeatureTask, Fitted
 from bench.methods.options import FeatureOptions
 from bench.models.domains import Trunk, classifier_name
@@ -78,24 +79,32 @@ def fit(
     how = ("sklearn" if in_memory else "streaming") if options.solver == "auto" else options.solver
     if options.c is not None or not held:
         choices = (options.c or 1.0,)
-    history: list[Row] = []
-    tried: list[Linear] = []
-    notes: list[str] = []
     with extract.stored(task.train, "train", in_memory) as x:
-        for number, c in enumerate(choices):
-            linear = _solve(x, task.train, task.device, loss, options, c, how)
-            tried.append(linear)
-            history.append(_row(number, c, linear, extract, x, task))
-            if not linear.converged:
-                notes.append(f"C = {c:g}: not converged after {options.max_iter} iterations")
+        tried = _solve(x, task.train, task.device, loss, options, choices, how)
+        scores = _scores((x[at : at + 1024] for at in range(0, len(x), 1024)), tried)
+    validation: Sequence[NDArray[np.float32] | None] = [None] * len(tried)
+    if task.validation is not None and held:
+        validation = _scores(extract.blocks(task.validation), tried)
+    history: list[Row] = [
+        {
+            "epoch": number,
+            "lr": None,
+            **_measured("train", task.train, own),
+            **_measured("val", task.validation, others),
+            "c": c,
+        }
+        for number, (c, own, others) in enumerate(zip(choices, scores, validation, strict=True))
+    ]
+    notes = [_stopped(f"C = {c:g}", one, options) for c, one in zip(choices, tried, strict=True)]
     best = max(range(len(tried)), key=lambda i: (history[i]["val_top1_accuracy"] or 0.0, -i))
     linear, again = tried[best], None
     if task.refit is not None:
         again = {"images": task.refit.size, "c": choices[best]}
         with extract.stored(task.refit, "refit", in_memory) as x:
-            linear = _solve(x, task.refit, task.device, loss, options, choices[best], how)
-        if not linear.converged:
-            notes.append(f"refit: not converged after {options.max_iter} iterations")
+            (linear,) = _solve(
+                x, task.refit, task.device, loss, options, choices[best : best + 1], how
+            )
+        notes.append(_stopped("refit", linear, options))
     model = FeatureModel(features, linear, options.normalise).to(task.device)
     outcome = Outcome(
         status="done",
@@ -106,12 +115,13 @@ def fit(
         images_seen=task.train.size,
         seconds=time.monotonic() - begun,
         peak_memory_bytes=peak_memory_bytes(task.device),
-        notes=tuple(notes),
+        notes=tuple(filter(None, notes)),
         refit=again,
     )
-    chosen_on = "validation" if held else "nothing: there are no validation images"
-    found = {"c": choices[best], "features": columns, "solver": how, "c_chosen_on": chosen_on}
-    return Fitted(model, outcome, found, logits=loss == "logistic")
+    said = {"c": choices[best], "features": columns, "solver": how, "c_chosen_on": "validation"}
+    if not held:
+        said["c_chosen_on"] = "nothing: there are no validation images"
+    return Fitted(model, outcome, said, logits=loss == "logistic")
 
 
 def _solve(
@@ -120,50 +130,59 @@ def _solve(
     device: torch.device,
     loss: Loss,
     options: FeatureOptions,
-    c: float,
+    choices: Sequence[float],
     how: str,
-) -> Linear:
+) -> list[Linear]:
+    """A classifier for each C."""
     labels, classes = data.labels, data.num_classes
     if how == "sklearn":
-        return fit_in_memory(x, labels, classes, loss=loss, c=c, max_iter=options.max_iter)
-    rows = max(16, min(4096, options.memory_mib * 2**20 // (16 * x.shape[1])))
-    return fit_streaming(
-        x,
-        labels,
-        classes,
-        loss=loss,
-        c=c,
-        max_iter=options.max_iter,
-        rows=rows,
-        device=device,
+        return [
+            fit_in_memory(x, labels, classes, loss=loss, c=c, max_iter=options.max_iter)
+            for c in choices
+        ]
+    memory = options.memory_mib * 2**20
+    blocks = Blocks(max(16, min(4096, memory // (16 * x.shape[1]))), device)
+    # The solver holds 25 times the weights of each C: 8 times the memory for as many as that holds.
+    together = max(1, 8 * memory // (100 * classes * x.shape[1]))
+    most = (
+        options.max_iter
+        if options.solver == "streaming"
+        else min(options.max_iter, most_iterations(x.nbytes))
     )
+    found: list[Linear] = []
+    for at in range(0, len(choices), together):
+        some = choices[at : at + together]
+        found += fit_streaming(x, labels, classes, loss=loss, c=some, max_iter=most, blocks=blocks)
+    return found
 
 
-def _row(
-    number: int,
-    c: float,
-    linear: Linear,
-    extract: _Extract,
-    x: NDArray[np.float32],
-    task: FeatureTask,
-) -> Row:
-    """One C's line of the history; losses are the mean cross-entropy of the scores, in nats."""
-    blocks = [linear.scores(np.asarray(x[at : at + 1024])) for at in range(0, len(x), 1024)]
-    train_scores = np.concatenate(blocks)
-    row: Row = {
-        "epoch": number,
-        "lr": None,
-        "train_loss": evaluate.cross_entropy(train_scores, task.train.labels),
-        "train_top1_accuracy": evaluate.top1_accuracy(train_scores, task.train.labels),
-        "val_loss": None,
-        "val_top1_accuracy": None,
-        "c": c,
-    }
-    if task.validation is not None and task.validation.size:
-        scores = np.concatenate([linear.scores(part) for part in extract.blocks(task.validation)])
-        row["val_loss"] = evaluate.cross_entropy(scores, task.validation.labels)
-        row["val_top1_accuracy"] = evaluate.top1_accuracy(scores, task.validation.labels)
-    return row
+def _stopped(what: str, linear: Linear, options: FeatureOptions) -> str | None:
+    """What the record notes of a solver that did not reach its tolerance."""
+    if linear.converged:
+        return None
+    if linear.passes and options.solver == "auto":
+        return (
+            f"{what}: stopped after {linear.passes} passes over the features, near the solution; "
+            "solver: streaming goes on to it"
+        )
+    return f"{what}: not converged after {options.max_iter} iterations"
+
+
+def _scores(
+    blocks: Iterable[NDArray[np.float32]], tried: Sequence[Linear]
+) -> list[NDArray[np.float32]]:
+    """(N, C) of each classifier, in one pass over the features."""
+    parts = [[linear.scores(np.asarray(block)) for linear in tried] for block in blocks]
+    return [np.concatenate(of_one) for of_one in zip(*parts, strict=True)]
+
+
+def _measured(split: str, data: Domain | None, scores: NDArray[np.float32] | None) -> Row:
+    """Columns of the history; the loss is the mean cross-entropy of the scores, in nats."""
+    loss = accuracy = None
+    if data is not None and scores is not None:
+        loss = evaluate.cross_entropy(scores, data.labels)
+        accuracy = evaluate.top1_accuracy(scores, data.labels)
+    return {f"{split}_loss": loss, f"{split}_top1_accuracy": accuracy}
 
 
 # --- features ---------------------------------------------------------------------------------

@@ -7,13 +7,16 @@ Two solvers of the same two convex problems, X (N, D) features, y the labels, C 
 
 scikit-learn's where the features fit in memory (its LinearSVC penalises the bias too), L-BFGS over
 blocks of rows where they do not (conv1 of CaffeNet has 69,984 per image). Both problems have one
-solution, so the two agree.
+solution, so the two agree. Where a pass over the features is dear, it stops
+after 40 iterations for all C together: on conv1's maps of noisy digits within 0.01 of the exact
+solver's accuracy (a test), where averaged SGD, of one step size, was 0.02 to 0.03 below after 20
+passes. Natural images have not been tried.
 """
 
 from __future__ import annotations
 
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -32,11 +35,16 @@ Labels = NDArray[np.int64]
 
 @dataclass(frozen=True, eq=False)
 class Linear:
-    """Scores are `features @ weight.T + bias`: float32 (C, D) and (C,)."""
+    """Scores are `features @ weight.T + bias`: float32 (C, D) and (C,).
+
+    `passes` over the features were needed, together with other values of C; 0 where they were in
+    memory.
+    """
 
     weight: NDArray[np.float32]
     bias: NDArray[np.float32]
     converged: bool
+    passes: int = 0
 
     def scores(self, features: Features) -> NDArray[np.float32]:
         """(n, D) to (n, C)."""
@@ -94,75 +102,102 @@ def fit_in_memory(
     return Linear(weight.astype(np.float32), bias.astype(np.float32), converged)
 
 
+@dataclass(frozen=True)
+class Blocks:
+    """Features are read `rows` at a time; products run on `device` in `dtype`, sums in float64."""
+
+    rows: int = 1024
+    device: torch.device | str = "cpu"
+    dtype: torch.dtype = torch.float32
+
+
 def fit_streaming(
     features: Features,
     labels: Labels,
     classes: int,
     *,
     loss: Loss,
-    c: float,
+    c: Sequence[float],
     max_iter: int = 1000,
-    rows: int = 1024,
-    device: torch.device | str = "cpu",
-    dtype: torch.dtype = torch.float32,
-) -> Linear:
-    """The solution by L-BFGS; features are read `rows` at a time, once per evaluation.
+    blocks: Blocks = Blocks(),
+) -> list[Linear]:
+    """The solutions for several C by L-BFGS, side by side: one pass over the features serves all.
+
+    The problems are solved as one, whose value is the sum of theirs, so that they share passes and
+    the lengths of steps. An iteration is one pass, now and then two.
 
     Args:
         features: (N, D), perhaps mapped from a file.
-        labels, classes, loss, c, max_iter: as in `fit_in_memory`.
-        rows: of a block; memory is about rows x D x 4 bytes and 25 times C x D x 4.
-        device: where the matrix products run.
-        dtype: of the products; sums over images are in float64.
+        labels, classes, loss, max_iter: as in `fit_in_memory`.
+        c: values of C.
+        blocks: how features are read; memory is about rows x D x 4 bytes and, for each C, 25 times
+            C x D x 4.
 
     Raises:
         DataError: as `fit_in_memory`.
     """
     _check(labels, classes)
-    count, columns = features.shape
-    target = torch.device(device)
-    weight = torch.zeros(classes, columns + 1, dtype=dtype, device=target, requires_grad=True)
+    problem = _Problems(features, labels, classes, loss, c, blocks)
     solver = torch.optim.LBFGS(
-        [weight],
+        [problem.weight],
         max_iter=max_iter,
         max_eval=2 * max_iter,
         history_size=10,
-        tolerance_grad=1e-7 if dtype == torch.float64 else 1e-5,
+        tolerance_grad=1e-7 if blocks.dtype == torch.float64 else 1e-5,
         tolerance_change=1e-12,
         line_search_fn="strong_wolfe",
     )
-    penalise_bias = loss == "squared_hinge"
-    scale = 1 / (c * count)  # of the order of a mean loss: the solver's tolerances are absolute
-    evaluations = 0
+    solver.step(problem)  # type: ignore[no-untyped-call]
+    iterations = solver.state[problem.weight]["n_iter"]
+    converged = iterations < max_iter and problem.passes < 2 * max_iter
+    return [
+        Linear(part[:, :-1].copy(), part[:, -1].copy(), converged, problem.passes)
+        for part in problem.weight.detach().float().cpu().numpy()
+    ]
 
-    def value() -> float:
-        """The problem's value at `weight`; leaves the gradient there."""
-        nonlocal evaluations
-        evaluations += 1
-        total, gradient = 0.0, torch.zeros_like(weight)
+
+class _Problems:
+    """One problem for each C at one `weight` (number of C, classes, D + 1); the bias is last."""
+
+    def __init__(
+        self,
+        features: Features,
+        labels: Labels,
+        classes: int,
+        loss: Loss,
+        c: Sequence[float],
+        blocks: Blocks,
+    ) -> None:
+        self.features, self.labels, self.blocks = features, labels, blocks
+        self.loss, self.penalise_bias = _LOSSES[loss], loss == "squared_hinge"
+        shape, like = (len(c), classes, features.shape[1] + 1), torch.device(blocks.device)
+        self.weight = torch.zeros(shape, dtype=blocks.dtype, device=like, requires_grad=True)
+        # Values are of the order of a mean loss: the solver's tolerances are absolute.
+        self.scales = [1 / (one * len(labels)) for one in c]
+        self.passes = 0
+
+    def __call__(self) -> float:
+        """The sum of the problems' values; leaves the gradient at `weight`."""
+        self.passes += 1
+        count, rows = len(self.labels), self.blocks.rows
+        total, gradient = 0.0, torch.zeros_like(self.weight)
         with torch.no_grad():
-            w, b = weight[:, :-1], weight[:, -1]
+            w, b = self.weight[..., :-1], self.weight[..., -1:]
             for start in range(0, count, rows):
-                block = np.ascontiguousarray(features[start : start + rows])
-                x = torch.from_numpy(block).to(target, dtype)
-                y = torch.from_numpy(labels[start : start + rows]).to(target)
-                part, slope = _LOSSES[loss](x @ w.T + b, y)
-                total += part
-                gradient[:, :-1] += slope.T @ x
-                gradient[:, -1] += slope.sum(0)
-            penalised = weight if penalise_bias else w
-            total = total / count + 0.5 * scale * float(penalised.double().square().sum())
-            gradient /= count
-            gradient[:, :-1] += scale * w
-            if penalise_bias:
-                gradient[:, -1] += scale * b
-        weight.grad = gradient
-        return float(total)
-
-    solver.step(value)  # type: ignore[no-untyped-call]
-    done = solver.state[weight]["n_iter"] < max_iter and evaluations < 2 * max_iter
-    found = weight.detach().float().cpu().numpy()
-    return Linear(found[:, :-1].copy(), found[:, -1].copy(), bool(done))
+                block = np.ascontiguousarray(self.features[start : start + rows])
+                x = torch.from_numpy(block).to(self.weight)
+                y = torch.from_numpy(self.labels[start : start + rows]).to(x.device)
+                parts = [self.loss(x @ one.T + bias.T, y) for one, bias in zip(w, b, strict=True)]
+                total += sum(value for value, _ in parts) / count
+                slopes = torch.stack([slope.T for _, slope in parts]) / count
+                gradient[..., :-1] += slopes @ x
+                gradient[..., -1] += slopes.sum(2)
+            penalised = self.weight if self.penalise_bias else w
+            for scale, one, slope in zip(self.scales, penalised, gradient, strict=True):
+                total += 0.5 * scale * float(one.double().square().sum())
+                slope[:, : one.shape[1]] += scale * one
+        self.weight.grad = gradient
+        return total
 
 
 def _squared_hinge(scores: Tensor, labels: Tensor) -> tuple[float, Tensor]:
