@@ -123,6 +123,7 @@ def selective(
     adaptive: bool = True,
     bank: str = "kernels",
     layers: str | None = "1,2",
+    partners: str = "nearest",
 ) -> pd.Series[bool]:
     """Selective joint fine-tuning (GE §3), one model, from one source.
 
@@ -130,6 +131,7 @@ def selective(
         adaptive: whether the number of neighbours grows between rounds.
         bank: kernels of a network's layers, or gabor.
         layers: of the kernels; None: other ones than the first two.
+        partners: `random` for as many source images drawn at random (GE §4.6).
     """
 
     def test(o: Mapping[str, Any]) -> bool:
@@ -140,6 +142,7 @@ def selective(
             and o.get("bank", "kernels") == bank
             and (fits or bank != "kernels")
             and not o.get("fuse", False)
+            and o.get("partners", "nearest") == partners
         )
 
     return _with_options(board, "selective", test) & borrows(board)

@@ -162,8 +162,8 @@ class Settings:
             found |= {prefix + name: value for name, value in values.items()}
             quiet |= {prefix + name for name in silent}
         found |= {"pattern": spec.pattern, "allow_overlap": spec.allow_overlap}
-        found["borrow_pooled"] = spec.borrow_pooled
-        quiet |= set() if spec.borrow_pooled else {"borrow_pooled"}
+        found["borrow.pooled"] = spec.borrow_pooled
+        quiet |= set() if spec.borrow_pooled else {"borrow.pooled"}
         for prefix, needed in (("source.", spec.parent), ("bank.", spec.bank)):
             if needed is not None:
                 values, silent = self._run(needed, "")
