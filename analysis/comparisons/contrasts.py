@@ -18,7 +18,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis.comparisons.evidence import Evidence
-from analysis.comparisons.ratios import gains
+from analysis.comparisons.pairing import pair
 from analysis.comparisons.units import summarise
 from analysis.leaderboard import arms
 from analysis.leaderboard.labels import recipe, settings
@@ -271,24 +271,23 @@ def _freeze(board: pd.DataFrame, plain: pd.Series[bool], sources: Sequence[str])
     ]
 
 
-def answers(evidence: Evidence, found: Sequence[Contrast] | None = None) -> list[Answer]:
+def answers(evidence: Evidence) -> list[Answer]:
     """The contrasts that have pairs; learning rates as `Evidence.lr_rule` treats them."""
-    return list(_answers(evidence, contrasts(evidence.board) if found is None else found))
-
-
-def _answers(evidence: Evidence, found: Sequence[Contrast]) -> Iterator[Answer]:
-    for contrast in found:
+    answered = []
+    for contrast in contrasts(evidence.board):
         if not contrast.left.any() or not contrast.right.any():
             continue
         rule = evidence.lr_rule(contrast.left | contrast.right)
-        pairs = gains(evidence.board, contrast.left, contrast.right, contrast.vary, lr=rule)
+        pairs = pair(evidence.board, contrast.left, contrast.right, contrast.vary, lr=rule)
         if not len(pairs):
             continue
         named = _settings(evidence.board, pairs.frame, contrast)
-        frame = pairs.frame.assign(setting=named)
+        points = 100 * pairs.frame["difference"]
+        frame = pairs.frame.assign(gain_points=points, setting=named)
         done = contrast.left & evidence.board["status"].isin(["done", "diverged"])
         tried = tuple(sorted({float(rate) for rate in evidence.board.loc[done, "lr"].dropna()}))
-        yield Answer(contrast, frame, pairs.unpaired, pairs.unfinished, rule, tried)
+        answered.append(Answer(contrast, frame, pairs.unpaired, pairs.unfinished, rule, tried))
+    return answered
 
 
 def _settings(board: pd.DataFrame, frame: pd.DataFrame, contrast: Contrast) -> list[str]:

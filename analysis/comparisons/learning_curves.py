@@ -1,6 +1,6 @@
 """Accuracy against images per class: a power law, how many more labels, and where curves cross.
 
-The error of a classifier falls about as scale · n^-exponent + floor with n images per class.
+The error of a classifier falls about as scale · n^-exponent with n images per class.
 "Multifaceted Analysis of Fine-Tuning …" (Fig. 12) and "Best Practices for Fine-tuning …" (Fig. 2)
 draw accuracy or ratios against n; the point where tuning overtakes freezing, or scratch overtakes
 a pretrained network, is what a user who can label more images wants to know.
@@ -17,10 +17,9 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
-from scipy import optimize, stats
 
 from analysis.comparisons.units import Kind, combined, observation
-from analysis.statistics.corrections import finite, generator
+from analysis.statistics.corrections import finite
 from bench.core.errors import DataError
 from bench.core.text import counted
 from bench.results.intervals import Estimate, estimate
@@ -30,153 +29,58 @@ Array = npt.NDArray[np.float64]
 
 @dataclass(frozen=True)
 class PowerLaw:
-    """error(n) = scale · n^-exponent + floor, with the exponent's 95 % interval.
-
-    Attributes:
-        covariance: of (log scale, exponent[, floor]), as fitted.
-        smallest, largest: images per class that were measured; beyond is extrapolation.
-        n: points fitted.
-    """
+    """error(n) = scale · n^-exponent; `smallest` and `largest` images per class were measured."""
 
     scale: float
     exponent: float
-    floor: float
-    exponent_low: float
-    exponent_high: float
-    covariance: Array
     smallest: float
     largest: float
-    n: int
 
     def error(self, images_per_class: float) -> float:
         """The fitted error, a fraction."""
-        return float(self.scale * images_per_class**-self.exponent + self.floor)
+        return float(self.scale * images_per_class**-self.exponent)
+
+    def images_for(self, accuracy: float) -> float | None:
+        """Images per class at which the law reaches an accuracy: "how many more labels?".
+
+        None where the error does not fall, or so slowly that no float holds the number.
+        """
+        if not 0 < accuracy < 1 or self.exponent <= 0:
+            return None
+        ratio = self.scale / (1 - accuracy)
+        flat = math.log(ratio) > 700 * self.exponent
+        return None if flat else float(ratio ** (1 / self.exponent))
 
 
-def fit_power_law(
-    images_per_class: npt.ArrayLike, error: npt.ArrayLike, floor: float | None = 0.0
-) -> PowerLaw:
-    """Fits the law to measured errors (1 - accuracy).
+def fit_power_law(images_per_class: npt.ArrayLike, error: npt.ArrayLike) -> PowerLaw:
+    """Fit a straight line through the logarithms of n and of the error (1 - accuracy).
 
     Args:
         images_per_class, error: a point per run; runs of several seeds repeat the same n.
-        floor: the error that no number of images removes; None fits it too.
 
-    With a given floor this is a straight line through log(error - floor) against log n and the
-    interval is that of its slope; with a free floor, least squares on the error. Either interval is
-    Student's t on the points left over.
+    Intervals come from laws fitted to each repetition, see `repeated_laws`.
 
     Raises:
-        DataError: with fewer than three different n (four with a free floor), or an error at or
-            below the floor.
+        DataError: with fewer than three different n, or an error that is not positive.
 
     >>> n = [5, 10, 20, 40]
     >>> round(fit_power_law(n, [2 * x**-0.5 for x in n]).exponent, 6)
     0.5
     """
     x, y = finite(images_per_class, "images per class"), finite(error, "the errors")
-    free = floor is None
-    sizes, needed = np.unique(x).size, 4 if free else 3
+    sizes = np.unique(x).size
     if x.size != y.size:
         raise DataError(f"{x.size} sizes and {y.size} errors")
-    if sizes < needed or x.size < needed + (1 if free else 0):
+    if sizes < 3:
         raise DataError(
             f"{sizes} different numbers of images per class ({x.size} points)",
-            hint=f"a power law needs {needed} or more: add values to images_per_class",
+            hint="a power law needs 3 or more: add values to images_per_class",
         )
-    if (x <= 0).any() or (y <= (floor or 0.0)).any():
-        raise DataError("images per class and error above the floor must be positive")
-    log_scale, exponent, base, covariance = _free(x, y) if floor is None else _line(x, y, floor)
-    half = float(stats.t.ppf(0.975, x.size - len(covariance)) * math.sqrt(covariance[1, 1]))
-    return PowerLaw(
-        math.exp(log_scale),
-        exponent,
-        base,
-        exponent - half,
-        exponent + half,
-        covariance,
-        float(x.min()),
-        float(x.max()),
-        x.size,
-    )
-
-
-def _line(x: Array, y: Array, floor: float) -> tuple[float, float, float, Array]:
+    if (x <= 0).any() or (y <= 0).any():
+        raise DataError("images per class and errors must be positive")
     design = np.column_stack([np.ones(x.size), -np.log(x)])
-    target = np.log(y - floor)
-    solution = np.linalg.lstsq(design, target, rcond=None)[0]
-    residual = target - design @ solution
-    variance = float(residual @ residual) / (x.size - 2)
-    covariance: Array = variance * np.linalg.inv(design.T @ design)
-    return float(solution[0]), float(solution[1]), floor, covariance
-
-
-def _free(x: Array, y: Array) -> tuple[float, float, float, Array]:
-    def law(n: Array, log_scale: float, exponent: float, floor: float) -> Array:
-        errors: Array = np.exp(log_scale - exponent * np.log(n)) + floor
-        return errors
-
-    start = _line(x, y, 0.5 * float(y.min()))
-    bounds = ([-50.0, 0.0, 0.0], [50.0, 10.0, float(y.min())])
-    first = [start[0], min(max(start[1], 0.01), 9.0), 0.5 * float(y.min())]
-    try:
-        found, covariance = optimize.curve_fit(law, x, y, p0=first, bounds=bounds, maxfev=20_000)
-    except RuntimeError as reason:
-        raise DataError(f"the power law did not fit: {reason}", hint="give a floor") from None
-    if not np.isfinite(covariance).all():
-        raise DataError("the floor cannot be told from these points", hint="give a floor")
-    return float(found[0]), float(found[1]), float(found[2]), np.asarray(covariance)
-
-
-@dataclass(frozen=True)
-class Needed:
-    """Images per class for an accuracy; `low`, `high` bound it at 95 %, None: no bound."""
-
-    images_per_class: float
-    low: float | None
-    high: float | None
-    extrapolated: bool
-
-
-def images_for(law: PowerLaw, accuracy: float, draws: int = 2000) -> Needed:
-    """How many images per class the law wants for an accuracy: "how many more labels?".
-
-    The interval comes from parameters drawn from the fit's normal approximation; draws that never
-    reach the accuracy count as infinitely many images.
-
-    Raises:
-        DataError: when the law's floor keeps the accuracy out of reach, or error does not fall.
-    """
-    if not 0 < accuracy < 1:
-        raise DataError(f"accuracy {accuracy} is not a fraction between 0 and 1")
-    wanted = 1 - accuracy - law.floor
-    flat = law.exponent <= 0
-    # more than e^700 images are more than a float can say
-    if wanted <= 0 or flat or math.log(law.scale / wanted) > 700 * law.exponent:
-        why = f"an error that {'does not fall' if flat else 'hardly falls'}"
-        why = "its floor" if wanted <= 0 else why
-        raise DataError(
-            f"accuracy {accuracy:g} is out of reach of the fitted curve: {why}",
-            hint="more images of this kind will not do; change the source or the method",
-        )
-    mean = np.array([math.log(law.scale), law.exponent, law.floor][: len(law.covariance)])
-    rng = generator("images for", accuracy)
-    sample = rng.multivariate_normal(mean, law.covariance, size=draws, method="eigh")
-    floors = sample[:, 2] if sample.shape[1] == 3 else np.full(draws, law.floor)
-    left = 1 - accuracy - floors
-    reachable = (left > 0) & (sample[:, 1] > 0)
-    images = np.full(draws, np.inf)
-    logs = (sample[reachable, 0] - np.log(left[reachable])) / sample[reachable, 1]
-    images[reachable] = np.exp(np.minimum(logs, 700))
-    low, high = np.quantile(images, [0.025, 0.975], method="nearest")
-    value = (law.scale / wanted) ** (1 / law.exponent)
-    outside = not law.smallest <= value <= law.largest
-    return Needed(
-        value,
-        float(low) if np.isfinite(low) else None,
-        float(high) if np.isfinite(high) else None,
-        outside,
-    )
+    log_scale, exponent = map(float, np.linalg.lstsq(design, np.log(y), rcond=None)[0])
+    return PowerLaw(math.exp(log_scale), exponent, float(x.min()), float(x.max()))
 
 
 def repeated_laws(runs: pd.DataFrame) -> pd.DataFrame:
@@ -228,10 +132,10 @@ def images_wanted(laws: pd.DataFrame, accuracy: float) -> pd.DataFrame:
     found = []
     for law in laws.to_dict("records"):
         row: dict[str, Any] = {str(name): value for name, value in law.items()}
-        try:
-            log = math.log(images_for(row["law"], accuracy, draws=2).images_per_class)
-        except (DataError, OverflowError):
+        images = row["law"].images_for(accuracy)
+        if images is None:
             continue
+        log = math.log(images)
         # log n = (intercept - log wanted) / exponent: both are sums of the logarithms of errors.
         slopes = _slope_weights(row["runs"])
         middle = float(np.log([float(run["n_per_class"]) for run in row["runs"]]).mean())

@@ -13,7 +13,6 @@ double alike; intervals are of the latter. A ratio whose denominator is 0 is lef
 from __future__ import annotations
 
 import math
-from collections.abc import Collection
 from dataclasses import dataclass
 from typing import Literal
 
@@ -49,7 +48,7 @@ class Ratios:
 
 
 def with_distance(frame: pd.DataFrame, distances: pd.DataFrame | None) -> pd.DataFrame:
-    """Adds `distance` from a table with column `cosine` and any of `DISTANCE_KEYS`.
+    """Add `distance` from a table with column `cosine` and any of `DISTANCE_KEYS`.
 
     `distance_low` and `distance_high` are added too; missing where the table has no interval.
     Runs whose target and source are not in the table keep a missing distance.
@@ -217,19 +216,3 @@ def _band_row(band: str, points: pd.DataFrame) -> dict[str, object]:
         "unit": mean.unit,
         "note": mean.note,
     }
-
-
-def gains(
-    board: pd.DataFrame,
-    left: pd.Series[bool],
-    right: pd.Series[bool],
-    vary: Collection[str],
-    lr: LrRule = "same",
-) -> Pairs:
-    """Pairs with `gain_points`, the difference of accuracies in percentage points."""
-    found = pair(board, left, right, vary, lr=lr)
-    return Pairs(
-        found.frame.assign(gain_points=100 * found.frame["difference"]),
-        found.unpaired,
-        found.unfinished,
-    )

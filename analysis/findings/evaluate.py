@@ -94,15 +94,6 @@ def _decided(part: Part, decisions: Mapping[str, Decision]) -> Part:
     return part if part.test is None else part.decided(decisions[part.test.hypothesis])
 
 
-def on_runs(evidence: Evidence, claims: Sequence[Claim] = CLAIMS) -> list[Finding]:
-    """Each claim's verdict on a user's runs; `needed` says what is missing where undecided.
-
-    The family that p-values are adjusted for is that of `examine`, whichever claims are asked for.
-    """
-    wanted = {c.id for c in claims}
-    return [f for f in examine(evidence).findings if f.claim in wanted]
-
-
 def table(
     measured: Sequence[Finding] = (), published: Sequence[Finding] | None = None
 ) -> pd.DataFrame:

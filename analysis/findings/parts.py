@@ -218,30 +218,32 @@ def missing(name: str, detail: str, needed: str = "") -> Part:
     return Part(name, UNDECIDED, detail=detail, needed=needed)
 
 
+def without_numbers(detail: str, *names: str) -> OnPublished:
+    """The parts of a claim for which the paper prints no numbers."""
+    return lambda: [missing(name, detail) for name in names]
+
+
 def drawn(figure: str, *names: str) -> OnPublished:
     """The parts of a claim whose published values a figure shows without numbers."""
-    detail = f"{figure} is only drawn, its values are not printed"
-    return lambda: [missing(name, detail) for name in names]
+    return without_numbers(f"{figure} is only drawn, its values are not printed", *names)
 
 
 def ordered(
     name: str,
     rows: Mapping[str, tuple[float, float]],
     strict: bool = True,
-    tolerance: float = 0.0,
     unit: str = "points",
 ) -> Part:
     """Whether the first number of every row is above the second (not below, if not `strict`).
 
     Args:
         rows: label → (left, right), as printed.
-        tolerance: the left may be lower by so much.
 
     The interval is Student's t over three rows or more; they are data sets or networks, not
     repetitions.
     """
     differences = {label: left - right for label, (left, right) in rows.items()}
-    least = 1e-9 if strict else -tolerance - 1e-9
+    least = 1e-9 if strict else -1e-9
     bad = {label: d for label, d in differences.items() if d < least}
     estimate = student(list(differences.values()), unit="published row")
     if len(rows) < 3:
@@ -475,19 +477,17 @@ def equivalent(
     right: pd.Series[bool],
     vary: Collection[str],
     needed: str,
-    margin: float | None = None,
 ) -> list[Part]:
     """Whether two arms differ by less than a margin in points, by two one-sided tests.
 
     It holds where the difference is significantly inside ± margin, and fails where it is
-    significantly outside; the margin is the rules' where none is given.
+    significantly outside; the margin is the rules'.
     """
-    wide = evidence.rules.margin if margin is None else margin
+    margin = evidence.rules.margin
 
     def make(named: str, frame: pd.DataFrame, detail: str) -> Part:
-        return within(
-            named, frame, needed, evidence.rules, -wide, wide, f"{detail}; margin {wide:g} points"
-        )
+        detail = f"{detail}; margin {margin:g} points"
+        return within(named, frame, needed, evidence.rules, -margin, margin, detail)
 
     return parts_of(evidence, name, left, right, vary, needed, make)
 

@@ -1,8 +1,7 @@
-"""Claims of "Effective Domain Knowledge Transfer with Soft Fine-tuning" (2019) as predicates.
+"""Claims of "Effective Domain Knowledge Transfer with Soft Fine-tuning" (2019): SFT-C1 to SFT-C7.
 
-SFT-C1 to SFT-C7 of the papers' claims. Stanford Dogs lies inside ImageNet, so that paper's gain
-there (6.3 points) may come from having seen labelled test images; the published verdicts are read
-from the tables as printed.
+Stanford Dogs lies inside ImageNet, so the paper's gain there (6.3 points) may come from having seen
+labelled test images; the published verdicts are read from the tables as printed.
 """
 
 from __future__ import annotations
@@ -91,13 +90,11 @@ def _c2_published() -> list[Part]:
 @_claim("SFT-C2", "the intermediate stage (α = 0) beats fine-tuning, soft beats it", _c2_published)
 def c2(evidence: Evidence) -> list[Part]:
     b = evidence.board
-    middle = arms.soft(b, intermediate=True)
+    plain, middle = arms.fine_tuned(b), arms.soft(b, intermediate=True)
     needed = "method: {name: soft, schedule: zero} beside method: soft and method: plain"
     stage = ("method_options", "method.schedule", "method.ramp_epochs")
     return [
-        *difference(
-            evidence, "intermediate > fine-tuning", middle, arms.fine_tuned(b), LOSS, needed
-        ),
+        *difference(evidence, "intermediate > fine-tuning", middle, plain, LOSS, needed),
         *difference(evidence, "soft > intermediate", arms.soft(b), middle, stage, needed),
     ]
 
@@ -188,26 +185,15 @@ def c4(evidence: Evidence) -> list[Part]:
     images = arms.soft(b, part="images")
     second = arms.soft(b, targets=2)
     needed = "method: soft that borrows all, 0.1 of categories and 0.1 of images"
+    compare = partial(difference, evidence)
+    name = "a small second target does not help"
+    both = "method: soft with and without a second borrowed data set"
+    vary_two = (*vary, "borrowed_*", "borrow2.*")
+    whole = arms.soft(b)
     return [
-        *difference(
-            evidence,
-            "all source ≥ 10 % of categories",
-            arms.soft(b),
-            some,
-            vary,
-            needed,
-            margin=1.0,
-        ),
-        *difference(evidence, "10 % of categories > 10 % of images", some, images, vary, needed),
-        *difference(
-            evidence,
-            "a small second target does not help",
-            arms.soft(b),
-            second,
-            (*vary, "borrowed_*", "borrow2.*"),
-            "method: soft with and without a second borrowed data set",
-            margin=1.0,
-        ),
+        *compare("all source ≥ 10 % of categories", whole, some, vary, needed, margin=1.0),
+        *compare("10 % of categories > 10 % of images", some, images, vary, needed),
+        *compare(name, whole, second, vary_two, both, margin=1.0),
     ]
 
 
@@ -333,15 +319,8 @@ def c7(evidence: Evidence) -> list[Part]:
     b, name = evidence.board, "soft reaches the threshold in fewer epochs"
     if "epochs_to_threshold" not in b.columns:
         return [missing(name, "the leaderboard has no epochs_to_threshold", _SOFT_RUNS)]
-    return difference(
-        evidence,
-        name,
-        arms.soft(b),
-        arms.fine_tuned(b),
-        LOSS,
-        f"{_SOFT_RUNS}, long enough for both to reach train.threshold",
-        _EPOCHS,
-    )
+    needed = f"{_SOFT_RUNS}, long enough for both to reach train.threshold"
+    return difference(evidence, name, arms.soft(b), arms.fine_tuned(b), LOSS, needed, _EPOCHS)
 
 
 CLAIMS = (c1, c2, c3, c4, c5, c6, c7)

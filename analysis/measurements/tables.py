@@ -291,7 +291,7 @@ def _sensitivities(filters: pd.DataFrame) -> pd.DataFrame | None:
 
 
 def evidence(board: pd.DataFrame, measured: Measurements | None = None) -> Evidence:
-    """The leaderboard and what was measured, as `analysis.findings.evaluate.on_runs` takes them.
+    """The leaderboard and what was measured, as `analysis.findings.evaluate.examine` takes them.
 
     Args:
         board: from `analysis.leaderboard.read.prepare` or `read`.

@@ -20,7 +20,6 @@ from analysis.comparisons.pairing import best_lr, comparisons, pair
 from analysis.comparisons.ratios import (
     band_averages,
     copy_ratios,
-    gains,
     tune_freeze_ratios,
     with_distance,
 )
@@ -679,12 +678,6 @@ def test_ratios_near_chance_are_flagged() -> None:
     ]
     assert tune_freeze_ratios(_board(rows)).frame["near_chance"].tolist() == [True, False]
     assert tune_freeze_ratios(_chu(lambda p, n: 0.5)).frame["near_chance"].isna().all()
-
-
-def test_gains_are_in_points() -> None:
-    board = _board([_row(source="near", top1_accuracy=0.5), _row(source="far", top1_accuracy=0.42)])
-    found = gains(board, board["source"] == "near", board["source"] == "far", SOURCE)
-    assert found.frame["gain_points"].tolist() == pytest.approx([8])
 
 
 def test_distances_must_say_whose_they_are() -> None:
