@@ -322,7 +322,7 @@ _COST_COLUMNS = ("line", "setting", "n_per_class", "seconds", "accuracy", "n", "
 
 
 def _fronts(rows: Sequence[dict[str, Any]]) -> list[dict[str, Any]]:
-    """Marks the rows that no other of their panel is both faster than and as accurate as."""
+    """Mark the rows that no other of their panel is both faster than and as accurate as."""
 
     def beaten(row: Mapping[str, Any]) -> bool:
         return any(

@@ -47,8 +47,9 @@ class PowerLaw:
         """
         if not 0 < accuracy < 1 or self.exponent <= 0:
             return None
-        logarithm = (math.log(self.scale) - math.log(1 - accuracy)) / self.exponent
-        return math.exp(logarithm) if logarithm <= 700 else None
+        ratio = self.scale / (1 - accuracy)
+        flat = math.log(ratio) > 700 * self.exponent
+        return None if flat else float(ratio ** (1 / self.exponent))
 
 
 def fit_power_law(images_per_class: npt.ArrayLike, error: npt.ArrayLike) -> PowerLaw:

@@ -67,7 +67,7 @@ def pair(
     metric: str = "top1_accuracy",
     lr: LrRule = "same",
 ) -> Pairs:
-    """Pairs each left run with the right runs that are equal in every setting not in `vary`.
+    """Pair each left run with the right runs that are equal in every setting not in `vary`.
 
     Args:
         board: from `prepare`.

@@ -48,7 +48,7 @@ class Ratios:
 
 
 def with_distance(frame: pd.DataFrame, distances: pd.DataFrame | None) -> pd.DataFrame:
-    """Adds `distance` from a table with column `cosine` and any of `DISTANCE_KEYS`.
+    """Add `distance` from a table with column `cosine` and any of `DISTANCE_KEYS`.
 
     `distance_low` and `distance_high` are added too; missing where the table has no interval.
     Runs whose target and source are not in the table keep a missing distance.

@@ -1,5 +1,5 @@
 """Claims of "Borrowing Treasures from the Wealthy: Deep Transfer Learning through Selective Joint
-Fine-Tuning" (2017) as predicates: GE-C1 to GE-C5.
+Fine-Tuning" (2017): GE-C1 to GE-C5.
 
 Stanford Dogs lies inside ImageNet, so the gains printed for it may come from labelled test images
 among the borrowed ones.

@@ -1,8 +1,7 @@
-"""Claims of "Effective Domain Knowledge Transfer with Soft Fine-tuning" (2019) as predicates.
+"""Claims of "Effective Domain Knowledge Transfer with Soft Fine-tuning" (2019): SFT-C1 to SFT-C7.
 
-SFT-C1 to SFT-C7 of the papers' claims. Stanford Dogs lies inside ImageNet, so that paper's gain
-there (6.3 points) may come from having seen labelled test images; the published verdicts are read
-from the tables as printed.
+Stanford Dogs lies inside ImageNet, so the paper's gain there (6.3 points) may come from having seen
+labelled test images; the published verdicts are read from the tables as printed.
 """
 
 from __future__ import annotations

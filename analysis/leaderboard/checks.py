@@ -18,7 +18,7 @@ _NUMBERS = ("images_per_class", "lr", "target_classes", "top1_accuracy", "val_to
 
 
 def check(board: pd.DataFrame, place: str | None = None) -> None:
-    """Makes sure that a table is a leaderboard with rows.
+    """Make sure that a table is a leaderboard with rows.
 
     Raises:
         DataError: naming the columns that are absent or hold what they cannot, with the line.

@@ -149,7 +149,7 @@ _VERIFIED = "tar_at_far_"
 
 
 def _at_chance(board: pd.DataFrame) -> int:
-    """Gives diverged runs the accuracies of guessing; how many have no number of classes."""
+    """Give diverged runs the accuracies of guessing; return how many have no number of classes."""
     away = board["status"] == "diverged"
     if not away.any():
         return 0

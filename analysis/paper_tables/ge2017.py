@@ -37,7 +37,12 @@ _TABLE_1 = {
 
 _DOGS = ("stanford-dogs *", "wordnet-shapes bird.n.01")
 _FLOWERS = ("flowers-102 *", "wordnet-shapes reptile.n.01")
-_FULL = {"option_adaptive": "True", "option_bank": "kernels", "option_layers": "1,2"}
+_FULL = {
+    "option_adaptive": "True",
+    "option_bank": "kernels",
+    "option_layers": "1,2",
+    "option_partners": "nearest",
+}
 _COPIED = {"pattern": "T*", "method": "selective", "option_fuse": "False"}
 
 
@@ -46,12 +51,14 @@ def _ablation(table: str) -> dict[str, Arm]:
     return {
         "Training from scratch using target domain only": arm(table, method="plain", pattern="R*"),
         "Selective joint training from scratch": arm(table, method="selective", pattern="R*"),
-        "Fine-tuning w/o source domain": arm(table, method="plain", pattern="T*"),
+        "Fine-tuning w/o source domain": arm(
+            table, method="plain", pattern="T*", batch_size=("10", "16")
+        ),
         "Joint fine-tuning with all source samples": arm(
             table, method="joint", borrowed=_ALL_IMAGENET
         ),
         "Selective joint FT with random source samples": arm(
-            table, method="joint", borrowed="*random images*"
+            table, **_COPIED, option_partners="random"
         ),
         "Selective joint FT w/o iterative NN retrieval": arm(
             table, **_COPIED, **_FULL | {"option_adaptive": "False"}

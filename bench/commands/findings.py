@@ -375,5 +375,5 @@ def _short(text: str, most: int = 200) -> str:
 
 
 def register(app: typer.Typer) -> None:
-    """Adds the command to the application."""
+    """Add the command to the application."""
     app.command()(findings)

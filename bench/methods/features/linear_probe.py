@@ -85,16 +85,8 @@ def fit(
     validation: Sequence[NDArray[np.float32] | None] = [None] * len(tried)
     if task.validation is not None and held:
         validation = _scores(extract.blocks(task.validation), tried)
-    history: list[Row] = [
-        {
-            "epoch": number,
-            "lr": None,
-            **_measured("train", task.train, own),
-            **_measured("val", task.validation, others),
-            "c": c,
-        }
-        for number, (c, own, others) in enumerate(zip(choices, scores, validation, strict=True))
-    ]
+    rows = zip(choices, scores, validation, strict=True)
+    history = [_row(number, c, task, *both) for number, (c, *both) in enumerate(rows)]
     notes = [_stopped(f"C = {c:g}", one, options) for c, one in zip(choices, tried, strict=True)]
     best = max(range(len(tried)), key=lambda i: (history[i]["val_top1_accuracy"] or 0.0, -i))
     linear, again = tried[best], None
@@ -174,6 +166,23 @@ def _scores(
     """(N, C) of each classifier, in one pass over the features."""
     parts = [[linear.scores(np.asarray(block)) for linear in tried] for block in blocks]
     return [np.concatenate(of_one) for of_one in zip(*parts, strict=True)]
+
+
+def _row(
+    number: int,
+    c: float,
+    task: FeatureTask,
+    own: NDArray[np.float32],
+    held: NDArray[np.float32] | None,
+) -> Row:
+    """One C's line of the history, from the scores of training and validation images."""
+    return {
+        "epoch": number,
+        "lr": None,
+        **_measured("train", task.train, own),
+        **_measured("val", task.validation, held),
+        "c": c,
+    }
 
 
 def _measured(split: str, data: Domain | None, scores: NDArray[np.float32] | None) -> Row:
