@@ -202,7 +202,7 @@ def _c4_published() -> list[Part]:
 
 
 _SCENES = ("places-205 all", "vehicle.n.01")
-"""What Table 5's runs borrow as scenes, in full and in the rehearsal; ImageNet stands for objects."""
+"""What Table 5's runs borrow as scenes, in full and in the rehearsal; the rest are objects."""
 
 
 @_claim(

@@ -86,7 +86,7 @@ def fit(
     if task.validation is not None and held:
         validation = _scores(extract.blocks(task.validation), tried)
     rows = zip(choices, scores, validation, strict=True)
-    history = [_row(number, c, task, *both) for number, (c, *both) in enumerate(rows)]
+    history = [_row(number, c, task, own, other) for number, (c, own, other) in enumerate(rows)]
     notes = [_stopped(f"C = {c:g}", one, options) for c, one in zip(choices, tried, strict=True)]
     best = max(range(len(tried)), key=lambda i: (history[i]["val_top1_accuracy"] or 0.0, -i))
     linear, again = tried[best], None
