@@ -50,7 +50,7 @@ class PaperGrid:
 
 GRIDS: Mapping[str, PaperGrid] = {
     "soft-fine-tuning": PaperGrid("soft-ft-2019", "SFT", sft2019.TABLES),
-    "selective-joint": PaperGrid("ge-yu-2017", "GE", ge2017.TABLES),
+    "selective-joint": PaperGrid("ge-yu-2017", "GE", ge2017.TABLES, ge2017.FIGURES),
     "multifaceted": PaperGrid("li-2019", "LI", li2019.TABLES, li2019.FIGURES),
     "best-practices": PaperGrid("chu-2016", "CHU", chu2016.TABLES, chu2016.FIGURES),
 }

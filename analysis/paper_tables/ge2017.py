@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from analysis.paper_tables.cells import Arm, Cell, Difference, PaperTable, arm
+from analysis.paper_tables.cells import Arm, Cell, Difference, Drawn, PaperTable, arm
 
 _MEAN = "mean_class_accuracy"
 _ALL_IMAGENET = ("imagenet all", "imagenet all, without overlap", "parent", "parent, without*")
@@ -189,3 +189,16 @@ TABLES = (
     ),
 )
 """In the paper's order."""
+
+FIGURES = (
+    Drawn(
+        "§4.2",
+        "number of neighbours K0",
+        "k0",
+        ("option_k0",),
+        ("method",),
+        {"selective": "selective joint fine-tuning"},
+        {"data": _DOGS[:1], "model": ("resnet152",)},
+    ),
+)
+"""What the text says of K0 without a number (GE-C5)."""
