@@ -47,7 +47,7 @@ def test_a_source_at_chance_marks_its_children_and_they_are_left_out(
     run = CliRunner().invoke(app, ["grid", "grid.yaml", "--workers", "1"])
     assert run.exit_code == 0, run.output
     assert "never left chance, or start from one that did not" in run.output
-    board = read(Path("results/grid.csv"))
+    board = read(tmp_path / "results" / "grid.csv")
     by_role = board.set_index(["role", "source"])["not_converged"].fillna("").to_dict()
     assert by_role == {
         ("source", "none"): "run",
@@ -57,7 +57,9 @@ def test_a_source_at_chance_marks_its_children_and_they_are_left_out(
     assert (board.loc[board["not_converged"].notna(), "status"] == NOT_CONVERGED).all()
     assert finished(board).sum() == 1
     assert finished(with_not_converged(board)).sum() == 3
-    shown = CliRunner().invoke(app, ["findings", "results/grid.csv"]).output
+    shown = CliRunner().invoke(app, ["findings", str(tmp_path / "results" / "grid.csv")]).output
     assert "2 runs never left chance in training, or start from one that did not" in shown
-    counted = CliRunner().invoke(app, ["findings", "results/grid.csv", "--with-not-converged"])
+    counted = CliRunner().invoke(
+        app, ["findings", str(tmp_path / "results" / "grid.csv"), "--with-not-converged"]
+    )
     assert "never left chance" not in counted.output

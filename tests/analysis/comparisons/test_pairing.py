@@ -325,7 +325,7 @@ def test_what_two_methods_share_is_held_and_recipes_are_not_pooled() -> None:
         (0.60, run(near, **_borrowing("selective", near))),
         (0.50, run(near, **_borrowing("joint", near))),
         (0.30, run(near, **_borrowing("joint", near, batch_norm="separate"))),
-        (0.65, run(near, **_borrowing("selective", near, restart=False))),
+        (0.65, run(near, **_borrowing("selective", near, rounds=2))),
     ]
     table = board(*cells)
     found = pair(table, arms.selective(table), arms.joint(table), LOSS).frame
