@@ -216,6 +216,7 @@ def _pretrained(name: str, image_size: int) -> nn.Module:
     from bench.grid.extractions import extraction_pattern
     from bench.models import layers, weights
     from bench.models.depths import depth_of
+    from bench.models.inputs import attach, published_statistics
     from bench.specs.pattern import LayerPattern
     from bench.specs.run import FromTimm
 
@@ -224,6 +225,7 @@ def _pretrained(name: str, image_size: int) -> nn.Module:
     pattern = LayerPattern.parse(extraction_pattern(init, depth_of(plain)))
     model = _random(plain, image_size)
     layers.apply_pattern(model, pattern, weights.load_state(init, plain, image_size=image_size))
+    attach(model, published_statistics(plain, init.tag))
     return model
 
 

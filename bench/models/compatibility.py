@@ -38,7 +38,7 @@ def trial_of(spec: RunSpec, classes: int, images: int = 0) -> Trial | None:
     weights = None
     if isinstance(spec.init, FromFile):
         weights = {"pattern": spec.pattern, **spec.init.model_dump()}
-    alone = _one_at_a_time(spec, images)
+    alone = _one_at_a_time(spec, max(images, (spec.train.expand_to or 0) * classes))
     if weights is None and spec.model.name in SMALLEST and not alone:
         return None
     free = weights is None or spec.layers.kind(spec.layers.depth) == "R"
@@ -56,7 +56,6 @@ def _one_at_a_time(spec: RunSpec, images: int) -> bool:
     train = spec.train
     if not images or spec.borrow or spec.layers.layers("F"):
         return False
-    images = max(images, train.expand_to or 0)
     steps = math.ceil(images / (train.batch_size * train.accumulate))
     share = images // steps
     return share // max(1, min(train.accumulate, share // 2)) == 1

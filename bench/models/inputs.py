@@ -45,14 +45,22 @@ def statistics_of(spec: RunSpec) -> InputStatistics:
     init = spec.init
     if isinstance(init, FromRun):
         return statistics_of(init.run)
-    register_networks()
-    if isinstance(init, FromTimm) and init.tag is not None:
-        return _configured(timm.get_pretrained_cfg(f"{spec.model.name}.{init.tag}").to_dict())
     if isinstance(init, FromFile) and init.mean is not None and init.std is not None:
         return InputStatistics(init.mean, init.std)
     if init.kind == "scratch" and spec.model.filler == "li2019":
         return CAFFE
-    config = timm.get_pretrained_cfg(spec.model.name, allow_unregistered=True)
+    return published_statistics(spec.model.name, init.tag if isinstance(init, FromTimm) else None)
+
+
+def published_statistics(model: str, tag: str | None = None) -> InputStatistics:
+    """The statistics of timm's weights `tag` of a network; of its default ones where it is None.
+
+    >>> published_statistics("vit_base_patch16_clip_224", "openai").mean
+    (0.48145466, 0.4578275, 0.40821073)
+    """
+    register_networks()
+    name = model if tag is None else f"{model}.{tag}"
+    config = timm.get_pretrained_cfg(name, allow_unregistered=True)
     return _configured({} if config is None else config.to_dict())
 
 

@@ -101,7 +101,12 @@ COLUMNS = (
     Column("genuine_pairs", "pairs of images of one identity that were verified", "metric"),
     Column("impostor_pairs", "pairs of images of two identities that were verified", "metric"),
     Column("val_top1_accuracy", "top-1 on validation images at the epoch kept", "metric", "higher"),
-    Column("train_loss", "mean training loss of the last epoch, nats", "metric", "lower"),
+    Column(
+        "train_loss",
+        "mean loss on the target's training images in the last epoch, nats",
+        "metric",
+        "lower",
+    ),
     Column("best_epoch", "epoch whose weights were kept, from 1", "metric"),
     Column("epochs_run", "epochs that were run", "metric"),
     Column(

@@ -32,6 +32,20 @@ from bench.specs.pattern import LayerPattern
 BatchNormMode = Literal["joint", "separate", "frozen"]
 """One pass over all domains; a pass for each; one with the statistics as they are."""
 
+Augment = Literal[
+    "none",
+    "flip",
+    "crop",
+    "crop_flip",
+    "crop_color",
+    "crop_flip_color",
+    "scale",
+    "scale_flip",
+    "scale_color",
+    "scale_flip_color",
+]
+"""What is done to each training image; see `bench.data.transforms.augment`."""
+
 SCHEMA = 1
 """Raise it when the meaning of a field changes, so that old records are not taken for new ones."""
 
@@ -151,18 +165,7 @@ class TrainSpec(Frozen):
     label_smoothing: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.0
     precision: Literal["float32", "bfloat16"] = "float32"
     channels_last: Bool = True
-    augment: Literal[
-        "none",
-        "flip",
-        "crop",
-        "crop_flip",
-        "crop_color",
-        "crop_flip_color",
-        "scale",
-        "scale_flip",
-        "scale_color",
-        "scale_flip_color",
-    ] = "crop_flip"
+    augment: Augment = "crop_flip"
     crop_pad: NonNegative = 4
     expand_to: Count | None = None
     equal_steps: Bool = False

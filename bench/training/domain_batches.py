@@ -17,7 +17,8 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.core.errors import BenchError
-from bench.data.transforms.augment import FLIP, Augment, augment, central, normalise
+from bench.data.transforms.augment import FLIP, augment, central, normalise
+from bench.specs.run import Augment
 from bench.training.activations import Activations, Room, in_memory
 from bench.training.domain import Domain
 

@@ -1,4 +1,4 @@
-"""The harness of hostile inputs; `python -m tests.hostile` runs all of them, in about ten minutes."""
+"""The harness of hostile inputs; `python -m tests.hostile` runs all of them, in some fifteen minutes."""
 
 from __future__ import annotations
 

@@ -14,9 +14,11 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
+from bench.commands._selections import _pretrained
 from bench.grid.errors import CellError
 from bench.grid.weights import WeightsReader
 from bench.methods.retrieval.filter_banks import KernelBank
+from bench.models import weights
 from bench.models.inputs import CAFFE, InputStatistics, attach, attached, statistics_of
 from bench.models.layers import create, register_networks
 from bench.specs.data import DataSpec
@@ -134,6 +136,16 @@ def test_a_file_states_its_numbers_or_has_them_beside_it(tmp_path: Path) -> None
     (tmp_path / "config.json").write_text("[" * 5000)
     with pytest.raises(CellError, match=r"config.json lies beside the weights"):
         read({"file": str(path)}, model)
+
+
+def test_a_command_takes_images_as_the_tag_that_it_names(monkeypatch: pytest.MonkeyPatch) -> None:
+    """`bench distance --network timm:NAME.TAG`; the weights need a network connection."""
+    name, tag = "vit_small_patch16_224", "dino"
+    assert timm.get_pretrained_cfg(name).mean != timm.get_pretrained_cfg(f"{name}.{tag}").mean
+    state = create(ModelSpec(name=name), 1, seed=1, image_size=224).state_dict()
+    monkeypatch.setattr(weights, "load_state", lambda *args, **more: state)
+    model = _pretrained(f"{name}.{tag}", 224)
+    assert attached(model).mean == tuple(timm.get_pretrained_cfg(f"{name}.{tag}").mean)
 
 
 def test_a_bank_describes_images_as_its_own_network_takes_them() -> None:

@@ -7,26 +7,12 @@ batches, and are a function of (order seed, epoch, domain) alone, so a resumed e
 
 from __future__ import annotations
 
-from typing import Literal
-
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from bench.core.seeding import seed_from
-
-Augment = Literal[
-    "none",
-    "flip",
-    "crop",
-    "crop_flip",
-    "crop_color",
-    "crop_flip_color",
-    "scale",
-    "scale_flip",
-    "scale_color",
-    "scale_flip_color",
-]
+from bench.specs.run import Augment
 
 COLOR_STRENGTH = 0.4
 """Brightness, contrast and saturation are each scaled by a factor from 1 - 0.4 to 1 + 0.4."""
