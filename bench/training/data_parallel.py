@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import contextlib
 import datetime
+import gc
 import os
 import socket
 from collections.abc import Callable, Iterator, Mapping, Sequence
@@ -217,6 +218,9 @@ def joined(rank: int, size: int, device: torch.device, meeting_point: Path) -> I
     try:
         yield Team(rank, size, device)
     finally:
+        # Networks that were trained lie in circles of references and hold the group: a thread of
+        # gloo that outlives it ends the process with SIGABRT at the interpreter's exit.
+        gc.collect()
         dist.destroy_process_group()
 
 
