@@ -51,7 +51,9 @@ def ratio_chart(
     label: str = "ratio of accuracies",
     title: str = "",
 ) -> Axes:
-    """CHU Figs. 1 and 2: a point per pair, and the average of each band with its interval.
+    """CHU Figs. 1 and 2: a point per pair, and the average of each band.
+
+    Dashed beside the average stands the geometric mean, with its interval.
 
     Args:
         points: of `analysis.comparisons.ratio_tables.point_table`.
@@ -78,6 +80,8 @@ def ratio_chart(
     for row in bands[bands["ratio"].notna()].to_dict("records"):
         ends = [row["start"], row["end"]]
         ax.plot(ends, [row["ratio"]] * 2, color=INK, linewidth=2.2, zorder=3)
+        mean = [row["geometric_mean"]] * 2
+        ax.plot(ends, mean, color=INK, linewidth=1.1, linestyle=(0, (3, 2)), zorder=3)
         if row["low"] is not None and row["low"] == row["low"]:
             ax.fill_between(ends, row["low"], row["high"], color=INK, alpha=0.13, linewidth=0)
     ax.set_yscale("log")
