@@ -176,6 +176,44 @@ def curves(
     return finish(ax)
 
 
+def epoch_curves(
+    table: pd.DataFrame,
+    ax: Axes,
+    label: str,
+    scale: float = 100.0,
+    styles: Mapping[str, Look] | None = None,
+) -> Axes:
+    """A line over epochs for each condition: thick the mean of its runs, thin each run.
+
+    Args:
+        table: of `analysis.comparisons.epochs.over_epochs`.
+        label: of the vertical axis.
+        scale: what values are multiplied with, 100 for shares in percent.
+        styles: looks by line, to be the same in several panels.
+    """
+    require(table, "curves over epochs", ("line", "run_id", "x", "y"))
+    styles = styles or line_looks(table)
+    for line in dict.fromkeys(table["line"]):
+        look, rows = styles[line], table[table["line"] == line]
+        single = rows[rows["run_id"] != ""]
+        for _, run in single.groupby("run_id", sort=True):
+            ax.plot(run["x"], run["y"] * scale, color=look.colour, linewidth=0.6, alpha=0.35)
+        mean = rows[rows["run_id"] == ""]
+        every = max(len(mean) // 8, 1)
+        ax.plot(
+            mean["x"],
+            mean["y"] * scale,
+            color=look.colour,
+            linestyle=look.dash,
+            marker=look.marker,
+            markevery=every,
+            label=str(line),
+        )
+    ax.set_xlabel("epochs")
+    ax.set_ylabel(label)
+    return finish(ax)
+
+
 def _aside(ax: Axes, points: float) -> Transform:
     """The data's place moved sideways by so many points, so that intervals stand side by side."""
     figure = ax.get_figure(root=True)

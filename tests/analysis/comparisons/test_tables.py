@@ -198,10 +198,20 @@ def test_trend_lines_are_averages_of_the_points_drawn() -> None:
     points = {"a": (1.8, 1.2, 1.0), "b": (0.9, 0.8), "c": (1.5,)}
     rows = [
         {
-            **{"status": "done", "role": "finetune", "source": "near", "method": "plain"},
-            **{"dataset": "d", "target": task, "class_draw": 0, "model": "net"},
+            "status": "done",
+            "role": "finetune",
+            "source": "near",
+            "method": "plain",
+            "dataset": "d",
+            "target": task,
+            "class_draw": 0,
+            "model": "net",
             "images_per_class": 2 + place,
-            **{"pattern": pattern, "lr": 0.01, "seed_draw": 0, "seed_init": 0, "seed_order": 0},
+            "pattern": pattern,
+            "lr": 0.01,
+            "seed_draw": 0,
+            "seed_init": 0,
+            "seed_order": 0,
             "top1_accuracy": 0.4 * (ratio if pattern[0] == "T" else 1.0),
         }
         for task, ratios in points.items()
