@@ -22,6 +22,7 @@ from bench.specs.data import (
     Borrowed,
     Count,
     DataSpec,
+    Fraction,
     Frozen,
     NonNegative,
     Positive,
@@ -45,6 +46,9 @@ Augment = Literal[
     "scale_flip_color",
 ]
 """What is done to each training image; see `bench.data.transforms.augment`."""
+
+Policy = Literal["none", "randaugment", "trivialaugment"]
+"""Random operations on each training image; see `bench.data.transforms.policies`."""
 
 SCHEMA = 1
 """Raise it when the meaning of a field changes, so that old records are not taken for new ones."""
@@ -141,6 +145,17 @@ class TrainSpec(Frozen):
         l2_sp: alpha of L2-SP (Li, Grandvalet, Davoine 2018): copied parameters w are drawn to where
             they started by `alpha / 2 * |w - w0|²` in place of their weight decay; random layers
             keep theirs. None is off.
+        scale_least_area, scale_most_aspect: where `augment` scales, its parts have at least this
+            share of the image's area, and sides of at most this ratio either way.
+        scale_antialias: and are filtered when they are made smaller.
+        policy: RandAugment (Cubuk et al. 2020) or TrivialAugment Wide (Müller, Hutter 2021), as in
+            torchvision, after crops, mirroring and colours; `policy_ops` operations in a row, each
+            of `policy_magnitude` of 30, are RandAugment's.
+        random_erasing: probability that a rectangle of an image becomes its mean colour (Zhong et
+            al. 2020; timm's areas and ratios).
+        mixup, cutmix: alpha of the Beta distribution from which a step draws the share of two
+            images and their labels in the target's batch (Zhang et al. 2018, Yun et al. 2019); with
+            both a step does one of them, at even chances. 0 is off.
         refit: once the epoch is chosen, train again on training and validation images together:
             from the same initial weights, with the same seeds and the same schedule, planned for
             all `epochs` and ended after as many as were chosen. The second network is the result.
@@ -182,6 +197,29 @@ class TrainSpec(Frozen):
     refit: Annotated[Bool, ADDED] = False
     step_iterations: Annotated[Count | None, ADDED] = None
     restart_every: Annotated[Count | None, ADDED] = None
+    scale_least_area: Annotated[Fraction, ADDED] = 0.08
+    scale_most_aspect: Annotated[float, Strict(), Field(ge=1, allow_inf_nan=False), ADDED] = 4 / 3
+    scale_antialias: Annotated[Bool, ADDED] = False
+    policy: Annotated[Policy, ADDED] = "none"
+    policy_ops: Annotated[Count, ADDED] = 2
+    policy_magnitude: Annotated[int, Strict(), Field(ge=0, le=30), ADDED] = 9
+    random_erasing: Annotated[_Share, ADDED] = 0.0
+    mixup: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False), ADDED] = 0.0
+    cutmix: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False), ADDED] = 0.0
+
+    @model_validator(mode="after")
+    def _options_of_augmentations_have_them(self) -> TrainSpec:
+        for prefix, owner, has, way in (
+            ("scale_", "augment", "scale" in self.augment, "augment: scale_flip"),
+            ("policy_", "policy", self.policy == "randaugment", "policy: randaugment"),
+        ):
+            for name in sorted(self.changed_fields()):
+                if name.startswith(prefix) and not has:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)}, but {owner} is {getattr(self, owner)}: "
+                        f"set {way}, or leave {name} out"
+                    )
+        return self
 
     @model_validator(mode="after")
     def _schedule_is_one(self) -> TrainSpec:

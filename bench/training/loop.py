@@ -14,19 +14,19 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
 from torch import Tensor
 
 from bench.core.errors import BenchError
 from bench.core.seeding import seed_from
+from bench.data.transforms.mixing import Mix, draw_mix
 from bench.training import checkpoints as checkpoint
 from bench.training import evaluation as evaluate
 from bench.training import optimizers as optim
 from bench.training.data_parallel import whole_batch_norm
 from bench.training.domain import images_in, mean_weight
-from bench.training.domain_batches import Feed, FeedOptions
+from bench.training.domain_batches import Feed, FeedOptions, further_noise
 from bench.training.job import EpochReport, Interrupted, Outcome, Row, TrainingJob
 from bench.training.process import peak_memory_bytes
 from bench.training.steps import Forward, Stepper, Sums, noise_of
@@ -100,8 +100,10 @@ class _Training:
     def _prepare_feeds(self) -> None:
         job, recipe = self.job, self.job.train
         plain = FeedOptions(job.device, recipe.channels_last, recipe.precision)
-        noisy = replace(plain, augment=recipe.augment, crop_pad=recipe.crop_pad)
-        self.feeds = [Feed(domain, noisy, job.prefix) for domain in job.method.domains]
+        self.feeds = [
+            Feed(domain, plain.augmented(recipe, mixes=number == job.method.target), job.prefix)
+            for number, domain in enumerate(job.method.domains)
+        ]
         self.validation = (
             Feed(job.validation, plain, job.prefix)
             if job.validation is not None and job.validation.size
@@ -152,7 +154,8 @@ class _Training:
         self.steps_in_epoch = len(steps)
         borrowed = [d for d in range(len(job.method.domains)) if d != job.method.target]
         self.weights = {domain: mean_weight(steps, domain) for domain in borrowed}
-        noise = noise_of(steps, job.order_seed, self.epoch, job.device)
+        extra = further_noise(job.train)
+        noise = noise_of(steps, job.order_seed, self.epoch, job.device, extra)
         self.model.train()
         job.set_modes()
         self._seed_dropout()
@@ -161,7 +164,7 @@ class _Training:
             count = images_in(steps[number : number + 1])
             factor = self._lr_factor(number)
             optim.set_lr_factor(self.optimizer, factor)
-            loss = self.stepper.take(steps[number], noise[number], self.sums)
+            loss = self.stepper.take(steps[number], noise[number], self.sums, self._mix(number))
             self.first_loss = loss if self.first_loss is None else self.first_loss
             shown, self.step = shown + count, number + 1
             self.steps_done, self.images_seen = self.steps_done + 1, self.images_seen + count
@@ -172,6 +175,11 @@ class _Training:
         diverged = self._diverged()  # waits for the GPU, so it stands before the clock
         self.images_per_s = shown / max(time.monotonic() - begun, 1e-9)
         return diverged
+
+    def _mix(self, step: int) -> Mix | None:
+        target = self.job.method.domains[self.job.method.target]
+        side = target.crop or target.images.shape[2]
+        return draw_mix(self.job.train, side, self.job.order_seed, self.epoch, step)
 
     def _lr_factor(self, step: int) -> float:
         return optim.lr_factor(self.job.train, self.epoch, step, self.steps_in_epoch)
