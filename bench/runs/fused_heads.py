@@ -35,7 +35,7 @@ from bench.training.process import peak_memory_bytes
 MOST_HEADS = 64
 """Classifiers of one fused group; more gain nothing, and one failure costs them all."""
 
-_FUSED = {"step_iterations", "restart_every"}
+_FUSED = {"step_iterations", "restart_every", "sampling"}
 """Of the options of training that came later, those that classifiers trained together may have."""
 
 Keyed = tuple[str, RunSpec]

@@ -50,6 +50,38 @@ Augment = Literal[
 Policy = Literal["none", "randaugment", "trivialaugment"]
 """Random operations on each training image; see `bench.data.transforms.policies`."""
 
+Optimizer = Literal[
+    "sgd",
+    "adamw",
+    "adabelief",
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamp",
+    "adan",
+    "adopt",
+    "cadamw",
+    "clion",
+    "lamb",
+    "laprop",
+    "lars",
+    "lion",
+    "madgrad",
+    "mars",
+    "nadam",
+    "nadamw",
+    "novograd",
+    "radam",
+    "radamw",
+    "rmsprop",
+    "rmsproptf",
+    "sgdp",
+    "sgdw",
+]
+"""torch's SGD and AdamW, and others by the names of timm's factory."""
+
 SCHEMA = 1
 """Raise it when the meaning of a field changes, so that old records are not taken for new ones."""
 
@@ -122,6 +154,8 @@ class TrainSpec(Frozen):
     """Optimiser, schedule, budget, augmentation and model selection.
 
     Attributes:
+        optimizer: `momentum` is for those that have one, `nesterov` for sgd; all else is as timm
+            has it.
         lr: learning rate of random layers, per step of `batch_size * accumulate` images.
         copied_lr_factor: learning-rate factor of copied and tuned layers (CHU: 0.2, LI: 1).
         bias_lr_mult, bias_weight_decay: Caffe's convention is 2 and false.
@@ -156,13 +190,24 @@ class TrainSpec(Frozen):
         mixup, cutmix: alpha of the Beta distribution from which a step draws the share of two
             images and their labels in the target's batch (Zhang et al. 2018, Yun et al. 2019); with
             both a step does one of them, at even chances. 0 is off.
+        clip_norm: most that the gradient of all parameters together may be long in a step; None is
+            off.
+        drop_path: chance that a sample skips the network's last residual block in training, less
+            before it in equal steps (Huang et al. 2016; timm's `drop_path_rate`); 0 is off.
+        ema: the weights that are validated and kept are the average of those after each step, in
+            which an older one counts `ema` times the next (timm's ModelEmaV3, buffers too); None
+            keeps the weights themselves.
+        class_weights: `balanced` multiplies an image's loss by images / (classes * images of its
+            class), of the target as it is trained on.
+        sampling: `balanced` shows each class of the target equally often, and each image of a
+            class; an epoch has as many images as before.
         refit: once the epoch is chosen, train again on training and validation images together:
             from the same initial weights, with the same seeds and the same schedule, planned for
             all `epochs` and ended after as many as were chosen. The second network is the result.
             For a classifier on fixed features the same is done with the chosen C.
     """
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     lr: Positive = 0.01
     copied_lr_factor: Positive = 1.0
     momentum: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.9
@@ -206,6 +251,11 @@ class TrainSpec(Frozen):
     random_erasing: Annotated[_Share, ADDED] = 0.0
     mixup: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False), ADDED] = 0.0
     cutmix: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False), ADDED] = 0.0
+    clip_norm: Annotated[Positive | None, ADDED] = None
+    drop_path: Annotated[float, Strict(), Field(ge=0, lt=1), ADDED] = 0.0
+    ema: Annotated[Annotated[float, Strict(), Field(ge=0, lt=1)] | None, ADDED] = None
+    class_weights: Annotated[Literal["none", "balanced"], ADDED] = "none"
+    sampling: Annotated[Literal["natural", "balanced"], ADDED] = "natural"
 
     @model_validator(mode="after")
     def _options_of_augmentations_have_them(self) -> TrainSpec:

@@ -16,6 +16,7 @@ import time
 from collections.abc import Mapping
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from bench.core.errors import BenchError
@@ -81,6 +82,9 @@ class _Training:
             job.model.to(memory_format=torch.channels_last)
         self.model = job.model.to(job.device)
         self.optimizer = optim.build(job.groups, job.train)
+        self.average = (
+            None if job.train.ema is None else ModelEmaV3(self.model, decay=job.train.ema)
+        )
         self.epochs = job.train.epochs if job.stop_after is None else job.stop_after
         self.epoch, self.step, self.steps_in_epoch = 0, 0, 1
         self.weights: dict[int, float] = {}
@@ -130,7 +134,7 @@ class _Training:
         self.notes += self.job.team.begin(self.epoch, self.step, self.steps_done)
         while self.epoch < self.epochs:
             if self.epoch in self.job.keep_before and self.epoch not in self.kept:
-                self.kept[self.epoch] = _copy(self.model.state_dict())
+                self.kept[self.epoch] = _copy(self._judged())
             diverged = self._train_epoch()
             if self._finish_epoch(diverged):
                 return self._outcome(self.epoch)
@@ -165,6 +169,8 @@ class _Training:
             factor = self._lr_factor(number)
             optim.set_lr_factor(self.optimizer, factor)
             loss = self.stepper.take(steps[number], noise[number], self.sums, self._mix(number))
+            if self.average is not None:
+                self.average.update(self.model)
             self.first_loss = loss if self.first_loss is None else self.first_loss
             shown, self.step = shown + count, number + 1
             self.steps_done, self.images_seen = self.steps_done + 1, self.images_seen + count
@@ -233,7 +239,7 @@ class _Training:
         if val_loss is not None and val_top1 is not None and recipe.select == "best_val":
             score = (val_top1, -val_loss, -self.epoch)
             if self.best_score is None or score > self.best_score:
-                self.best_score, self.best = score, _copy(self.model.state_dict())
+                self.best_score, self.best = score, _copy(self._judged())
         shown = math.nan if train_loss is None else train_loss
         self.job.on_epoch(EpochReport(self.epoch, self.epochs, shown, val_top1, self.images_per_s))
         return False
@@ -250,8 +256,17 @@ class _Training:
     def _predict(self, domain: int) -> evaluate.Logits:
         return self._logits(self.feeds[domain], domain)
 
+    def _judged(self) -> dict[str, Tensor]:
+        """The weights that are validated and kept."""
+        return (self.model if self.average is None else self.average.module).state_dict()
+
     def _validate(self, feed: Feed) -> tuple[float, float]:
+        own = None if self.average is None else _copy(self.model.state_dict())
+        if own is not None:
+            self.model.load_state_dict(self._judged())
         logits, labels = self._logits(feed, self.job.method.target), feed.domain.labels
+        if own is not None:
+            self.model.load_state_dict(own)
         return evaluate.cross_entropy(logits, labels), evaluate.top1_accuracy(logits, labels)
 
     # --- stopping and resuming ---------------------------------------------------------------
@@ -282,6 +297,7 @@ class _Training:
             "model": self.model.state_dict(),
             "optimizer": optim.state(self.optimizer),
             "best": self.best,
+            "average": {} if self.average is None else self.average.module.state_dict(),
             "method": self.job.method.state(),
             "sums": self.sums.tensors(),
             "first": {} if self.first_loss is None else {"loss": self.first_loss},
@@ -331,6 +347,8 @@ class _Training:
         meta = found.meta
         self.model.load_state_dict(found.part("model"))
         optim.load_state(self.optimizer, found.part("optimizer"))
+        if self.average is not None:
+            self.average.module.load_state_dict(found.part("average"))
         self.best, self.rng = found.part("best"), self.job.team.own_states(found.part("rng"))
         self.kept = {epoch: found.part(f"kept{epoch}") for epoch in meta["kept"]}
         self.job.method.restore(found.part("method"))
@@ -351,7 +369,7 @@ class _Training:
     def _outcome(self, diverged_epoch: int | None) -> Outcome:
         best_epoch = None if self.best_score is None else -self.best_score[2]
         if self.job.train.select == "last" and diverged_epoch is None:
-            self.best, best_epoch = _copy(self.model.state_dict()), self.epoch - 1
+            self.best, best_epoch = _copy(self._judged()), self.epoch - 1
         if self.best:
             self.model.load_state_dict(self.best)
         return Outcome(

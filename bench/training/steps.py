@@ -10,14 +10,14 @@ from dataclasses import dataclass, fields, replace
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bench.data.transforms.augment import draw_noise
 from bench.data.transforms.mixing import Mix
 from bench.specs.run import TrainSpec
 from bench.training.data_parallel import Replica
-from bench.training.domain import Step
+from bench.training.domain import Domain, Step
 from bench.training.domain_batches import Feed, Partner, autocast
 from bench.training.optimizers import Anchors
 
@@ -126,6 +126,24 @@ def noise_of(
     return noise
 
 
+def class_weights(domain: Domain, train: TrainSpec) -> Tensor | None:
+    """What the loss of a class's images is multiplied by: float32 (C,), of absent classes 0.
+
+    The mean over the images is 1. None where the recipe has no weights.
+
+    >>> toy = Domain("toy", np.zeros((4, 2, 2, 3), np.uint8), np.array([0, 0, 0, 1]), 2)
+    >>> class_weights(toy, TrainSpec(class_weights="balanced")).tolist()
+    [0.6666666865348816, 2.0]
+    """
+    if train.class_weights == "none":
+        return None
+    counts = np.bincount(domain.labels, minlength=domain.num_classes)
+    present = counts > 0
+    weights = np.zeros(len(counts))
+    weights[present] = domain.size / (present.sum() * counts[present])
+    return torch.from_numpy(weights).float()
+
+
 def smallest_pass(images: int, accumulate: int) -> tuple[int, int]:
     """Forward passes of a step of so many images, and the fewest images that one of them has.
 
@@ -189,6 +207,9 @@ class Stepper:
         self.forward, self.optimizer, self.feeds = forward, optimizer, feeds
         self.target, self.train = target, train
         self.anchors = Anchors(optimizer)
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        weights = class_weights(feeds[target].domain, train)
+        self.class_weights = None if weights is None else weights.to(feeds[0].options.device)
         self.device = feeds[0].options.device
         self.replica = forward if isinstance(forward, Replica) else None
 
@@ -229,6 +250,8 @@ class Stepper:
         if self.replica is not None:
             loss, losses, correct = self.replica.team.totals(loss, losses, correct)
         self.anchors.pull()
+        if self.train.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
         self.optimizer.step()
         images = [0] * len(self.feeds)
         for part in step:
@@ -260,8 +283,11 @@ class Stepper:
 
     def _entropy(self, piece: _Piece, out: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
         smoothing = self._smoothing(piece)
-        summed = cross_entropy(out.float(), labels, reduction="sum", label_smoothing=smoothing)
-        return summed, summed
+        if self.class_weights is None or piece.domain != self.target:
+            summed = cross_entropy(out.float(), labels, reduction="sum", label_smoothing=smoothing)
+            return summed, summed
+        each = cross_entropy(out.float(), labels, reduction="none", label_smoothing=smoothing)
+        return (each * self.class_weights[labels]).sum(), each.sum()
 
     def _smoothing(self, piece: _Piece) -> float:
         """The target's labels are smoothed, a source's are not: its loss is the plain one."""

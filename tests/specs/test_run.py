@@ -158,6 +158,8 @@ def test_fields_that_came_later_carry_the_mark() -> None:
         *(f"TrainSpec.scale_{name}" for name in ("least_area", "most_aspect", "antialias")),
         *(f"TrainSpec.policy{name}" for name in ("", "_ops", "_magnitude")),
         *(f"TrainSpec.{name}" for name in ("random_erasing", "mixup", "cutmix")),
+        *(f"TrainSpec.{name}" for name in ("clip_norm", "drop_path", "ema")),
+        *(f"TrainSpec.{name}" for name in ("class_weights", "sampling")),
         *(f"SelectionOptions.{name}" for name in ("oversample_hard", "responses_mib", "partners")),
     }
 
