@@ -174,7 +174,13 @@ class TrainSpec(Frozen):
         threshold: training accuracy for the `epochs_to_threshold` column.
         frozen_dropout: dropout inside frozen layers stays active, as in Caffe.
         tuned: which parameters of T layers are trained: all, those of normalisations, or biases;
-            the others stay as they were copied. Running statistics move in any case.
+            the others stay as they were copied. Running statistics move in any case. `lora` trains
+            products of rank `lora_rank` beside the weights, times `lora_alpha / lora_rank` (alpha
+            None is the rank); see `bench.models.tuning`.
+        unfreeze_every: T layers join the training one by one, the last first, after every so many
+            epochs (Howard, Ruder 2018); random layers train from the start, and without any the
+            last T layer does. Until then a layer's parameters and running statistics stay as they
+            are. None trains all from the start.
         layer_lr_decay: copied layer n of N has `layer_lr_decay ** (N - n)` times its learning rate.
         l2_sp: alpha of L2-SP (Li, Grandvalet, Davoine 2018): copied parameters w are drawn to where
             they started by `alpha / 2 * |w - w0|²` in place of their weight decay; random layers
@@ -234,7 +240,7 @@ class TrainSpec(Frozen):
     explode_factor: Positive = 20.0
     threshold: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.7
     frozen_dropout: Bool = True
-    tuned: Annotated[Literal["all", "norm", "bias"], ADDED] = "all"
+    tuned: Annotated[Literal["all", "norm", "bias", "lora"], ADDED] = "all"
     layer_lr_decay: Annotated[float, Strict(), Field(gt=0, le=1), ADDED] = 1.0
     l2_sp: Annotated[Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] | None, ADDED] = (
         None
@@ -256,12 +262,16 @@ class TrainSpec(Frozen):
     ema: Annotated[Annotated[float, Strict(), Field(ge=0, lt=1)] | None, ADDED] = None
     class_weights: Annotated[Literal["none", "balanced"], ADDED] = "none"
     sampling: Annotated[Literal["natural", "balanced"], ADDED] = "natural"
+    unfreeze_every: Annotated[Count | None, ADDED] = None
+    lora_rank: Annotated[Count, ADDED] = 4
+    lora_alpha: Annotated[Positive | None, ADDED] = None
 
     @model_validator(mode="after")
-    def _options_of_augmentations_have_them(self) -> TrainSpec:
+    def _parts_of_an_option_have_it(self) -> TrainSpec:
         for prefix, owner, has, way in (
             ("scale_", "augment", "scale" in self.augment, "augment: scale_flip"),
             ("policy_", "policy", self.policy == "randaugment", "policy: randaugment"),
+            ("lora_", "tuned", self.tuned == "lora", "tuned: lora"),
         ):
             for name in sorted(self.changed_fields()):
                 if name.startswith(prefix) and not has:
@@ -269,6 +279,13 @@ class TrainSpec(Frozen):
                         f"{name} is {getattr(self, name)}, but {owner} is {getattr(self, owner)}: "
                         f"set {way}, or leave {name} out"
                     )
+        for name in ("l2_sp", "unfreeze_every") if self.tuned == "lora" else ():
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but tuned is lora: copied weights do not "
+                    "move, and none of them can be drawn back or join later; leave one of the two "
+                    "out"
+                )
         return self
 
     @model_validator(mode="after")
@@ -294,6 +311,11 @@ class TrainSpec(Frozen):
                 "set select: best_val, or leave refit out"
             )
         return self
+
+    @property
+    def lora_scale(self) -> float:
+        """What the products of `tuned: lora` are multiplied by."""
+        return 1.0 if self.lora_alpha is None else self.lora_alpha / self.lora_rank
 
     def identity(self) -> dict[str, Any]:
         """All fields but those marked `ADDED` that are at their default."""
@@ -361,8 +383,9 @@ class RunSpec(Frozen):
 
     @model_validator(mode="after")
     def _options_of_copied_layers_have_some(self) -> RunSpec:
-        quiet = self.train.quiet_fields()
-        used = [name for name in ("tuned", "layer_lr_decay", "l2_sp") if name not in quiet]
+        changed = self.train.changed_fields()
+        about = ("tuned", "layer_lr_decay", "l2_sp", "unfreeze_every")
+        used = [name for name in about if name in changed]
         if used and not LayerPattern.parse(self.pattern).layers("T"):
             raise ValueError(
                 f"train.{used[0]} is about copied and tuned layers, and pattern {self.pattern} has "

@@ -162,6 +162,7 @@ class _Training:
         noise = noise_of(steps, job.order_seed, self.epoch, job.device, extra)
         self.model.train()
         job.set_modes()
+        job.stage(self.epoch)
         self._seed_dropout()
         begun, shown = time.monotonic(), 0
         for number in range(self.step, len(steps)):

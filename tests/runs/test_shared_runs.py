@@ -121,6 +121,8 @@ def same_bits(on: Bench, off: Bench, spec: RunSpec) -> bool:
         ("F(1-5)T(6-7)R(8)", {"precision": "bfloat16"}, "cached"),
         ("F(1-5)T(6-7)R(8)", {"accumulate": 2}, "cached"),
         ("F(1-5)T(6-7)R(8)", {"augment": "crop_flip"}, "recomputed: augment crop_flip"),
+        ("F(1-5)T(6-7)R(8)", {"tuned": "lora", "lora_rank": 2}, "cached"),
+        ("F(1-5)T(6-7)R(8)", {"unfreeze_every": 1}, "cached"),
         ("F(1-5)T(6-7)R(8)", {"policy": "randaugment"}, "recomputed: train.policy gives ever new"),
         ("F(1-5)T(6-7)R(8)", {"random_erasing": 0.5}, "recomputed: train.random_erasing gives"),
         ("F(1-7)R(8)", {"mixup": 0.3}, "recomputed: mixing of images gives ever new images"),
