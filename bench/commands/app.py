@@ -19,6 +19,7 @@ from bench.commands import (
     distance,
     findings,
     grid,
+    models,
     recommend,
     report,
     retrieve,
@@ -49,6 +50,7 @@ for _module in (
     report,
     distance,
     class_images,
+    models,
     slurm,
 ):
     _module.register(app)

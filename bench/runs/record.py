@@ -182,7 +182,8 @@ def write_files(
     row["mean_average_precision"] = evaluate.mean_average_precision(shares, test.labels)
     row["test_loss"] = evaluate.cross_entropy(scores, test.labels)
     content = io.BytesIO()
-    np.savez(content, logits=scores, labels=test.labels)
+    names = np.array([image.key.encode() for image in run.data.resolved.test])
+    np.savez(content, logits=scores, labels=test.labels, images=names)
     kept = [_keep_weights(run, folder), folder.keep("predictions.npz", content.getvalue())]
     kept += [folder.keep(name, run.files[name]) for name in sorted(run.files)]
     return _named(kept)

@@ -130,12 +130,14 @@ class FromFile(Frozen):
     """Layers are copied from a `.safetensors` or `.pth` file; its hash is the identity.
 
     `mean` and `std`, as fractions of 255, are those of the images that the weights were trained on;
-    None takes those of the network.
+    None takes those of the network. `package` names the installed package that the file is in, see
+    `bench.models.published`.
     """
 
     kind: Literal["file"] = "file"
     path: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    package: str | None = None
     mean: Colour | None = None
     std: PositiveColour | None = None
 
@@ -485,7 +487,7 @@ def identity_of(
 ) -> Mapping[str, Any]:
     """What the id of a run is the hash of; `images` is their fingerprint."""
     without = spec.init.kind == "file"  # mean and std came later: they count where they are given
-    own = spec.init.model_dump(mode="json", exclude={"path"}, exclude_none=without)
+    own = spec.init.model_dump(mode="json", exclude={"path", "package"}, exclude_none=without)
     init = {"kind": "run", "run": parent_id} if parent_id else own
     return {
         "schema": SCHEMA,
