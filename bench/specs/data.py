@@ -50,6 +50,10 @@ class Frozen(BaseModel):
         """The fields marked `ADDED` that are at their default."""
         return {name for name, usual in _added(type(self)) if getattr(self, name) == usual}
 
+    def changed_fields(self) -> set[str]:
+        """The fields marked `ADDED` that are not at their default."""
+        return {name for name, _ in _added(type(self))} - self.quiet_fields()
+
 
 @functools.cache
 def _added(kind: type[Frozen]) -> list[tuple[str, Any]]:
