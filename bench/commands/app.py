@@ -17,8 +17,11 @@ from bench.commands import (
     classes,
     data,
     distance,
+    errors,
     findings,
+    finetune,
     grid,
+    models,
     recommend,
     report,
     retrieve,
@@ -49,6 +52,9 @@ for _module in (
     report,
     distance,
     class_images,
+    models,
+    finetune,
+    errors,
     slurm,
 ):
     _module.register(app)

@@ -213,8 +213,8 @@ def source_label(spec: RunSpec) -> str:
             return label if same else f"{parent.data.dataset} {label}"
         case FromTimm(tag=tag):
             return f"timm {tag}" if tag else "timm"
-        case FromFile(sha256=digest):
-            return f"file {digest[:8]}"
+        case FromFile(sha256=digest, package=package):
+            return package or f"file {digest[:8]}"
         case _:
             return "none"
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from torch import nn
 
 from bench.models import layers
+from bench.models.tuning import add_low_rank, merge, merged_state, unfreezing
 from bench.results.failures import failure_of
 from bench.results.store import RunFolder, Store
 from bench.runs.build import (
@@ -192,6 +193,11 @@ def _train(run: Execution, model: nn.Module, frozen: str, chosen: Outcome | None
         job = second_job(job, chosen, run.folder)
     before = 0 if chosen is None else len(chosen.history)
     outcome = train(replace(job, on_epoch=lambda epoch: run.report_epoch(epoch, before)))
+    trainable = layers.trainable_parameters(model)
+    if run.spec.train.tuned == "lora":
+        state, *kept = (merged_state(job.model, s) for s in (outcome.state, *outcome.kept))
+        outcome = replace(outcome, state=state, kept=tuple(kept))
+        merge(job.model)
     return Finished(
         run.spec,
         run.data,
@@ -199,6 +205,7 @@ def _train(run: Execution, model: nn.Module, frozen: str, chosen: Outcome | None
         outcome,
         notes=method.notes(outcome.history),
         trained=job.model,
+        trainable=trainable,
         past_prefix=None if prefix is None else prefix.test_scores,
         sharing={} if prefix is None else prefix.notes,
     )
@@ -223,6 +230,10 @@ def _job(
     if run.activations is not None and network.forward is None:
         prefix = prefix_of(spec, model, method, frozen, run.activations, set_modes, run.device)
     past = {} if prefix is None else prefix.job()
+    stage = unfreezing(model, spec.layers, recipe.unfreeze_every)
+    if recipe.tuned == "lora":
+        products = add_low_rank(model, spec.layers, recipe, spec.seeds.init)
+        network = replace(network, groups=network.groups + products)
     job = TrainingJob(
         model=network.module,
         method=method,
@@ -235,6 +246,7 @@ def _job(
         validation=validation if validation.size else None,
         device=run.device,
         set_modes=set_modes,
+        stage=stage,
         identity=run.folder.run_id,
         checkpoint=run.folder.checkpoint_path,
         checkpoint_every_s=run.context.checkpoint_s,
