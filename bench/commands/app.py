@@ -17,7 +17,9 @@ from bench.commands import (
     classes,
     data,
     distance,
+    errors,
     findings,
+    finetune,
     grid,
     models,
     recommend,
@@ -51,6 +53,8 @@ for _module in (
     distance,
     class_images,
     models,
+    finetune,
+    errors,
     slurm,
 ):
     _module.register(app)

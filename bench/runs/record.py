@@ -131,6 +131,7 @@ def row_of(run: Finished, context: Context) -> dict[str, Any]:
         "best_epoch": None if outcome.best_epoch is None else outcome.best_epoch + 1,
         "epochs_run": len(history),
         "epochs_to_threshold": evaluate.epochs_to_threshold(history, spec.train.threshold),
+        "epochs_to_converge": evaluate.epochs_to_converge(history),
         "steps": outcome.steps,
         "train_images": len(loaded.train),
         "val_images": len(loaded.val),
@@ -156,7 +157,7 @@ def row_of(run: Finished, context: Context) -> dict[str, Any]:
     if best is not None and METHODS[spec.method.name].kind == "features":
         # Its history has a row per C, not per epoch.
         row |= {"train_loss": best["train_loss"], "best_epoch": None, "epochs_run": None}
-        row["epochs_to_threshold"] = None
+        row |= {"epochs_to_threshold": None, "epochs_to_converge": None}
     return {key: None if _not_finite(value) else value for key, value in row.items()}
 
 
