@@ -207,9 +207,9 @@ class TrainSpec(Frozen):
             off.
         drop_path: chance that a sample skips the network's last residual block in training, less
             before it in equal steps (Huang et al. 2016; timm's `drop_path_rate`); 0 is off.
-        ema: the weights that are validated and kept are the average of those after each step, in
-            which an older one counts `ema` times the next (timm's ModelEmaV3, buffers too); None
-            keeps the weights themselves.
+        ema: the weights that are validated and kept are an average: after step n its share in
+            itself is `ema`, at first at most 1 - n ** (-2/3), so that short trainings forget their
+            start (timm's ModelEmaV3, buffers too). None keeps the weights themselves.
         class_weights: `balanced` multiplies an image's loss by images / (classes * images of its
             class), of the target as it is trained on.
         sampling: `balanced` shows each class of the target equally often, and each image of a
