@@ -29,12 +29,14 @@ def user_path(text: str | os.PathLike[str], place: str | None = None) -> Path:
         place: where it was given, for the message.
 
     Raises:
-        BenchError: there is no such user, or the user has no home folder.
+        BenchError: the path is empty, there is no such user, or the user has no home folder.
 
     >>> user_path("data/birds").as_posix()
     'data/birds'
     """
     path = Path(text)
+    if not os.fspath(text):
+        raise BenchError("the path is empty", place=place, hint="write . for the present folder")
     try:
         return path.expanduser()
     except RuntimeError:
