@@ -34,7 +34,7 @@ def class_images(
     runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="runs, as bench show takes")],
     out: Annotated[
         Path,
-        typer.Option(help="folder for class-images.png and class-images.csv", callback=as_path),
+        typer.Option(help="folder for class-images.png and class-images.csv", parser=as_path),
     ],
     classes: Annotated[
         list[str] | None,
@@ -66,14 +66,14 @@ def class_images(
     write_atomic(out / "class-images.png", to_png(sheet.figure))
     write_csv(out / "class-images.csv", sheet.rows)
     screen = console()
-    screen.print(sheet.caption, highlight=False, markup=False)
+    screen.print(sheet.caption, highlight=False)
     for name in ("class-images.png", "class-images.csv"):
-        screen.print(f"{out / name}", highlight=False, markup=False)
+        screen.print(f"{out / name}", highlight=False)
 
 
 def similarity(
-    first: Annotated[Path, typer.Argument(metavar="IMAGE", help="a file", callback=as_path)],
-    second: Annotated[Path, typer.Argument(metavar="IMAGE", help="a file", callback=as_path)],
+    first: Annotated[Path, typer.Argument(metavar="IMAGE", help="a file", parser=as_path)],
+    second: Annotated[Path, typer.Argument(metavar="IMAGE", help="a file", parser=as_path)],
     runs: Annotated[
         list[str], typer.Option(help="runs, as bench show takes; separated by commas, or repeated")
     ],
@@ -87,7 +87,7 @@ def similarity(
     stage: Annotated[
         str, typer.Option(help="of the layer: pre or post activation, its end, or output")
     ] = "post",
-    out: Annotated[Path, typer.Option(help="a file, .svg or .png", callback=as_path)] = Path(
+    out: Annotated[Path, typer.Option(help="a file, .svg or .png", parser=as_path)] = Path(
         "similarity.png"
     ),
     results: Results = Path("results"),
@@ -115,13 +115,13 @@ def similarity(
     _save(figure, out)
     screen = console()
     shown = " and ".join(dict.fromkeys(layers.values()))
-    screen.print(f"layer {shown}, {stage}. {caption}", highlight=False, markup=False)
-    screen.print(f"{out}", highlight=False, markup=False)
+    screen.print(f"layer {shown}, {stage}. {caption}", highlight=False)
+    screen.print(f"{out}", highlight=False)
 
 
 def class_tree(
     grid: GridFile,
-    out: Annotated[Path, typer.Option(help="a file, .svg or .png", callback=as_path)] = Path(
+    out: Annotated[Path, typer.Option(help="a file, .svg or .png", parser=as_path)] = Path(
         "tree.svg"
     ),
     target: Annotated[
@@ -174,8 +174,8 @@ def draw_tree(
 
 def _print_tree(caption: str, out: Path) -> None:
     screen = console()
-    screen.print(caption, highlight=False, markup=False)
-    screen.print(f"{out}", highlight=False, markup=False)
+    screen.print(caption, highlight=False)
+    screen.print(f"{out}", highlight=False)
 
 
 # --- parts ---------------------------------------------------------------------------------------

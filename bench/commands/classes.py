@@ -7,7 +7,7 @@ from typing import Annotated, cast, get_args
 
 import typer
 
-from bench.commands._options import DataRoot, Results, as_path
+from bench.commands._options import DataRoot, Results, as_path, say
 from bench.core.errors import BenchError
 from bench.specs.recipes import EPILOG
 
@@ -27,7 +27,8 @@ def classes(
     count: Annotated[bool, typer.Option("--count", help="print the number alone")] = False,
     tree: Annotated[bool, typer.Option("--tree", help="print the WordNet tree")] = False,
     figure: Annotated[
-        Path | None, typer.Option(help="draw the tree into a file, .svg or .png", callback=as_path)
+        Path | None,
+        typer.Option(help="draw the tree into a file, .svg or .png", parser=as_path),
     ] = None,
 ) -> None:
     """List, count and draw classes: below a synset, or by any recipe of a grid."""
@@ -59,7 +60,7 @@ def classes(
     else:
         lines = [f"{name}  {words.name(name)}" for name in names]
     for line in lines:
-        typer.echo(line)
+        say(line)
 
 
 def register(app: typer.Typer) -> None:

@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.commands._options import DataRoot, Results, console
+from bench.commands._options import DataRoot, Results, console, say
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -28,7 +28,7 @@ def data_list(
 
     if name is not None:
         for line in details(name):
-            typer.echo(line)
+            say(line)
         return
     from rich.table import Table
 
@@ -40,7 +40,7 @@ def data_list(
         row = (one.name, one.classes, one.images, one.used_for, one.where, one.licence)
         table.add_row(*row)
     out = console()
-    out.print(table, highlight=False, markup=False)
+    out.print(table, highlight=False)
     out.print("images: training / validation / test. Layout and options: bench data list NAME")
 
 
@@ -91,10 +91,10 @@ def data_check(
         pictures=not bytes_only,
     )
     for line in report.lines(every=every):
-        typer.echo(line)
+        say(line)
     if table is not None:
         report.write_csv(table)
-        typer.echo(f"images of problems: {table}")
+        say(f"images of problems: {table}")
     bad = bool(report.problems)
     if against is not None:
         where = None if against[1] == "-" else against[1]
@@ -124,10 +124,10 @@ def _compare(
         say=lambda line: typer.echo(f"{line} …", err=True),
     )
     for line in found.lines():
-        typer.echo(line)
+        say(line)
     if pairs is not None:
         write_pairs(found, pairs)
-        typer.echo(f"shared images: {pairs}")
+        say(f"shared images: {pairs}")
     return found.leaks > 0
 
 

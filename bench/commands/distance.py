@@ -78,7 +78,6 @@ def distance(
 
 def distance_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """A row per distance: value, 95 % interval, number of images, and what to know about it."""
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("distance", box=None, pad_edge=False)
@@ -95,7 +94,7 @@ def distance_table(rows: Sequence[Mapping[str, Any]]) -> Table:
             "not measured" if value is None else f"{value:.4g}",
             "" if low is None or high is None else f"{low:.4g} – {high:.4g}",
             str(row["n"]) if row["n"] else "",
-            escape("; ".join(note for note in notes if note)),
+            "; ".join(note for note in notes if note),
         )
     return table
 

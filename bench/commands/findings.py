@@ -38,7 +38,7 @@ _Source = Annotated[
     typer.Argument(
         metavar="[GRID|FOLDER|CSV]",
         help="a grid, a results folder or a leaderboard; the results folder if left out",
-        callback=as_path,
+        parser=as_path,
     ),
 ]
 _Published = Annotated[
@@ -46,7 +46,8 @@ _Published = Annotated[
 ]
 _Claims = Annotated[list[str] | None, typer.Option(help="a claim such as LI-C4; may be repeated")]
 _Csv = Annotated[
-    Path | None, typer.Option(help="write all numbers to this CSV file", callback=as_path)
+    Path | None,
+    typer.Option(help="write all numbers to this CSV file", parser=as_path),
 ]
 _Details = Annotated[
     bool, typer.Option("--details", help="every claim, its parts and what each would need")
@@ -108,17 +109,17 @@ def findings(
             source or results, results, data_root, set_ or (), with_not_converged
         )
         for line in heading:
-            out.print(line, highlight=False, markup=False)
+            out.print(line, highlight=False)
         evidence = with_rules(evidence, smallest_effect, least_tasks, least_seeds, margin)
         examined = evaluate.examine(evidence)
         measured = [f for f in examined.findings if f.claim in {c.id for c in claims}]
         family = len({t.hypothesis for t in examined.tests if t.p is not None})
         rules = [f"{evidence.rules.sentence()} These runs allow {family}."]
     for part in findings_text(measured, in_print, details or bool(claim), rules):
-        out.print(part, highlight=False, markup=False)
+        out.print(part, highlight=False)
     if csv is not None:
         write_atomic(csv, evaluate.table(measured, in_print).to_csv(index=False))
-        out.print(f"all numbers: {csv}", highlight=False, markup=False)
+        out.print(f"all numbers: {csv}", highlight=False)
 
 
 def evidence_of(

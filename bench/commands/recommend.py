@@ -61,7 +61,8 @@ def recommend(
         bool, typer.Option("--regret", help="insist on the advice's regret, or say why not")
     ] = False,
     csv: Annotated[
-        Path | None, typer.Option(help="write the advice to this file", callback=as_path)
+        Path | None,
+        typer.Option(help="write the advice to this file", parser=as_path),
     ] = None,
     results: Results = Path("results"),
     data_root: DataRoot = None,
@@ -85,7 +86,7 @@ def recommend(
     print_advice([*lines, *heading], advice, situation, evidence, regret)
     if csv is not None:
         write_csv(csv, [_csv_row(line) for line in advice])
-        console().print(f"the advice: {csv}", highlight=False, markup=False)
+        console().print(f"the advice: {csv}", highlight=False)
 
 
 def gather(
@@ -151,7 +152,7 @@ def print_advice(
     """
     out = console()
     for text in heading:
-        out.print(text, highlight=False, markup=False)
+        out.print(text, highlight=False)
     curves = [line for line in advice if line.topic in ("more labels", "crossing")]
     others = [line for line in advice if line not in curves]
     for parts in ([advice_table(others)], curve_tables(curves)):
@@ -168,7 +169,6 @@ def print_advice(
 
 def advice_table(lines: Sequence[AdviceLine]) -> Table:
     """A row per line of advice: what to do, how sure, why, and which experiments say so."""
-    from rich.markup import escape
     from rich.table import Table
 
     table = Table("about", "advice", "evidence", box=None, pad_edge=False)
@@ -179,7 +179,7 @@ def advice_table(lines: Sequence[AdviceLine]) -> Table:
         behind = _behind(line)
         n = str(line.n) if line.n else "–"
         cells = (line.topic, line.answer, line.verdict, n, line.because, behind)
-        table.add_row(*(escape(cell) for cell in cells))
+        table.add_row(*cells)
     return table
 
 

@@ -60,9 +60,9 @@ def report(
         (folder / old).unlink(missing_ok=True)
     screen = console()
     for sentence in made.headline:
-        screen.print(sentence, highlight=False, markup=False)
+        screen.print(sentence, highlight=False)
     drawn = sum(figure.endswith(".svg") for figure in made.files)
-    screen.print(f"report: {index} ({drawn} figures beside it)", highlight=False, markup=False)
+    screen.print(f"report: {index} ({drawn} figures beside it)", highlight=False)
 
 
 _OURS, _FIGURE = "<title>How to fine-tune: ", re.compile(r'<figure id="figure-([\w.+-]+)"')

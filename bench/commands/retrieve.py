@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.commands._options import DataRoot, Results, as_path
+from bench.commands._options import DataRoot, Results, as_path, say
 from bench.core.files import write_csv
 
 
@@ -16,7 +16,7 @@ def retrieve(
     source: Annotated[str, typer.Option(help="the selection or folder to search")],
     out: Annotated[
         Path,
-        typer.Option(help="folder for neighbours.csv and neighbours.png", callback=as_path),
+        typer.Option(help="folder for neighbours.csv and neighbours.png", parser=as_path),
     ],
     run: Annotated[
         str | None, typer.Option(help="run whose kernels describe images; else Gabor filters")
@@ -48,13 +48,13 @@ def retrieve(
     write_csv(out / "neighbours.csv", neighbours.rows())
     write_atomic(out / "neighbours.png", picture)
     n_source, n_target = len(neighbours.source.train_keys), len(neighbours.target.train_keys)
-    typer.echo(f"bank: {'; '.join(neighbours.bank)}; bins: {bins} ({neighbours.bin_edges})")
-    typer.echo(
+    say(f"bank: {'; '.join(neighbours.bank)}; bins: {bins} ({neighbours.bin_edges})")
+    say(
         f"{n_target} target images, {neighbours.nearest.stored} neighbours of each, "
         f"{neighbours.borrowed} of {n_source} source images in all"
     )
     for name in ("neighbours.csv", "neighbours.png"):
-        typer.echo(out / name)
+        say(out / name)
 
 
 def register(app: typer.Typer) -> None:

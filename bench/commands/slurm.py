@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from bench.commands._options import GridChoice, Results, RetryFailed, console, grouped
+from bench.commands._options import GridChoice, Results, RetryFailed, console, grouped, say
 
 if TYPE_CHECKING:
     from bench.planning.workspace import Session
@@ -106,7 +106,7 @@ def logs(
     """Show the log of a run from its newest job on the cluster."""
     from bench.commands._slurm import logs_text
 
-    typer.echo(logs_text(run, results, lines))
+    say(logs_text(run, results, lines))
 
 
 def register(app: typer.Typer) -> None:

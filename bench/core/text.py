@@ -5,6 +5,33 @@ from __future__ import annotations
 from collections.abc import Iterable, Sequence
 from typing import Any
 
+LONGEST = 1_000
+"""Characters of a line that a person is shown."""
+
+
+def printable(text: str) -> str:
+    """Text from outside for a terminal: what it would obey and not show is written as an escape.
+
+    >>> printable("red \\x1b[31m line\\r\\n"), printable("caf\u00e9 \\u202e")
+    ('red \\\\x1b[31m line\\\\r\\n', 'caf\u00e9 \\\\u202e')
+    """
+    return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
+
+
+def brief(text: str, longest: int = LONGEST) -> str:
+    """The text with the middle of each overlong line left out, and how much that is.
+
+    >>> brief("a" * 30 + "\\nb", 10)
+    'aaaaa … (20 characters) … aaaaa\\nb'
+    """
+    lines = text.split("\n")
+    for n, line in enumerate(lines):
+        if len(line) > longest:
+            half = longest // 2
+            cut = f" … ({len(line) - 2 * half:,} characters) … "
+            lines[n] = line[:half] + cut + line[-half:]
+    return "\n".join(lines)
+
 
 def duration(seconds: float) -> str:
     """Seconds in the units of a clock.

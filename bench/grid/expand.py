@@ -33,9 +33,9 @@ from typing import Any
 from bench.core.errors import BenchError, GridError, nearest
 from bench.grid.cell import SECTIONS, RunBuilder, merge
 from bench.grid.cells import Assignment, Place, Value, assign, matches, product, undot
-from bench.grid.errors import CellError
+from bench.grid.errors import CellError, shown
 from bench.grid.measures import read_measures
-from bench.grid.names import Names
+from bench.grid.names import Names, check_name
 from bench.grid.overrides import Origins, Override, check_laid, laid_over, read_override
 from bench.grid.presets import split_presets, with_presets
 from bench.grid.seed_repeats import Repeats
@@ -135,8 +135,8 @@ def _mapping(
     """`value` as a mapping with known keys, or an error at its line."""
     what = str(path[-1]) if path else "the grid"
     if not isinstance(value, dict):
-        hint = f"keys: {', '.join(known)}" if known else None
-        raise document.error(path, f"{what}: expected a mapping of keys, found {value!r}", hint)
+        hint = f"keys: {', '.join(known)}" if known else "write {key: value}"
+        raise document.error(path, f"{what}: expected a mapping, found {shown(value)}", hint)
     for key in value:
         if known is not None and key not in known:
             hint = f"known: {nearest(key, known, len(known))}"
@@ -149,15 +149,12 @@ def _texts(document: Document, top: Mapping[str, Any]) -> None:
     for key in _TEXTS:
         value = top.get(key)
         if value is not None and not isinstance(value, str):
-            hint = f"write it in quotes: '{value}'" if isinstance(value, int | float) else None
-            raise document.error((key,), f"{key} is {value!r}: expected text", hint)
-    name = top.get("name", "-")
-    if not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
-        raise document.error(
-            ("name",),
-            f"name is {name!r}: the leaderboards are named after it",
-            "give a name without / that does not begin with a dot",
-        )
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            hint = f"write it in quotes: '{value}'" if number else "write a text"
+            raise document.error((key,), f"{key} is {shown(value)}: expected text", hint)
+    check_name(str(top.get("name", Path(document.name).stem)), document.place(("name",)))
+    for name in top["experiments"]:
+        check_name(name, document.place(("experiments", name)), "experiment")
 
 
 def _in_order(assignment: Assignment, overrides: Sequence[Override]) -> list[tuple[str, Any]]:
@@ -205,10 +202,16 @@ class _Expander:
         if 0 in used:
             n = used.index(0)
             raise self.document.error(
-                (*self.path, "exclude", n), f"exclude {excluded[n]} matches no cell"
+                (*self.path, "exclude", n),
+                f"exclude {excluded[n]} matches no cell",
+                "name values that the axes have, or take it out",
             )
         if not runs:
-            raise self.document.error(self.path, f"experiment {self.name} has no runs")
+            raise self.document.error(
+                self.path,
+                f"experiment {self.name} has no runs",
+                "exclude fewer cells, or add axes:",
+            )
         place = self.document.place(self.path)
         about = str(self.raw.get("about", ""))
         return Experiment(self.name, about, tuple(runs), place, tuple(baselines))
@@ -232,7 +235,9 @@ class _Expander:
             clash = {key for axis in axes for key in axis[0][0] if len(axis[0][0]) > 1} & set(extra)
             if clash and not all(set(a[0][0]) <= set(extra) for a in axes if set(a[0][0]) & clash):
                 raise self.document.error(
-                    place, f"include names {sorted(clash)} but not what is zipped with it"
+                    place,
+                    f"include names {sorted(clash)} but not what is zipped with it",
+                    "name all keys of the zip:, or none",
                 )
             yield from product(others + fixed)
 
@@ -247,7 +252,9 @@ class _Expander:
         keys = [key for axis in axes for key in axis[0][0]]
         for key in keys:
             if keys.count(key) > 1:
-                raise self.document.error((*path, key), f"{key} is an axis twice")
+                raise self.document.error(
+                    (*path, key), f"{key} is an axis twice", "keep it under axes: or under zip:"
+                )
         return axes
 
     def _zipped(self, group: Mapping[str, Any], path: Place) -> list[Value]:
@@ -255,7 +262,9 @@ class _Expander:
             self._values(values, (*path, key), zipped=True)
         lengths = {key: len(values) for key, values in group.items()}
         if len(set(lengths.values())) != 1:
-            raise self.document.error(path, f"zipped lists differ in length: {lengths}")
+            raise self.document.error(
+                path, f"zipped lists differ in length: {lengths}", "give each as many values"
+            )
         return [
             (
                 {key: values[n] for key, values in group.items()},
@@ -270,7 +279,11 @@ class _Expander:
             value = [value]
         path: Place = (*self.path, key)
         if not isinstance(value, list):
-            raise self.document.error(path, f"{key}: expected a list of mappings, found {value!r}")
+            raise self.document.error(
+                path,
+                f"{key}: expected a list of mappings, found {shown(value)}",
+                "write [{…}, {…}]",
+            )
         return [dict(self._sections((*path, n), item)) for n, item in enumerate(value)]
 
     def _sections(self, path: Place, value: Any) -> dict[str, Any]:

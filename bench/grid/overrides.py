@@ -31,8 +31,8 @@ def read_override(text: str, sections: Mapping[str, str]) -> Override:
     Raises:
         GridError: for a key that is no section of a cell, or a value that is no YAML.
 
-    >>> read_override("train.lr=1e-3", {"train": ""}).value
-    0.001
+    >>> read_override("train.epochs=3", {"train": ""}).value
+    3
     """
     key, equals, value = text.partition("=")
     key = key.strip()

@@ -163,9 +163,11 @@ def apply_pattern(
 
 
 def freeze_modes(
-    model: nn.Module, pattern: LayerPattern, frozen_dropout: bool
+    model: nn.Module, pattern: LayerPattern, frozen_dropout: bool, *, fixed_statistics: bool = False
 ) -> Callable[[], None]:
     """Keeps normalisation of frozen layers in evaluation mode, also after `model.train()`.
+
+    With `fixed_statistics` that of copied and tuned layers too (`train.copied_statistics`).
 
     Each of these modules is put right before it runs, so running statistics cannot move. Dropout of
     frozen layers (stochastic depth too) stays active as in Caffe, unless `frozen_dropout` is false:
@@ -176,14 +178,17 @@ def freeze_modes(
     """
     layers = numbered_layers(model)
     _check_depth(model, pattern, layers)
-    frozen = set(pattern.layers("F"))
-    modules = [
-        model.get_submodule(name)
+    frozen, tuned = set(pattern.layers("F")), set(pattern.layers("T"))
+    still = [
+        module
         for layer in layers
-        if layer.number in frozen
-        for name in layer.modules
+        for module in map(model.get_submodule, layer.modules)
+        if (layer.number in frozen and not frozen_dropout)
+        or (
+            (layer.number in frozen or (fixed_statistics and layer.number in tuned))
+            and _has_running_statistics(module)
+        )
     ]
-    still = [m for m in modules if not frozen_dropout or _has_running_statistics(m)]
     for module in still:
         module.register_forward_pre_hook(_stay_in_evaluation)
 

@@ -31,6 +31,7 @@ from bench.runs.distributed import Report, execute_ranks
 from bench.runs.execution import Execution
 from bench.runs.fused_heads import Together, prefix_of
 from bench.runs.parents import bank_network
+from bench.runs.probed_head import probe_head
 from bench.runs.record import Finished, publish
 from bench.runs.refit import both_trainings, second_job
 from bench.specs.run import RunSpec
@@ -185,6 +186,7 @@ def _fit(run: Execution, model: nn.Module) -> Finished:
 
 
 def _train(run: Execution, model: nn.Module, frozen: str, chosen: Outcome | None) -> Finished:
+    began = [probe_head(run, model)] if run.spec.train.head == "probe" else []
     bank = bank_network(run.spec, run.context)
     method = build_method(run.spec, run.data, model, run.context, bank)
     run.check_inputs(method.domains)
@@ -193,6 +195,7 @@ def _train(run: Execution, model: nn.Module, frozen: str, chosen: Outcome | None
         job = second_job(job, chosen, run.folder)
     before = 0 if chosen is None else len(chosen.history)
     outcome = train(replace(job, on_epoch=lambda epoch: run.report_epoch(epoch, before)))
+    outcome = replace(outcome, notes=(*began, *outcome.notes))
     trainable = layers.trainable_parameters(model)
     if run.spec.train.tuned == "lora":
         state, *kept = (merged_state(job.model, s) for s in (outcome.state, *outcome.kept))
@@ -225,7 +228,12 @@ def _job(
         lambda: classes_of_parent(spec, run.context),
     )
     validation = run.data.domain("val", model)
-    set_modes = layers.freeze_modes(model, spec.layers, recipe.frozen_dropout)
+    set_modes = layers.freeze_modes(
+        model,
+        spec.layers,
+        recipe.frozen_dropout,
+        fixed_statistics=recipe.copied_statistics == "fixed",
+    )
     prefix = None
     if run.activations is not None and network.forward is None:
         prefix = prefix_of(spec, model, method, frozen, run.activations, set_modes, run.device)

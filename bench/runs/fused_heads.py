@@ -297,7 +297,7 @@ def _cut(
     if spec.train.channels_last:
         model.to(memory_format=torch.channels_last)
     name, classifier = _linear(model)
-    if member.data.views != 1:
+    if member.data.views != 1 or spec.train.head != "random":
         raise _NotTogether
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     if trained != {f"{name}.weight", f"{name}.bias"}:

@@ -179,6 +179,11 @@ class TrainSpec(Frozen):
             the others stay as they were copied. Running statistics move in any case. `lora` trains
             products of rank `lora_rank` beside the weights, times `lora_alpha / lora_rank` (alpha
             None is the rank); see `bench.models.tuning`.
+        copied_statistics: `fixed` leaves BatchNorm's running statistics in copied and tuned layers
+            as they were copied, and normalises by them in training too; its weights are trained.
+            For few images, or networks whose statistics move slowly.
+        head: `probe` begins the classifier with a logistic regression on the features that the
+            copied network gives (Kumar et al. 2022, LP-FT); `random` with its own random weights.
         unfreeze_every: T layers join the training one by one, the last first, after every so many
             epochs (Howard, Ruder 2018); random layers train from the start, and without any the
             last T layer does. Until then a layer's parameters and running statistics stay as they
@@ -202,9 +207,9 @@ class TrainSpec(Frozen):
             off.
         drop_path: chance that a sample skips the network's last residual block in training, less
             before it in equal steps (Huang et al. 2016; timm's `drop_path_rate`); 0 is off.
-        ema: the weights that are validated and kept are the average of those after each step, in
-            which an older one counts `ema` times the next (timm's ModelEmaV3, buffers too); None
-            keeps the weights themselves.
+        ema: the weights that are validated and kept are an average: after step n its share in
+            itself is `ema`, at first at most 1 - n ** (-2/3), so that short trainings forget their
+            start (timm's ModelEmaV3, buffers too). None keeps the weights themselves.
         class_weights: `balanced` multiplies an image's loss by images / (classes * images of its
             class), of the target as it is trained on.
         sampling: `balanced` shows each class of the target equally often, and each image of a
@@ -265,6 +270,8 @@ class TrainSpec(Frozen):
     class_weights: Annotated[Literal["none", "balanced"], ADDED] = "none"
     sampling: Annotated[Literal["natural", "balanced"], ADDED] = "natural"
     unfreeze_every: Annotated[Count | None, ADDED] = None
+    copied_statistics: Annotated[Literal["moving", "fixed"], ADDED] = "moving"
+    head: Annotated[Literal["random", "probe"], ADDED] = "random"
     lora_rank: Annotated[Count, ADDED] = 4
     lora_alpha: Annotated[Positive | None, ADDED] = None
 
@@ -386,12 +393,25 @@ class RunSpec(Frozen):
     @model_validator(mode="after")
     def _options_of_copied_layers_have_some(self) -> RunSpec:
         changed = self.train.changed_fields()
-        about = ("tuned", "layer_lr_decay", "l2_sp", "unfreeze_every")
+        about = ("tuned", "layer_lr_decay", "l2_sp", "unfreeze_every", "copied_statistics")
         used = [name for name in about if name in changed]
         if used and not LayerPattern.parse(self.pattern).layers("T"):
             raise ValueError(
                 f"train.{used[0]} is about copied and tuned layers, and pattern {self.pattern} has "
                 "none: leave it out, or give a layer T"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_probed_head_has_features(self) -> RunSpec:
+        pattern = LayerPattern.parse(self.pattern)
+        if self.train.head == "probe" and (
+            pattern.is_scratch or pattern.kind(pattern.depth) != "R" or self.borrow
+        ):
+            raise ValueError(
+                f"train.head is probe, but pattern {self.pattern} "
+                + ("borrows images" if self.borrow else "has no copied features below a new one")
+                + ": leave head out, or tune copied layers below a random classifier"
             )
         return self
 

@@ -83,7 +83,9 @@ class _Training:
         self.model = job.model.to(job.device)
         self.optimizer = optim.build(job.groups, job.train)
         self.average = (
-            None if job.train.ema is None else ModelEmaV3(self.model, decay=job.train.ema)
+            None
+            if job.train.ema is None
+            else ModelEmaV3(self.model, decay=job.train.ema, use_warmup=True)
         )
         self.epochs = job.train.epochs if job.stop_after is None else job.stop_after
         self.epoch, self.step, self.steps_in_epoch = 0, 0, 1
@@ -171,7 +173,7 @@ class _Training:
             optim.set_lr_factor(self.optimizer, factor)
             loss = self.stepper.take(steps[number], noise[number], self.sums, self._mix(number))
             if self.average is not None:
-                self.average.update(self.model)
+                self.average.update(self.model, step=self.steps_done + 1)
             self.first_loss = loss if self.first_loss is None else self.first_loss
             shown, self.step = shown + count, number + 1
             self.steps_done, self.images_seen = self.steps_done + 1, self.images_seen + count
