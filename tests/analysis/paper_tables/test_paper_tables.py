@@ -193,7 +193,17 @@ def test_runs_at_full_size_are_on_the_papers_data(name: str) -> None:
     found = full(name)
     bases = {line.basis for line in found if line.status == "measured" and line.basis}
     assert OTHER_DATA not in bases
-    assert (OTHER_NETWORK in bases) == (name == "selective-joint")  # X-3: resnet152
+    assert OTHER_NETWORK not in bases
+
+
+def test_either_network_of_ge_is_the_papers_and_the_note_says_why() -> None:
+    """GE §4.1 names identity mappings, and starts from weights of the network without them."""
+    standard = next(one for one in GRIDS["selective-joint"].tables if one.name == "Table 2")
+    assert standard.standard["model"] == ("resnet152", "resnetv2_152")
+    models = {str(m) for m in board("selective-joint")["model"]}
+    assert "resnet152" in models
+    assert "resnetv2_152" in {*board("selective-joint", "preset=pre-activation")["model"]}
+    assert "starts from the weights released with [12]" in standard.note
 
 
 # --- what stands in a cell ---
