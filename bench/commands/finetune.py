@@ -61,21 +61,18 @@ def finetune(
         f"{root}: {counted(photographs.classes, 'class')}, {counted(photographs.train, 'image')} "
         f"with labels, {counted(photographs.test, 'test image')}; {photographs.words}",
         highlight=False,
-        markup=False,
     )
-    out.print(
-        f"from {race.trunk.model}, {_weights(race.trunk)}; {duration(budget_s)}", markup=False
-    )
+    out.print(f"from {race.trunk.model}, {_weights(race.trunk)}; {duration(budget_s)}")
     if race.recall():
-        out.print("goes on from what an earlier command of this name has decided", markup=False)
+        out.print("goes on from what an earlier command of this name has decided")
     try:
         result = race.run()
     except KeyboardInterrupt:
         out.print("stopped; finished runs are kept")
-        out.print(f"to go on: bench {shlex.join(sys.argv[1:])}", highlight=False, markup=False)
+        out.print(f"to go on: bench {shlex.join(sys.argv[1:])}", highlight=False)
         raise typer.Exit(130) from None
     for line in _answer(race, result):
-        out.print(line, highlight=False, markup=False)
+        out.print(line, highlight=False)
 
 
 def _name_of(root: Path) -> str:

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.commands._options import Results, as_path
+from bench.commands._options import Results, as_path, say
 
 
 def export(
@@ -34,11 +34,11 @@ def export(
     place = out or results / "models" / folder.path.name[:-24]
     card = model_card(network, record, predictions)
     write_model(network, place, folder.run_id, card)
-    typer.echo(f"accuracy: {accuracy_with_interval(predictions)}")
+    say(f"accuracy: {accuracy_with_interval(predictions)}")
     if onnx:
         difference = write_onnx(read_model(place), place / "model.onnx")
-        typer.echo(f"model.onnx: logits differ from torch by {difference:.2g} at the most")
-    typer.echo(f"model: {place}")
+        say(f"model.onnx: logits differ from torch by {difference:.2g} at the most")
+    say(f"model: {place}")
 
 
 def predict(
@@ -62,22 +62,22 @@ def predict(
     found = list(predictions(read_model(model), files))
     table = csv_text([one.row() for one in found])
     if out is None:
-        typer.echo(table, nl=False)
+        say(table.rstrip("\n"))
     else:
         write_atomic(out, table)
     broken = [one for one in found if one.error]
     counts = Counter(one.top[0][0] for one in found if one.top)
     named = ", ".join(f"{name} {count}" for name, count in counts.most_common(8))
     rest = f", and {len(counts) - 8} more classes" if len(counts) > 8 else ""
-    typer.echo(f"{counted(len(found) - len(broken), 'image')}: {named}{rest}", err=True)
+    say(f"{counted(len(found) - len(broken), 'image')}: {named}{rest}", err=True)
     if passed:
-        typer.echo(f"{counted(passed, 'file')} passed over: no images", err=True)
+        say(f"{counted(passed, 'file')} passed over: no images", err=True)
     for one in broken[:5]:
-        typer.echo(f"not read: {one.file}: {one.error}", err=True)
+        say(f"not read: {one.file}: {one.error}", err=True)
     if len(broken) > 5:
-        typer.echo(f"not read: {len(broken) - 5} more, see the column error", err=True)
+        say(f"not read: {len(broken) - 5} more, see the column error", err=True)
     if out is not None:
-        typer.echo(f"{out}")
+        say(out)
     if broken:
         raise typer.Exit(1)
 
