@@ -20,7 +20,7 @@ VISIBLE = r"[/x] [red]a[/] \x1b[2J\x07 :smile: \u202eb\x7f"
 GRID = """\
 about: "{about}"
 defaults:
-  target: {{dataset: digits, image_size: 16, images_per_class: 5, val_per_class: 3, test_per_class: 5}}
+  target: {{dataset: digits, images_per_class: 5, val_per_class: 3, test_per_class: 5}}
   model: narrow8_32
   pattern: scratch
 experiments:
@@ -47,7 +47,7 @@ def test_text_from_outside_is_shown_as_it_is(capsys: pytest.CaptureFixture[str])
     out.print(HOSTILE, highlight=False)
     out.print(marked(HOSTILE, "red", HOSTILE))
     say(HOSTILE)
-    print(HOSTILE, file=Shown(sys.stdout))  # type: ignore[arg-type]
+    print(HOSTILE, file=Shown(sys.stdout))
     found = capsys.readouterr().out
     assert [line.strip() for line in found.splitlines()] == [
         VISIBLE, VISIBLE, VISIBLE, VISIBLE * 2, VISIBLE, VISIBLE
@@ -92,10 +92,8 @@ def test_a_closed_output_ends_quietly(tmp_path: Path) -> None:
         )  # fmt: skip
         assert (done.returncode, done.stderr) == (0, ""), shell
     shell = f"{sys.executable} -m bench grid nothing.yaml >&- 2>&-"
-    done = subprocess.run(
-        ["bash", "-c", shell], cwd=tmp_path, env=os.environ | {"PYTHONPATH": str(ROOT)}, check=False
-    )
-    assert done.returncode == 2
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
+    assert subprocess.run(["bash", "-c", shell], cwd=tmp_path, env=environment).returncode == 2
 
 
 def test_a_full_disk_is_named_with_the_way_out(tmp_path: Path) -> None:
