@@ -51,7 +51,9 @@ def ratio_chart(
     label: str = "ratio of accuracies",
     title: str = "",
 ) -> Axes:
-    """CHU Figs. 1 and 2: a point per pair, and the average of each band with its interval.
+    """CHU Figs. 1 and 2: a point per pair, and the average of each band.
+
+    Dashed beside the average stands the geometric mean, with its interval.
 
     Args:
         points: of `analysis.comparisons.ratio_tables.point_table`.
@@ -78,6 +80,8 @@ def ratio_chart(
     for row in bands[bands["ratio"].notna()].to_dict("records"):
         ends = [row["start"], row["end"]]
         ax.plot(ends, [row["ratio"]] * 2, color=INK, linewidth=2.2, zorder=3)
+        mean = [row["geometric_mean"]] * 2
+        ax.plot(ends, mean, color=INK, linewidth=1.1, linestyle=(0, (3, 2)), zorder=3)
         if row["low"] is not None and row["low"] == row["low"]:
             ax.fill_between(ends, row["low"], row["high"], color=INK, alpha=0.13, linewidth=0)
     ax.set_yscale("log")
@@ -169,6 +173,44 @@ def curves(
         _crossing_marks(ax, marks)
     ax.set_ylabel(y_label)
     ax.set_title(title)
+    return finish(ax)
+
+
+def epoch_curves(
+    table: pd.DataFrame,
+    ax: Axes,
+    label: str,
+    scale: float = 100.0,
+    styles: Mapping[str, Look] | None = None,
+) -> Axes:
+    """A line over epochs for each condition: thick the mean of its runs, thin each run.
+
+    Args:
+        table: of `analysis.comparisons.epochs.over_epochs`.
+        label: of the vertical axis.
+        scale: what values are multiplied with, 100 for shares in percent.
+        styles: looks by line, to be the same in several panels.
+    """
+    require(table, "curves over epochs", ("line", "run_id", "x", "y"))
+    styles = styles or line_looks(table)
+    for line in dict.fromkeys(table["line"]):
+        look, rows = styles[line], table[table["line"] == line]
+        single = rows[rows["run_id"] != ""]
+        for _, run in single.groupby("run_id", sort=True):
+            ax.plot(run["x"], run["y"] * scale, color=look.colour, linewidth=0.6, alpha=0.35)
+        mean = rows[rows["run_id"] == ""]
+        every = max(len(mean) // 8, 1)
+        ax.plot(
+            mean["x"],
+            mean["y"] * scale,
+            color=look.colour,
+            linestyle=look.dash,
+            marker=look.marker,
+            markevery=every,
+            label=str(line),
+        )
+    ax.set_xlabel("epochs")
+    ax.set_ylabel(label)
     return finish(ax)
 
 

@@ -374,7 +374,8 @@ def _ratio_caption(charts: dict[str, Ratios], measured: bool) -> str:
     far = "" if measured else " Distances were not measured (bench distance)."
     return (
         f"Above 1 the first is better; black lines are averages of the bands ({'; '.join(said)}), "
-        f"with their 95 % intervals.{out}{far}"
+        "dashed ones geometric means over tasks, which the tests use, with their 95 % intervals."
+        f"{out}{far}"
     )
 
 

@@ -19,8 +19,11 @@ from bench.commands import (
     classes,
     data,
     distance,
+    errors,
     findings,
+    finetune,
     grid,
+    models,
     recommend,
     report,
     retrieve,
@@ -52,6 +55,9 @@ for _module in (
     report,
     distance,
     class_images,
+    models,
+    finetune,
+    errors,
     slurm,
 ):
     _module.register(app)

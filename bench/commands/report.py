@@ -94,6 +94,7 @@ def _material(
             )
         return source.stem, measuring.evidence(boards.read(source)), None, []
     from analysis.leaderboard.of_grid import grid_board
+    from analysis.report import epoch_figures
     from analysis.report.run_figures import figures
     from bench.planning.workspace import open_session
 
@@ -101,6 +102,7 @@ def _material(
     board = grid_board(session.plan, session.store, str(source))
     found = measuring.measurements(session.plan, session.store)
     drawn = figures(session.plan, session.store, found, session.data_root)
+    drawn = [*epoch_figures.figures(session.plan, session.store, board), *drawn]
     return session.board or session.plan.name, measuring.evidence(board, found), found, drawn
 
 

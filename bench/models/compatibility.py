@@ -184,7 +184,7 @@ def _try_weights(trial: Trial) -> None:
 
     weights, size = trial["weights"], trial["image_size"]
     spec = ModelSpec(**trial["model"])
-    init = FromFile(path=weights["path"], sha256=weights["sha256"])
+    init = FromFile(**{key: value for key, value in weights.items() if key != "pattern"})
     net = create(spec, trial["classes"], seed=0, image_size=size)
     pattern = LayerPattern.parse(weights["pattern"])
     try:

@@ -115,6 +115,12 @@ COLUMNS = (
         "metric",
         "lower",
     ),
+    Column(
+        "epochs_to_converge",
+        "first epoch with 95 % of the training accuracy of the last epoch",
+        "metric",
+        "lower",
+    ),
     Column("steps", "optimiser steps", "metric"),
     Column("train_images", "training images", "metric"),
     Column("val_images", "validation images", "metric"),
@@ -123,6 +129,13 @@ COLUMNS = (
     Column("borrowed_classes", "classes of the borrowed images", "metric"),
     Column("borrowed_images", "images to borrow from", "metric"),
     Column("trainable_parameters", "parameters of the network that were trained", "metric"),
+    Column(
+        "source_class_overlap",
+        "target classes among those of the source or of what was borrowed, by name; "
+        "empty where names cannot be compared",
+        "metric",
+        "lower",
+    ),
     Column(
         "source_test_overlap",
         "test images that the source was trained on or that were borrowed, by content",
@@ -200,8 +213,8 @@ def source_label(spec: RunSpec) -> str:
             return label if same else f"{parent.data.dataset} {label}"
         case FromTimm(tag=tag):
             return f"timm {tag}" if tag else "timm"
-        case FromFile(sha256=digest):
-            return f"file {digest[:8]}"
+        case FromFile(sha256=digest, package=package):
+            return package or f"file {digest[:8]}"
         case _:
             return "none"
 

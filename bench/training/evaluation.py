@@ -184,3 +184,20 @@ def epochs_to_threshold(
         if value is not None and value >= threshold:
             return finished
     return None
+
+
+def epochs_to_converge(
+    history: Sequence[Mapping[str, float | int | None]],
+    share: float = 0.95,
+    column: str = "train_top1_accuracy",
+) -> int | None:
+    """The number of epochs until `column` first reaches a share of its last value.
+
+    None without a last value. A network that is accurate at once has converged at once, however
+    high its accuracy is (LI Fig. 5: fine-tuning against training from scratch).
+
+    >>> epochs_to_converge([{"train_top1_accuracy": a} for a in (0.3, 0.78, 0.8)])
+    2
+    """
+    last = history[-1][column] if history else None
+    return None if last is None else epochs_to_threshold(history, share * last, column)

@@ -69,5 +69,5 @@ def test_labels_follow_the_indices() -> None:
 def test_nothing_to_cache_is_an_error() -> None:
     with pytest.raises(BenchError, match="there is no frozen prefix"):
         Feed(DATA, FeedOptions(CPU)).cache_prefix()
-    with pytest.raises(BenchError, match="it never repeats"):
+    with pytest.raises(BenchError, match="augment crop_flip never repeats"):
         Feed(DATA, FeedOptions(CPU, augment="crop_flip"), _prefix()).cache_prefix()
