@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.commands._options import Results, as_path
+from bench.commands._options import Results, as_path, say
 
 if TYPE_CHECKING:
     from bench.results.mistakes import Predictions
@@ -19,14 +19,11 @@ def errors(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="folder for mistakes.csv, classes.csv and mistakes.png", callback=as_path
-        ),
+        typer.Option(help="folder for mistakes.csv, classes.csv and mistakes.png", parser=as_path),
     ] = None,
     results: Results = Path("results"),
 ) -> None:
     """Show precision and recall of each class, confused pairs, and the wrong images."""
-    from rich.markup import escape
     from rich.table import Table
 
     from bench.commands._options import console
@@ -48,7 +45,7 @@ def errors(
     for one in predictions.by_class():
         instead = [f"{named} {n}" for label, named, n in confused if label == one.name][:3]
         cells = (str(one.images), share(one.recall), share(one.precision), ", ".join(instead))
-        table.add_row(*(escape(cell) for cell in (one.name, *cells)))
+        table.add_row(one.name, *cells)
     screen.print(table)
     wrong = predictions.wrong()
     screen.print(f"{counted(len(wrong), 'test image')} wrong", highlight=False)
@@ -58,14 +55,13 @@ def errors(
                 f"  {image.image}: {image.is_class}, called {image.named} "
                 f"({100 * image.probability:.0f} %)",
                 highlight=False,
-                markup=False,
             )
         if len(wrong) > 20:
             screen.print(f"  … and {len(wrong) - 20} more: --out FOLDER writes all of them")
         return
     spec = RunSpec.model_validate_json((folder.path / "spec.json").read_text(encoding="utf-8"))
     for path in write_mistakes(predictions, Path(spec.data.root) if spec.data.root else None, out):
-        typer.echo(path)
+        say(path)
 
 
 _SHOWN = 40

@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def finetune(
     images: Annotated[
         Path,
-        typer.Argument(help="a folder per class, an archive or a CSV of them", callback=as_path),
+        typer.Argument(help="a folder per class, an archive or a CSV of them", parser=as_path),
     ],
     budget: Annotated[str, typer.Option(help="time for everything, such as 20m or 1h30m")] = "30m",
     name: Annotated[str | None, typer.Option(help="of grid and model; else the folder's")] = None,
@@ -61,21 +61,20 @@ def finetune(
         f"{root}: {counted(photographs.classes, 'class')}, {counted(photographs.train, 'image')} "
         f"with labels, {counted(photographs.test, 'test image')}; {photographs.words}",
         highlight=False,
-        markup=False,
     )
     out.print(
-        f"from {race.trunk.model}, {_weights(race.trunk)}; {duration(budget_s)}", markup=False
+        f"from {race.trunk.model}, {_weights(race.trunk)}; {duration(budget_s)}", highlight=False
     )
     if race.recall():
-        out.print("goes on from what an earlier command of this name has decided", markup=False)
+        out.print("goes on from what an earlier command of this name has decided", highlight=False)
     try:
         result = race.run()
     except KeyboardInterrupt:
         out.print("stopped; finished runs are kept")
-        out.print(f"to go on: bench {shlex.join(sys.argv[1:])}", highlight=False, markup=False)
+        out.print(f"to go on: bench {shlex.join(sys.argv[1:])}", highlight=False)
         raise typer.Exit(130) from None
     for line in _answer(race, result):
-        out.print(line, highlight=False, markup=False)
+        out.print(line, highlight=False)
 
 
 def _name_of(root: Path) -> str:

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench.commands._options import Results, as_path
+from bench.commands._options import Results, as_path, say
 
 
 def export(
@@ -15,7 +16,7 @@ def export(
         str, typer.Argument(help="the beginning of a run id, a part of a folder name, or a path")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="the model folder; else models/NAME", callback=as_path)
+        Path | None, typer.Option(help="the model folder; else models/NAME", parser=as_path)
     ] = None,
     onnx: Annotated[bool, typer.Option(help="write model.onnx too, compared with torch")] = False,
     results: Results = Path("results"),
@@ -34,27 +35,27 @@ def export(
     place = out or results / "models" / folder.path.name[:-24]
     card = model_card(network, record, predictions)
     write_model(network, place, folder.run_id, card)
-    typer.echo(f"accuracy: {accuracy_with_interval(predictions)}")
+    say(f"accuracy: {accuracy_with_interval(predictions)}")
     if onnx:
         difference = write_onnx(read_model(place), place / "model.onnx")
-        typer.echo(f"model.onnx: logits differ from torch by {difference:.2g} at the most")
-    typer.echo(f"model: {place}")
+        say(f"model.onnx: logits differ from torch by {difference:.2g} at the most")
+    say(f"model: {place}")
 
 
 def predict(
     model: Annotated[
-        Path, typer.Argument(help="a folder of bench export or bench finetune", callback=as_path)
+        Path, typer.Argument(help="a folder of bench export or bench finetune", parser=as_path)
     ],
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
     out: Annotated[
-        Path | None, typer.Option(help="CSV file; else the table is printed", callback=as_path)
+        Path | None, typer.Option(help="CSV file; else the table is printed", parser=as_path)
     ] = None,
 ) -> None:
     """Name the class of each image, with its probability and the three likeliest classes."""
     from collections import Counter
 
     from bench.core.files import csv_text, write_atomic
-    from bench.core.text import counted
+    from bench.core.text import counted, printable
     from bench.exports.model_folder import read_model
     from bench.exports.predict import image_files, predictions
 
@@ -62,7 +63,7 @@ def predict(
     found = list(predictions(read_model(model), files))
     table = csv_text([one.row() for one in found])
     if out is None:
-        typer.echo(table, nl=False)
+        typer.echo(printable(table) if sys.stdout.isatty() else table, nl=False)
     else:
         write_atomic(out, table)
     broken = [one for one in found if one.error]
@@ -77,7 +78,7 @@ def predict(
     if len(broken) > 5:
         typer.echo(f"not read: {len(broken) - 5} more, see the column error", err=True)
     if out is not None:
-        typer.echo(f"{out}")
+        say(f"{out}")
     if broken:
         raise typer.Exit(1)
 

@@ -431,7 +431,7 @@ class Race:
 
     def _say(self, text: str) -> None:
         spent = duration(time.monotonic() - self.begun)
-        self.console.print(f"[dim]{spent}[/] {text}", highlight=False)
+        self.console.print(f"{spent} {text}", highlight=False)
 
     def _say_standings(self, best: Sequence[Standing]) -> None:
         shown = ", ".join(f"{s.arm.words} {100 * s.accuracy:.1f} %" for s in best[:4])
