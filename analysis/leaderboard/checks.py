@@ -59,7 +59,7 @@ def read_cells(text: str, place: str | None) -> pd.DataFrame:
             rows += [row] if row else []
     except csv.Error as error:
         where = _at(place, reader.line_num)
-        raise DataError(f"this is no CSV table: {error}", place=where, hint=_AGAIN) from None
+        raise DataError(f"this is no CSV table: {error}", place=where, hint=WHICH_FILE) from None
     if not rows:
         raise DataError("the file is empty", place=place, hint=WHICH_FILE)
     twice = [name for name, count in Counter(rows[0]).items() if count > 1]
