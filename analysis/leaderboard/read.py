@@ -27,6 +27,13 @@ from bench.results.records import COLUMNS
 from bench.specs.pattern import LayerPattern
 
 MAX_BYTES = 500_000_000
+TEXTS = (
+    *("experiments", "grid", "role", "source", "source_kind", "source_side", "source_origin"),
+    *("source_pattern", "dataset", "target", "views", "train_where", "model", "pattern", "method"),
+    *("method_options", "borrowed", "tuned", "condition_id", "recipe_id", "task_id", "run_id"),
+    *("parent_id", "target.classes.names", "source.classes.names"),
+)
+"""Columns of text, in which 007 is no number and 12e34567 an id."""
 _FIXED = tuple(c.name for c in COLUMNS)
 _FACTORS = tuple(c.name for c in COLUMNS if c.kind == "factor")
 _COUNTED = ("source_classes", "target_classes")
@@ -95,7 +102,13 @@ def parse(text: str, place: str | None = None) -> pd.DataFrame:
       give the CSV that bench grid wrote (results/GRID.csv), not the aggregated one
     """
     check(read_cells(text, place), place)
-    table = pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""], low_memory=False)
+    table = pd.read_csv(
+        io.StringIO(text, newline=""),
+        keep_default_na=False,
+        na_values=[""],
+        dtype=dict.fromkeys(TEXTS, object),
+        low_memory=False,
+    )
     rows, notes = once(table, place)
     board = prepare(rows, place)
     board.attrs["notes"] = [*notes, *board.attrs.get("notes", [])]
