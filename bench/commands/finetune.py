@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 def finetune(
     images: Annotated[
         Path,
-        typer.Argument(help="a folder per class, an archive or a CSV of them", callback=as_path),
+        typer.Argument(help="a folder per class, an archive or a CSV of them", parser=as_path),
     ],
     budget: Annotated[str, typer.Option(help="time for everything, such as 20m or 1h30m")] = "30m",
     name: Annotated[str | None, typer.Option(help="of grid and model; else the folder's")] = None,

@@ -7,7 +7,7 @@ from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from bench.race.labels import C, FOLDS, out_of_fold, suspicious
+from bench.race.labels import FOLDS, C, out_of_fold, suspicious
 
 
 def test_labels_that_were_changed_are_suspicious() -> None:
