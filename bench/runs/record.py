@@ -150,7 +150,9 @@ def row_of(run: Finished, context: Context) -> dict[str, Any]:
     if outcome.status == "done" and METHODS[spec.method.name].kind == "steps":
         losses = [epoch["train_loss"] for epoch in history]
         labels = loaded.labels[loaded.train]
-        row["not_converged"] = "run" if evaluate.stayed_at_chance(losses, labels) else None
+        alike = "balanced" in (spec.train.sampling, spec.train.class_weights)
+        stuck = evaluate.stayed_at_chance(losses, labels, alike=alike)
+        row["not_converged"] = "run" if stuck else None
     if outcome.status == "diverged":
         row["reason"] = f"loss not finite or exploded in epoch {(outcome.diverged_epoch or 0) + 1}"
         row["reason"] += " of the second training (train.refit)" if outcome.refit else ""

@@ -96,18 +96,22 @@ def chance_loss(labels: NDArray[np.int64]) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def stayed_at_chance(losses: Sequence[float | None], labels: NDArray[np.int64]) -> bool:
+def stayed_at_chance(
+    losses: Sequence[float | None], labels: NDArray[np.int64], *, alike: bool = False
+) -> bool:
     """Whether no epoch's mean training loss fell below `STUCK` x `chance_loss`.
 
     Args:
         losses: of each epoch, in nats; epochs in which no image of the target was shown have none.
         labels: of the training images.
+        alike: classes are shown or weighed alike, so that chance is an equal share for each.
 
     >>> stayed_at_chance([1.40, 1.38], np.arange(4)), stayed_at_chance([1.40, 1.20], np.arange(4))
     (True, False)
     """
     known = [loss for loss in losses if loss is not None]
-    return bool(known) and min(known) > STUCK * chance_loss(labels)
+    chance = chance_loss(np.unique(labels) if alike else labels)
+    return bool(known) and min(known) > STUCK * chance
 
 
 def mean_class_accuracy(logits: Logits, labels: Labels) -> float:
