@@ -18,7 +18,7 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.comparisons.evidence import ClassPrecisions, Evidence
+from analysis.comparisons.evidence import ClassPrecisions, Evidence, Outputs
 from analysis.comparisons.ratios import DISTANCE_KEYS
 from analysis.leaderboard import arms
 from analysis.leaderboard.read import LOSS, SIZES, key_of, repetition, varies, varying
@@ -28,6 +28,7 @@ from analysis.measurements.filters import sensitivity
 from analysis.measurements.rows import concept_rows, distance_rows, filter_rows, score_rows
 from bench.core.errors import BenchError
 from bench.core.files import write_atomic
+from bench.results.predictions import read_scores
 from bench.results.store import Store
 from bench.specs.measures import (
     DistancesAsked,
@@ -73,6 +74,7 @@ class Measurements:
             y, class_name, cluster.
         missing: what is not there yet and which command provides it, a sentence each.
         class_precisions: average precision by class of a finished run, by its id (SFT §4.2).
+        outputs: its scores on the test images and their labels (GE Table 5).
     """
 
     distances: pd.DataFrame | None = None
@@ -83,6 +85,7 @@ class Measurements:
     concept_points: pd.DataFrame | None = None
     missing: tuple[str, ...] = ()
     class_precisions: ClassPrecisions | None = field(default=None, compare=False)
+    outputs: Outputs | None = field(default=None, compare=False)
 
 
 def measurements(plan: Plan, store: Store) -> Measurements:
@@ -98,9 +101,12 @@ def measurements(plan: Plan, store: Store) -> Measurements:
         found: Mapping[str, float] = (record or {}).get("average_precision", {})
         return found
 
+    def outputs(run_id: str) -> Any:
+        return read_scores(store.folder(run_id, plan.runs[run_id].spec))
+
     if not plan.measures:
         text = "distances, filters and transferability: the grid has no measure: section; add one"
-        return Measurements(missing=(text,), class_precisions=precisions)
+        return Measurements(missing=(text,), class_precisions=precisions, outputs=outputs)
     reading = _Reading(plan, store)
     tables: dict[str, list[Row]] = {}
     for measure, ids in plan.measures:
@@ -109,7 +115,11 @@ def measurements(plan: Plan, store: Store) -> Measurements:
     frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
     pairs = _sensitivities(frames["filters"]) if "filters" in frames else None
     return Measurements(
-        **frames, sensitivities=pairs, missing=tuple(reading.missing), class_precisions=precisions
+        **frames,
+        sensitivities=pairs,
+        missing=tuple(reading.missing),
+        class_precisions=precisions,
+        outputs=outputs,
     )
 
 
@@ -316,6 +326,7 @@ def evidence(board: pd.DataFrame, measured: Measurements | None = None) -> Evide
         verification=verified,
         sensitivities=_of_last_layer(measured.sensitivities),
         class_precisions=measured.class_precisions,
+        outputs=measured.outputs,
     )
 
 

@@ -63,6 +63,14 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Averaged:
+    """The score of the mean of two arms' softmax outputs, paired by task and seeds (GE Table 5)."""
+
+    first: Arm
+    second: Arm
+
+
+@dataclass(frozen=True)
 class Distance:
     """A distance of a target from its source (CHU Table 2): a column of `Evidence.distances`."""
 
@@ -90,7 +98,7 @@ class Advised:
     data: str
 
 
-Of = Arm | Difference | Distance | Sensitivity | Advised
+Of = Arm | Difference | Averaged | Distance | Sensitivity | Advised
 
 
 @dataclass(frozen=True)

@@ -23,6 +23,7 @@ from analysis.paper_tables.basis import Basis, basis_of
 from analysis.paper_tables.cells import (
     Advised,
     Arm,
+    Averaged,
     Cell,
     Difference,
     Distance,
@@ -32,7 +33,15 @@ from analysis.paper_tables.cells import (
     rows_of,
 )
 from analysis.paper_tables.drawn import drawn_cells
-from analysis.paper_tables.scores import COUNTS, Score, fact_of, of_class, score_of, several
+from analysis.paper_tables.scores import (
+    COUNTS,
+    Score,
+    averaged,
+    fact_of,
+    of_class,
+    score_of,
+    several,
+)
 from analysis.papers.published import Published, cells
 from bench.core.errors import DataError, nearest
 from bench.core.text import counted
@@ -190,6 +199,8 @@ def _filled(blank: Line, cell: Cell, one: PaperTable, evidence: Evidence, advice
     match cell.of:
         case Arm() | Difference():
             return _scored(blank, cell, one, evidence)
+        case Averaged():
+            return _averaged(blank, cell.of, one, evidence)
         case Distance():
             return _distance(blank, cell.of, one, evidence.distances)
         case Sensitivity():
@@ -219,7 +230,7 @@ _ENDED = ("done", "diverged")
 """Runs with an outcome: one that diverged counts at chance."""
 
 
-def _arms(of: Arm | Difference) -> tuple[Arm, ...]:
+def _arms(of: Arm | Difference | Averaged) -> tuple[Arm, ...]:
     return (of,) if isinstance(of, Arm) else (of.first, of.second)
 
 
@@ -250,6 +261,22 @@ def _scored(blank: Line, cell: Cell, one: PaperTable, evidence: Evidence) -> Lin
     left = sum(len(a) - len(d) for a, d in zip(rows, done, strict=True))
     missing = f"{counted(left, 'run')} without a result" if left else ""
     return _of_basis(replace(line, note=_joined(blank.note, score.note, missing)), basis)
+
+
+def _averaged(blank: Line, of: Averaged, one: PaperTable, evidence: Evidence) -> Line:
+    """The mean of two networks' outputs, whose runs must have left their predictions."""
+    rows = [rows_of(evidence.board, which) for which in _arms(of)]
+    done = [one_arm[one_arm["status"] == "done"] for one_arm in rows]
+    if any(one_arm.empty for one_arm in done):
+        return replace(blank, status="not run", note=_joined(blank.note, "not in this grid"))
+    if evidence.outputs is None:
+        said = "a leaderboard has no outputs of single images: give the grid"
+        return replace(blank, status="not measured", note=_joined(blank.note, said))
+    score = averaged(done, evidence.outputs)
+    if score is None:
+        said = "the predictions of one of the two are gone"
+        return replace(blank, status="not measured", note=_joined(blank.note, said))
+    return _of_basis(_with(blank, score), basis_of(pd.concat(done), one.standard, _arms(of)))
 
 
 def _with(blank: Line, score: Score) -> Line:

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from markupsafe import escape
+from scipy import special
+from sklearn.metrics import balanced_accuracy_score
 from typer.testing import CliRunner
 
 from analysis.comparisons.evidence import Evidence
@@ -67,7 +69,16 @@ def board(name: str, *overrides: str) -> pd.DataFrame:
 
 @cache
 def full(name: str) -> list[Line]:
-    return lines(name, Evidence(board(name), class_precisions=precisions))
+    return lines(name, Evidence(board(name), class_precisions=precisions, outputs=outputs))
+
+
+LABELS = np.repeat(np.arange(3), (5, 9, 16))
+
+
+def outputs(run_id: str) -> tuple[np.ndarray, np.ndarray]:
+    """Made-up scores of 30 test images of three classes."""
+    rng = np.random.default_rng(int(run_id))
+    return rng.normal(size=(30, 3)).astype(np.float32) + 1.5 * np.eye(3)[LABELS], LABELS
 
 
 def precisions(run_id: str) -> dict[str, float]:
@@ -250,6 +261,31 @@ def test_gains_of_single_classes_are_of_nine_views_and_need_the_records() -> Non
         "not measured",
         "a leaderboard has no column for single classes: give the grid",
     )
+
+
+def test_the_average_of_two_networks_is_of_their_softmax_outputs() -> None:
+    """GE Table 5: "average the output of (ii) and (iii)"."""
+    rows = board("selective-joint")
+    rows = rows[(rows["experiments"] == "table-5") & (rows["method"] == "selective")]
+    places = rows["borrowed"].isin(["places-205 all", "imagenet all;places-205 all"])
+    scores = [outputs(str(key))[0] for key in rows.loc[places, "run_id"]]
+    assert len(scores) == 2
+    mean = np.mean([special.softmax(one, axis=1) for one in scores], axis=0)
+    row = ("Table 5", "Average the output of (ii) and (iii)", "mean Acc")
+    line = of(full("selective-joint"), *row)
+    assert (line.published, line.status, line.n, line.low) == (86.9, "measured", 1, None)
+    expected = 100 * balanced_accuracy_score(LABELS, mean.argmax(1))
+    assert line.measured == pytest.approx(expected)
+    found = lines("selective-joint", Evidence(board("selective-joint")))
+    assert of(found, *row).note == "a leaderboard has no outputs of single images: give the grid"
+    gone = Evidence(board("selective-joint"), outputs=lambda key: None)
+    assert of(lines("selective-joint", gone), *row).note == (
+        "the predictions of one of the two are gone"
+    )
+    other = Evidence(
+        board("selective-joint"), outputs=lambda key: (outputs(key)[0], LABELS + int(key))
+    )
+    assert of(lines("selective-joint", other), *row).status == "not measured"
 
 
 def test_a_gain_is_the_difference_of_two_cells() -> None:
