@@ -129,7 +129,7 @@ def test_the_committed_photographs_decide_what_they_decide(tiny: Path, photograp
     )
     assert f"near > far: {_points(_near_far(tiny))} points 6 tasks" in lines
     assert "before fine-tuning not enough evidence (on 6 of 8 parts) not enough evidence" in lines
-    assert "18 claims have no runs here" in text
+    assert "20 claims have no runs here" in text
 
 
 def test_numbers_and_both_verdicts_are_those_of_the_csv(tmp_path: Path, tiny: Path) -> None:
