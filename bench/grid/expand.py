@@ -25,6 +25,7 @@ Expansion is pure and imports no torch. Every error carries file and line.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -44,6 +45,8 @@ from bench.specs.identity import collector_paused
 from bench.specs.measures import Measure
 from bench.specs.run import RunSpec, Seeds, canonical_json
 
+MAX_CELLS = 200_000
+"""Of one experiment; a hundred thousand are planned in seconds."""
 _TEXTS = ("name", "about", "root")
 _TOP = (*_TEXTS, "defaults", "sources", "targets", "experiments", "measure", "slurm")
 _EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude", "baseline")
@@ -227,7 +230,7 @@ class _Expander:
     def _cells(self) -> Iterator[tuple[Assignment, tuple[Value, ...]]]:
         axes = self._axes()
         self.axis_keys = [key for axis in axes for key in axis[0][0]]
-        yield from product(axes)
+        yield from self._product(axes, (*self.path, "axes"))
         for n, extra in enumerate(self._list("include")):
             place: Place = (*self.path, "include", n)
             fixed = [[({key: value}, {key: (*place, key)})] for key, value in extra.items()]
@@ -239,7 +242,20 @@ class _Expander:
                     f"include names {sorted(clash)} but not what is zipped with it",
                     "name all keys of the zip:, or none",
                 )
-            yield from product(others + fixed)
+            yield from self._product(others + fixed, place)
+
+    def _product(
+        self, axes: Sequence[Sequence[Value]], place: Place
+    ) -> Iterator[tuple[Assignment, tuple[Value, ...]]]:
+        lengths = [len(axis) for axis in axes]
+        if math.prod(lengths) > MAX_CELLS:
+            raise self.document.error(
+                place,
+                f"{' × '.join(map(str, lengths))} values make {math.prod(lengths):,} cells, more "
+                f"than {MAX_CELLS:,}",
+                "take fewer values, or let some go together under zip:",
+            )
+        yield from product(axes)
 
     def _axes(self) -> list[list[Value]]:
         axes: list[list[Value]] = []
@@ -349,11 +365,14 @@ class _Expander:
             self.repeats.add(assignment, cell, run)
             return run
         except BenchError as error:
+            hint = error.hint
             if isinstance(error, CellError):
                 axes = {key: place for _, where in values for key, place in where.items()}
                 origins = Origins(self.document, self.path, self.overrides, axes, named)
                 place = origins.place(error.key)
+                section = error.key[0] if error.key else ""
+                hint = hint or (f"{section}: {SECTIONS[section]}" if section in SECTIONS else None)
             else:
                 place = self.document.place(self.path)
             message = f"{error.message} (experiment {self.name})"
-            raise GridError(message, place=place, hint=error.hint) from None
+            raise GridError(message, place=place, hint=hint) from None
