@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
 import pandas as pd
@@ -9,6 +10,8 @@ import pandas as pd
 from analysis.comparisons.pairing import LrRule
 from analysis.leaderboard.read import finished
 from analysis.statistics.decisions import Rules
+
+ClassPrecisions = Callable[[str], Mapping[str, float]]
 
 
 @dataclass(frozen=True)
@@ -24,6 +27,8 @@ class Evidence:
         probes: network (near, far, self, FT-near, FT-far), layer, accuracy, task, seed; layers
             from the lowest up. By default the probes among the leaderboard's runs.
         sensitivities: a, b, percentage, reverse_percentage, n_classes.
+        class_precisions: average precision by class of a run by its id, from its record; None for a
+            leaderboard alone, which has no column for single classes.
         lr: whether arms are compared at equal learning rates or each at its best by validation;
             None: at its best where there are several and validation accuracies.
         rules: what a verdict needs.
@@ -34,6 +39,7 @@ class Evidence:
     verification: pd.DataFrame | None = None
     probes: pd.DataFrame | None = None
     sensitivities: pd.DataFrame | None = None
+    class_precisions: ClassPrecisions | None = None
     lr: LrRule | None = None
     rules: Rules = field(default_factory=Rules)
 

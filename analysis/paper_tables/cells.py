@@ -102,6 +102,8 @@ class Cell:
         of: where to look.
         metric: a column of the leaderboard, or a name of `analysis.paper_tables.compare.COUNTS`.
         spread: the published column that holds the spread of this one, if there is one.
+        class_name: of the single class whose average precision is compared, if it is one's; the
+            metric is then the column that it gets.
     """
 
     row: str
@@ -109,6 +111,7 @@ class Cell:
     of: Of
     metric: str = "top1_accuracy"
     spread: str = ""
+    class_name: str = ""
 
 
 @dataclass(frozen=True)

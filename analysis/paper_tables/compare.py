@@ -32,7 +32,7 @@ from analysis.paper_tables.cells import (
     rows_of,
 )
 from analysis.paper_tables.drawn import drawn_cells
-from analysis.paper_tables.scores import COUNTS, Score, fact_of, score_of, several
+from analysis.paper_tables.scores import COUNTS, Score, fact_of, of_class, score_of, several
 from analysis.papers.published import Published, cells
 from bench.core.errors import DataError, nearest
 from bench.core.text import counted
@@ -64,7 +64,6 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {
 }
 """Sections whose numbers are settings or counts of the protocol, which stand in the grid files."""
 ELSEWHERE: Mapping[tuple[str, str], str] = {
-    ("soft-ft-2019", "text Sec. 4.2"): "average precision of single classes is not recorded",
     ("soft-ft-2019", "text Sec. 4.4 / Fig. 5"): "training curves: see the figures and claim SFT-C7",
     ("li-2019", "Table 1"): "the network itself, whose layers the harness's tests count",
     ("ge-yu-2017", "text Sec. 4.3"): "counts, and differences of rows of Tables 2 and 3",
@@ -190,7 +189,7 @@ def _blank(printed: Published) -> Line:
 def _filled(blank: Line, cell: Cell, one: PaperTable, evidence: Evidence, advice: Advice) -> Line:
     match cell.of:
         case Arm() | Difference():
-            return _scored(blank, cell, one, evidence.board)
+            return _scored(blank, cell, one, evidence)
         case Distance():
             return _distance(blank, cell.of, one, evidence.distances)
         case Sensitivity():
@@ -224,10 +223,10 @@ def _arms(of: Arm | Difference) -> tuple[Arm, ...]:
     return (of,) if isinstance(of, Arm) else (of.first, of.second)
 
 
-def _scored(blank: Line, cell: Cell, one: PaperTable, board: pd.DataFrame) -> Line:
+def _scored(blank: Line, cell: Cell, one: PaperTable, evidence: Evidence) -> Line:
     assert isinstance(cell.of, Arm | Difference)
     arms = _arms(cell.of)
-    rows = [rows_of(board, which) for which in arms]
+    rows = [rows_of(evidence.board, which) for which in arms]
     if any(one_arm.empty for one_arm in rows):
         return replace(blank, status="not run", note=_joined(blank.note, "not in this grid"))
     done = [one_arm[one_arm["status"].isin(_ENDED)] for one_arm in rows]
@@ -235,6 +234,11 @@ def _scored(blank: Line, cell: Cell, one: PaperTable, board: pd.DataFrame) -> Li
         states = pd.concat(rows)["status"].value_counts().to_dict()
         said = ", ".join(f"{n} {state}" for state, n in states.items())
         return replace(blank, status="not run", note=_joined(blank.note, f"runs: {said}"))
+    if cell.class_name:
+        if evidence.class_precisions is None:
+            said = "a leaderboard has no column for single classes: give the grid"
+            return replace(blank, status="not measured", note=_joined(blank.note, said))
+        done = [of_class(one_arm, cell, evidence.class_precisions) for one_arm in done]
     mixed = "; ".join(filter(None, map(several, done)))
     if mixed and cell.metric not in COUNTS:
         return replace(blank, status="several conditions", note=_joined(blank.note, mixed))
@@ -338,12 +342,15 @@ def _advice(grid: PaperGrid, evidence: Evidence) -> Advice:
 
 
 def _behind_cells(grid: PaperGrid, board: pd.DataFrame) -> set[Any]:
-    """The rows of the leaderboard that stand behind a cell of the paper, by their index."""
+    """The rows of the leaderboard that stand behind a cell of the paper, by their index.
+
+    Cells of single classes do not count: the runs behind them have a score over all classes too.
+    """
     arms = {
         which
         for table in grid.tables
         for cell in table.cells
-        if isinstance(cell.of, Arm | Difference)
+        if isinstance(cell.of, Arm | Difference) and not cell.class_name
         for which in _arms(cell.of)
     }
     return {index for which in arms for index in rows_of(board, which).index}

@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.comparisons.evidence import ClassPrecisions
 from analysis.comparisons.units import Kind, combined, summarise
 from analysis.leaderboard.labels import number
 from analysis.leaderboard.read import SEEDS, key_of, repetition, varying
+from analysis.paper_tables.cells import Cell
 from bench.results.intervals import BOUNDED, WITHOUT_IMAGES, Estimate, clipped
 
 
@@ -66,6 +68,21 @@ def fact_of(rows: pd.DataFrame, metric: str) -> Score | None:
     least, most = (number(round(value, 1)) for value in (values[0], values[-1]))
     ends = least if least == most else f"{least} to {most}"
     return Score(values[0] if len(values) == 1 else ends, None, None, None, len(rows), "run")
+
+
+def of_class(rows: pd.DataFrame, cell: Cell, precisions: ClassPrecisions) -> pd.DataFrame:
+    """The rows with the average precision of the cell's class as its metric.
+
+    A run that diverged has that of guessing; one whose record has none, or whose target has no
+    such class, has none.
+    """
+    values = [
+        1 / row["target_classes"]
+        if row["status"] == "diverged"
+        else precisions(str(row["run_id"])).get(cell.class_name)
+        for row in rows.to_dict("records")
+    ]
+    return rows.assign(**{cell.metric: pd.Series(values, index=rows.index, dtype=float)})
 
 
 def score_of(arms: Sequence[pd.DataFrame], metric: str) -> Score | None:

@@ -184,9 +184,9 @@ def marked(word: str, style: str, rest: str = "") -> Text:
     return Text.assemble((printable(word), style), printable(rest))
 
 
-def say(line: object) -> None:
-    """Prints a line as it is, however long."""
-    typer.echo(printable(str(line)))
+def say(line: object, *, err: bool = False) -> None:
+    """Prints a line as it is, however long; with `err` beside the output."""
+    typer.echo(printable(str(line)), err=err)
 
 
 class Shown:

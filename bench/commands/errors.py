@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.commands._options import Results, as_path, say
+from bench.commands._options import Results, as_path, console, say
 
 if TYPE_CHECKING:
     from bench.results.mistakes import Predictions
@@ -26,7 +26,6 @@ def errors(
     """Show precision and recall of each class, confused pairs, and the wrong images."""
     from rich.table import Table
 
-    from bench.commands._options import console
     from bench.core.text import counted
     from bench.exports.card import accuracy_with_interval, share
     from bench.results.lookup import find_run

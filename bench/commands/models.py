@@ -70,15 +70,15 @@ def predict(
     counts = Counter(one.top[0][0] for one in found if one.top)
     named = ", ".join(f"{name} {count}" for name, count in counts.most_common(8))
     rest = f", and {len(counts) - 8} more classes" if len(counts) > 8 else ""
-    typer.echo(f"{counted(len(found) - len(broken), 'image')}: {named}{rest}", err=True)
+    say(f"{counted(len(found) - len(broken), 'image')}: {named}{rest}", err=True)
     if passed:
-        typer.echo(f"{counted(passed, 'file')} passed over: no images", err=True)
+        say(f"{counted(passed, 'file')} passed over: no images", err=True)
     for one in broken[:5]:
-        typer.echo(f"not read: {one.file}: {one.error}", err=True)
+        say(f"not read: {one.file}: {one.error}", err=True)
     if len(broken) > 5:
-        typer.echo(f"not read: {len(broken) - 5} more, see the column error", err=True)
+        say(f"not read: {len(broken) - 5} more, see the column error", err=True)
     if out is not None:
-        say(f"{out}")
+        say(out)
     if broken:
         raise typer.Exit(1)
 

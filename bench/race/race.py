@@ -23,14 +23,16 @@ from rich.console import Console
 from bench.core.errors import BenchError
 from bench.core.files import write_atomic
 from bench.core.text import counted, duration
-from bench.launch.devices import Machine, placement
+from bench.launch.devices import Machine, context_of, placement
 from bench.launch.local.run import run_here
 from bench.planning.workspace import Session, open_session
 from bench.race.arms import SCRATCH, Arm, Trunk, floor_arms, tuned_arms
+from bench.race.labels import Labels, look_at_labels
 from bench.race.photographs import Photographs
 from bench.race.schedule import RACE_SHARE, Rung, cost, rungs
 from bench.race.speed import training_rates
 from bench.results.store import RunFolder
+from bench.runs.build import Context
 
 SMALLER = (1.0, 160 / 224, 128 / 224, 96 / 224)
 """Image sizes that are tried, as shares of the weights' own; the largest that leaves a race."""
@@ -45,7 +47,6 @@ _START_S = 12.0
 _RECIPE = {
     "schedule": "cosine",
     "warmup_epochs": 1.0,
-    "nesterov": True,
     "weight_decay": 1e-4,
     "label_smoothing": 0.1,
     "augment": "crop_flip",
@@ -105,6 +106,7 @@ class Result:
         final: folders of the winner's runs on all labels, by seed; the first is the model's.
         floor: the run of the better frozen arm on all labels, and its words.
         scratch: the run from random weights; None where there was no time.
+        labels: what features say of the labels; None where a class has too few images.
         seconds: that the command took.
     """
 
@@ -113,6 +115,7 @@ class Result:
     final: Sequence[RunFolder]
     floor: tuple[RunFolder, str]
     scratch: RunFolder | None
+    labels: Labels | None
     seconds: float
 
 
@@ -369,12 +372,17 @@ class Race:
             self._run(scratch)
         session = self._open(None)
         frozen = min((s for s in best if s.arm.name in floor.arms), key=lambda s: s.order)
+        floor_run = self._folders(session, floor, frozen.arm.name)[0]
+        self._say("labels: each image by classifiers that were not fitted to it")
+        context = Context(**context_of(session, self.machine))
+        labels = look_at_labels(floor_run, context)
         return Result(
             session,
             best,
             self._folders(session, final, winner.arm.name),
-            (self._folders(session, floor, frozen.arm.name)[0], frozen.arm.words),
+            (floor_run, frozen.arm.words),
             self._folders(session, scratch, SCRATCH.name)[0] if scratch else None,
+            labels,
             time.monotonic() - self.begun,
         )
 
@@ -431,7 +439,7 @@ class Race:
 
     def _say(self, text: str) -> None:
         spent = duration(time.monotonic() - self.begun)
-        self.console.print(f"{spent} {text}", highlight=False)
+        self.console.print(f"{spent:>12}  {text}", highlight=False)
 
     def _say_standings(self, best: Sequence[Standing]) -> None:
         shown = ", ".join(f"{s.arm.words} {100 * s.accuracy:.1f} %" for s in best[:4])

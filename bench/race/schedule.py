@@ -48,7 +48,7 @@ def rungs(arms: int, epochs: float) -> tuple[Rung, ...]:
         )
         if first >= LEAST_EPOCHS:
             return tuple(Rung(n, first * 2**i) for i, n in enumerate(sizes))
-        arms //= 2
+        arms = arms // 2 if arms >= 4 else arms - 1
     return ()
 
 

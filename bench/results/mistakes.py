@@ -162,19 +162,29 @@ def read_predictions(folder: RunFolder) -> Predictions:
     return Predictions(tuple(record["classes"]), names, labels, logits)
 
 
-def paired_difference(one: Predictions, other: Predictions) -> str:
-    """How much more often `one` is right than `other` on the same images, in points of accuracy.
+def paired_interval(one: NDArray[np.bool_], other: NDArray[np.bool_]) -> tuple[float, float, float]:
+    """Difference of two shares on the same images, with its 95 % interval: estimate, low, high.
 
     The interval is Agresti and Min's (2005, Statistics in Medicine 24) for paired proportions: half
-    an image is added to each cell of the table, then d ± 1.96 sqrt((b + c) - (b - c)²/n) / n.
+    an image is added to each cell of the table of right and wrong, so with b images that only the
+    first has right, c that only the second has, and n images,
+    d ± 1.96 sqrt(b + c - (b - c)²/n) / n.
+
+    >>> first, second = np.array([True] * 9 + [False]), np.array([True] * 7 + [False] * 3)
+    >>> [round(value, 2) for value in paired_interval(first, second)]
+    [0.2, -0.1, 0.43]
     """
+    b, c = float((one & ~other).sum()) + 0.5, float((~one & other).sum()) + 0.5
+    n = len(one) + 2.0
+    half = 1.96 * float(np.sqrt(b + c - (b - c) ** 2 / n)) / n
+    middle = (b - c) / n
+    return float(one.mean() - other.mean()), middle - half, middle + half
+
+
+def paired_difference(one: Predictions, other: Predictions) -> str:
+    """How much more often `one` is right than `other` on the same images, in points of accuracy."""
     if one.images != other.images or not np.array_equal(one.labels, other.labels):
         return "not comparable: other test images"
-    first, second = one.named == one.labels, other.named == other.labels
-    b, c = float((first & ~second).sum()) + 0.5, float((~first & second).sum()) + 0.5
-    n = len(first) + 2.0
-    half = 1.96 * np.sqrt((b + c) - (b - c) ** 2 / n) / n
-    estimate = (b - c) / n
-    point = float(first.mean() - second.mean())
-    low, high = 100 * (estimate - half), 100 * (estimate + half)
-    return f"{100 * point:+.1f} ({low:+.1f} to {high:+.1f}) points"
+    found = paired_interval(one.named == one.labels, other.named == other.labels)
+    point, low, high = (100 * value for value in found)
+    return f"{point:+.1f} ({low:+.1f} to {high:+.1f}) points"

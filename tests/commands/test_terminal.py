@@ -20,7 +20,8 @@ VISIBLE = r"[/x] [red]a[/] \x1b[2J\x07 :smile: \u202eb\x7f"
 GRID = """\
 about: "{about}"
 defaults:
-  target: {{dataset: digits, images_per_class: 5, val_per_class: 3, test_per_class: 5}}
+  target:
+    {{dataset: digits, image_size: 16, images_per_class: 5, val_per_class: 3, test_per_class: 5}}
   model: narrow8_32
   pattern: scratch
 experiments:
