@@ -37,7 +37,7 @@ from bench.grid.cells import Assignment, Place, Value, assign, matches, product,
 from bench.grid.errors import CellError, shown
 from bench.grid.measures import read_measures
 from bench.grid.names import Names, check_name
-from bench.grid.overrides import Origins, Override, check_laid, laid_over, read_override
+from bench.grid.overrides import Origins, Override, check_laid, laid_over, read_override, sweeps
 from bench.grid.presets import split_presets, with_presets
 from bench.grid.seed_repeats import Repeats
 from bench.grid.yaml import Document, read_yaml
@@ -174,7 +174,8 @@ class _Expander:
     ) -> None:
         self.document, self.name, self.builder = document, name, builder
         self.path: Place = ("experiments", name)
-        self.overrides = overrides
+        self.given = overrides
+        self.overrides = [one for one in overrides if not sweeps(one)]
         self.laid: set[str] = set()  # the overrides that a cell has taken
         self.axis_keys: list[str] = []
         self.repeats = Repeats(self._seeds)
@@ -271,7 +272,22 @@ class _Expander:
                 raise self.document.error(
                     (*path, key), f"{key} is an axis twice", "keep it under axes: or under zip:"
                 )
+        for one in filter(sweeps, self.given):
+            axes = self._swept(axes, one)
         return axes
+
+    def _swept(self, axes: list[list[Value]], one: Override) -> list[list[Value]]:
+        """The axes with the values of a `--set` in place of those of its key."""
+        zipped = [
+            sorted(axis[0][0]) for axis in axes if one.key in axis[0][0] and len(axis[0][0]) > 1
+        ]
+        if zipped or not one.value:
+            text = f"{' and '.join(zipped[0])} go together" if zipped else "the list is empty"
+            hint = "set one value, or change the zip: of the grid" if zipped else "write [a, b, …]"
+            raise GridError(text, place=one.text, hint=hint)
+        self.laid.add(one.text)
+        kept = [axis for axis in axes if one.key not in axis[0][0]]
+        return [*kept, [({one.key: value}, {}) for value in one.value]]
 
     def _zipped(self, group: Mapping[str, Any], path: Place) -> list[Value]:
         for key, values in group.items():
@@ -368,7 +384,7 @@ class _Expander:
             hint = error.hint
             if isinstance(error, CellError):
                 axes = {key: place for _, where in values for key, place in where.items()}
-                origins = Origins(self.document, self.path, self.overrides, axes, named)
+                origins = Origins(self.document, self.path, self.given, axes, named)
                 place = origins.place(error.key)
                 section = error.key[0] if error.key else ""
                 hint = hint or (f"{section}: {SECTIONS[section]}" if section in SECTIONS else None)
