@@ -41,7 +41,10 @@ _COUNTED = ("source_classes", "target_classes")
 SEEDS = ("seed_draw", "seed_init", "seed_order")
 PATTERN = ("pattern",)
 """What differs when the pattern differs: nothing else."""
-COPIED = ("copied_lr_factor", "tuned", "layer_lr_decay", "l2_sp")
+COPIED = (
+    *("copied_lr_factor", "tuned", "layer_lr_decay", "l2_sp"),
+    *("train.unfreeze_every", "train.lora_*", "train.copied_statistics", "train.head"),
+)
 """Options of copied and tuned layers; without such layers they mean nothing."""
 SOURCE = ("source", "source_*", "source.*", "weights.*")
 """What differs when the source differs; another source may have been trained for longer."""

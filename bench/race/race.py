@@ -75,6 +75,14 @@ class Stage:
 
 
 @dataclass(frozen=True)
+class Plan:
+    """The side of the images in the race, and its rungs."""
+
+    size: int
+    rungs: tuple[Rung, ...]
+
+
+@dataclass(frozen=True)
 class Standing:
     """An arm with what its validation images say, mean over its draws.
 
@@ -146,6 +154,8 @@ class Race:
     begun: float = field(default_factory=time.monotonic)
     stages: list[Stage] = field(default_factory=list)
     _past: dict[str, Stage] = field(default_factory=dict)
+    _plan: Plan | None = None
+    _is_done: bool = False
 
     # --- time ---
 
@@ -220,9 +230,10 @@ class Race:
         """
         try:
             state = json.loads(self._state.read_text(encoding="utf-8"))
-            stages = [
-                Stage(**{**one, "arms": tuple(one["arms"])}) for one in state["stages"].values()
-            ]
+            stages = [Stage(**{**one, "arms": tuple(one["arms"])}) for one in state["stages"]]
+            plan = state["plan"]
+            if plan is not None:
+                plan = Plan(plan["size"], tuple(Rung(**rung) for rung in plan["rungs"]))
         except FileNotFoundError:
             return 0
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -235,7 +246,19 @@ class Race:
                 hint="give this one another --name, or another --results",
             )
         self._past = {stage.name: stage for stage in stages}
+        self._plan, self._is_done = plan, bool(state.get("done"))
         return len(self._past)
+
+    def _keep(self, *, done: bool = False) -> None:
+        """Writes down what has been decided."""
+        decided = self._past | {stage.name: stage for stage in self.stages}
+        state = {
+            "of": self._of,
+            "plan": None if self._plan is None else asdict(self._plan),
+            "stages": [asdict(stage) for stage in decided.values()],
+            "done": done or self._is_done,
+        }
+        write_atomic(self._state, json.dumps(state, indent=1))
 
     def _decided(self, stage: Stage) -> Stage:
         """The stage as it was decided before, if it was."""
@@ -252,8 +275,7 @@ class Race:
         self.stages.append(stage)
         grid = yaml.safe_dump(self._grid(), sort_keys=False, allow_unicode=True)
         write_atomic(self.path, grid)
-        past = {stage.name: asdict(stage) for stage in (*self._past.values(), *self.stages)}
-        write_atomic(self._state, json.dumps({"of": self._of, "stages": past}, indent=1))
+        self._keep()
         session = self._open(stage)
         where = placement(self.workers, self.machine)
         tally = run_here(session, self.console, self.machine, where, retry_failed=True)
@@ -307,25 +329,24 @@ class Race:
             KeyboardInterrupt: it was interrupted; the same command goes on.
         """
         rates = self._rates()
-        size = self._size(rates)
+        size = self._size(rates) if self._plan is None else self._plan.size
         epoch_s = self._epoch_s(rates[size])
         floor = Stage("floor", ("probe", "svm"), 0, self.trunk.size, self.photographs.draws)
         self._say(f"floor: classifiers on features at {floor.size} pixels")
         best = self._standings(self._run(floor), floor)
         self._say_standings(best)
         seeds = 1 if self.photographs.draws == 1 else 2
-        done_by = self.budget_s * RACE_SHARE
-        for number, rung in enumerate(self._rungs(epoch_s, seeds, done_by), 1):
+        if self._plan is None:
+            self._plan = Plan(size, self._rungs(epoch_s, seeds, self.budget_s * RACE_SHARE))
+        for number, rung in enumerate(self._plan.rungs, 1):
             kept = [s.arm.name for s in best if s.arm.name not in floor.arms]
             names = (kept or [arm.name for arm in tuned_arms(self.trunk)])[: rung.arms]
             stage = Stage(f"rung-{number}", tuple(names), rung.epochs, size, seeds)
-            known = stage.name in self._past
-            stage = self._decided(stage)
-            if not known and self.left_s < self._stage_s(stage, epoch_s) + self._final_s(
-                stage, epoch_s, 1
-            ):
+            needed = self._stage_s(stage, epoch_s) + self._final_s(stage, epoch_s, 1)
+            if stage.name not in self._past and (self._is_done or self.left_s < needed):
                 self._say(f"{stage.name} is left out: there is no time for it")
                 break
+            stage = self._decided(stage)
             self._say(
                 f"{stage.name}: {counted(len(names), 'recipe')}, "
                 f"{counted(rung.epochs, 'epoch', 'epochs')} each at {size} pixels, "
@@ -363,13 +384,13 @@ class Race:
             )
             self._run(final)
         scratch = None
-        one = Stage("scratch", (SCRATCH.name,), max(stage.epochs, 8), stage.size or 160, 1, True)
-        if one.name in self._past or (
-            stage.epochs and self._final_s(one, epoch_s, 1) < self.left_s
-        ):
-            self._say(f"scratch: for comparison, about {duration(self._stage_s(one, epoch_s))}")
+        one = Stage("scratch", (SCRATCH.name,), max(stage.epochs, 8), stage.size, 1, on_all=True)
+        in_time = stage.epochs and not self._is_done
+        if one.name in self._past or (in_time and self._final_s(one, epoch_s, 1) < self.left_s):
             scratch = self._decided(one)
+            self._say(f"scratch: for comparison, about {duration(self._stage_s(one, epoch_s))}")
             self._run(scratch)
+        self._keep(done=True)
         session = self._open(None)
         frozen = min((s for s in best if s.arm.name in floor.arms), key=lambda s: s.order)
         floor_run = self._folders(session, floor, frozen.arm.name)[0]
