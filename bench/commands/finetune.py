@@ -177,7 +177,7 @@ def _about_labels(result: Result, place: Path) -> list[str]:
 def _epochs(count: int) -> str:
     from bench.core.text import counted
 
-    return counted(count, "epoch", "epochs") if count else "no training of the network"
+    return counted(count, "epoch") if count else "no training of the network"
 
 
 def register(app: typer.Typer) -> None:

@@ -78,7 +78,7 @@ def counted(number: int, noun: str, plural: str | None = None) -> str:
     >>> counted(1, "image"), counted(3000, "image"), counted(2, "class"), counted(0, "box")
     ('1 image', '3,000 images', '2 classes', '0 boxes')
     """
-    several = plural or (f"{noun}es" if noun.endswith(("x", "s", "ch")) else f"{noun}s")
+    several = plural or (f"{noun}es" if noun.endswith(("x", "s", "tch", "nch")) else f"{noun}s")
     return f"{number:,} {noun if number == 1 else several}"
 
 

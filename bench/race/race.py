@@ -13,7 +13,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -37,7 +37,7 @@ from bench.runs.build import Context
 SMALLER = (1.0, 160 / 224, 128 / 224, 96 / 224)
 """Image sizes that are tried, as shares of the weights' own; the largest that leaves a race."""
 
-_WISHED_EPOCHS = 40.0
+_WISHED_EPOCHS = 24.0
 """Epochs of single arms that a race should have time for, before images are made smaller."""
 
 _MOST_SEEDS = 5
@@ -342,14 +342,14 @@ class Race:
             kept = [s.arm.name for s in best if s.arm.name not in floor.arms]
             names = (kept or [arm.name for arm in tuned_arms(self.trunk)])[: rung.arms]
             stage = Stage(f"rung-{number}", tuple(names), rung.epochs, size, seeds)
-            needed = self._stage_s(stage, epoch_s) + self._final_s(stage, epoch_s, 1)
-            if stage.name not in self._past and (self._is_done or self.left_s < needed):
+            least = max((s.stage.epochs for s in best), default=0) + 1
+            stage = self._decided(self._in_time(stage, epoch_s, least))
+            if not stage.epochs or (self._is_done and stage.name not in self._past):
                 self._say(f"{stage.name} is left out: there is no time for it")
                 break
-            stage = self._decided(stage)
             self._say(
                 f"{stage.name}: {counted(len(names), 'recipe')}, "
-                f"{counted(rung.epochs, 'epoch', 'epochs')} each at {size} pixels, "
+                f"{counted(stage.epochs, 'epoch')} each at {stage.size} pixels, "
                 f"about {duration(self._stage_s(stage, epoch_s))}"
             )
             before = time.monotonic()
@@ -437,10 +437,22 @@ class Race:
             self._say("there is no time for a race of tuned networks: a longer --budget has some")
         else:
             self._say(
-                f"the race: {counted(cost(found) * seeds, 'epoch', 'epochs')} of "
+                f"the race: {counted(cost(found) * seeds, 'epoch')} of "
                 f"{duration(epoch_s)} in {counted(len(found), 'rung')}"
             )
         return found
+
+    def _in_time(self, stage: Stage, epoch_s: float, least: int) -> Stage:
+        """The stage with as many of its epochs as leave time for the winner's training on all.
+
+        Without the least number of epochs it is not worth it: the epochs are then 0.
+        """
+        for epochs in range(stage.epochs, least - 1, -1):
+            fitting = replace(stage, epochs=epochs)
+            needed = self._stage_s(fitting, epoch_s) + self._final_s(fitting, epoch_s, 1)
+            if needed <= self.left_s:
+                return fitting
+        return replace(stage, epochs=0)
 
     def _stage_s(self, stage: Stage, epoch_s: float) -> float:
         workers = placement(self.workers, self.machine).workers
