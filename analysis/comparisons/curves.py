@@ -48,8 +48,14 @@ def _finished(rows: pd.DataFrame) -> pd.DataFrame:
     return done.assign(diverged=(done["status"] == "diverged").astype(int))
 
 
-def _curve(group: pd.DataFrame, least: int, metric: str) -> tuple[pd.DataFrame, str]:
-    """The runs that a curve goes through, and what was left out; empty for fewer values."""
+def shared_runs(group: pd.DataFrame, least: int, metric: str) -> tuple[pd.DataFrame, str]:
+    """The runs that a curve goes through, and what was left out; empty for fewer values.
+
+    Args:
+        group: rows of one condition but for `x`.
+        least: values of x that a curve needs.
+        metric: a run without it is left out.
+    """
     runs: dict[float, set[tuple[str, str]]] = {}
     for x, task, seed in zip(group["x"], group["task"], group["seed"], strict=True):
         runs.setdefault(float(x), set()).add((task, seed))
@@ -136,7 +142,7 @@ def _curves(
         named = [n for n in varying(rows) if varies(n, vary)]
         kept = kept.assign(setting=settings(kept, [*named, *said], ["line"]))
         for _, group in kept.groupby("condition", sort=False):
-            shared, out = _curve(group, least, metric)
+            shared, out = shared_runs(group, least, metric)
             if len(shared):
                 first = shared.iloc[0]
                 found += _summaries(shared, first["line"], first["setting"], metric, out)
@@ -153,7 +159,7 @@ def runs_of_curves(evidence: Evidence, least: int = 3) -> pd.DataFrame:
     named = _named_runs(evidence)
     parts = []
     for _, group in named.groupby(["line", "setting", "condition"], sort=False):
-        kept, said = _curve(group, least, "top1_accuracy")
+        kept, said = shared_runs(group, least, "top1_accuracy")
         if len(kept):
             parts.append(kept.assign(said=said))
     return pd.concat(parts, ignore_index=True) if parts else named.iloc[:0].assign(said=[])

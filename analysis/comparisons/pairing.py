@@ -109,6 +109,22 @@ def pair(
     return Pairs(frame.assign(lr_rule=lr), alone, int(((left | right) & ~done).sum()))
 
 
+def own_rates(
+    board: pd.DataFrame, left: pd.Series[bool], right: pd.Series[bool], lr: LrRule
+) -> tuple[str, ...]:
+    """What else may vary where the rate belongs to the arms, as with training from scratch.
+
+    A network that copies layers and one from scratch have rates of their own in the papers (LI
+    §3). Without validation images neither can be chosen, so arms that have no rate in common are
+    compared each at its own; arms that have one are compared at that.
+
+    Returns:
+        `("lr",)` or nothing, to be added to what `pair` varies.
+    """
+    rates = [set(board.loc[rows & finished(board), "lr"].dropna()) for rows in (left, right)]
+    return ("lr",) if lr == "same" and all(rates) and not rates[0] & rates[1] else ()
+
+
 def _partners(
     arms: Sequence[pd.DataFrame],
     held: Sequence[str],

@@ -89,10 +89,11 @@ def point_table(ratios: Ratios, by: By) -> pd.DataFrame:
 
 
 def band_table(ratios: Ratios, by: By) -> pd.DataFrame:
-    """Averages per band with the band's ends: band, start, end, ratio, low, high, n, unit, note.
+    """Averages per band: band, start, end, ratio, geometric_mean, low, high, n, unit, note.
 
-    `ratio` is the geometric mean; a band without a point has none, and its note says so. Ends are
-    clipped to the points drawn.
+    `ratio` is the average of the points, the paper's trend line; the geometric mean weighs tasks
+    alike, and `low` and `high` are its interval. A band without a point has none, and its note
+    says so. Ends are clipped to the points drawn.
     """
     column = "n_per_class" if by == "data" else "distance"
     known = ratios.frame[column].dropna().astype(float)
@@ -110,7 +111,8 @@ def band_table(ratios: Ratios, by: By) -> pd.DataFrame:
                 "band": band,
                 "start": max(start, wide[0]),
                 "end": min(end, wide[1]),
-                "ratio": row["geometric_mean"],
+                "ratio": row["mean_ratio"],
+                "geometric_mean": row["geometric_mean"],
                 "low": row["low"],
                 "high": row["high"],
                 "points": int(row["points"]),

@@ -51,7 +51,9 @@ def ratio_chart(
     label: str = "ratio of accuracies",
     title: str = "",
 ) -> Axes:
-    """CHU Figs. 1 and 2: a point per pair, and the average of each band with its interval.
+    """CHU Figs. 1 and 2: a point per pair, and the average of each band.
+
+    Dashed beside the average stands the geometric mean, with its interval.
 
     Args:
         points: of `analysis.comparisons.ratio_tables.point_table`.
@@ -78,6 +80,8 @@ def ratio_chart(
     for row in bands[bands["ratio"].notna()].to_dict("records"):
         ends = [row["start"], row["end"]]
         ax.plot(ends, [row["ratio"]] * 2, color=INK, linewidth=2.2, zorder=3)
+        mean = [row["geometric_mean"]] * 2
+        ax.plot(ends, mean, color=INK, linewidth=1.1, linestyle=(0, (3, 2)), zorder=3)
         if row["low"] is not None and row["low"] == row["low"]:
             ax.fill_between(ends, row["low"], row["high"], color=INK, alpha=0.13, linewidth=0)
     ax.set_yscale("log")
@@ -114,15 +118,22 @@ def line_looks(table: pd.DataFrame) -> dict[str, Look]:
     return looks({str(line): (str(start), form) for line, (start, form) in named})
 
 
-XKind = Literal["images", "lr", "frozen", "copied", "classes"]
+XKind = Literal["images", "lr", "frozen", "copied", "classes", "layer"]
+YKind = Literal["accuracy", "loss", "gain"]
 _X_LABELS: Mapping[XKind, str] = {
     "images": "images per class (log scale)",
     "lr": "learning rate (log scale)",
     "frozen": "layers frozen, from the first on",
     "copied": "layers copied, the rest random",
     "classes": "source classes (log scale)",
+    "layer": "layer probed, from the first on",
 }
-_LOSS = "training loss, nats"
+_Y_LABELS: Mapping[YKind, tuple[float, str]] = {
+    "accuracy": (100.0, "test accuracy, %"),
+    "loss": (1.0, "training loss, nats"),
+    "gain": (100.0, "gain, percentage points"),
+}
+"""What means are multiplied with, and what they are then."""
 
 
 def curves(
@@ -131,7 +142,7 @@ def curves(
     x: XKind = "images",
     fitted: pd.DataFrame | None = None,
     marks: pd.DataFrame | None = None,
-    y: Literal["accuracy", "loss"] = "accuracy",
+    y: YKind = "accuracy",
     title: str = "",
     styles: Mapping[str, Look] | None = None,
 ) -> Axes:
@@ -147,7 +158,7 @@ def curves(
     Intervals wider than the frame leave it; the frame holds all means.
     """
     require(table, "curves", ("line", "x", "mean"))
-    scale, y_label = (100.0, "test accuracy, %") if y == "accuracy" else (1.0, _LOSS)
+    scale, y_label = _Y_LABELS[y]
     styles = styles or line_looks(table)
     lines = list(dict.fromkeys(table["line"]))
     for place, line in enumerate(lines):
@@ -164,11 +175,51 @@ def curves(
     means = table["mean"] * scale
     room = max(float(means.max() - means.min()), 0.04 * scale) * 0.22
     ax.set_ylim(float(means.min()) - room, float(means.max()) + room)
+    if y == "gain":
+        ax.axhline(0, color=INK, linewidth=1, zorder=1)
     _x_axis(ax, x, sorted(set(table["x"])))
     if marks is not None:
         _crossing_marks(ax, marks)
     ax.set_ylabel(y_label)
     ax.set_title(title)
+    return finish(ax)
+
+
+def epoch_curves(
+    table: pd.DataFrame,
+    ax: Axes,
+    label: str,
+    scale: float = 100.0,
+    styles: Mapping[str, Look] | None = None,
+) -> Axes:
+    """A line over epochs for each condition: thick the mean of its runs, thin each run.
+
+    Args:
+        table: of `analysis.comparisons.epochs.over_epochs`.
+        label: of the vertical axis.
+        scale: what values are multiplied with, 100 for shares in percent.
+        styles: looks by line, to be the same in several panels.
+    """
+    require(table, "curves over epochs", ("line", "run_id", "x", "y"))
+    styles = styles or line_looks(table)
+    for line in dict.fromkeys(table["line"]):
+        look, rows = styles[line], table[table["line"] == line]
+        single = rows[rows["run_id"] != ""]
+        for _, run in single.groupby("run_id", sort=True):
+            ax.plot(run["x"], run["y"] * scale, color=look.colour, linewidth=0.6, alpha=0.35)
+        mean = rows[rows["run_id"] == ""]
+        every = max(len(mean) // 8, 1)
+        ax.plot(
+            mean["x"],
+            mean["y"] * scale,
+            color=look.colour,
+            linestyle=look.dash,
+            marker=look.marker,
+            markevery=every,
+            label=str(line),
+        )
+    ax.set_xlabel("epochs")
+    ax.set_ylabel(label)
     return finish(ax)
 
 
@@ -215,7 +266,7 @@ def _one_curve(
 
 def _x_axis(ax: Axes, x: XKind, values: Sequence[float]) -> None:
     first, last = min(values), max(values)
-    if x in ("frozen", "copied"):
+    if x in ("frozen", "copied", "layer"):
         room = max(0.06 * (last - first), 0.35)
         ax.set_xlim(first - room, last + room)
     else:

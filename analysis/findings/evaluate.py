@@ -15,7 +15,14 @@ import pandas as pd
 
 from analysis.comparisons.contrasts import Answer, answers, decided, gain_rows
 from analysis.comparisons.evidence import Evidence
-from analysis.findings import chu2016, ge2017, li2019_accuracy, li2019_layers, sft2019
+from analysis.findings import (
+    chu2016,
+    ge2017,
+    li2019_accuracy,
+    li2019_layers,
+    li2019_training,
+    sft2019,
+)
 from analysis.findings.parts import Claim, Finding, Part, combine
 from analysis.statistics.decisions import Decision, Hypothesis, decide
 from bench.core.errors import DataError, nearest
@@ -25,6 +32,7 @@ CLAIMS: tuple[Claim, ...] = (
     *ge2017.CLAIMS,
     *li2019_accuracy.CLAIMS,
     *li2019_layers.CLAIMS,
+    *li2019_training.CLAIMS,
     *chu2016.CLAIMS,
 )
 """All claims, SFT-C1 to CHU-C5."""
@@ -103,7 +111,7 @@ def table(
     verdict on these tasks alone. Missing numbers are None, and then `detail` or `needed` says why.
 
     >>> table().shape[0]
-    28
+    30
     """
     printed = {f.claim: f for f in (on_published() if published is None else published)}
     found = list(measured) or list(printed.values())

@@ -17,7 +17,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparisons.evidence import Evidence
-from analysis.comparisons.pairing import LrRule, comparisons
+from analysis.comparisons.pairing import LrRule, comparisons, own_rates
 from analysis.comparisons.units import combined, repetitions, summarise
 from analysis.findings.parts import (
     FAILS,
@@ -56,7 +56,6 @@ from analysis.statistics.decisions import hypothesis_name
 _PAPER = "li-2019"
 _claim = partial(claim, _PAPER)
 _SIZES = ("80", "100", "200", "500", "800")
-_FROM_SCRATCH = (*SOURCE, *PATTERN, *COPIED)
 _SEEDED = "seed: [0, 1, 2]"
 _CATEGORIES = (
     "sources of {recipe: categories, n: …} for three or more n (1000 would contain the target)"
@@ -69,6 +68,13 @@ def _table_2(row: str, column: str = "Accuracy mean") -> float:
 
 def _table_3(row: str, column: str) -> float:
     return published.value(_PAPER, "Table 3", row, column)
+
+
+def _against_scratch(evidence: Evidence, left: pd.Series[bool]) -> tuple[str, ...]:
+    """What varies between an arm and training from scratch; each may have a rate of its own."""
+    scratch = arms.scratch(evidence.board)
+    rule = evidence.lr_rule(left | scratch)
+    return (*SOURCE, *PATTERN, *COPIED, *own_rates(evidence.board, left, scratch, rule))
 
 
 def _done(evidence: Evidence, rows: pd.Series[bool]) -> pd.DataFrame:
@@ -144,7 +150,8 @@ def c2(evidence: Evidence) -> list[Part]:
     if sizes.empty:
         return [missing(name, "no source of random categories", needed)]
     smallest = few & (b["source_classes"] == sizes.min())
-    parts = difference(evidence, name, arms.scratch(b), smallest, _FROM_SCRATCH, needed)
+    vary = _against_scratch(evidence, smallest)
+    parts = difference(evidence, name, arms.scratch(b), smallest, vary, needed)
     said = f"{int(sizes.min())} source classes"
     return [replace(part, detail=f"{said}; {part.detail}") for part in parts]
 
@@ -162,7 +169,8 @@ def c3(evidence: Evidence) -> list[Part]:
     b = evidence.board
     again = arms.fine_tuned_again(b)
     needed = "source: self and source: none with three or more seeds or class draws"
-    return equivalent(evidence, "self ≈ scratch", again, arms.scratch(b), _FROM_SCRATCH, needed)
+    vary = _against_scratch(evidence, again)
+    return equivalent(evidence, "self ≈ scratch", again, arms.scratch(b), vary, needed)
 
 
 # --- LI-C4: distance of source and target ---
@@ -273,7 +281,9 @@ def c4(evidence: Evidence) -> list[Part]:
     vary = PATTERN if svm.empty else (*PATTERN, *LOSS, *trained)
     return [
         *difference(evidence, "near > far", near, far, SOURCE, runs),
-        *difference(evidence, "far > scratch", far, arms.scratch(b), _FROM_SCRATCH, runs),
+        *difference(
+            evidence, "far > scratch", far, arms.scratch(b), _against_scratch(evidence, far), runs
+        ),
         *_change(
             evidence,
             "the gap near - far is larger before fine-tuning",
@@ -335,8 +345,9 @@ def c6(evidence: Evidence) -> list[Part]:
     parts = []
     for name in ("near", "far"):
         arm = tuned & arms.source_is(b, name)
-        rule = evidence.lr_rule(arm | arms.scratch(b))
-        frame = evidence.pairs(arm, arms.scratch(b), _FROM_SCRATCH, lr=rule).frame
+        scratch = arms.scratch(b)
+        rule = evidence.lr_rule(arm | scratch)
+        frame = evidence.pairs(arm, scratch, _against_scratch(evidence, arm), lr=rule).frame
         frame = frame.assign(points=100 * frame["difference"])
         parts += _falls(evidence, f"{name} - scratch falls with n", frame, rule, needed)
     both = _near_far(evidence, tuned)
@@ -437,7 +448,8 @@ def c9(evidence: Evidence) -> list[Part]:
         tuned = gains[1][gains[1]["source_side"] == side] if len(gains[1]) else gains[1]
         if len(tuned):
             named = f"{more} from {side}"
-            parts += _change(evidence, named, gains[0], tuned, _FROM_SCRATCH, needed)
+            free = _against_scratch(evidence, arms.fine_tuned(b) & arms.source_is(b, side))
+            parts += _change(evidence, named, gains[0], tuned, free, needed)
     if len(parts) == 1:
         parts.append(missing(more, "no fine-tuned run with and without expansion", needed))
     return parts

@@ -370,6 +370,7 @@ def parts_of(
         return [missing(name, "no pair of finished runs", needed)]
     groups = list(comparisons(pairs.frame))
     best = ", best lr of each by validation" if rule == "best" else ""
+    best += _rates(evidence.board, left, right) if rule == "same" and "lr" in vary else ""
     rest = f", {pairs.unpaired} runs without a partner" if pairs.unpaired else ""
     rest += f", {pairs.unfinished} runs without a result" if pairs.unfinished else ""
 
@@ -377,6 +378,15 @@ def parts_of(
         return make(named, group, f"{len(group)} pairs{best}{rest if group is groups[0] else ''}")
 
     return for_each(name, groups, setting_names(evidence.board, groups), made)
+
+
+def _rates(board: pd.DataFrame, left: pd.Series[bool], right: pd.Series[bool]) -> str:
+    """The rates of both arms, where each has its own."""
+    sides = [sorted(set(board.loc[rows, "lr"].dropna())) for rows in (left, right)]
+    if sides[0] == sides[1] or not all(sides):
+        return ""
+    texts = [", ".join(f"{rate:g}" for rate in side) for side in sides]
+    return f", rate {' against '.join(texts)}"
 
 
 def for_each(

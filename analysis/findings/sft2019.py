@@ -29,7 +29,16 @@ from analysis.findings.parts import (
     trend,
 )
 from analysis.leaderboard import arms
-from analysis.leaderboard.read import COPIED, LOSS, PATTERN, key_of, repetition, varies, varying
+from analysis.leaderboard.read import (
+    COPIED,
+    LOSS,
+    PATTERN,
+    SOURCE,
+    key_of,
+    repetition,
+    varies,
+    varying,
+)
 from analysis.papers import published
 from analysis.statistics.decisions import hypothesis_name
 
@@ -130,8 +139,8 @@ def c3(evidence: Evidence) -> list[Part]:
     return [judge(name, e, needed, evidence.rules, pairs, said, "Spearman")]
 
 
-_NETWORK = ("model", "model.*", "pattern", *COPIED, "lr", "source.*", "source_*", "image_size")
-"""What goes with the network: its depth, its rate, how its source was trained."""
+_NETWORK = ("model", "model.*", *PATTERN, *COPIED, "lr", *SOURCE, "image_size", "target.resize")
+"""What goes with the network: its depth, rate, weights or source, and the size of its images."""
 
 
 def _rank_correlations(frame: pd.DataFrame) -> list[dict[str, object]]:

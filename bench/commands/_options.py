@@ -12,36 +12,41 @@ import unicodedata
 from collections.abc import Callable
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal, get_type_hints
+from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, get_type_hints
 
 import typer
 
 from bench.core.paths import user_path
+from bench.core.text import printable
 
 if TYPE_CHECKING:
     from rich.console import Console
+    from rich.text import Text
 
     from analysis.comparisons.evidence import Evidence
     from bench.planning.workspace import Session
 
 
-def as_path(value: Path | None) -> Path | None:
-    """Callback of an option that is a path: `~` and `~user` become home folders.
+def as_path(value: str | Path) -> Path:
+    """Parser of an option that is a path: `~` and `~user` become home folders.
 
     Raises:
-        BenchError: there is no such user.
+        BenchError: there is no such user, or the path is empty.
     """
-    return None if value is None else user_path(value)
+    return user_path(value)
 
+
+as_path.__name__ = "path"  # what the help calls its values
 
 GridFile = Annotated[
-    Path, typer.Argument(metavar="GRID", help="a YAML file, see grids/", callback=as_path)
+    Path, typer.Argument(metavar="GRID", help="a YAML file, see grids/", parser=as_path)
 ]
-Results = Annotated[Path, typer.Option(help="where runs and leaderboards lie", callback=as_path)]
+Results = Annotated[Path, typer.Option(help="where runs and leaderboards lie", parser=as_path)]
 DataRoot = Annotated[
     Path | None,
     typer.Option(
-        help="where data sets lie; else root: in the grid, else BENCH_DATA", callback=as_path
+        help="where data sets lie; else root: in the grid, else BENCH_DATA",
+        parser=as_path,
     ),
 ]
 Only = Annotated[list[str] | None, typer.Option(help="an experiment's name; may be repeated")]
@@ -128,35 +133,76 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return flat
 
 
-SmallestEffect = Annotated[
-    float, typer.Option(min=0, help="points of accuracy; a smaller estimate decides nothing")
-]
-LeastTasks = Annotated[
-    int, typer.Option(min=2, help="tasks that a statement about tasks of a kind needs")
-]
-LeastSeeds = Annotated[
-    int, typer.Option(min=2, help="seeds that a statement about these tasks needs")
-]
-Margin = Annotated[
-    float, typer.Option(min=0.01, help="points within which two arms are called about equal")
-]
+@dataclass(frozen=True)
+class VerdictRules:
+    """What a verdict needs."""
+
+    smallest_effect: Annotated[
+        float, typer.Option(min=0, help="points of accuracy; a smaller estimate decides nothing")
+    ] = 1.0
+    least_tasks: Annotated[
+        int, typer.Option(min=2, help="tasks that a statement about tasks of a kind needs")
+    ] = 3
+    least_seeds: Annotated[
+        int, typer.Option(min=2, help="seeds that a statement about these tasks needs")
+    ] = 3
+    margin: Annotated[
+        float, typer.Option(min=0.01, help="points within which two arms are called about equal")
+    ] = 1.0
+
+    def applied_to(self, evidence: Evidence) -> Evidence:
+        """The evidence, to be judged by these rules."""
+        from analysis.statistics.decisions import UNIT_INTEREST, Rules
+
+        interest = {**UNIT_INTEREST, "points": self.smallest_effect}
+        rules = Rules(self.least_tasks, self.least_seeds, interest, self.margin)
+        return replace(evidence, rules=rules)
 
 
-def with_rules(
-    evidence: Evidence, smallest_effect: float, least_tasks: int, least_seeds: int, margin: float
-) -> Evidence:
-    """The evidence with what a verdict needs, by the options above."""
-    from analysis.statistics.decisions import UNIT_INTEREST, Rules
-
-    interest = {**UNIT_INTEREST, "points": smallest_effect}
-    return replace(evidence, rules=Rules(least_tasks, least_seeds, interest, margin))
+# --- what is printed ---
 
 
 def console() -> Console:
-    """The terminal, or lines of 170 characters where there is none."""
+    """The terminal, or lines of 170 characters where there is none.
+
+    Text is never markup, and shown as `bench.core.text.printable` gives it: names of experiments,
+    classes and files come from outside.
+    """
     from rich.console import Console
 
-    return Console() if sys.stdout.isatty() else Console(width=170, soft_wrap=True)
+    class Terminal(Console):
+        def render_str(self, text: str, **options: Any) -> Text:
+            return super().render_str(printable(text), **options)
+
+    plain: dict[str, Any] = {"markup": False, "emoji": False}
+    terminal = sys.stdout is not None and sys.stdout.isatty()
+    return Terminal(**plain) if terminal else Terminal(width=170, soft_wrap=True, **plain)
+
+
+def marked(word: str, style: str, rest: str = "") -> Text:
+    """A line that begins with a word in a colour."""
+    from rich.text import Text
+
+    return Text.assemble((printable(word), style), printable(rest))
+
+
+def say(line: object, *, err: bool = False) -> None:
+    """Prints a line as it is, however long; with `err` beside the output."""
+    typer.echo(printable(str(line)), err=err)
+
+
+class Shown:
+    """A stream that shows what is written to it as `printable` gives it."""
+
+    def __init__(self, stream: TextIO) -> None:
+        self.stream = stream
+
+    def write(self, text: str) -> int:
+        # click finds out by bytes which kind of stream it is
+        return self.stream.write(printable(text) if isinstance(text, str) else text)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.stream, name)
 
 
 # --- terminals without some letters ---

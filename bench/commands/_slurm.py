@@ -9,9 +9,9 @@ from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
-from rich.markup import escape
 from rich.table import Table
 
+from bench.commands._options import marked
 from bench.commands._tables import status_table
 from bench.core.errors import BenchError, GridError, nearest
 from bench.core.text import duration
@@ -19,7 +19,6 @@ from bench.grid.expand import check_experiments
 from bench.grid.yaml import scalar
 from bench.launch.slurm.job import Job
 from bench.launch.slurm.ledger import Command, SubmissionStore
-from bench.launch.slurm.permissions import printable
 from bench.launch.slurm.reconcile import Reconciler
 from bench.launch.slurm.settings import SlurmSettings, read_settings
 from bench.launch.slurm.states import STATES, RunView, Situation
@@ -95,7 +94,7 @@ def submit_grid(
         seen = step.view()
         outcome.jobs = len(seen.notes)  # what was cancelled may set free what cannot start either
         for note in seen.notes:
-            console.print(f"[red]{escape(printable(note))}[/]", highlight=False)
+            console.print(note, style="red", highlight=False)
         outcome.situation = seen.situation
     counts = outcome.situation.counts
     if outcome.situation.in_queue:
@@ -111,7 +110,7 @@ def _print_outcome(console: Console, outcome: Outcome) -> None:
         text += f"; {outcome.deferred} follow when the queue has room or their source is done"
     console.print(f"{text}; {_counted(outcome.situation)}", highlight=False)
     for note in (*outcome.notes, *outcome.situation.notes):
-        console.print(escape(printable(note)), highlight=False)
+        console.print(note, highlight=False)
 
 
 def _counted(found: Situation) -> str:
@@ -168,21 +167,21 @@ def status_page(session: Session, outcome: Outcome) -> Group:
     states = {key: view.state for key, view in found.runs.items()}
     parts: list[Any] = [status_table(session, _as_known(states)), _counted(found)]
     if found.cluster == "down":
-        parts.append(f"[red]{escape(printable(found.trouble))}[/]")
+        parts.append(marked(found.trouble, "red"))
     table = Table("run", "state", "job", "what about it", box=None, pad_edge=False)
     for state in ("running", "failed", "pending", "blocked", "cancelled", "missing"):
         views = found.of(state)
         for view in views[:_SHOWN]:
-            about = escape(_about(view))
-            table.add_row(_name(session, view), state, view.slurm_id or view.job, about)
+            job = view.slurm_id or view.job
+            table.add_row(_name(session, view), state, job, _about(view))
         if len(views) > _SHOWN:
             table.add_row(f"… {len(views) - _SHOWN} more", state, "", "bench status --json: all")
     if table.row_count:
         parts += ["", table]
     for view in found.of("damaged"):  # a line of its own: the path must be whole
-        parts.append(f"[red]damaged[/] {escape(_one_line(view.reason))}")
+        parts.append(marked("damaged", "red", f" {_one_line(view.reason)}"))
     notes = [*outcome.notes, *found.notes]
-    parts += [f"[yellow]{escape(printable(note))}[/]" for note in notes]
+    parts += [marked(note, "yellow") for note in notes]
     return Group(*parts)
 
 
@@ -198,7 +197,7 @@ def _about(view: RunView) -> str:
             return f"on {view.reason}, before its first epoch's end"
         left = f", {duration(view.left_s)} left" if view.left_s is not None else ""
         return f"on {view.reason}, epoch {view.epoch} of {view.epochs}{left}"
-    lines = [line for line in printable(view.reason).splitlines() if line.strip()]
+    lines = [line for line in view.reason.splitlines() if line.strip()]
     if view.state == "failed":
         tried = f"after {view.attempts} attempts: " if view.attempts > 1 else ""
         return tried + "\n".join([*lines[:1], *lines[1:][-3:]])[:600]
@@ -209,7 +208,7 @@ def _about(view: RunView) -> str:
 
 
 def _one_line(text: str) -> str:
-    return "; ".join(line.strip() for line in printable(text).splitlines() if line.strip())
+    return "; ".join(line.strip() for line in text.splitlines() if line.strip())
 
 
 def _name(session: Session, view: RunView) -> str:
@@ -225,7 +224,7 @@ def cancel_grid(session: Session, console: Console, only: Sequence[str] = ()) ->
     check_experiments(only, session.grid)
     outcome = reconciler(session).cancel(only)
     for note in outcome.notes:
-        console.print(escape(printable(note)), highlight=False)
+        console.print(note, highlight=False)
     console.print(_counted(outcome.situation), highlight=False)
     return 0
 
@@ -246,10 +245,10 @@ def logs_text(run: str, results: Path, lines: int = 200) -> str:
         for path in sorted(folder.glob("log-*.txt"), reverse=True):
             part = _part(path.read_text(errors="replace").splitlines(), run_id)
             if part:
-                return printable("\n".join([f"{path}:", *part[-lines:]]))
+                return "\n".join([f"{path}:", *part[-lines:]])
         errors = [line for p in folder.glob("*_log.err") for line in p.read_text().splitlines()]
         if errors:
-            return printable("\n".join([f"{folder}:", *errors[-lines:]]))
+            return "\n".join([f"{folder}:", *errors[-lines:]])
     raise BenchError(f"no job has left a log of run {run_id}", place=str(results))
 
 

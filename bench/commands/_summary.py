@@ -7,8 +7,9 @@ import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from rich.markup import escape
+from rich.text import Text
 
+from bench.commands._options import marked
 from bench.commands.record_details import omitted_by_condition
 from bench.core.text import counted
 from bench.grid.presets import split_presets
@@ -24,7 +25,7 @@ def missing_lines(messages: Sequence[str]) -> list[str]:
     """
     names = [found[1] for text in messages if (found := re.search(r"data set '([^']+)'", text))]
     if len(messages) < 2 or len(names) < len(messages):
-        return [escape(text) for text in messages]
+        return list(messages)
     return [
         f"{', '.join(names)}\n  bench data list {names[0]}, for example, says where to get it and "
         "how it must lie; then --data-root FOLDER, where a folder per data set lies"
@@ -34,11 +35,11 @@ def missing_lines(messages: Sequence[str]) -> list[str]:
 def leaderboard_lines(session: Session) -> list[str]:
     """Where the tables lie, and why they are not those of the grid's name where they are not."""
     lines = [
-        f"leaderboard: {escape(str(session.leaderboard()))}",
-        f"             {escape(str(session.leaderboard('-aggregated')))}",
+        f"leaderboard: {session.leaderboard()}",
+        f"             {session.leaderboard('-aggregated')}",
     ]
     if session.board and session.board != session.plan.name:
-        plain = escape(str(session.store.leaderboard(session.plan.name)))
+        plain = session.store.leaderboard(session.plan.name)
         lines.append(
             f"             (not {plain}: with {_used(session)} these are other runs than the "
             "grid's own)"
@@ -57,7 +58,9 @@ def _used(session: Session) -> str:
     return " and ".join(["--preset"] * bool(presets) + ["--set"] * bool(others)) or "--set"
 
 
-def ending_lines(session: Session, table: Sequence[Mapping[str, Any]]) -> tuple[list[str], int]:
+def ending_lines(
+    session: Session, table: Sequence[Mapping[str, Any]]
+) -> tuple[list[str | Text], int]:
     """What became of the runs that were asked for, and how many have no result.
 
     Args:
@@ -65,13 +68,13 @@ def ending_lines(session: Session, table: Sequence[Mapping[str, Any]]) -> tuple[
     """
     states = session.states()
     found = [states[run.id] for run in session.wanted]
-    lines = omission_lines(session) + damage_lines(session, table)
+    lines: list[str | Text] = [*omission_lines(session), *damage_lines(session, table)]
     if diverged := found.count("diverged"):
         lines.append(f"{counted(diverged, 'run')} diverged; that is a result and has its rows")
     bad = sum(state not in ("done", "diverged") for state in found)
     if bad:
         many = counted(bad, "run has", "runs have")
-        lines.append(f"{many} no result; see: {escape(session.command('status'))}")
+        lines.append(f"{many} no result; see: {session.command('status')}")
         if "failed" in found:
             lines.append("to try failed runs again: add --retry-failed")
     elif len(found) == 1:
@@ -81,7 +84,7 @@ def ending_lines(session: Session, table: Sequence[Mapping[str, Any]]) -> tuple[
     return lines, bad
 
 
-def omission_lines(session: Session) -> list[str]:
+def omission_lines(session: Session) -> list[Text]:
     """A line for each selection of images that could not be had as it was asked for."""
     finished = []
     readings = session.records.read()
@@ -89,11 +92,11 @@ def omission_lines(session: Session) -> list[str]:
         record = readings[run.id].record if run.id in readings else None
         if record is not None:  # one that is damaged has its line from `damage_lines`
             finished.append((run.spec, record))
-    return [f"[yellow]note[/] {escape(line)}" for line in omitted_by_condition(finished)]
+    return [marked("note", "yellow", f" {line}") for line in omitted_by_condition(finished)]
 
 
-def damage_lines(session: Session, table: Sequence[Mapping[str, Any]]) -> list[str]:
+def damage_lines(session: Session, table: Sequence[Mapping[str, Any]]) -> list[Text]:
     """The runs whose records cannot be used: the file, what is wrong and the way out."""
     wanted = {run.id for run in session.wanted}
     bad = [row for row in table if row["status"] == "damaged" and row["run_id"] in wanted]
-    return [f"[red]damaged[/] {escape(str(row['reason']))}" for row in bad]
+    return [marked("damaged", "red", f" {row['reason']}") for row in bad]

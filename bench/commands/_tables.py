@@ -6,7 +6,6 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, NamedTuple
 
-from rich.markup import escape
 from rich.table import Table
 
 from bench.commands.record_details import record_lines
@@ -65,7 +64,7 @@ def plan_table(
         others = len(runs) - done - len(left)
         table.add_row(
             name,
-            escape(about[name]),
+            about[name],
             str(len(runs)),
             str(done),
             str(len(left)),
@@ -148,7 +147,7 @@ class ExperimentView(NamedTuple):
     def show(self, out: Console) -> None:
         """Prints both."""
         for line in self.heading:
-            out.print(line, highlight=False, markup=False)
+            out.print(line, highlight=False)
         out.print(self.table)
         out.print()
 
@@ -324,18 +323,17 @@ def run_table(record: Mapping[str, Any]) -> Table:
     table = Table("column", "value", box=None, pad_edge=False, show_header=False)
     for name, value in record["row"].items():
         if value not in (None, ""):
-            table.add_row(name, escape(_value(value)))
+            table.add_row(name, _value(value))
     others = record_lines(record)
     if others:
         table.add_section()
         table.add_row("", "")
     for name, text in others:
-        table.add_row(escape(name), escape(text))
+        table.add_row(name, text)
     return table
 
 
 def failure_text(failure: Mapping[str, Any], lines: int = 40) -> str:
-    """A failed attempt: its reason and the end of its message, control characters removed."""
+    """A failed attempt: its reason and the end of its message."""
     text = f"{failure.get('reason', 'unknown')}: {failure.get('message', '')}"
-    printable = "".join(c for c in text if c.isprintable() or c == "\n")
-    return escape("\n".join(f"  {line}" for line in printable.strip().split("\n")[-lines:]))
+    return "\n".join(f"  {line}" for line in text.strip().split("\n")[-lines:])

@@ -6,7 +6,9 @@ comes at once.
 
 from __future__ import annotations
 
+import errno
 import sys
+from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -17,16 +19,20 @@ from bench.commands import (
     classes,
     data,
     distance,
+    errors,
     findings,
+    finetune,
     grid,
+    models,
     recommend,
     report,
     retrieve,
     show,
     slurm,
 )
-from bench.commands._options import any_terminal
+from bench.commands._options import Shown, any_terminal
 from bench.core.errors import BenchError
+from bench.core.text import printable
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -49,6 +55,9 @@ for _module in (
     report,
     distance,
     class_images,
+    models,
+    finetune,
+    errors,
     slurm,
 ):
     _module.register(app)
@@ -63,16 +72,45 @@ def _version(
         raise typer.Exit
 
 
+_WAYS_OUT = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG),
+        "free some space there, or name a folder on another disk (--results)",
+    ),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "see who may use it and its folder: ls -ld"),
+    errno.ENAMETOOLONG: "give a shorter name, or a folder with a shorter path",
+    errno.EISDIR: "a file is needed here, and this is a folder",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a folder is needed here, and this is a file"),
+    errno.EMFILE: "allow more open files: ulimit -n 4096",
+}
+
+
+def of_files(error: OSError) -> BenchError:
+    """An error of the system's about a file, with what to do.
+
+    >>> str(of_files(OSError(28, "No space left on device", "results/a.csv"))).splitlines()[0]
+    'results/a.csv: No space left on device'
+    """
+    return BenchError(
+        error.strerror or str(error),
+        place=str(error.filename or f"a file that {Path.cwd()} or the grid leads to"),
+        hint=_WAYS_OUT.get(error.errno or 0, "check the path, the disk and who may use them"),
+    )
+
+
 def main() -> None:
     """Runs the command; an error of the user's is a message and status 2, not a traceback."""
     any_terminal()
+    stderr = sys.stderr
+    if stderr is not None:
+        sys.stderr = Shown(stderr)
     try:
         app()
     except BenchError as error:
-        typer.echo(f"error: {error}", err=True)
+        typer.echo(printable(f"error: {error}"), err=True)
         sys.exit(2)
-    except OSError as error:  # a full disk, a file without permission: not ours to explain further
-        typer.echo(f"error: {error.filename or 'files'}: {error.strerror or error}", err=True)
+    except OSError as error:
+        typer.echo(printable(f"error: {of_files(error)}"), err=True)
         sys.exit(2)
     except SystemExit as end:
         if end.code == 130 and isinstance(
@@ -80,3 +118,5 @@ def main() -> None:
         ):
             typer.echo("ended at once; the same command goes on from what is finished", err=True)
         raise
+    finally:
+        sys.stderr = stderr

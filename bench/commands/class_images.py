@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -17,6 +18,7 @@ from bench.commands._options import (
     Set,
     as_path,
     console,
+    grouped,
 )
 from bench.core.errors import BenchError, DataError, nearest
 
@@ -30,22 +32,31 @@ if TYPE_CHECKING:
 _STAGES = ("pre", "post", "end", "output")
 
 
+@dataclass(frozen=True)
+class AscentOptions:
+    """How a class's image is climbed to."""
+
+    l2: Annotated[
+        float | None, typer.Option(help="weight of the penalty; chosen by the images' size if not")
+    ] = None
+    steps: Annotated[int, typer.Option(min=1, help="of gradient ascent")] = 200
+    jitter: Annotated[int, typer.Option(min=0, help="pixels that the image is moved by")] = 0
+    blur: Annotated[float, typer.Option(min=0, help="Gaussian after each step, in pixels")] = 0.0
+
+
+@grouped
 def class_images(
     runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="runs, as bench show takes")],
     out: Annotated[
         Path,
-        typer.Option(help="folder for class-images.png and class-images.csv", callback=as_path),
+        typer.Option(help="folder for class-images.png and class-images.csv", parser=as_path),
     ],
     classes: Annotated[
         list[str] | None,
         typer.Option(help="names or WordNet ids, separated by commas; the first six if left out"),
     ] = None,
-    l2: Annotated[
-        float | None, typer.Option(help="weight of the penalty; chosen by the images' size if not")
-    ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="of gradient ascent")] = 200,
-    jitter: Annotated[int, typer.Option(min=0, help="pixels that the image is moved by")] = 0,
-    blur: Annotated[float, typer.Option(min=0, help="Gaussian after each step, in pixels")] = 0.0,
+    *,
+    ascent: AscentOptions,
     as_is: Annotated[bool, typer.Option(help="do not stretch the contrast of each image")] = False,
     photographs: Annotated[bool, typer.Option(help="show a test image of each class too")] = True,
     data_root: DataRoot = None,
@@ -59,21 +70,21 @@ def class_images(
 
     networks = _networks(runs, results)
     wanted = _classes(classes, networks)
-    options = Ascent(l2=l2, steps=steps, jitter=jitter, blur=blur)
+    options = Ascent(**asdict(ascent))
     examples = example_images(networks, wanted, data_root, results / "cache") if photographs else {}
     with styled():
         sheet = class_sheet(networks, wanted, options, examples, "as is" if as_is else "stretched")
     write_atomic(out / "class-images.png", to_png(sheet.figure))
     write_csv(out / "class-images.csv", sheet.rows)
     screen = console()
-    screen.print(sheet.caption, highlight=False, markup=False)
+    screen.print(sheet.caption, highlight=False)
     for name in ("class-images.png", "class-images.csv"):
-        screen.print(f"{out / name}", highlight=False, markup=False)
+        screen.print(f"{out / name}", highlight=False)
 
 
 def similarity(
-    first: Annotated[Path, typer.Argument(metavar="IMAGE", help="a file", callback=as_path)],
-    second: Annotated[Path, typer.Argument(metavar="IMAGE", help="a file", callback=as_path)],
+    first: Annotated[Path, typer.Argument(metavar="IMAGE", help="a file", parser=as_path)],
+    second: Annotated[Path, typer.Argument(metavar="IMAGE", help="a file", parser=as_path)],
     runs: Annotated[
         list[str], typer.Option(help="runs, as bench show takes; separated by commas, or repeated")
     ],
@@ -87,7 +98,7 @@ def similarity(
     stage: Annotated[
         str, typer.Option(help="of the layer: pre or post activation, its end, or output")
     ] = "post",
-    out: Annotated[Path, typer.Option(help="a file, .svg or .png", callback=as_path)] = Path(
+    out: Annotated[Path, typer.Option(help="a file, .svg or .png", parser=as_path)] = Path(
         "similarity.png"
     ),
     results: Results = Path("results"),
@@ -115,13 +126,13 @@ def similarity(
     _save(figure, out)
     screen = console()
     shown = " and ".join(dict.fromkeys(layers.values()))
-    screen.print(f"layer {shown}, {stage}. {caption}", highlight=False, markup=False)
-    screen.print(f"{out}", highlight=False, markup=False)
+    screen.print(f"layer {shown}, {stage}. {caption}", highlight=False)
+    screen.print(f"{out}", highlight=False)
 
 
 def class_tree(
     grid: GridFile,
-    out: Annotated[Path, typer.Option(help="a file, .svg or .png", callback=as_path)] = Path(
+    out: Annotated[Path, typer.Option(help="a file, .svg or .png", parser=as_path)] = Path(
         "tree.svg"
     ),
     target: Annotated[
@@ -174,8 +185,8 @@ def draw_tree(
 
 def _print_tree(caption: str, out: Path) -> None:
     screen = console()
-    screen.print(caption, highlight=False, markup=False)
-    screen.print(f"{out}", highlight=False, markup=False)
+    screen.print(caption, highlight=False)
+    screen.print(f"{out}", highlight=False)
 
 
 # --- parts ---------------------------------------------------------------------------------------

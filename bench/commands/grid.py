@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.commands._options import GridChoice, RetryFailed, console, grouped
+from bench.commands._options import GridChoice, RetryFailed, console, grouped, marked
 from bench.commands.slurm import SubmitOptions, submit
 from bench.core.errors import BenchError
 
@@ -95,7 +95,8 @@ def _print_plan(session: Session, where: Placement, retry_failed: bool) -> None:
     if where.cards:
         out.print(f"GPUs, one for each worker in turn: {', '.join(where.cards)}", highlight=False)
     for line in missing_lines(session.missing_data):
-        out.print(f"[yellow]data not found[/], so ids and 'done' are not known: {line}")
+        text = f", so ids and 'done' are not known: {line}"
+        out.print(marked("data not found", "yellow", text))
     failed = sum(states[run.id] == "failed" for run in session.wanted)
     if failed and not retry_failed:
         out.print(
@@ -112,8 +113,7 @@ def _run(session: Session, machine: Machine, where: Placement, retry_failed: boo
     table = tally.table
     if not tally.interrupted:
         _print_short_tables(session, table)
-    for line in leaderboard_lines(session):
-        out.print(line, highlight=False)
+    out.print("\n".join(leaderboard_lines(session)), highlight=False)
     if tally.interrupted:
         out.print("stopped; finished runs are kept and unfinished ones have checkpoints")
         out.print(f"to go on: bench {shlex.join(sys.argv[1:])}", highlight=False)

@@ -43,7 +43,6 @@ def _name(source: Path) -> str:
 def print_tables(name: str, evidence: Evidence, heading: Sequence[str], csv: Path | None) -> None:
     """Prints the tables of the paper; all numbers go to `csv` where it is given."""
     from rich.table import Table
-    from rich.text import Text
 
     from analysis.paper_tables.compare import table
     from analysis.paper_tables.text import paper_tables
@@ -51,17 +50,17 @@ def print_tables(name: str, evidence: Evidence, heading: Sequence[str], csv: Pat
     found, said = paper_tables(name, evidence)
     out = console()
     for line in [*heading, *said]:
-        out.print(line, highlight=False, markup=False)
+        out.print(line, highlight=False)
     for one in found:
         view = Table(box=None, pad_edge=False)
         for place, head in enumerate(one.head):
             view.add_column(head, justify="right" if place in one.numbers else "left")
         for row in one.rows:
-            view.add_row(*map(Text, row))
+            view.add_row(*row)
         for part in ("", one.caption, view, one.note):
-            out.print(part, highlight=False, markup=False)
+            out.print(part, highlight=False)
     if csv is not None:
         from bench.core.files import write_atomic
 
         write_atomic(csv, table(name, evidence).to_csv(index=False))
-        out.print(f"all numbers: {csv}", highlight=False, markup=False)
+        out.print(f"all numbers: {csv}", highlight=False)

@@ -10,14 +10,11 @@ import typer
 
 from bench.commands._options import (
     DataRoot,
-    LeastSeeds,
-    LeastTasks,
-    Margin,
     Results,
     Set,
-    SmallestEffect,
+    VerdictRules,
     console,
-    with_rules,
+    grouped,
 )
 from bench.core.errors import BenchError
 
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
     from analysis.report.figures import Picture
 
 
+@grouped
 def report(
     source: Annotated[
         Path,
@@ -42,14 +40,12 @@ def report(
         ),
     ] = None,
     png: Annotated[bool, typer.Option(help="figures as PNG too, beside the SVG")] = True,
-    smallest_effect: SmallestEffect = 1.0,
-    least_tasks: LeastTasks = 3,
-    least_seeds: LeastSeeds = 3,
-    margin: Margin = 1.0,
+    *,
+    rules: VerdictRules,
 ) -> None:
     """Write one page: what to do, answers, figures, the papers' claims, advice and gaps."""
     name, evidence, measured, more = _material(source, results, data_root, set_ or [])
-    evidence = with_rules(evidence, smallest_effect, least_tasks, least_seeds, margin)
+    evidence = rules.applied_to(evidence)
     from analysis.report.build import build, write
 
     made = build(name, evidence, measured, png=png, more=more)
@@ -60,9 +56,9 @@ def report(
         (folder / old).unlink(missing_ok=True)
     screen = console()
     for sentence in made.headline:
-        screen.print(sentence, highlight=False, markup=False)
+        screen.print(sentence, highlight=False)
     drawn = sum(figure.endswith(".svg") for figure in made.files)
-    screen.print(f"report: {index} ({drawn} figures beside it)", highlight=False, markup=False)
+    screen.print(f"report: {index} ({drawn} figures beside it)", highlight=False)
 
 
 _OURS, _FIGURE = "<title>How to fine-tune: ", re.compile(r'<figure id="figure-([\w.+-]+)"')
@@ -83,6 +79,7 @@ def _material(
 ) -> tuple[str, Evidence, Measurements | None, list[Picture]]:
     """The name of the report, the leaderboard, and a grid's measurements and pictures."""
     from analysis.leaderboard import read as boards
+    from analysis.measurements import beside
     from analysis.measurements import tables as measuring
 
     if source.suffix not in (".yaml", ".yml"):
@@ -92,8 +89,10 @@ def _material(
             raise BenchError(
                 f"{source} is a folder", hint="give a grid file, or one leaderboard of the folder"
             )
-        return source.stem, measuring.evidence(boards.read(source)), None, []
+        measured = beside.load(source)
+        return source.stem, measuring.evidence(boards.read(source), measured), measured, []
     from analysis.leaderboard.of_grid import grid_board
+    from analysis.report import epoch_figures
     from analysis.report.run_figures import figures
     from bench.planning.workspace import open_session
 
@@ -101,6 +100,7 @@ def _material(
     board = grid_board(session.plan, session.store, str(source))
     found = measuring.measurements(session.plan, session.store)
     drawn = figures(session.plan, session.store, found, session.data_root)
+    drawn = [*epoch_figures.figures(session.plan, session.store, board), *drawn]
     return session.board or session.plan.name, measuring.evidence(board, found), found, drawn
 
 

@@ -52,7 +52,7 @@ def show(
     if record is not None:
         out.print(run_table(record))
         for wrong in folder.damage(record):
-            out.print(f"[red]{wrong}[/]", highlight=False)
+            out.print(wrong, style="red", highlight=False)
         return
     for failure in folder.failures():
         out.print(failure_text(failure), highlight=False)

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 
 import typer
 
-from bench.commands._options import GridChoice, Results, RetryFailed, console, grouped
+from bench.commands._options import GridChoice, Results, RetryFailed, console, grouped, say
 
 if TYPE_CHECKING:
     from bench.planning.workspace import Session
@@ -30,7 +30,7 @@ class SubmitOptions:
     slurm_account: Annotated[str | None, typer.Option(help="account of all jobs")] = None
     slurm_qos: Annotated[str | None, typer.Option(help="quality of service of all jobs")] = None
     slurm_timeout_min: Annotated[
-        int | None, typer.Option(min=1, help="minutes that each job may take")
+        str | None, typer.Option(help="minutes that each job may take, or sbatch's 2:00:00")
     ] = None
     slurm_runs_per_job: Annotated[
         int | None, typer.Option(min=1, help="runs in one job; default: ten minutes of work")
@@ -106,7 +106,7 @@ def logs(
     """Show the log of a run from its newest job on the cluster."""
     from bench.commands._slurm import logs_text
 
-    typer.echo(logs_text(run, results, lines))
+    say(logs_text(run, results, lines))
 
 
 def register(app: typer.Typer) -> None:

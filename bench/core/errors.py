@@ -5,9 +5,11 @@ from __future__ import annotations
 import difflib
 from collections.abc import Iterable
 
+from bench.core.text import brief
+
 
 class BenchError(Exception):
-    """An error whose text is meant for the user, not for a programmer.
+    """An error whose text is meant for the user, not for a programmer; overlong lines are cut.
 
     Args:
         message: what is wrong, with the value in it.
@@ -21,7 +23,7 @@ class BenchError(Exception):
     def __init__(self, message: str, *, place: str | None = None, hint: str | None = None) -> None:
         self.message, self.place, self.hint = message, place, hint
         text = f"{place}: {message}" if place else message
-        super().__init__(f"{text}\n  {hint}" if hint else text)
+        super().__init__(brief(f"{text}\n  {hint}" if hint else text))
 
 
 class GridError(BenchError):

@@ -5,7 +5,9 @@
 
 from __future__ import annotations
 
+import errno
 import os
+import stat
 from pathlib import Path
 from typing import TypedDict
 
@@ -27,12 +29,14 @@ def user_path(text: str | os.PathLike[str], place: str | None = None) -> Path:
         place: where it was given, for the message.
 
     Raises:
-        BenchError: there is no such user, or the user has no home folder.
+        BenchError: the path is empty, there is no such user, or the user has no home folder.
 
     >>> user_path("data/birds").as_posix()
     'data/birds'
     """
     path = Path(text)
+    if not os.fspath(text):
+        raise BenchError("the path is empty", place=place, hint="write . for the present folder")
     try:
         return path.expanduser()
     except RuntimeError:
@@ -42,3 +46,25 @@ def user_path(text: str | os.PathLike[str], place: str | None = None) -> Path:
             place=place,
             hint=f"in {str(path)!r}: write the whole path, or ~/ for your own home folder",
         ) from None
+
+
+def read_regular(path: Path, limit: int) -> bytes:
+    """The content of a regular file of at most `limit` bytes; no pipe or device is waited for.
+
+    Raises:
+        OSError: it cannot be read, is no regular file, or is larger.
+    """
+    handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    try:
+        mode = os.fstat(handle).st_mode
+        if stat.S_ISDIR(mode):
+            raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
+        if not stat.S_ISREG(mode):
+            raise OSError(errno.EINVAL, "it is a pipe or a device, not a regular file", str(path))
+        with os.fdopen(handle, "rb", closefd=False) as file:
+            content = file.read(limit + 1)
+    finally:
+        os.close(handle)
+    if len(content) > limit:
+        raise OSError(errno.EFBIG, f"it is larger than {limit:,} bytes", str(path))
+    return content

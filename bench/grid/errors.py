@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -10,6 +9,7 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from bench.core.errors import BenchError, GridError, nearest
+from bench.grid.yaml import scalar
 from bench.specs.data import Borrowed, DataSpec
 from bench.specs.recipes import RECIPES, recipe_hint
 from bench.specs.run import ModelSpec, Seeds, TrainSpec
@@ -80,6 +80,23 @@ _EXPECTED = {
 }
 
 
+_USUAL = {
+    "int": "write a whole number in decimal digits, such as 10",
+    "float": "write a number, such as 0.01",
+    "bool": "write true or false",
+    "string_type": "write a text",
+    "dict": "write {{key: value}}",
+    "model": "write {{key: value}}",
+    "tuple": "write [a, b, …]",
+    "finite": "write a number, such as 0.01",
+    "greater_than_equal": "write {ge} or more",
+    "greater_than": "write a number above {gt}",
+    "less_than_equal": "write {le} or less",
+    "less_than": "write a number below {lt}",
+    "literal_error": "write {expected}",
+}
+
+
 def cell_error(error: ValidationError, prefix: Key) -> CellError:
     """The first problem of a validation error in the user's words.
 
@@ -97,19 +114,32 @@ def cell_error(error: ValidationError, prefix: Key) -> CellError:
         hint = f"known: {nearest(location[-1], fields, len(fields))}" if fields else None
         return CellError(key, f"{name}: unknown key {location[-1]!r}", hint)
     if kind == "missing":
-        return CellError(key, f"{name} is missing", recipe_hint(recipe) if recipe else None)
+        return CellError(
+            key, f"{name} is missing", recipe_hint(recipe) if recipe else f"add {key[-1]}: …"
+        )
     if kind in ("union_tag_not_found", "union_tag_invalid") or (
         key[-1:] in (("classes",), ("recipe",)) and not isinstance(value, Mapping)
     ):
         return _no_recipe(key, value)
     if kind == "value_error":
-        text = details["msg"].removeprefix("Value error, ")
-        return CellError(key, text, recipe_hint(recipe) if recipe else None)
+        text, _, way = details["msg"].removeprefix("Value error, ").partition("; ")
+        return CellError(key, text, way or (recipe_hint(recipe) if recipe else None))
     words = details["msg"][0].lower() + details["msg"][1:]
     if kind in _EXPECTED:
         words = _EXPECTED[kind].format(**details.get("ctx", {}))
-    hint = _way_out(kind, value, prefix != ("recipe",)) or (recipe_hint(recipe) if recipe else None)
-    return CellError(key, f"{name} is {value!r}: {words}", hint)
+    usual = next((way for start, way in _USUAL.items() if kind.startswith(start)), None)
+    hint = (
+        _way_out(kind, value, prefix != ("recipe",))
+        or (recipe_hint(recipe) if recipe else None)
+        or (usual and usual.format(**details.get("ctx", {})))
+    )
+    return CellError(key, f"{name} is {shown(value)}: {words}", hint)
+
+
+def shown(value: Any) -> str:
+    """A value of a grid as YAML has it."""
+    words = {True: "true", False: "false", None: "null"}
+    return words[value] if value is None or isinstance(value, bool) else repr(value)
 
 
 def _without_tag(location: tuple[str | int, ...], prefix: Key) -> tuple[Key, str | None]:
@@ -141,18 +171,20 @@ def _no_recipe(key: Key, value: Any) -> CellError:
 
 
 def _way_out(kind: str, value: Any, grid: bool) -> str | None:
+    """What to write instead of this value, where that can be seen from it."""
     if kind == "string_type" and isinstance(value, int | float):
-        return f"write it in quotes: '{value}'"
+        return "put it in quotes" if isinstance(value, bool) else f"write it in quotes: '{value}'"
     if isinstance(value, list) and grid and kind not in ("too_short", "tuple_type"):
         return "lists of values to try stand under axes:"
     if isinstance(value, str) and kind.startswith(("int", "float")):
-        try:
-            number = float(value)
-        except ValueError:
-            return None
-        if not math.isfinite(number):
+        written = value.strip()
+        plain = written.lstrip("+0") or "0"
+        if isinstance(scalar(written), int | float):
+            return f"write {written} without quotes"
+        if plain != written and isinstance(scalar(plain), int):
+            return f"write {plain}, without {'+' if written[0] == '+' else 'zeros'} in front"
+        if written.lstrip("+-.").lower() in ("nan", "inf", "infinity"):
             return "a finite number is needed"
-        return f"write {value.strip()} without quotes"
     return None
 
 

@@ -25,6 +25,7 @@ Expansion is pure and imports no torch. Every error carries file and line.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -33,10 +34,10 @@ from typing import Any
 from bench.core.errors import BenchError, GridError, nearest
 from bench.grid.cell import SECTIONS, RunBuilder, merge
 from bench.grid.cells import Assignment, Place, Value, assign, matches, product, undot
-from bench.grid.errors import CellError
+from bench.grid.errors import CellError, shown
 from bench.grid.measures import read_measures
-from bench.grid.names import Names
-from bench.grid.overrides import Origins, Override, check_laid, laid_over, read_override
+from bench.grid.names import Names, check_name
+from bench.grid.overrides import Origins, Override, check_laid, laid_over, read_override, sweeps
 from bench.grid.presets import split_presets, with_presets
 from bench.grid.seed_repeats import Repeats
 from bench.grid.yaml import Document, read_yaml
@@ -44,6 +45,8 @@ from bench.specs.identity import collector_paused
 from bench.specs.measures import Measure
 from bench.specs.run import RunSpec, Seeds, canonical_json
 
+MAX_CELLS = 200_000
+"""Of one experiment; a hundred thousand are planned in seconds."""
 _TEXTS = ("name", "about", "root")
 _TOP = (*_TEXTS, "defaults", "sources", "targets", "experiments", "measure", "slurm")
 _EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude", "baseline")
@@ -135,8 +138,8 @@ def _mapping(
     """`value` as a mapping with known keys, or an error at its line."""
     what = str(path[-1]) if path else "the grid"
     if not isinstance(value, dict):
-        hint = f"keys: {', '.join(known)}" if known else None
-        raise document.error(path, f"{what}: expected a mapping of keys, found {value!r}", hint)
+        hint = f"keys: {', '.join(known)}" if known else "write {key: value}"
+        raise document.error(path, f"{what}: expected a mapping, found {shown(value)}", hint)
     for key in value:
         if known is not None and key not in known:
             hint = f"known: {nearest(key, known, len(known))}"
@@ -149,15 +152,12 @@ def _texts(document: Document, top: Mapping[str, Any]) -> None:
     for key in _TEXTS:
         value = top.get(key)
         if value is not None and not isinstance(value, str):
-            hint = f"write it in quotes: '{value}'" if isinstance(value, int | float) else None
-            raise document.error((key,), f"{key} is {value!r}: expected text", hint)
-    name = top.get("name", "-")
-    if not name or name.startswith(".") or not name.isprintable() or set(name) & set("/\\"):
-        raise document.error(
-            ("name",),
-            f"name is {name!r}: the leaderboards are named after it",
-            "give a name without / that does not begin with a dot",
-        )
+            number = isinstance(value, int | float) and not isinstance(value, bool)
+            hint = f"write it in quotes: '{value}'" if number else "write a text"
+            raise document.error((key,), f"{key} is {shown(value)}: expected text", hint)
+    check_name(str(top.get("name", Path(document.name).stem)), document.place(("name",)))
+    for name in top["experiments"]:
+        check_name(name, document.place(("experiments", name)), "experiment")
 
 
 def _in_order(assignment: Assignment, overrides: Sequence[Override]) -> list[tuple[str, Any]]:
@@ -174,7 +174,8 @@ class _Expander:
     ) -> None:
         self.document, self.name, self.builder = document, name, builder
         self.path: Place = ("experiments", name)
-        self.overrides = overrides
+        self.given = overrides
+        self.overrides = [one for one in overrides if not sweeps(one)]
         self.laid: set[str] = set()  # the overrides that a cell has taken
         self.axis_keys: list[str] = []
         self.repeats = Repeats(self._seeds)
@@ -205,10 +206,16 @@ class _Expander:
         if 0 in used:
             n = used.index(0)
             raise self.document.error(
-                (*self.path, "exclude", n), f"exclude {excluded[n]} matches no cell"
+                (*self.path, "exclude", n),
+                f"exclude {excluded[n]} matches no cell",
+                "name values that the axes have, or take it out",
             )
         if not runs:
-            raise self.document.error(self.path, f"experiment {self.name} has no runs")
+            raise self.document.error(
+                self.path,
+                f"experiment {self.name} has no runs",
+                "exclude fewer cells, or add axes:",
+            )
         place = self.document.place(self.path)
         about = str(self.raw.get("about", ""))
         return Experiment(self.name, about, tuple(runs), place, tuple(baselines))
@@ -224,7 +231,7 @@ class _Expander:
     def _cells(self) -> Iterator[tuple[Assignment, tuple[Value, ...]]]:
         axes = self._axes()
         self.axis_keys = [key for axis in axes for key in axis[0][0]]
-        yield from product(axes)
+        yield from self._product(axes, (*self.path, "axes"))
         for n, extra in enumerate(self._list("include")):
             place: Place = (*self.path, "include", n)
             fixed = [[({key: value}, {key: (*place, key)})] for key, value in extra.items()]
@@ -232,9 +239,24 @@ class _Expander:
             clash = {key for axis in axes for key in axis[0][0] if len(axis[0][0]) > 1} & set(extra)
             if clash and not all(set(a[0][0]) <= set(extra) for a in axes if set(a[0][0]) & clash):
                 raise self.document.error(
-                    place, f"include names {sorted(clash)} but not what is zipped with it"
+                    place,
+                    f"include names {sorted(clash)} but not what is zipped with it",
+                    "name all keys of the zip:, or none",
                 )
-            yield from product(others + fixed)
+            yield from self._product(others + fixed, place)
+
+    def _product(
+        self, axes: Sequence[Sequence[Value]], place: Place
+    ) -> Iterator[tuple[Assignment, tuple[Value, ...]]]:
+        lengths = [len(axis) for axis in axes]
+        if math.prod(lengths) > MAX_CELLS:
+            raise self.document.error(
+                place,
+                f"{' × '.join(map(str, lengths))} values make {math.prod(lengths):,} cells, more "
+                f"than {MAX_CELLS:,}",
+                "take fewer values, or let some go together under zip:",
+            )
+        yield from product(axes)
 
     def _axes(self) -> list[list[Value]]:
         axes: list[list[Value]] = []
@@ -247,15 +269,34 @@ class _Expander:
         keys = [key for axis in axes for key in axis[0][0]]
         for key in keys:
             if keys.count(key) > 1:
-                raise self.document.error((*path, key), f"{key} is an axis twice")
+                raise self.document.error(
+                    (*path, key), f"{key} is an axis twice", "keep it under axes: or under zip:"
+                )
+        for one in filter(sweeps, self.given):
+            axes = self._swept(axes, one)
         return axes
+
+    def _swept(self, axes: list[list[Value]], one: Override) -> list[list[Value]]:
+        """The axes with the values of a `--set` in place of those of its key."""
+        zipped = [
+            sorted(axis[0][0]) for axis in axes if one.key in axis[0][0] and len(axis[0][0]) > 1
+        ]
+        if zipped or not one.value:
+            text = f"{' and '.join(zipped[0])} go together" if zipped else "the list is empty"
+            hint = "set one value, or change the zip: of the grid" if zipped else "write [a, b, …]"
+            raise GridError(text, place=one.text, hint=hint)
+        self.laid.add(one.text)
+        kept = [axis for axis in axes if one.key not in axis[0][0]]
+        return [*kept, [({one.key: value}, {}) for value in one.value]]
 
     def _zipped(self, group: Mapping[str, Any], path: Place) -> list[Value]:
         for key, values in group.items():
             self._values(values, (*path, key), zipped=True)
         lengths = {key: len(values) for key, values in group.items()}
         if len(set(lengths.values())) != 1:
-            raise self.document.error(path, f"zipped lists differ in length: {lengths}")
+            raise self.document.error(
+                path, f"zipped lists differ in length: {lengths}", "give each as many values"
+            )
         return [
             (
                 {key: values[n] for key, values in group.items()},
@@ -270,7 +311,11 @@ class _Expander:
             value = [value]
         path: Place = (*self.path, key)
         if not isinstance(value, list):
-            raise self.document.error(path, f"{key}: expected a list of mappings, found {value!r}")
+            raise self.document.error(
+                path,
+                f"{key}: expected a list of mappings, found {shown(value)}",
+                "write [{…}, {…}]",
+            )
         return [dict(self._sections((*path, n), item)) for n, item in enumerate(value)]
 
     def _sections(self, path: Place, value: Any) -> dict[str, Any]:
@@ -336,11 +381,14 @@ class _Expander:
             self.repeats.add(assignment, cell, run)
             return run
         except BenchError as error:
+            hint = error.hint
             if isinstance(error, CellError):
                 axes = {key: place for _, where in values for key, place in where.items()}
-                origins = Origins(self.document, self.path, self.overrides, axes, named)
+                origins = Origins(self.document, self.path, self.given, axes, named)
                 place = origins.place(error.key)
+                section = error.key[0] if error.key else ""
+                hint = hint or (f"{section}: {SECTIONS[section]}" if section in SECTIONS else None)
             else:
                 place = self.document.place(self.path)
             message = f"{error.message} (experiment {self.name})"
-            raise GridError(message, place=place, hint=error.hint) from None
+            raise GridError(message, place=place, hint=hint) from None

@@ -1,4 +1,4 @@
-"""Names of `sources:` and `targets:` in a cell, replaced by what they mean."""
+"""Which names may be given, and names of `sources:` and `targets:` replaced by what they mean."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from bench.core.errors import nearest
+from bench.core.errors import GridError, nearest
 from bench.grid.borrow import RESERVED, is_pool
 from bench.grid.cell import merge
 from bench.grid.cells import Place
@@ -16,6 +16,43 @@ _WORDS = {"source": ("none", "self"), "borrow": RESERVED, "target": ()}
 """What may stand in place of a name."""
 
 _HOMES = {"source": "sources", "borrow": "sources", "target": "targets"}
+
+
+_LONGEST = 100
+_TAKEN = ("(sources)", "(features)")
+
+
+def check_name(name: str, place: str, what: str = "name") -> None:
+    """Refuses a name of a grid or an experiment that files, tables or a terminal cannot hold.
+
+    Raises:
+        GridError: with the name as it was written, and what is wrong with it.
+
+    >>> check_name("a;b", "grid.yaml:3", "experiment")
+    Traceback (most recent call last):
+        ...
+    bench.core.errors.GridError: grid.yaml:3: experiment 'a;b' has ';' in its name
+      give another name: ...
+    """
+    signs = "".join(sorted({c for c in name if c in "/\\;" or not c.isprintable()}))
+    if not name.strip():
+        wrong = "has no letters"
+    elif signs:
+        wrong = f"has {signs!r} in its name"
+    elif name.startswith(".") or name != name.strip():
+        wrong = "begins with a dot, or begins or ends with a space"
+    elif len(name.encode()) > _LONGEST:
+        wrong = f"is longer than {_LONGEST} bytes"
+    elif name in _TAKEN:
+        wrong = "is what tables call runs without an experiment"
+    else:
+        return
+    raise GridError(
+        f"{what} {name!r} {wrong}",
+        place=place,
+        hint="give another name: printable characters without / \\ and ;, no dot in front, at most "
+        f"{_LONGEST} bytes",
+    )
 
 
 @dataclass(frozen=True)

@@ -15,12 +15,13 @@ from pydantic import ValidationError
 from bench.core.errors import BenchError, nearest
 from bench.core.paths import user_path
 from bench.grid.errors import CellError, at_key
-from bench.models.published import check_tag
+from bench.models.published import PACKAGES, check_package, check_tag
 from bench.specs.run import FromFile, FromTimm, ModelSpec
 
 _SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 _MEANT = (
-    "weights: timm, {timm: TAG}, {file: net.safetensors}, none; a file may have sha256: …, and "
+    "weights: timm, {timm: TAG}, {package: efficientnet-lite0}, {file: net.safetensors}, none; a "
+    "file may have sha256: …, and "
     "mean: [R, G, B], std: [R, G, B] of the images it was trained on, as fractions of 255"
 )
 _OF_FILES = {"file", "sha256", "mean", "std"}
@@ -38,6 +39,7 @@ class WeightsReader:
 
     def __init__(self) -> None:
         self._files: dict[Path, str] = {}
+        self._packages: dict[tuple[str, str], Path] = {}
 
     def __call__(self, raw: Any, model: ModelSpec) -> FromTimm | FromFile:
         """Where the weights come from.
@@ -49,6 +51,8 @@ class WeightsReader:
             return self._timm(model, None)
         if isinstance(raw, Mapping) and set(raw) == {"timm"} and isinstance(raw["timm"], str):
             return self._timm(model, raw["timm"])
+        if isinstance(raw, Mapping) and set(raw) == {"package"} and isinstance(raw["package"], str):
+            return self._package(model, raw["package"])
         if isinstance(raw, Mapping) and "file" in raw and set(raw) <= _OF_FILES:
             return self._file(raw)
         if isinstance(raw, str) and raw.endswith(_SUFFIXES):
@@ -68,6 +72,14 @@ class WeightsReader:
         with at_key("weights"):
             check_tag(model.name, tag)
         return FromTimm(tag=tag)
+
+    def _package(self, model: ModelSpec, name: str) -> FromFile:
+        key = (name, model.name)
+        if key not in self._packages:
+            with at_key("weights", "package"):
+                self._packages[key] = check_package(name, model.name)
+        path, sha256 = str(self._packages[key]), PACKAGES[name].sha256
+        return FromFile(path=path, sha256=sha256, package=name)
 
     def _file(self, raw: Mapping[str, Any]) -> FromFile:
         if not isinstance(raw["file"], str):
@@ -188,7 +200,7 @@ def _torn_safetensors(path: Path) -> str | None:
             header = json.loads(file.read(length))
             entries = [entry for name, entry in header.items() if name != "__metadata__"]
             end = max((int(entry["data_offsets"][1]) for entry in entries), default=0)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
             return "is no safetensors file: its header cannot be read"
     if not entries:
         return "holds no weights"

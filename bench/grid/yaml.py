@@ -1,7 +1,9 @@
 """YAML as a person writes it, with the line of every value, and nothing executed.
 
-Differences to PyYAML's safe loader: `1e-4` is a number, a key given twice is an error, and aliases
-that unfold into millions of values are refused.
+Plain values mean what YAML 1.2 says: `1e-4` is a number, true and false are the only truth values.
+What YAML 1.1 converts besides (`1:30`, `010`, `0x1F`, `1_000`, `no`, dates) is text. A key given
+twice is an error; so are values nested deeper than `MAX_DEPTH`, and aliases that unfold into more
+than `MAX_VALUES` values.
 """
 
 from __future__ import annotations
@@ -9,31 +11,83 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, NoReturn
 
 import yaml
 
 from bench.core.errors import GridError
+from bench.core.paths import read_regular
 
 MAX_BYTES = 4_000_000
 MAX_VALUES = 500_000
+MAX_DEPTH = 100
 
 Path_ = tuple[str | int, ...]
 
 
-class _Loader(yaml.SafeLoader):
-    """The safe loader, with floats as YAML 1.2 and every scientist write them."""
+class Written(float):
+    """A number with a fraction or an exponent; shown as it was written, `1e3` and not 1000.0.
+
+    >>> Written("1e3") == 1000, f"{Written('1e3')}"
+    (True, '1e3')
+    """
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+
+    def __repr__(self) -> str:
+        return self.text
 
 
-_Loader.yaml_implicit_resolvers = {
-    first: [(tag, regexp) for tag, regexp in pairs if tag != "tag:yaml.org,2002:float"]
-    for first, pairs in yaml.SafeLoader.yaml_implicit_resolvers.items()
+_KINDS = {
+    "null": (r"~|null|Null|NULL|", ["~", "n", "N", ""]),
+    "bool": (r"true|True|TRUE|false|False|FALSE", list("tTfF")),
+    "int": (r"-?(?:0|[1-9][0-9]*)", list("-0123456789")),
+    "float": (
+        r"[-+]?(?:[0-9]+\.[0-9]*(?:[eE][-+]?[0-9]+)?|\.[0-9]+(?:[eE][-+]?[0-9]+)?"
+        r"|[0-9]+[eE][-+]?[0-9]+)",
+        list("-+.0123456789"),
+    ),
+    "merge": (r"<<", ["<"]),
 }
-_Loader.add_implicit_resolver(
-    "tag:yaml.org,2002:float",
-    re.compile(r"^[-+]?(?:\d+\.\d*(?:[eE][-+]?\d+)?|\.\d+(?:[eE][-+]?\d+)?|\d+[eE][-+]?\d+)$"),
-    list("-+.0123456789"),
-)
+_TAG = "tag:yaml.org,2002:"
+
+
+class _Loader(yaml.SafeLoader):
+    """The safe loader, with the plain values above and a bound on depth."""
+
+    yaml_implicit_resolvers: dict[str, list[tuple[str, re.Pattern[str]]]] = {}  # noqa: RUF012
+    depth = 0
+
+    def compose_node(self, parent: yaml.Node | None, index: int) -> yaml.Node | None:
+        self.depth += 1
+        if self.depth > MAX_DEPTH:
+            mark = self.peek_event().start_mark  # type: ignore[no-untyped-call]
+            raise yaml.composer.ComposerError(None, None, _DEEP, mark)
+        node = super().compose_node(parent, index)
+        self.depth -= 1
+        return node
+
+    def construct_yaml_float(self, node: yaml.ScalarNode) -> float:
+        return Written(str(self.construct_scalar(node)))
+
+
+for _kind, (_form, _first) in _KINDS.items():
+    _Loader.add_implicit_resolver(_TAG + _kind, re.compile(f"(?:{_form})$"), _first)
+_Loader.add_constructor(_TAG + "float", _Loader.construct_yaml_float)
+
+_DEEP = f"values are nested deeper than {MAX_DEPTH} levels"
+_WAYS_OUT = {
+    "cannot start any token": "put the value in quotes if it is meant as text",
+    "expected the node content": "put the value in quotes if it is meant as text",
+    "undefined alias": "define it above with &NAME, or put the text in quotes",
+    "nested deeper": "a grid needs a few levels; check the brackets",
+    "mapping values are not allowed": "put a value that holds ': ' in quotes, or check indentation",
+    "escape": "in double quotes a backslash begins an escape; use single quotes",
+    "tab": "indent with spaces",
+    "single document": "keep one grid in a file; --- begins another",
+}
+_CHECK = "check brackets, quotes and indentation here and on the lines above"
 
 
 @dataclass(frozen=True)
@@ -73,7 +127,7 @@ def read_yaml(path: Path) -> Document:
     """
     name = str(path)
     try:
-        raw = path.read_bytes()
+        raw = read_regular(path, MAX_BYTES)
     except OSError as error:
         found = sorted(str(p) for p in Path("grids").glob("**/*.yaml"))[:6]
         hint = f"grids here: {', '.join(found)}" if found else "give the path of a YAML file"
@@ -81,23 +135,24 @@ def read_yaml(path: Path) -> Document:
         raise GridError(
             f"cannot read the grid: {error.strerror}{where}", place=name, hint=hint
         ) from None
-    if len(raw) > MAX_BYTES:
-        raise GridError(f"{len(raw)} bytes are more than a grid needs", place=name)
     return parse_yaml(raw, name)
 
 
 def parse_yaml(raw: bytes | str, name: str) -> Document:
     """As `read_yaml`, from text."""
+    text = raw if isinstance(raw, str) else _decoded(raw, name)
     try:
-        loader = _Loader(raw)
+        loader = _Loader(text)
         node = loader.get_single_node()
+    except yaml.reader.ReaderError as error:
+        line = text.count("\n", 0, error.position) + 1
+        raise GridError(
+            f"character {chr(error.character)!a} is not allowed in YAML",
+            place=f"{name}:{line}",
+            hint="remove it, or write it as an escape in double quotes",
+        ) from None
     except yaml.YAMLError as error:
-        mark = getattr(error, "problem_mark", None)
-        line = mark.line + 1 if mark else 1
-        problem = getattr(error, "problem", None) or str(error)
-        raise GridError(f"this is not YAML: {problem}", place=f"{name}:{line}") from None
-    except (UnicodeDecodeError, ValueError) as error:
-        raise GridError(f"this is not text: {error}", place=name) from None
+        raise _not_yaml(error, name) from None
     if node is None:
         raise GridError("the file is empty", place=name, hint="see grids/quickstart.yaml")
     reader = _Reader(loader, name)
@@ -105,84 +160,152 @@ def parse_yaml(raw: bytes | str, name: str) -> Document:
     return Document(name, value, reader.lines)
 
 
-def scalar(text: str) -> Any:
-    """What a YAML value on the command line means (`--set train.lr=1e-3`).
+def _decoded(raw: bytes, name: str) -> str:
+    try:
+        return raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        line = raw.count(b"\n", 0, error.start) + 1
+        raise GridError(
+            f"this is not text in UTF-8: byte 0x{raw[error.start]:02x}",
+            place=f"{name}:{line}",
+            hint="save the file as UTF-8",
+        ) from None
 
-    >>> scalar("1e-3"), scalar("[1, 2]"), scalar("near")
-    (0.001, [1, 2], 'near')
+
+def _not_yaml(error: yaml.YAMLError, name: str) -> GridError:
+    problem = getattr(error, "problem", None) or str(error)
+    mark = getattr(error, "problem_mark", None)
+    begun = getattr(error, "context_mark", None)
+    hint = next((way for part, way in _WAYS_OUT.items() if part in problem), _CHECK)
+    if hint is _CHECK and begun and mark and begun.line < mark.line:
+        hint = f"{getattr(error, 'context', '')}, begun on line {begun.line + 1}; {_CHECK}"
+    line = mark.line + 1 if mark else 1
+    return GridError(f"this is not YAML: {problem}", place=f"{name}:{line}", hint=hint)
+
+
+_OPENS = ("[", "{", '"', "'")
+
+
+def scalar(text: str) -> Any:
+    """What a value on the command line means (`--set train.lr=1e-3`).
+
+    Lists, mappings and quoted texts are YAML; anything else is one value with all its characters,
+    so that a path may hold ` #` or `: `.
+
+    >>> scalar("1e-3"), scalar("[1, 2]"), scalar("/data/birds #2")
+    (1e-3, [1, 2], '/data/birds #2')
     """
     try:
-        return parse_yaml(text, "the command line").value if text.strip() else text
+        if text.lstrip().startswith(_OPENS):
+            return _whole(text.strip())
+        loader = _Loader("")
+        tag = loader.resolve(yaml.ScalarNode, text.strip(), (True, False))  # type: ignore[no-untyped-call]
+        if not text.strip() or tag in (_TAG + "str", _TAG + "merge"):
+            return text
+        return _Reader(loader, "").plain(yaml.ScalarNode(tag, text.strip()))
     except GridError as error:
-        raise GridError(f"cannot read the value {text!r}: {error.message}") from None
+        raise GridError(
+            f"cannot read the value {text!r}: {error.message}",
+            hint="write a text that begins with a bracket or a quote as '\"…\"'",
+        ) from None
+
+
+def _whole(text: str) -> Any:
+    """A list, a mapping or a quoted text with nothing behind it."""
+    value = parse_yaml(text, "").value
+    end = _Loader(text).get_single_node().end_mark.index  # type: ignore[union-attr]
+    if end != len(text):
+        raise GridError(f"{text[end:]!r} stands behind it")
+    return value
 
 
 class _Reader:
     """Turns nodes into plain values, keeping lines; counts what it builds."""
 
-    def __init__(self, loader: yaml.SafeLoader, name: str) -> None:
+    def __init__(self, loader: _Loader, name: str) -> None:
         self.loader, self.name = loader, name
         self.lines: dict[Path_, int] = {}
         self.built = 0
         self.open: set[int] = set()
-        self.own: dict[int, set[str]] = {}
+        self.pairs: dict[int, dict[str, tuple[yaml.Node, yaml.Node]]] = {}
 
     def build(self, node: yaml.Node, path: Path_) -> Any:
         self.lines.setdefault(path, node.start_mark.line + 1)
-        self.built += 1
-        if self.built > MAX_VALUES:
-            raise GridError("the aliases unfold into too many values", place=self.name)
+        self._count(1)
+        if len(path) > MAX_DEPTH:
+            self._fail(node, _DEEP, _WAYS_OUT["nested deeper"])
         if isinstance(node, yaml.ScalarNode):
-            return self._scalar(node)
-        if id(node) in self.open:
-            raise self._error(node, "an alias contains itself")
-        self.open.add(id(node))
-        value = (
-            [self.build(child, (*path, n)) for n, child in enumerate(node.value)]
-            if isinstance(node, yaml.SequenceNode)
-            else self._mapping(node, path)
-        )
+            return self.plain(node)
+        self._enter(node)
+        if isinstance(node, yaml.SequenceNode):
+            value: Any = [self.build(child, (*path, n)) for n, child in enumerate(node.value)]
+        else:
+            value = {}
+            for name, (key, child) in self._pairs(node).items():
+                self.lines[(*path, name)] = key.start_mark.line + 1
+                value[name] = self.build(child, (*path, name))
         self.open.discard(id(node))
         return value
 
-    def _error(self, node: yaml.Node, message: str, hint: str | None = None) -> GridError:
-        return GridError(message, place=f"{self.name}:{node.start_mark.line + 1}", hint=hint)
-
-    def _scalar(self, node: yaml.ScalarNode) -> Any:
+    def plain(self, node: yaml.ScalarNode) -> str | bool | int | float | None:
+        """The value of a scalar."""
         try:
             value = self.loader.construct_object(node)
         except (yaml.YAMLError, ValueError):
             value = self
-        if value is None or isinstance(value, (str, bool, int, float)):
-            return value
-        raise self._error(
-            node,
-            f"{node.value!r} is neither text, number, true/false nor null",
-            "put it in quotes if it is meant as text",
-        )
+        if value is not None and not isinstance(value, str | bool | int | float):
+            self._fail(
+                node,
+                f"{node.value!r} is neither text, number, true/false nor null",
+                "put it in quotes if it is meant as text",
+            )
+        return value
 
-    def _mapping(self, node: yaml.Node, path: Path_) -> dict[str, Any]:
-        assert isinstance(node, yaml.MappingNode)
-        if id(node) not in self.own:  # an alias brings the same node again, unfolded already
-            self.own[id(node)] = {key.value for key, _ in node.value if key.value != "<<"}
-            self._refuse_twice(node)
-            self.loader.flatten_mapping(node)
-        own = self.own[id(node)]
-        result: dict[str, Any] = {}
-        for key, child in node.value:
-            name = str(key.value)
-            if name in result and name not in own:
-                continue
-            self.lines[(*path, name)] = key.start_mark.line + 1
-            result[name] = self.build(child, (*path, name))
-        return result
+    def _count(self, number: int) -> None:
+        self.built += number
+        if self.built > MAX_VALUES:
+            raise GridError(
+                f"the file has more than {MAX_VALUES:,} values, aliases unfolded",
+                place=self.name,
+                hint="write fewer or smaller aliases, or several grids",
+            )
 
-    def _refuse_twice(self, node: yaml.MappingNode) -> None:
-        seen: dict[str, int] = {}
-        for key, _ in node.value:
-            if not isinstance(key, yaml.ScalarNode):
-                raise self._error(key, "a key must be a word")
-            if key.value in seen and key.value != "<<":
-                text = f"key {key.value!r} is given twice (first at line {seen[key.value]})"
-                raise self._error(key, text, "keep one of the two")
-            seen.setdefault(key.value, key.start_mark.line + 1)
+    def _enter(self, node: yaml.Node) -> None:
+        if id(node) in self.open:
+            self._fail(node, "an alias contains itself", "name another anchor, or write the value")
+        self.open.add(id(node))
+
+    def _fail(self, node: yaml.Node, message: str, hint: str) -> NoReturn:
+        line = node.start_mark.line + 1 if node.start_mark else 1
+        raise GridError(message, place=f"{self.name}:{line}", hint=hint)
+
+    def _pairs(self, node: yaml.Node) -> dict[str, tuple[yaml.Node, yaml.Node]]:
+        """The keys and values of a mapping; its own go over those merged by `<<`."""
+        if id(node) not in self.pairs:  # an alias brings the same node again
+            own: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+            merged: dict[str, tuple[yaml.Node, yaml.Node]] = {}
+            for key, value in node.value:
+                if not isinstance(key, yaml.ScalarNode):
+                    self._fail(key, "a key must be a word", "put it in quotes")
+                if key.tag == _TAG + "merge":
+                    for part in self._merged(value):
+                        self._enter(part)
+                        merged = self._pairs(part) | merged
+                        self.open.discard(id(part))
+                elif key.value in own:
+                    first = own[key.value][0].start_mark.line + 1
+                    text = f"key {key.value!r} is given twice (first at line {first})"
+                    self._fail(key, text, "keep one of the two")
+                else:
+                    own[key.value] = (key, value)
+            self._count(len(merged))
+            self.pairs[id(node)] = merged | own
+        return self.pairs[id(node)]
+
+    def _merged(self, node: yaml.Node) -> list[yaml.MappingNode]:
+        """The mappings that stand behind `<<`, the strongest first."""
+        parts = node.value if isinstance(node, yaml.SequenceNode) else [node]
+        for part in parts:
+            if not isinstance(part, yaml.MappingNode):
+                self._fail(part, "<< takes a mapping or a list of mappings", "write <<: *NAME")
+        return list(parts)

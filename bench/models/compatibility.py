@@ -39,7 +39,8 @@ def trial_of(spec: RunSpec, classes: int, images: int = 0) -> Trial | None:
     if isinstance(spec.init, FromFile):
         weights = {"pattern": spec.pattern, **spec.init.model_dump()}
     alone = _one_at_a_time(spec, max(images, (spec.train.expand_to or 0) * classes))
-    if weights is None and spec.model.name in SMALLEST and not alone:
+    drop_path = spec.train.drop_path
+    if weights is None and spec.model.name in SMALLEST and not alone and not drop_path:
         return None
     free = weights is None or spec.layers.kind(spec.layers.depth) == "R"
     return {
@@ -48,6 +49,7 @@ def trial_of(spec: RunSpec, classes: int, images: int = 0) -> Trial | None:
         "classes": 10 if free else classes or 10,
         "weights": weights,
         **({"images": 1} if alone else {}),
+        **({"drop_path": drop_path} if drop_path else {}),
     }
 
 
@@ -143,9 +145,11 @@ def _try_size(trial: Trial) -> None:
     from bench.specs.run import ModelSpec
 
     spec, size, images = ModelSpec(**trial["model"]), trial["image_size"], trial.get("images", 2)
+    drop_path = trial.get("drop_path", 0.0)
     try:
         with torch.device("meta"):
-            create(spec, 10, seed=0, image_size=size).train()(torch.empty(images, 3, size, size))
+            model = create(spec, 10, seed=0, image_size=size, drop_path=drop_path)
+            model.train()(torch.empty(images, 3, size, size))
     except BenchError:
         raise
     except NotImplementedError:
@@ -184,7 +188,7 @@ def _try_weights(trial: Trial) -> None:
 
     weights, size = trial["weights"], trial["image_size"]
     spec = ModelSpec(**trial["model"])
-    init = FromFile(path=weights["path"], sha256=weights["sha256"])
+    init = FromFile(**{key: value for key, value in weights.items() if key != "pattern"})
     net = create(spec, trial["classes"], seed=0, image_size=size)
     pattern = LayerPattern.parse(weights["pattern"])
     try:

@@ -64,6 +64,13 @@ def published_statistics(model: str, tag: str | None = None) -> InputStatistics:
     return _configured({} if config is None else config.to_dict())
 
 
+def published_size(model: str, tag: str | None = None) -> tuple[int, float]:
+    """Side of the images that published weights were trained for, and the share that is shown."""
+    register_networks()
+    config = timm.get_pretrained_cfg(model if tag is None else f"{model}.{tag}")
+    return int(config.input_size[-1]), float(config.crop_pct)
+
+
 def attach(model: nn.Module, statistics: InputStatistics) -> None:
     """Write the statistics into timm's description of a network, where `attached` reads them."""
     config: Any = getattr(model, "pretrained_cfg", None) or {}

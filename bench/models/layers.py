@@ -33,7 +33,12 @@ def register_networks() -> None:
 
 
 def create(
-    spec: ModelSpec, num_classes: int, *, seed: int, image_size: int | None = None
+    spec: ModelSpec,
+    num_classes: int,
+    *,
+    seed: int,
+    image_size: int | None = None,
+    drop_path: float = 0.0,
 ) -> nn.Module:
     """A network with random weights, the same for the same seed; torch's own stream stays put.
 
@@ -43,6 +48,7 @@ def create(
         seed: of the initial weights.
         image_size: side of the images in pixels, for networks built for one size (a ViT's position
             table, CaffeNet's fc6); others ignore it. None is the network's own size.
+        drop_path: see `TrainSpec.drop_path`; the weights do not depend on it.
 
     Raises:
         ModelError: when timm has no such network or cannot build it so.
@@ -54,6 +60,8 @@ def create(
     register_networks()
     check_name(spec.name)
     options: dict[str, Any] = {"num_classes": num_classes, "drop_rate": spec.drop_rate}
+    if drop_path:
+        options["drop_path_rate"] = drop_path
     config = timm.get_pretrained_cfg(spec.name, allow_unregistered=True)
     if image_size is not None and config is not None and config.fixed_input_size:
         options["img_size"] = image_size
@@ -67,7 +75,8 @@ def create(
             given = {key: value for key, value in options.items() if value is not None}
             raise ModelError(
                 f"timm cannot build {spec.name} with {given}: {error}",
-                hint="leave out drop_rate, change image_size, or choose another network",
+                hint=f"leave out {'train.drop_path' if drop_path else 'drop_rate'}, change "
+                "image_size, or choose another network",
             ) from error
         if spec.filler == "li2019":
             caffenet.fill_li2019(model)
@@ -154,9 +163,11 @@ def apply_pattern(
 
 
 def freeze_modes(
-    model: nn.Module, pattern: LayerPattern, frozen_dropout: bool
+    model: nn.Module, pattern: LayerPattern, frozen_dropout: bool, *, fixed_statistics: bool = False
 ) -> Callable[[], None]:
     """Keeps normalisation of frozen layers in evaluation mode, also after `model.train()`.
+
+    With `fixed_statistics` that of copied and tuned layers too (`train.copied_statistics`).
 
     Each of these modules is put right before it runs, so running statistics cannot move. Dropout of
     frozen layers (stochastic depth too) stays active as in Caffe, unless `frozen_dropout` is false:
@@ -167,14 +178,17 @@ def freeze_modes(
     """
     layers = numbered_layers(model)
     _check_depth(model, pattern, layers)
-    frozen = set(pattern.layers("F"))
-    modules = [
-        model.get_submodule(name)
+    frozen, tuned = set(pattern.layers("F")), set(pattern.layers("T"))
+    still = [
+        module
         for layer in layers
-        if layer.number in frozen
-        for name in layer.modules
+        for module in map(model.get_submodule, layer.modules)
+        if (layer.number in frozen and not frozen_dropout)
+        or (
+            (layer.number in frozen or (fixed_statistics and layer.number in tuned))
+            and _has_running_statistics(module)
+        )
     ]
-    still = [m for m in modules if not frozen_dropout or _has_running_statistics(m)]
     for module in still:
         module.register_forward_pre_hook(_stay_in_evaluation)
 

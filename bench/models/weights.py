@@ -58,8 +58,28 @@ def load_state(
             when timm has no such weights, or they are neither cached nor to be had.
     """
     if isinstance(init, FromFile):
-        return _from_file(init)
+        state = _from_file(init)
+        return state if init.package is None else _named_as_timm(state, model_name)
     return _from_timm(init, model_name, image_size)
+
+
+def _named_as_timm(state: Mapping[str, Tensor], model_name: str) -> dict[str, Tensor]:
+    """Tensors of a package under timm's names: both are in the order of the layers.
+
+    Raises:
+        ModelError: the shapes differ.
+    """
+    with torch.device("meta"):
+        own = timm.create_model(model_name).state_dict()
+    counters = "num_batches_tracked"
+    names = [name for name in own if not name.endswith(counters)]
+    values = [value for name, value in state.items() if not name.endswith(counters)]
+    if [own[name].shape for name in names] != [value.shape for value in values]:
+        raise ModelError(
+            f"the package's tensors are not those of {model_name}",
+            hint="install the release of timm that this project was tested with",
+        )
+    return dict(zip(names, values, strict=True))
 
 
 def save_state(model: nn.Module | Mapping[str, Tensor], path: Path) -> None:
@@ -144,7 +164,11 @@ def _from_file(init: FromFile) -> dict[str, Tensor]:
         try:
             loaded: Any = load_file(path)
         except SafetensorError as error:
-            raise ModelError(f"this is no safetensors file: {error}", place=init.path) from None
+            raise ModelError(
+                f"this is no safetensors file: {error}",
+                place=init.path,
+                hint="copy it again; it may be incomplete, or a file of another kind",
+            ) from None
     elif path.suffix in SUFFIXES:
         loaded = _load_torch(path)
     else:

@@ -97,6 +97,7 @@ def describe(plan: Plan) -> dict[str, Row]:
             "parent_id": run.parent_id,
             "target_classes": len(run.facts.classes),
             "source_classes": _source_classes(plan, run.parent_id),
+            "source_class_overlap": _class_overlap(plan, run),
             "train_images": run.facts.train_images,
             "available_images": run.facts.available_images or None,
         }
@@ -145,6 +146,21 @@ def _defaults(method: str) -> Mapping[str, Any]:
 
 def _source_classes(plan: Plan, parent_id: str | None) -> int | None:
     return len(plan.runs[parent_id].facts.classes) if parent_id else None
+
+
+def _class_overlap(plan: Plan, run: PlannedRun) -> int | None:
+    """Target classes that the run's sources or what it borrows have too (LI-A3).
+
+    None where nothing is copied or borrowed but the target itself, or no names can be compared.
+    """
+    own, others = run.spec.data.identity(), list(run.facts.borrowed)
+    parent = plan.runs.get(run.parent_id or "")
+    while parent is not None:
+        others += [parent.facts] if parent.spec.data.identity() != own else []
+        others += parent.facts.borrowed
+        parent = plan.runs.get(parent.parent_id or "")
+    named = [set(facts.classes) for facts in others if facts.key_space == run.facts.key_space]
+    return len(set(run.facts.classes) & set().union(*named)) if named else None
 
 
 def _one_line(failure: Mapping[str, Any]) -> str:

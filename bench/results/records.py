@@ -115,6 +115,12 @@ COLUMNS = (
         "metric",
         "lower",
     ),
+    Column(
+        "epochs_to_converge",
+        "first epoch with 95 % of the training accuracy of the last epoch",
+        "metric",
+        "lower",
+    ),
     Column("steps", "optimiser steps", "metric"),
     Column("train_images", "training images", "metric"),
     Column("val_images", "validation images", "metric"),
@@ -123,6 +129,13 @@ COLUMNS = (
     Column("borrowed_classes", "classes of the borrowed images", "metric"),
     Column("borrowed_images", "images to borrow from", "metric"),
     Column("trainable_parameters", "parameters of the network that were trained", "metric"),
+    Column(
+        "source_class_overlap",
+        "target classes among those of the source or of what was borrowed, by name; "
+        "empty where names cannot be compared",
+        "metric",
+        "lower",
+    ),
     Column(
         "source_test_overlap",
         "test images that the source was trained on or that were borrowed, by content",
@@ -200,8 +213,8 @@ def source_label(spec: RunSpec) -> str:
             return label if same else f"{parent.data.dataset} {label}"
         case FromTimm(tag=tag):
             return f"timm {tag}" if tag else "timm"
-        case FromFile(sha256=digest):
-            return f"file {digest[:8]}"
+        case FromFile(sha256=digest, package=package):
+            return package or f"file {digest[:8]}"
         case _:
             return "none"
 
@@ -322,13 +335,19 @@ def sign(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**body, "digest": hashlib.sha256(canonical_json(body).encode()).hexdigest()}
 
 
-def verify(record: Mapping[str, Any], run_id: str, place: str) -> None:
+STATUSES = ("done", "diverged")
+"""What a record may say of its run."""
+
+
+def verify(record: Any, run_id: str, place: str) -> None:
     """Checks that a record is whole, of this schema and of this run.
 
     Raises:
         StoreError: saying which of the three it is not.
     """
     hint = "delete the folder to have the run repeated"
+    if not isinstance(record, Mapping):
+        raise StoreError("the record is no JSON object", place=place, hint=hint)
     if record.get("schema") != SCHEMA:
         raise StoreError(
             f"schema {record.get('schema')!r} is not {SCHEMA}, that of this version",
@@ -341,3 +360,14 @@ def verify(record: Mapping[str, Any], run_id: str, place: str) -> None:
         )
     if sign(record)["digest"] != record.get("digest"):
         raise StoreError("the record was changed after it was written", place=place, hint=hint)
+    row = record.get("row")
+    sound = isinstance(row, Mapping) and row.get("status") in STATUSES
+    parts = ((("files", "sizes", "notes"), dict), (("classes", "borrowed"), list))
+    if not sound or not all(
+        isinstance(record.get(name, kind()), kind) for names, kind in parts for name in names
+    ):
+        raise StoreError(
+            "the record lacks its row with a status, or a part of it is of another kind",
+            place=place,
+            hint=hint,
+        )

@@ -49,6 +49,8 @@ def why_one_process(spec: RunSpec) -> str | None:
         return f"method {name!r} has no training steps to share"
     if spec.borrow or METHODS[name].borrows[0]:
         return f"method {name!r} trains on borrowed images beside its own"
+    if spec.train.unfreeze_every is not None:
+        return "with train.unfreeze_every layers join while it trains"
     return None
 
 

@@ -16,6 +16,7 @@ from pathlib import Path
 from torch import nn
 
 from bench.models import layers
+from bench.models.tuning import add_low_rank, merge, merged_state, unfreezing
 from bench.results.failures import failure_of
 from bench.results.store import RunFolder, Store
 from bench.runs.build import (
@@ -30,6 +31,7 @@ from bench.runs.distributed import Report, execute_ranks
 from bench.runs.execution import Execution
 from bench.runs.fused_heads import Together, prefix_of
 from bench.runs.parents import bank_network
+from bench.runs.probed_head import probe_head
 from bench.runs.record import Finished, publish
 from bench.runs.refit import both_trainings, second_job
 from bench.specs.run import RunSpec
@@ -83,7 +85,8 @@ def execute_batch(
         folder = store.folder(key, spec)
         with folder.claim() as mine:
             if not mine:
-                report({"event": "ended", "id": key, "status": "elsewhere"})
+                who = folder.holder()
+                report({"event": "ended", "id": key, "status": "elsewhere", "message": who})
                 continue
             report({"event": "started", "id": key})
             status, message = _attempt(folder, spec, begin, report)
@@ -184,6 +187,7 @@ def _fit(run: Execution, model: nn.Module) -> Finished:
 
 
 def _train(run: Execution, model: nn.Module, frozen: str, chosen: Outcome | None) -> Finished:
+    began = [probe_head(run, model)] if run.spec.train.head == "probe" else []
     bank = bank_network(run.spec, run.context)
     method = build_method(run.spec, run.data, model, run.context, bank)
     run.check_inputs(method.domains)
@@ -192,6 +196,12 @@ def _train(run: Execution, model: nn.Module, frozen: str, chosen: Outcome | None
         job = second_job(job, chosen, run.folder)
     before = 0 if chosen is None else len(chosen.history)
     outcome = train(replace(job, on_epoch=lambda epoch: run.report_epoch(epoch, before)))
+    outcome = replace(outcome, notes=(*began, *outcome.notes))
+    trainable = layers.trainable_parameters(model)
+    if run.spec.train.tuned == "lora":
+        state, *kept = (merged_state(job.model, s) for s in (outcome.state, *outcome.kept))
+        outcome = replace(outcome, state=state, kept=tuple(kept))
+        merge(job.model)
     return Finished(
         run.spec,
         run.data,
@@ -199,6 +209,7 @@ def _train(run: Execution, model: nn.Module, frozen: str, chosen: Outcome | None
         outcome,
         notes=method.notes(outcome.history),
         trained=job.model,
+        trainable=trainable,
         past_prefix=None if prefix is None else prefix.test_scores,
         sharing={} if prefix is None else prefix.notes,
     )
@@ -218,11 +229,20 @@ def _job(
         lambda: classes_of_parent(spec, run.context),
     )
     validation = run.data.domain("val", model)
-    set_modes = layers.freeze_modes(model, spec.layers, recipe.frozen_dropout)
+    set_modes = layers.freeze_modes(
+        model,
+        spec.layers,
+        recipe.frozen_dropout,
+        fixed_statistics=recipe.copied_statistics == "fixed",
+    )
     prefix = None
     if run.activations is not None and network.forward is None:
         prefix = prefix_of(spec, model, method, frozen, run.activations, set_modes, run.device)
     past = {} if prefix is None else prefix.job()
+    stage = unfreezing(model, spec.layers, recipe.unfreeze_every)
+    if recipe.tuned == "lora":
+        products = add_low_rank(model, spec.layers, recipe, spec.seeds.init)
+        network = replace(network, groups=network.groups + products)
     job = TrainingJob(
         model=network.module,
         method=method,
@@ -235,6 +255,7 @@ def _job(
         validation=validation if validation.size else None,
         device=run.device,
         set_modes=set_modes,
+        stage=stage,
         identity=run.folder.run_id,
         checkpoint=run.folder.checkpoint_path,
         checkpoint_every_s=run.context.checkpoint_s,

@@ -85,7 +85,8 @@ class Execution:
         """The network before its first step: random, then what the pattern copies."""
         spec = self.spec
         seed, size = spec.seeds.init, spec.data.image_size
-        model = layers.create(spec.model, self._outputs(), seed=seed, image_size=size)
+        outputs, drop_path = self._outputs(), spec.train.drop_path
+        model = layers.create(spec.model, outputs, seed=seed, image_size=size, drop_path=drop_path)
         attach(model, statistics_of(spec))
         views = 1 if self.is_on_features else self.data.views  # features are of one image each
         widen_classifier(model, spec.model, views, seed=seed, image_size=size)

@@ -35,6 +35,9 @@ from bench.training.process import peak_memory_bytes
 MOST_HEADS = 64
 """Classifiers of one fused group; more gain nothing, and one failure costs them all."""
 
+_FUSED = {"step_iterations", "restart_every", "sampling"}
+"""Of the options of training that came later, those that classifiers trained together may have."""
+
 Keyed = tuple[str, RunSpec]
 
 
@@ -103,7 +106,7 @@ def fuse_key(spec: RunSpec) -> str | None:
         and recipe.precision == "float32"
         and recipe.augment == "none"
         and recipe.expand_to is None
-        and not recipe.refit
+        and recipe.changed_fields() <= _FUSED
     )
     if not fits:
         return None
@@ -294,7 +297,7 @@ def _cut(
     if spec.train.channels_last:
         model.to(memory_format=torch.channels_last)
     name, classifier = _linear(model)
-    if member.data.views != 1:
+    if member.data.views != 1 or spec.train.head != "random":
         raise _NotTogether
     trained = {n for n, p in model.named_parameters() if p.requires_grad}
     if trained != {f"{name}.weight", f"{name}.bias"}:

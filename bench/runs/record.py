@@ -39,6 +39,7 @@ class Finished:
         outcome: of the training.
         notes: the method's own, for the record.
         trained: the module that was trained, when it has more classifiers than `model`.
+        trainable: parameters that training may change; None counts those of the network.
         scorer: what scores images, when that is not `model`.
         logits: whether the softmax of the scores is a probability.
         past_prefix: scores images from kept activations of frozen layers, the same to the bit.
@@ -53,6 +54,7 @@ class Finished:
     outcome: Outcome
     notes: Mapping[str, Any] = field(default_factory=dict)
     trained: nn.Module | None = None
+    trainable: int | None = None
     scorer: nn.Module | None = None
     logits: bool = True
     past_prefix: Callable[[Domain], evaluate.Logits] | None = None
@@ -117,6 +119,9 @@ def row_of(run: Finished, context: Context) -> dict[str, Any]:
     """The leaderboard columns that the run itself knows, without the test metrics."""
     spec, outcome, loaded = run.spec, run.outcome, run.data.loaded
     history = outcome.history
+    trainable = run.trainable
+    if trainable is None:
+        trainable = layers.trainable_parameters(run.scorer or run.model)
     best = None if outcome.best_epoch is None else history[outcome.best_epoch]
     row: dict[str, Any] = describe_run(spec) | {
         "status": outcome.status,
@@ -126,11 +131,12 @@ def row_of(run: Finished, context: Context) -> dict[str, Any]:
         "best_epoch": None if outcome.best_epoch is None else outcome.best_epoch + 1,
         "epochs_run": len(history),
         "epochs_to_threshold": evaluate.epochs_to_threshold(history, spec.train.threshold),
+        "epochs_to_converge": evaluate.epochs_to_converge(history),
         "steps": outcome.steps,
         "train_images": len(loaded.train),
         "val_images": len(loaded.val),
         "test_images": len(loaded.test),
-        "trainable_parameters": layers.trainable_parameters(run.scorer or run.model),
+        "trainable_parameters": trainable,
         "borrowed_classes": sum(i.classes_used for _, i in run.data.borrowed) or None,
         "borrowed_images": sum(len(i.rows) for _, i in run.data.borrowed) or None,
         "source_test_overlap": overlap_with_tests(spec, run.data, context),
@@ -144,14 +150,16 @@ def row_of(run: Finished, context: Context) -> dict[str, Any]:
     if outcome.status == "done" and METHODS[spec.method.name].kind == "steps":
         losses = [epoch["train_loss"] for epoch in history]
         labels = loaded.labels[loaded.train]
-        row["not_converged"] = "run" if evaluate.stayed_at_chance(losses, labels) else None
+        alike = "balanced" in (spec.train.sampling, spec.train.class_weights)
+        stuck = evaluate.stayed_at_chance(losses, labels, alike=alike)
+        row["not_converged"] = "run" if stuck else None
     if outcome.status == "diverged":
         row["reason"] = f"loss not finite or exploded in epoch {(outcome.diverged_epoch or 0) + 1}"
         row["reason"] += " of the second training (train.refit)" if outcome.refit else ""
     if best is not None and METHODS[spec.method.name].kind == "features":
         # Its history has a row per C, not per epoch.
         row |= {"train_loss": best["train_loss"], "best_epoch": None, "epochs_run": None}
-        row["epochs_to_threshold"] = None
+        row |= {"epochs_to_threshold": None, "epochs_to_converge": None}
     return {key: None if _not_finite(value) else value for key, value in row.items()}
 
 
@@ -161,8 +169,8 @@ def write_files(
     """Keeps weights, predictions and the method's own files; adds the test metrics to `row`.
 
     Returns:
-        `files` (name to SHA-256) and `sizes` (name to bytes) of the record; both empty for a run
-        that diverged.
+        `files` (name to SHA-256) and `sizes` (name to bytes) of the record, both empty for a run
+        that diverged; and `average_precision` (by class) of a run that classifies.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
     if run.outcome.status != "done":
@@ -174,13 +182,17 @@ def write_files(
     row["top1_accuracy"] = evaluate.top1_accuracy(scores, test.labels)
     row["mean_class_accuracy"] = evaluate.mean_class_accuracy(scores, test.labels)
     shares = evaluate.softmax(scores) if run.logits else scores
-    row["mean_average_precision"] = evaluate.mean_average_precision(shares, test.labels)
+    precisions = evaluate.average_precisions(shares, test.labels)
+    row["mean_average_precision"] = float(np.mean(list(precisions.values())))
     row["test_loss"] = evaluate.cross_entropy(scores, test.labels)
     content = io.BytesIO()
-    np.savez(content, logits=scores, labels=test.labels)
+    names = np.array([image.key.encode() for image in run.data.resolved.test])
+    np.savez(content, logits=scores, labels=test.labels, images=names)
     kept = [_keep_weights(run, folder), folder.keep("predictions.npz", content.getvalue())]
     kept += [folder.keep(name, run.files[name]) for name in sorted(run.files)]
-    return _named(kept)
+    classes = run.data.loaded.classes
+    named = {classes[label]: precision for label, precision in precisions.items()}
+    return _named(kept) | {"average_precision": named}
 
 
 def _named(kept: Sequence[Kept]) -> dict[str, Any]:

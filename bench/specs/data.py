@@ -14,16 +14,18 @@ from pydantic import (
     ConfigDict,
     Field,
     Strict,
+    ValidationInfo,
     field_validator,
     model_validator,
 )
 
 Int = Annotated[int, Strict()]
-Count = Annotated[int, Strict(), Field(ge=1)]
+Count = Annotated[int, Strict(), Field(ge=1, le=10**9)]
 NonNegative = Annotated[int, Strict(), Field(ge=0)]
 Float = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]
 Fraction = Annotated[float, Strict(), Field(gt=0, le=1)]
+Share = Annotated[float, Strict(), Field(gt=0, lt=1)]
 Bool = Annotated[bool, Strict()]
 OptionValue = Bool | Int | Annotated[str, Strict()] | tuple[str, ...]
 
@@ -47,6 +49,10 @@ class Frozen(BaseModel):
     def quiet_fields(self) -> set[str]:
         """The fields marked `ADDED` that are at their default."""
         return {name for name, usual in _added(type(self)) if getattr(self, name) == usual}
+
+    def changed_fields(self) -> set[str]:
+        """The fields marked `ADDED` that are not at their default."""
+        return {name for name, _ in _added(type(self))} - self.quiet_fields()
 
 
 @functools.cache
@@ -204,8 +210,10 @@ class DataSpec(Frozen):
     `train_where` restricts training and validation images to values of the manifest's columns
     `group_NAME`, such as {expression: [surprise, sadness]}. `test_from: given` uses the split that
     the data set comes with, `pool` cuts `test_per_class` images out of its training images; `auto`
-    is `given` where there is one. With `resize`, images are kept at that size, and the network is
-    shown a part of `image_size`: the central one, or a random one where `train.augment` crops.
+    is `given` where there is one, and `val` makes the data set's validation images the test set.
+    `test_per_class` may be a share of each class, such as 0.2. With `resize`, images are kept at
+    that size, and the network is shown a part of `image_size`: the central one, or a random one
+    where `train.augment` crops.
 
     With `val_from: extra` validation images come besides: `val_per_class` of each class. With
     `val_from: budget` they are labels that count: of the `images_per_class` images of a class (None
@@ -220,8 +228,8 @@ class DataSpec(Frozen):
     image_size: Count = 32
     images_per_class: Count | None = None
     val_per_class: NonNegative = 10
-    test_per_class: Count | None = None
-    test_from: Literal["auto", "given", "pool"] = "auto"
+    test_per_class: Count | Share | None = None
+    test_from: Literal["auto", "given", "pool", "val"] = "auto"
     on_short: Literal["error", "cap", "drop_class"] = "error"
     on_corrupt: Literal["error", "skip"] = "error"
     options: Annotated[tuple[tuple[str, OptionValue], ...], ADDED] = ()
@@ -268,6 +276,18 @@ class DataSpec(Frozen):
     def kept_size(self) -> int:
         """Side of the decoded images in pixels."""
         return self.resize or self.image_size
+
+    @field_validator("val_per_class", "images_per_class", mode="before")
+    @classmethod
+    def _no_share(cls, value: Any, info: ValidationInfo) -> Any:
+        if isinstance(value, float) and 0 < value < 1:
+            way = (
+                f"val_from: budget and val_share: {value:g} hold back a share of each class"
+                if info.field_name == "val_per_class"
+                else "leave it out to take all images"
+            )
+            raise ValueError(f"expected a number of images of each class, not a share; {way}")
+        return value
 
     @field_validator("views")
     @classmethod

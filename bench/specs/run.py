@@ -22,6 +22,7 @@ from bench.specs.data import (
     Borrowed,
     Count,
     DataSpec,
+    Fraction,
     Frozen,
     NonNegative,
     Positive,
@@ -45,6 +46,41 @@ Augment = Literal[
     "scale_flip_color",
 ]
 """What is done to each training image; see `bench.data.transforms.augment`."""
+
+Policy = Literal["none", "randaugment", "trivialaugment"]
+"""Random operations on each training image; see `bench.data.transforms.policies`."""
+
+Optimizer = Literal[
+    "sgd",
+    "adamw",
+    "adabelief",
+    "adadelta",
+    "adafactor",
+    "adagrad",
+    "adam",
+    "adamax",
+    "adamp",
+    "adan",
+    "adopt",
+    "cadamw",
+    "clion",
+    "lamb",
+    "laprop",
+    "lars",
+    "lion",
+    "madgrad",
+    "mars",
+    "nadam",
+    "nadamw",
+    "novograd",
+    "radam",
+    "radamw",
+    "rmsprop",
+    "rmsproptf",
+    "sgdp",
+    "sgdw",
+]
+"""torch's SGD and AdamW, and others by the names of timm's factory."""
 
 SCHEMA = 1
 """Raise it when the meaning of a field changes, so that old records are not taken for new ones."""
@@ -94,12 +130,14 @@ class FromFile(Frozen):
     """Layers are copied from a `.safetensors` or `.pth` file; its hash is the identity.
 
     `mean` and `std`, as fractions of 255, are those of the images that the weights were trained on;
-    None takes those of the network.
+    None takes those of the network. `package` names the installed package that the file is in, see
+    `bench.models.published`.
     """
 
     kind: Literal["file"] = "file"
     path: str
     sha256: Annotated[str, Field(pattern=r"^[0-9a-f]{64}$")]
+    package: str | None = None
     mean: Colour | None = None
     std: PositiveColour | None = None
 
@@ -118,6 +156,8 @@ class TrainSpec(Frozen):
     """Optimiser, schedule, budget, augmentation and model selection.
 
     Attributes:
+        optimizer: `momentum` is for those that have one, `nesterov` for sgd; all else is as timm
+            has it.
         lr: learning rate of random layers, per step of `batch_size * accumulate` images.
         copied_lr_factor: learning-rate factor of copied and tuned layers (CHU: 0.2, LI: 1).
         bias_lr_mult, bias_weight_decay: Caffe's convention is 2 and false.
@@ -136,18 +176,51 @@ class TrainSpec(Frozen):
         threshold: training accuracy for the `epochs_to_threshold` column.
         frozen_dropout: dropout inside frozen layers stays active, as in Caffe.
         tuned: which parameters of T layers are trained: all, those of normalisations, or biases;
-            the others stay as they were copied. Running statistics move in any case.
+            the others stay as they were copied. Running statistics move in any case. `lora` trains
+            products of rank `lora_rank` beside the weights, times `lora_alpha / lora_rank` (alpha
+            None is the rank); see `bench.models.tuning`.
+        copied_statistics: `fixed` leaves BatchNorm's running statistics in copied and tuned layers
+            as they were copied, and normalises by them in training too; its weights are trained.
+            For few images, or networks whose statistics move slowly.
+        head: `probe` begins the classifier with a logistic regression on the features that the
+            copied network gives (Kumar et al. 2022, LP-FT); `random` with its own random weights.
+        unfreeze_every: T layers join the training one by one, the last first, after every so many
+            epochs (Howard, Ruder 2018); random layers train from the start, and without any the
+            last T layer does. Until then a layer's parameters and running statistics stay as they
+            are. None trains all from the start.
         layer_lr_decay: copied layer n of N has `layer_lr_decay ** (N - n)` times its learning rate.
         l2_sp: alpha of L2-SP (Li, Grandvalet, Davoine 2018): copied parameters w are drawn to where
             they started by `alpha / 2 * |w - w0|²` in place of their weight decay; random layers
             keep theirs. None is off.
+        scale_least_area, scale_most_aspect: where `augment` scales, its parts have at least this
+            share of the image's area, and sides of at most this ratio either way.
+        scale_antialias: and are filtered when they are made smaller.
+        policy: RandAugment (Cubuk et al. 2020) or TrivialAugment Wide (Müller, Hutter 2021), as in
+            torchvision, after crops, mirroring and colours; `policy_ops` operations in a row, each
+            of `policy_magnitude` of 30, are RandAugment's.
+        random_erasing: probability that a rectangle of an image becomes its mean colour (Zhong et
+            al. 2020; timm's areas and ratios).
+        mixup, cutmix: alpha of the Beta distribution from which a step draws the share of two
+            images and their labels in the target's batch (Zhang et al. 2018, Yun et al. 2019); with
+            both a step does one of them, at even chances. 0 is off.
+        clip_norm: most that the gradient of all parameters together may be long in a step; None is
+            off.
+        drop_path: chance that a sample skips the network's last residual block in training, less
+            before it in equal steps (Huang et al. 2016; timm's `drop_path_rate`); 0 is off.
+        ema: the weights that are validated and kept are an average: after step n its share in
+            itself is `ema`, at first at most 1 - n ** (-2/3), so that short trainings forget their
+            start (timm's ModelEmaV3, buffers too). None keeps the weights themselves.
+        class_weights: `balanced` multiplies an image's loss by images / (classes * images of its
+            class), of the target as it is trained on.
+        sampling: `balanced` shows each class of the target equally often, and each image of a
+            class; an epoch has as many images as before.
         refit: once the epoch is chosen, train again on training and validation images together:
             from the same initial weights, with the same seeds and the same schedule, planned for
             all `epochs` and ended after as many as were chosen. The second network is the result.
             For a classifier on fixed features the same is done with the chosen C.
     """
 
-    optimizer: Literal["sgd", "adamw"] = "sgd"
+    optimizer: Optimizer = "sgd"
     lr: Positive = 0.01
     copied_lr_factor: Positive = 1.0
     momentum: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.9
@@ -174,7 +247,7 @@ class TrainSpec(Frozen):
     explode_factor: Positive = 20.0
     threshold: Annotated[float, Strict(), Field(gt=0, le=1)] = 0.7
     frozen_dropout: Bool = True
-    tuned: Annotated[Literal["all", "norm", "bias"], ADDED] = "all"
+    tuned: Annotated[Literal["all", "norm", "bias", "lora"], ADDED] = "all"
     layer_lr_decay: Annotated[float, Strict(), Field(gt=0, le=1), ADDED] = 1.0
     l2_sp: Annotated[Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False)] | None, ADDED] = (
         None
@@ -182,6 +255,47 @@ class TrainSpec(Frozen):
     refit: Annotated[Bool, ADDED] = False
     step_iterations: Annotated[Count | None, ADDED] = None
     restart_every: Annotated[Count | None, ADDED] = None
+    scale_least_area: Annotated[Fraction, ADDED] = 0.08
+    scale_most_aspect: Annotated[float, Strict(), Field(ge=1, allow_inf_nan=False), ADDED] = 4 / 3
+    scale_antialias: Annotated[Bool, ADDED] = False
+    policy: Annotated[Policy, ADDED] = "none"
+    policy_ops: Annotated[Count, ADDED] = 2
+    policy_magnitude: Annotated[int, Strict(), Field(ge=0, le=30), ADDED] = 9
+    random_erasing: Annotated[_Share, ADDED] = 0.0
+    mixup: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False), ADDED] = 0.0
+    cutmix: Annotated[float, Strict(), Field(ge=0, allow_inf_nan=False), ADDED] = 0.0
+    clip_norm: Annotated[Positive | None, ADDED] = None
+    drop_path: Annotated[float, Strict(), Field(ge=0, lt=1), ADDED] = 0.0
+    ema: Annotated[Annotated[float, Strict(), Field(ge=0, lt=1)] | None, ADDED] = None
+    class_weights: Annotated[Literal["none", "balanced"], ADDED] = "none"
+    sampling: Annotated[Literal["natural", "balanced"], ADDED] = "natural"
+    unfreeze_every: Annotated[Count | None, ADDED] = None
+    copied_statistics: Annotated[Literal["moving", "fixed"], ADDED] = "moving"
+    head: Annotated[Literal["random", "probe"], ADDED] = "random"
+    lora_rank: Annotated[Count, ADDED] = 4
+    lora_alpha: Annotated[Positive | None, ADDED] = None
+
+    @model_validator(mode="after")
+    def _parts_of_an_option_have_it(self) -> TrainSpec:
+        for prefix, owner, has, way in (
+            ("scale_", "augment", "scale" in self.augment, "augment: scale_flip"),
+            ("policy_", "policy", self.policy == "randaugment", "policy: randaugment"),
+            ("lora_", "tuned", self.tuned == "lora", "tuned: lora"),
+        ):
+            for name in sorted(self.changed_fields()):
+                if name.startswith(prefix) and not has:
+                    raise ValueError(
+                        f"{name} is {getattr(self, name)}, but {owner} is {getattr(self, owner)}: "
+                        f"set {way}, or leave {name} out"
+                    )
+        for name in ("l2_sp", "unfreeze_every") if self.tuned == "lora" else ():
+            if getattr(self, name) is not None:
+                raise ValueError(
+                    f"{name} is {getattr(self, name)}, but tuned is lora: copied weights do not "
+                    "move, and none of them can be drawn back or join later; leave one of the two "
+                    "out"
+                )
+        return self
 
     @model_validator(mode="after")
     def _schedule_is_one(self) -> TrainSpec:
@@ -206,6 +320,11 @@ class TrainSpec(Frozen):
                 "set select: best_val, or leave refit out"
             )
         return self
+
+    @property
+    def lora_scale(self) -> float:
+        """What the products of `tuned: lora` are multiplied by."""
+        return 1.0 if self.lora_alpha is None else self.lora_alpha / self.lora_rank
 
     def identity(self) -> dict[str, Any]:
         """All fields but those marked `ADDED` that are at their default."""
@@ -273,12 +392,26 @@ class RunSpec(Frozen):
 
     @model_validator(mode="after")
     def _options_of_copied_layers_have_some(self) -> RunSpec:
-        quiet = self.train.quiet_fields()
-        used = [name for name in ("tuned", "layer_lr_decay", "l2_sp") if name not in quiet]
+        changed = self.train.changed_fields()
+        about = ("tuned", "layer_lr_decay", "l2_sp", "unfreeze_every", "copied_statistics")
+        used = [name for name in about if name in changed]
         if used and not LayerPattern.parse(self.pattern).layers("T"):
             raise ValueError(
                 f"train.{used[0]} is about copied and tuned layers, and pattern {self.pattern} has "
                 "none: leave it out, or give a layer T"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _a_probed_head_has_features(self) -> RunSpec:
+        pattern = LayerPattern.parse(self.pattern)
+        if self.train.head == "probe" and (
+            pattern.is_scratch or pattern.kind(pattern.depth) != "R" or self.borrow
+        ):
+            raise ValueError(
+                f"train.head is probe, but pattern {self.pattern} "
+                + ("borrows images" if self.borrow else "has no copied features below a new one")
+                + ": leave head out, or tune copied layers below a random classifier"
             )
         return self
 
@@ -374,7 +507,7 @@ def identity_of(
 ) -> Mapping[str, Any]:
     """What the id of a run is the hash of; `images` is their fingerprint."""
     without = spec.init.kind == "file"  # mean and std came later: they count where they are given
-    own = spec.init.model_dump(mode="json", exclude={"path"}, exclude_none=without)
+    own = spec.init.model_dump(mode="json", exclude={"path", "package"}, exclude_none=without)
     init = {"kind": "run", "run": parent_id} if parent_id else own
     return {
         "schema": SCHEMA,

@@ -9,7 +9,7 @@ from __future__ import annotations
 import contextlib
 import copy
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
@@ -17,23 +17,70 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.core.errors import BenchError
-from bench.data.transforms.augment import FLIP, augment, central, normalise
-from bench.specs.run import Augment
+from bench.data.transforms import erasing
+from bench.data.transforms.augment import FLIP, GOOGLENET, Scale, augment, central, normalise
+from bench.data.transforms.mixing import Mix
+from bench.data.transforms.policies import ImagePolicy, apply_policy, policy_of
+from bench.specs.run import Augment, TrainSpec
 from bench.training.activations import Activations, Room, in_memory
 from bench.training.domain import Domain
 
 Prefix = Callable[[Tensor], Tensor]
+Partner = tuple[NDArray[np.int64], Tensor]
+"""The images that those of a batch are mixed with, and their noise."""
+
+_BASE = 8
+"""Columns of noise of every augmentation."""
 
 
 @dataclass(frozen=True)
 class FeedOptions:
-    """Where and how batches are made."""
+    """Where and how batches are made; `mixes` is whether images of a step are mixed."""
 
     device: torch.device
     channels_last: bool = True
     precision: str = "float32"
     augment: Augment = "none"
     crop_pad: int = 4
+    scale: Scale = GOOGLENET
+    policy: ImagePolicy | None = None
+    erasing: float = 0.0
+    mixes: bool = False
+
+    def augmented(self, train: TrainSpec, *, mixes: bool) -> FeedOptions:
+        """The same with a recipe's augmentation; `mixes` is whether the domain's images may mix."""
+        return replace(
+            self,
+            augment=train.augment,
+            crop_pad=train.crop_pad,
+            scale=Scale(train.scale_least_area, train.scale_most_aspect, train.scale_antialias),
+            policy=policy_of(train),
+            erasing=train.random_erasing,
+            mixes=mixes and bool(train.mixup or train.cutmix),
+        )
+
+    @property
+    def ever_new(self) -> str | None:
+        """What makes of an image another one each time; None where it is shown as it is, or
+        mirrored."""
+        present = {
+            f"augment {self.augment}": self.augment not in ("none", "flip"),
+            "train.policy": self.policy is not None,
+            "train.random_erasing": self.erasing > 0,
+            "mixing of images": self.mixes,
+        }
+        return next((what for what, is_there in present.items() if is_there), None)
+
+
+def further_noise(train: TrainSpec) -> dict[str, int]:
+    """Names and columns of the random numbers that a recipe needs beside the usual ones.
+
+    >>> further_noise(TrainSpec()), further_noise(TrainSpec(policy="trivialaugment"))
+    ({}, {'policy': 3})
+    """
+    policy = policy_of(train)
+    further = {} if policy is None else {"policy": policy.columns}
+    return further | ({"erasing": erasing.COLUMNS} if train.random_erasing else {})
 
 
 def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
@@ -81,9 +128,13 @@ class Feed:
 
     def _inputs(self, pixels: Tensor) -> Tensor:
         """Normalised float32 (n, 3, S, S), or what the frozen prefix makes of it."""
-        x = normalise(
-            pixels, self.domain.mean, self.domain.std, channels_last=self.options.channels_last
-        )
+        return self._past_prefix(self._normalised(pixels))
+
+    def _normalised(self, pixels: Tensor) -> Tensor:
+        mean, std = self.domain.mean, self.domain.std
+        return normalise(pixels, mean, std, channels_last=self.options.channels_last)
+
+    def _past_prefix(self, x: Tensor) -> Tensor:
         if self.prefix is None:
             return x
         with torch.no_grad(), autocast(self.options.device, self.options.precision):
@@ -93,27 +144,56 @@ class Feed:
         """int64 (n,) on the device."""
         return self.labels[torch.from_numpy(indices).to(self.options.device)]
 
-    def training_batch(self, indices: NDArray[np.int64], noise: Tensor) -> Tensor:
-        """Network inputs (n V, ...) for `indices`, augmented with rows `noise` (n, 8).
+    def training_batch(
+        self,
+        indices: NDArray[np.int64],
+        noise: Tensor,
+        mix: Mix | None = None,
+        partner: Partner | None = None,
+    ) -> Tensor:
+        """Network inputs (n V, ...) for `indices`, augmented with rows `noise` (n, 8 or more).
 
-        The views of a sample are augmented alike.
+        The views of a sample are augmented alike. With `mix` each image is mixed with one of
+        `partner`; None are those of the batch, the last first.
         """
         if self._cached is not None:
             rows = torch.from_numpy(indices).to(self.options.device)
             if self.options.augment == "flip":
                 rows = rows + self.domain.size * (noise[:, FLIP] < 0.5)
             return self._rows(self._cached, rows)
+        x = self._augmented(indices, noise)
+        if mix is not None:
+            if partner is None:
+                views = self.domain.views
+                order = torch.arange(len(x), device=x.device).view(-1, views).flip(0).flatten()
+                others = x.flip(0) if views == 1 else x[order]
+            else:
+                others = self._augmented(*partner)
+            x = mix.of(x, others)
+        return self._past_prefix(x)
+
+    def _augmented(self, indices: NDArray[np.int64], noise: Tensor) -> Tensor:
+        """Normalised images (n V, 3, S, S), augmented."""
+        options = self.options
         if self.domain.views > 1:
             noise = noise.repeat_interleave(self.domain.views, 0)
+        fill = (self._fill[0], self._fill[1], self._fill[2])
         pixels = augment(
             self._pixels(indices),
             noise,
-            self.options.augment,
-            crop_pad=self.options.crop_pad,
-            fill=(self._fill[0], self._fill[1], self._fill[2]),
+            options.augment,
+            crop_pad=options.crop_pad,
+            fill=fill,
             size=self.domain.crop,
+            scale=options.scale,
         )
-        return self._inputs(pixels)
+        used = _BASE
+        if options.policy is not None:
+            numbers = noise[:, used : used + options.policy.columns]
+            pixels = apply_policy(pixels, numbers, options.policy, fill)
+            used += options.policy.columns
+        x = self._normalised(pixels)
+        return erasing.erase(x, noise[:, used:], options.erasing) if options.erasing else x
 
     def plain_batch(self, start: int, stop: int) -> Tensor:
         """Network inputs of the images start..stop-1, all views of each, not augmented."""
@@ -167,11 +247,13 @@ class Feed:
         Raises:
             BenchError: without a prefix, or when augmentation gives ever new images.
         """
-        if self.prefix is None or self.options.augment not in ("none", "flip"):
+        new = self.options.ever_new
+        if self.prefix is None or new is not None:
+            why = "there is no frozen prefix" if self.prefix is None else f"{new} never repeats"
             raise BenchError(
-                f"activations cannot be cached: augment is {self.options.augment!r} and "
-                f"{'there is no frozen prefix' if self.prefix is None else 'it never repeats'}",
-                hint="cache only frozen first layers, with augment none or flip",
+                f"activations cannot be cached: {why}",
+                hint="cache only frozen first layers, with augment none or flip and no other "
+                "change of the images",
             )
         mirrors = (False, True) if self.options.augment == "flip" else (False,)
         kept, written = None, 0

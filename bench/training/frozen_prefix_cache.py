@@ -110,8 +110,8 @@ class FrozenPrefix:
                 f"layers 1 to {self.layers} are {self.share:.0%} of the forward pass, and keeping "
                 f"pays from {LEAST_SHARE:.0%} on"
             )
-        if training.options.augment not in ("none", "flip"):
-            return f"augment {training.options.augment} gives ever new images"
+        if training.options.ever_new is not None:
+            return f"{training.options.ever_new} gives ever new images"
         key = self._key(training)
         if (key, 0) not in self.store.proven and not self._steady(training):
             return "dropout in frozen layers is active (frozen_dropout: true)"

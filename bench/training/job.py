@@ -101,6 +101,7 @@ class TrainingJob:
         share: called with the feeds (training, validation) before the first step; may give them
             kept activations, see `bench.training.frozen_prefix_cache`.
         set_modes: called after each `model.train()`, to put frozen layers back.
+        stage: called before the steps of each epoch, by its number, to say what trains in it.
         identity: the run's id; a checkpoint of another is not used.
         checkpoint: its file; None writes none.
         checkpoint_every_s, checkpoint_every_epochs: whichever comes first; seconds hold within an
@@ -128,6 +129,7 @@ class TrainingJob:
     cache_prefix: bool = False
     share: Callable[[Sequence[Feed], Feed | None], object] = unshared
     set_modes: Callable[[], object] = lambda: None
+    stage: Callable[[int], object] = lambda epoch: None
     identity: str = ""
     checkpoint: Path | None = None
     checkpoint_every_s: float = 60.0

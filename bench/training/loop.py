@@ -1,7 +1,7 @@
 """The one training loop, for all methods: a method is an object that names each step's images.
 
 Loss of a step = sum over its parts d of weight_d x mean cross-entropy of part d; each image counts
-for its own domain only (SFT Eqs. 1 and 3, GE §3.2). Plain training is the case of one
+for its own domain only (SFT Eqs. 1 and 3, GE §3.1). Plain training is the case of one
 domain. Model selection reads the validation images alone; a test set is nowhere in reach.
 
 A run is a function of the job: order, augmentation and dropout are seeded from (order seed, epoch).
@@ -14,19 +14,20 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Mapping
-from dataclasses import replace
 
 import torch
+from timm.utils import ModelEmaV3
 from torch import Tensor
 
 from bench.core.errors import BenchError
 from bench.core.seeding import seed_from
+from bench.data.transforms.mixing import Mix, draw_mix
 from bench.training import checkpoints as checkpoint
 from bench.training import evaluation as evaluate
 from bench.training import optimizers as optim
 from bench.training.data_parallel import whole_batch_norm
 from bench.training.domain import images_in, mean_weight
-from bench.training.domain_batches import Feed, FeedOptions
+from bench.training.domain_batches import Feed, FeedOptions, further_noise
 from bench.training.job import EpochReport, Interrupted, Outcome, Row, TrainingJob
 from bench.training.process import peak_memory_bytes
 from bench.training.steps import Forward, Stepper, Sums, noise_of
@@ -81,6 +82,11 @@ class _Training:
             job.model.to(memory_format=torch.channels_last)
         self.model = job.model.to(job.device)
         self.optimizer = optim.build(job.groups, job.train)
+        self.average = (
+            None
+            if job.train.ema is None
+            else ModelEmaV3(self.model, decay=job.train.ema, use_warmup=True)
+        )
         self.epochs = job.train.epochs if job.stop_after is None else job.stop_after
         self.epoch, self.step, self.steps_in_epoch = 0, 0, 1
         self.weights: dict[int, float] = {}
@@ -100,8 +106,10 @@ class _Training:
     def _prepare_feeds(self) -> None:
         job, recipe = self.job, self.job.train
         plain = FeedOptions(job.device, recipe.channels_last, recipe.precision)
-        noisy = replace(plain, augment=recipe.augment, crop_pad=recipe.crop_pad)
-        self.feeds = [Feed(domain, noisy, job.prefix) for domain in job.method.domains]
+        self.feeds = [
+            Feed(domain, plain.augmented(recipe, mixes=number == job.method.target), job.prefix)
+            for number, domain in enumerate(job.method.domains)
+        ]
         self.validation = (
             Feed(job.validation, plain, job.prefix)
             if job.validation is not None and job.validation.size
@@ -128,7 +136,7 @@ class _Training:
         self.notes += self.job.team.begin(self.epoch, self.step, self.steps_done)
         while self.epoch < self.epochs:
             if self.epoch in self.job.keep_before and self.epoch not in self.kept:
-                self.kept[self.epoch] = _copy(self.model.state_dict())
+                self.kept[self.epoch] = _copy(self._judged())
             diverged = self._train_epoch()
             if self._finish_epoch(diverged):
                 return self._outcome(self.epoch)
@@ -152,16 +160,20 @@ class _Training:
         self.steps_in_epoch = len(steps)
         borrowed = [d for d in range(len(job.method.domains)) if d != job.method.target]
         self.weights = {domain: mean_weight(steps, domain) for domain in borrowed}
-        noise = noise_of(steps, job.order_seed, self.epoch, job.device)
+        extra = further_noise(job.train)
+        noise = noise_of(steps, job.order_seed, self.epoch, job.device, extra)
         self.model.train()
         job.set_modes()
+        job.stage(self.epoch)
         self._seed_dropout()
         begun, shown = time.monotonic(), 0
         for number in range(self.step, len(steps)):
             count = images_in(steps[number : number + 1])
             factor = self._lr_factor(number)
             optim.set_lr_factor(self.optimizer, factor)
-            loss = self.stepper.take(steps[number], noise[number], self.sums)
+            loss = self.stepper.take(steps[number], noise[number], self.sums, self._mix(number))
+            if self.average is not None:
+                self.average.update(self.model, step=self.steps_done + 1)
             self.first_loss = loss if self.first_loss is None else self.first_loss
             shown, self.step = shown + count, number + 1
             self.steps_done, self.images_seen = self.steps_done + 1, self.images_seen + count
@@ -172,6 +184,11 @@ class _Training:
         diverged = self._diverged()  # waits for the GPU, so it stands before the clock
         self.images_per_s = shown / max(time.monotonic() - begun, 1e-9)
         return diverged
+
+    def _mix(self, step: int) -> Mix | None:
+        target = self.job.method.domains[self.job.method.target]
+        side = target.crop or target.images.shape[2]
+        return draw_mix(self.job.train, side, self.job.order_seed, self.epoch, step)
 
     def _lr_factor(self, step: int) -> float:
         return optim.lr_factor(self.job.train, self.epoch, step, self.steps_in_epoch)
@@ -225,7 +242,7 @@ class _Training:
         if val_loss is not None and val_top1 is not None and recipe.select == "best_val":
             score = (val_top1, -val_loss, -self.epoch)
             if self.best_score is None or score > self.best_score:
-                self.best_score, self.best = score, _copy(self.model.state_dict())
+                self.best_score, self.best = score, _copy(self._judged())
         shown = math.nan if train_loss is None else train_loss
         self.job.on_epoch(EpochReport(self.epoch, self.epochs, shown, val_top1, self.images_per_s))
         return False
@@ -242,8 +259,17 @@ class _Training:
     def _predict(self, domain: int) -> evaluate.Logits:
         return self._logits(self.feeds[domain], domain)
 
+    def _judged(self) -> dict[str, Tensor]:
+        """The weights that are validated and kept."""
+        return (self.model if self.average is None else self.average.module).state_dict()
+
     def _validate(self, feed: Feed) -> tuple[float, float]:
+        own = None if self.average is None else _copy(self.model.state_dict())
+        if own is not None:
+            self.model.load_state_dict(self._judged())
         logits, labels = self._logits(feed, self.job.method.target), feed.domain.labels
+        if own is not None:
+            self.model.load_state_dict(own)
         return evaluate.cross_entropy(logits, labels), evaluate.top1_accuracy(logits, labels)
 
     # --- stopping and resuming ---------------------------------------------------------------
@@ -274,6 +300,7 @@ class _Training:
             "model": self.model.state_dict(),
             "optimizer": optim.state(self.optimizer),
             "best": self.best,
+            "average": {} if self.average is None else self.average.module.state_dict(),
             "method": self.job.method.state(),
             "sums": self.sums.tensors(),
             "first": {} if self.first_loss is None else {"loss": self.first_loss},
@@ -323,6 +350,8 @@ class _Training:
         meta = found.meta
         self.model.load_state_dict(found.part("model"))
         optim.load_state(self.optimizer, found.part("optimizer"))
+        if self.average is not None:
+            self.average.module.load_state_dict(found.part("average"))
         self.best, self.rng = found.part("best"), self.job.team.own_states(found.part("rng"))
         self.kept = {epoch: found.part(f"kept{epoch}") for epoch in meta["kept"]}
         self.job.method.restore(found.part("method"))
@@ -343,7 +372,7 @@ class _Training:
     def _outcome(self, diverged_epoch: int | None) -> Outcome:
         best_epoch = None if self.best_score is None else -self.best_score[2]
         if self.job.train.select == "last" and diverged_epoch is None:
-            self.best, best_epoch = _copy(self.model.state_dict()), self.epoch - 1
+            self.best, best_epoch = _copy(self._judged()), self.epoch - 1
         if self.best:
             self.model.load_state_dict(self.best)
         return Outcome(

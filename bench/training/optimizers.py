@@ -7,6 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
+from timm.optim import create_optimizer_v2
 from torch import Tensor
 
 from bench.core.errors import BenchError
@@ -14,7 +15,9 @@ from bench.specs.run import TrainSpec
 
 
 def build(groups: Sequence[Mapping[str, Any]], train: TrainSpec) -> torch.optim.Optimizer:
-    """SGD or AdamW over parameter groups.
+    """SGD or AdamW of torch, or another optimiser of timm's, over parameter groups.
+
+    timm's have their own defaults for all but learning rate, weight decay and momentum.
 
     Args:
         groups: dicts with `params`; a group's `lr` and `weight_decay` replace the spec's. Its `lr`
@@ -41,6 +44,15 @@ def build(groups: Sequence[Mapping[str, Any]], train: TrainSpec) -> torch.optim.
         group["initial_lr"] = group["lr"]
     if train.optimizer == "adamw":
         return torch.optim.AdamW(filled, lr=train.lr, weight_decay=train.weight_decay)
+    if train.optimizer != "sgd":
+        made: torch.optim.Optimizer = create_optimizer_v2(
+            filled,
+            train.optimizer,
+            lr=train.lr,
+            weight_decay=train.weight_decay,
+            momentum=train.momentum,
+        )
+        return made
     return torch.optim.SGD(
         filled,
         lr=train.lr,
@@ -115,13 +127,24 @@ def set_lr_factor(optimizer: torch.optim.Optimizer, factor: float) -> None:
 
 
 def state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
-    """The optimiser's tensors by `<parameter number>/<name>`, in the order of the groups."""
+    """The optimiser's state by `<parameter number>/<name>`, in the order of the groups.
+
+    What some keep as a plain number is a tensor under `<…>/<name>/number`; steps that some count
+    once for all parameters of a group stand under `group<number>/step`.
+    """
     numbered = optimizer.state_dict()["state"]
+    groups = [
+        (f"group{number}", {"step": group["step"]})
+        for number, group in enumerate(optimizer.param_groups)
+        if "step" in group
+    ]
     return {
-        f"{number}/{name}": value
-        for number, values in numbered.items()
-        for name, value in values.items()
+        f"{owner}/{name}" if isinstance(value, Tensor) else f"{owner}/{name}/number": value
         if isinstance(value, Tensor)
+        else torch.tensor(value, dtype=torch.float64)
+        for owner, values in [*numbered.items(), *groups]
+        for name, value in values.items()
+        if isinstance(value, Tensor | int | float)
     }
 
 
@@ -135,13 +158,23 @@ def load_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) 
         BenchError: when a tensor belongs to no parameter.
     """
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
-    for key, value in tensors.items():
-        number, _, name = key.partition("/")
+    groups = {f"group{n}": group for n, group in enumerate(optimizer.param_groups)}
+    for key, tensor in tensors.items():
+        number, name, *plain = key.split("/")
+        value: Any = _number(tensor) if plain else tensor
+        if number in groups:
+            groups[number][name] = value
+            continue
         if not number.isdecimal() or int(number) >= len(parameters):
             raise BenchError(
                 f"optimiser state {key!r} belongs to none of {len(parameters)} parameters"
             )
         parameter = parameters[int(number)]
-        if value.shape == parameter.shape:
+        if isinstance(value, Tensor) and value.shape == parameter.shape:
             value = torch.empty_like(parameter, requires_grad=False).copy_(value)
         optimizer.state[parameter][name] = value
+
+
+def _number(value: Tensor) -> int | float:
+    found = float(value)
+    return int(found) if found.is_integer() else found

@@ -4,20 +4,21 @@ from __future__ import annotations
 
 import contextlib
 from collections import Counter
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
+from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
 from bench.data.transforms.augment import draw_noise
+from bench.data.transforms.mixing import Mix
 from bench.specs.run import TrainSpec
 from bench.training.data_parallel import Replica
-from bench.training.domain import Step
-from bench.training.domain_batches import Feed, autocast
+from bench.training.domain import Domain, Step
+from bench.training.domain_batches import Feed, Partner, autocast
 from bench.training.optimizers import Anchors
 
 Parts = tuple[tuple[int, int], ...]
@@ -25,6 +26,9 @@ Parts = tuple[tuple[int, int], ...]
 
 Forward = Callable[[Tensor, Parts], Sequence[Tensor]]
 """(inputs of the parts one after the other, parts) -> logits (n, C_domain) of each part."""
+
+_Labels = tuple[Tensor, Tensor | None]
+"""Of images, and of those that they are mixed with."""
 
 
 @dataclass
@@ -74,22 +78,42 @@ class Sums:
 @dataclass(frozen=True)
 class _Piece:
     """The part of a domain's images that one forward pass takes; `scale` multiplies its summed
-    cross-entropy."""
+    cross-entropy. `partner` are the images to mix them with; None are the same, the last first."""
 
     domain: int
     indices: NDArray[np.int64]
     noise: Tensor
     scale: float
+    partner: Partner | None = None
+
+    def rows(self, own: slice, mixes: bool) -> _Piece:
+        """Some of its images, mixed with the same ones as before."""
+        partner = None
+        if mixes:
+            indices, noise = self.partner or (self.indices[::-1].copy(), self.noise.flip(0))
+            partner = (indices[own], noise[own])
+        indices, noise = self.indices[own], self.noise[own]
+        return replace(self, indices=indices, noise=noise, partner=partner)
 
 
 def noise_of(
-    steps: Sequence[Step], seed: int, epoch: int, device: torch.device
+    steps: Sequence[Step],
+    seed: int,
+    epoch: int,
+    device: torch.device,
+    further: Mapping[str, int] | None = None,
 ) -> list[tuple[Tensor, ...]]:
-    """The augmentation's numbers for each part of each step, float32 (images of the part, 8)."""
+    """The augmentation's numbers for each part of each step, float32 (images of the part, 8).
+
+    `further` names what else needs numbers, see `draw_noise`.
+    """
     total: Counter[int] = Counter()
     for part in (part for step in steps for part in step):
         total[part.domain] += len(part.indices)
-    drawn = {d: draw_noise(n, seed, epoch, d).to(device) for d, n in sorted(total.items())}
+    drawn = {
+        d: draw_noise(n, seed, epoch, d, further=further).to(device)
+        for d, n in sorted(total.items())
+    }
     used: Counter[int] = Counter()
     noise = []
     for step in steps:
@@ -102,6 +126,24 @@ def noise_of(
     return noise
 
 
+def class_weights(domain: Domain, train: TrainSpec) -> Tensor | None:
+    """What the loss of a class's images is multiplied by: float32 (C,), of absent classes 0.
+
+    The mean over the images is 1. None where the recipe has no weights.
+
+    >>> toy = Domain("toy", np.zeros((4, 2, 2, 3), np.uint8), np.array([0, 0, 0, 1]), 2)
+    >>> class_weights(toy, TrainSpec(class_weights="balanced")).tolist()
+    [0.6666666865348816, 2.0]
+    """
+    if train.class_weights == "none":
+        return None
+    counts = np.bincount(domain.labels, minlength=domain.num_classes)
+    present = counts > 0
+    weights = np.zeros(len(counts))
+    weights[present] = domain.size / (present.sum() * counts[present])
+    return torch.from_numpy(weights).float()
+
+
 def smallest_pass(images: int, accumulate: int) -> tuple[int, int]:
     """Forward passes of a step of so many images, and the fewest images that one of them has.
 
@@ -112,24 +154,28 @@ def smallest_pass(images: int, accumulate: int) -> tuple[int, int]:
     return passes, images // passes
 
 
-def _cut(step: Step, noise: tuple[Tensor, ...], accumulate: int) -> Iterator[list[_Piece]]:
+def _cut(
+    step: Step, noise: tuple[Tensor, ...], accumulate: int, mixed: int | None = None
+) -> Iterator[list[_Piece]]:
     """The forward passes of a step; each takes an even share of every domain's images.
 
     A step that is too small for `accumulate` passes of two images of each domain has fewer of them:
-    BatchNorm cannot be trained on one image.
+    BatchNorm cannot be trained on one image. `mixed` is the domain whose images are mixed.
     """
+    wholes = [
+        _Piece(part.domain, part.indices, rows, part.weight / len(part.indices))
+        for part, rows in zip(step, noise, strict=True)
+    ]
     passes = smallest_pass(min(len(part.indices) for part in step), accumulate)[0]
-    shares = [np.array_split(np.arange(len(part.indices)), passes) for part in step]
+    if passes == 1:
+        yield wholes
+        return
+    shares = [np.array_split(np.arange(len(whole.indices)), passes) for whole in wholes]
     for turn in range(passes):
         pieces = [
-            _Piece(
-                part.domain,
-                part.indices[share[turn]],
-                rows[int(share[turn][0]) : int(share[turn][-1]) + 1],
-                part.weight / len(part.indices),
-            )
-            for part, rows, share in zip(step, noise, shares, strict=True)
-            if len(share[turn])
+            whole.rows(slice(int(own[turn][0]), int(own[turn][-1]) + 1), whole.domain == mixed)
+            for whole, own in zip(wholes, shares, strict=True)
+            if len(own[turn])
         ]
         if pieces:
             yield pieces
@@ -161,10 +207,15 @@ class Stepper:
         self.forward, self.optimizer, self.feeds = forward, optimizer, feeds
         self.target, self.train = target, train
         self.anchors = Anchors(optimizer)
+        self.parameters = [p for group in optimizer.param_groups for p in group["params"]]
+        weights = class_weights(feeds[target].domain, train)
+        self.class_weights = None if weights is None else weights.to(feeds[0].options.device)
         self.device = feeds[0].options.device
         self.replica = forward if isinstance(forward, Replica) else None
 
-    def take(self, step: Step, noise: tuple[Tensor, ...], sums: Sums) -> Tensor:
+    def take(
+        self, step: Step, noise: tuple[Tensor, ...], sums: Sums, mix: Mix | None = None
+    ) -> Tensor:
         """One step over the images of `step`; returns its loss, on the device.
 
         Cut into `accumulate` forward passes, the gradient is that of one pass over all images
@@ -173,32 +224,34 @@ class Stepper:
         Args:
             noise: of the step's parts, see `noise_of`.
             sums: counts the step.
+            mix: of the target's images.
         """
         loss = torch.zeros((), device=self.device)
         losses = torch.zeros(len(self.feeds), dtype=torch.float64, device=self.device)
         correct = torch.zeros((), dtype=torch.int64, device=self.device)
         self.optimizer.zero_grad(set_to_none=True)
-        for pieces, around in self._passes(step, noise):
+        for pieces, around in self._passes(step, noise, mix):
             with around:
-                outputs, labels = self._outputs(pieces)
+                outputs = self._outputs(pieces, mix)
+                labels = [self._labels(piece, mix) for piece in pieces]
                 summed = [
-                    cross_entropy(
-                        out.float(), y, reduction="sum", label_smoothing=self._smoothing(p)
-                    )
-                    for p, out, y in zip(pieces, outputs, labels, strict=True)
+                    self._loss(*each, mix) for each in zip(pieces, outputs, labels, strict=True)
                 ]
-                part_loss = sum(p.scale * s for p, s in zip(pieces, summed, strict=True))
+                part_loss = sum(p.scale * s for p, (s, _) in zip(pieces, summed, strict=True))
                 assert isinstance(part_loss, Tensor)
                 self._for_backward(part_loss).backward()  # type: ignore[no-untyped-call]
             loss += part_loss.detach()
-            for piece, value in zip(pieces, summed, strict=True):
-                losses[piece.domain] += value.detach()
-            for piece, out, y in zip(pieces, outputs, labels, strict=True):
+            for piece, (_, entropy) in zip(pieces, summed, strict=True):
+                losses[piece.domain] += entropy.detach()
+            for piece, out, (own, other) in zip(pieces, outputs, labels, strict=True):
                 if piece.domain == self.target:
-                    correct += (out.detach().argmax(1) == y).sum()
+                    larger = own if other is None or mix is None or mix.share >= 0.5 else other
+                    correct += (out.detach().argmax(1) == larger).sum()
         if self.replica is not None:
             loss, losses, correct = self.replica.team.totals(loss, losses, correct)
         self.anchors.pull()
+        if self.train.clip_norm is not None:
+            nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
         self.optimizer.step()
         images = [0] * len(self.feeds)
         for part in step:
@@ -206,24 +259,55 @@ class Stepper:
         sums.add(loss, losses, images, correct)
         return loss
 
+    def _labels(self, piece: _Piece, mix: Mix | None) -> _Labels:
+        """Labels of a piece's images, and of those that they are mixed with."""
+        feed = self.feeds[piece.domain]
+        own = feed.labels_of(piece.indices)
+        if mix is None or piece.domain != self.target:
+            return own, None
+        return own, own.flip(0) if piece.partner is None else feed.labels_of(piece.partner[0])
+
+    def _loss(
+        self, piece: _Piece, out: Tensor, labels: _Labels, mix: Mix | None
+    ) -> tuple[Tensor, Tensor]:
+        """Cross-entropies of a piece's images summed: as in the loss, and without class weights."""
+        own, other = labels
+        of_own = self._entropy(piece, out, own)
+        if other is None or mix is None:
+            return of_own
+        of_other = self._entropy(piece, out, other)
+        weighted, plain = (
+            mix.share * a + (1 - mix.share) * b for a, b in zip(of_own, of_other, strict=True)
+        )
+        return weighted, plain
+
+    def _entropy(self, piece: _Piece, out: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
+        smoothing = self._smoothing(piece)
+        if self.class_weights is None or piece.domain != self.target:
+            summed = cross_entropy(out.float(), labels, reduction="sum", label_smoothing=smoothing)
+            return summed, summed
+        each = cross_entropy(out.float(), labels, reduction="none", label_smoothing=smoothing)
+        return (each * self.class_weights[labels]).sum(), each.sum()
+
     def _smoothing(self, piece: _Piece) -> float:
         """The target's labels are smoothed, a source's are not: its loss is the plain one."""
         return self.train.label_smoothing if piece.domain == self.target else 0.0
 
     def _passes(
-        self, step: Step, noise: tuple[Tensor, ...]
+        self, step: Step, noise: tuple[Tensor, ...], mix: Mix | None
     ) -> Iterator[tuple[list[_Piece], contextlib.AbstractContextManager[object]]]:
         """The forward passes of a step, this rank's rows of them, and what to put around each."""
         replica = self.replica
+        mixed = None if mix is None else self.target
+        cut = _cut(step, noise, self.train.accumulate, mixed)
         if replica is None:
-            yield from ((pieces, _NOTHING) for pieces in _cut(step, noise, self.train.accumulate))
+            yield from ((pieces, _NOTHING) for pieces in cut)
             return
-        turns = list(_cut(step, noise, self.train.accumulate))
+        turns = list(cut)
         for number, pieces in enumerate(turns):
-            rows = [replica.team.rows(len(piece.indices)) for piece in pieces]
             mine = [
-                replace(piece, indices=piece.indices[own], noise=piece.noise[own])
-                for piece, own in zip(pieces, rows, strict=True)
+                piece.rows(replica.team.rows(len(piece.indices)), piece.domain == mixed)
+                for piece in pieces
             ]
             yield mine, replica.pass_number(number, len(turns))
 
@@ -231,11 +315,15 @@ class Stepper:
         """What makes gradients, averaged over the ranks, those of the sum of their losses."""
         return loss if self.replica is None else loss * self.replica.team.size
 
-    def _outputs(self, pieces: list[_Piece]) -> tuple[Sequence[Tensor], list[Tensor]]:
-        """Logits and labels of each piece, from one forward call over all of them."""
-        inputs = [self.feeds[p.domain].training_batch(p.indices, p.noise) for p in pieces]
-        labels = [self.feeds[p.domain].labels_of(p.indices) for p in pieces]
+    def _outputs(self, pieces: list[_Piece], mix: Mix | None) -> Sequence[Tensor]:
+        """Logits of each piece, from one forward call over all of them."""
+        inputs = [
+            self.feeds[p.domain].training_batch(
+                p.indices, p.noise, mix if p.domain == self.target else None, p.partner
+            )
+            for p in pieces
+        ]
         parts = tuple((p.domain, len(p.indices)) for p in pieces)
         batch = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
         with autocast(self.device, self.train.precision):
-            return self.forward(batch, parts), labels
+            return self.forward(batch, parts)

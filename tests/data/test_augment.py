@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 from torchvision.transforms import functional as tv
 
 from bench.core.seeding import seed_from
-from bench.data.transforms.augment import COLOR_STRENGTH, augment, draw_noise, normalise
+from bench.data.transforms.augment import COLOR_STRENGTH, Scale, augment, draw_noise, normalise
 
 
 def _images(count: int, side: int, seed: int = 0) -> torch.Tensor:
@@ -193,3 +193,38 @@ def test_areas_and_ratios_cover_their_ranges_and_older_kinds_keep_their_numbers(
     assert np.abs(np.corrcoef(noise.numpy().T) - np.eye(8)).max() < 0.06
     generator = torch.Generator().manual_seed(seed_from("augment|3|1|0"))
     assert torch.equal(draw_noise(7, 3, 1)[:, :6], torch.rand(7, 6, generator=generator))
+
+
+@pytest.mark.parametrize("size", [12, 32, 48])
+def test_antialiased_parts_are_torchs(size: int) -> None:
+    """Oracle: torch's own antialiased interpolation of the rectangle that the numbers stand for."""
+    side, scale = 32, Scale(least_area=0.3, most_aspect=2.0, antialias=True)
+    images, noise = _images(40, side), draw_noise(40, 1, 2)
+    found = augment(images, noise, "scale_flip", size=size, scale=scale)
+    for image, row, shown in zip(images, noise.double(), found, strict=True):
+        dy, dx, flip, *_, area, aspect = (float(value) for value in row)
+        share, ratio = 0.3 + 0.7 * area, 2.0 ** (2 * aspect - 1)
+        high, wide = (
+            min(side, max(1, round(side * v**0.5))) for v in (share / ratio, share * ratio)
+        )
+        top, left = int(dy * (side - high + 1)), int(dx * (side - wide + 1))
+        part = image[top : top + high, left : left + wide].permute(2, 0, 1).float()
+        expected = torch.nn.functional.interpolate(
+            part[None], (size, size), mode="bilinear", antialias=True
+        )[0]
+        expected = expected.flip(2) if flip < 0.5 else expected
+        assert (expected.permute(1, 2, 0) - shown.float()).abs().max() <= 0.51
+
+
+@pytest.mark.parametrize("antialias", [False, True])
+def test_the_whole_image_at_its_size_stays_as_it_is(antialias: bool) -> None:
+    images, noise = _images(9, 17), draw_noise(9, 0, 0)
+    scale = Scale(least_area=1.0, most_aspect=1.0, antialias=antialias)
+    assert torch.equal(augment(images, noise, "scale", scale=scale), images)
+
+
+def test_further_numbers_leave_the_usual_ones_alone() -> None:
+    more = draw_noise(7, 3, 1, further={"policy": 6, "erasing": 2})
+    assert more.shape == (7, 16)
+    assert torch.equal(more[:, :8], draw_noise(7, 3, 1))
+    assert torch.equal(draw_noise(7, 3, 1, further={"erasing": 2})[:, 8:], more[:, 14:])

@@ -1,11 +1,13 @@
 """Splits against a slow literal twin, and the traps of ledger X-4."""
 
 import hashlib
+import math
 import random
 import re
 import subprocess
 import sys
 from collections import Counter
+from fractions import Fraction
 from itertools import pairwise
 
 import pytest
@@ -328,3 +330,34 @@ def test_splits_do_not_depend_on_the_hash_seed_and_need_no_torch():
     answer = answers.pop()
     assert re.match(r"[0-9a-f]{64} ", answer)
     assert answer.splitlines()[1] == "[]"
+
+
+@settings(max_examples=40, deadline=None)
+@given(st.integers(2, 60), st.integers(2, 60), st.floats(0.01, 0.99), st.integers(0, 3))
+def test_a_share_of_each_class_is_held_back_for_the_test(first, second, share, draw):
+    assume(min(n - round(n * share) for n in (first, second)) > 1)
+    pool = images_of("a", train=first, test=0) + images_of("b", train=second, test=0)
+    found = split(pool, draw=draw, test_per_class=share, val_per_class=0, images_per_class=1)
+    counts = Counter(image.label for image in found.test)
+    for label, images in (("a", first), ("b", second)):
+        literal = max(1, math.floor(Fraction(repr(share)) * images + Fraction(1, 2)))
+        assert counts[label] == literal
+    assert not keys(found.test) & keys(found.train)
+    again = split(pool, draw=draw + 1, test_per_class=share, val_per_class=0, images_per_class=1)
+    assert keys(again.test) == keys(found.test)
+
+
+def test_the_validation_images_of_a_data_set_may_be_the_test_set():
+    pool = pool_of("a", "b", train=10, val=4, test=0)
+    found = split(pool, draw=0, test_from="val", val_per_class=2)
+    assert keys(found.test) == {image.key for image in pool if image.split == "val"}
+    assert {image.split for image in found.val} == {"train"}
+    with pytest.raises(DataError, match="have a test split besides"):
+        split(pool_of("a", val=4), draw=0, test_from="val")
+    with pytest.raises(DataError, match="come without a validation split"):
+        split(pool_of("a", test=0), draw=0, test_from="val")
+
+
+def test_a_share_of_validation_images_names_the_other_way():
+    with pytest.raises(ValueError, match=r"val_from: budget and val_share: 0\.2"):
+        DataSpec(dataset="d", val_per_class=0.2)

@@ -157,7 +157,7 @@ WRONG = {
     "true for number": (
         "a: {set: {pattern: scratch, train.epochs: true}}",
         10,
-        "True",
+        "train.epochs is true",
         "whole number",
     ),
     "unknown source": ("a: {set: {pattern: tune, source: neer}}", 10, "'neer'", "near"),
@@ -374,7 +374,7 @@ def test_names_and_roots_of_a_grid_are_text(tmp_path: Path) -> None:
     rest = HEAD + "experiments: {a: {set: {pattern: scratch}}}"
     for line, says in (
         ("root: 5", "root is 5"),
-        ("name: ../x", "name is '../x'"),
+        ("name: ../x", "name '../x' has '/' in its name"),
         ("name: 7", "name is 7"),
         ("about: [1]", "about is"),
     ):
@@ -468,7 +468,7 @@ def test_alias_bombs_and_tags_are_refused(tmp_path: Path) -> None:
     bomb = "a: &a [1,1,1,1,1,1,1,1,1,1]\n"
     for one, two in itertools.pairwise("abcdefgh"):
         bomb += f"{two}: &{two} [{', '.join([f'*{one}'] * 10)}]\n"
-    with pytest.raises(GridError, match="too many values"):
+    with pytest.raises(GridError, match="more than 500,000 values"):
         expand(tmp_path, bomb)
     with pytest.raises(GridError):
         expand(tmp_path, "a: !!python/object/apply:os.system ['true']")

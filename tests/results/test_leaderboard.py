@@ -16,8 +16,9 @@ from hypothesis import strategies as st
 from scipy import stats
 
 from bench.core.errors import BenchError
+from bench.planning.workspace import open_session
 from bench.results.aggregate import aggregate, best_of, conditions, outcome
-from bench.results.leaderboard import to_csv
+from bench.results.leaderboard import describe, to_csv
 from bench.results.records import COLUMNS
 
 ROW = dict.fromkeys((column.name for column in COLUMNS), None) | {
@@ -415,6 +416,58 @@ def test_csv_reads_back() -> None:
     table = [{"a": 0.1, "b": None, "c": "x,y\nz", "d": 5e-05, "e": 3}]
     (found,) = csv.DictReader(io.StringIO(to_csv(table)))
     assert found == {"a": "0.1", "b": "", "c": "x,y\nz", "d": "5e-05", "e": "3"}
+
+
+OVERLAPS = """
+name: overlaps
+defaults:
+  target: &target
+    dataset: digits
+    classes: {recipe: listed, names: ["1", "2", "3"]}
+    image_size: 16
+    images_per_class: 4
+    val_per_class: 2
+    test_per_class: 4
+  model: narrow8_32
+  pattern: tune
+  allow_overlap: true
+  train: {epochs: 1}
+sources:
+  all: {<<: *target, classes: {recipe: all}}
+  some: {<<: *target, classes: {recipe: listed, names: ["3", "4", "5"]}}
+  shapes: {<<: *target, dataset: wordnet-shapes, classes: {recipe: under, synset: feline.n.01}}
+experiments:
+  a:
+    axes: {source: [all, some, shapes]}
+    include:
+      - {source: none, pattern: scratch}
+      - {source: none, parent: {source: some, pattern: tune}}
+      - {source: none, parent: {pattern: scratch}}
+      - {source: some, method: joint, borrow: all}
+"""
+
+
+def test_classes_that_source_and_target_share_are_counted(tmp_path: Path) -> None:
+    """LI-A3: the source of 1000 classes contains the target's 100."""
+    (tmp_path / "overlaps.yaml").write_text(OVERLAPS)
+    session = open_session(tmp_path / "overlaps.yaml", results=tmp_path / "results")
+    found = [
+        (row["source"], row["source_links"], row["method"], row["source_class_overlap"])
+        for row in describe(session.plan).values()
+        if row["experiments"]
+    ]
+    assert sorted(found, key=str) == sorted(
+        [
+            ("all", 1, "plain", 3),
+            ("listed", 1, "plain", 1),
+            ("wordnet-shapes feline.n.01", 1, "plain", None),  # other names
+            ("none", 0, "plain", None),
+            ("listed > self T(1-7)R(8)", 2, "plain", 1),  # what the chain began with
+            ("self", 1, "plain", None),
+            ("listed", 1, "joint", 3),  # what is borrowed counts too
+        ],
+        key=str,
+    )
 
 
 def test_deterministic_columns_come_first() -> None:

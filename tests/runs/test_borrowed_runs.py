@@ -180,13 +180,36 @@ def test_rows_of_today_run(bench: Bench) -> None:
         "bias": {"tuned": "bias"},
         "l2_sp": {"l2_sp": 0.1},
         "decay": {"layer_lr_decay": 0.5},
+        "lora": {"tuned": "lora", "lora_rank": 2, "ema": 0.5},
+        "unfrozen": {"unfreeze_every": 1, "clip_norm": 1.0},
     }.items():
         row = bench.record(tuned(train=change))["row"]
         assert row["status"] == "done"
         assert np.isfinite(row["top1_accuracy"])
         counts[name] = row["trainable_parameters"]
     assert counts["all"] == counts["l2_sp"] == counts["decay"]
-    assert max(counts["norm"], counts["bias"]) < counts["all"] / 10
+    assert max(counts["norm"], counts["bias"], counts["lora"]) < counts["all"] / 10
+    assert counts["lora"] > counts["norm"]
+    assert counts["bias"] < counts["unfrozen"] < counts["all"]  # 2 epochs: one layer has joined
+
+
+def test_adapted_weights_are_published_as_the_networks_own(bench: Bench) -> None:
+    """The difference to the parent has the rank that was asked for, and a child can start there."""
+    spec = tuned(train={"tuned": "lora", "lora_rank": 2})
+    assert spec.parent is not None
+    bench.run(spec)
+    before, after = bench.weights(spec.parent), bench.weights(spec)
+    assert before.keys() == after.keys()
+    for name in ("conv2.conv.weight", "fc6.fc.weight"):
+        moved = (after[name] - before[name]).flatten(1).double()
+        values = torch.linalg.svdvals(moved)
+        assert values[1] > 0
+        assert values[2] < 1e-3 * values[1]
+    assert torch.equal(before["fc6.fc.bias"], after["fc6.fc.bias"])
+    assert bench.record(_chain(spec))["row"]["status"] == "done"
+    recipe = {"tuned": "lora", "mixup": 0.5, "ema": 0.5}
+    joint = tuned("joint", borrow=(PARENTS,), train=recipe)
+    assert bench.weights(joint).keys() == before.keys()
 
 
 def _predictions(bench: Bench, spec: RunSpec) -> np.ndarray:

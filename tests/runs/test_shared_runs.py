@@ -121,6 +121,16 @@ def same_bits(on: Bench, off: Bench, spec: RunSpec) -> bool:
         ("F(1-5)T(6-7)R(8)", {"precision": "bfloat16"}, "cached"),
         ("F(1-5)T(6-7)R(8)", {"accumulate": 2}, "cached"),
         ("F(1-5)T(6-7)R(8)", {"augment": "crop_flip"}, "recomputed: augment crop_flip"),
+        ("F(1-5)T(6-7)R(8)", {"tuned": "lora", "lora_rank": 2}, "cached"),
+        ("F(1-5)T(6-7)R(8)", {"unfreeze_every": 1}, "cached"),
+        ("F(1-5)T(6-7)R(8)", {"policy": "randaugment"}, "recomputed: train.policy gives ever new"),
+        ("F(1-5)T(6-7)R(8)", {"random_erasing": 0.5}, "recomputed: train.random_erasing gives"),
+        ("F(1-7)R(8)", {"mixup": 0.3}, "recomputed: mixing of images gives ever new images"),
+        (
+            "F(1-5)T(6-7)R(8)",
+            {"ema": 0.9, "clip_norm": 1.0, "sampling": "balanced", "class_weights": "balanced"},
+            "cached",
+        ),
         ("F(1-2)T(3-7)R(8)", {}, "recomputed: layers 1 to 2 are 38% of the forward pass"),
     ],
 )
@@ -233,6 +243,15 @@ def test_one_that_cannot_be_published_does_not_touch_the_others(
         {"augment": "flip"},
         {"optimizer": "adamw"},
         {"expand_to": 20},
+        {"refit": True},
+        {"policy": "trivialaugment"},
+        {"random_erasing": 0.1},
+        {"mixup": 0.1},
+        {"cutmix": 0.1},
+        {"clip_norm": 1.0},
+        {"ema": 0.9},
+        {"class_weights": "balanced"},
+        {"drop_path": 0.1},
         {"pattern": "F(1-6)T(7)R(8)"},
         {"pattern": "T(1-7)R(8)"},
     ],
@@ -240,7 +259,14 @@ def test_one_that_cannot_be_published_does_not_touch_the_others(
 def test_only_heads_on_the_same_features_are_fused(changes: dict[str, Any]) -> None:
     assert fuse_key(child()) == fuse_key(child(seed=3, lr=0.5, weight_decay=0.0))
     assert fuse_key(child(**changes)) is None
-    for other in ({"epochs": 9}, {"batch_size": 8}, {"momentum": 0.0}, {"select": "last"}):
+    for other in (
+        {"epochs": 9},
+        {"sampling": "balanced"},
+        {"restart_every": 1},
+        {"batch_size": 8},
+        {"momentum": 0.0},
+        {"select": "last"},
+    ):
         assert fuse_key(child(**other)) not in (None, fuse_key(child()))
 
 
@@ -350,3 +376,25 @@ def test_heads_equal_torch_one_by_one(
         assert outcome.weight is not None
         torch.testing.assert_close(outcome.weight, linear.weight.detach(), atol=1e-5, rtol=0)
         torch.testing.assert_close(outcome.bias, linear.bias.detach(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"tuned": "lora", "ema": 0.9, "mixup": 0.4, "clip_norm": 1.0},
+        {"unfreeze_every": 1, "policy": "trivialaugment", "optimizer": "lamb", "ema": 0.5},
+        {"sampling": "balanced", "cutmix": 1.0, "random_erasing": 0.5, "refit": True},
+    ],
+)
+def test_recipes_of_today_resume_to_the_bit(
+    tmp_path: Path, pair: tuple[Bench, Bench], train: dict[str, Any]
+) -> None:
+    spec = child("F(1-5)T(6-7)R(8)", **train)
+    whole, stopped = pair[0], Bench(tmp_path / "stopped")
+    assert whole.run([spec]) == ["done"]
+    for steps in (2, 3):
+        left = iter(range(steps + 1))  # asked once before the run
+        assert stopped.run([spec], stop=lambda left=left: next(left, None) is None) == ["stopped"]
+    assert stopped.run([spec]) == ["done"]
+    assert same_bits(whole, stopped, spec)
+    assert any("resumed" in note for note in stopped.record(spec)["notes"]["training"])

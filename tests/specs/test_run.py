@@ -155,5 +155,44 @@ def test_fields_that_came_later_carry_the_mark() -> None:
         *(f"DataSpec.{name}" for name in ("val_from", "val_share")),
         *(f"TrainSpec.{name}" for name in ("tuned", "layer_lr_decay", "l2_sp", "refit")),
         *(f"TrainSpec.{name}" for name in ("step_iterations", "restart_every")),
+        *(f"TrainSpec.scale_{name}" for name in ("least_area", "most_aspect", "antialias")),
+        *(f"TrainSpec.policy{name}" for name in ("", "_ops", "_magnitude")),
+        *(f"TrainSpec.{name}" for name in ("random_erasing", "mixup", "cutmix")),
+        *(f"TrainSpec.{name}" for name in ("clip_norm", "drop_path", "ema")),
+        *(f"TrainSpec.{name}" for name in ("class_weights", "sampling", "unfreeze_every")),
+        *(f"TrainSpec.lora_{name}" for name in ("rank", "alpha")),
+        *(f"TrainSpec.{name}" for name in ("copied_statistics", "head")),
         *(f"SelectionOptions.{name}" for name in ("oversample_hard", "responses_mib", "partners")),
     }
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        (
+            {"scale_antialias": True},
+            "scale_antialias is True, but augment is crop_flip: set augment: scale_flip, or leave "
+            "scale_antialias out",
+        ),
+        (
+            {"policy": "trivialaugment", "policy_ops": 3},
+            "policy_ops is 3, but policy is trivialaugment: set policy: randaugment, or leave "
+            "policy_ops out",
+        ),
+        (
+            {"lora_rank": 8},
+            "lora_rank is 8, but tuned is all: set tuned: lora, or leave lora_rank out",
+        ),
+        (
+            {"tuned": "lora", "l2_sp": 0.1},
+            "l2_sp is 0.1, but tuned is lora: copied weights do not move, and none of them can be "
+            "drawn back or join later; leave one of the two out",
+        ),
+    ],
+)
+def test_options_of_an_augmentation_that_is_off_are_errors(
+    given: dict[str, Any], message: str
+) -> None:
+    with pytest.raises(ValidationError) as caught:
+        TrainSpec(**given)
+    assert message in str(caught.value)

@@ -61,6 +61,16 @@ def test_epochs_to_threshold_of_another_column() -> None:
     assert evaluate.epochs_to_threshold(history, 0.7, "val_top1_accuracy") == 2
 
 
+@given(st.lists(st.floats(0, 1) | st.none(), max_size=12))
+def test_epochs_to_converge_go_by_the_runs_own_last_accuracy(values: list) -> None:
+    found = evaluate.epochs_to_converge([{"train_top1_accuracy": value} for value in values])
+    if not values or values[-1] is None:
+        assert found is None
+        return
+    near = [n for n, v in enumerate(values, 1) if v is not None and v >= 0.95 * values[-1]]
+    assert found == min(near)
+
+
 def test_predict_equals_one_pass_by_hand_and_can_be_saved() -> None:
     rng = np.random.default_rng(0)
     images = rng.integers(0, 256, (11, 6, 6, 3), dtype=np.uint8)

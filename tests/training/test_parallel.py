@@ -103,6 +103,8 @@ class Case:
 CASES = {
     "plain": Case({"accumulate": 3, "batch_size": 7, "select": "last"}),
     "adamw": Case({"optimizer": "adamw", "lr": 0.003, "label_smoothing": 0.1}),
+    "mixed": Case({"mixup": 0.5, "cutmix": 1.0, "accumulate": 2, "policy": "randaugment"}),
+    "averaged": Case({"ema": 0.8, "clip_norm": 0.5, "class_weights": "balanced"}),
     "frozen_norm": Case(net={"norm": True}, frozen_norm=True),
     "norm": Case({"accumulate": 2}, {"norm": True}, double=True),
     "dropout": Case(net={"dropout": 0.4}),
@@ -181,7 +183,14 @@ def _alone(name: str, folder: Path) -> Outcome:
 
 @pytest.mark.parametrize(
     ("name", "tolerance"),
-    [("plain", 1e-5), ("adamw", 1e-5), ("frozen_norm", 1e-5), ("norm", 1e-10)],
+    [
+        ("plain", 1e-5),
+        ("adamw", 1e-5),
+        ("mixed", 1e-5),
+        ("averaged", 1e-5),
+        ("frozen_norm", 1e-5),
+        ("norm", 1e-10),
+    ],
 )
 def test_two_processes_train_as_one(
     both: Both, tmp_path: Path, name: str, tolerance: float

@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import math
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from fractions import Fraction
 from functools import cached_property
 from itertools import count as counting
 from itertools import islice
@@ -60,6 +62,14 @@ def _rank(salt: str, image: Image) -> tuple[bytes, bytes]:
     return (own if image.group is None else rank(f"{salt}|group|{image.group}"), own)
 
 
+def _counts(count: int | float | None, left: Sequence[int]) -> list[int | None]:
+    """How many images of every class: `count`, or that share of the images that are left."""
+    if not isinstance(count, float):
+        return [count] * len(left)
+    halves = [Fraction(repr(count)) * number + Fraction(1, 2) for number in left]
+    return [max(1, math.floor(half)) for half in halves]
+
+
 class Taker:
     """Takes images split by split; what a split has taken, and its groups, no later one gets.
 
@@ -79,17 +89,26 @@ class Taker:
         self.left_out = set[str]()
         self.only: Callable[[Image], bool] | None = None
 
-    def given(self, count: int | None) -> list[Images]:
-        """The data set's own test images, as they are."""
-        picked = [pool.ordered("test", "test")[:count] for pool in self._pools]
+    def given(self, count: int | float | None) -> list[Images]:
+        """The data set's own test images, as they are; `count` of each class, see `take`."""
+        orders = [pool.ordered("test", "test") for pool in self._pools]
+        counts = _counts(count, [len(order) for order in orders])
+        picked = [order[:most] for order, most in zip(orders, counts, strict=True)]
         self._close_groups(picked)
         return picked
 
-    def take(self, salt: str, part: Split, count: int | None) -> list[Images]:
-        """`count` images of every class in the order of `salt`; None takes all."""
+    def take(self, salt: str, part: Split, count: int | float | None) -> list[Images]:
+        """`count` images of every class in the order of `salt`; None takes all.
+
+        A count below 1 is a share of the images that a class has left: the nearest number, halves
+        upwards, and one at the least.
+        """
+        left = self.available(part) if isinstance(count, float) else [0] * len(self._pools)
         picked = [
-            tuple(islice(self._free(pool.ordered(salt, part), taken), count))
-            for pool, taken in zip(self._pools, self._taken, strict=True)
+            tuple(islice(self._free(pool.ordered(salt, part), taken), most))
+            for pool, taken, most in zip(
+                self._pools, self._taken, _counts(count, left), strict=True
+            )
         ]
         for images, taken in zip(picked, self._taken, strict=True):
             taken.update(image.key for image in images)

@@ -12,7 +12,7 @@ one, by group.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from bench.core.errors import DataError
@@ -65,6 +65,8 @@ def split_pools(
     Raises:
         DataError: naming the classes, the counts needed and available, and the ways out.
     """
+    if data.test_from == "val":
+        pools = _val_as_test(tuple(pools))
     given_test = _given_test(data, any("test" in pool.parts for pool in pools))
     val_part: Split = "val" if any("val" in pool.parts for pool in pools) else "train"
     budget = data.val_from == "budget"
@@ -111,12 +113,13 @@ def _train_and_val(
 def _wanted(data: DataSpec) -> dict[str, int | None]:
     """Images of every class by their use; None asks for all, and for at least one."""
     train, val = data.images_per_class, data.val_per_class
+    test = data.test_per_class if isinstance(data.test_per_class, int) else None
     if data.val_from == "budget":
         if train is None:
-            return {"train": None, "validation": None, "test": data.test_per_class}
+            return {"train": None, "validation": None, "test": test}
         val = max(1, validation_images(train, data.val_share))
         train = max(1, train - val)
-    return {"train": train, "validation": val, "test": data.test_per_class}
+    return {"train": train, "validation": val, "test": test}
 
 
 def _check_same_classes(
@@ -139,6 +142,26 @@ def _check_same_classes(
         )
 
 
+@lru_cache(maxsize=64)
+def _val_as_test(pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
+    """The pools with the data set's validation images as its test images."""
+    parts = frozenset[Split]().union(*(pool.parts for pool in pools))
+    if "val" not in parts or "test" in parts:
+        has = "have a test split besides" if "test" in parts else "come without a validation split"
+        raise DataError(
+            f"test_from is 'val', but these classes {has}",
+            hint="set test_from: given to use the test split, or test_from: pool and "
+            "test_per_class: N to cut test images out of the training images",
+        )
+    return tuple(
+        Pool(
+            pool.label,
+            tuple(replace(i, split="test") if i.split == "val" else i for i in pool.images),
+        )
+        for pool in pools
+    )
+
+
 def _given_test(data: DataSpec, has_test: bool) -> bool:
     """Whether the test images are those that the data set comes with."""
     if data.test_from == "given" and not has_test:
@@ -146,7 +169,7 @@ def _given_test(data: DataSpec, has_test: bool) -> bool:
             "test_from is 'given', but these classes come without test images",
             hint="set test_from: pool and test_per_class: N, or add a test split to the data",
         )
-    given = has_test if data.test_from == "auto" else data.test_from == "given"
+    given = has_test if data.test_from == "auto" else data.test_from != "pool"
     if not given and data.test_per_class is None:
         reason = "test_from is 'pool'" if has_test else "the data set has no test split of its own"
         raise DataError(

@@ -7,6 +7,9 @@ batches, and are a function of (order seed, epoch, domain) alone, so a resumed e
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from dataclasses import dataclass
+
 import torch
 from torch import Tensor
 from torch.nn.functional import grid_sample
@@ -17,26 +20,41 @@ from bench.specs.run import Augment
 COLOR_STRENGTH = 0.4
 """Brightness, contrast and saturation are each scaled by a factor from 1 - 0.4 to 1 + 0.4."""
 
-LEAST_AREA, MOST_ASPECT = 0.08, 4 / 3
-"""`scale` shows 8 to 100 % of the image's area, 3:4 to 4:3, as GoogLeNet's training did (Szegedy et
-al. 2015); SFT §4.1 names scale and aspect ratio variation and no numbers."""
+
+@dataclass(frozen=True)
+class Scale:
+    """Parts that `scale` shows: 8 to 100 % of the image's area, 3:4 to 4:3, as GoogLeNet's training
+    did (Szegedy et al. 2015); SFT §4.1 names scale and aspect ratio variation and no numbers.
+
+    `antialias` filters parts that are made smaller by a triangle as wide as two of their pixels.
+    """
+
+    least_area: float = 0.08
+    most_aspect: float = 4 / 3
+    antialias: bool = False
+
+
+GOOGLENET = Scale()
 
 _DY, _DX, FLIP, _BRIGHTNESS, _CONTRAST, _SATURATION, _COLUMNS = range(7)
 _AREA, _ASPECT = _COLUMNS, _COLUMNS + 1
 _LUMA = (0.299, 0.587, 0.114)
 
 
-def draw_noise(images: int, seed: int, epoch: int, domain: int = 0) -> Tensor:
+def draw_noise(
+    images: int, seed: int, epoch: int, domain: int = 0, *, further: Mapping[str, int] | None = None
+) -> Tensor:
     """The random numbers of one epoch: float32 (images, 8), uniform in [0, 1), on the CPU.
 
     Every kind of augmentation draws all columns, so `flip` and `crop_flip` mirror the same images;
     each domain has its own, so that adding a source leaves the target's augmentation as it was.
+    `further` names what else needs numbers, and how many columns; they stand behind, in its order.
 
     >>> tuple(draw_noise(3, seed=0, epoch=1).shape)
     (3, 8)
     """
     drawn = []  # each width on its own: the first six are what they were before there were eight
-    for name, columns in (("augment", _COLUMNS), ("scale", 2)):
+    for name, columns in {"augment": _COLUMNS, "scale": 2, **(further or {})}.items():
         generator = torch.Generator().manual_seed(seed_from(f"{name}|{seed}|{epoch}|{domain}"))
         drawn.append(torch.rand(images, columns, generator=generator))
     return torch.cat(drawn, 1)
@@ -50,6 +68,7 @@ def augment(
     crop_pad: int = 4,
     fill: tuple[int, int, int] = (0, 0, 0),
     size: int | None = None,
+    scale: Scale = GOOGLENET,
 ) -> Tensor:
     """Crops (after padding by `crop_pad` pixels of colour `fill`), mirrors, jitters the colours.
 
@@ -78,7 +97,7 @@ def augment(
         noise = noise.clone()
         noise[:, FLIP] = 1.0
     if "scale" in done:
-        images = _scale_and_flip(images, noise, size or images.shape[1])
+        images = _scale_and_flip(images, noise, size or images.shape[1], scale)
     else:
         pad, part = (crop_pad, size) if crops else (0, None)
         images = _crop_and_flip(images, noise, pad, fill, part)
@@ -119,27 +138,53 @@ def _crop_and_flip(
     return shown.view(count, tall, broad, channels)
 
 
-def _scale_and_flip(images: Tensor, noise: Tensor, size: int) -> Tensor:
+def _scale_and_flip(images: Tensor, noise: Tensor, size: int, scale: Scale) -> Tensor:
     """Rectangles of whole pixels, of random area and aspect ratio, resized to `size`, bilinear."""
     height, width = images.shape[1:3]
-    area = LEAST_AREA + (1 - LEAST_AREA) * noise[:, _AREA]
-    ratio = MOST_ASPECT ** (2 * noise[:, _ASPECT] - 1)
-    down = ((torch.arange(size, device=images.device) + 0.5) / size).expand(len(images), -1)
-    across = torch.where((noise[:, FLIP] < 0.5)[:, None], 1 - down, down)
-    x = _window(across, width, (area * ratio).sqrt(), noise[:, _DX])
-    y = _window(down, height, (area / ratio).sqrt(), noise[:, _DY])
-    grid = torch.stack(
-        [x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=3
-    )
+    area = scale.least_area + (1 - scale.least_area) * noise[:, _AREA]
+    ratio = scale.most_aspect ** (2 * noise[:, _ASPECT] - 1)
+    across, down = (area * ratio).sqrt(), (area / ratio).sqrt()
+    mirrored = noise[:, FLIP] < 0.5
     planes = images.permute(0, 3, 1, 2).float()
-    shown = grid_sample(planes, grid, mode="bilinear", padding_mode="border", align_corners=False)
+    if scale.antialias:
+        rows = _weights(height, down, noise[:, _DY], size)
+        columns = _weights(width, across, noise[:, _DX], size)
+        columns = torch.where(mirrored[:, None, None], columns.flip(1), columns)
+        shown = rows[:, None] @ planes @ columns[:, None].mT
+    else:
+        line = ((torch.arange(size, device=images.device) + 0.5) / size).expand(len(images), -1)
+        x = _window(torch.where(mirrored[:, None], 1 - line, line), width, across, noise[:, _DX])
+        y = _window(line, height, down, noise[:, _DY])
+        grid = torch.stack(
+            [x[:, None, :].expand(-1, size, -1), y[:, :, None].expand(-1, -1, size)], dim=3
+        )
+        shown = grid_sample(
+            planes, grid, mode="bilinear", padding_mode="border", align_corners=False
+        )
     return shown.round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1).contiguous()
+
+
+def _span(side: int, share: Tensor, where: Tensor) -> tuple[Tensor, Tensor]:
+    """Length and start (B, 1) in whole pixels of a window of each image."""
+    length = (side * share).round().clamp(1, side)[:, None]
+    return length, (where[:, None] * (side - length + 1)).floor()
+
+
+def _weights(side: int, share: Tensor, where: Tensor, size: int) -> Tensor:
+    """(B, size, side): what each pixel of a window weighs in each of `size` pixels."""
+    length, start = (value[..., None] for value in _span(side, share, where))
+    step = length / size
+    reach = step.clamp(min=1)
+    pixel = torch.arange(side, device=share.device) + 0.5
+    centre = start + (torch.arange(size, device=share.device)[:, None] + 0.5) * step
+    weights = (1 - (pixel - centre).abs() / reach).clamp(min=0)
+    weights = weights * ((pixel > start) & (pixel < start + length))
+    return weights / weights.sum(2, keepdim=True)
 
 
 def _window(along: Tensor, side: int, share: Tensor, where: Tensor) -> Tensor:
     """Where `along` (B, size) in 0 to 1 lies in a window of each image, as `grid_sample` counts."""
-    length = (side * share).round().clamp(1, side)[:, None]
-    start = (where[:, None] * (side - length + 1)).floor()
+    length, start = _span(side, share, where)
     inside = torch.clamp(along * length, min=torch.full_like(length, 0.5), max=length - 0.5)
     return (start + inside) * (2 / side) - 1
 

@@ -11,10 +11,9 @@ from types import FrameType
 from typing import Any
 
 from rich.console import Console
-from rich.markup import escape
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
-from bench.core.text import duration
+from bench.core.text import duration, printable
 from bench.launch.devices import Machine, Placement, context_of
 from bench.launch.local.pool import Pool
 from bench.launch.preflight import check_before
@@ -122,7 +121,8 @@ class _polite_interrupt:  # noqa: N801 -- a context manager, used like a functio
     def _handle(self, number: int, frame: FrameType | None) -> None:
         if self.pool.stopping:
             raise KeyboardInterrupt
-        self.display.say("[yellow]stopping after the present step; once more to end at once[/]")
+        text = "stopping after the present step; once more to end at once"
+        self.display.say(text, "yellow")
         self.pool.stop()
 
     def __exit__(self, *_: object) -> None:
@@ -145,6 +145,7 @@ class _Display:
         self.console, self.session, self.tally = console, session, tally
         self.cost, self.workers = cost, workers
         self.left = {run.id for run in todo}
+        self.waited: set[str] = set()
         self.total = sum(cost[run.id] for run in todo)
         self.begun = time.monotonic()
         self.first_start: float | None = None
@@ -152,11 +153,11 @@ class _Display:
         self.said_at = 0.0
         self.count = len(todo)
         self.progress = Progress(
-            TextColumn("{task.description}"),
+            TextColumn("{task.description}", markup=False),
             BarColumn(),
             MofNCompleteColumn(),
             TextColumn("{task.fields[left]}"),
-            TextColumn("[dim]{task.fields[now]}"),
+            TextColumn("{task.fields[now]}", style="dim", markup=False),
             console=console,
             disable=not console.is_terminal,
         )
@@ -168,8 +169,8 @@ class _Display:
     def __exit__(self, *_: object) -> None:
         self.progress.stop()
 
-    def say(self, text: str) -> None:
-        self.progress.console.print(text)
+    def say(self, text: str, style: str | None = None) -> None:
+        self.progress.console.print(text, style=style)
 
     def on_event(self, event: Mapping[str, Any]) -> None:
         kind, run_id = event["event"], str(event.get("id"))
@@ -182,14 +183,18 @@ class _Display:
             shown = f" val {100 * accuracy:.1f} %" if accuracy is not None else ""
             self._now(f"{self._name(run_id)} epoch {event['epoch']}/{event['epochs']}{shown}")
         elif kind == "worker_died":
-            self.say(f"[yellow]a worker {event['message']}[/]; trying its run again")
+            self.say(f"a worker {event['message']}; trying its run again", "yellow")
         elif kind == "note":
-            self.say(escape(f"{self._name(run_id)}: {event['message']}"))
+            self.say(f"{self._name(run_id)}: {event['message']}")
         elif kind == "ended":
             self._ended(run_id, event)
 
     def _ended(self, run_id: str, event: Mapping[str, Any]) -> None:
         status = event["status"]
+        if status == "elsewhere" and run_id not in self.waited:
+            self.waited.add(run_id)
+            who = event.get("message") or "another process"
+            self.say(f"{self._name(run_id)} is being run by {who}; waiting for it")
         if status in ("elsewhere", "stopped") or run_id not in self.left:
             return
         self.left.discard(run_id)
@@ -199,8 +204,8 @@ class _Display:
         if status == "failed":
             self.tally.failures.append((run_id, str(event.get("message", ""))))
             if len(self.tally.failures) <= _FAILURES_SHOWN:
-                text = escape(" ".join(str(event.get("message", "")).split())[:300])
-                self.say(f"[red]failed[/] {self._name(run_id)}: {text}")
+                text = " ".join(str(event.get("message", "")).split())[:300]
+                self.say(f"failed {self._name(run_id)}: {text}", "red")
         self.progress.update(
             self.task, completed=self.count - len(self.left), left=self._time_left()
         )
@@ -222,7 +227,7 @@ class _Display:
         return f"{duration(worked * left / done)} left"
 
     def _now(self, text: str) -> None:
-        self.progress.update(self.task, now=text, left=self._time_left())
+        self.progress.update(self.task, now=printable(text), left=self._time_left())
 
     def _name(self, run_id: str) -> str:
         run = self.session.plan.runs[run_id]

@@ -17,7 +17,7 @@ import numpy as np
 from bench.core.errors import DataError
 from bench.core.seeding import rng_from
 from bench.methods.options import MethodOptions
-from bench.methods.streams import Stateless, endless
+from bench.methods.streams import Indices, Stateless, balanced, endless
 from bench.specs.run import BatchNormMode
 from bench.training.domain import Domain, DomainBatch, Head, Step
 
@@ -44,7 +44,8 @@ class Plain(Stateless):
 
     With `ingredients.steps_per_epoch` other than that of one pass, epochs take consecutive full
     steps from an endless row of shuffled passes, so that all images are shown equally often
-    whatever the number of steps (LI §4.6's `equal_steps`).
+    whatever the number of steps (LI §4.6's `equal_steps`). With `train.sampling: balanced` epochs
+    take consecutive images from an endless row in which the classes take turns.
 
     Raises:
         DataError: the target has no image.
@@ -64,6 +65,7 @@ class Plain(Stateless):
         self._one_pass = natural_steps(self._size, recipe.batch_size, recipe.accumulate)
         self._steps = ingredients.steps_per_epoch or self._one_pass
         self._seed = ingredients.order_seed
+        self._balanced = ingredients.target.labels if recipe.sampling == "balanced" else None
 
     def steps(self, epoch: int, predict: Predict | None = None) -> Sequence[Step]:
         """The steps of `epoch`, a function of the order seed and the epoch."""
@@ -71,11 +73,19 @@ class Plain(Stateless):
             chunks = np.array_split(self._order(epoch), self._steps)
         else:
             shown = self._steps * self._per_step
-            row = endless(f"order|{self._seed}", self._size, epoch * shown, shown)
+            row = self._row(epoch * shown, shown)
             chunks = np.split(row, self._steps)
         return [(DomainBatch(0, chunk),) for chunk in chunks]
 
-    def _order(self, number: int) -> np.ndarray[tuple[int], np.dtype[np.int64]]:
+    def _row(self, start: int, length: int) -> Indices:
+        name = f"order|{self._seed}"
+        if self._balanced is not None:
+            return balanced(name, self._balanced, start, length)
+        return endless(name, self._size, start, length)
+
+    def _order(self, number: int) -> Indices:
+        if self._balanced is not None:
+            return self._row(number * self._size, self._size)
         return rng_from(f"order|{self._seed}|{number}").permutation(self._size)
 
     def notes(self, history: Sequence[Row]) -> Mapping[str, Any]:

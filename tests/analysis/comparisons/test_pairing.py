@@ -433,4 +433,4 @@ def test_no_verdict_depends_on_the_order_of_rows(seed: int) -> None:
     assert _shown(before) == _shown(after)
     tested = {f.claim for f in before.findings if f.main.effect is not None}
     assert {"SFT-C1", "SFT-C5", "SFT-C6", "GE-C1", "LI-C4", "LI-C6", "CHU-C1", "CHU-C2"} <= tested
-    assert len(CLAIMS) == 28
+    assert len(CLAIMS) == 30

@@ -173,7 +173,8 @@ def test_points_and_bands_of_a_ratio_chart(photographs: Evidence) -> None:
                 ["task", "comparison", "n_per_class", "epochs", "target_classes"]
             )
             means = sizes["log_ratio"].mean().groupby("task").mean()
-            assert row["ratio"] == pytest.approx(math.exp(means.mean()))
+            assert row["ratio"] == pytest.approx(inside["ratio"].mean())
+            assert row["geometric_mean"] == pytest.approx(math.exp(means.mean()))
             assert row["points"] == len(inside)
             if len(means) == 1:
                 assert (row["n"], row["unit"]) == (inside["seed"].nunique(), "seed")
@@ -190,6 +191,42 @@ def test_the_ratio_of_equal_runs_is_one(photographs: Evidence) -> None:
         assert (ratio_tables.point_table(ratios, "data")["ratio"] == 1).all()
         bands = ratio_tables.band_table(ratios, "data")
         assert bands["ratio"].dropna().to_numpy() == pytest.approx(1.0)
+
+
+def test_trend_lines_are_averages_of_the_points_drawn() -> None:
+    """CHU Figs. 1 and 2: "Trend lines are averages", each point a pair of experiments."""
+    points = {"a": (1.8, 1.2, 1.0), "b": (0.9, 0.8), "c": (1.5,)}
+    rows = [
+        {
+            "status": "done",
+            "role": "finetune",
+            "source": "near",
+            "method": "plain",
+            "dataset": "d",
+            "target": task,
+            "class_draw": 0,
+            "model": "net",
+            "images_per_class": 2 + place,
+            "pattern": pattern,
+            "lr": 0.01,
+            "seed_draw": 0,
+            "seed_init": 0,
+            "seed_order": 0,
+            "top1_accuracy": 0.4 * (ratio if pattern[0] == "T" else 1.0),
+        }
+        for task, ratios in points.items()
+        for place, ratio in enumerate(ratios)
+        for pattern in ("T(1-7)R(8)", "F(1-7)R(8)")
+    ]
+    ratios = ratio_tables.ratio_charts(Evidence(prepare(pd.DataFrame(rows))))["tune / freeze"]
+    low = ratio_tables.band_table(ratios, "data").set_index("band").loc["low"]
+    drawn = ratio_tables.point_table(ratios, "data")["ratio"]
+    assert low["ratio"] == pytest.approx(drawn.mean()) == pytest.approx(1.2)
+    # The geometric mean, over tasks that weigh the same, carries the interval.
+    logs = [np.log(np.array(task)).mean() for task in points.values()]
+    assert low["geometric_mean"] == pytest.approx(math.exp(np.mean(logs)))
+    ends = stats.ttest_1samp(logs, 0).confidence_interval(0.95)
+    assert (low["low"], low["high"]) == pytest.approx(tuple(map(math.exp, ends)))
 
 
 def test_distances_place_the_points(photographs: Evidence) -> None:

@@ -121,6 +121,7 @@ def bands() -> pd.DataFrame:
             "start": [4.0, 100.0],
             "end": [21.0, 125.0],
             "ratio": [1.0, None],
+            "geometric_mean": [0.98, None],
             "low": [0.9, None],
             "high": [1.1, None],
         }

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from scipy import stats
 
 from analysis.comparisons.evidence import Evidence
 from analysis.findings.evaluate import CLAIMS, examine, find_claim, on_published, table
@@ -28,6 +29,7 @@ PUBLISHED = {
     "LI-C1 LI-C2 LI-C3",
     "fails": "LI-C4 CHU-C5",
     "not enough evidence": "GE-C5 LI-C5 LI-C6 LI-C7 LI-C8 LI-C9 LI-C10 LI-C11 "
+    "LI-C12 LI-C13 "
     "CHU-C1 CHU-C2 CHU-C3 CHU-C4",
 }
 
@@ -41,7 +43,7 @@ def test_verdicts_on_the_published_numbers() -> None:
 
 
 def test_every_claim_of_the_papers_is_there_once() -> None:
-    numbers = {"SFT": 7, "GE": 5, "LI": 11, "CHU": 5}
+    numbers = {"SFT": 7, "GE": 5, "LI": 13, "CHU": 5}
     expected = [f"{paper}-C{i}" for paper, n in numbers.items() for i in range(1, n + 1)]
     assert [c.id for c in CLAIMS] == expected
 
@@ -309,6 +311,11 @@ PLANTED: dict[str, Callable[[int], Rows]] = {
     "LI-C7": _li_c7,
     "LI-C8": _li_c8,
     "LI-C9": _li_c9,
+    "LI-C12": lambda e: [
+        row
+        | {"epochs_to_converge": 40 - (20 + row["seed_draw"] % 2) * e * (row["source"] == "near")}
+        for row in _sources((0.5, "near"), (0.5, "none"))
+    ],
     "CHU-C1": _chu_c1,
     "CHU-C2": lambda e: _tune_freeze(1 + 0.2 * e, images_per_class=200),
     "CHU-C3": lambda e: _tune_freeze(1 - 0.2 * e, target="t0"),
@@ -490,6 +497,21 @@ def test_probes_are_read_from_a_leaderboard() -> None:
     assert found.main.effect == pytest.approx(given.main.effect)
 
 
+def test_probes_of_networks_with_seeds_of_their_own_are_of_one_repetition() -> None:
+    """The networks before a probe are what is compared, and so are their seeds."""
+    rows = []
+    for layer in (1, 2, 3, 4):
+        for network, base in (("far", 0.6), ("self", 0.5)):
+            for seed, shift in _seeds():
+                given = {"method": "probe", "method_options": f"layer={layer}", "source": network}
+                own = {"source.seeds.init": seed if network == "self" else 0}
+                rows.append(_row(base + shift + _jitter(layer, network, seed), seed=seed, **given))
+                rows[-1] |= own
+    below = _judged("LI-C10", rows).parts[2]
+    assert (below.n, below.counted) == (5, "seed")
+    assert below.effect == pytest.approx(10, abs=0.5)
+
+
 def test_svms_on_frozen_features_stand_for_before_fine_tuning() -> None:
     rows = [r for r in PLANTED["LI-C4"](1) if r["pattern"] != FREEZE]
     svms = _arms(
@@ -577,7 +599,7 @@ def test_an_empty_board_says_what_to_run_for_every_claim() -> None:
 def test_no_number_is_missing_without_a_word() -> None:
     rows = [row for name in ("LI-C4", "CHU-C2") for row in PLANTED[name](1)]
     frame = table(examine(Evidence(prepare(pd.DataFrame(rows)))).findings)
-    assert len(frame) == 28
+    assert len(frame) == 30
     assert frame["published_verdict"].tolist() == [f.verdict for f in on_published()]
     for line in frame.to_dict("records"):
         said = bool(line["detail"] or line["needed"])
@@ -625,7 +647,63 @@ def test_a_slope_is_least_squares_on_doublings() -> None:
 
 def test_an_unknown_claim_names_the_others() -> None:
     with pytest.raises(DataError, match="LI-C1"):
-        find_claim("LI-C12")
+        find_claim("LI-C14")
+
+
+# --- how training goes (LI-C12, LI-C13) ---
+
+
+def _at_rate(rate: float, away: int, of: int) -> Rows:
+    """Draws of the classes of which some diverge, or never leave chance."""
+    rows = [_row(0.5, lr=rate, class_draw=draw, seed=draw) for draw in range(of)]
+    for draw, row in enumerate(rows[:away]):
+        row |= {"status": "diverged"} if draw % 2 else {"not_converged": "run"}
+    return rows
+
+
+@pytest.mark.parametrize(
+    ("away", "of", "verdict"),
+    [
+        (8, 8, "holds"),
+        (0, 8, "fails"),
+        (4, 8, "not enough evidence"),
+        (5, 5, "not enough evidence"),
+    ],
+)
+def test_a_rate_that_does_not_converge(away: int, of: int, verdict: str) -> None:
+    rows = [*_at_rate(0.02, away, of), *_at_rate(0.01, 0, of)]
+    found = _judged("LI-C13", rows)
+    assert found.verdict == verdict
+    assert found.main.effect == 100 * away / of
+    ends = stats.beta.ppf(0.025, away, of - away + 1), stats.beta.ppf(0.975, away + 1, of - away)
+    assert found.main.low == pytest.approx(0.0 if not away else 100 * ends[0])
+    assert found.main.high == pytest.approx(100.0 if away == of else 100 * ends[1])
+    assert (found.main.n, found.main.counted) == (of, "task")
+
+
+def test_seeds_of_one_task_are_counted_where_there_is_one_task() -> None:
+    rows = [_row(0.5, lr=0.02, seed=seed, status="diverged") for seed in range(8)]
+    found = _judged("LI-C13", [*rows, *_arms([(0.5, {})])])
+    assert (found.verdict, found.main.n, found.main.counted) == ("holds", 8, "seed")
+    assert _judged("LI-C13", PLANTED["LI-C4"](1)).main.detail == "no run at rate 0.02"
+
+
+def test_scratch_has_a_rate_of_its_own_where_no_rate_is_shared_and_none_is_validated() -> None:
+    """LI's grid: 0.01 from scratch, 0.001 for fine-tuning, all images train."""
+    rows = _sources((0.6, "near"), (0.5, "far"), (0.3, "none"))
+    for row in rows:
+        row |= {"lr": 0.01 if row["source"] == "none" else 0.001, "val_top1_accuracy": None}
+        row |= {"epochs_to_converge": 20 + row["seed_draw"] % 2 + (row["source"] == "none") * 9}
+    (part,) = [p for p in _judged("LI-C4", rows).parts if p.name == "far > scratch"]
+    assert part.verdict == "holds"
+    assert "rate 0.001 against 0.01" in part.detail
+    found = _judged("LI-C12", rows)
+    assert [p.effect for p in found.parts] == pytest.approx([9, 9])
+    # A rate that both have is compared with itself alone.
+    both = [row | {"lr": 0.01} for row in rows if row["source"] == "far"]
+    (part,) = [p for p in _judged("LI-C4", [*rows, *both]).parts if p.name == "far > scratch"]
+    assert part.n == 5
+    assert "against" not in part.detail
 
 
 # --- leaderboards that are odd ---

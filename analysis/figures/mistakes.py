@@ -1,0 +1,53 @@
+"""A sheet of the images that a run called another class, the surest mistake first."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+
+from matplotlib.figure import Figure
+
+from analysis.figures.images import picture
+from bench.core.errors import DataError
+from bench.data.files.decode import UnreadableError, decode
+from bench.results.mistakes import Wrong
+
+_SIDE = 112
+_COLUMNS = 8
+
+
+def mistake_sheet(wrong: Sequence[Wrong], root: Path) -> Figure:
+    """Draws each image with its label, what it was called, and how surely.
+
+    Args:
+        wrong: of `bench.results.mistakes.Predictions.wrong`.
+        root: the folder that the images' keys are relative to.
+
+    Raises:
+        DataError: there is nothing to draw.
+    """
+    if not wrong:
+        raise DataError("no image was called another class")
+    columns = min(_COLUMNS, len(wrong))
+    rows = math.ceil(len(wrong) / columns)
+    figure = Figure(figsize=(1.35 * columns, 1.75 * rows), layout="constrained")
+    grid = figure.subplots(rows, columns, squeeze=False)
+    for place, ax in enumerate(grid.flat):
+        if place >= len(wrong):
+            ax.set_axis_off()
+            continue
+        one = wrong[place]
+        try:
+            pixels = decode((root / one.image).read_bytes(), _SIDE)
+        except (UnreadableError, OSError):
+            pixels = None
+        sure = f"{_short(one.named)} {100 * one.probability:.0f} %"
+        picture(pixels, ax, f"{_short(one.is_class)}\ncalled {sure}", "", "")
+    return figure
+
+
+def _short(name: str) -> str:
+    """A class's name on a picture; `$` would begin a formula."""
+    plain = name.replace("$", r"\$")
+    return plain if len(plain) <= 16 else f"{plain[:15]}…"

@@ -1,0 +1,87 @@
+"""The model card: what a model is, on what it was trained, how good it is, with its certainty."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from scipy.stats import binomtest
+
+from bench.core.text import counted
+from bench.results.lookup import Network
+from bench.results.mistakes import Predictions
+from bench.results.records import source_label
+
+_WITH_TIMM = [
+    "or with timm:",
+    "",
+    '    model = timm.create_model("local-dir:FOLDER-OF-THIS-FILE", pretrained=True).eval()',
+    "    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))",
+    "",
+]
+
+
+def accuracy_with_interval(predictions: Predictions) -> str:
+    """Top-1 accuracy of one network, with Wilson's interval for the drawing of the test images.
+
+    >>> import numpy as np
+    >>> logits = np.array([[2, 1]] * 9 + [[1, 2]], np.float32)
+    >>> accuracy_with_interval(Predictions(("a", "b"), (), np.zeros(10, int), logits))
+    '90.0 % (59.6 to 98.2 %) of 10 test images'
+    """
+    images = len(predictions.labels)
+    right = int((predictions.named == predictions.labels).sum())
+    interval = binomtest(right, images).proportion_ci(method="wilson")
+    return (
+        f"{100 * right / images:.1f} % ({100 * interval.low:.1f} to {100 * interval.high:.1f} %) "
+        f"of {counted(images, 'test image')}"
+    )
+
+
+def share(value: float | None) -> str:
+    """A share in per cent; a dash where there is none."""
+    return "–" if value is None else f"{100 * value:.1f} %"
+
+
+def model_card(network: Network, record: Mapping[str, Any], predictions: Predictions) -> str:
+    """Text of `README.md`, in Markdown."""
+    spec, row = network.spec, record["row"]
+    data, train = spec.data, spec.train
+    images = [counted(row["train_images"], "training image")]
+    if row["val_images"]:
+        trained = " (trained on in the end)" if train.refit else ""
+        images.append(counted(row["val_images"], "validation image") + trained)
+    images.append(counted(row["test_images"], "test image"))
+    lines = [
+        f"# {_plain(data.dataset if data.root is None else data.root.rstrip('/').split('/')[-1])}",
+        "",
+        f"{spec.model.name} for {counted(len(network.classes), 'class')}, images of "
+        f"{data.image_size} pixels.",
+        "",
+        f"* Accuracy: {accuracy_with_interval(predictions)}; the interval is for other images of "
+        "the same kind, at 95 %.",
+        f"* Mean accuracy over classes: {share(row['mean_class_accuracy'])}.",
+        f"* Trained on: {', '.join(images)}.",
+        f"* Starts from: {source_label(spec)}; layers {spec.pattern}, method {spec.method.name}, "
+        f"learning rate {train.lr:g}, {counted(train.epochs, 'epoch')}.",
+        f"* Run {record['run_id']}; {row['versions']}.",
+        "",
+        "| class | test images | recall | precision |",
+        "| --- | ---: | ---: | ---: |",
+        *(
+            f"| {_plain(one.name)} | {one.images} | {share(one.recall)} | {share(one.precision)} |"
+            for one in predictions.by_class()
+        ),
+        "",
+        "Use:",
+        "",
+        "    bench predict FOLDER-OF-THIS-FILE photographs/ --out classes.csv",
+        "",
+    ]
+    return "\n".join(lines + (_WITH_TIMM if type(network.model).__module__[:5] == "timm." else []))
+
+
+def _plain(text: str) -> str:
+    """Text from outside in a cell of Markdown."""
+    visible = "".join(letter if letter.isprintable() else " " for letter in text)
+    return visible.replace("\\", "\\\\").replace("|", "\\|").replace("<", "&lt;")
