@@ -116,13 +116,6 @@ def _of_parent(rest: Mapping[str, Any], init: Init, image_size: int) -> tuple[Da
             "give it a source, or name the selection to borrow",
         )
     data = init.run.data
-    if data.resize is not None and data.resize < image_size:
-        raise CellError(
-            ("source", "resize"),
-            f"the parent's images are kept at {data.resize} pixels, and the target, which borrows "
-            f"them, is shown {image_size}",
-            f"set source.resize to at least {image_size}",
-        )
     if data.image_size != image_size:
         data = data.model_copy(update={"image_size": image_size})
     return data, init.run.seeds.draw

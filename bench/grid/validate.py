@@ -105,10 +105,11 @@ def _check_described(spec: RunSpec, options: SelectionOptions) -> None:
                 f"{kept}: method {spec.method.name!r} compares both by the same filters",
                 "give source, borrow and target the same resize and image_size",
             )
-    network = spec.bank or spec
-    if not options.uses_kernels or (spec.bank is None and spec.init.kind == "scratch"):
+    found = described(spec)
+    if found is None:
         return
-    name, size, seen = network.model.name, network.data.image_size, round(kept * options.crop)
+    network, seen = found
+    name, size = network.model.name, network.data.image_size
     fixed = name in FIXED_SIZE
     if seen >= SMALLEST.get(name, 1) and not (fixed and seen != size):
         return
@@ -124,3 +125,16 @@ def _check_described(spec: RunSpec, options: SelectionOptions) -> None:
         + (f", or method.crop: {wanted / kept:g} for more of each image" * (wanted <= kept))
         + (f", or bank.target.image_size: {seen}" * (fixed and spec.bank is not None)),
     )
+
+
+def described(spec: RunSpec) -> tuple[RunSpec, int] | None:
+    """The run whose network's filters describe images, and the side of the part that it is shown.
+
+    None where no network describes images.
+    """
+    options, network = options_of(spec.method), spec.bank or spec
+    if not isinstance(options, SelectionOptions) or not options.uses_kernels:
+        return None
+    if network is spec and spec.init.kind == "scratch":
+        return None
+    return network, round(spec.data.kept_size * options.crop)

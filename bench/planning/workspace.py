@@ -12,6 +12,7 @@ from pathlib import Path
 from bench.core.errors import DataError
 from bench.core.paths import user_path
 from bench.grid.expand import Experiment, Grid, check_experiments, load_grid
+from bench.grid.validate import described
 from bench.methods import options_of
 from bench.planning.plan import Rates, make_plan, unknown_facts
 from bench.planning.table_names import board_name
@@ -87,16 +88,13 @@ class Session:
 
         places = {experiment.name: experiment.place for experiment in self.grid.experiments}
         here = str(self.grid.path)
-        runs = (
-            (
-                run.spec,
-                len(run.facts.classes),
-                run.facts.train_images,
-                places.get(next(iter(run.experiments), ""), here),
-            )
-            for run in self.wanted
-        )
-        check_networks(runs, self.store.cache)
+        runs, seen = [], []
+        for run in self.wanted:
+            place = places.get(next(iter(run.experiments), ""), here)
+            runs.append((run.spec, len(run.facts.classes), run.facts.train_images, place))
+            if found := described(run.spec):
+                seen.append((*found, place))
+        check_networks(runs, self.store.cache, seen)
 
     def rates(self) -> Rates:
         """Training images per second by (model, image size): medians over this folder's records."""

@@ -169,15 +169,6 @@ experiments:
     assert len(runs(tmp_path, text[: text.index("  b:")])) == 1
 
 
-def test_borrowed_images_of_the_parent_are_large_enough(tmp_path: Path) -> None:
-    text = GRID.replace("borrow: shapes", "borrow: parent").replace(
-        "images_per_class: 6", "image_size: 20, resize: 22, images_per_class: 6"
-    )
-    with pytest.raises(GridError, match="the parent's images are kept at 22 pixels") as caught:
-        runs(tmp_path, text)
-    assert caught.value.hint == "set source.resize to at least 24"
-
-
 def test_runs_with_a_bank_of_another_network_end_to_end(tmp_path: Path) -> None:
     from bench.runs.build import Context
     from bench.runs.execute import execute_batch
