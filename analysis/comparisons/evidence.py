@@ -2,13 +2,19 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 
+import numpy as np
+import numpy.typing as npt
 import pandas as pd
 
 from analysis.comparisons.pairing import LrRule
 from analysis.leaderboard.read import finished
 from analysis.statistics.decisions import Rules
+
+ClassPrecisions = Callable[[str], Mapping[str, float]]
+Outputs = Callable[[str], "tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None"]
 
 
 @dataclass(frozen=True)
@@ -24,6 +30,10 @@ class Evidence:
         probes: network (near, far, self, FT-near, FT-far), layer, accuracy, task, seed; layers
             from the lowest up. By default the probes among the leaderboard's runs.
         sensitivities: a, b, percentage, reverse_percentage, n_classes.
+        class_precisions: average precision by class of a run by its id, from its record; None for a
+            leaderboard alone, which has no column for single classes.
+        outputs: scores (images, classes) before the softmax and labels of a run's test images, by
+            its id, from its predictions; None for a leaderboard alone. A run without has None.
         lr: whether arms are compared at equal learning rates or each at its best by validation;
             None: at its best where there are several and validation accuracies.
         rules: what a verdict needs.
@@ -34,6 +44,8 @@ class Evidence:
     verification: pd.DataFrame | None = None
     probes: pd.DataFrame | None = None
     sensitivities: pd.DataFrame | None = None
+    class_precisions: ClassPrecisions | None = None
+    outputs: Outputs | None = None
     lr: LrRule | None = None
     rules: Rules = field(default_factory=Rules)
 

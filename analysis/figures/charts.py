@@ -118,15 +118,22 @@ def line_looks(table: pd.DataFrame) -> dict[str, Look]:
     return looks({str(line): (str(start), form) for line, (start, form) in named})
 
 
-XKind = Literal["images", "lr", "frozen", "copied", "classes"]
+XKind = Literal["images", "lr", "frozen", "copied", "classes", "layer"]
+YKind = Literal["accuracy", "loss", "gain"]
 _X_LABELS: Mapping[XKind, str] = {
     "images": "images per class (log scale)",
     "lr": "learning rate (log scale)",
     "frozen": "layers frozen, from the first on",
     "copied": "layers copied, the rest random",
     "classes": "source classes (log scale)",
+    "layer": "layer probed, from the first on",
 }
-_LOSS = "training loss, nats"
+_Y_LABELS: Mapping[YKind, tuple[float, str]] = {
+    "accuracy": (100.0, "test accuracy, %"),
+    "loss": (1.0, "training loss, nats"),
+    "gain": (100.0, "gain, percentage points"),
+}
+"""What means are multiplied with, and what they are then."""
 
 
 def curves(
@@ -135,7 +142,7 @@ def curves(
     x: XKind = "images",
     fitted: pd.DataFrame | None = None,
     marks: pd.DataFrame | None = None,
-    y: Literal["accuracy", "loss"] = "accuracy",
+    y: YKind = "accuracy",
     title: str = "",
     styles: Mapping[str, Look] | None = None,
 ) -> Axes:
@@ -151,7 +158,7 @@ def curves(
     Intervals wider than the frame leave it; the frame holds all means.
     """
     require(table, "curves", ("line", "x", "mean"))
-    scale, y_label = (100.0, "test accuracy, %") if y == "accuracy" else (1.0, _LOSS)
+    scale, y_label = _Y_LABELS[y]
     styles = styles or line_looks(table)
     lines = list(dict.fromkeys(table["line"]))
     for place, line in enumerate(lines):
@@ -168,6 +175,8 @@ def curves(
     means = table["mean"] * scale
     room = max(float(means.max() - means.min()), 0.04 * scale) * 0.22
     ax.set_ylim(float(means.min()) - room, float(means.max()) + room)
+    if y == "gain":
+        ax.axhline(0, color=INK, linewidth=1, zorder=1)
     _x_axis(ax, x, sorted(set(table["x"])))
     if marks is not None:
         _crossing_marks(ax, marks)
@@ -257,7 +266,7 @@ def _one_curve(
 
 def _x_axis(ax: Axes, x: XKind, values: Sequence[float]) -> None:
     first, last = min(values), max(values)
-    if x in ("frozen", "copied"):
+    if x in ("frozen", "copied", "layer"):
         room = max(0.06 * (last - first), 0.35)
         ax.set_xlim(first - room, last + room)
     else:

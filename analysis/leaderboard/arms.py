@@ -12,6 +12,7 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis.leaderboard.labels import options
+from analysis.leaderboard.read import SEEDS, key_of
 
 Amount = Literal["all", "categories", "images", "random"]
 _AMOUNTS: Mapping[Amount, str] = {
@@ -152,17 +153,18 @@ def probes(board: pd.DataFrame) -> pd.DataFrame:
     """Layer probes of a leaderboard: network, layer, accuracy, task, seed; lower layers first.
 
     Networks are near and far as pretrained, self (trained on the target alone), FT-near and FT-far
-    (fine-tuned on the target).
+    (fine-tuned on the target). The seed is the target's own: those of the networks before it belong
+    to the networks, which are compared.
     """
     rows = []
     done = board[is_method(board, "probe") & board["status"].isin(["done", "diverged"])]
-    for row in done.to_dict("records"):
+    for row, seed in zip(done.to_dict("records"), key_of(done, SEEDS), strict=True):
         side, layer = row["source_side"], str(options(row).get("layer", ""))
         network = side if row["source_links"] == 1 else f"FT-{side}"
         known = network in ("near", "far", "self", "FT-near", "FT-far")
         if known and row["source_links"] in (1, 2) and layer.isdigit():
             accuracy = float(row["top1_accuracy"])
-            rows.append((network, int(layer), accuracy, row["task"], row["seed"]))
+            rows.append((network, int(layer), accuracy, row["task"], seed))
     rows.sort(key=lambda r: (r[1], r[0], r[3], r[4]))
     table = pd.DataFrame(rows, columns=["network", "layer", "accuracy", "task", "seed"])
     return table.assign(layer=[str(r[1]) for r in rows])

@@ -2,19 +2,71 @@
 
 from __future__ import annotations
 
+import csv
+import io
+from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import pandas as pd
 
 from bench.core.errors import DataError
+from bench.core.text import counted
 
 NEEDED = ("status", "dataset", "target", "class_draw", "source", "model", "pattern", "method")
 """Columns that every analysis needs."""
 WHICH_FILE = "give the CSV that bench grid wrote (results/GRID.csv), not the aggregated one"
 _STATES = ("done", "diverged", "failed", "damaged", "blocked", "missing")
-_FRACTIONS = ("top1_accuracy", "val_top1_accuracy")
-_NUMBERS = ("images_per_class", "lr", "target_classes", "top1_accuracy", "val_top1_accuracy")
+_AGAIN = "bench leaderboard GRID writes the file again"
+_FRACTIONS = (
+    "top1_accuracy",
+    "val_top1_accuracy",
+    "mean_class_accuracy",
+    "mean_average_precision",
+    *(f"tar_at_far_1e-{digit}" for digit in (2, 3, 4, 5)),
+)
+_WHOLE = (
+    *("images_per_class", "target_classes", "source_classes", "image_size", "epochs", "batch_size"),
+    *("source_links", "source_epochs", "borrowed_sets", "train_images", "val_images"),
+    *("test_images", "best_epoch", "epochs_run", "steps", "trainable_parameters"),
+)
+_NUMBERS = ("lr", "weight_decay", "test_loss", "train_loss", "seconds", "peak_memory_mib")
+_LARGEST = 2.0**63
+
+
+def read_cells(text: str, place: str | None) -> pd.DataFrame:
+    """A CSV as a table of texts, each cell below a column of its own name.
+
+    Raises:
+        DataError: naming the line, where a row has too few or too many cells or is torn, or the
+            columns that are there twice.
+
+    >>> read_cells("a,b\\n1\\n", "x.csv")
+    Traceback (most recent call last):
+        ...
+    bench.core.errors.DataError: x.csv:2: this row has 1 cell, but there are 2 columns
+      bench leaderboard GRID writes the file again
+    """
+    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
+    rows: list[list[str]] = []
+    try:
+        for row in reader:
+            if rows and row and len(row) != len(rows[0]):
+                count = f"{counted(len(row), 'cell')}, but there are {len(rows[0])} columns"
+                where = _at(place, reader.line_num)
+                raise DataError(f"this row has {count}", place=where, hint=_AGAIN)
+            rows += [row] if row else []
+    except csv.Error as error:
+        where = _at(place, reader.line_num)
+        raise DataError(f"this is no CSV table: {error}", place=where, hint=WHICH_FILE) from None
+    if not rows:
+        raise DataError("the file is empty", place=place, hint=WHICH_FILE)
+    twice = [name for name, count in Counter(rows[0]).items() if count > 1]
+    if twice:
+        names = ", ".join(map(repr, twice[:2]))
+        raise DataError(f"column {names} is there twice", place=place, hint="keep one of the two")
+    return pd.DataFrame(rows[1:], columns=rows[0], dtype=object).replace("", None)
 
 
 def check(board: pd.DataFrame, place: str | None = None) -> None:
@@ -41,19 +93,9 @@ def check(board: pd.DataFrame, place: str | None = None) -> None:
         reason, hint = f"status {_some(unknown)} is not known", f"one of {', '.join(_STATES)}"
     if reason:
         raise DataError(reason, place=place, hint=hint)
-    for name in _NUMBERS:
+    for name in (*_NUMBERS, *_WHOLE, *_FRACTIONS):
         if name in board.columns:
             _check_numbers(board[name], name, place)
-    for name in _FRACTIONS:
-        if name in board.columns:
-            values = pd.to_numeric(board[name]).astype(float)
-            outside = board[name][(values < 0) | (values > 1)]
-            if len(outside):
-                raise DataError(
-                    f"{name} is {float(outside.iloc[0]):g}, not a fraction between 0 and 1",
-                    place=_line(outside, place),
-                    hint="divide percentages by 100",
-                )
 
 
 def once(board: pd.DataFrame, place: str | None = None) -> tuple[pd.DataFrame, list[str]]:
@@ -77,7 +119,7 @@ def once(board: pd.DataFrame, place: str | None = None) -> tuple[pd.DataFrame, l
         if len(unequal):
             raise DataError(
                 f"run {unequal.iloc[0]} is there twice, with different values",
-                place=_line(unequal, place, isinstance(board.index, pd.RangeIndex)),
+                place=line_of(unequal, place, isinstance(board.index, pd.RangeIndex)),
                 hint="keep one row of each run",
             )
         if twice.any():
@@ -95,19 +137,33 @@ def once(board: pd.DataFrame, place: str | None = None) -> tuple[pd.DataFrame, l
     return board, notes
 
 
-def _line(values: pd.Series[Any], place: str | None, numbered: bool = True) -> str | None:
+def line_of(values: pd.Series[Any], place: str | None, numbered: bool = True) -> str | None:
     """The line of a CSV that the first of some rows stands in, behind the file's name."""
     if not numbered or not str(values.index[0]).isdigit():
         return place
-    line = int(str(values.index[0])) + 2
+    return _at(place, int(str(values.index[0])) + 2)
+
+
+def _at(place: str | None, line: int) -> str:
     return f"{place}:{line}" if place else f"line {line}"
 
 
 def _check_numbers(values: pd.Series[Any], name: str, place: str | None) -> None:
-    bad = values[pd.to_numeric(values, errors="coerce").isna() & values.notna()]
-    if len(bad):
-        where = _line(bad, place, isinstance(values.index, pd.RangeIndex))
-        raise DataError(f"{name} is {bad.iloc[0]!r}, not a number", place=where, hint=WHICH_FILE)
+    """Refuses what is no finite number, or outside of what the column can hold."""
+    numbers = pd.to_numeric(values, errors="coerce").astype(float)
+    kind, hint = "a number", _AGAIN
+    bad = numbers.isna() | (numbers.abs() == np.inf)
+    if name in _WHOLE and not bad[values.notna()].any():
+        kind, bad = "a whole number", (numbers < 0) | (numbers % 1 != 0) | (numbers > _LARGEST)
+    elif name in _FRACTIONS and not bad[values.notna()].any():
+        kind, hint = "a fraction between 0 and 1", "divide percentages by 100"
+        bad = (numbers < 0) | (numbers > 1)
+    wrong = values[bad & values.notna()]
+    if len(wrong):
+        where = line_of(wrong, place, isinstance(values.index, pd.RangeIndex))
+        value = wrong.iloc[0]
+        text = repr(value) if kind == "a number" else f"{float(value):g}"
+        raise DataError(f"{name} is {text}, not {kind}", place=where, hint=hint)
 
 
 def _some(names: Sequence[str], most: int = 2) -> str:

@@ -9,6 +9,7 @@ is `not converged`, so that it takes part in no comparison (LI Fig. 12c marks su
 
 from __future__ import annotations
 
+import functools
 import io
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
@@ -16,14 +17,23 @@ from typing import Any
 
 import pandas as pd
 
-from analysis.leaderboard.checks import WHICH_FILE, check, once
+from analysis.leaderboard.checks import WHICH_FILE, check, line_of, once, read_cells
 from analysis.leaderboard.earlier import described
 from bench.core.errors import BenchError, DataError
+from bench.core.paths import read_regular
 from bench.results.aggregate import REPETITION_COLUMNS
 from bench.results.conditions import is_repetition
 from bench.results.records import COLUMNS
 from bench.specs.pattern import LayerPattern
 
+MAX_BYTES = 500_000_000
+TEXTS = (
+    *("experiments", "grid", "role", "source", "source_kind", "source_side", "source_origin"),
+    *("source_pattern", "dataset", "target", "views", "train_where", "model", "pattern", "method"),
+    *("method_options", "borrowed", "tuned", "condition_id", "recipe_id", "task_id", "run_id"),
+    *("parent_id", "target.classes.names", "source.classes.names"),
+)
+"""Columns of text, in which 007 is no number and 12e34567 an id."""
 _FIXED = tuple(c.name for c in COLUMNS)
 _FACTORS = tuple(c.name for c in COLUMNS if c.kind == "factor")
 _COUNTED = ("source_classes", "target_classes")
@@ -31,7 +41,10 @@ _COUNTED = ("source_classes", "target_classes")
 SEEDS = ("seed_draw", "seed_init", "seed_order")
 PATTERN = ("pattern",)
 """What differs when the pattern differs: nothing else."""
-COPIED = ("copied_lr_factor", "tuned", "layer_lr_decay", "l2_sp")
+COPIED = (
+    *("copied_lr_factor", "tuned", "layer_lr_decay", "l2_sp"),
+    *("train.unfreeze_every", "train.lora_*", "train.copied_statistics", "train.head"),
+)
 """Options of copied and tuned layers; without such layers they mean nothing."""
 SOURCE = ("source", "source_*", "source.*", "weights.*")
 """What differs when the source differs; another source may have been trained for longer."""
@@ -61,12 +74,22 @@ def read(path: Path) -> pd.DataFrame:
     Raises:
         DataError: when the file is absent, is no leaderboard or holds no row.
     """
-    if not path.is_file():
-        raise DataError("there is no such leaderboard", place=str(path), hint=WHICH_FILE)
     try:
-        text = path.read_text(encoding="utf-8")
-    except UnicodeDecodeError:
-        raise DataError("this is not a text file", place=str(path), hint=WHICH_FILE) from None
+        raw = read_regular(path, MAX_BYTES)
+    except FileNotFoundError:
+        raise DataError("there is no such leaderboard", place=str(path), hint=WHICH_FILE) from None
+    except OSError as error:
+        raise DataError(
+            f"cannot read the leaderboard: {error.strerror}", place=str(path), hint=WHICH_FILE
+        ) from None
+    try:
+        text = raw.decode("utf-8-sig")
+    except UnicodeDecodeError as error:
+        raise DataError(
+            f"this is not a text file in UTF-8: byte 0x{raw[error.start]:02x}",
+            place=f"{path}:{raw.count(10, 0, error.start) + 1}",
+            hint=WHICH_FILE,
+        ) from None
     return parse(text, str(path))
 
 
@@ -81,13 +104,14 @@ def parse(text: str, place: str | None = None) -> pd.DataFrame:
     bench.core.errors.DataError: this is not a leaderboard: it has no column dataset, target, …
       give the CSV that bench grid wrote (results/GRID.csv), not the aggregated one
     """
-    try:
-        table = pd.read_csv(io.StringIO(text), keep_default_na=False, na_values=[""])
-    except pd.errors.EmptyDataError:
-        raise DataError("the file is empty", place=place, hint=WHICH_FILE) from None
-    except (pd.errors.ParserError, ValueError) as error:
-        reason = " ".join(str(error).split())
-        raise DataError(f"this is no CSV table: {reason}", place=place, hint=WHICH_FILE) from None
+    check(read_cells(text, place), place)
+    table = pd.read_csv(
+        io.StringIO(text, newline=""),
+        keep_default_na=False,
+        na_values=[""],
+        dtype=dict.fromkeys(TEXTS, object),
+        low_memory=False,
+    )
     rows, notes = once(table, place)
     board = prepare(rows, place)
     board.attrs["notes"] = [*notes, *board.attrs.get("notes", [])]
@@ -119,7 +143,7 @@ def prepare(board: pd.DataFrame, place: str | None = None) -> pd.DataFrame:
         if name not in result.columns:
             result[name] = None
         result[name] = pd.to_numeric(result[name]).astype(float)
-    parts = [_pattern_parts(text, place) for text in result["pattern"]]
+    parts = _pattern_parts(result["pattern"], place)
     for name in ("depth", "reinit", "frozen", "treatment"):
         result[name] = [part[name] for part in parts]
     result["n_per_class"] = [_per_class(row) for row in result.to_dict("records")]
@@ -252,11 +276,20 @@ def _word(value: Any) -> str:
     return str(value)
 
 
-def _pattern_parts(text: Any, place: str | None) -> dict[str, Any]:
-    try:
-        pattern = LayerPattern.parse(str(text))
-    except BenchError as error:
-        raise DataError(error.message, place=place) from None
+def _pattern_parts(patterns: pd.Series[Any], place: str | None) -> list[dict[str, Any]]:
+    parts = []
+    for n, text in enumerate(patterns):
+        try:
+            parts.append(_parts_of("" if text is None or text != text else str(text)))
+        except BenchError as error:
+            where = line_of(patterns.iloc[n:], place, isinstance(patterns.index, pd.RangeIndex))
+            raise DataError(error.message, place=where, hint=error.hint) from None
+    return parts
+
+
+@functools.lru_cache(maxsize=4096)
+def _parts_of(text: str) -> dict[str, Any]:
+    pattern = LayerPattern.parse(text)
     kinds = [pattern.kind(layer) for layer in range(1, pattern.depth + 1)]
     copied = len("".join(kinds).rstrip("R"))
     treatments = {("T",): "tune", ("F",): "freeze", (): "scratch"}

@@ -208,7 +208,7 @@ def find_neighbours(
     places: Places,
     device: torch.device,
 ) -> ImageNeighbours:
-    """The nearest source images of each target image (GE §3.1), training images of both.
+    """The nearest source images of each target image (GE §3.2), training images of both.
 
     Args:
         source, target: the two selections.

@@ -13,12 +13,12 @@ import hashlib
 import json
 import re
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, field
 from typing import Any
 
 import pandas as pd
 
-from analysis.comparisons.evidence import Evidence
+from analysis.comparisons.evidence import ClassPrecisions, Evidence, Outputs
 from analysis.comparisons.ratios import DISTANCE_KEYS
 from analysis.leaderboard import arms
 from analysis.leaderboard.read import LOSS, SIZES, key_of, repetition, varies, varying
@@ -28,6 +28,7 @@ from analysis.measurements.filters import sensitivity
 from analysis.measurements.rows import concept_rows, distance_rows, filter_rows, score_rows
 from bench.core.errors import BenchError
 from bench.core.files import write_atomic
+from bench.results.predictions import read_scores
 from bench.results.store import Store
 from bench.specs.measures import (
     DistancesAsked,
@@ -72,6 +73,8 @@ class Measurements:
         concept_points: for the picture of it a row per image: `DISTANCE_KEYS`, network, layer, x,
             y, class_name, cluster.
         missing: what is not there yet and which command provides it, a sentence each.
+        class_precisions: average precision by class of a finished run, by its id (SFT §4.2).
+        outputs: its scores on the test images and their labels (GE Table 5).
     """
 
     distances: pd.DataFrame | None = None
@@ -81,6 +84,8 @@ class Measurements:
     concepts: pd.DataFrame | None = None
     concept_points: pd.DataFrame | None = None
     missing: tuple[str, ...] = ()
+    class_precisions: ClassPrecisions | None = field(default=None, compare=False)
+    outputs: Outputs | None = field(default=None, compare=False)
 
 
 def measurements(plan: Plan, store: Store) -> Measurements:
@@ -90,9 +95,18 @@ def measurements(plan: Plan, store: Store) -> Measurements:
         plan: of the whole grid (`bench.planning.workspace.Session.plan`).
         store: its results folder.
     """
+
+    def precisions(run_id: str) -> Mapping[str, float]:
+        record = store.folder(run_id, plan.runs[run_id].spec).record()
+        found: Mapping[str, float] = (record or {}).get("average_precision", {})
+        return found
+
+    def outputs(run_id: str) -> Any:
+        return read_scores(store.folder(run_id, plan.runs[run_id].spec))
+
     if not plan.measures:
         text = "distances, filters and transferability: the grid has no measure: section; add one"
-        return Measurements(missing=(text,))
+        return Measurements(missing=(text,), class_precisions=precisions, outputs=outputs)
     reading = _Reading(plan, store)
     tables: dict[str, list[Row]] = {}
     for measure, ids in plan.measures:
@@ -100,7 +114,13 @@ def measurements(plan: Plan, store: Store) -> Measurements:
             tables.setdefault(table, []).append(row)
     frames = {name: pd.DataFrame(rows) for name, rows in tables.items()}
     pairs = _sensitivities(frames["filters"]) if "filters" in frames else None
-    return Measurements(**frames, sensitivities=pairs, missing=tuple(reading.missing))
+    return Measurements(
+        **frames,
+        sensitivities=pairs,
+        missing=tuple(reading.missing),
+        class_precisions=precisions,
+        outputs=outputs,
+    )
 
 
 class _Reading:
@@ -305,6 +325,8 @@ def evidence(board: pd.DataFrame, measured: Measurements | None = None) -> Evide
         distances=wide_distances(measured.distances),
         verification=verified,
         sensitivities=_of_last_layer(measured.sensitivities),
+        class_precisions=measured.class_precisions,
+        outputs=measured.outputs,
     )
 
 

@@ -63,6 +63,14 @@ class Difference:
 
 
 @dataclass(frozen=True)
+class Averaged:
+    """The score of the mean of two arms' softmax outputs, paired by task and seeds (GE Table 5)."""
+
+    first: Arm
+    second: Arm
+
+
+@dataclass(frozen=True)
 class Distance:
     """A distance of a target from its source (CHU Table 2): a column of `Evidence.distances`."""
 
@@ -90,7 +98,7 @@ class Advised:
     data: str
 
 
-Of = Arm | Difference | Distance | Sensitivity | Advised
+Of = Arm | Difference | Averaged | Distance | Sensitivity | Advised
 
 
 @dataclass(frozen=True)
@@ -102,6 +110,8 @@ class Cell:
         of: where to look.
         metric: a column of the leaderboard, or a name of `analysis.paper_tables.compare.COUNTS`.
         spread: the published column that holds the spread of this one, if there is one.
+        class_name: of the single class whose average precision is compared, if it is one's; the
+            metric is then the column that it gets.
     """
 
     row: str
@@ -109,6 +119,7 @@ class Cell:
     of: Of
     metric: str = "top1_accuracy"
     spread: str = ""
+    class_name: str = ""
 
 
 @dataclass(frozen=True)

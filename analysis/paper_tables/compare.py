@@ -23,6 +23,7 @@ from analysis.paper_tables.basis import Basis, basis_of
 from analysis.paper_tables.cells import (
     Advised,
     Arm,
+    Averaged,
     Cell,
     Difference,
     Distance,
@@ -32,7 +33,15 @@ from analysis.paper_tables.cells import (
     rows_of,
 )
 from analysis.paper_tables.drawn import drawn_cells
-from analysis.paper_tables.scores import COUNTS, Score, fact_of, score_of, several
+from analysis.paper_tables.scores import (
+    COUNTS,
+    Score,
+    averaged,
+    fact_of,
+    of_class,
+    score_of,
+    several,
+)
 from analysis.papers.published import Published, cells
 from bench.core.errors import DataError, nearest
 from bench.core.text import counted
@@ -64,7 +73,6 @@ _SETTINGS: Mapping[str, tuple[str, ...]] = {
 }
 """Sections whose numbers are settings or counts of the protocol, which stand in the grid files."""
 ELSEWHERE: Mapping[tuple[str, str], str] = {
-    ("soft-ft-2019", "text Sec. 4.2"): "average precision of single classes is not recorded",
     ("soft-ft-2019", "text Sec. 4.4 / Fig. 5"): "training curves: see the figures and claim SFT-C7",
     ("li-2019", "Table 1"): "the network itself, whose layers the harness's tests count",
     ("ge-yu-2017", "text Sec. 4.3"): "counts, and differences of rows of Tables 2 and 3",
@@ -190,7 +198,9 @@ def _blank(printed: Published) -> Line:
 def _filled(blank: Line, cell: Cell, one: PaperTable, evidence: Evidence, advice: Advice) -> Line:
     match cell.of:
         case Arm() | Difference():
-            return _scored(blank, cell, one, evidence.board)
+            return _scored(blank, cell, one, evidence)
+        case Averaged():
+            return _averaged(blank, cell.of, one, evidence)
         case Distance():
             return _distance(blank, cell.of, one, evidence.distances)
         case Sensitivity():
@@ -220,14 +230,14 @@ _ENDED = ("done", "diverged")
 """Runs with an outcome: one that diverged counts at chance."""
 
 
-def _arms(of: Arm | Difference) -> tuple[Arm, ...]:
+def _arms(of: Arm | Difference | Averaged) -> tuple[Arm, ...]:
     return (of,) if isinstance(of, Arm) else (of.first, of.second)
 
 
-def _scored(blank: Line, cell: Cell, one: PaperTable, board: pd.DataFrame) -> Line:
+def _scored(blank: Line, cell: Cell, one: PaperTable, evidence: Evidence) -> Line:
     assert isinstance(cell.of, Arm | Difference)
     arms = _arms(cell.of)
-    rows = [rows_of(board, which) for which in arms]
+    rows = [rows_of(evidence.board, which) for which in arms]
     if any(one_arm.empty for one_arm in rows):
         return replace(blank, status="not run", note=_joined(blank.note, "not in this grid"))
     done = [one_arm[one_arm["status"].isin(_ENDED)] for one_arm in rows]
@@ -235,6 +245,11 @@ def _scored(blank: Line, cell: Cell, one: PaperTable, board: pd.DataFrame) -> Li
         states = pd.concat(rows)["status"].value_counts().to_dict()
         said = ", ".join(f"{n} {state}" for state, n in states.items())
         return replace(blank, status="not run", note=_joined(blank.note, f"runs: {said}"))
+    if cell.class_name:
+        if evidence.class_precisions is None:
+            said = "a leaderboard has no column for single classes: give the grid"
+            return replace(blank, status="not measured", note=_joined(blank.note, said))
+        done = [of_class(one_arm, cell, evidence.class_precisions) for one_arm in done]
     mixed = "; ".join(filter(None, map(several, done)))
     if mixed and cell.metric not in COUNTS:
         return replace(blank, status="several conditions", note=_joined(blank.note, mixed))
@@ -246,6 +261,22 @@ def _scored(blank: Line, cell: Cell, one: PaperTable, board: pd.DataFrame) -> Li
     left = sum(len(a) - len(d) for a, d in zip(rows, done, strict=True))
     missing = f"{counted(left, 'run')} without a result" if left else ""
     return _of_basis(replace(line, note=_joined(blank.note, score.note, missing)), basis)
+
+
+def _averaged(blank: Line, of: Averaged, one: PaperTable, evidence: Evidence) -> Line:
+    """The mean of two networks' outputs, whose runs must have left their predictions."""
+    rows = [rows_of(evidence.board, which) for which in _arms(of)]
+    done = [one_arm[one_arm["status"] == "done"] for one_arm in rows]
+    if any(one_arm.empty for one_arm in done):
+        return replace(blank, status="not run", note=_joined(blank.note, "not in this grid"))
+    if evidence.outputs is None:
+        said = "a leaderboard has no outputs of single images: give the grid"
+        return replace(blank, status="not measured", note=_joined(blank.note, said))
+    score = averaged(done, evidence.outputs)
+    if score is None:
+        said = "the predictions of one of the two are gone"
+        return replace(blank, status="not measured", note=_joined(blank.note, said))
+    return _of_basis(_with(blank, score), basis_of(pd.concat(done), one.standard, _arms(of)))
 
 
 def _with(blank: Line, score: Score) -> Line:
@@ -338,12 +369,15 @@ def _advice(grid: PaperGrid, evidence: Evidence) -> Advice:
 
 
 def _behind_cells(grid: PaperGrid, board: pd.DataFrame) -> set[Any]:
-    """The rows of the leaderboard that stand behind a cell of the paper, by their index."""
+    """The rows of the leaderboard that stand behind a cell of the paper, by their index.
+
+    Cells of single classes do not count: the runs behind them have a score over all classes too.
+    """
     arms = {
         which
         for table in grid.tables
         for cell in table.cells
-        if isinstance(cell.of, Arm | Difference)
+        if isinstance(cell.of, Arm | Difference) and not cell.class_name
         for which in _arms(cell.of)
     }
     return {index for which in arms for index in rows_of(board, which).index}

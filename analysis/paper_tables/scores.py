@@ -10,9 +10,11 @@ from typing import Any
 import numpy as np
 import pandas as pd
 
+from analysis.comparisons.evidence import ClassPrecisions, Outputs
 from analysis.comparisons.units import Kind, combined, summarise
 from analysis.leaderboard.labels import number
 from analysis.leaderboard.read import SEEDS, key_of, repetition, varying
+from analysis.paper_tables.cells import Cell
 from bench.results.intervals import BOUNDED, WITHOUT_IMAGES, Estimate, clipped
 
 
@@ -68,6 +70,21 @@ def fact_of(rows: pd.DataFrame, metric: str) -> Score | None:
     return Score(values[0] if len(values) == 1 else ends, None, None, None, len(rows), "run")
 
 
+def of_class(rows: pd.DataFrame, cell: Cell, precisions: ClassPrecisions) -> pd.DataFrame:
+    """The rows with the average precision of the cell's class as its metric.
+
+    A run that diverged has that of guessing; one whose record has none, or whose target has no
+    such class, has none.
+    """
+    values = [
+        1 / row["target_classes"]
+        if row["status"] == "diverged"
+        else precisions(str(row["run_id"])).get(cell.class_name)
+        for row in rows.to_dict("records")
+    ]
+    return rows.assign(**{cell.metric: pd.Series(values, index=rows.index, dtype=float)})
+
+
 def score_of(arms: Sequence[pd.DataFrame], metric: str) -> Score | None:
     """The mean of one arm, or of one less the other, in percent; None without a value.
 
@@ -91,6 +108,30 @@ def score_of(arms: Sequence[pd.DataFrame], metric: str) -> Score | None:
     notes = [_few_pairs(arms, metric), away, _images(found)]
     note = "; ".join(text for text in notes if text)
     return Score(found.value, found.low, found.high, spread, found.n, found.unit, note)
+
+
+def averaged(arms: Sequence[pd.DataFrame], outputs: Outputs) -> Score | None:
+    """Mean class accuracy, in percent, of the mean of two arms' softmax outputs.
+
+    None without a task and seed of which both have left their predictions on the same images.
+    """
+    from bench.training.evaluation import mean_class_accuracy, softmax
+
+    sides = [_by_repetition(rows, "top1_accuracy") for rows in arms]
+    units = []
+    for task, seed in sides[0].keys() & sides[1].keys():
+        found = [outputs(str(side[task, seed][0]["run_id"])) for side in sides]
+        known = [one for one in found if one is not None]
+        if len(known) == 2 and np.array_equal(known[0][1], known[1][1]):
+            mean = 0.5 * (softmax(known[0][0]) + softmax(known[1][0]))
+            value = 100.0 * mean_class_accuracy(mean, known[0][1])
+            units.append({"task": task, "seed": seed, "value": value})
+    if not units:
+        return None
+    table = pd.DataFrame(units).sort_values(["task", "seed"], ignore_index=True)
+    e = clipped(summarise(table, "value", "mean of two outputs"), 0.0, 100.0)
+    spread = float(np.std(table["value"], ddof=1)) if len(table) > 1 else None
+    return Score(e.value, e.low, e.high, spread, e.n, e.unit, _images(e))
 
 
 _IMAGES = {

@@ -105,10 +105,10 @@ def _soft(lines: pd.DataFrame, histories: Mapping[str, pd.DataFrame]) -> tuple[F
     charts.legend_below(ax)
     found = epochs.lead(table, *names)
     runs = counted(int(table["runs"].iloc[0]), "pair")
-    gain = f"{100 * found.gain:+.1f} points over all epochs, {100 * found.least_gain:+.1f} at least"
-    ahead = f"from {100 * epochs.LEAST_LEVEL:.0f} % on it is "
-    if found.epochs is None:
-        ahead = f"plain fine-tuning never reaches {100 * epochs.LEAST_LEVEL:.0f} %"
-    else:
-        ahead += f"{counted(int(found.epochs), 'epoch')} ahead or more"
-    return figure, f"{_THICK} Soft fine-tuning is {gain} ({runs}); {ahead}."
+    level = f"{100 * epochs.LEAST_LEVEL:.0f} %"
+    ahead = f"no level from {level} on is reached by both"
+    if found.epochs is not None:
+        ahead = f"its smallest lead from {level} on is {found.epochs:+g} epochs"
+    gain = f"{100 * found.gain:+.1f} points on average over the epochs"
+    least = f"{100 * found.least_gain:+.1f} in the worst"
+    return figure, f"{_THICK} Soft fine-tuning is {gain}, {least} ({runs}); {ahead}."

@@ -1,4 +1,4 @@
-"""Figures of costs, of what was measured on features, and of the papers' claims."""
+"""Figures of costs, of what was measured on features and layers, and of the papers' claims."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import pandas as pd
 from matplotlib.figure import Figure
 
 from analysis.comparisons import curves as tables
+from analysis.comparisons import layer_probes
 from analysis.comparisons.evidence import Evidence
 from analysis.figures import charts as figures
 from analysis.figures import features as figures_features
@@ -13,6 +14,7 @@ from analysis.figures import overview as figures_overview
 from analysis.figures.style import canvas
 from analysis.leaderboard.labels import number
 from analysis.measurements.tables import Measurements
+from analysis.report.captions import moved
 from bench.core.errors import DataError
 from bench.core.text import counted
 
@@ -126,3 +128,57 @@ def claims(table: pd.DataFrame) -> tuple[Figure, str]:
         f"{len(table) - held - failed} lack evidence; read as statements about these tasks alone, "
         f"{held_here} hold and {failed_here} fail. Left: what the papers' own numbers say."
     )
+
+
+# --- probes of layers (LI Fig. 10) ---------------------------------------------------------------
+
+
+def probes(evidence: Evidence) -> tuple[Figure, str]:
+    """Accuracy of a classifier on each layer of each network.
+
+    Raises:
+        DataError: fewer than two layers are probed.
+    """
+    table = layer_probes.accuracies(_probed(evidence))
+    figure, (ax,) = canvas(height=3.5)
+    figures.curves(table, ax, "layer", title=_repeated(table))
+    figures.legend_below(ax)
+    return figure, moved(table, "layer probed")
+
+
+def probe_gains(evidence: Evidence) -> tuple[Figure, str]:
+    """What near has over far, before and after fine-tuning; and what fine-tuning adds to each.
+
+    Raises:
+        DataError: no two networks are probed at the same layer, task and seed.
+    """
+    table = layer_probes.gains(_probed(evidence))
+    named = [[f"{one} − {other}" for one, other in panel] for panel in layer_probes.PANELS]
+    sides = [side for names in named if len(side := table[table["line"].isin(names)])]
+    if not sides:
+        raise DataError("no two networks are probed at the same layer, task and seed", hint=_PROBES)
+    figure, axes = canvas(1, len(sides), height=3.5)
+    styles = figures.line_looks(table)
+    for ax, side in zip(axes, sides, strict=True):
+        figures.curves(side, ax, "layer", y="gain", title=_repeated(side), styles=styles)
+    figures.legend_below(axes[0])
+    best = table.loc[table.groupby("line", sort=False)["mean"].idxmax()]
+    said = [
+        f"{row['line']} is largest at layer {number(row['x'])} ({100 * row['mean']:+.1f})"
+        for row in best.to_dict("records")
+    ]
+    return figure, f"In percentage points, {'; '.join(said)}. Bars: 95 % intervals."
+
+
+_PROBES = "add method: [{name: probe, layer: 1}, …] with pattern: F(1-8) to the grid's axes:"
+
+
+def _probed(evidence: Evidence) -> pd.DataFrame:
+    table = layer_probes.probed(evidence)
+    if table["x"].nunique() < 2:
+        raise DataError("no layers of near, far or self are probed", hint=_PROBES)
+    return table
+
+
+def _repeated(table: pd.DataFrame) -> str:
+    return f"n = {counted(int(table['n'].iloc[0]), str(table['unit'].iloc[0]))}"

@@ -104,6 +104,16 @@ def gallery(n: Numbers) -> list[Picture]:
         ("pretrained-scratch", "Pretrained over scratch", partial(_over_scratch, n)),
         ("copy-reinitialise", "Copying over reinitialising (CHU Fig. 1)", partial(_copy, n)),
         ("copied-depth", "Number of copied layers", partial(_copied, n)),
+        (
+            "layer-probes",
+            "Probes of every layer (LI Fig. 10a)",
+            partial(features.probes, n.evidence),
+        ),
+        (
+            "layer-gains",
+            "Gains layer by layer (LI Fig. 10b)",
+            partial(features.probe_gains, n.evidence),
+        ),
         ("frozen-depth", "Number of frozen layers (LI Fig. 13)", partial(_frozen, n)),
         ("source-classes", "Number of source classes (LI Fig. 5)", partial(_source_classes, n)),
         ("learning-rate", "Learning rate (LI Fig. 4)", partial(_rates, n)),

@@ -19,9 +19,7 @@ def errors(
     ],
     out: Annotated[
         Path | None,
-        typer.Option(
-            help="folder for mistakes.csv, classes.csv and mistakes.png", callback=as_path
-        ),
+        typer.Option(help="folder for mistakes.csv, classes.csv and mistakes.png", parser=as_path),
     ] = None,
     results: Results = Path("results"),
 ) -> None:

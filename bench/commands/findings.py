@@ -139,6 +139,7 @@ def evidence_of(
     """
     from analysis.leaderboard import read as boards
     from analysis.leaderboard.folder import read_folder
+    from analysis.measurements import beside
     from analysis.measurements import tables as measuring
 
     if source.suffix in (".yaml", ".yml"):
@@ -156,6 +157,7 @@ def evidence_of(
         board = boards.with_not_converged(board) if with_not_converged else board
         found = measuring.measurements(session.plan, session.store)
         heading = [_counts(board, str(source)), *_not_measured(found.missing)]
+        heading += beside.save(found, session.leaderboard())
         return measuring.evidence(board, found), heading
     if overrides:
         raise BenchError("--set belongs to a grid", hint="give a grid file, or leave --set out")
@@ -168,7 +170,8 @@ def evidence_of(
         board, said = boards.read(source), str(source)
     board = boards.with_not_converged(board) if with_not_converged else board
     notes = [f"note: {note}" for note in board.attrs.get("notes", [])]
-    return measuring.evidence(board), [_counts(board, said), *notes]
+    measured = None if source.is_dir() else beside.load(source)
+    return measuring.evidence(board, measured), [_counts(board, said), *notes]
 
 
 def _not_measured(sentences: Sequence[str], most: int = 2) -> list[str]:

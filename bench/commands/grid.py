@@ -57,7 +57,7 @@ def grid(
     from bench.launch.devices import Machine, placement
 
     session = chosen.open("any" if dry_run else "writable", allow_missing=dry_run)
-    if not session.missing_data:
+    if not any(run.facts.missing for run in session.wanted):
         session.try_networks()
     here = Machine(machine.device, machine.threads, machine.gpus)
     where = placement(machine.workers, here)

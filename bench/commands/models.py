@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -15,7 +16,7 @@ def export(
         str, typer.Argument(help="the beginning of a run id, a part of a folder name, or a path")
     ],
     out: Annotated[
-        Path | None, typer.Option(help="the model folder; else models/NAME", callback=as_path)
+        Path | None, typer.Option(help="the model folder; else models/NAME", parser=as_path)
     ] = None,
     onnx: Annotated[bool, typer.Option(help="write model.onnx too, compared with torch")] = False,
     results: Results = Path("results"),
@@ -43,18 +44,18 @@ def export(
 
 def predict(
     model: Annotated[
-        Path, typer.Argument(help="a folder of bench export or bench finetune", callback=as_path)
+        Path, typer.Argument(help="a folder of bench export or bench finetune", parser=as_path)
     ],
     images: Annotated[list[Path], typer.Argument(help="image files, or folders of them")],
     out: Annotated[
-        Path | None, typer.Option(help="CSV file; else the table is printed", callback=as_path)
+        Path | None, typer.Option(help="CSV file; else the table is printed", parser=as_path)
     ] = None,
 ) -> None:
     """Name the class of each image, with its probability and the three likeliest classes."""
     from collections import Counter
 
     from bench.core.files import csv_text, write_atomic
-    from bench.core.text import counted
+    from bench.core.text import counted, printable
     from bench.exports.model_folder import read_model
     from bench.exports.predict import image_files, predictions
 
@@ -62,7 +63,7 @@ def predict(
     found = list(predictions(read_model(model), files))
     table = csv_text([one.row() for one in found])
     if out is None:
-        say(table.rstrip("\n"))
+        typer.echo(printable(table) if sys.stdout.isatty() else table, nl=False)
     else:
         write_atomic(out, table)
     broken = [one for one in found if one.error]

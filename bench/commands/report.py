@@ -83,6 +83,7 @@ def _material(
 ) -> tuple[str, Evidence, Measurements | None, list[Picture]]:
     """The name of the report, the leaderboard, and a grid's measurements and pictures."""
     from analysis.leaderboard import read as boards
+    from analysis.measurements import beside
     from analysis.measurements import tables as measuring
 
     if source.suffix not in (".yaml", ".yml"):
@@ -92,7 +93,8 @@ def _material(
             raise BenchError(
                 f"{source} is a folder", hint="give a grid file, or one leaderboard of the folder"
             )
-        return source.stem, measuring.evidence(boards.read(source)), None, []
+        measured = beside.load(source)
+        return source.stem, measuring.evidence(boards.read(source), measured), measured, []
     from analysis.leaderboard.of_grid import grid_board
     from analysis.report import epoch_figures
     from analysis.report.run_figures import figures

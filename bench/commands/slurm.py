@@ -30,7 +30,7 @@ class SubmitOptions:
     slurm_account: Annotated[str | None, typer.Option(help="account of all jobs")] = None
     slurm_qos: Annotated[str | None, typer.Option(help="quality of service of all jobs")] = None
     slurm_timeout_min: Annotated[
-        int | None, typer.Option(min=1, help="minutes that each job may take")
+        str | None, typer.Option(help="minutes that each job may take, or sbatch's 2:00:00")
     ] = None
     slurm_runs_per_job: Annotated[
         int | None, typer.Option(min=1, help="runs in one job; default: ten minutes of work")

@@ -95,7 +95,11 @@ def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = 
     writer = csv.writer(text, lineterminator="\n")
     if names:
         writer.writerow(names)
-    writer.writerows([row.get(name) for name in names] for row in rows)
+    # The module quotes what holds a sign of its own line end, and readers end lines at \r too.
+    careful = csv.writer(text, lineterminator="\n", quoting=csv.QUOTE_ALL)
+    for row in rows:
+        cells = [row.get(name) for name in names]
+        (careful if any("\r" in str(cell) for cell in cells) else writer).writerow(cells)
     return text.getvalue()
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterable, Sequence
 from typing import Any
 
@@ -47,13 +48,37 @@ def duration(seconds: float) -> str:
     return f"{whole // 3600} h {whole % 3600 // 60:02d} min"
 
 
+_TIMES = (
+    r"(?P<minutes>\d+)(:(?P<seconds>[0-5]?\d))?",
+    r"(?P<hours>\d+):(?P<minutes>[0-5]?\d):(?P<seconds>[0-5]?\d)",
+    r"(?P<days>\d+)-(?P<hours>\d+)(:(?P<minutes>[0-5]?\d)(:(?P<seconds>[0-5]?\d))?)?",
+)
+TIMES = "minutes, or as sbatch has it MM:SS, H:MM:SS, D-HH, D-HH:MM or D-HH:MM:SS"
+
+
+def whole_minutes(text: str) -> int | None:
+    """The minutes of a time in sbatch's notation, a part of one counted whole; None for no time.
+
+    >>> [whole_minutes(text) for text in ("90", "2:00:00", "1-12", "1:30", "0:61")]
+    [90, 120, 2160, 2, None]
+    """
+    for form in _TIMES:
+        if found := re.fullmatch(form, text.strip(), re.ASCII):
+            days, hours, minutes, seconds = (
+                int(found.groupdict().get(name) or 0)
+                for name in ("days", "hours", "minutes", "seconds")
+            )
+            return (days * 24 + hours) * 60 + minutes + (seconds > 0)
+    return None
+
+
 def counted(number: int, noun: str, plural: str | None = None) -> str:
     """A number with its noun.
 
     >>> counted(1, "image"), counted(3000, "image"), counted(2, "class"), counted(0, "box")
     ('1 image', '3,000 images', '2 classes', '0 boxes')
     """
-    several = plural or (f"{noun}es" if noun.endswith(("x", "s", "ch")) else f"{noun}s")
+    several = plural or (f"{noun}es" if noun.endswith(("x", "s", "tch", "nch")) else f"{noun}s")
     return f"{number:,} {noun if number == 1 else several}"
 
 

@@ -63,7 +63,7 @@ def model_card(network: Network, record: Mapping[str, Any], predictions: Predict
         f"* Mean accuracy over classes: {share(row['mean_class_accuracy'])}.",
         f"* Trained on: {', '.join(images)}.",
         f"* Starts from: {source_label(spec)}; layers {spec.pattern}, method {spec.method.name}, "
-        f"learning rate {train.lr:g}, {counted(train.epochs, 'epoch', 'epochs')}.",
+        f"learning rate {train.lr:g}, {counted(train.epochs, 'epoch')}.",
         f"* Run {record['run_id']}; {row['versions']}.",
         "",
         "| class | test images | recall | precision |",

@@ -54,12 +54,11 @@ def exported_network(folder: RunFolder) -> Network:
             f"run it with method: {{name: {spec.method.name}, normalise: false}}",
         )
     classes = tuple(record["classes"])
-    model = _trunk(spec, folder, len(classes))
+    model = trunk_of(spec, folder, len(classes))
     linear = weights.read_state(folder.weights_path)
     classifier = model.get_submodule(classifier_name(model))
     (layer,) = (module for module in classifier.modules() if isinstance(module, nn.Linear))
     layer.load_state_dict({name.removeprefix("probe."): linear[name] for name in linear})
-    attach(model, statistics_of(spec))
     return Network(model.eval(), spec, classes)
 
 
@@ -81,8 +80,8 @@ def _parent(spec: RunSpec, folder: RunFolder) -> RunFolder:
     return found[0]
 
 
-def _trunk(spec: RunSpec, folder: RunFolder, classes: int) -> nn.Module:
-    """The network whose features were classified, as the run built it."""
+def trunk_of(spec: RunSpec, folder: RunFolder, classes: int) -> nn.Module:
+    """The network before it was trained: what the run's pattern copies, and a random classifier."""
     state: Mapping[str, Tensor] | None = None
     match spec.init:
         case Scratch():
@@ -95,6 +94,7 @@ def _trunk(spec: RunSpec, folder: RunFolder, classes: int) -> nn.Module:
     model = layers.create(spec.model, classes, seed=seed, image_size=size)
     below = "".join(f"{spec.layers.kind(layer)}({layer})" for layer in range(1, depth))
     layers.apply_pattern(model, LayerPattern.parse(f"{below}R({depth})"), state)
+    attach(model, statistics_of(spec))
     return model
 
 

@@ -122,8 +122,8 @@ def cell_error(error: ValidationError, prefix: Key) -> CellError:
     ):
         return _no_recipe(key, value)
     if kind == "value_error":
-        text = details["msg"].removeprefix("Value error, ")
-        return CellError(key, text, recipe_hint(recipe) if recipe else None)
+        text, _, way = details["msg"].removeprefix("Value error, ").partition("; ")
+        return CellError(key, text, way or (recipe_hint(recipe) if recipe else None))
     words = details["msg"][0].lower() + details["msg"][1:]
     if kind in _EXPECTED:
         words = _EXPECTED[kind].format(**details.get("ctx", {}))

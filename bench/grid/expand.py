@@ -25,6 +25,7 @@ Expansion is pure and imports no torch. Every error carries file and line.
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -36,7 +37,7 @@ from bench.grid.cells import Assignment, Place, Value, assign, matches, product,
 from bench.grid.errors import CellError, shown
 from bench.grid.measures import read_measures
 from bench.grid.names import Names, check_name
-from bench.grid.overrides import Origins, Override, check_laid, laid_over, read_override
+from bench.grid.overrides import Origins, Override, check_laid, laid_over, read_override, sweeps
 from bench.grid.presets import split_presets, with_presets
 from bench.grid.seed_repeats import Repeats
 from bench.grid.yaml import Document, read_yaml
@@ -44,6 +45,8 @@ from bench.specs.identity import collector_paused
 from bench.specs.measures import Measure
 from bench.specs.run import RunSpec, Seeds, canonical_json
 
+MAX_CELLS = 200_000
+"""Of one experiment; a hundred thousand are planned in seconds."""
 _TEXTS = ("name", "about", "root")
 _TOP = (*_TEXTS, "defaults", "sources", "targets", "experiments", "measure", "slurm")
 _EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude", "baseline")
@@ -171,7 +174,8 @@ class _Expander:
     ) -> None:
         self.document, self.name, self.builder = document, name, builder
         self.path: Place = ("experiments", name)
-        self.overrides = overrides
+        self.given = overrides
+        self.overrides = [one for one in overrides if not sweeps(one)]
         self.laid: set[str] = set()  # the overrides that a cell has taken
         self.axis_keys: list[str] = []
         self.repeats = Repeats(self._seeds)
@@ -227,7 +231,7 @@ class _Expander:
     def _cells(self) -> Iterator[tuple[Assignment, tuple[Value, ...]]]:
         axes = self._axes()
         self.axis_keys = [key for axis in axes for key in axis[0][0]]
-        yield from product(axes)
+        yield from self._product(axes, (*self.path, "axes"))
         for n, extra in enumerate(self._list("include")):
             place: Place = (*self.path, "include", n)
             fixed = [[({key: value}, {key: (*place, key)})] for key, value in extra.items()]
@@ -239,7 +243,20 @@ class _Expander:
                     f"include names {sorted(clash)} but not what is zipped with it",
                     "name all keys of the zip:, or none",
                 )
-            yield from product(others + fixed)
+            yield from self._product(others + fixed, place)
+
+    def _product(
+        self, axes: Sequence[Sequence[Value]], place: Place
+    ) -> Iterator[tuple[Assignment, tuple[Value, ...]]]:
+        lengths = [len(axis) for axis in axes]
+        if math.prod(lengths) > MAX_CELLS:
+            raise self.document.error(
+                place,
+                f"{' × '.join(map(str, lengths))} values make {math.prod(lengths):,} cells, more "
+                f"than {MAX_CELLS:,}",
+                "take fewer values, or let some go together under zip:",
+            )
+        yield from product(axes)
 
     def _axes(self) -> list[list[Value]]:
         axes: list[list[Value]] = []
@@ -255,7 +272,22 @@ class _Expander:
                 raise self.document.error(
                     (*path, key), f"{key} is an axis twice", "keep it under axes: or under zip:"
                 )
+        for one in filter(sweeps, self.given):
+            axes = self._swept(axes, one)
         return axes
+
+    def _swept(self, axes: list[list[Value]], one: Override) -> list[list[Value]]:
+        """The axes with the values of a `--set` in place of those of its key."""
+        zipped = [
+            sorted(axis[0][0]) for axis in axes if one.key in axis[0][0] and len(axis[0][0]) > 1
+        ]
+        if zipped or not one.value:
+            text = f"{' and '.join(zipped[0])} go together" if zipped else "the list is empty"
+            hint = "set one value, or change the zip: of the grid" if zipped else "write [a, b, …]"
+            raise GridError(text, place=one.text, hint=hint)
+        self.laid.add(one.text)
+        kept = [axis for axis in axes if one.key not in axis[0][0]]
+        return [*kept, [({one.key: value}, {}) for value in one.value]]
 
     def _zipped(self, group: Mapping[str, Any], path: Place) -> list[Value]:
         for key, values in group.items():
@@ -349,11 +381,14 @@ class _Expander:
             self.repeats.add(assignment, cell, run)
             return run
         except BenchError as error:
+            hint = error.hint
             if isinstance(error, CellError):
                 axes = {key: place for _, where in values for key, place in where.items()}
-                origins = Origins(self.document, self.path, self.overrides, axes, named)
+                origins = Origins(self.document, self.path, self.given, axes, named)
                 place = origins.place(error.key)
+                section = error.key[0] if error.key else ""
+                hint = hint or (f"{section}: {SECTIONS[section]}" if section in SECTIONS else None)
             else:
                 place = self.document.place(self.path)
             message = f"{error.message} (experiment {self.name})"
-            raise GridError(message, place=place, hint=error.hint) from None
+            raise GridError(message, place=place, hint=hint) from None

@@ -91,7 +91,10 @@ def _asked(document: Document, name: str, given: Any) -> Asked:
             text, hint = f"unknown key {key!r} in measure.{name}", _keys(kind, key)
         else:
             problem = first["msg"][0].lower() + first["msg"][1:]
-            text, hint = f"measure.{name}.{key} is {(given or {}).get(key)!r}: {problem}", None
+            text, hint = (
+                f"measure.{name}.{key} is {(given or {}).get(key)!r}: {problem}",
+                _keys(kind),
+            )
         raise document.error(("measure", name, key), text, hint) from None
 
 

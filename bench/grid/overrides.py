@@ -7,11 +7,15 @@ from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any, NamedTuple
 
+from pydantic import BaseModel
+
 from bench.core.errors import GridError, nearest
 from bench.grid.cells import Place
 from bench.grid.errors import Key
 from bench.grid.pattern import is_scratch
 from bench.grid.yaml import Document, scalar
+from bench.specs.data import DataSpec
+from bench.specs.run import Seeds, TrainSpec
 
 _COPIED = ("source", "parent", "weights")
 """Sections that name what layers are copied from."""
@@ -44,6 +48,27 @@ def read_override(text: str, sections: Mapping[str, str]) -> Override:
             f"{nearest(key.split('.')[0], sections, len(sections))}",
         )
     return Override(key, scalar(value), f"--set {text}")
+
+
+_MODELS: Mapping[str, type[BaseModel]] = {
+    **dict.fromkeys(("target", "source"), DataSpec),
+    **dict.fromkeys(("train", "pretrain"), TrainSpec),
+    "seeds": Seeds,
+}
+
+
+def sweeps(override: Override) -> bool:
+    """Whether an override is an axis: a list where one value is meant.
+
+    >>> sections = {"seed": "", "target": ""}
+    >>> [sweeps(read_override(text, sections)) for text in ("seed=[0, 1]", "target.views=[a, b]")]
+    [True, False]
+    """
+    head, _, rest = override.key.partition(".")
+    if not isinstance(override.value, list) or not rest:
+        return isinstance(override.value, list) and head != "borrow"
+    fields = _MODELS[head].model_fields if head in _MODELS else {}
+    return rest in fields and "tuple" not in str(fields[rest].annotation)
 
 
 def laid_over(overrides: Sequence[Override], pattern: Any) -> list[Override]:

@@ -200,7 +200,7 @@ def _torn_safetensors(path: Path) -> str | None:
             header = json.loads(file.read(length))
             entries = [entry for name, entry in header.items() if name != "__metadata__"]
             end = max((int(entry["data_offsets"][1]) for entry in entries), default=0)
-        except (ValueError, TypeError, KeyError, AttributeError, IndexError):
+        except (ValueError, TypeError, KeyError, AttributeError, IndexError, RecursionError):
             return "is no safetensors file: its header cannot be read"
     if not entries:
         return "holds no weights"

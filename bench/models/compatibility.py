@@ -39,7 +39,8 @@ def trial_of(spec: RunSpec, classes: int, images: int = 0) -> Trial | None:
     if isinstance(spec.init, FromFile):
         weights = {"pattern": spec.pattern, **spec.init.model_dump()}
     alone = _one_at_a_time(spec, max(images, (spec.train.expand_to or 0) * classes))
-    if weights is None and spec.model.name in SMALLEST and not alone:
+    drop_path = spec.train.drop_path
+    if weights is None and spec.model.name in SMALLEST and not alone and not drop_path:
         return None
     free = weights is None or spec.layers.kind(spec.layers.depth) == "R"
     parent = spec.parent
@@ -50,6 +51,7 @@ def trial_of(spec: RunSpec, classes: int, images: int = 0) -> Trial | None:
         "weights": weights,
         **({"images": 1} if alone else {}),
         **({"copied": [spec.pattern, parent.data.image_size]} if parent and resized else {}),
+        **({"drop_path": drop_path} if drop_path else {}),
     }
 
 
@@ -161,10 +163,11 @@ def _try_size(trial: Trial) -> None:
     from bench.specs.run import ModelSpec
 
     spec, size, images = ModelSpec(**trial["model"]), trial["image_size"], trial.get("images", 2)
-    side = trial.get("described", size)
+    side, drop_path = trial.get("described", size), trial.get("drop_path", 0.0)
     try:
         with torch.device("meta"):
-            create(spec, 10, seed=0, image_size=size).train()(torch.empty(images, 3, side, side))
+            model = create(spec, 10, seed=0, image_size=size, drop_path=drop_path)
+            model.train()(torch.empty(images, 3, side, side))
     except BenchError:
         raise
     except NotImplementedError:

@@ -1,7 +1,8 @@
 """ResNet-50 with half the channels in every convolution, the network of GE Table 1.
 
-Ge, Yu (2017), §4.1: "a half of the convolutional kernels". timm's ResNet takes the channels of its
-stages as an option, but not those of its stem; the stem is put in place afterwards.
+Ge, Yu (2017), §3.2: "with half the number of kernels in each convolutional layer". timm's ResNet
+takes the channels of its stages as an option, but not those of its stem; the stem is put in place
+afterwards.
 """
 
 from __future__ import annotations

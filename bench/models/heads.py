@@ -1,4 +1,4 @@
-"""One trunk, a classifier per domain (SFT Fig. 3, GE §3.2).
+"""One trunk, a classifier per domain (SFT Fig. 3, GE §3.1).
 
 How BatchNorm treats a batch of several domains is left open in the papers. GE mixes the domains in
 each mini-batch and parts them after the average pooling, which is `joint`; it is the default.

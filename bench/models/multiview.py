@@ -1,4 +1,4 @@
-"""Samples of several images: one trunk for all views, their features side by side (SFT §3.1, §4.2).
+"""Samples of several images: one trunk for all views, their features side by side (SFT §3, §4.2).
 
 SFT's baseline for actions sees the whole image and the person's box (V = 2), the Part Action
 Network nine crops (V = 9). The trunk is shared; whether the paper's is, it leaves open. The part

@@ -164,7 +164,11 @@ def _from_file(init: FromFile) -> dict[str, Tensor]:
         try:
             loaded: Any = load_file(path)
         except SafetensorError as error:
-            raise ModelError(f"this is no safetensors file: {error}", place=init.path) from None
+            raise ModelError(
+                f"this is no safetensors file: {error}",
+                place=init.path,
+                hint="copy it again; it may be incomplete, or a file of another kind",
+            ) from None
     elif path.suffix in SUFFIXES:
         loaded = _load_torch(path)
     else:

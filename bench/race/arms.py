@@ -40,13 +40,11 @@ class Arm:
         name: part of an experiment's name.
         words: what it is, on the screen.
         cell: keys of a grid's cell.
-        cost: forward and backward passes of an epoch, relative to tuning every layer.
     """
 
     name: str
     words: str
     cell: Mapping[str, Any]
-    cost: float = 1.0
 
 
 def usual_trunk() -> Trunk:
@@ -71,29 +69,53 @@ def tuned_arms(trunk: Trunk) -> list[Arm]:
     half = trunk.depth // 2
     partial = f"F(1-{half})T({half + 1}-{trunk.depth - 1})R({trunk.depth})"
 
-    def sgd(lr: float, factor: float, **more: Any) -> dict[str, Any]:
-        rates = {"train.lr": lr, "train.copied_lr_factor": factor}
-        return {"pattern": "tune", **rates, **{k.replace("__", "."): v for k, v in more.items()}}
+    def fitted(lr: float, **more: Any) -> dict[str, Any]:
+        """The classifier is fitted first; statistics of the copied layers stay (few images)."""
+        steps = {"train.optimizer": "adamw", "train.weight_decay": 0.05, "train.lr": lr}
+        first = {"train.head": "probe", "train.copied_statistics": "fixed"}
+        own = {name.replace("__", "."): value for name, value in more.items()}
+        return {"pattern": "tune", **steps, **first, **own}
 
-    adamw = {"train__optimizer": "adamw", "train__weight_decay": 0.05}
+    random = {"train__head": "random", "train__copied_statistics": "moving"}
     return [
-        Arm("tune-0.03", "all layers, rate 0.03", sgd(0.03, 0.3)),
-        Arm("tune-0.1", "all layers, rate 0.1", sgd(0.1, 0.3)),
-        Arm("adamw", "all layers, AdamW", sgd(0.003, 0.3, **adamw)),
-        Arm("partial", "upper half of the layers", {**sgd(0.03, 0.3), "pattern": partial}, 0.75),
+        Arm("fitted-3e-4", "classifier first, then all layers, rate 0.0003", fitted(3e-4)),
+        Arm("fitted-1e-4", "classifier first, then all layers, rate 0.0001", fitted(1e-4)),
+        Arm("fitted-1e-3", "classifier first, then all layers, rate 0.001", fitted(1e-3)),
+        Arm(
+            "moving",
+            "all layers at once, a tenth of the classifier's rate",
+            fitted(0.01, train__copied_lr_factor=0.1, **random),
+        ),
         Arm(
             "parts",
-            "all layers, random parts of images",
-            sgd(0.03, 0.3, train__augment="scale_flip"),
+            "classifier first, then all layers on random parts of images",
+            fitted(3e-4, train__augment="scale_flip", train__scale_least_area=0.3),
         ),
-        Arm("tune-0.01", "all layers, rate 0.01", sgd(0.01, 1.0)),
-        Arm("decay", "rates that fall with depth", sgd(0.1, 0.3, train__layer_lr_decay=0.85)),
-        Arm("head-first", "classifier fast, layers slow", sgd(0.1, 0.03)),
+        Arm(
+            "decay",
+            "classifier first, then rates that fall with depth",
+            fitted(1e-3, train__layer_lr_decay=0.8),
+        ),
+        Arm(
+            "partial",
+            "classifier first, then the upper half of the layers",
+            fitted(3e-4, pattern=partial),
+        ),
+        Arm(
+            "sgd",
+            "all layers at once, SGD",
+            {
+                "pattern": "tune",
+                "train.lr": 0.03,
+                "train.copied_lr_factor": 0.3,
+                "train.nesterov": True,
+            },
+        ),
     ]
 
 
 SCRATCH = Arm(
     "scratch",
     "from random weights",
-    {"pattern": "scratch", "weights": "none", "train.lr": 0.03},
+    {"pattern": "scratch", "weights": "none", "train.lr": 0.03, "train.nesterov": True},
 )

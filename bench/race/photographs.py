@@ -7,9 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import DataError
 from bench.core.paths import Places
-from bench.core.text import counted
 from bench.data.catalog import open_dataset
 from bench.data.dataset import Split
 
@@ -58,7 +56,7 @@ def divide(root: Path, places: Places) -> Photographs:
         places: where data sets and their index lie.
 
     Raises:
-        DataError: it is not there, no data set, or has one class only.
+        DataError: it is not there, or no data set of two classes.
     """
     kind = "manifest" if root.suffix.lower() == ".csv" else "folder"
     dataset = open_dataset(kind, str(root), **places)
@@ -67,11 +65,6 @@ def divide(root: Path, places: Places) -> Photographs:
         for image in dataset.images_of(label):
             own = counts[image.split]
             own[label] = own.get(label, 0) + 1
-    if len(dataset.classes) < 2:
-        raise DataError(
-            f"{root} has {counted(len(dataset.classes), 'class')}: two are needed at least",
-            hint="put the images of each class into a folder of its own",
-        )
     target: dict[str, Any] = {"dataset": kind, "root": str(root), "on_corrupt": "skip"}
     target |= {"val_from": "budget", "val_share": VALIDATION_SHARE, "on_short": "cap"}
     given: Split | None = next((part for part in ("test", "val") if counts[part]), None)

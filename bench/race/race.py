@@ -13,7 +13,7 @@ import json
 import re
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,19 +23,21 @@ from rich.console import Console
 from bench.core.errors import BenchError
 from bench.core.files import write_atomic
 from bench.core.text import counted, duration
-from bench.launch.devices import Machine, placement
+from bench.launch.devices import Machine, context_of, placement
 from bench.launch.local.run import run_here
 from bench.planning.workspace import Session, open_session
 from bench.race.arms import SCRATCH, Arm, Trunk, floor_arms, tuned_arms
+from bench.race.labels import Labels, look_at_labels
 from bench.race.photographs import Photographs
 from bench.race.schedule import RACE_SHARE, Rung, cost, rungs
 from bench.race.speed import training_rates
 from bench.results.store import RunFolder
+from bench.runs.build import Context
 
 SMALLER = (1.0, 160 / 224, 128 / 224, 96 / 224)
 """Image sizes that are tried, as shares of the weights' own; the largest that leaves a race."""
 
-_WISHED_EPOCHS = 40.0
+_WISHED_EPOCHS = 24.0
 """Epochs of single arms that a race should have time for, before images are made smaller."""
 
 _MOST_SEEDS = 5
@@ -45,7 +47,6 @@ _START_S = 12.0
 _RECIPE = {
     "schedule": "cosine",
     "warmup_epochs": 1.0,
-    "nesterov": True,
     "weight_decay": 1e-4,
     "label_smoothing": 0.1,
     "augment": "crop_flip",
@@ -71,6 +72,14 @@ class Stage:
     size: int
     seeds: int
     on_all: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """The side of the images in the race, and its rungs."""
+
+    size: int
+    rungs: tuple[Rung, ...]
 
 
 @dataclass(frozen=True)
@@ -105,6 +114,7 @@ class Result:
         final: folders of the winner's runs on all labels, by seed; the first is the model's.
         floor: the run of the better frozen arm on all labels, and its words.
         scratch: the run from random weights; None where there was no time.
+        labels: what features say of the labels; None where a class has too few images.
         seconds: that the command took.
     """
 
@@ -113,6 +123,7 @@ class Result:
     final: Sequence[RunFolder]
     floor: tuple[RunFolder, str]
     scratch: RunFolder | None
+    labels: Labels | None
     seconds: float
 
 
@@ -143,6 +154,8 @@ class Race:
     begun: float = field(default_factory=time.monotonic)
     stages: list[Stage] = field(default_factory=list)
     _past: dict[str, Stage] = field(default_factory=dict)
+    _plan: Plan | None = None
+    _is_done: bool = False
 
     # --- time ---
 
@@ -217,9 +230,10 @@ class Race:
         """
         try:
             state = json.loads(self._state.read_text(encoding="utf-8"))
-            stages = [
-                Stage(**{**one, "arms": tuple(one["arms"])}) for one in state["stages"].values()
-            ]
+            stages = [Stage(**{**one, "arms": tuple(one["arms"])}) for one in state["stages"]]
+            plan = state["plan"]
+            if plan is not None:
+                plan = Plan(plan["size"], tuple(Rung(**rung) for rung in plan["rungs"]))
         except FileNotFoundError:
             return 0
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -232,7 +246,19 @@ class Race:
                 hint="give this one another --name, or another --results",
             )
         self._past = {stage.name: stage for stage in stages}
+        self._plan, self._is_done = plan, bool(state.get("done"))
         return len(self._past)
+
+    def _keep(self, *, done: bool = False) -> None:
+        """Writes down what has been decided."""
+        decided = self._past | {stage.name: stage for stage in self.stages}
+        state = {
+            "of": self._of,
+            "plan": None if self._plan is None else asdict(self._plan),
+            "stages": [asdict(stage) for stage in decided.values()],
+            "done": done or self._is_done,
+        }
+        write_atomic(self._state, json.dumps(state, indent=1))
 
     def _decided(self, stage: Stage) -> Stage:
         """The stage as it was decided before, if it was."""
@@ -249,8 +275,7 @@ class Race:
         self.stages.append(stage)
         grid = yaml.safe_dump(self._grid(), sort_keys=False, allow_unicode=True)
         write_atomic(self.path, grid)
-        past = {stage.name: asdict(stage) for stage in (*self._past.values(), *self.stages)}
-        write_atomic(self._state, json.dumps({"of": self._of, "stages": past}, indent=1))
+        self._keep()
         session = self._open(stage)
         where = placement(self.workers, self.machine)
         tally = run_here(session, self.console, self.machine, where, retry_failed=True)
@@ -304,28 +329,27 @@ class Race:
             KeyboardInterrupt: it was interrupted; the same command goes on.
         """
         rates = self._rates()
-        size = self._size(rates)
+        size = self._size(rates) if self._plan is None else self._plan.size
         epoch_s = self._epoch_s(rates[size])
         floor = Stage("floor", ("probe", "svm"), 0, self.trunk.size, self.photographs.draws)
         self._say(f"floor: classifiers on features at {floor.size} pixels")
         best = self._standings(self._run(floor), floor)
         self._say_standings(best)
         seeds = 1 if self.photographs.draws == 1 else 2
-        done_by = self.budget_s * RACE_SHARE
-        for number, rung in enumerate(self._rungs(epoch_s, seeds, done_by), 1):
+        if self._plan is None:
+            self._plan = Plan(size, self._rungs(epoch_s, seeds, self.budget_s * RACE_SHARE))
+        for number, rung in enumerate(self._plan.rungs, 1):
             kept = [s.arm.name for s in best if s.arm.name not in floor.arms]
             names = (kept or [arm.name for arm in tuned_arms(self.trunk)])[: rung.arms]
             stage = Stage(f"rung-{number}", tuple(names), rung.epochs, size, seeds)
-            known = stage.name in self._past
-            stage = self._decided(stage)
-            if not known and self.left_s < self._stage_s(stage, epoch_s) + self._final_s(
-                stage, epoch_s, 1
-            ):
+            least = max((s.stage.epochs for s in best), default=0) + 1
+            stage = self._decided(self._in_time(stage, epoch_s, least))
+            if not stage.epochs or (self._is_done and stage.name not in self._past):
                 self._say(f"{stage.name} is left out: there is no time for it")
                 break
             self._say(
                 f"{stage.name}: {counted(len(names), 'recipe')}, "
-                f"{counted(rung.epochs, 'epoch', 'epochs')} each at {size} pixels, "
+                f"{counted(stage.epochs, 'epoch')} each at {stage.size} pixels, "
                 f"about {duration(self._stage_s(stage, epoch_s))}"
             )
             before = time.monotonic()
@@ -360,21 +384,26 @@ class Race:
             )
             self._run(final)
         scratch = None
-        one = Stage("scratch", (SCRATCH.name,), max(stage.epochs, 8), stage.size or 160, 1, True)
-        if one.name in self._past or (
-            stage.epochs and self._final_s(one, epoch_s, 1) < self.left_s
-        ):
-            self._say(f"scratch: for comparison, about {duration(self._stage_s(one, epoch_s))}")
+        one = Stage("scratch", (SCRATCH.name,), max(stage.epochs, 8), stage.size, 1, on_all=True)
+        in_time = stage.epochs and not self._is_done
+        if one.name in self._past or (in_time and self._final_s(one, epoch_s, 1) < self.left_s):
             scratch = self._decided(one)
+            self._say(f"scratch: for comparison, about {duration(self._stage_s(one, epoch_s))}")
             self._run(scratch)
+        self._keep(done=True)
         session = self._open(None)
         frozen = min((s for s in best if s.arm.name in floor.arms), key=lambda s: s.order)
+        floor_run = self._folders(session, floor, frozen.arm.name)[0]
+        self._say("labels: each image by classifiers that were not fitted to it")
+        context = Context(**context_of(session, self.machine))
+        labels = look_at_labels(floor_run, context)
         return Result(
             session,
             best,
             self._folders(session, final, winner.arm.name),
-            (self._folders(session, floor, frozen.arm.name)[0], frozen.arm.words),
+            (floor_run, frozen.arm.words),
             self._folders(session, scratch, SCRATCH.name)[0] if scratch else None,
+            labels,
             time.monotonic() - self.begun,
         )
 
@@ -408,10 +437,22 @@ class Race:
             self._say("there is no time for a race of tuned networks: a longer --budget has some")
         else:
             self._say(
-                f"the race: {counted(cost(found) * seeds, 'epoch', 'epochs')} of "
+                f"the race: {counted(cost(found) * seeds, 'epoch')} of "
                 f"{duration(epoch_s)} in {counted(len(found), 'rung')}"
             )
         return found
+
+    def _in_time(self, stage: Stage, epoch_s: float, least: int) -> Stage:
+        """The stage with as many of its epochs as leave time for the winner's training on all.
+
+        Without the least number of epochs it is not worth it: the epochs are then 0.
+        """
+        for epochs in range(stage.epochs, least - 1, -1):
+            fitting = replace(stage, epochs=epochs)
+            needed = self._stage_s(fitting, epoch_s) + self._final_s(fitting, epoch_s, 1)
+            if needed <= self.left_s:
+                return fitting
+        return replace(stage, epochs=0)
 
     def _stage_s(self, stage: Stage, epoch_s: float) -> float:
         workers = placement(self.workers, self.machine).workers

@@ -30,6 +30,24 @@ def correct_images(
     Returns:
         None where the file is gone, as it may be to save room.
     """
+    scores = read_scores(folder, record)
+    if scores is None:
+        return None
+    found: npt.NDArray[np.bool_] = scores[0].argmax(axis=1) == scores[1]
+    return found if len(found) and abs(float(found.mean()) - accuracy) < 1e-6 else None
+
+
+def read_scores(
+    folder: RunFolder, record: Mapping[str, Any] | None = None
+) -> tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None:
+    """Scores (images, classes), before the softmax, and labels of the test images.
+
+    Args:
+        record: of the run, where it was read already.
+
+    Returns:
+        None where the file is gone, as it may be to save room.
+    """
     import numpy as np
 
     try:
@@ -40,8 +58,7 @@ def correct_images(
     if not content:
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        found: npt.NDArray[np.bool_] = file["logits"].argmax(axis=1) == file["labels"]
-    return found if len(found) and abs(float(found.mean()) - accuracy) < 1e-6 else None
+        return file["logits"], file["labels"]
 
 
 def add_predictions(

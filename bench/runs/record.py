@@ -150,7 +150,9 @@ def row_of(run: Finished, context: Context) -> dict[str, Any]:
     if outcome.status == "done" and METHODS[spec.method.name].kind == "steps":
         losses = [epoch["train_loss"] for epoch in history]
         labels = loaded.labels[loaded.train]
-        row["not_converged"] = "run" if evaluate.stayed_at_chance(losses, labels) else None
+        alike = "balanced" in (spec.train.sampling, spec.train.class_weights)
+        stuck = evaluate.stayed_at_chance(losses, labels, alike=alike)
+        row["not_converged"] = "run" if stuck else None
     if outcome.status == "diverged":
         row["reason"] = f"loss not finite or exploded in epoch {(outcome.diverged_epoch or 0) + 1}"
         row["reason"] += " of the second training (train.refit)" if outcome.refit else ""
@@ -167,8 +169,8 @@ def write_files(
     """Keeps weights, predictions and the method's own files; adds the test metrics to `row`.
 
     Returns:
-        `files` (name to SHA-256) and `sizes` (name to bytes) of the record; both empty for a run
-        that diverged.
+        `files` (name to SHA-256) and `sizes` (name to bytes) of the record, both empty for a run
+        that diverged; and `average_precision` (by class) of a run that classifies.
     """
     folder.path.mkdir(parents=True, exist_ok=True)
     if run.outcome.status != "done":
@@ -180,14 +182,17 @@ def write_files(
     row["top1_accuracy"] = evaluate.top1_accuracy(scores, test.labels)
     row["mean_class_accuracy"] = evaluate.mean_class_accuracy(scores, test.labels)
     shares = evaluate.softmax(scores) if run.logits else scores
-    row["mean_average_precision"] = evaluate.mean_average_precision(shares, test.labels)
+    precisions = evaluate.average_precisions(shares, test.labels)
+    row["mean_average_precision"] = float(np.mean(list(precisions.values())))
     row["test_loss"] = evaluate.cross_entropy(scores, test.labels)
     content = io.BytesIO()
     names = np.array([image.key.encode() for image in run.data.resolved.test])
     np.savez(content, logits=scores, labels=test.labels, images=names)
     kept = [_keep_weights(run, folder), folder.keep("predictions.npz", content.getvalue())]
     kept += [folder.keep(name, run.files[name]) for name in sorted(run.files)]
-    return _named(kept)
+    classes = run.data.loaded.classes
+    named = {classes[label]: precision for label, precision in precisions.items()}
+    return _named(kept) | {"average_precision": named}
 
 
 def _named(kept: Sequence[Kept]) -> dict[str, Any]:

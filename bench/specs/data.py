@@ -20,7 +20,7 @@ from pydantic import (
 )
 
 Int = Annotated[int, Strict()]
-Count = Annotated[int, Strict(), Field(ge=1)]
+Count = Annotated[int, Strict(), Field(ge=1, le=10**9)]
 NonNegative = Annotated[int, Strict(), Field(ge=0)]
 Float = Annotated[float, Strict(), Field(allow_inf_nan=False)]
 Positive = Annotated[float, Strict(), Field(gt=0, allow_inf_nan=False)]

@@ -20,7 +20,7 @@ class LayerGroup(Frozen):
     last: Count
 
 
-_GROUP = re.compile(r"([TFR])\(\s*(\d+)\s*(?:-\s*(\d+)\s*)?\)")
+_GROUP = re.compile(r"([TFR])\(\s*([0-9]{1,4})\s*(?:-\s*([0-9]{1,4})\s*)?\)")
 
 
 class LayerPattern(Frozen):

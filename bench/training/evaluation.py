@@ -96,18 +96,22 @@ def chance_loss(labels: NDArray[np.int64]) -> float:
     return float(-(shares * np.log(shares)).sum())
 
 
-def stayed_at_chance(losses: Sequence[float | None], labels: NDArray[np.int64]) -> bool:
+def stayed_at_chance(
+    losses: Sequence[float | None], labels: NDArray[np.int64], *, alike: bool = False
+) -> bool:
     """Whether no epoch's mean training loss fell below `STUCK` x `chance_loss`.
 
     Args:
         losses: of each epoch, in nats; epochs in which no image of the target was shown have none.
         labels: of the training images.
+        alike: classes are shown or weighed alike, so that chance is an equal share for each.
 
     >>> stayed_at_chance([1.40, 1.38], np.arange(4)), stayed_at_chance([1.40, 1.20], np.arange(4))
     (True, False)
     """
     known = [loss for loss in losses if loss is not None]
-    return bool(known) and min(known) > STUCK * chance_loss(labels)
+    chance = chance_loss(np.unique(labels) if alike else labels)
+    return bool(known) and min(known) > STUCK * chance
 
 
 def mean_class_accuracy(logits: Logits, labels: Labels) -> float:
@@ -128,23 +132,28 @@ def mean_class_accuracy(logits: Logits, labels: Labels) -> float:
 
 
 def mean_average_precision(scores: Logits, labels: Labels) -> float:
-    """The mean over classes of the average precision of a class's score as its detector (mAP).
-
-    AP = sum over thresholds of (R_n - R_n-1) P_n, one class against the rest, all images with
-    equal scores at one threshold, nothing interpolated. Classes without an image do
-    not count.
+    """The mean over classes of their `average_precisions` (mAP); of those with an image.
 
     >>> mean_average_precision(np.array([[0.9, 0.1], [0.2, 0.8]]), np.array([0, 1]))
     1.0
     """
-    found = []
-    for label in np.unique(labels):
+    return float(np.mean(list(average_precisions(scores, labels).values())))
+
+
+def average_precisions(scores: Logits, labels: Labels) -> dict[int, float]:
+    """The average precision of each class's score as its detector, by label.
+
+    AP = sum over thresholds of (R_n - R_n-1) P_n, one class against the rest, all images with
+    equal scores at one threshold, nothing interpolated. Classes without an image have none.
+    """
+    found = {}
+    for label in np.unique(labels).tolist():
         order = np.argsort(-scores[:, label], kind="stable")
         ranked, hits = scores[order, label], np.cumsum(labels[order] == label)
         last = np.append(np.flatnonzero(np.diff(ranked)), len(ranked) - 1)
         gained = np.diff(hits[last], prepend=0)
-        found.append(float((gained * hits[last] / (last + 1)).sum() / hits[-1]))
-    return float(np.mean(found))
+        found[label] = float((gained * hits[last] / (last + 1)).sum() / hits[-1])
+    return found
 
 
 def softmax(logits: Logits) -> Logits:

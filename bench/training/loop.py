@@ -1,7 +1,7 @@
 """The one training loop, for all methods: a method is an object that names each step's images.
 
 Loss of a step = sum over its parts d of weight_d x mean cross-entropy of part d; each image counts
-for its own domain only (SFT Eqs. 1 and 3, GE §3.2). Plain training is the case of one
+for its own domain only (SFT Eqs. 1 and 3, GE §3.1). Plain training is the case of one
 domain. Model selection reads the validation images alone; a test set is nowhere in reach.
 
 A run is a function of the job: order, augmentation and dropout are seeded from (order seed, epoch).

@@ -6,6 +6,7 @@ import csv
 import json
 import os
 import signal
+import statistics
 import subprocess
 import sys
 import time
@@ -272,3 +273,6 @@ def test_a_record_says_how_it_came_about(finished: Path) -> None:
         }
         assert len(record["files"]) == 2
         assert record["row"]["source_test_overlap"] == 0
+        assert set(record["average_precision"]) == set(record["classes"])
+        mean = statistics.mean(record["average_precision"].values())
+        assert record["row"]["mean_average_precision"] == pytest.approx(mean)

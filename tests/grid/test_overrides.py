@@ -110,3 +110,33 @@ def test_other_tables_are_explained_by_the_option_that_was_used(
         leaderboard=lambda suffix="": tmp_path / f"own--x{suffix}.csv",
     )
     assert named in "\n".join(leaderboard_lines(cast(Session, session)))
+
+
+SWEPT = """\
+defaults: {target: {dataset: digits}, model: narrow8_32, pattern: scratch}
+experiments:
+  a: {axes: {seed: [5], train.lr: [0.1, 0.2]}, include: [{train.lr: 0.3}]}
+  b: {zip: [{train.epochs: [1, 2], train.batch_size: [8, 16]}]}
+"""
+
+
+def test_a_list_where_a_value_is_meant_is_an_axis(tmp_path: Path) -> None:
+    path = tmp_path / "g.yaml"
+    path.write_text(SWEPT)
+    runs = read("seed=[0, 1]", path=path).experiments
+    assert [(run.train.lr, run.seeds.draw) for run in runs[0].runs] == [
+        (lr, seed) for lr in (0.1, 0.2) for seed in (0, 1)
+    ] + [(0.3, seed) for seed in (0, 1)]
+    assert [(run.train.epochs, run.seeds.draw) for run in runs[1].runs] == [
+        (epochs, seed) for epochs in (1, 2) for seed in (0, 1)
+    ]
+    listed = read("target.classes={recipe: listed, names: ['0', '1']}", path=path)
+    assert {run.data.classes.names for run in listed.runs} == {("0", "1")}  # type: ignore[union-attr]
+    for text, message in {
+        "train.epochs=[1, 2]": "train.batch_size and train.epochs go together\n  set one value",
+        "seed=[]": "the list is empty\n  write",
+        "seed=[0, x]": "seed is 'x': expected a whole number",
+    }.items():
+        with pytest.raises(GridError) as caught:
+            read(text, path=path)
+        assert str(caught.value).startswith(f"--set {text}: {message}")

@@ -212,3 +212,20 @@ def test_other_names_are_kept_as_written(name: str, tmp_path: Path) -> None:
     path = tmp_path / "grid.yaml"
     path.write_text(f"{HEAD}  '{name}': {{axes: {{seed: [0]}}}}\n")
     assert [one.name for one in load_grid(path).experiments] == [name]
+
+
+def test_more_cells_than_can_be_planned_are_refused_at_once(tmp_path: Path) -> None:
+    rates = ", ".join(f"0.{n:04}" for n in range(1, 1000))
+    text = f"{HEAD}  e: {{axes: {{seed: {list(range(900))}, train.lr: [{rates}]}}}}\n"
+    assert error_of(tmp_path, text) == (
+        "grid.yaml:6: 900 × 999 values make 899,100 cells, more than 200,000\n"
+        "  take fewer values, or let some go together under zip:"
+    )
+
+
+def test_numbers_have_an_end(tmp_path: Path) -> None:
+    cell = "target.images_per_class: 10000000000000000000000"
+    text = f"{HEAD}  e: {{set: {{{cell}}}, axes: {{seed: [0]}}}}\n"
+    assert "images_per_class is 10000000000000000000000: must be at most 1000000000 (exp" in (
+        error_of(tmp_path, text)
+    )

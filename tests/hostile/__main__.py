@@ -64,11 +64,7 @@ def main() -> int:
     work = Path(tempfile.mkdtemp(prefix="hostile-"))
     outcomes = []
     try:
-        chosen = (
-            case
-            for case in every(work / "sound")
-            if case.name.startswith(tuple(options.kinds) or "")
-        )
+        chosen = every(work / "sound", tuple(options.kinds))
         for case in islice(chosen, options.first, None, options.every):
             folder = work / "case"
             outcome = run(case, folder)

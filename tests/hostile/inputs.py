@@ -629,25 +629,23 @@ def stores(sound: Path, grid: str) -> Iterator[Case]:
         )  # type: ignore[misc]
 
 
-def every(work: Path) -> Iterator[Case]:
-    """All cases; trains two tiny runs first, in a process of its own, for the stores to be damaged."""
+def every(work: Path, kinds: tuple[str, ...] = ()) -> Iterator[Case]:
+    """All cases, or those whose names begin with one of `kinds`.
+
+    Two tiny runs are trained in a process of its own where leaderboards or stores are to be damaged.
+    """
     import subprocess
     import sys
 
+    for cases in (grids(), overrides(), images(), manifests(), archives(), weights()):
+        yield from (case for case in cases if case.name.startswith(kinds or ""))
+    if kinds and not any(kind.startswith(("leaderboard", "store")) for kind in kinds):
+        return
     work.mkdir(parents=True)
     grid = GRID.replace("seed: [0, 1]", "seed: [0]")
     (work / "grid.yaml").write_text(grid)
     arguments = [sys.executable, "-m", "bench", "grid", "grid.yaml", "--workers", "1"]
     subprocess.run(arguments, cwd=work, check=True, capture_output=True)
     board = (work / "results" / "grid.csv").read_bytes()
-    for cases in (
-        grids(),
-        overrides(),
-        images(),
-        manifests(),
-        archives(),
-        weights(),
-        leaderboards(board),
-        stores(work / "results", grid),
-    ):
-        yield from cases
+    for cases in (leaderboards(board), stores(work / "results", grid)):
+        yield from (case for case in cases if case.name.startswith(kinds or ""))

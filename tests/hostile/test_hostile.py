@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -33,3 +34,17 @@ def test_limits_are_noticed(tmp_path: Path) -> None:
     assert "ZeroDivisionError" in traceback
     assert "killed by signal 11" in killed
     assert "no way out" in bare
+
+
+def test_a_sample_is_handled() -> None:
+    """Each twentieth input, without the damaged records, which `tests/results` has."""
+    kinds = ("grid", "option", "image", "folder", "manifest", "archive", "weights", "leaderboard")
+    done = subprocess.run(
+        [sys.executable, "-m", "tests.hostile", *kinds, "--every", "20", "--from", "11"],
+        cwd=ROOT,
+        env=os.environ | {"PYTHONPATH": str(ROOT)},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr

@@ -157,3 +157,16 @@ def test_one_image_at_a_time_is_found_before_anything_runs(tmp_path: Path) -> No
         check_networks([(one, 10, 40, "g.yaml:7")], tmp_path)
     cut = one.model_copy(update={"train": TrainSpec(batch_size=32, accumulate=8)})
     check_networks([(cut, 10, 3, "g.yaml:8"), (one, 10, 0, "g.yaml:9")], tmp_path)
+
+
+def test_a_network_without_residual_blocks_has_no_drop_path(tmp_path: Path) -> None:
+    """Found before anything runs, also for networks whose sizes are known."""
+    dropped = TrainSpec(drop_path=0.1)
+    none = run("narrow8_32", 32).model_copy(update={"train": dropped})
+    some = run("test_vit", 160).model_copy(update={"train": dropped})
+    assert trial_of(run("narrow8_32", 32), 10) is None
+    check_networks([(some, 10, 0, "g.yaml:1")], tmp_path)
+    with pytest.raises(GridError) as caught:
+        check_networks([(some, 10, 0, "g.yaml:1"), (none, 10, 0, "g.yaml:2")], tmp_path)
+    assert "g.yaml:2: timm cannot build narrow8_32 with" in str(caught.value)
+    assert "leave out train.drop_path" in str(caught.value)

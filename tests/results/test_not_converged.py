@@ -37,6 +37,11 @@ def test_the_rule() -> None:
     assert stayed_at_chance([4.60, 4.40, 4.382], even)
     assert not stayed_at_chance([4.60, 4.20, 4.382], even)
     assert not stayed_at_chance([None, None], even)
+    skewed = np.array([0] * 98 + [1, 2])  # a balanced recipe starts at log 3, not at 0.1
+    assert chance_loss(skewed) < 0.15 < 1.0 < 0.98 * math.log(3)
+    assert stayed_at_chance([1.1, 1.0], skewed)
+    assert not stayed_at_chance([1.1, 1.0], skewed, alike=True)
+    assert stayed_at_chance([1.1, 1.09], skewed, alike=True)
 
 
 def test_a_source_at_chance_marks_its_children_and_they_are_left_out(

@@ -376,3 +376,25 @@ def test_heads_equal_torch_one_by_one(
         assert outcome.weight is not None
         torch.testing.assert_close(outcome.weight, linear.weight.detach(), atol=1e-5, rtol=0)
         torch.testing.assert_close(outcome.bias, linear.bias.detach(), atol=1e-5, rtol=0)
+
+
+@pytest.mark.parametrize(
+    "train",
+    [
+        {"tuned": "lora", "ema": 0.9, "mixup": 0.4, "clip_norm": 1.0},
+        {"unfreeze_every": 1, "policy": "trivialaugment", "optimizer": "lamb", "ema": 0.5},
+        {"sampling": "balanced", "cutmix": 1.0, "random_erasing": 0.5, "refit": True},
+    ],
+)
+def test_recipes_of_today_resume_to_the_bit(
+    tmp_path: Path, pair: tuple[Bench, Bench], train: dict[str, Any]
+) -> None:
+    spec = child("F(1-5)T(6-7)R(8)", **train)
+    whole, stopped = pair[0], Bench(tmp_path / "stopped")
+    assert whole.run([spec]) == ["done"]
+    for steps in (2, 3):
+        left = iter(range(steps + 1))  # asked once before the run
+        assert stopped.run([spec], stop=lambda left=left: next(left, None) is None) == ["stopped"]
+    assert stopped.run([spec]) == ["done"]
+    assert same_bits(whole, stopped, spec)
+    assert any("resumed" in note for note in stopped.record(spec)["notes"]["training"])

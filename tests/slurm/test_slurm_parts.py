@@ -16,6 +16,8 @@ from hypothesis import strategies as st
 
 from bench.commands._slurm import slurm_overrides
 from bench.core.errors import GridError, StoreError
+from bench.core.text import printable
+from bench.grid.yaml import parse_yaml
 from bench.launch.slurm.client import ClusterError, Queue, QueuedJob, never_starts
 from bench.launch.slurm.events import CANCEL, read_events
 from bench.launch.slurm.job import _in_vain
@@ -28,7 +30,7 @@ from bench.launch.slurm.ledger import (
     settle_entry,
 )
 from bench.launch.slurm.outcomes import JobClassifier, current_run
-from bench.launch.slurm.permissions import check_private, code_digest, make_private, printable
+from bench.launch.slurm.permissions import check_private, code_digest, make_private
 from bench.launch.slurm.settings import Resources, read_settings
 
 # --- settings ---
@@ -466,3 +468,25 @@ def test_a_job_before_its_first_run_blames_all_so_that_it_ends(
     found = classifier(submissions, a=dead("FAILED", "NonZeroExitCode")).classify(a)
     assert found is not None
     assert [(d.run, d.final) for d in found.charged] == [("r1", False), ("r2", False)]
+
+
+@pytest.mark.parametrize(
+    ("written", "minutes"),
+    # sbatch(1): minutes, minutes:seconds, hours:minutes:seconds, days-hours, days-hours:minutes and
+    # days-hours:minutes:seconds; seconds are rounded up to the next minute
+    [("90", 90), ("10:30", 11), ("2:00:00", 120), ("1-12", 2160), ("1-12:30", 2190),
+     ("0-1:0:1", 61)],
+)  # fmt: skip
+def test_times_are_those_of_sbatch(written: str, minutes: int) -> None:
+    section = parse_yaml(f"timeout_min: {written}\nsource: {{timeout_min: {written}}}", "a").value
+    settings = read_settings(section)
+    assert settings.resources("finetune").timeout_min == minutes
+    assert settings.resources("source").timeout_min == minutes
+    assert read_settings({}, [("timeout_min", written)]).timeout_min == minutes
+
+
+@pytest.mark.parametrize("written", ["2 h", "1:99", "-5", "1:2:3:4", "0", "12:00:60", "", "١"])
+def test_what_is_no_time_is_refused(written: str) -> None:
+    with pytest.raises(GridError, match=r"a.yaml: slurm.timeout_min: ") as caught:
+        read_settings({"timeout_min": written}, place="a.yaml")
+    assert "\n  see docs/slurm.md" in str(caught.value)

@@ -11,6 +11,7 @@ from torch import nn
 
 from bench.core.errors import BenchError
 from bench.data.transforms.augment import draw_noise
+from bench.data.transforms.mixing import Mix
 from bench.training.domain import Domain
 from bench.training.domain_batches import Feed, FeedOptions
 from bench.training.evaluation import predict_feed
@@ -71,3 +72,20 @@ def test_nothing_to_cache_is_an_error() -> None:
         Feed(DATA, FeedOptions(CPU)).cache_prefix()
     with pytest.raises(BenchError, match="augment crop_flip never repeats"):
         Feed(DATA, FeedOptions(CPU, augment="crop_flip"), _prefix()).cache_prefix()
+
+
+def test_samples_of_several_views_are_mixed_as_wholes() -> None:
+    """Each view with the same view of the other sample, by one share or box."""
+    rng = np.random.default_rng(3)
+    views = [rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8) for _ in range(2)]
+    labels = np.arange(6) % 2
+    both = Domain("two", np.concatenate(views, axis=1), labels, 2, views=2)
+    indices, noise = np.array([4, 0, 3]), draw_noise(3, 0, 0)
+    for mix in (Mix(0.3), Mix(0.25, (0, 4, 0, 8))):
+        options = FeedOptions(CPU, augment="crop_flip", crop_pad=1, mixes=True)
+        found = Feed(both, options).training_batch(indices, noise, mix)
+        for number, images in enumerate(views):
+            alone = Feed(Domain("one", images, labels, 2), options)
+            assert torch.equal(found[number::2], alone.training_batch(indices, noise, mix))
+        partner = (indices[::-1].copy(), noise.flip(0))
+        assert torch.equal(found, Feed(both, options).training_batch(indices, noise, mix, partner))

@@ -120,5 +120,10 @@ def test_map_and_mean_class_accuracy_are_scikit_learns(
     scores = rng.integers(0, levels, (len(labels), classes)).astype(np.float32)
     expected = average_precision_score(np.arange(classes) == labels[:, None], scores)
     assert evaluate.mean_average_precision(scores, labels) == pytest.approx(expected, abs=1e-12)
+    each = average_precision_score(np.arange(classes) == labels[:, None], scores, average=None)
+    found = evaluate.average_precisions(scores, labels)
+    assert list(found.values()) == pytest.approx(each.tolist(), abs=1e-12)
+    some = labels != 1  # a class without an image has none
+    assert 1 not in evaluate.average_precisions(scores[some], labels[some])
     balanced = balanced_accuracy_score(labels, scores.argmax(1))
     assert evaluate.mean_class_accuracy(scores, labels) == pytest.approx(balanced, abs=1e-12)

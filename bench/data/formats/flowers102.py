@@ -51,7 +51,7 @@ FLOWERS102 = Format(
     guesses=("flowers-102", "oxford-flowers-102", "102flowers"),
     counts=_counts,
     options={"val_in_train": Option(False, "the official validation images are training images")},
-    used_for="GE: target, Table 2's last row with val_in_train",
+    used_for="GE: target, Table 3's last row with val_in_train",
     where="https://www.robots.ox.ac.uk/~vgg/data/flowers/102/",
     licence="research; the images belong to their owners",
 )

@@ -90,14 +90,3 @@ def _own_group(gid: int) -> bool:
     except KeyError:
         return False
     return group.gr_name == user.pw_name and not set(group.gr_mem) - {user.pw_name}
-
-
-def printable(text: str) -> str:
-    """Text for a terminal: line breaks and tabs stay, other control characters become visible.
-
-    >>> printable("red \\x1b[31m line\\r\\n")
-    'red \\\\x1b[31m line\\\\r\\n'
-    """
-    return "".join(
-        char if char.isprintable() or char in "\n\t" else ascii(char)[1:-1] for char in text
-    )

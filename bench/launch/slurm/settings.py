@@ -6,7 +6,7 @@
       gpus_per_node: 1
       cpus_per_task: 4
       memory_gib: 16
-      timeout_min: 120
+      timeout_min: 120                  # minutes, or sbatch's 2:00:00
       source: {timeout_min: 600, gpus: 4}  # pre-training takes longer; a run on four GPUs
       leaderboard: {partition: cpu, gpus_per_node: 0}
       additional: {reservation: course} # any other sbatch option
@@ -20,9 +20,18 @@ import re
 from collections.abc import Iterable, Mapping
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field, Strict, ValidationError, field_validator
+from pydantic import (
+    BaseModel,
+    BeforeValidator,
+    ConfigDict,
+    Field,
+    Strict,
+    ValidationError,
+    field_validator,
+)
 
 from bench.core.errors import GridError, nearest
+from bench.core.text import TIMES, whole_minutes
 
 Kind = Literal["source", "finetune", "leaderboard"]
 
@@ -64,6 +73,15 @@ def _one_line(text: str) -> str:
     return text
 
 
+def _minutes(value: Any) -> Any:
+    if not isinstance(value, str):
+        return value
+    found = whole_minutes(value)
+    if found is None:
+        raise ValueError(f"no time; write {TIMES}")
+    return found
+
+
 Line = Annotated[str, Field(min_length=1)]
 
 
@@ -95,7 +113,7 @@ class Resources(_Section):
     gpus_per_node: Annotated[int, Strict(), Field(ge=0)] | None = None
     cpus_per_task: Annotated[int, Strict(), Field(ge=1)] | None = None
     memory_gib: Annotated[float, Field(gt=0, le=65536)] | None = None
-    timeout_min: Annotated[int, Strict(), Field(ge=1)] | None = None
+    timeout_min: Annotated[int, BeforeValidator(_minutes), Strict(), Field(ge=1)] | None = None
     additional: Mapping[str, str | bool | int | float] = {}
 
     @field_validator("additional")
@@ -246,4 +264,7 @@ def _readable(error: ValidationError, place: str) -> GridError:
         known = Resources if len(first["loc"]) > 1 else SlurmSettings
         hint = f"known: {nearest(str(first['loc'][-1]), known.model_fields, 12)}"
         return GridError(f"unknown key {where!r} in slurm", place=place, hint=hint)
-    return GridError(f"slurm.{where}: {first['input']!r}: {first['msg']}", place=place)
+    message = first["msg"].removeprefix("Value error, ")
+    return GridError(
+        f"slurm.{where}: {first['input']!r}: {message}", place=place, hint="see docs/slurm.md"
+    )

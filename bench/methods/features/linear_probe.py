@@ -1,6 +1,6 @@
 """A classifier on features of a network that is not trained: what SVMs and probes share.
 
-LI §4.3.1 and §4.3.2, SFT §3.1. The features are those of one layer, of
+LI §4.3 and §4.3.2, SFT §3.1. The features are those of one layer, of
 images that are not augmented. C is chosen on the validation images; the classifier is then the one
 that was fitted to the training images alone, or with `train.refit` one that is fitted anew, with
 that C, to training and validation images together.

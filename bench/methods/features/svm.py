@@ -1,6 +1,6 @@
 """A linear SVM, one class against the rest, on features of a network that stays as it is.
 
-LI §4.3.1 (Table 3, fc7 before and after fine-tuning) and SFT §3.1 (Table 2, "w/o ft"). The papers
+LI §4.3 (Table 3, fc7 before and after fine-tuning) and SFT §3.1 (Table 2, "w/o ft"). The papers
 do not say which SVM: it is linear with the squared hinge loss, C is chosen on validation images
 from 0.01, 0.1, 1 and 10, features are scaled to length 1 (an option).
 """

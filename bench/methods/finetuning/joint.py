@@ -1,7 +1,7 @@
 """Joint training on target and source: two classifiers on one trunk, both losses in full.
 
 Ge, Yu (2017), "Borrowing Treasures from the Wealthy: Deep Transfer Learning through Selective Joint
-Fine-tuning", §3.2 and the baselines of §4.6: each step shows as many source
+Fine-tuning", §3.1 and the baselines of §4.6: each step shows as many source
 images as target images, the sum of the two losses is minimised, both classifiers begin at random.
 The whole source, or a random part of it (`borrow.total_images`), gives the rows "all source" and
 "random source"; images chosen by the target are another stream in the same method.

@@ -1,4 +1,4 @@
-"""How many neighbours each target image gets (Ge & Yu, CVPR 2017, §3.1 and Eqs. 2, 3).
+"""How many neighbours each target image gets (Ge & Yu, CVPR 2017, §3.2, Eqs. 2, 3).
 
 An image that the network gets wrong, or right without being sure, is given more source images in
 the next round. "Iteration" in the paper is a round of training, not a step: five rounds have four

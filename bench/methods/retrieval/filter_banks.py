@@ -1,4 +1,4 @@
-"""Filter banks whose responses describe the texture of an image (Ge & Yu, CVPR 2017, §3.1).
+"""Filter banks whose responses describe the texture of an image (Ge & Yu, CVPR 2017, §3.2).
 
 Two banks: Gabor filters with the parameters of Manjunath & Ma (PAMI 1996), and the kernels of any
 layers of any network, before or after their activation. The paper names "kernels and their

@@ -1,4 +1,4 @@
-"""Images as histograms of filter responses, in bins of equal mass (Ge & Yu, CVPR 2017, §3.1).
+"""Images as histograms of filter responses, in bins of equal mass (Ge & Yu, CVPR 2017, §3.2).
 
 Each filter has its own bins. Their edges come from the target alone, so that each bin holds about
 an equal share of the target's responses; source images are counted in the same bins, what lies

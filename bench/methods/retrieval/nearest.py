@@ -1,6 +1,6 @@
 """The stream of selective joint fine-tuning: rounds, growing K, one neighbour per target image.
 
-Ge, Yu (2017), §3.1 and Eqs. 2, 3. Hardness as a level that repeats a target
+Ge, Yu (2017), §3.2, Eqs. 2, 3. Hardness as a level that repeats a target
 image is in the released code only (`oversample_hard`).
 """
 

@@ -1,7 +1,7 @@
 """The source images of selective joint fine-tuning: one of each target image's own neighbours.
 
 Ge, Yu (2017), "Borrowing Treasures from the Wealthy: Deep Transfer Learning through Selective Joint
-Fine-tuning", §3.1 and §3.3. Training goes in rounds; before each round but
+Fine-tuning", §3.2. Training goes in rounds; before each round but
 the first, images that the network gets wrong or is not sure of are given more neighbours.
 
 The paper leaves open, so options with the ledger's defaults: 100 bins and epsilon 2.2204e-16 as in

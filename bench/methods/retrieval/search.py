@@ -1,4 +1,4 @@
-"""Nearest source images by layer-weighted symmetric KL (Ge & Yu, CVPR 2017, Eq. 1 and §3.1).
+"""Nearest source images by layer-weighted symmetric KL (Ge & Yu, CVPR 2017, §3.2, Eq. 1).
 
     H(t, s) = sum_h w_h [ KL(t_h || s_h) + KL(s_h || t_h) ],   w_h = 1 / filters of h's layer
 

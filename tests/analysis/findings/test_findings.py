@@ -497,6 +497,21 @@ def test_probes_are_read_from_a_leaderboard() -> None:
     assert found.main.effect == pytest.approx(given.main.effect)
 
 
+def test_probes_of_networks_with_seeds_of_their_own_are_of_one_repetition() -> None:
+    """The networks before a probe are what is compared, and so are their seeds."""
+    rows = []
+    for layer in (1, 2, 3, 4):
+        for network, base in (("far", 0.6), ("self", 0.5)):
+            for seed, shift in _seeds():
+                given = {"method": "probe", "method_options": f"layer={layer}", "source": network}
+                own = {"source.seeds.init": seed if network == "self" else 0}
+                rows.append(_row(base + shift + _jitter(layer, network, seed), seed=seed, **given))
+                rows[-1] |= own
+    below = _judged("LI-C10", rows).parts[2]
+    assert (below.n, below.counted) == (5, "seed")
+    assert below.effect == pytest.approx(10, abs=0.5)
+
+
 def test_svms_on_frozen_features_stand_for_before_fine_tuning() -> None:
     rows = [r for r in PLANTED["LI-C4"](1) if r["pattern"] != FREEZE]
     svms = _arms(

@@ -11,6 +11,8 @@ import numpy as np
 import pandas as pd
 import pytest
 from markupsafe import escape
+from scipy import special
+from sklearn.metrics import balanced_accuracy_score
 from typer.testing import CliRunner
 
 from analysis.comparisons.evidence import Evidence
@@ -67,12 +69,29 @@ def board(name: str, *overrides: str) -> pd.DataFrame:
 
 @cache
 def full(name: str) -> list[Line]:
-    return lines(name, Evidence(board(name)))
+    return lines(name, Evidence(board(name), class_precisions=precisions, outputs=outputs))
+
+
+LABELS = np.repeat(np.arange(3), (5, 9, 16))
+
+
+def outputs(run_id: str) -> tuple[np.ndarray, np.ndarray]:
+    """Made-up scores of 30 test images of three classes."""
+    rng = np.random.default_rng(int(run_id))
+    return rng.normal(size=(30, 3)).astype(np.float32) + 1.5 * np.eye(3)[LABELS], LABELS
+
+
+def precisions(run_id: str) -> dict[str, float]:
+    """Made up from the run's id."""
+    names = ("smoking", "taking_photos", "texting_message")
+    return {name: (int(run_id) + 3) / (100 + place) for place, name in enumerate(names)}
 
 
 def arms(one: PaperTable) -> list[tuple[str, str, Arm]]:
     found = []
     for cell in one.cells:
+        if cell.class_name:
+            continue  # its runs have a score over all classes too
         if isinstance(cell.of, Arm):
             found.append((cell.row, cell.column, cell.of))
         elif isinstance(cell.of, Difference):
@@ -185,7 +204,17 @@ def test_runs_at_full_size_are_on_the_papers_data(name: str) -> None:
     found = full(name)
     bases = {line.basis for line in found if line.status == "measured" and line.basis}
     assert OTHER_DATA not in bases
-    assert (OTHER_NETWORK in bases) == (name == "selective-joint")  # X-3: resnet152
+    assert OTHER_NETWORK not in bases
+
+
+def test_either_network_of_ge_is_the_papers_and_the_note_says_why() -> None:
+    """GE §4.1 names identity mappings, and starts from weights of the network without them."""
+    standard = next(one for one in GRIDS["selective-joint"].tables if one.name == "Table 2")
+    assert standard.standard["model"] == ("resnet152", "resnetv2_152")
+    models = {str(m) for m in board("selective-joint")["model"]}
+    assert "resnet152" in models
+    assert "resnetv2_152" in {*board("selective-joint", "preset=pre-activation")["model"]}
+    assert "starts from the weights released with [12]" in standard.note
 
 
 # --- what stands in a cell ---
@@ -206,6 +235,57 @@ def test_a_cell_is_the_mean_of_its_runs_in_percent() -> None:
     assert line.measured == pytest.approx(statistics.mean(values))
     assert line.spread == pytest.approx(statistics.stdev(values))
     assert line.low < line.measured < line.high
+
+
+def test_gains_of_single_classes_are_of_nine_views_and_need_the_records() -> None:
+    """SFT §4.2: soft against the same network fine-tuned plainly."""
+    rows = board("soft-fine-tuning")
+    rows = rows[rows["experiments"] == "table-4"].set_index("method")
+    assert set(rows.index) == {"soft", "plain"}
+    ids = (rows.loc[method, "run_id"] for method in ("soft", "plain"))
+    soft, plain = (precisions(str(key)) for key in ids)
+    found = full("soft-fine-tuning")
+    for row, name, printed in (
+        ("smoking", "smoking", 5.0),
+        ("taking photos", "taking_photos", 4.3),
+        ("texting message", "texting_message", 2.2),
+    ):
+        line = of(found, "text Sec. 4.2", row, "gain")
+        assert (line.published, line.status, line.n) == (printed, "measured", 1)
+        assert line.measured == pytest.approx(100 * (soft[name] - plain[name]))
+    alone = of(
+        lines("soft-fine-tuning", Evidence(board("soft-fine-tuning"))),
+        *("text Sec. 4.2", "smoking", "gain"),
+    )
+    assert (alone.status, alone.note) == (
+        "not measured",
+        "a leaderboard has no column for single classes: give the grid",
+    )
+
+
+def test_the_average_of_two_networks_is_of_their_softmax_outputs() -> None:
+    """GE Table 5: "average the output of (ii) and (iii)"."""
+    rows = board("selective-joint")
+    rows = rows[(rows["experiments"] == "table-5") & (rows["method"] == "selective")]
+    places = rows["borrowed"].isin(["places-205 all", "imagenet all;places-205 all"])
+    scores = [outputs(str(key))[0] for key in rows.loc[places, "run_id"]]
+    assert len(scores) == 2
+    mean = np.mean([special.softmax(one, axis=1) for one in scores], axis=0)
+    row = ("Table 5", "Average the output of (ii) and (iii)", "mean Acc")
+    line = of(full("selective-joint"), *row)
+    assert (line.published, line.status, line.n, line.low) == (86.9, "measured", 1, None)
+    expected = 100 * balanced_accuracy_score(LABELS, mean.argmax(1))
+    assert line.measured == pytest.approx(expected)
+    found = lines("selective-joint", Evidence(board("selective-joint")))
+    assert of(found, *row).note == "a leaderboard has no outputs of single images: give the grid"
+    gone = Evidence(board("selective-joint"), outputs=lambda key: None)
+    assert of(lines("selective-joint", gone), *row).note == (
+        "the predictions of one of the two are gone"
+    )
+    other = Evidence(
+        board("selective-joint"), outputs=lambda key: (outputs(key)[0], LABELS + int(key))
+    )
+    assert of(lines("selective-joint", other), *row).status == "not measured"
 
 
 def test_a_gain_is_the_difference_of_two_cells() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from pathlib import Path
 
 import pandas as pd
@@ -79,6 +80,16 @@ def test_curves_are_drawn_from_the_histories_of_the_runs(session: Session) -> No
     assert {"scratch", "3 source classes", "8 source classes"} <= {
         str(line.get_label()) for line in found["epochs-source"].figure.axes[0].get_lines()
     }
+
+
+def test_the_caption_of_soft_fine_tuning_has_the_lead(session: Session) -> None:
+    found = drawn(session, grid_board(session.plan, session.store))["epochs-soft"]
+    pattern = (
+        r"Soft fine-tuning is [+-][\d.]+ points on average over the epochs, "
+        r"[+-][\d.]+ in the worst \(1 pair\); "
+        r"(no level from 70 % on is reached by both|its smallest lead .* epochs)\."
+    )
+    assert re.search(pattern, found.caption)
 
 
 def test_without_validation_images_the_loss_alone_is_drawn_and_the_caption_says_why(

