@@ -8,13 +8,13 @@ from typing import TYPE_CHECKING, Any
 
 from pydantic import TypeAdapter, ValidationError
 
-from bench.core.errors import BenchError, DataError
+from bench.commands._options import say
+from bench.core.errors import BenchError, DataError, StoreError
 from bench.core.paths import user_path
 from bench.grid.errors import cell_error
 from bench.grid.yaml import scalar
 from bench.results.store import Store
 from bench.specs.data import ClassRecipe, DataSpec
-from bench.specs.run import RunSpec
 
 if TYPE_CHECKING:
     import torch
@@ -282,7 +282,7 @@ def _source_of_run(text: str, results: Path) -> Source:
     from bench.results.records import selection_label
 
     folder = find_run(text, results)
-    spec = RunSpec.model_validate_json((folder.path / "spec.json").read_text(encoding="utf-8"))
+    spec = folder.spec()
     data, name = spec.data, spec.model.name
     words = f"run {folder.run_id[:12]}: {name} trained on {data.dataset} {selection_label(data)}"
     return Source(folder.run_id, words, name, data, spec.seeds.draw, data.image_size)
@@ -314,11 +314,14 @@ def _run_from_scratch(data: DataSpec, results: Path) -> str | None:
     """The run on exactly this selection with the best validation accuracy."""
     ranked = []
     for folder in Store(results).find(""):
-        path = folder.path / "spec.json"
-        record = folder.record() if path.is_file() else None
-        if record is None or record["row"].get("status") != "done":
+        try:
+            record = folder.record()
+            if record is None or record["row"]["status"] != "done":
+                continue
+            spec = folder.spec()
+        except StoreError as error:
+            say(f"passed over: {error.place}: {error.message}", err=True)
             continue
-        spec = RunSpec.model_validate_json(path.read_text(encoding="utf-8"))
         if spec.init.kind == "scratch" and spec.data.identity() == data.identity():
             accuracy = record["row"].get("val_top1_accuracy") or 0.0
             ranked.append((-float(accuracy), folder.run_id))

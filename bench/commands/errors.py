@@ -30,7 +30,6 @@ def errors(
     from bench.exports.card import accuracy_with_interval, share
     from bench.results.lookup import find_run
     from bench.results.mistakes import read_predictions
-    from bench.specs.run import RunSpec
 
     folder = find_run(run, results)
     predictions = read_predictions(folder)
@@ -58,7 +57,7 @@ def errors(
         if len(wrong) > 20:
             screen.print(f"  … and {len(wrong) - 20} more: --out FOLDER writes all of them")
         return
-    spec = RunSpec.model_validate_json((folder.path / "spec.json").read_text(encoding="utf-8"))
+    spec = folder.spec()
     for path in write_mistakes(predictions, Path(spec.data.root) if spec.data.root else None, out):
         say(path)
 

@@ -37,7 +37,7 @@ def exported_network(folder: RunFolder) -> Network:
         raise StoreError(
             "the run has no result yet", place=str(folder.path), hint="run its grid again"
         )
-    spec = RunSpec.model_validate_json((folder.path / "spec.json").read_text(encoding="utf-8"))
+    spec = folder.spec()
     if spec.data.views:
         raise _refused(folder, f"its samples are views {', '.join(spec.data.views)}")
     if spec.method.name not in ON_FEATURES:
@@ -67,9 +67,8 @@ def _parent(spec: RunSpec, folder: RunFolder) -> RunFolder:
     found = [
         RunFolder(path, path.name.rpartition("-")[2])
         for path in sorted(folder.path.parent.glob(f"{slug(spec)}-*"))
-        if (path / "spec.json").is_file()
-        and RunSpec.model_validate_json((path / "spec.json").read_text("utf-8")) == spec
     ]
+    found = [one for one in found if one.record_path.is_file() and one.spec() == spec]
     if len(found) != 1:
         why = "is not beside it" if not found else f"may be any of {len(found)}: images changed"
         raise StoreError(

@@ -50,8 +50,8 @@ def trial_of(spec: RunSpec, classes: int, images: int = 0) -> Trial | None:
         "classes": 10 if free else classes or 10,
         "weights": weights,
         **({"images": 1} if alone else {}),
-        **({"copied": [spec.pattern, parent.data.image_size]} if parent and resized else {}),
         **({"drop_path": drop_path} if drop_path else {}),
+        **({"copied": [spec.pattern, parent.data.image_size]} if parent and resized else {}),
     }
 
 
@@ -163,7 +163,7 @@ def _try_size(trial: Trial) -> None:
     from bench.specs.run import ModelSpec
 
     spec, size, images = ModelSpec(**trial["model"]), trial["image_size"], trial.get("images", 2)
-    side, drop_path = trial.get("described", size), trial.get("drop_path", 0.0)
+    drop_path, side = trial.get("drop_path", 0.0), trial.get("described", size)
     try:
         with torch.device("meta"):
             model = create(spec, 10, seed=0, image_size=size, drop_path=drop_path)

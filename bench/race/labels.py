@@ -20,7 +20,6 @@ from bench.methods.features.linear_probe import features_of
 from bench.methods.features.solvers import fit_in_memory
 from bench.results.store import RunFolder
 from bench.runs.build import Context, Loader
-from bench.specs.run import RunSpec
 from bench.training.evaluation import predict, softmax
 
 FOLDS = 5
@@ -74,7 +73,7 @@ def look_at_labels(folder: RunFolder, context: Context) -> Labels | None:
         folder: of a run whose network copies weights that have not seen these labels.
         context: where its images lie.
     """
-    spec = RunSpec.model_validate_json((folder.path / "spec.json").read_text(encoding="utf-8"))
+    spec = folder.spec()
     data = Loader(context)(spec).joined()
     if min(np.bincount(data.loaded.labels[data.loaded.train])) < FOLDS:
         return None

@@ -77,7 +77,7 @@ def read_network(folder: RunFolder) -> Network:
         raise StoreError(
             "the run has no result yet", place=str(folder.path), hint="run its grid again"
         )
-    spec = RunSpec.model_validate_json((folder.path / "spec.json").read_text(encoding="utf-8"))
+    spec = folder.spec()
     if folder.file_named(record, "model") is None or spec.method.name in _WITHOUT:
         raise StoreError(
             f"the run left no network of its own: method {spec.method.name}, "

@@ -335,13 +335,19 @@ def sign(record: Mapping[str, Any]) -> dict[str, Any]:
     return {**body, "digest": hashlib.sha256(canonical_json(body).encode()).hexdigest()}
 
 
-def verify(record: Mapping[str, Any], run_id: str, place: str) -> None:
+STATUSES = ("done", "diverged")
+"""What a record may say of its run."""
+
+
+def verify(record: Any, run_id: str, place: str) -> None:
     """Checks that a record is whole, of this schema and of this run.
 
     Raises:
         StoreError: saying which of the three it is not.
     """
     hint = "delete the folder to have the run repeated"
+    if not isinstance(record, Mapping):
+        raise StoreError("the record is no JSON object", place=place, hint=hint)
     if record.get("schema") != SCHEMA:
         raise StoreError(
             f"schema {record.get('schema')!r} is not {SCHEMA}, that of this version",
@@ -354,3 +360,14 @@ def verify(record: Mapping[str, Any], run_id: str, place: str) -> None:
         )
     if sign(record)["digest"] != record.get("digest"):
         raise StoreError("the record was changed after it was written", place=place, hint=hint)
+    row = record.get("row")
+    sound = isinstance(row, Mapping) and row.get("status") in STATUSES
+    parts = ((("files", "sizes", "notes"), dict), (("classes", "borrowed"), list))
+    if not sound or not all(
+        isinstance(record.get(name, kind()), kind) for names, kind in parts for name in names
+    ):
+        raise StoreError(
+            "the record lacks its row with a status, or a part of it is of another kind",
+            place=place,
+            hint=hint,
+        )

@@ -10,7 +10,6 @@ never changed.
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
@@ -22,6 +21,8 @@ from typing import Any
 
 from bench.core.errors import StoreError
 from bench.core.files import csv_text, file_digest, publish_new, sync_folder, write_atomic
+from bench.core.locks import exclusive, holder
+from bench.core.paths import read_regular
 from bench.results.records import sign, slug, verify
 from bench.specs.run import RunSpec
 
@@ -29,6 +30,30 @@ _DIGITS = 16
 _KEPT_NAME = re.compile(rf"[a-z0-9_]+-[0-9a-f]{{{_DIGITS}}}\.(safetensors|npz)")
 _OLD_NAMES = frozenset({"model.safetensors", "predictions.npz"})
 """As schema 1 first named them; records that name them are read."""
+
+
+_MOST_JSON = 64 << 20
+
+
+def _read_json(path: Path) -> Any:
+    """The content of a JSON file that may have been damaged.
+
+    Raises:
+        FileNotFoundError: it is not there.
+        ValueError: it is no regular file, too large, not UTF-8, or no JSON.
+    """
+    try:
+        return json.loads(read_regular(path, _MOST_JSON))
+    except FileNotFoundError:
+        raise
+    except OSError as error:
+        raise ValueError(error.strerror or str(error)) from None
+    except RecursionError:
+        raise ValueError("it is nested too deeply") from None
+    except UnicodeDecodeError:
+        raise ValueError("it is not UTF-8") from None
+    except ValueError as error:
+        raise ValueError(f"it is no JSON ({error})") from None
 
 
 @dataclass(frozen=True)
@@ -79,21 +104,34 @@ class RunFolder:
             StoreError: if there is a record that does not verify.
         """
         try:
-            text = self.record_path.read_text()
+            record = _read_json(self.record_path)
         except FileNotFoundError:
             return None
-        try:
-            record = json.loads(text)
-        except ValueError:
-            record = None
-        if not isinstance(record, dict):
+        except ValueError as error:
             raise StoreError(
-                "the record is not JSON",
+                f"the record cannot be read: {error}",
                 place=str(self.record_path),
                 hint="delete the folder to have the run repeated",
-            )
+            ) from None
         verify(record, self.run_id, str(self.record_path))
-        return record
+        return dict(record)
+
+    def spec(self) -> RunSpec:
+        """The spec of the run, which lies beside its record.
+
+        Raises:
+            StoreError: it is not there or is damaged.
+        """
+        path = self.path / "spec.json"
+        try:
+            return RunSpec.model_validate_json(read_regular(path, _MOST_JSON))
+        except (OSError, ValueError) as error:
+            reason = error.strerror if isinstance(error, OSError) else "it is no spec of a run"
+            raise StoreError(
+                f"the run's spec cannot be read: {reason}",
+                place=str(path),
+                hint="delete the folder to have the run repeated",
+            ) from None
 
     def publish(
         self, record: Mapping[str, Any], history: Sequence[Mapping[str, Any]], spec: RunSpec
@@ -192,9 +230,12 @@ class RunFolder:
         found = []
         for path in sorted(self.path.glob("failed-*.json")):
             try:
-                found.append(json.loads(path.read_text()))
-            except ValueError:
-                found.append({"reason": "unknown", "message": f"{path} is torn"})
+                failure = _read_json(path)
+            except (OSError, ValueError) as error:
+                failure = f"{path} cannot be read: {error}"
+            if not isinstance(failure, dict):
+                failure = {"reason": "unknown", "message": str(failure)}
+            found.append(failure)
         return found
 
     def add_failure(self, failure: Mapping[str, Any]) -> None:
@@ -208,16 +249,15 @@ class RunFolder:
     def claim(self) -> Iterator[bool]:
         """Holds the run for this process while inside; yields False if another process holds it.
 
-        The lock goes with the process that holds it, however it dies.
+        The lock goes with the process that holds it, however it dies; see `bench.core.locks`.
         """
         self.path.mkdir(parents=True, exist_ok=True)
-        with (self.path / ".lock").open("w") as file:
-            try:
-                fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-            except OSError:
-                yield False
-                return
-            yield True
+        with exclusive(self.path / ".lock") as mine:
+            yield mine
+
+    def holder(self) -> str:
+        """Who holds the run, in words."""
+        return holder(self.path / ".lock")
 
 
 @dataclass(frozen=True)

@@ -85,7 +85,8 @@ def execute_batch(
         folder = store.folder(key, spec)
         with folder.claim() as mine:
             if not mine:
-                report({"event": "ended", "id": key, "status": "elsewhere"})
+                who = folder.holder()
+                report({"event": "ended", "id": key, "status": "elsewhere", "message": who})
                 continue
             report({"event": "started", "id": key})
             status, message = _attempt(folder, spec, begin, report)

@@ -18,6 +18,7 @@ import pytest
 
 from bench.core.errors import StoreError
 from bench.core.files import publish_new, write_atomic
+from bench.results.records import sign
 from bench.results.store import RunFolder, Store
 from bench.specs.data import DataSpec
 from bench.specs.run import ModelSpec, RunSpec
@@ -206,3 +207,43 @@ def test_find_by_beginning_of_the_id_or_part_of_the_name(folder: RunFolder) -> N
     assert store.find("digits") == [folder]
     assert store.find("nothing") == []
     assert store.published() == {ID}
+
+
+# --- damaged files ---
+
+
+def _unparted(whole: dict[str, object]) -> bytes:
+    return json.dumps(sign({"schema": whole["schema"], "run_id": ID})).encode()
+
+
+@pytest.mark.parametrize(
+    ("damage", "words"),
+    [
+        (lambda whole: b"\xff\xfe{", "it is not UTF-8"),
+        (lambda whole: b"[" * 100_000, "nested too deeply"),
+        (lambda whole: b"{", "it is no JSON"),
+        (lambda whole: b"[]", "the record is no JSON object"),
+        (lambda whole: json.dumps(whole | {"schema": 9}).encode(), "schema 9"),
+        (lambda whole: json.dumps(whole | {"classes": []}).encode(), "was changed after"),
+        (_unparted, "lacks its row"),
+    ],
+)
+def test_a_damaged_record_is_an_error_with_its_place(folder: RunFolder, damage, words) -> None:
+    folder.publish(record(), [], SPEC)
+    folder.record_path.write_bytes(damage(json.loads(folder.record_path.read_bytes())))
+    with pytest.raises(StoreError, match=words) as caught:
+        folder.record()
+    assert caught.value.place == str(folder.record_path)
+    assert "delete the folder" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe", b"[" * 100_000, b"{}", b""])
+def test_a_damaged_spec_and_failures_are_no_traceback(folder: RunFolder, content: bytes) -> None:
+    folder.publish(record(), [], SPEC)
+    assert folder.spec() == SPEC
+    (folder.path / "spec.json").write_bytes(content)
+    with pytest.raises(StoreError, match="it is no spec of a run"):
+        folder.spec()
+    (folder.path / "failed-0001.json").write_bytes(content)
+    (failure,) = folder.failures()
+    assert isinstance(failure, dict)

@@ -145,6 +145,7 @@ class _Display:
         self.console, self.session, self.tally = console, session, tally
         self.cost, self.workers = cost, workers
         self.left = {run.id for run in todo}
+        self.waited: set[str] = set()
         self.total = sum(cost[run.id] for run in todo)
         self.begun = time.monotonic()
         self.first_start: float | None = None
@@ -190,6 +191,10 @@ class _Display:
 
     def _ended(self, run_id: str, event: Mapping[str, Any]) -> None:
         status = event["status"]
+        if status == "elsewhere" and run_id not in self.waited:
+            self.waited.add(run_id)
+            who = event.get("message") or "another process"
+            self.say(f"{self._name(run_id)} is being run by {who}; waiting for it")
         if status in ("elsewhere", "stopped") or run_id not in self.left:
             return
         self.left.discard(run_id)

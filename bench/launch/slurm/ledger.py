@@ -13,12 +13,10 @@ numbers still keep them apart. Jobs are known by their names here, never by SLUR
 from __future__ import annotations
 
 import contextlib
-import fcntl
 import hashlib
 import json
 import os
 import shutil
-import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -26,6 +24,7 @@ from typing import Any
 
 from bench.core.errors import StoreError
 from bench.core.files import publish_new
+from bench.core.locks import holder, wait_exclusive
 from bench.launch.slurm.permissions import make_private
 from bench.specs.run import canonical_json
 
@@ -210,23 +209,14 @@ class SubmissionStore:
         Raises:
             StoreError: another command has held it for `wait_s` seconds.
         """
-        with (self.root / ".lock").open("a+") as file:
-            deadline = time.monotonic() + wait_s
-            while True:
-                try:
-                    fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-                except BlockingIOError:
-                    if time.monotonic() > deadline:
-                        raise StoreError(
-                            "another bench command is at work on these results",
-                            place=str(self.root),
-                            hint="wait for it, or end it, then try again",
-                        ) from None
-                    time.sleep(0.1)
-                    continue
-                except OSError:  # no locks here: the numbers of the entries keep writers apart
-                    pass
-                break
+        path = self.root / ".lock"
+        with contextlib.ExitStack() as stack:
+            if not wait_exclusive(stack, path, wait_s):
+                raise StoreError(
+                    f"another bench command is at work on these results: {holder(path)}",
+                    place=str(self.root),
+                    hint="wait for it, or end it, then try again",
+                )
             yield
 
     def read(self) -> Ledger:
