@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.core.errors import DataError
 from bench.core.paths import user_path
 from bench.grid.expand import Experiment, Grid, check_experiments, load_grid
+from bench.grid.validate import described
 from bench.methods import options_of
-from bench.planning.plan import Rates, make_plan
+from bench.planning.plan import Rates, make_plan, unknown_facts
 from bench.planning.table_names import board_name
 from bench.results.lookup import Folder, check_results
 from bench.results.states import Records
@@ -87,16 +88,13 @@ class Session:
 
         places = {experiment.name: experiment.place for experiment in self.grid.experiments}
         here = str(self.grid.path)
-        runs = (
-            (
-                run.spec,
-                len(run.facts.classes),
-                run.facts.train_images,
-                places.get(next(iter(run.experiments), ""), here),
-            )
-            for run in self.wanted
-        )
-        check_networks(runs, self.store.cache)
+        runs, seen = [], []
+        for run in self.wanted:
+            place = places.get(next(iter(run.experiments), ""), here)
+            runs.append((run.spec, len(run.facts.classes), run.facts.train_images, place))
+            if found := described(run.spec):
+                seen.append((*found, place))
+        check_networks(runs, self.store.cache, seen)
 
     def rates(self) -> Rates:
         """Training images per second by (model, image size): medians over this folder's records."""
@@ -219,8 +217,7 @@ class FactFinder:
                 raise
             if str(error) not in self.missing:
                 self.missing.append(str(error))
-            unknown = f"missing {canonical_json(spec.data.identity())} {spec.seeds.draw}"
-            return DataFacts(unknown, (), unknown, spec.data.images_per_class or 0, 0, missing=True)
+            return unknown_facts(spec.data, spec.seeds.draw)
         return DataFacts(
             fingerprint=found.fingerprint,
             classes=found.classes,
@@ -256,8 +253,10 @@ def open_session(
     check_experiments(only, grid)
     root = _data_root(grid, data_root)
     store = Store(results)
+    if not allow_missing:
+        _check_data_are_there([e for e in grid.experiments if not only or e.name in only], root)
     finder = FactFinder(root, store.cache, allow_missing=allow_missing or bool(only))
-    plan = make_plan(grid, finder)
+    plan = make_plan(grid, finder, only)
     session = Session(
         grid,
         plan,
@@ -271,6 +270,54 @@ def open_session(
     if not allow_missing and any(run.facts.missing for run in session.wanted):
         raise DataError(finder.missing[0], place=str(path))
     return session
+
+
+def _check_data_are_there(experiments: Sequence[Experiment], root: Path | None) -> None:
+    """Looks whether the files of all data sets are there, before any is read.
+
+    Raises a MissingDataError for the first that are not, with the way to run what needs others.
+    """
+    from bench.data.boxes import box_file
+    from bench.data.places import MissingDataError, resolve_root
+
+    @functools.cache
+    def missing(dataset: str, place: str | None, boxes: str) -> MissingDataError | None:
+        try:
+            found = resolve_root(dataset, place, root)
+            if found is not None and boxes:
+                box_file(found, boxes)
+        except MissingDataError as error:
+            return error
+        except DataError:  # the plan says so, with the experiment's line
+            return None
+        return None
+
+    lacking: dict[str, tuple[Experiment, MissingDataError]] = {}
+    for experiment in experiments:
+        looked: set[int] = set()
+        for data in _selections((*experiment.runs, *experiment.baselines), looked):
+            boxes = str(dict(data.options).get("boxes", ""))
+            error = missing(data.dataset, data.root, boxes)
+            if error is not None and experiment.name not in lacking:
+                lacking[experiment.name] = (experiment, error)
+    if not lacking:
+        return
+    first, error = next(iter(lacking.values()))
+    rest = [f"--only {each.name}" for each in experiments if each.name not in lacking]
+    go_on = f"; {' '.join(rest)} runs the experiments that have theirs" if rest else ""
+    asking = f"experiment{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
+    message = f"{error.message} ({asking})"
+    raise MissingDataError(message, place=first.place, hint=f"{error.hint}{go_on}")
+
+
+def _selections(runs: Iterable[RunSpec], looked: set[int]) -> Iterator[DataSpec]:
+    """What the runs select and borrow, and those that they start from; each run once."""
+    for run in runs:
+        if id(run) not in looked:
+            looked.add(id(run))
+            yield run.data
+            yield from (borrowed.data for borrowed in run.borrow)
+            yield from _selections(run.needs, looked)
 
 
 def _data_root(grid: Grid, given: Path | None) -> Path | None:
