@@ -8,7 +8,9 @@ tuning is better than freezing, or a copied network no better than one from scra
 from __future__ import annotations
 
 import math
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any
 
 import pandas as pd
@@ -21,7 +23,7 @@ from analysis.comparisons.learning_curves import (
     images_wanted,
     repeated_laws,
 )
-from analysis.comparisons.pairing import best_lr, comparisons, pair
+from analysis.comparisons.pairing import best_lr, comparisons
 from analysis.comparisons.units import summarise
 from analysis.findings.parts import setting_names
 from analysis.leaderboard import arms
@@ -29,6 +31,7 @@ from analysis.leaderboard.labels import settings
 from analysis.leaderboard.read import COPIED, PATTERN, SOURCE, finished, key_of, repetition, varying
 from bench.core.errors import DataError
 from bench.core.text import counted
+from bench.results.intervals import Estimate
 
 _SCHEDULE = ("images_per_class", "epochs", "batch_size", "train.step_epochs", "train.warmup_epochs")
 """What may differ between the runs of one curve: longer training where there are fewer images."""
@@ -49,9 +52,18 @@ class Curve:
     runs: pd.DataFrame
     sizes: tuple[float, ...]
 
+    @cached_property
+    def laws(self) -> pd.DataFrame:
+        """A power law for each repetition."""
+        return repeated_laws(self.runs)
+
 
 def curves(evidence: Evidence) -> list[Curve]:
     """Tuned, frozen and scratch runs with three sizes or more, those with most runs first."""
+    return evidence.once("learning curves", lambda: _curves(evidence))
+
+
+def _curves(evidence: Evidence) -> list[Curve]:
     b = evidence.board
     held = [n for n in varying(b) if n not in (*_SCHEDULE, "lr") and not repetition(n)]
     found: list[Curve] = []
@@ -133,7 +145,7 @@ def _curve_line(situation: Situation, curve: Curve, significance: Significance) 
     topic, behind = "more labels", supports(curve.runs)
     sizes = ", ".join(f"{n:g}" for n in curve.sizes)
     measured = f"{curve.label}: {len(curve.runs)} runs at {sizes} images per class"
-    laws = repeated_laws(curve.runs)
+    laws = curve.laws
     if laws.empty:
         said = f"{measured}; no repetition has three sizes with errors that a curve fits"
         return AdviceLine(topic, "no evidence", said, behind, "no evidence")
@@ -196,6 +208,26 @@ def _images(log_images: float) -> str:
     return f"{images:.0f}" if images < 1000 else f"{images / 1000:.0f} thousand"
 
 
+@dataclass(frozen=True)
+class _TwoArms:
+    """Pairs of one comparison of two arms at two sizes or more.
+
+    Attributes:
+        name, other: the arms.
+        rows: the pairs.
+        setting: what sets the comparison apart.
+        ends: pairs at the smallest and at the largest size, and the mean of their differences.
+        crossing: None where no repetition has every size.
+    """
+
+    name: str
+    other: str
+    rows: pd.DataFrame
+    setting: str
+    ends: tuple[tuple[Estimate, pd.DataFrame], tuple[Estimate, pd.DataFrame]]
+    crossing: Crossing | None
+
+
 def crossings(
     situation: Situation, evidence: Evidence, significance: Significance
 ) -> list[AdviceLine]:
@@ -203,15 +235,20 @@ def crossings(
 
     Only crossings that are decided, or arms that are better throughout, are given.
     """
+    found = evidence.once("arms by number of images", lambda: list(_arms_by_size(evidence)))
+    lines = (_crossing_line(situation, arms_, significance) for arms_ in found)
+    return [line for line in lines if line is not None]
+
+
+def _arms_by_size(evidence: Evidence) -> Iterator[_TwoArms]:
     b = evidence.board
     tuned, frozen = arms.fine_tuned(b), arms.frozen_features(b)[1]
     nothing_copied = (*SOURCE, *PATTERN, *COPIED)
-    lines = []
     for name, other, left, right, vary in (
         ("tuning", "freezing", tuned, frozen, PATTERN),
         ("fine-tuning", "scratch", tuned, arms.scratch(b), nothing_copied),
     ):
-        frame = pair(b, left, right, vary, lr=evidence.lr_rule(left | right)).frame
+        frame = evidence.pairs(left, right, vary).frame
         every = list(comparisons(frame)) if len(frame) else []
         names = setting_names(b, every) if every else []
         groups = []
@@ -220,9 +257,20 @@ def crossings(
             if known["n_per_class"].nunique() >= 2:
                 groups.append((known, setting))
         for rows, setting in groups[:_MOST]:
-            line = _crossing_line(situation, rows, setting, (name, other), significance)
-            lines += [line] if line is not None else []
-    return lines
+            where = f"{name} over {other}, {_where(rows)}"
+            sizes = rows["n_per_class"].astype(float)
+            ends = _end(rows, sizes.min(), where), _end(rows, sizes.max(), where)
+            try:
+                crossed = crossing(rows, where)
+            except DataError:
+                crossed = None
+            yield _TwoArms(name, other, rows, setting, ends, crossed)
+
+
+def _end(rows: pd.DataFrame, size: float, where: str) -> tuple[Estimate, pd.DataFrame]:
+    group = rows[rows["n_per_class"] == size]
+    points = group.assign(points=100 * group["difference"])
+    return summarise(points, "points", where, "difference", 100.0), group
 
 
 def _common_sizes(rows: pd.DataFrame) -> pd.DataFrame:
@@ -236,35 +284,26 @@ def _common_sizes(rows: pd.DataFrame) -> pd.DataFrame:
 
 
 def _crossing_line(
-    situation: Situation,
-    rows: pd.DataFrame,
-    setting: str,
-    arms_: tuple[str, str],
-    significance: Significance,
+    situation: Situation, compared: _TwoArms, significance: Significance
 ) -> AdviceLine | None:
     """The line where the ends are decided; None where they are not."""
-    name, other = arms_
-    sizes = sorted({float(n) for n in rows["n_per_class"]})
-    where = f"{name} over {other}, {_where(rows)}"
-    ends: list[Any] = []
-    for n in (sizes[0], sizes[-1]):
-        group = rows[rows["n_per_class"] == n]
-        points = group.assign(points=100 * group["difference"])
-        e = summarise(points, "points", where, "difference", 100.0)
-        ends.append(significance.direction(e, group, "top1_accuracy 0", "points"))
-    try:
-        found: Crossing = crossing(rows, where)
-    except DataError:
+    name, other, rows, found = compared.name, compared.other, compared.rows, compared.crossing
+    ends = [
+        significance.direction(e, group, "top1_accuracy 0", "points") for e, group in compared.ends
+    ]
+    if found is None:
         return None
-    spread = f"{sizes[0]:g} to {sizes[-1]:g} images per class, {counted(found.n, found.unit)}"
+    sizes = rows["n_per_class"].astype(float)
+    smallest, largest = f"{sizes.min():g}", f"{sizes.max():g}"
+    spread = f"{smallest} to {largest} images per class, {counted(found.n, found.unit)}"
     first = rows.iloc[0]
-    where = f"{first['dataset']} {first['target']} {setting or f'from {first.source}'}"
-    said = f"{where}: {spread}" + (f"; {found.note}" if found.note else "")
+    setting = compared.setting or f"from {first.source}"
+    said = f"{first['dataset']} {first['target']} {setting}: {spread}"
+    said += f"; {found.note}" if found.note else ""
     behind, topic = supports(rows), "crossing"
     if ends[0] and ends[0] == ends[1]:
         better, worse = (name, other) if ends[0] > 0 else (other, name)
-        answer = f"{better} is better than {worse} at {sizes[0]:g} and at {sizes[-1]:g} images"
-        answer += " per class"
+        answer = f"{better} is better than {worse} at {smallest} and at {largest} images per class"
         return AdviceLine(topic, answer, said, behind, "measured")
     if not ends[0] or not ends[1] or found.images_per_class is None:
         return None

@@ -86,9 +86,11 @@ def _of_model(situation: Situation, evidence: Evidence | None) -> tuple[Evidence
     """The evidence on the situation's network, or all of it and a remark that it is another's."""
     if evidence is None or situation.model is None:
         return evidence, ""
-    same = evidence.board[evidence.board["model"] == situation.model]
-    if len(same):
-        return replace(evidence, board=same), ""
+    same = evidence.board["model"] == situation.model
+    if same.all():
+        return evidence, ""
+    if same.any():
+        return replace(evidence, board=evidence.board[same]), ""
     others = ", ".join(sorted(set(map(str, evidence.board["model"]))))
     return evidence, f"your runs are of other networks ({others}), none of {situation.model}"
 

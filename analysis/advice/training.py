@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
+from functools import partial
 from typing import Literal
 
 import pandas as pd
@@ -22,7 +23,7 @@ from analysis.advice.types import (
     supports,
 )
 from analysis.comparisons.evidence import Evidence
-from analysis.comparisons.pairing import best_rate, comparisons, pair
+from analysis.comparisons.pairing import best_rate, comparisons
 from analysis.comparisons.ratios import copy_ratios, distance_bands
 from analysis.comparisons.units import summarise
 from analysis.findings.evaluate import find_claim, on_published
@@ -117,10 +118,8 @@ def copy_depth(
     significance: Significance,
 ) -> AdviceLine:
     """Copy all but the last layer, or re-initialise more (CHU Fig. 1)."""
-    topic, found = (
-        "copy depth",
-        [] if evidence is None else _depths(situation, evidence, treatments),
-    )
+    topic = "copy depth"
+    found = [] if evidence is None else _depths(situation, evidence, treatments)
     unit = "% (log ratio x 100)"
     signs = [significance.direction(e, rows, "ratio 1", unit) for _, e, rows in found]
     worse = [one for one, sign in zip(found, signs, strict=True) if sign < 0]
@@ -143,18 +142,27 @@ def _depths(
     situation: Situation, evidence: Evidence, treatments: Sequence[Treatment]
 ) -> list[Found]:
     b = evidence.board
-    found = []
+    found: list[Found] = []
     for reinit in sorted({int(n) for n in b.loc[b["method"] == "plain", "reinit"] if n > 1}):
         for treatment in treatments:
-            rule = evidence.lr_rule(b["reinit"].isin([1, reinit]) & (b["treatment"] == treatment))
-            ratios = copy_ratios(b, treatment, reinit, evidence.distances, rule)
-            rows = in_band(ratios.frame, situation)
-            if situation.cosine is not None and rows["distance"].notna().any():
-                band = distance_band(situation.cosine)
-                rows = _where(rows, [one == band for one in distance_bands(rows)])
-            for name, group in _named(evidence, rows, f"last {reinit} layers, {treatment}"):
-                effect = group.assign(effect=100 * group["log_ratio"])
-                found.append((name, summarise(effect, "effect", name, "ratio", 100.0), group))
+            measure = partial(_depth, situation, evidence, reinit, treatment)
+            found += evidence.once(("copy depth", situation, reinit, treatment), measure)
+    return found
+
+
+def _depth(
+    situation: Situation, evidence: Evidence, reinit: int, treatment: Treatment
+) -> list[Found]:
+    b = evidence.board
+    rule = evidence.lr_rule(b["reinit"].isin([1, reinit]) & (b["treatment"] == treatment))
+    rows = in_band(copy_ratios(evidence, treatment, reinit, rule).frame, situation)
+    if situation.cosine is not None and rows["distance"].notna().any():
+        band = distance_band(situation.cosine)
+        rows = _where(rows, [one == band for one in distance_bands(rows)])
+    found: list[Found] = []
+    for name, group in _named(evidence, rows, f"last {reinit} layers, {treatment}"):
+        effect = group.assign(effect=100 * group["log_ratio"])
+        found.append((name, summarise(effect, "effect", name, "ratio", 100.0), group))
     return found
 
 
@@ -189,13 +197,7 @@ def frozen_layers(
     """Freezing the first layers alone against tuning all (LI §4.5); None without such runs."""
     if evidence is None:
         return None
-    b = evidence.board
-    tuned, some = arms.fine_tuned(b), arms.layers_frozen(b) & (b["treatment"] == "partly")
-    found: list[Found] = []
-    for depth in sorted({int(n) for n in b.loc[some, "frozen"]}):
-        arm = some & (b["frozen"] == depth)
-        frame = pair(b, arm, tuned, PATTERN, lr=evidence.lr_rule(arm | tuned)).frame
-        found += _gains(evidence, in_band(frame, situation), f"first {depth}")
+    found = evidence.once(("frozen layers", situation), partial(_frozen, situation, evidence))
     if not found:
         return None
     behind = supports(pd.concat([rows for _, _, rows in found]))
@@ -209,6 +211,16 @@ def frozen_layers(
     if all(sign < 0 for sign in signs):
         return AdviceLine(topic, "freeze no layer alone", because, behind, "measured")
     return AdviceLine(topic, "no depth is shown to be better", because, behind, "undecided")
+
+
+def _frozen(situation: Situation, evidence: Evidence) -> list[Found]:
+    b = evidence.board
+    tuned, some = arms.fine_tuned(b), arms.layers_frozen(b) & (b["treatment"] == "partly")
+    found: list[Found] = []
+    for depth in sorted({int(n) for n in b.loc[some, "frozen"]}):
+        frame = evidence.pairs(some & (b["frozen"] == depth), tuned, PATTERN).frame
+        found += _gains(evidence, in_band(frame, situation), f"first {depth}")
+    return found
 
 
 def _named(evidence: Evidence, rows: pd.DataFrame, name: str) -> Iterator[tuple[str, pd.DataFrame]]:
@@ -242,7 +254,9 @@ def borrowing(
     situation: Situation, evidence: Evidence | None, significance: Significance
 ) -> AdviceLine:
     """Whether training on source images along with the target's helps (SFT, GE)."""
-    found = [] if evidence is None else _borrowed(situation, evidence)
+    found: list[Found] = []
+    if evidence is not None:
+        found = evidence.once(("borrowing", situation), partial(_borrowed, situation, evidence))
     notes = _cautions(situation)
     if not found:
         return _printed_borrowing(notes)
@@ -269,7 +283,7 @@ def _borrowed(situation: Situation, evidence: Evidence) -> list[Found]:
         ("joint", arms.joint(b)),
         ("selective", arms.selective(b)),
     ):
-        frame = pair(b, arm, plain, LOSS, lr=evidence.lr_rule(arm | plain)).frame
+        frame = evidence.pairs(arm, plain, LOSS).frame
         found += _gains(evidence, in_band(frame, situation), name)
     return found
 

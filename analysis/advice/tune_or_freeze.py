@@ -91,9 +91,13 @@ def tune_freeze_pairs(evidence: Evidence) -> pd.DataFrame:
         (unknown where no distance was measured, between where its interval reaches over a band's
         edge); pairs whose number of images is unknown are left out.
     """
+    return evidence.once("tuned and frozen", lambda: _tune_freeze_pairs(evidence))
+
+
+def _tune_freeze_pairs(evidence: Evidence) -> pd.DataFrame:
     b = evidence.board
     rule = evidence.lr_rule((b["reinit"] == 1) & b["treatment"].isin(["tune", "freeze"]))
-    frame = tune_freeze_ratios(b, evidence.distances, rule).frame
+    frame = tune_freeze_ratios(evidence, rule).frame
     frame = frame[frame["n_per_class"].notna()]
     groups = list(comparisons(frame)) if len(frame) else []
     names = setting_names(b, groups) if groups else []

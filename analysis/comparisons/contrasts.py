@@ -18,11 +18,10 @@ from typing import Any, Literal
 import pandas as pd
 
 from analysis.comparisons.evidence import Evidence
-from analysis.comparisons.pairing import pair
 from analysis.comparisons.units import summarise
 from analysis.leaderboard import arms
 from analysis.leaderboard.labels import recipe, settings
-from analysis.leaderboard.read import COPIED, LOSS, PATTERN, SIZES, SOURCE, factors, key_of
+from analysis.leaderboard.read import COPIED, LOSS, PATTERN, SIZES, SOURCE, key_of, varying
 from analysis.statistics.decisions import Decision, difference_test, hypothesis_name
 
 Question = Literal["start", "treatment", "source", "method", "copy", "freeze", "augment"]
@@ -278,7 +277,7 @@ def answers(evidence: Evidence) -> list[Answer]:
         if not contrast.left.any() or not contrast.right.any():
             continue
         rule = evidence.lr_rule(contrast.left | contrast.right)
-        pairs = pair(evidence.board, contrast.left, contrast.right, contrast.vary, lr=rule)
+        pairs = evidence.pairs(contrast.left, contrast.right, contrast.vary, lr=rule)
         if not len(pairs):
             continue
         named = _settings(evidence.board, pairs.frame, contrast)
@@ -296,7 +295,7 @@ def _settings(board: pd.DataFrame, frame: pd.DataFrame, contrast: Contrast) -> l
     rows = board.loc[list(frame["right_place"])].reset_index(drop=True)
     row_of = key_of(frame, ["comparison", *_sizes(frame)])
     # What one row repeats over, such as the target and the sources that go with it.
-    leave |= {n for n in factors(board) for side in (frame, rows) if _several(side, n, row_of)}
+    leave |= {n for n in varying(board) for side in (frame, rows) if _several(side, n, row_of)}
     left = settings(frame, sorted(leave), ["n_per_class"])
     right = settings(rows, sorted(leave), ["n_per_class"])
     names = [

@@ -106,7 +106,7 @@ def soft_lines(evidence: Evidence) -> pd.DataFrame:
     """
     board = evidence.board
     soft, plain = arms.soft(board), arms.fine_tuned(board)
-    pairs = pair(board, soft, plain, LOSS, lr=evidence.lr_rule(soft | plain)).frame
+    pairs = evidence.pairs(soft, plain, LOSS).frame
     if pairs.empty:
         return pd.DataFrame(columns=_LINES)
     most, found = next(comparisons(pairs)), []

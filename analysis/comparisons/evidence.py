@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
+from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.comparisons.pairing import LrRule
+from analysis.comparisons.pairing import LrRule, Pairs, pair
 from analysis.leaderboard.read import finished
 from analysis.statistics.decisions import Rules
 
 ClassPrecisions = Callable[[str], Mapping[str, float]]
 Outputs = Callable[[str], "tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -48,6 +50,9 @@ class Evidence:
     outputs: Outputs | None = None
     lr: LrRule | None = None
     rules: Rules = field(default_factory=Rules)
+    _computed: dict[Hashable, Any] = field(
+        default_factory=dict, init=False, repr=False, compare=False
+    )
 
     def lr_rule(self, rows: pd.Series[bool]) -> LrRule:
         """How learning rates are treated among these rows."""
@@ -56,3 +61,32 @@ class Evidence:
         done = self.board[rows & finished(self.board)]
         several = done["lr"].nunique() > 1
         return "best" if several and not done["val_top1_accuracy"].isna().any() else "same"
+
+    def once(self, key: Hashable, compute: Callable[[], T]) -> T:
+        """The result of `compute`, which runs for the first caller with this key alone.
+
+        Findings, tables, figures and advice of one page compare the same arms. The result is
+        shared, so no caller may change it.
+        """
+        if key not in self._computed:
+            self._computed[key] = compute()
+        result: T = self._computed[key]
+        return result
+
+    def pairs(
+        self,
+        left: pd.Series[bool],
+        right: pd.Series[bool],
+        vary: Collection[str],
+        metric: str = "top1_accuracy",
+        lr: LrRule | None = None,
+    ) -> Pairs:
+        """Pairs of runs of the leaderboard, see `analysis.comparisons.pairing.pair`.
+
+        Args:
+            lr: how learning rates are treated; None: by `lr_rule` of both arms.
+        """
+        rule = self.lr_rule(left | right) if lr is None else lr
+        arms = (left.to_numpy(dtype=bool).tobytes(), right.to_numpy(dtype=bool).tobytes())
+        key = ("pairs", arms, tuple(vary), metric, rule)
+        return self.once(key, lambda: pair(self.board, left, right, vary, metric, rule))

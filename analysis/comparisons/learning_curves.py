@@ -18,7 +18,7 @@ import numpy as np
 import numpy.typing as npt
 import pandas as pd
 
-from analysis.comparisons.units import Kind, combined, observation
+from analysis.comparisons.units import Kind, combined, observation, repetitions
 from analysis.statistics.corrections import finite
 from bench.core.errors import DataError
 from bench.core.text import counted
@@ -100,7 +100,7 @@ def repeated_laws(runs: pd.DataFrame) -> pd.DataFrame:
             law = fit_power_law(sizes, [1 - float(a) for a in group["top1_accuracy"]])
         except DataError:
             continue
-        rows = group.to_dict("records")
+        rows = repetitions(group, "n_per_class")
         row = {"task": task, "seed": seed, "exponent": law.exponent, "law": law, "runs": rows}
         found.append(row | _through_errors(rows, -_slope_weights(rows)))
     columns = ["task", "seed", "exponent", "law", "runs", "train_images", "available_images"]
@@ -222,21 +222,21 @@ def crossing(pairs: pd.DataFrame, name: str, points: int = 120) -> Crossing:
     return Crossing(at, low, high, above, first.n, first.unit, "; ".join(said))
 
 
-Repetition = list[dict[str, Any]]
+Repetition = list[dict[Any, Any]]
 
 
 def _by_size(known: pd.DataFrame, table: pd.DataFrame, sizes: Array) -> list[Repetition]:
     """Each repetition's rows, one for each size; further rows of a size are averaged in value."""
-    groups = dict(iter(known.groupby(["task", "seed", "n_per_class"])))
-    runs = []
-    for task, seed in table.index:
-        rows = []
-        for n in sizes:
-            group = groups[task, seed, n]
-            row = {str(k): v for k, v in group.iloc[0].to_dict().items()}
-            rows.append(row | {"value": float(group["difference"].mean())})
-        runs.append(rows)
-    return runs
+    groups: dict[tuple[Any, Any, float], Repetition] = {}
+    for row in repetitions(known, "n_per_class", "difference"):
+        groups.setdefault((row["task"], row["seed"], float(row["n_per_class"])), []).append(row)
+    return [
+        [
+            group[0] | {"value": float(np.mean([row["difference"] for row in group]))}
+            for group in (groups[task, seed, float(n)] for n in sizes)
+        ]
+        for task, seed in table.index
+    ]
 
 
 def _at(runs: Sequence[Repetition], logs: Array, x: float) -> Estimate:

@@ -43,21 +43,21 @@ def ratio_charts(evidence: Evidence) -> dict[str, Ratios]:
     Names are `tune / freeze` (CHU Fig. 2), `tuned / scratch`, `frozen / scratch` and, for CHU
     Fig. 1, such as `tuned: last 1 / last 3 random`.
     """
-    board, distances = evidence.board, evidence.distances
+    board = evidence.board
     plain = (board["method"] == "plain") & (board["role"] != "source")
     rule = evidence.lr_rule(plain)
-    found = {"tune / freeze": tune_freeze_ratios(board[plain], distances, rule)}
+    found = {"tune / freeze": tune_freeze_ratios(evidence, rule, plain)}
     words: tuple[tuple[str, Literal["tune", "freeze"]], ...] = (
         ("tuned", "tune"),
         ("frozen", "freeze"),
     )
     for word, treatment in words:
-        found[f"{word} / scratch"] = scratch_ratios(board[plain], treatment, distances, rule)
+        found[f"{word} / scratch"] = scratch_ratios(evidence, treatment, rule, plain)
     deeper = plain & (board["reinit"] > 1) & board["treatment"].isin(["tune", "freeze"])
     for reinit in sorted({int(n) for n in board.loc[deeper, "reinit"]}):
         for word, treatment in words:
             name = f"{word}: last 1 / last {reinit} random"
-            found[name] = copy_ratios(board[plain], treatment, reinit, distances, rule)
+            found[name] = copy_ratios(evidence, treatment, reinit, rule, plain)
     return {name: ratios for name, ratios in found.items() if len(ratios.frame)}
 
 

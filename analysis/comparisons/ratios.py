@@ -18,7 +18,8 @@ from typing import Literal
 
 import pandas as pd
 
-from analysis.comparisons.pairing import LrRule, Pairs, pair
+from analysis.comparisons.evidence import Evidence
+from analysis.comparisons.pairing import LrRule, Pairs
 from analysis.comparisons.units import summarise
 from analysis.leaderboard.read import COPIED, PATTERN, SOURCE, key_of
 from analysis.papers.chu2016_bands import SureBand, data_band, sure_distance_band
@@ -107,7 +108,8 @@ def _ratios(pairs: Pairs, panel: str, distances: pd.DataFrame | None) -> Ratios:
     kept["panel"] = panel
     kept["ratio"] = kept["left"] / kept["right"]
     kept["log_ratio"] = [math.log(ratio) for ratio in kept["ratio"]]
-    kept["near_chance"] = [_near_chance(row) for row in kept.to_dict("records")]
+    known = [n for n in ("left", "right", "target_classes", "test_images") if n in kept]
+    kept["near_chance"] = [_near_chance(row) for row in kept[known].to_dict("records")]
     return Ratios(
         kept.reset_index(drop=True), int((~positive).sum()), pairs.unpaired, pairs.unfinished
     )
@@ -125,58 +127,64 @@ def _near_chance(row: dict[str, object] | dict[object, object]) -> bool | None:
 
 
 def copy_ratios(
-    board: pd.DataFrame,
+    evidence: Evidence,
     treatment: Literal["tune", "freeze"],
     reinit: int,
-    distances: pd.DataFrame | None = None,
-    lr: LrRule = "same",
+    lr: LrRule | None = None,
+    rows: pd.Series[bool] | bool = True,
 ) -> Ratios:
     """CHU Fig. 1: accuracy with the last layer random over that with the last `reinit` random.
 
     Args:
-        board: from `analysis.leaderboard.read.prepare`.
+        evidence: the leaderboard and its distances.
         treatment: what is done to the copied layers, in both runs.
         reinit: 3 is the paper's R(6-8), 5 its R(4-8).
+        lr: as of `Evidence.pairs`; `rows`: of the leaderboard that count.
 
     A ratio above 1 says that copying more layers is better.
     """
     if reinit < 2:
         raise DataError(f"reinit is {reinit}", hint="two or more: one is what it is compared with")
-    arm = (board["treatment"] == treatment) & (board["method"] == "plain")
+    board = evidence.board
+    arm = (board["treatment"] == treatment) & (board["method"] == "plain") & rows
     left, right = arm & (board["reinit"] == 1), arm & (board["reinit"] == reinit)
     # Patterns of other depths belong to other models, which the pairing keeps apart.
-    found = pair(board, left, right, PATTERN, lr=lr)
-    return _ratios(found, f"last random / last {reinit} random", distances)
+    found = evidence.pairs(left, right, PATTERN, lr=lr)
+    return _ratios(found, f"last random / last {reinit} random", evidence.distances)
 
 
 def tune_freeze_ratios(
-    board: pd.DataFrame, distances: pd.DataFrame | None = None, lr: LrRule = "same"
+    evidence: Evidence, lr: LrRule | None = None, rows: pd.Series[bool] | bool = True
 ) -> Ratios:
     """CHU Fig. 2: accuracy with all layers but the last tuned over that with them frozen.
 
-    A ratio above 1 says that tuning is better.
+    A ratio above 1 says that tuning is better. Arguments are as of `copy_ratios`.
     """
-    arm = (board["reinit"] == 1) & (board["method"] == "plain")
+    board = evidence.board
+    arm = (board["reinit"] == 1) & (board["method"] == "plain") & rows
     left, right = arm & (board["treatment"] == "tune"), arm & (board["treatment"] == "freeze")
-    return _ratios(pair(board, left, right, PATTERN, lr=lr), "tune / freeze", distances)
+    found = evidence.pairs(left, right, PATTERN, lr=lr)
+    return _ratios(found, "tune / freeze", evidence.distances)
 
 
 def scratch_ratios(
-    board: pd.DataFrame,
+    evidence: Evidence,
     treatment: Literal["tune", "freeze"],
-    distances: pd.DataFrame | None = None,
-    lr: LrRule = "same",
+    lr: LrRule | None = None,
+    rows: pd.Series[bool] | bool = True,
 ) -> Ratios:
     """Accuracy with all layers but the last copied over that of training from scratch.
 
     The same chart as CHU's for the question before: a ratio above 1 says that copying pays.
+    Arguments are as of `copy_ratios`.
     """
-    plain = board["method"] == "plain"
+    board = evidence.board
+    plain = (board["method"] == "plain") & rows
     left = plain & (board["reinit"] == 1) & (board["treatment"] == treatment)
     right = plain & (board["treatment"] == "scratch")
-    found = pair(board, left, right, (*SOURCE, *PATTERN, *COPIED), lr=lr)
+    found = evidence.pairs(left, right, (*SOURCE, *PATTERN, *COPIED), lr=lr)
     word = {"tune": "tuned", "freeze": "frozen"}[treatment]
-    return _ratios(found, f"{word} / scratch", distances)
+    return _ratios(found, f"{word} / scratch", evidence.distances)
 
 
 def band_averages(ratios: Ratios, by: Literal["data", "distance"]) -> pd.DataFrame:

@@ -50,13 +50,24 @@ def summarise(
     if not np.isfinite(values).all():
         bad = int((~np.isfinite(values)).sum())
         raise DataError(f"{bad} of {len(values)} values of {name} are not finite")
-    rows = frame.to_dict("records")
     return estimate(
         [
             observation(row, float(value), kind, scale)
-            for row, value in zip(rows, values, strict=True)
+            for row, value in zip(repetitions(frame), values, strict=True)
         ]
     )
+
+
+_READ = (
+    *("task", "seed", "size", "diverged", "train_images", "available_images", "test_images"),
+    *("left", "right", "left_correct", "right_correct", "top1_accuracy", "correct"),
+    *("per_image", "image_variance"),
+)
+
+
+def repetitions(frame: pd.DataFrame, *more: str) -> list[dict[Any, Any]]:
+    """The rows as `observation` and `combined` read them, and the columns in `more`."""
+    return frame[[n for n in dict.fromkeys((*_READ, *more)) if n in frame]].to_dict("records")
 
 
 def observation(row: Mapping[Any, Any], value: float, kind: Kind, scale: float) -> Observation:

@@ -100,7 +100,7 @@ def c1(evidence: Evidence) -> list[Part]:
     for reinit in depths:
         for treatment in ("tune", "freeze"):
             rule = evidence.lr_rule(b["reinit"].isin([1, reinit]) & (b["treatment"] == treatment))
-            found = copy_ratios(b, treatment, reinit, evidence.distances, rule).frame
+            found = copy_ratios(evidence, treatment, reinit, rule).frame
             if found.empty:
                 continue
             columns = ["n_per_class", "distance", "distance_high"]
@@ -132,7 +132,7 @@ def _says(rows: pd.DataFrame) -> str:
 def _tune_freeze(evidence: Evidence) -> Ratios:
     b = evidence.board
     rule = evidence.lr_rule((b["reinit"] == 1) & b["treatment"].isin(["tune", "freeze"]))
-    return tune_freeze_ratios(b, evidence.distances, rule)
+    return tune_freeze_ratios(evidence, rule)
 
 
 @_claim(

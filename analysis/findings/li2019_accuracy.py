@@ -17,8 +17,8 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparisons.evidence import Evidence
-from analysis.comparisons.pairing import LrRule, comparisons, own_rates, pair
-from analysis.comparisons.units import combined, summarise
+from analysis.comparisons.pairing import LrRule, comparisons, own_rates
+from analysis.comparisons.units import combined, repetitions, summarise
 from analysis.findings.parts import (
     FAILS,
     HOLDS,
@@ -198,7 +198,7 @@ def _near_far(
     """Pairs near - far among the rows, `points` their difference."""
     b = evidence.board
     near, far = rows & arms.source_is(b, "near"), rows & arms.source_is(b, "far")
-    frame = pair(b, near, far, SOURCE, metric, evidence.lr_rule(near | far)).frame
+    frame = evidence.pairs(near, far, SOURCE, metric).frame
     return frame.assign(points=100 * frame["difference"])
 
 
@@ -239,13 +239,13 @@ def _both_sides(before: pd.DataFrame, after: pd.DataFrame, held: Sequence[str]) 
 
     The pairs of one kind are of one comparison before and of one after.
     """
-    sides: list[dict[Any, dict[str, list[dict[str, Any]]]]] = [{}, {}]
+    sides: list[dict[Any, dict[str, list[dict[Any, Any]]]]] = [{}, {}]
     for side, frame in zip(sides, (before, after), strict=True):
         # The seeds of sources belong to the sides; a repetition is one of the target's own seeds.
         keys = zip(frame["task"], key_of(frame, SEEDS), key_of(frame, held), strict=True)
-        for key, row in zip(keys, frame.to_dict("records"), strict=True):
+        for key, row in zip(keys, repetitions(frame, "comparison", "points"), strict=True):
             of = side.setdefault(key, {}).setdefault(str(row["comparison"]), [])
-            of.append({str(k): v for k, v in row.items()})
+            of.append(row)
     found = []
     for key in sorted(sides[0].keys() & sides[1].keys()):
         for first, second in product(*(sorted(side[key]) for side in sides)):
@@ -346,7 +346,8 @@ def c6(evidence: Evidence) -> list[Part]:
     for name in ("near", "far"):
         arm = tuned & arms.source_is(b, name)
         rule = evidence.lr_rule(arm | arms.scratch(b))
-        frame = pair(b, arm, arms.scratch(b), _against_scratch(evidence, arm), lr=rule).frame
+        vary = _against_scratch(evidence, arm)
+        frame = evidence.pairs(arm, arms.scratch(b), vary, lr=rule).frame
         frame = frame.assign(points=100 * frame["difference"])
         parts += _falls(evidence, f"{name} - scratch falls with n", frame, rule, needed)
     both = _near_far(evidence, tuned)
@@ -440,7 +441,7 @@ def c9(evidence: Evidence) -> list[Part]:
     )
     gains = []
     for arm in (scratch, arms.fine_tuned(b)):
-        frame = pair(b, arm & with_, arm & without, vary, lr=evidence.lr_rule(arm)).frame
+        frame = evidence.pairs(arm & with_, arm & without, vary, lr=evidence.lr_rule(arm)).frame
         gains.append(frame.assign(points=100 * frame["difference"]))
     for side in ("near", "far"):
         # One source at a time: a scratch run's gain against that of each source is another pair.

@@ -17,8 +17,8 @@ import pandas as pd
 from scipy import stats
 
 from analysis.comparisons.evidence import Evidence
-from analysis.comparisons.pairing import comparisons, pair
-from analysis.comparisons.units import Kind, combined, summarise
+from analysis.comparisons.pairing import comparisons
+from analysis.comparisons.units import Kind, combined, repetitions, summarise
 from analysis.leaderboard.labels import settings
 from analysis.leaderboard.read import SIZES, key_of
 from analysis.statistics.corrections import p_equal, p_outside
@@ -365,7 +365,7 @@ def parts_of(
         make: gives the part for its name, its pairs and its detail.
     """
     rule = evidence.lr_rule(left | right)
-    pairs = pair(evidence.board, left, right, vary, measure.column, rule)
+    pairs = evidence.pairs(left, right, vary, measure.column, rule)
     if not len(pairs):
         return [missing(name, "no pair of finished runs", needed)]
     groups = list(comparisons(pairs.frame))
@@ -586,7 +586,7 @@ def _slope_of(group: pd.DataFrame, x: str, y: str, sign: int) -> dict[str, objec
     whole = math.fsum((place - middle) ** 2 for place in places)
     weights = [sign * (place - middle) / whole for place in places]
     values = [float(v) for v in group[y]]
-    rows = [{str(k): v for k, v in row.items()} for row in group.to_dict("records")]
+    rows = repetitions(group)
     in_points = y == "points"
     kind: Kind = "difference" if "left" in group else "accuracy"
     return {

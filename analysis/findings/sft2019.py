@@ -14,7 +14,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.comparisons.evidence import Evidence
-from analysis.comparisons.pairing import comparisons, pair
+from analysis.comparisons.pairing import comparisons
 from analysis.comparisons.units import summarise
 from analysis.findings.parts import (
     Measure,
@@ -129,8 +129,7 @@ def c3(evidence: Evidence) -> list[Part]:
     vary, tuned = (*PATTERN, *COPIED, *LOSS), arms.fine_tuned(b)
     found: list[dict[str, object]] = []
     for frozen in arms.frozen_features(b):
-        rule = evidence.lr_rule(tuned | frozen)
-        found = found or _rank_correlations(pair(b, tuned, frozen, vary, lr=rule).frame)
+        found = found or _rank_correlations(evidence.pairs(tuned, frozen, vary).frame)
     if not found:
         return [missing(name, "no target with three or more networks, frozen and tuned", needed)]
     table = pd.DataFrame(found)

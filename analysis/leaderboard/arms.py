@@ -69,7 +69,7 @@ def source_is(board: pd.DataFrame, side: str) -> pd.Series[bool]:
 def option(board: pd.DataFrame, name: str) -> pd.Series[Any]:
     """A method's option in each row, its default where no column states it; None without it."""
     return pd.Series(
-        [options(row).get(name) for row in board.to_dict("records")],
+        [options(row).get(name) for row in _method_columns(board)],
         index=board.index,
         dtype=object,
     )
@@ -79,12 +79,16 @@ def _with_options(
     board: pd.DataFrame, method: str, test: Callable[[Mapping[str, Any]], bool]
 ) -> pd.Series[bool]:
     rows = is_method(board, method)
-    columns = ["method", *(n for n in board.columns if str(n).startswith("method."))]
     fits = [
         bool(own) and test(options(row))
-        for own, row in zip(rows, board[columns].to_dict("records"), strict=True)
+        for own, row in zip(rows, _method_columns(board), strict=True)
     ]
     return pd.Series(fits, index=board.index, dtype=bool)
+
+
+def _method_columns(board: pd.DataFrame) -> list[dict[Any, Any]]:
+    columns = ["method", *(n for n in board.columns if str(n).startswith("method."))]
+    return board[columns].to_dict("records")
 
 
 def borrows(board: pd.DataFrame, part: Amount = "all", selections: int = 1) -> pd.Series[bool]:

@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.leaderboard.earlier import default_options
-from analysis.leaderboard.read import factors, key_of, repetition
+from analysis.leaderboard.read import key_of, repetition, varying
 
 
 def _given(value: Any) -> bool:
@@ -188,7 +188,7 @@ def settings(
     if frame.empty:
         return []
     counts = list(weights) or [1] * len(frame)
-    names = [n for n in factors(frame) if n not in leave_out and not repetition(n)]
+    names = [n for n in varying(frame) if n not in leave_out and not repetition(n)]
     names.sort(key=_order)
     base = key_of(frame, list(beside))
     told, kept = base, []
@@ -197,8 +197,8 @@ def settings(
         if words.groupby(told).nunique().max() > 1:
             kept.append((name, words, _commonest(words, base, counts)))
             told = told + "|" + words
-    rows = frame.to_dict("records")
-    said: list[list[str]] = [[] for _ in rows]
+    rows = frame[[name for name, _, _ in kept]].to_dict("records")
+    said: list[list[str]] = [[] for _ in range(len(frame))]
     for name, words, usual in kept:
         for place, (word, common) in enumerate(zip(words, usual, strict=True)):
             if name in _ALWAYS or word != common:
