@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import functools
+import io
+import itertools
 import platform
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from bench.core.errors import DataError
 from bench.runs.build import Context, Data
 from bench.specs.run import RunSpec
+from bench.training.job import Method
 
 
 def borrowed_record(data: Data) -> dict[str, Any]:
@@ -31,6 +35,31 @@ def borrowed_record(data: Data) -> dict[str, Any]:
             for loaded, images in data.borrowed
         ]
     }
+
+
+def selected_images(method: Method, data: Data) -> dict[str, bytes]:
+    """`selected.npz` of a method that selects source images in rounds; nothing of others.
+
+    Its arrays have one entry for each image that some round can show, in the order of the data:
+    `borrowed` (n,) the place in the run's `borrow`, from 1; `images` (n,) keys in that data set;
+    `rounds` (n,) the first round that can show the image, from 1. Later ones can show it too.
+    """
+    first_rounds = getattr(method, "first_rounds", ())
+    if not first_rounds:
+        return {}
+    first = np.concatenate(first_rounds)  # one source may be a pool of several borrowed sets
+    images = [images.images for _, images in data.borrowed]
+    names = [image.key.encode() for image in itertools.chain(*images)][: len(first)]
+    places = np.repeat(np.arange(1, len(images) + 1), [len(of) for of in images])[: len(first)]
+    shown = np.flatnonzero(first)
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        borrowed=places[shown].astype(np.int16),
+        images=np.array([names[row] for row in shown]),
+        rounds=first[shown],
+    )
+    return {"selected.npz": content.getvalue()}
 
 
 def overlap_with_tests(spec: RunSpec, data: Data, context: Context) -> int:
