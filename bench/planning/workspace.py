@@ -253,6 +253,8 @@ def open_session(
     check_experiments(only, grid)
     root = _data_root(grid, data_root)
     store = Store(results)
+    if folder == "writable":
+        store.sweep()
     if not allow_missing:
         _check_data_are_there([e for e in grid.experiments if not only or e.name in only], root)
     finder = FactFinder(root, store.cache, allow_missing=allow_missing or bool(only))
