@@ -32,7 +32,7 @@ class Session:
         grid, plan, store: of the whole file; a leaderboard is always of the whole file.
         data_root: where data sets lie.
         only: names of the experiments that were asked for; all when empty.
-        missing_data: what a dry run went on without.
+        missing_data: what a dry run of these went on without.
         board: name of the leaderboard's files, see `bench.planning.table_names.board_name`.
         given: the options that the grid was opened with, as they are typed.
     """
@@ -114,12 +114,12 @@ class FactFinder:
     Args:
         data_root: where data sets lie.
         cache: folder for indices.
-        allow_missing: go on without the images (a dry run); `missing` then lists what is missing.
+        allow_missing: go on without the images (a dry run), see `missing`.
     """
 
     def __init__(self, data_root: Path | None, cache: Path, *, allow_missing: bool = False) -> None:
         self.data_root, self.cache, self.allow_missing = data_root, cache, allow_missing
-        self.missing: list[str] = []
+        self._absent: dict[tuple[str, str | None, object], str] = {}
         self._of_data: dict[tuple[int, int], tuple[DataSpec, DataFacts]] = {}  # by object and draw
         self._known: dict[str, DataFacts] = {}  # by what is selected
         self._identities: dict[str, str] = {}
@@ -175,6 +175,12 @@ class FactFinder:
                 hint="borrow: parent, or set method.source_head: random",
             )
 
+    def missing(self, runs: Iterable[RunSpec]) -> tuple[str, ...]:
+        """What was not found of the data that these runs and their parents select, in words."""
+        named = ((data.dataset, data.root, data.options) for data in _selections(runs, set()))
+        texts = (self._absent[key] for key in named if key in self._absent)
+        return tuple(dict.fromkeys(texts))
+
     def _own(self, spec: RunSpec) -> DataFacts:
         key = (id(spec.data), spec.seeds.draw)
         if key not in self._of_data:
@@ -215,8 +221,7 @@ class FactFinder:
         except MissingDataError as error:
             if not self.allow_missing:
                 raise
-            if str(error) not in self.missing:
-                self.missing.append(str(error))
+            self._absent[spec.data.dataset, spec.data.root, spec.data.options] = str(error)
             return unknown_facts(spec.data, spec.seeds.draw)
         return DataFacts(
             fingerprint=found.fingerprint,
@@ -253,6 +258,8 @@ def open_session(
     check_experiments(only, grid)
     root = _data_root(grid, data_root)
     store = Store(results)
+    if folder == "writable":
+        store.sweep()
     if not allow_missing:
         _check_data_are_there([e for e in grid.experiments if not only or e.name in only], root)
     finder = FactFinder(root, store.cache, allow_missing=allow_missing or bool(only))
@@ -263,13 +270,13 @@ def open_session(
         store,
         root,
         tuple(only),
-        tuple(finder.missing),
         board=board_name(grid, overrides),
         given=_as_typed(results, data_root, only, overrides),
     )
-    if not allow_missing and any(run.facts.missing for run in session.wanted):
-        raise DataError(finder.missing[0], place=str(path))
-    return session
+    missing = finder.missing(run.spec for run in session.wanted)
+    if missing and not allow_missing:
+        raise DataError(missing[0], place=str(path))
+    return replace(session, missing_data=missing)
 
 
 def _check_data_are_there(experiments: Sequence[Experiment], root: Path | None) -> None:

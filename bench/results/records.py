@@ -138,7 +138,8 @@ COLUMNS = (
     ),
     Column(
         "source_test_overlap",
-        "test images that the source was trained on or that were borrowed, by content",
+        "test images that the source was trained on or that were borrowed, by content; of weights "
+        "trained on ImageNet by file name",
         "metric",
         "lower",
     ),

@@ -111,6 +111,7 @@ def test_without_parts_sft_names_what_cannot_run_and_the_rest_runs(soft: Planned
         assert (caught.value.hint or "").endswith(f"; {rest} runs the experiments that have theirs")
         session = soft.open("table-2", "table-3", "table-5", "table-6")
         assert not any(run.facts.missing for run in session.wanted)
+        assert session.missing_data == ()
         with pytest.raises(DataError, match=r"the file of boxes 'parts.csv' is not in"):
             soft.open("table-4")
     finally:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -572,3 +573,37 @@ def test_a_limit_that_waiting_does_not_lift_is_no_full_queue(words, kind) -> Non
         "submit limit, user's size and/or time limits)"
     )
     assert type(_meaning(f"{words}\n{text}")) is kind
+
+
+def _acl(*entries: tuple[int, int, int]) -> bytes:
+    """An access control list as the kernel keeps it: tag, permissions, number."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+NOBODY = 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(
+    ("writer", "mask", "words"),
+    [((2, 7, 65534), 7, "user 65534"), ((8, 6, 100), 7, "group 100"), ((2, 7, 65534), 5, None)],
+)
+def test_who_may_write_by_an_access_control_list_is_seen(
+    tmp_path: Path, writer: tuple[int, int, int], mask: int, words: str | None
+) -> None:
+    parent = tmp_path / "shared"
+    parent.mkdir(mode=0o700)
+    folder = parent / "own"
+    folder.mkdir(mode=0o700)
+    entries = [(1, 7, NOBODY), writer, (4, 0, NOBODY), (16, mask, NOBODY), (32, 0, NOBODY)]
+    entries.sort(key=lambda entry: entry[0])
+    try:
+        os.setxattr(parent, "system.posix_acl_access", _acl(*entries))
+    except OSError as error:
+        pytest.skip(f"no access control lists on this file system: {error}")
+    if words is None:
+        check_private(folder)
+        return
+    with pytest.raises(StoreError, match=rf"lets {words} write here") as caught:
+        check_private(folder)
+    assert caught.value.place == str(parent)
+    assert "setfacl -b" in (caught.value.hint or "")

@@ -127,6 +127,7 @@ def test_presets_and_single_words_are_known() -> None:
     known |= {*TrainSpec.model_fields, *DataSpec.model_fields, *METHODS}
     for name in SECTIONS.values():
         known |= presets(name) | {one.name for one in grid(name).experiments}
+        known |= {f"box_{view}" for run in grid(name).runs for view in run.data.views}
     known |= {
         *("living_thing", "cloth_covering"),  # of WordNet
         *("near_far", "caffenet_ungrouped"),  # a recipe, a network
