@@ -179,7 +179,7 @@ def status_page(session: Session, outcome: Outcome) -> Group:
     parts: list[Any] = [status_table(session, _as_known(states)), _counted(found)]
     if found.cluster == "down":
         parts.append(marked(found.trouble, "red"))
-    table = Table("run", "state", "job", "what about it", box=None, pad_edge=False)
+    table = Table("run", "state", "job", "detail", box=None, pad_edge=False)
     for state in ("running", "failed", "pending", "blocked", "cancelled", "missing"):
         views = found.of(state)
         for view in views[:_SHOWN]:

@@ -149,7 +149,7 @@ class FactFinder:
         return replace(facts, fingerprint=self._identities[key])
 
     def _borrowing(self, spec: RunSpec, own: DataFacts) -> DataFacts:
-        """With what the run borrows, which its method must be able to do with."""
+        """With what the run borrows, after checking that its method can use it."""
         borrowed = [b.model_dump(mode="json") for b in spec.borrow]
         key = canonical_json([own.fingerprint, spec.seeds.draw, borrowed])
         if key not in self._known:
@@ -295,7 +295,7 @@ def _check_data_are_there(experiments: Sequence[Experiment], root: Path | None) 
                 box_file(found, boxes)
         except MissingDataError as error:
             return error
-        except DataError:  # the plan says so, with the experiment's line
+        except DataError:  # an error of the plan has the experiment's line
             return None
         return None
 
