@@ -1,8 +1,9 @@
 """How many more labels? Learning curves of the user's own runs, and where the better arm changes.
 
 The error falls about as scale · n^-exponent with n images per class; from the fit follow what twice
-the labels bring and how many an accuracy wants. Crossings say from how many images per class on
-tuning is better than freezing, or a copied network no better than one from scratch.
+the labels bring and how many an accuracy wants. A crossing is the number of
+images per class from which tuning is better than freezing, or a copied network no better than one
+from scratch.
 """
 
 from __future__ import annotations
@@ -179,15 +180,15 @@ def _wanted(
     if within.empty:
         return f"{wanted} is out of reach: the error does not fall", False
     e = summarise(within, "log_images", "images wanted", "given")
-    if len(within) < len(laws) or e.value > math.log(_OUT_OF_SIGHT * largest):
-        never = len(laws) - len(within)
-        said = (
-            f"{wanted} is out of sight: over {_OUT_OF_SIGHT} times the {largest:g} images per class"
+    never, problems = len(laws) - len(within), []
+    if e.value > math.log(_TOO_FAR * largest):
+        problems.append(
+            f"takes over {_TOO_FAR} times the {largest:g} images per class that were run"
         )
-        said += " that were run" + (
-            f", never in {never} of {len(laws)} repetitions" if never else ""
-        )
-        return f"{said}; another source or method rather", False
+    if never:
+        problems.append(f"is never reached in {never} of {len(laws)} repetitions")
+    if problems:
+        return f"{wanted} {' and '.join(problems)}; try another source or method", False
     bounds = "" if e.low is None else f" ({_images(e.low)} to {_images(e.high or 0)})"
     answer = f"{wanted} at about {_images(e.value)} images per class{bounds}"
     more = math.exp(min(e.value, _MOST_LOG)) - situation.images_per_class
@@ -198,7 +199,7 @@ def _wanted(
 
 
 _MOST_LOG = math.log(1e6)
-_OUT_OF_SIGHT = 100
+_TOO_FAR = 100
 
 
 def _images(log_images: float) -> str:

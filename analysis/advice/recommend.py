@@ -1,9 +1,9 @@
 """How should I fine-tune this target? Advice, each line with the experiments that support it.
 
-CHU's Table 3 ("Best Practices for Fine-tuning Visual Classifiers to New Domains") says freeze, tune
-or try both by cosine distance and images per class. Here it is given as printed, with how many of
-the paper's splits stand behind each cell, and derived again from the user's own runs; where those
-decide, they go before the paper. What nothing supports is called "no evidence".
+CHU's Table 3 ("Best Practices for Fine-tuning Visual Classifiers to New Domains") advises to
+freeze, to tune or to try both by cosine distance and images per class. Here it is given as printed,
+with how many of the paper's splits stand behind each cell, and derived again from the user's own
+runs; where those decide, they go before the paper. What nothing supports is called "no evidence".
 """
 
 from __future__ import annotations
@@ -120,9 +120,9 @@ def _overlap(situation: Situation) -> AdviceLine:
         said = "by content hash and by perceptual hash, mirrored images included"
         return AdviceLine("overlap", "none found", said, (), "measured")
     said = f"{found} images of the target are in the source too, {held_out} of them held out"
-    answer = "only training images are shared: accuracies stay honest"
+    answer = "only training images are shared: test accuracy is not affected"
     if held_out:
-        answer = "test accuracy would flatter this source: take these images out, or another source"
+        answer = "test accuracy would be too high: leave these images out, or take another source"
         said += "; exclude_overlap: true leaves the same files out, not other copies of a picture"
     return AdviceLine("overlap", answer, said, (), "measured")
 

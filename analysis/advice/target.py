@@ -55,7 +55,7 @@ def describe_target(
     images_per_class: int | None = None,
     accuracy: float | None = None,
 ) -> tuple[Situation, list[str]]:
-    """What advice needs to know of a target and its source, and sentences about both.
+    """What advice needs of a target and its source, and sentences about both.
 
     Distance and overlap are measured where the source's images are at hand.
 

@@ -86,7 +86,7 @@ def learning_rate(
     topic = f"learning rate, {treatment}"
     found = None if evidence is None else best_rates(evidence.board, treatment)
     if found is None or found.empty:
-        nothing = "no condition of yours tried two rates or more"
+        nothing = "none of your conditions was run at two rates or more"
         if treatment == "freeze":
             hint = f"{nothing}: try train.lr: [0.003, 0.01, 0.03] on validation images"
             return AdviceLine(topic, "no evidence", hint, (), "no evidence")
@@ -209,7 +209,9 @@ def frozen_layers(
         best = max(good, key=lambda one: one[1].value)[0]
         return AdviceLine(topic, f"freeze the {best} layers", because, behind, "measured")
     if all(sign < 0 for sign in signs):
-        return AdviceLine(topic, "freeze no layer alone", because, behind, "measured")
+        return AdviceLine(
+            topic, "tune all: freezing first layers is worse", because, behind, "measured"
+        )
     return AdviceLine(topic, "no depth is shown to be better", because, behind, "undecided")
 
 
@@ -269,7 +271,7 @@ def borrowing(
         best = max(sure, key=lambda one: one[1].value)[0]
         return AdviceLine("borrowing", f"yes, with {best}", because, behind, "measured")
     if all(sign < 0 for sign in signs):
-        return AdviceLine("borrowing", "no: it harms", because, behind, "measured")
+        return AdviceLine("borrowing", "no: it lowers accuracy", because, behind, "measured")
     answer = "not shown to help: plain fine-tuning first"
     return AdviceLine("borrowing", answer, because, behind, "undecided")
 

@@ -2,7 +2,7 @@
 follow it.
 
 "Best Practices for Fine-tuning Visual Classifiers to New Domains", Table 3 and its rule: the mean
-logarithm of tune / freeze above zero says tune, below zero freeze, else try both. Sources are not
+logarithm of tune / freeze above zero means tune, below zero freeze, else try both. Sources are not
 averaged: each is a comparison of its own. One cell of the
 printed table has no experiment behind it, two have one.
 """
@@ -42,7 +42,7 @@ PAPER = "CHU Table 3"
 
 @dataclass(frozen=True)
 class Cell:
-    """What one comparison of the user's runs says of one cell of the table.
+    """What one comparison of the user's runs shows for one cell of the table.
 
     Attributes:
         distance, data: its bands; distance `unknown` where no distance was measured, `between`
@@ -52,7 +52,7 @@ class Cell:
         ratio, low, high: accuracy of tuning over that of freezing, geometric mean and interval.
         n, unit: what the interval counts; pairs are the runs behind it.
         experiments: which they are from.
-        scope: what the advice speaks of.
+        scope: the tasks that the advice holds for.
     """
 
     distance: DistanceBand
@@ -71,7 +71,7 @@ class Cell:
 
     @property
     def decided(self) -> bool:
-        """Whether tuning and freezing are told apart."""
+        """Whether tuning and freezing are shown to differ."""
         return self.advice in ("tune", "freeze")
 
     def numbers(self) -> str:
@@ -136,7 +136,7 @@ def _cell(
     sign = significance.direction(e, rows, "ratio 1", "% (log ratio x 100)")
     words: dict[int, Advice] = {1: "tune", -1: "freeze", 0: "try both"}
     near_chance = int(sum(flag is True for flag in rows["near_chance"]))
-    notes = [e.note, f"{near_chance} pairs near guessing" if near_chance else ""]
+    notes = [e.note, f"{near_chance} pairs near chance" if near_chance else ""]
     notes.append(f"{counted(e.diverged, 'diverged run')} at chance" if e.diverged else "")
     if distance == "between":
         notes.append(between_bands(rows).replace(", left out", ""))
@@ -189,7 +189,7 @@ class Decision:
 
 
 def _agreed(found: Sequence[Cell]) -> Advice | None:
-    """What all comparisons that were repeated most say; try both where they do not agree."""
+    """The advice of all comparisons that were repeated most; try both where they do not agree."""
     if not found:
         return None
     most = [c for c in found if (c.n, c.pairs) == (found[0].n, found[0].pairs)]
@@ -265,7 +265,7 @@ def _left_out(pairs: pd.DataFrame, data: Band) -> str:
 
 
 def _printed(distance: Band | None, data: Band) -> tuple[Advice | None, str, int]:
-    """The printed advice, what is to be known of it, and the paper's splits behind it."""
+    """The printed advice, its support in words, and the paper's splits behind it."""
     counts = printed_evidence()
     if distance is not None:
         advice, splits = printed_advice(distance, data), counts[distance, data]

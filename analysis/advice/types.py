@@ -1,4 +1,4 @@
-"""What advice consists of: what is known of a target, and lines with the experiments behind."""
+"""What advice consists of: the facts of a target, and lines with the experiments behind."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ AdviceVerdict = Literal["measured", "as printed", "undecided", "no evidence"]
 
 
 class Support(NamedTuple):
-    """An experiment that speaks for a line of advice, and how many comparisons it holds."""
+    """An experiment that supports a line of advice, and how many comparisons it holds."""
 
     experiment: str
     n: int
@@ -39,8 +39,8 @@ class AdviceLine:
         answer: what to do, in a few words.
         because: the numbers behind it, or what is missing.
         supporting: experiments and how many comparisons (pairs, splits, conditions) each holds.
-        verdict: `measured` where the user's own runs or images decide, `as printed` where only the
-            papers speak, `undecided` where there are runs that do not decide it,
+        verdict: `measured` where the user's own runs or images decide, `as printed` where there are
+            only the papers, `undecided` where there are runs that do not decide it,
             `no evidence` where there is nothing.
     """
 
@@ -58,14 +58,14 @@ class AdviceLine:
 
 @dataclass(frozen=True)
 class Situation:
-    """What is known of a target and of the source that is to be copied.
+    """The facts of a target and of the source that is to be copied.
 
     Attributes:
         images_per_class: training images of a class; the mean where classes differ.
         classes: of the target.
         cosine, cosine_low, cosine_high: distance at the last hidden layer; None: not measured.
         model: the network's name; records of the same network are preferred.
-        accuracy: wanted, a fraction; how many labels it takes is then said.
+        accuracy: wanted, a fraction; the labels that it takes are then given.
         overlap: images of the target that the source has too, by exact or perceptual hash; None:
             not looked for.
         overlap_test: how many of them are test or validation images.
@@ -115,7 +115,7 @@ class Significance:
         Args:
             rows: what it is the mean of; `kind` how, as in
                 `analysis.statistics.decisions.hypothesis_name`.
-            unit: of the estimate, which says the smallest effect of interest.
+            unit: of the estimate, which selects the smallest effect of interest.
         """
         test = difference_test(e, hypothesis_name(rows, kind), unit, self._rules)
         self._tests.setdefault(test.hypothesis, test)

@@ -14,9 +14,9 @@ from analysis.comparisons.pairing import LrRule, Pairs, pair
 from analysis.leaderboard.read import finished
 from analysis.statistics.decisions import Rules
 
-T = TypeVar("T")
 ClassPrecisions = Callable[[str], Mapping[str, float]]
 Outputs = Callable[[str], "tuple[npt.NDArray[np.float32], npt.NDArray[np.int64]] | None"]
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -63,7 +63,7 @@ class Evidence:
         return "best" if several and not done["val_top1_accuracy"].isna().any() else "same"
 
     def once(self, key: Hashable, compute: Callable[[], T]) -> T:
-        """What `compute` gives, computed for the first caller with this key.
+        """The result of `compute`, which runs for the first caller with this key alone.
 
         Findings, tables, figures and advice of one page compare the same arms. The result is
         shared, so no caller may change it.
@@ -84,7 +84,7 @@ class Evidence:
         """Pairs of runs of the leaderboard, see `analysis.comparisons.pairing.pair`.
 
         Args:
-            lr: None treats learning rates as `lr_rule` says of both arms.
+            lr: how learning rates are treated; None: by `lr_rule` of both arms.
         """
         rule = self.lr_rule(left | right) if lr is None else lr
         arms = (left.to_numpy(dtype=bool).tobytes(), right.to_numpy(dtype=bool).tobytes())

@@ -31,7 +31,7 @@ def mistake_sheet(wrong: Sequence[Wrong], root: Path) -> Figure:
         raise DataError("no image was called another class")
     columns = min(_COLUMNS, len(wrong))
     rows = math.ceil(len(wrong) / columns)
-    figure = Figure(figsize=(1.35 * columns, 1.75 * rows), layout="constrained")
+    figure = Figure(figsize=(1.6 * columns, 2.0 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for place, ax in enumerate(grid.flat):
         if place >= len(wrong):

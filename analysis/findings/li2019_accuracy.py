@@ -345,9 +345,9 @@ def c6(evidence: Evidence) -> list[Part]:
     parts = []
     for name in ("near", "far"):
         arm = tuned & arms.source_is(b, name)
-        scratch = arms.scratch(b)
-        rule = evidence.lr_rule(arm | scratch)
-        frame = evidence.pairs(arm, scratch, _against_scratch(evidence, arm), lr=rule).frame
+        rule = evidence.lr_rule(arm | arms.scratch(b))
+        vary = _against_scratch(evidence, arm)
+        frame = evidence.pairs(arm, arms.scratch(b), vary, lr=rule).frame
         frame = frame.assign(points=100 * frame["difference"])
         parts += _falls(evidence, f"{name} - scratch falls with n", frame, rule, needed)
     both = _near_far(evidence, tuned)

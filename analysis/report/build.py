@@ -2,7 +2,7 @@
 
 The page needs no network and no script; its figures stand in it as SVG with text as text, and lie
 beside it as files. Every text that comes from data is escaped by the template library. What could
-not be computed is said in its place.
+not be computed is named in its place.
 """
 
 from __future__ import annotations
@@ -33,7 +33,7 @@ from bench.core.text import counted
 
 @dataclass(frozen=True)
 class Drawn:
-    """A figure in the page; `svg` is None where `missing` says why there is none."""
+    """A figure in the page; `svg` is None where `missing` gives the reason."""
 
     name: str
     title: str

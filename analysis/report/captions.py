@@ -1,4 +1,4 @@
-"""Captions: one sentence from a table's numbers, saying what to see in its figure."""
+"""Captions: one sentence from a table's numbers, about what its figure shows."""
 
 from __future__ import annotations
 

@@ -126,7 +126,7 @@ def claims(table: pd.DataFrame) -> tuple[Figure, str]:
     return figure, (
         f"Of {len(table)} claims {held} hold here, {failed} fail, and "
         f"{len(table) - held - failed} lack evidence; read as statements about these tasks alone, "
-        f"{held_here} hold and {failed_here} fail. Left: what the papers' own numbers say."
+        f"{held_here} hold and {failed_here} fail. Left: the verdicts on the papers' own numbers."
     )
 
 

@@ -1,4 +1,4 @@
-"""Which figures a report has, each with a sentence that says what to see; or why there is none.
+"""The figures of a report, each with a sentence on what it shows; or why there is none.
 
 Tables are made here and handed to the functions of `analysis.figures.charts` and its neighbours.
 Where there is nothing to draw, a picture holds a statement of what is missing and which command
@@ -36,7 +36,7 @@ class Picture:
     Attributes:
         name: of its files.
         caption: one sentence: what to see.
-        figure: None where `missing` says why.
+        figure: None where `missing` gives the reason.
     """
 
     name: str

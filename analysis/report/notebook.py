@@ -1,7 +1,7 @@
 """Ratio charts in one call: what `analysis/ratio_charts.ipynb` draws from a results folder.
 
 Each function reads nothing but its arguments and returns a chart, which a notebook shows as SVG;
-one that has no pairs is an error that says which charts there are.
+one that has no pairs is an error that lists the charts there are.
 """
 
 from __future__ import annotations
@@ -24,7 +24,7 @@ from bench.core.errors import DataError
 
 @dataclass(frozen=True, eq=False)
 class Chart:
-    """A figure and the sentence that says what to see in it."""
+    """A figure and the sentence on what it shows."""
 
     figure: Figure
     caption: str

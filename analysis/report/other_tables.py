@@ -101,7 +101,7 @@ def _derived(table: pd.DataFrame) -> Table:
             "95 % interval",
             "runs",
             "as printed",
-            "behind the print",
+            "splits of the paper",
         ),
         tuple(rows),
         (2, 3),
@@ -217,7 +217,7 @@ def ambiguities() -> Table:
 
 
 def machines(board: pd.DataFrame) -> tuple[list[Table], list[str]]:
-    """What ran where, with which versions, and what it took."""
+    """What ran where, with which versions, in which time and memory."""
     try:
         known = tables.machines(board)
     except DataError as error:

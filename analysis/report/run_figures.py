@@ -146,8 +146,8 @@ class _Networks:
         for name, run in best_runs(self.plan, self.store).items():
             if run.spec.data.image_size > _MOST_PIXELS:
                 raise DataError(
-                    f"its networks take images of {run.spec.data.image_size} pixels, which is "
-                    "long work for a report",
+                    f"its networks take images of {run.spec.data.image_size} pixels, which "
+                    "take too long for a report",
                     hint="run: bench class-images RUN, bench similarity IMAGE IMAGE --runs RUN",
                 )
             found[name] = read_trained(self.store.folder(run.id, run.spec))
@@ -236,7 +236,7 @@ def filters_figure(plan: Plan, store: Store) -> tuple[Figure, str]:
         f"each network, chosen and judged on {counted(len(one), 'image')} as in LI, for the class "
         f"that filters detect best, a middling one and the worst. Over all classes {best} has the "
         f"best filters (mean AP {top[best].mean_ap.mean():.2f}); dashed in the bars: a filter "
-        "that says nothing."
+        "without information."
     )
 
 

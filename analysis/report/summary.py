@@ -39,7 +39,7 @@ def interval_text(row: Row) -> str:
 
 
 def gain_text(row: Row, sign: int = 1) -> str:
-    """A gain with its interval; `sign` -1 tells it from the other arm's side.
+    """A gain with its interval; `sign` -1 gives it from the other arm's side.
 
     >>> gain_text({"gain_points": -2.0, "low": -3.0, "high": -1.0, "n": 3, "unit": "seed"}, -1)
     '+2.0 points (+1.0 to +3.0, 3 seeds)'
@@ -56,7 +56,7 @@ def gain_text(row: Row, sign: int = 1) -> str:
 def headline(gains: pd.DataFrame, crossings: pd.DataFrame, lr: pd.DataFrame) -> list[str]:
     """Three sentences: whether to copy, whether to tune or freeze, and what else matters most.
 
-    A sentence about sources or methods speaks of what the sentence on tuning and freezing advises,
+    A sentence about sources or methods is about what the sentence on tuning and freezing advises,
     so that no two sentences contradict each other.
 
     Args:
@@ -76,7 +76,7 @@ def headline(gains: pd.DataFrame, crossings: pd.DataFrame, lr: pd.DataFrame) -> 
     ]
     if len(found) < 3:
         more = " and ".join(missing) or "another source, another method or other learning rates"
-        found.append(f"Nothing is known of the rest: add {more} to the grid to compare.")
+        found.append(f"The rest was not compared: add {more} to the grid.")
     return found[:3]
 
 
@@ -114,7 +114,7 @@ def _where(row: Row) -> str:
 
 
 def _scope(row: Row) -> str:
-    """What a decided row speaks of, unless it is a general statement."""
+    """The tasks that a decided row holds for, unless it is a general statement."""
     return "" if row["scope"] in ("", "in general") else f", {row['scope']}"
 
 

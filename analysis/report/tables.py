@@ -1,6 +1,6 @@
 """The report's tables: what numbers become when they are read. Every cell is a text.
 
-A number that does not exist is a dash, and the row's note or the table's says why.
+A number that does not exist is a dash, and the row's note or the table's gives the reason.
 """
 
 from __future__ import annotations

@@ -20,7 +20,7 @@ from bench.grid.yaml import scalar
 from bench.launch.slurm.job import Job
 from bench.launch.slurm.ledger import Command, SubmissionStore
 from bench.launch.slurm.reconcile import Reconciler
-from bench.launch.slurm.settings import SlurmSettings, read_settings
+from bench.launch.slurm.settings import Kind, SlurmSettings, read_settings
 from bench.launch.slurm.states import STATES, RunView, Situation
 from bench.launch.slurm.submission import GridOnCluster, Outcome
 from bench.planning.workspace import Session
@@ -87,6 +87,7 @@ def submit_grid(
     for kind in ("source", "finetune"):
         mine = (run.spec for run in session.wanted if (run.role == "source") == (kind == "source"))
         check_gpus(mine, step.settings.resources(kind).gpus or 1, str(session.grid.path))
+    _print_remarks(step, session, console)
     outcome = step.submit(begin=True, retry_failed=retry_failed)
     _print_outcome(console, outcome)
     while outcome.jobs:
@@ -102,6 +103,16 @@ def submit_grid(
     elif counts["done"] + counts["diverged"] == sum(counts.values()):
         console.print(f"leaderboard: {session.leaderboard()}")
     return 1 if counts["failed"] or counts["damaged"] or counts["blocked"] else 0
+
+
+def _print_remarks(step: Reconciler, session: Session, console: Console) -> None:
+    """What the settings may not mean, before anything is submitted."""
+    roles = {"source" if run.role == "source" else "finetune" for run in session.wanted}
+    kinds: list[Kind] = [kind for kind in ("source", "finetune") if kind in roles]
+    partitions = {kind: step.settings.resources(kind).partition for kind in kinds}
+    for kind in kinds:
+        for line in step.settings.remarks([kind], step.queue.gpus(partitions[kind])):
+            console.print(line, highlight=False)
 
 
 def _print_outcome(console: Console, outcome: Outcome) -> None:
@@ -168,7 +179,7 @@ def status_page(session: Session, outcome: Outcome) -> Group:
     parts: list[Any] = [status_table(session, _as_known(states)), _counted(found)]
     if found.cluster == "down":
         parts.append(marked(found.trouble, "red"))
-    table = Table("run", "state", "job", "what about it", box=None, pad_edge=False)
+    table = Table("run", "state", "job", "detail", box=None, pad_edge=False)
     for state in ("running", "failed", "pending", "blocked", "cancelled", "missing"):
         views = found.of(state)
         for view in views[:_SHOWN]:

@@ -77,7 +77,7 @@ _WAYS_OUT = {
         (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG),
         "free some space there, or name a folder on another disk (--results)",
     ),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "see who may use it and its folder: ls -ld"),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check its permissions and its folder's: ls -ld"),
     errno.ENAMETOOLONG: "give a shorter name, or a folder with a shorter path",
     errno.EISDIR: "a file is needed here, and this is a folder",
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a folder is needed here, and this is a file"),
@@ -94,7 +94,7 @@ def of_files(error: OSError) -> BenchError:
     return BenchError(
         error.strerror or str(error),
         place=str(error.filename or f"a file that {Path.cwd()} or the grid leads to"),
-        hint=_WAYS_OUT.get(error.errno or 0, "check the path, the disk and who may use them"),
+        hint=_WAYS_OUT.get(error.errno or 0, "check the path, the disk and the permissions"),
     )
 
 

@@ -138,7 +138,7 @@ def class_tree(
     target: Annotated[
         str | None, typer.Option(help="beginning of a task's title; the first one if left out")
     ] = None,
-    rows: Annotated[int, typer.Option(min=2, help="lines; branches that find no room close")] = 120,
+    rows: Annotated[int, typer.Option(min=2, help="lines; branches without room are closed")] = 120,
     only: Only = None,
     set_: Set = None,
     data_root: DataRoot = None,

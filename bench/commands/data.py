@@ -157,7 +157,7 @@ def _options(texts: list[str] | None) -> tuple[tuple[str, Any], ...]:
 
 def register(app: typer.Typer) -> None:
     """Adds the commands to the application."""
-    data = typer.Typer(no_args_is_help=True, help="Look at data sets.", rich_markup_mode=None)
+    data = typer.Typer(no_args_is_help=True, help="List or check data sets.", rich_markup_mode=None)
     data.command("list")(data_list)
     data.command("check")(data_check)
     app.add_typer(data, name="data")

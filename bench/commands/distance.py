@@ -89,7 +89,7 @@ def distance(
 
 
 def distance_table(rows: Sequence[Mapping[str, Any]]) -> Table:
-    """A row per distance: value, 95 % interval, number of images, and what to know about it."""
+    """A row per distance: value, 95 % interval, number of images, and remarks."""
     from rich.table import Table
 
     table = Table("distance", box=None, pad_edge=False)

@@ -135,7 +135,7 @@ def evidence_of(
     """Runs and measurements of a grid file, a results folder or a leaderboard, and what they are.
 
     Returns:
-        The evidence, and lines that say how much there is and what is missing.
+        The evidence, and lines on how much there is and what is missing.
 
     Raises:
         BenchError: the source does not exist, is no leaderboard, or has no row.
@@ -360,7 +360,7 @@ def _name(f: Finding) -> str:
 
 
 def _parts(f: Finding) -> list[str]:
-    """A line for each part of a claim; of a claim with one part, what there is to know."""
+    """A line for each part of a claim; of a claim with one part, its details."""
     from analysis.findings.parts import UNDECIDED
 
     if len(f.parts) == 1:

@@ -160,7 +160,7 @@ def _about_labels(result: Result, place: Path) -> list[str]:
 
     labels = result.labels
     if labels is None:
-        return ["labels    too few of some class to look at them"]
+        return ["labels    not checked: too few of some class"]
     write_csv(place / "suspicious.csv", [vars(one) for one in labels.suspicious])
     gain = 100 * (labels.accuracy - labels.with_half)
     some = "; ".join(

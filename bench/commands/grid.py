@@ -39,14 +39,22 @@ def grid(
     dry_run: Annotated[bool, typer.Option(help="show what would run, and stop")] = False,
     machine: MachineOptions,
     retry_failed: RetryFailed = False,
+    accept_problems: Annotated[
+        bool, typer.Option(help="run although bench data check finds problems in your images")
+    ] = False,
     slurm: Annotated[
         bool, typer.Option("--slurm", help="submit to the SLURM cluster, and return")
     ] = False,
     submission: SubmitOptions,
 ) -> None:
     """Run what is missing of a grid and write its leaderboards."""
+    from bench.planning.images import check_images
+
     _check(machine, slurm, submission)
+    looks = not (accept_problems or dry_run)
     if slurm and not dry_run:
+        if looks:
+            check_images(chosen.open("writable"))
         submit(
             chosen,
             submission,
@@ -57,6 +65,8 @@ def grid(
     from bench.launch.devices import Machine, placement
 
     session = chosen.open("any" if dry_run else "writable", allow_missing=dry_run)
+    if looks:
+        check_images(session)
     if not session.missing_data:
         session.try_networks()
     here = Machine(machine.device, machine.threads, machine.gpus)

@@ -1,4 +1,4 @@
-"""`bench export` and `bench predict`: a run's network as a model folder, and what it says."""
+"""`bench export` and `bench predict`: a run's network as a model folder, and its predictions."""
 
 from __future__ import annotations
 

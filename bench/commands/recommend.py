@@ -83,7 +83,7 @@ def recommend(
     details: SourceDetails,
     asked: Asked,
     regret: Annotated[
-        bool, typer.Option("--regret", help="insist on the advice's regret, or say why not")
+        bool, typer.Option("--regret", help="print the regret of the advice, or why there is none")
     ] = False,
     csv: Annotated[
         Path | None,
@@ -120,7 +120,7 @@ def gather(
     """The user's runs: of the grids named, or of all leaderboards in the results folder.
 
     Returns:
-        None where there are none, and lines that say what is there.
+        None where there are none, and lines on what is there.
 
     Raises:
         BenchError: a grid that is wrong or has no row.
@@ -193,7 +193,7 @@ def print_advice(
 
 
 def advice_table(lines: Sequence[AdviceLine]) -> Table:
-    """A row per line of advice: what to do, how sure, why, and which experiments say so."""
+    """A row per line of advice: what to do, how sure, why, and which experiments support it."""
     from rich.table import Table
 
     table = Table("about", "advice", "evidence", box=None, pad_edge=False)

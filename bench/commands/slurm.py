@@ -80,7 +80,7 @@ def status(
     chosen: GridChoice,
     watch: Annotated[bool, typer.Option("--watch", help="again until the queue is empty")] = False,
     as_json: Annotated[bool, typer.Option("--json", help="one JSON document")] = False,
-    every: Annotated[float, typer.Option(min=1.0, help="seconds between looks of --watch")] = 10.0,
+    every: Annotated[float, typer.Option(min=1.0, help="seconds between updates")] = 10.0,
 ) -> None:
     """Show how a grid stands: done, running, pending, failed, blocked, missing; and why."""
     from bench.commands._slurm import show_status
@@ -90,7 +90,7 @@ def status(
 
 @grouped
 def cancel(chosen: GridChoice) -> None:
-    """Take a grid's jobs off the cluster; what is finished stays, and resume goes on."""
+    """Cancel a grid's jobs; finished runs stay, and `bench resume` goes on."""
     from bench.commands._slurm import cancel_grid
 
     # The whole grid is opened, so that sources which other experiments need are known.

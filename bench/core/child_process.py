@@ -113,6 +113,31 @@ def how_ended(code: int) -> str:
         return f"was killed by signal {-code}"
 
 
+_CURES = {
+    "SIGKILL": "most often memory ran out: try fewer --workers, a smaller train.batch_size with "
+    "train.accumulate, or smaller images",
+    "SIGBUS": "most often the disk is full or memory ran out: free some, or try fewer --workers",
+    "SIGXFSZ": "a file grew beyond the limit of this account (ulimit -f)",
+}
+_FAULT = (
+    "a library crashed: try train.channels_last: false, --threads 1, or another release of torch"
+)
+
+
+def cure_of(how: str) -> str:
+    """What to try after an end that `how_ended` describes; empty where only the output says it.
+
+    >>> cure_of("was killed by SIGSEGV")[:17], cure_of("ended with status 1")
+    ('a library crashed', '')
+    """
+    if "was killed by" not in how:
+        return ""
+    name = how.rpartition(" ")[2]
+    if name in ("SIGTERM", "SIGINT", "SIGHUP"):
+        return "somebody, or the system, ended it"
+    return _CURES.get(name, _FAULT)
+
+
 class Children:
     """Processes that are listened to together; none is left when the context ends.
 

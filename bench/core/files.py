@@ -2,25 +2,73 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import errno
 import hashlib
 import io
 import os
+import re
 import secrets
 import socket
+import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 
-def _temporary(path: Path) -> Path:
-    """A name that no other writer has, in the folder of the result so that a rename is atomic."""
+def temporary_beside(path: Path) -> Path:
+    """A name that no other writer has, in the folder of the result so that a rename is atomic.
+
+    It has the writer's host and process, so that what a killed one leaves can be told and swept.
+    """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "this is a folder, not a file", str(path))
     return path.with_name(
         f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
     )
+
+
+_TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)\.[0-9a-f]{8}\.tmp")
+_FORGOTTEN_S = 7 * 24 * 3600.0
+
+
+def sweep_temporaries(folder: Path) -> int:
+    """Removes what killed writers left in a folder; how many files.
+
+    Of this host those whose process is gone; of others, which cannot be asked, those that nobody
+    has written to for a week.
+    """
+    here, swept = f".{socket.gethostname()}.", 0
+    try:
+        entries = list(os.scandir(folder))
+    except OSError:
+        return 0
+    for entry in entries:
+        found = _TEMPORARY.fullmatch(entry.name)
+        if found is None or not entry.is_file(follow_symlinks=False):
+            continue
+        process = int(found["process"])
+        if f"{here}{process}." in entry.name:
+            dead = process != os.getpid() and not lives(process)
+        else:
+            dead = time.time() - entry.stat(follow_symlinks=False).st_mtime > _FORGOTTEN_S
+        if dead:
+            with contextlib.suppress(OSError):
+                os.unlink(entry.path)  # noqa: PTH108 -- of a directory entry
+                swept += 1
+    return swept
+
+
+def lives(process: int) -> bool:
+    """Whether a process of this host lives."""
+    try:
+        os.kill(process, 0)
+    except ProcessLookupError:
+        return False
+    except (PermissionError, OverflowError):
+        pass
+    return True
 
 
 def _write_synced(path: Path, content: bytes) -> None:
@@ -46,7 +94,7 @@ def sync_folder(folder: Path) -> None:
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replaces `path` as a whole; a reader sees the old or the new content, nothing between."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_beside(path)
     try:
         _write_synced(temporary, content.encode() if isinstance(content, str) else content)
         temporary.replace(path)
@@ -58,7 +106,7 @@ def write_atomic(path: Path, content: bytes | str) -> None:
 def publish_new(path: Path, content: bytes | str) -> bool:
     """Creates `path` as a whole unless it exists; True if this call created it."""
     path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = _temporary(path)
+    temporary = temporary_beside(path)
     try:
         _write_synced(temporary, content.encode() if isinstance(content, str) else content)
         try:

@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.core.errors import StoreError
-from bench.core.files import publish_new
+from bench.core.files import lives, publish_new
 from bench.core.paths import read_regular
 
 STALE_S = 600.0
@@ -139,7 +139,7 @@ def _is_stale(path: Path, content: str) -> bool:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         own = json.loads(content)
         if own["host"] == socket.gethostname():
-            return not _lives(int(own["process"]))
+            return not lives(int(own["process"]))
     try:
         probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.now")
         probe.touch()  # the file system's own clock: that of this host may differ
@@ -148,16 +148,6 @@ def _is_stale(path: Path, content: str) -> bool:
     except OSError:
         return False
     return age > STALE_S
-
-
-def _lives(process: int) -> bool:
-    try:
-        os.kill(process, 0)
-    except ProcessLookupError:
-        return False
-    except (PermissionError, OverflowError):
-        pass
-    return True
 
 
 def wait_exclusive(stack: contextlib.ExitStack, path: Path, wait_s: float) -> bool:

@@ -14,7 +14,6 @@ import json
 import os
 import secrets
 import shutil
-import time
 import zlib
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
@@ -23,13 +22,15 @@ from pathlib import Path
 import numpy as np
 import numpy.typing as npt
 
-from bench.core.errors import DataError
+from bench.core.errors import DataError, StoreError
+from bench.core.locks import exclusive
 from bench.data.dataset import Image, UInt8
 
 FORMAT = "bench decoded images 1"
-STALE_S = 24 * 3600
+_ATTEMPTS = 4
 _CHECKED_ROWS = 256
 _TEMPORARY = ".building-"
+_LOCK = ".lock"
 
 Read = Callable[[Sequence[Image], int], Iterator[UInt8]]
 
@@ -66,22 +67,27 @@ def cached_images(
     """
     folder = cache_dir / f"{fingerprint}-{size}"
     content = _content(images)
-    entry = _open(folder, size, version)
-    if entry is None or not _is_entry_of(entry, content):
+    for attempt in range(_ATTEMPTS):
+        entry = _open(folder, size, version)
+        if entry is not None and _is_entry_of(entry, content):
+            return entry.images
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
             _sweep(cache_dir)
             _build(folder, images, content, size, read, version)
         except OSError as error:
+            if isinstance(error, FileNotFoundError) and attempt + 1 < _ATTEMPTS:
+                continue  # somebody has deleted the cache meanwhile: it is built again
             raise DataError(
-                f"decoded images cannot be cached ({error})",
+                f"decoded images cannot be cached ({error.strerror or error})",
                 place=str(folder),
                 hint="free some space, or choose another --results folder",
             ) from error
-        entry = _open(folder, size, version)
-        if entry is None or not _is_entry_of(entry, content):
-            raise DataError("the cache entry just made does not verify", place=str(folder))
-    return entry.images
+    raise DataError(
+        "the cache entry just made does not verify, or is deleted again and again",
+        place=str(folder),
+        hint="see what else writes into the cache, or choose another --results folder",
+    )
 
 
 def _content(images: Sequence[Image]) -> UInt8:
@@ -128,7 +134,21 @@ def _build(
 ) -> None:
     _check_room(folder.parent, len(images) * size * size * 3)
     own = folder.with_name(f"{_TEMPORARY}{folder.name}-{secrets.token_hex(6)}")
-    own.mkdir()
+    with _held(own):
+        own.mkdir()
+        _fill(own, images, content, size, read, version, folder)
+
+
+def _fill(
+    own: Path,
+    images: Sequence[Image],
+    content: UInt8,
+    size: int,
+    read: Read,
+    version: str,
+    folder: Path,
+) -> None:
+    """Makes the entry in a folder of its own, and renames it to `folder`."""
     try:
         pixels: UInt8 = np.lib.format.open_memmap(
             own / "images.npy", mode="w+", dtype=np.uint8, shape=(len(images), size, size, 3)
@@ -214,10 +234,25 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
+@contextlib.contextmanager
+def _held(own: Path) -> Iterator[None]:
+    """While a build goes on, others see by a lock that its builder lives; no clock is asked."""
+    lock = own.with_name(f"{own.name}{_LOCK}")
+    try:
+        with exclusive(lock):
+            yield
+    finally:
+        lock.unlink(missing_ok=True)
+
+
 def _sweep(cache_dir: Path) -> None:
-    """Removes what builds that were killed a day ago or earlier have left."""
+    """Removes what builds that were killed have left."""
     for folder in cache_dir.glob(f"{_TEMPORARY}*"):
-        with contextlib.suppress(OSError):
-            files = [folder, *folder.iterdir()]
-            if time.time() - max(file.stat().st_mtime for file in files) > STALE_S:
+        if folder.name.endswith((_LOCK, ".held")):
+            folder, lock = folder.with_name(folder.name.partition(_LOCK)[0]), folder
+        else:
+            lock = folder.with_name(f"{folder.name}{_LOCK}")
+        with contextlib.suppress(OSError, StoreError), exclusive(lock) as mine:
+            if mine:
                 shutil.rmtree(folder, ignore_errors=True)
+                lock.unlink(missing_ok=True)

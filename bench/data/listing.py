@@ -71,6 +71,6 @@ def details(name: str) -> list[str]:
         value = option.default
         shown = ", ".join(map(str, option.choices)) or type(value).__name__
         default = ", ".join(value) if isinstance(value, tuple) else str(value)
-        default = default.lower() if isinstance(value, bool) else default
+        default = default.lower() if isinstance(value, bool) else default or "none"
         lines.append(f"  option {key}: {option.about} ({shown}; default {default})")
     return lines

@@ -12,6 +12,7 @@ from typing import Any
 
 from bench.core.errors import DataError
 from bench.core.files import write_atomic
+from bench.data.boxes import with_boxes
 from bench.data.dataset import Image, Notes, digest
 from bench.data.files.decode import Reading
 from bench.data.files.files import ahead, table_path
@@ -19,6 +20,7 @@ from bench.data.files.imagefiles import FileDataset, ImageFiles
 from bench.data.files.mount import Span
 from bench.data.formats.contract import READING, Entry, Format, Options, Value
 from bench.data.names import one_spelling
+from bench.data.transforms.views import Columns
 
 TABLE_FORMAT = "bench data set table 2"
 
@@ -39,7 +41,7 @@ def open_format(
     """
     options = form.chosen(given)
     tree = form.tree(root, cache_dir)
-    layout = {name: value for name, value in options.items() if name not in READING}
+    layout = {name: value for name, value in options.items() if name not in (*READING, "boxes")}
     chosen = json.dumps([form.version, *sorted(layout.items())])
     signature = hashlib.sha256(f"{tree.signature}|{chosen}".encode()).hexdigest()
     stored = table_path(cache_dir, f"{root.resolve()}|{form.name}", signature)
@@ -152,5 +154,7 @@ def _dataset(
     places = {entry.name: spans[entry.path].part(entry.span) for entry in entries}
     reading = Reading(**{name: options[name] for name in READING})  # type: ignore[arg-type]
     files = ImageFiles(root, sha256, places, contents, crops, reading)
-    columns = {entry.name: entry.columns() for entry in entries if entry.has_columns}
+    columns: Columns = {entry.name: entry.columns() for entry in entries if entry.has_columns}
+    if file := str(options["boxes"]):
+        columns = with_boxes(columns, sha256, root, file, partial=bool(options.get("partial")))
     return FileDataset(form.name, files, ordered, cache_dir, columns, table.notes)

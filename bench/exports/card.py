@@ -8,6 +8,7 @@ from typing import Any
 from scipy.stats import binomtest
 
 from bench.core.text import counted
+from bench.exports.network import ON_FEATURES
 from bench.results.lookup import Network
 from bench.results.mistakes import Predictions
 from bench.results.records import source_label
@@ -62,8 +63,12 @@ def model_card(network: Network, record: Mapping[str, Any], predictions: Predict
         "the same kind, at 95 %.",
         f"* Mean accuracy over classes: {share(row['mean_class_accuracy'])}.",
         f"* Trained on: {', '.join(images)}.",
-        f"* Starts from: {source_label(spec)}; layers {spec.pattern}, method {spec.method.name}, "
-        f"learning rate {train.lr:g}, {counted(train.epochs, 'epoch')}.",
+        f"* Starts from: {source_label(spec)}; layers {spec.pattern}, method {spec.method.name}"
+        + (
+            "."
+            if spec.method.name in ON_FEATURES
+            else f", learning rate {train.lr:g}, {counted(train.epochs, 'epoch')}."
+        ),
         f"* Run {record['run_id']}; {row['versions']}.",
         "",
         "| class | test images | recall | precision |",

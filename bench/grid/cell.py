@@ -16,7 +16,7 @@ from bench.core.errors import nearest
 from bench.grid.borrow import is_pool, read_borrow
 from bench.grid.errors import CellError, at_key, below, cell_error
 from bench.grid.pattern import read_pattern
-from bench.grid.validate import check_draws, check_training
+from bench.grid.validate import check_draws, check_sizes, check_training
 from bench.grid.weights import WeightsReader
 from bench.methods import check_run, options_of, resolved
 from bench.models.depths import depth_of
@@ -114,6 +114,7 @@ class RunBuilder:
         self._check_size(model, data.image_size)
         with at_key("method"):
             check_run(spec)
+        check_sizes(spec)
         return spec
 
     def _assemble(self, cell: Mapping[str, Any], **parts: Any) -> RunSpec:

@@ -5,6 +5,9 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from bench.grid.errors import CellError
+from bench.methods import options_of
+from bench.methods.retrieval.neighbours import SelectionOptions
+from bench.models.published import FIXED_SIZE, SMALLEST
 from bench.specs.data import AllClasses, DataSpec, ListedClasses, validation_images
 from bench.specs.run import RunSpec
 
@@ -72,3 +75,66 @@ def _selections(spec: RunSpec) -> Iterator[DataSpec]:
     for run in (spec, *spec.ancestors()):
         yield run.data
         yield from (borrowed.data for borrowed in run.borrow)
+
+
+def check_sizes(spec: RunSpec) -> None:
+    """Refuses sizes of images that the networks of a run cannot take, or cannot compare."""
+    parent, size = spec.parent, spec.data.image_size
+    fixed = FIXED_SIZE.get(spec.model.name)
+    if parent and fixed and parent.data.image_size != size and spec.layers.kind(fixed) != "R":
+        raise CellError(
+            ("source", "image_size"),
+            f"{spec.model.name!r} is trained on source images of {parent.data.image_size} pixels "
+            f"and copied for images of {size}: layer {fixed} has weights for each place of its map",
+            f"set image_size of source and target alike, or re-initialise from layer {fixed}, such "
+            f"as pattern: T(1-{fixed - 1})R({fixed}-{spec.layers.depth})",
+        )
+    options = options_of(spec.method)
+    if isinstance(options, SelectionOptions):
+        _check_described(spec, options)
+
+
+def _check_described(spec: RunSpec, options: SelectionOptions) -> None:
+    """Images that are compared by their filter responses are of one size, that of the network."""
+    kept = spec.data.kept_size
+    for borrowed in spec.borrow:
+        if borrowed.data.kept_size != kept:
+            raise CellError(
+                ("borrow", "resize"),
+                f"borrowed images are kept at {borrowed.data.kept_size} pixels and the target's at "
+                f"{kept}: method {spec.method.name!r} compares both by the same filters",
+                "give source, borrow and target the same resize and image_size",
+            )
+    found = described(spec)
+    if found is None:
+        return
+    network, seen = found
+    name, size = network.model.name, network.data.image_size
+    fixed = name in FIXED_SIZE
+    if seen >= SMALLEST.get(name, 1) and not (fixed and seen != size):
+        return
+    takes = f"images of {size} pixels" if fixed else f"no images below {SMALLEST[name]} pixels"
+    wanted = size if fixed else SMALLEST[name]
+    resize = next(k for k in range(wanted, wanted * 3000) if round(k * options.crop) >= wanted)
+    whose = "bank" if spec.bank else "network"
+    raise CellError(
+        ("bank", "target", "image_size") if spec.bank else ("target", "image_size"),
+        f"the {whose} {name!r} takes {takes}, but describes parts of {seen}: method.crop "
+        f"{options.crop:g} of target images that are kept at {kept}",
+        f"set target.resize: {resize}"
+        + (f", or method.crop: {wanted / kept:g} for more of each image" * (wanted <= kept))
+        + (f", or bank.target.image_size: {seen}" * (fixed and spec.bank is not None)),
+    )
+
+
+def described(spec: RunSpec) -> tuple[RunSpec, int] | None:
+    """The run whose network's filters describe images, and the side of the part that it is shown.
+
+    None where no network describes images.
+    """
+    options, network = options_of(spec.method), spec.bank or spec
+    if not isinstance(options, SelectionOptions) or not options.uses_kernels:
+        return None
+    if network is spec and spec.init.kind == "scratch":
+        return None
+    return network, round(spec.data.kept_size * options.crop)

@@ -43,14 +43,20 @@ def trial_of(spec: RunSpec, classes: int, images: int = 0) -> Trial | None:
     if weights is None and spec.model.name in SMALLEST and not alone and not drop_path:
         return None
     free = weights is None or spec.layers.kind(spec.layers.depth) == "R"
+    parent = spec.parent
+    resized = parent is not None and parent.data.image_size != spec.data.image_size
     return {
-        "model": spec.model.model_dump(mode="json"),
-        "image_size": spec.data.image_size,
+        **_plain(spec),
         "classes": 10 if free else classes or 10,
         "weights": weights,
         **({"images": 1} if alone else {}),
         **({"drop_path": drop_path} if drop_path else {}),
+        **({"copied": [spec.pattern, parent.data.image_size]} if parent and resized else {}),
     }
+
+
+def _plain(spec: RunSpec) -> Trial:
+    return {"model": spec.model.model_dump(mode="json"), "image_size": spec.data.image_size}
 
 
 def _one_at_a_time(spec: RunSpec, images: int) -> bool:
@@ -63,12 +69,18 @@ def _one_at_a_time(spec: RunSpec, images: int) -> bool:
     return share // max(1, min(train.accumulate, share // 2)) == 1
 
 
-def check_networks(runs: Iterable[tuple[RunSpec, int, int, str]], cache: Path) -> None:
+def check_networks(
+    runs: Iterable[tuple[RunSpec, int, int, str]],
+    cache: Path,
+    described: Iterable[tuple[RunSpec, int, str]] = (),
+) -> None:
     """Tries out every network of a grid at the size of its images, and its weights from files.
 
     Args:
         runs: spec, number of classes and of training images, and place in the grid file, of each.
         cache: folder in which what has passed is remembered.
+        described: the run whose network's filters describe images, the side of the part of each
+            image that they are shown, and the place in the grid file.
 
     Raises:
         GridError: at the place of the first run whose network will not do.
@@ -77,6 +89,10 @@ def check_networks(runs: Iterable[tuple[RunSpec, int, int, str]], cache: Path) -
     for spec, classes, images, place in runs:
         trial = trial_of(spec, classes, images)
         if trial is not None:
+            wanted.setdefault(_key(trial), (trial, place))
+    for spec, side, place in described:
+        if spec.model.name not in SMALLEST and side != spec.data.image_size:
+            trial = {**_plain(spec), "classes": 10, "weights": None, "described": side}
             wanted.setdefault(_key(trial), (trial, place))
     passed = _read(cache / _PASSED)
     new = {key: both for key, both in wanted.items() if key not in passed}
@@ -131,6 +147,8 @@ def _answer(trial: Trial) -> Mapping[str, str | None] | None:
         _try_size(trial)
         if trial["weights"] is not None:
             _try_weights(trial)
+        if "copied" in trial:
+            _try_parent(trial)
     except BenchError as error:
         return {"message": str(error).split("\n")[0], "hint": error.hint}
     return None
@@ -145,11 +163,11 @@ def _try_size(trial: Trial) -> None:
     from bench.specs.run import ModelSpec
 
     spec, size, images = ModelSpec(**trial["model"]), trial["image_size"], trial.get("images", 2)
-    drop_path = trial.get("drop_path", 0.0)
+    drop_path, side = trial.get("drop_path", 0.0), trial.get("described", size)
     try:
         with torch.device("meta"):
             model = create(spec, 10, seed=0, image_size=size, drop_path=drop_path)
-            model.train()(torch.empty(images, 3, size, size))
+            model.train()(torch.empty(images, 3, side, side))
     except BenchError:
         raise
     except NotImplementedError:
@@ -164,6 +182,13 @@ def _try_size(trial: Trial) -> None:
                 hint="raise train.batch_size or the number of images, or lower train.accumulate",
             ) from None
         reason = str(error).strip().split("\n", maxsplit=1)[0] or type(error).__name__
+        if side != size:
+            raise ModelError(
+                f"the filters of {spec.name!r} for images of {size} pixels cannot describe parts "
+                f"of {side}: {reason}",
+                hint="the part is method.crop of target.resize, or of target.image_size without "
+                f"it: make it {size}",
+            ) from None
         raise ModelError(
             f"{spec.name!r} does not take images of {size} pixels: {reason}",
             hint=f"set image_size to {_native(spec.name)}the network's own size, or to a larger "
@@ -195,6 +220,30 @@ def _try_weights(trial: Trial) -> None:
         apply_pattern(net, pattern, load_state(init, spec.name, size))
     except BenchError as error:
         raise ModelError(error.message, place=weights["path"], hint=error.hint) from None
+
+
+def _try_parent(trial: Trial) -> None:
+    """The weights of the parent, which sees images of another size, into the network."""
+    import torch
+
+    from bench.core.errors import BenchError, ModelError
+    from bench.models.layers import apply_pattern, create
+    from bench.specs.pattern import LayerPattern
+    from bench.specs.run import ModelSpec
+
+    spec, ours = ModelSpec(**trial["model"]), trial["image_size"]
+    pattern, theirs = trial["copied"]
+    parent = create(spec, trial["classes"], seed=1, image_size=theirs)
+    net = create(spec, trial["classes"], seed=0, image_size=ours)
+    try:
+        with torch.inference_mode():
+            apply_pattern(net, LayerPattern.parse(pattern), parent.state_dict())
+    except BenchError as error:
+        raise ModelError(
+            f"{spec.name!r} is trained on source images of {theirs} pixels and copied for images "
+            f"of {ours}: {error.message}",
+            hint="set image_size of source and target alike",
+        ) from None
 
 
 if __name__ == "__main__":

@@ -23,6 +23,9 @@ from bench.models.depths import TABLE_TIMM
 SMALLEST = {"caffenet": 39, "narrow8_32": 16, "narrow8_64": 32}
 """Side in pixels of the smallest images that our own networks take; a test builds them."""
 
+FIXED_SIZE = {"caffenet": 6}
+"""The first layer that has weights for each place of its map: they fit images of one size alone."""
+
 LARGEST = 2048
 """More pixels a side are taken for a slip: 12 MB an image, and hours for each network."""
 

@@ -6,13 +6,14 @@ pre-training because its id is equal. Pure; facts about the data come in as a fu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
 
 from bench.core.errors import DataError, GridError
 from bench.grid.expand import Experiment, Grid
 from bench.methods.features.cost import fit_s
 from bench.results.records import selection_label, source_label
+from bench.specs.data import DataSpec
 from bench.specs.identity import RunIds, collector_paused
 from bench.specs.measures import Measure
 from bench.specs.planned import DataFacts, Plan, PlannedRun
@@ -33,14 +34,22 @@ class Batch:
 
 
 @collector_paused()
-def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
+def make_plan(
+    grid: Grid, facts: Callable[[RunSpec], DataFacts], only: Collection[str] = ()
+) -> Plan:
     """The plan of a grid; `facts` gives those of a run's data, or raises a DataError.
+
+    The plan is that of the whole grid. Where `only` names experiments, what is wrong with the data
+    of others is no error: their runs are planned as those of missing data are.
 
     Raises:
         DataError: if the data are not there or cannot be selected so, with the experiment's line.
         GridError: if a source and its target share classes without `allow_overlap: true`.
     """
     planner = _Planner(facts)
+    if only:
+        _want_alone(planner, grid, only)
+        planner = planner.lenient()
     cells = 0
     baselines: dict[tuple[str, str], str] = {}
     for experiment in grid.experiments:
@@ -52,17 +61,42 @@ def make_plan(grid: Grid, facts: Callable[[RunSpec], DataFacts]) -> Plan:
     return Plan(grid.name, planner.runs(), cells, baselines, measures)
 
 
+def unknown_facts(data: DataSpec, draw: int) -> DataFacts:
+    """Of images that are not there or cannot be selected; the fingerprint is made up."""
+    made_up = f"missing {canonical_json(data.identity())} {draw}"
+    return DataFacts(made_up, (), made_up, data.images_per_class or 0, 0, missing=True)
+
+
+def _want_alone(planner: _Planner, grid: Grid, only: Collection[str]) -> None:
+    """Adds the runs that were asked for, so that their errors are raised."""
+    for experiment in grid.experiments:
+        if experiment.name in only:
+            for spec in (*experiment.runs, *experiment.baselines):
+                planner.want(spec, experiment)
+    for measure in grid.measures:
+        asked = tuple(part for part in measure.parts if set(part.experiments) & set(only))
+        if asked:
+            planner.measure(replace(measure, parts=asked))
+
+
 class _Planner:
     """Collects runs, each once and after those that it needs; `facts` as for `make_plan`."""
 
     def __init__(self, facts: Callable[[RunSpec], DataFacts]) -> None:
         self._find = facts
+        self._strict = True
         self._facts: dict[int, tuple[RunSpec, DataFacts]] = {}
         self._id_of = RunIds(lambda run: self._facts_of(run).fingerprint)
         self._found: dict[str, tuple[RunSpec, str | None, str | None]] = {}
         self._experiments: dict[str, dict[str, None]] = {}
         self._measured: dict[str, dict[str, None]] = {}
         self._disjoint: set[tuple[int, int]] = set()
+
+    def lenient(self) -> _Planner:
+        """Another one, which has the facts of this one, and for which data may be wrong."""
+        other = _Planner(self._find)
+        other._strict, other._facts = False, self._facts
+        return other
 
     def want(self, spec: RunSpec, experiment: Experiment) -> str:
         """Adds a run of an experiment; its id."""
@@ -95,7 +129,14 @@ class _Planner:
     def _facts_of(self, spec: RunSpec) -> DataFacts:
         key = id(spec)
         if key not in self._facts:
-            self._facts[key] = (spec, self._find(spec))
+            try:
+                found = self._find(spec)
+            except DataError:
+                if self._strict:
+                    raise
+                borrowed = tuple(unknown_facts(b.data, b.draw) for b in spec.borrow)
+                found = replace(unknown_facts(spec.data, spec.seeds.draw), borrowed=borrowed)
+            self._facts[key] = (spec, found)
         return self._facts[key][1]
 
     def _placed(self, spec: RunSpec, asked: Experiment | Measure) -> str:
@@ -113,7 +154,7 @@ class _Planner:
             None if needed is None else self._id_of.known(needed) or self._add(needed, asked)
             for needed in (spec.parent, spec.bank)
         )
-        if not spec.allow_overlap:
+        if self._strict and not spec.allow_overlap:
             self._check_overlap(spec, asked)
         key = self._id_of(spec)
         self._found.setdefault(key, (spec, parent_id, bank_id))

@@ -45,7 +45,7 @@ def _suffix(overrides: Sequence[str]) -> str:
     """What was set, in words that a file can be called by.
 
     A value that cannot be written out as it is (a path, a list) is shortened, and then six digits
-    of a hash tell it from others that look the same.
+    of a hash distinguish it from others that look the same.
 
     >>> _suffix(["train.lr=1e-2", "pattern=tune"])
     'pattern=tune--train.lr=0.01'
@@ -55,7 +55,7 @@ def _suffix(overrides: Sequence[str]) -> str:
     parts = (text.partition("=") for text in overrides)
     pairs = [(key.strip(), scalar(value)) for key, _, value in parts]
     once = len({key for key, _ in pairs}) == len(pairs)
-    if once:  # then their order says nothing
+    if once:  # then their order is arbitrary
         pairs.sort(key=lambda pair: pair[0])
     shown = [(key, *_shown(value)) for key, value in pairs]
     text = "--".join(name if key == PRESET else f"{key}={name}" for key, name, _ in shown)
@@ -67,7 +67,7 @@ def _suffix(overrides: Sequence[str]) -> str:
 
 
 def _shown(value: Any) -> tuple[str, bool]:
-    """A value for a file name, and whether it says all of it."""
+    """A value for a file name, and whether it is all of it."""
     if isinstance(value, str):
         name = Path(value).name if "/" in value else value
     else:

@@ -5,15 +5,16 @@ from __future__ import annotations
 import functools
 import os
 import shlex
-from collections.abc import Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
 from bench.core.errors import DataError
 from bench.core.paths import user_path
 from bench.grid.expand import Experiment, Grid, check_experiments, load_grid
+from bench.grid.validate import described
 from bench.methods import options_of
-from bench.planning.plan import Rates, make_plan
+from bench.planning.plan import Rates, make_plan, unknown_facts
 from bench.planning.table_names import board_name
 from bench.results.lookup import Folder, check_results
 from bench.results.states import Records
@@ -31,7 +32,7 @@ class Session:
         grid, plan, store: of the whole file; a leaderboard is always of the whole file.
         data_root: where data sets lie.
         only: names of the experiments that were asked for; all when empty.
-        missing_data: what a dry run went on without.
+        missing_data: what a dry run of these went on without.
         board: name of the leaderboard's files, see `bench.planning.table_names.board_name`.
         given: the options that the grid was opened with, as they are typed.
     """
@@ -87,16 +88,13 @@ class Session:
 
         places = {experiment.name: experiment.place for experiment in self.grid.experiments}
         here = str(self.grid.path)
-        runs = (
-            (
-                run.spec,
-                len(run.facts.classes),
-                run.facts.train_images,
-                places.get(next(iter(run.experiments), ""), here),
-            )
-            for run in self.wanted
-        )
-        check_networks(runs, self.store.cache)
+        runs, seen = [], []
+        for run in self.wanted:
+            place = places.get(next(iter(run.experiments), ""), here)
+            runs.append((run.spec, len(run.facts.classes), run.facts.train_images, place))
+            if found := described(run.spec):
+                seen.append((*found, place))
+        check_networks(runs, self.store.cache, seen)
 
     def rates(self) -> Rates:
         """Training images per second by (model, image size): medians over this folder's records."""
@@ -116,12 +114,12 @@ class FactFinder:
     Args:
         data_root: where data sets lie.
         cache: folder for indices.
-        allow_missing: go on without the images (a dry run); `missing` then lists what is missing.
+        allow_missing: go on without the images (a dry run), see `missing`.
     """
 
     def __init__(self, data_root: Path | None, cache: Path, *, allow_missing: bool = False) -> None:
         self.data_root, self.cache, self.allow_missing = data_root, cache, allow_missing
-        self.missing: list[str] = []
+        self._absent: dict[tuple[str, str | None, object], str] = {}
         self._of_data: dict[tuple[int, int], tuple[DataSpec, DataFacts]] = {}  # by object and draw
         self._known: dict[str, DataFacts] = {}  # by what is selected
         self._identities: dict[str, str] = {}
@@ -151,7 +149,7 @@ class FactFinder:
         return replace(facts, fingerprint=self._identities[key])
 
     def _borrowing(self, spec: RunSpec, own: DataFacts) -> DataFacts:
-        """With what the run borrows, which its method must be able to do with."""
+        """With what the run borrows, after checking that its method can use it."""
         borrowed = [b.model_dump(mode="json") for b in spec.borrow]
         key = canonical_json([own.fingerprint, spec.seeds.draw, borrowed])
         if key not in self._known:
@@ -176,6 +174,12 @@ class FactFinder:
                 f"{', '.join(unknown[:5])}{' …' if len(unknown) > 5 else ''}",
                 hint="borrow: parent, or set method.source_head: random",
             )
+
+    def missing(self, runs: Iterable[RunSpec]) -> tuple[str, ...]:
+        """What was not found of the data that these runs and their parents select, in words."""
+        named = ((data.dataset, data.root, data.options) for data in _selections(runs, set()))
+        texts = (self._absent[key] for key in named if key in self._absent)
+        return tuple(dict.fromkeys(texts))
 
     def _own(self, spec: RunSpec) -> DataFacts:
         key = (id(spec.data), spec.seeds.draw)
@@ -217,10 +221,8 @@ class FactFinder:
         except MissingDataError as error:
             if not self.allow_missing:
                 raise
-            if str(error) not in self.missing:
-                self.missing.append(str(error))
-            unknown = f"missing {canonical_json(spec.data.identity())} {spec.seeds.draw}"
-            return DataFacts(unknown, (), unknown, spec.data.images_per_class or 0, 0, missing=True)
+            self._absent[spec.data.dataset, spec.data.root, spec.data.options] = str(error)
+            return unknown_facts(spec.data, spec.seeds.draw)
         return DataFacts(
             fingerprint=found.fingerprint,
             classes=found.classes,
@@ -256,21 +258,73 @@ def open_session(
     check_experiments(only, grid)
     root = _data_root(grid, data_root)
     store = Store(results)
+    if folder == "writable":
+        store.sweep()
+    if not allow_missing:
+        _check_data_are_there([e for e in grid.experiments if not only or e.name in only], root)
     finder = FactFinder(root, store.cache, allow_missing=allow_missing or bool(only))
-    plan = make_plan(grid, finder)
+    plan = make_plan(grid, finder, only)
     session = Session(
         grid,
         plan,
         store,
         root,
         tuple(only),
-        tuple(finder.missing),
         board=board_name(grid, overrides),
         given=_as_typed(results, data_root, only, overrides),
     )
-    if not allow_missing and any(run.facts.missing for run in session.wanted):
-        raise DataError(finder.missing[0], place=str(path))
-    return session
+    missing = finder.missing(run.spec for run in session.wanted)
+    if missing and not allow_missing:
+        raise DataError(missing[0], place=str(path))
+    return replace(session, missing_data=missing)
+
+
+def _check_data_are_there(experiments: Sequence[Experiment], root: Path | None) -> None:
+    """Looks whether the files of all data sets are there, before any is read.
+
+    Raises a MissingDataError for the first that are not, with the way to run what needs others.
+    """
+    from bench.data.boxes import box_file
+    from bench.data.places import MissingDataError, resolve_root
+
+    @functools.cache
+    def missing(dataset: str, place: str | None, boxes: str) -> MissingDataError | None:
+        try:
+            found = resolve_root(dataset, place, root)
+            if found is not None and boxes:
+                box_file(found, boxes)
+        except MissingDataError as error:
+            return error
+        except DataError:  # an error of the plan has the experiment's line
+            return None
+        return None
+
+    lacking: dict[str, tuple[Experiment, MissingDataError]] = {}
+    for experiment in experiments:
+        looked: set[int] = set()
+        for data in _selections((*experiment.runs, *experiment.baselines), looked):
+            boxes = str(dict(data.options).get("boxes", ""))
+            error = missing(data.dataset, data.root, boxes)
+            if error is not None and experiment.name not in lacking:
+                lacking[experiment.name] = (experiment, error)
+    if not lacking:
+        return
+    first, error = next(iter(lacking.values()))
+    rest = [f"--only {each.name}" for each in experiments if each.name not in lacking]
+    go_on = f"; {' '.join(rest)} runs the experiments that have theirs" if rest else ""
+    asking = f"experiment{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
+    message = f"{error.message} ({asking})"
+    raise MissingDataError(message, place=first.place, hint=f"{error.hint}{go_on}")
+
+
+def _selections(runs: Iterable[RunSpec], looked: set[int]) -> Iterator[DataSpec]:
+    """What the runs select and borrow, and those that they start from; each run once."""
+    for run in runs:
+        if id(run) not in looked:
+            looked.add(id(run))
+            yield run.data
+            yield from (borrowed.data for borrowed in run.borrow)
+            yield from _selections(run.needs, looked)
 
 
 def _data_root(grid: Grid, given: Path | None) -> Path | None:

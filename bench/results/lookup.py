@@ -108,7 +108,7 @@ def check_results(path: Path, folder: Folder = "any") -> None:
             `writable` for those that write: it is made, and a file is written into it to see.
 
     Raises:
-        StoreError: saying what is there instead.
+        StoreError: naming what is there instead.
     """
     hint = "give another folder with --results"
     if path.exists() and not path.is_dir():
@@ -122,7 +122,7 @@ def check_results(path: Path, folder: Folder = "any") -> None:
         raise StoreError(
             "there is no such results folder",
             place=str(path),
-            hint=f"run a grid first, or say where its results lie with --results{known}",
+            hint=f"run a grid first, or give the folder of its results with --results{known}",
         )
     if folder == "writable":
         try:

@@ -138,7 +138,8 @@ COLUMNS = (
     ),
     Column(
         "source_test_overlap",
-        "test images that the source was trained on or that were borrowed, by content",
+        "test images that the source was trained on or that were borrowed, by content; of weights "
+        "trained on ImageNet by file name",
         "metric",
         "lower",
     ),
@@ -336,14 +337,14 @@ def sign(record: Mapping[str, Any]) -> dict[str, Any]:
 
 
 STATUSES = ("done", "diverged")
-"""What a record may say of its run."""
+"""The statuses that a record may hold."""
 
 
 def verify(record: Any, run_id: str, place: str) -> None:
     """Checks that a record is whole, of this schema and of this run.
 
     Raises:
-        StoreError: saying which of the three it is not.
+        StoreError: naming which of the three it is not.
     """
     hint = "delete the folder to have the run repeated"
     if not isinstance(record, Mapping):

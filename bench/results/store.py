@@ -20,7 +20,14 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import StoreError
-from bench.core.files import csv_text, file_digest, publish_new, sync_folder, write_atomic
+from bench.core.files import (
+    csv_text,
+    file_digest,
+    publish_new,
+    sweep_temporaries,
+    sync_folder,
+    write_atomic,
+)
 from bench.core.locks import exclusive, holder
 from bench.core.paths import read_regular
 from bench.results.records import sign, slug, verify
@@ -210,6 +217,7 @@ class RunFolder:
 
     def sweep(self) -> None:
         """Removes what other executions of the run have left and the record does not name."""
+        sweep_temporaries(self.path)
         record = self.record()
         if record is None:
             return
@@ -275,6 +283,12 @@ class Store:
     def runs(self) -> Path:
         """One folder per run."""
         return self.root / "runs"
+
+    def sweep(self) -> None:
+        """Removes what killed writers left beside the leaderboards and in the cache."""
+        below = [path for path in self.cache.glob("*/") if path.is_dir()]
+        for folder in (self.root, self.cache, *below):
+            sweep_temporaries(folder)
 
     def folder(self, run_id: str, spec: RunSpec) -> RunFolder:
         """Where the run lives."""

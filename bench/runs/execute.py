@@ -32,6 +32,7 @@ from bench.runs.execution import Execution
 from bench.runs.fused_heads import Together, prefix_of
 from bench.runs.parents import bank_network
 from bench.runs.probed_head import probe_head
+from bench.runs.provenance import selected_images
 from bench.runs.record import Finished, publish
 from bench.runs.refit import both_trainings, second_job
 from bench.specs.run import RunSpec
@@ -208,6 +209,7 @@ def _train(run: Execution, model: nn.Module, frozen: str, chosen: Outcome | None
         model,
         outcome,
         notes=method.notes(outcome.history),
+        files=selected_images(method, run.data),
         trained=job.model,
         trainable=trainable,
         past_prefix=None if prefix is None else prefix.test_scores,

@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import functools
+import io
+import itertools
 import platform
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import numpy as np
+import timm
 import torch
 
 from bench.core.errors import DataError
+from bench.data.inspection.overlap import is_named_as_in_imagenet
 from bench.runs.build import Context, Data
-from bench.specs.run import RunSpec
+from bench.specs.run import FromFile, FromTimm, RunSpec
+from bench.training.job import Method
 
 
 def borrowed_record(data: Data) -> dict[str, Any]:
@@ -33,8 +39,36 @@ def borrowed_record(data: Data) -> dict[str, Any]:
     }
 
 
+def selected_images(method: Method, data: Data) -> dict[str, bytes]:
+    """`selected.npz` of a method that selects source images in rounds; nothing of others.
+
+    Its arrays have one entry for each image that some round can show, in the order of the data:
+    `borrowed` (n,) the place in the run's `borrow`, from 1; `images` (n,) keys in that data set;
+    `rounds` (n,) the first round that can show the image, from 1. Later ones can show it too.
+    """
+    first_rounds = getattr(method, "first_rounds", ())
+    if not first_rounds:
+        return {}
+    first = np.concatenate(first_rounds)  # one source may be a pool of several borrowed sets
+    images = [images.images for _, images in data.borrowed]
+    names = [image.key.encode() for image in itertools.chain(*images)][: len(first)]
+    places = np.repeat(np.arange(1, len(images) + 1), [len(of) for of in images])[: len(first)]
+    shown = np.flatnonzero(first)
+    content = io.BytesIO()
+    np.savez_compressed(
+        content,
+        borrowed=places[shown].astype(np.int16),
+        images=np.array([names[row] for row in shown]),
+        rounds=first[shown],
+    )
+    return {"selected.npz": content.getvalue()}
+
+
 def overlap_with_tests(spec: RunSpec, data: Data, context: Context) -> int:
     """Test images that the run borrows or an ancestor was trained on, by content (CROSS-1).
+
+    Those that published weights of timm or of a package have seen are counted by their names, see
+    `is_named_as_in_imagenet`. What else such weights or a file have seen nobody knows.
 
     Raises:
         DataError: a test image is among the run's own training images.
@@ -54,7 +88,39 @@ def overlap_with_tests(spec: RunSpec, data: Data, context: Context) -> int:
             f"{len(own & test)} test images are among the training images",
             hint="the split is wrong; this is a bug, please report it",
         )
+    for run in (spec, *spec.ancestors()):
+        imagenet = _imagenet_of(run)
+        if imagenet is not None:
+            full = imagenet == "full"
+            named = (i for i in data.resolved.test if is_named_as_in_imagenet(i.key, full))
+            seen |= {image.sha256 for image in named}
     return len(seen & test)
+
+
+_SELF_SUPERVISED = frozenset({"mae", "fcmae", "dino"})
+"""Tags of timm whose weights come from ILSVRC2012's training images without their labels."""
+_FULL_IMAGENET = frozenset({"in21k", "in22k", "inw21k", "lvd142m"})
+_ILSVRC = frozenset({"in1k", "in12k"}) | _SELF_SUPERVISED
+
+
+def _imagenet_of(run: RunSpec) -> Literal["ilsvrc", "full"] | None:
+    """Which ImageNet the published weights that a run copies were trained on, by their tag.
+
+    `lvd142m` is DINOv2's collection, which holds ImageNet-22k. Packages have weights that were
+    trained on ILSVRC2012.
+    """
+    if isinstance(run.init, FromFile):
+        return "ilsvrc" if run.init.package is not None else None
+    if not isinstance(run.init, FromTimm):
+        return None
+    tag = run.init.tag
+    if tag is None:
+        config = timm.get_pretrained_cfg(run.model.name, allow_unregistered=True)
+        tag = getattr(config, "tag", None) or ""
+    parts = set(tag.split("_"))
+    if parts & _FULL_IMAGENET:
+        return "full"
+    return "ilsvrc" if parts & _ILSVRC else None
 
 
 def device_name(device: torch.device, processes: int = 1) -> str:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import io
-import secrets
 import shutil
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -15,6 +14,7 @@ import timm
 import torch
 from torch import nn
 
+from bench.core.files import temporary_beside
 from bench.methods import METHODS
 from bench.models import layers, weights
 from bench.models.multiview import viewing
@@ -204,7 +204,7 @@ def _named(kept: Sequence[Kept]) -> dict[str, Any]:
 
 def _keep_weights(run: Finished, folder: RunFolder) -> Any:
     """Written under a name of this execution's own first: the hash is known afterwards."""
-    path = folder.path / f".model-{secrets.token_hex(8)}.tmp"
+    path = temporary_beside(folder.path / "model")
     try:
         weights.save_state(run.outcome.state if run.scorer else run.model, path)
         return folder.keep("model.safetensors", path)

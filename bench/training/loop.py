@@ -332,7 +332,9 @@ class _Training:
             return
         found = checkpoint.read(self.job.checkpoint, self.job.identity)
         if isinstance(found, checkpoint.Checkpoint):
-            if set(found.part("sums")) != set(self.sums.tensors()):
+            ours = (self.sums.tensors(), self.job.method.state())
+            theirs = (found.part("sums"), found.part("method"))
+            if [set(part) for part in theirs] != [set(part) for part in ours]:
                 place = self.job.checkpoint
                 self.notes.append(
                     f"checkpoint not used, started anew: {place} is of an old version"

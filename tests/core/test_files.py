@@ -4,7 +4,12 @@ from __future__ import annotations
 
 import csv
 import io
+import os
 import resource
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +18,13 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from bench.core.files import csv_text, write_atomic, write_csv
+from bench.core.files import (
+    csv_text,
+    sweep_temporaries,
+    temporary_beside,
+    write_atomic,
+    write_csv,
+)
 
 CELLS = st.one_of(st.integers(), st.floats(allow_nan=False), st.text("a,\"'\n ;é", max_size=5))
 
@@ -52,3 +63,35 @@ def test_an_error_while_writing_has_the_name_of_the_file(tmp_path: Path) -> None
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert "a.csv" in str(caught.value.filename)
     assert not list(tmp_path.iterdir())
+
+
+# --- what killed writers leave ---
+
+KILLED = """\
+import os, signal, sys
+from pathlib import Path
+from bench.core import files
+files._write_synced = lambda path, content: (path.write_bytes(b"half"), os.kill(os.getpid(), 9))
+files.write_atomic(Path(sys.argv[1]), b"whole")
+"""
+
+
+def test_temporaries_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path: Path) -> None:
+    process = subprocess.run(
+        [sys.executable, "-c", KILLED, str(tmp_path / "index.json")], check=False
+    )
+    assert process.returncode == -signal.SIGKILL
+    (left,) = tmp_path.iterdir()
+    mine = temporary_beside(tmp_path / "other.json")
+    mine.write_text("")
+    far = tmp_path / ".table.json.node17.example.org.12.0123abcd.tmp"
+    old = tmp_path / ".table.json.node18.12.0123abcd.tmp"
+    for path, age in ((far, 3600), (old, 8 * 24 * 3600)):
+        path.write_text("")
+        os.utime(path, (time.time() - age, time.time() - age))
+    (tmp_path / ".mine.tmp").write_text("not a name of ours")
+    assert sweep_temporaries(tmp_path) == 2
+    assert not left.exists()
+    assert not old.exists()
+    assert {path.name for path in tmp_path.iterdir()} == {mine.name, far.name, ".mine.tmp"}
+    assert sweep_temporaries(tmp_path / "nowhere") == 0

@@ -2,16 +2,16 @@
 
 import hashlib
 import json
-import os
+import shutil
 import subprocess
 import sys
-import time
 
 import numpy as np
 import pytest
 
 from bench.core.errors import DataError
-from bench.data.cache import STALE_S, cached_images
+from bench.core.locks import exclusive
+from bench.data.cache import cached_images
 from bench.data.dataset import Image
 
 SIZE = 4
@@ -121,15 +121,37 @@ def test_a_cache_that_cannot_be_written_is_an_error_with_a_way_out(tmp_path):
         get(tmp_path / "file", some_images("x"), Reader())
 
 
-def test_what_a_killed_build_left_is_swept_after_a_day(tmp_path):
-    for name, age in (("old", STALE_S + 60), ("new", 60)):
+def test_what_a_killed_build_left_is_swept_and_a_live_one_stays(tmp_path):
+    """By who lives, not by a clock: steps of the clock do no harm."""
+    for name in ("dead", "live"):
         left = tmp_path / f".building-{name}"
         left.mkdir()
         (left / "images.npy").write_bytes(b"x")
-        for path in (left / "images.npy", left):
-            os.utime(path, (time.time() - age, time.time() - age))
-    get(tmp_path, some_images("x"), Reader())
-    assert [name for name in entries(tmp_path) if name.startswith(".")] == [".building-new"]
+    with exclusive(tmp_path / ".building-live.lock"):
+        get(tmp_path, some_images("x"), Reader())
+        left = [name for name in entries(tmp_path) if name.startswith(".")]
+        assert sorted(left) == [".building-live", ".building-live.lock"]
+    get(tmp_path, some_images("y"), Reader())
+    assert [name for name in entries(tmp_path) if name.startswith(".")] == []
+
+
+def test_a_cache_that_is_deleted_while_it_is_built_is_built_again(tmp_path):
+    cache = tmp_path / "cache"
+    images = some_images("a", "b")
+
+    class Deleting(Reader):
+        times = 0
+
+        def __call__(self, wanted, size):
+            if self.times < 2:
+                self.times += 1
+                shutil.rmtree(cache)
+            yield from super().__call__(wanted, size)
+
+    reader = Deleting()
+    found = get(cache, images, reader)
+    assert len(found) == 2
+    assert reader.times == 2
 
 
 BUILDER = """

@@ -361,3 +361,15 @@ def test_the_validation_images_of_a_data_set_may_be_the_test_set():
 def test_a_share_of_validation_images_names_the_other_way():
     with pytest.raises(ValueError, match=r"val_from: budget and val_share: 0\.2"):
         DataSpec(dataset="d", val_per_class=0.2)
+
+
+def test_classes_that_their_groups_leave_empty_say_so():
+    pools = [Pool(who, images_of(who, train=6, test=0, group=lambda _, w=who: w)) for who in "ab"]
+    for on_short, what in (("error", "too few images"), ("cap", "no image left")):
+        data = DataSpec(
+            dataset="x", val_per_class=0, test_per_class=2, test_from="pool", on_short=on_short
+        )
+        with pytest.raises(DataError, match=what) as caught:
+            split_pools(pools, data, 0)
+        shown = "; 8 images were left out, as their group is in another split"
+        assert caught.value.message.endswith(shown)

@@ -23,8 +23,9 @@ from bench.methods.retrieval.neighbours import (
 from bench.methods.retrieval.search import Neighbours
 from bench.models.heads import MultiHead
 from bench.specs.run import TrainSpec
+from bench.training import checkpoints
 from bench.training.domain import Domain
-from bench.training.job import TrainingJob
+from bench.training.job import Outcome, TrainingJob
 from bench.training.loop import train
 
 RNG = np.random.default_rng(0)
@@ -103,6 +104,46 @@ def test_fixed_k_never_grows() -> None:
         _pairs(method, epoch, predict=None)
     assert (method.nearest[0].k == 2).all()
     assert method.nearest[0].neighbours.stored == 2
+
+
+@pytest.mark.parametrize("options", [{}, {"partners": "random"}, {"adaptive": False}])
+@pytest.mark.parametrize("name", ["selective", "soft_selective"])
+def test_the_images_of_each_round_are_those_that_it_can_show(
+    name: str, options: dict[str, Any]
+) -> None:
+    """Literal twin: the neighbours within K of every target image, after each look."""
+    method = _build(name, k0=1, **options)
+    (stream,) = method.nearest if name == "selective" else (method.nearest,)
+    able: list[set[int]] = []
+    for epoch in range(7):  # soft_selective's source fades out later
+        drawn = {s for _, s in _pairs(method, epoch)}
+        if epoch % 2 == 0:
+            if "partners" in options:
+                count = int(stream.log[-1]["source_images"])
+                order = random_order(stream.name, SOURCES)
+                shown = [s for s in order if stream.shown[s]]
+                able.append({int(s) for s in shown[:count]})
+            else:
+                near = stream.neighbours.indices
+                able.append({int(s) for i in range(TARGETS) for s in near[i, : stream.k[i]]})
+        assert drawn <= able[-1]
+        method.restore(method.state())  # a run that is interrupted forgets nothing
+    first = method.first_rounds[0]
+    assert first.shape == (SOURCES,)
+    for number, images in enumerate(able, start=1):
+        assert {int(s) for s in np.flatnonzero((first > 0) & (first <= number))} == images
+    assert len(able[0]) < len(able[-1]) or options == {"adaptive": False}
+
+
+def test_an_image_that_is_never_shown_is_in_no_round() -> None:
+    """Neighbours of a class that is left out were near, but not trained on."""
+    method = _build(k0=3, least_images_per_class=6)
+    (first,), (stream,) = method.first_rounds, method.nearest
+    assert not first[~stream.shown].any()
+    near = stream.neighbours.indices[:, :3]
+    assert {int(s) for s in np.flatnonzero(first == 1)} == {
+        int(s) for s in near.ravel() if stream.shown[s]
+    }
 
 
 def test_random_partners_are_as_many_as_the_union_of_each_round() -> None:
@@ -310,6 +351,35 @@ def test_it_trains() -> None:
     assert outcome.history[-1]["train_loss"] < outcome.history[0]["train_loss"]
     assert len(method.notes(outcome.history)["selection"][0]["rounds"]) == 5
     assert isinstance(_build("soft_selective"), SoftSelective)
+
+
+def test_a_checkpoint_without_the_images_of_the_rounds_is_not_gone_on_from(tmp_path: Path) -> None:
+    path = tmp_path / "checkpoint.safetensors"
+
+    def outcome() -> Outcome:
+        method = _build(epochs=5)
+        net = MultiHead(_net(), [nn.Linear(8, 3), nn.Linear(8, method.domains[1].num_classes)])
+        return train(
+            TrainingJob(
+                model=net,
+                method=method,
+                groups=[{"params": list(net.parameters())}],
+                forward=net,
+                train=TrainSpec(batch_size=8, epochs=5, lr=0.001, augment="none", select="last"),
+                identity="run",
+                checkpoint=path,
+                checkpoint_every_s=0.0,
+            )
+        )
+
+    outcome()
+    assert outcome().notes == ("resumed in epoch 5 after step 3",)
+    found = checkpoints.read(path, "run")
+    assert isinstance(found, checkpoints.Checkpoint)
+    earlier = {k: v for k, v in found.tensors.items() if not k.endswith("first_round")}
+    assert len(earlier) == len(found.tensors) - 1
+    checkpoints.write(path, "run", earlier, found.meta)
+    assert outcome().notes == (f"checkpoint not used, started anew: {path} is of an old version",)
 
 
 def test_hard_images_are_shown_as_often_as_their_level() -> None:

@@ -12,11 +12,12 @@ from safetensors.torch import save_file
 import bench.models.compatibility as module
 from bench.core.errors import GridError, ModelError
 from bench.models.compatibility import check_networks, trial_of
+from bench.models.depths import depth_of
 from bench.models.layers import create
 from bench.models.published import SMALLEST, check_size, check_tag
 from bench.models.weights import file_sha256
 from bench.specs.data import DataSpec
-from bench.specs.run import FromFile, ModelSpec, RunSpec, TrainSpec
+from bench.specs.run import FromFile, FromRun, ModelSpec, RunSpec, TrainSpec
 
 
 def run(model: str, size: int, file: Path | None = None, pattern: str = "T(1-7)R(8)") -> RunSpec:
@@ -61,6 +62,37 @@ def test_networks_and_weights_that_do_not_fit_are_found_and_good_ones_remembered
     monkeypatch.setattr(module, "_ask", lambda trials: asked.extend(trials) or [None] * len(trials))
     check_networks([(run("narrow8_32", 32, good), 4, 0, "g.yaml:2")], tmp_path)
     assert len(asked) == 1  # the file is another one now
+
+
+def test_a_network_copied_for_images_of_another_size(tmp_path: Path) -> None:
+    """A transformer's positions are those of one size; convolutions fit all."""
+
+    def copied(model: str, size: int) -> RunSpec:
+        own = run(model, 32)
+        depth = depth_of(model)
+        source = own.model_copy(update={"data": own.data.model_copy(update={"image_size": size})})
+        init = FromRun(run=source.model_copy(update={"pattern": f"R(1-{depth})"}))
+        return own.model_copy(update={"init": init, "pattern": f"T(1-{depth - 1})R({depth})"})
+
+    fine = [copied("test_vit", 32), copied("test_resnet", 64)]
+    check_networks([(spec, 10, 0, "g.yaml:1") for spec in fine], tmp_path)
+    with pytest.raises(GridError) as caught:
+        check_networks([(copied("test_vit", 64), 10, 0, "g.yaml:2")], tmp_path)
+    assert caught.value.message.startswith(
+        "'test_vit' is trained on source images of 64 pixels and copied for images of 32: the "
+        "weights to copy do not fit the network: 1 mis-shaped: pos_embed"
+    )
+
+
+def test_a_network_that_describes_parts_of_images_takes_their_size(tmp_path: Path) -> None:
+    fine = [(run("test_vit", 32), 32, "g.yaml:1"), (run("test_resnet", 64), 56, "g.yaml:1")]
+    check_networks([], tmp_path, fine)
+    with pytest.raises(GridError) as caught:
+        check_networks([], tmp_path, [(run("test_vit", 64), 56, "g.yaml:2")])
+    assert caught.value.place == "g.yaml:2"
+    assert caught.value.message.startswith(
+        "the filters of 'test_vit' for images of 64 pixels cannot describe parts of 56: "
+    )
 
 
 def test_what_the_tables_know_needs_no_trial(tmp_path: Path) -> None:

@@ -29,6 +29,11 @@ def test_facts_say_how_many_images_there_are_to_draw_from_and_of_which_data_set(
 
 def test_missing_images_leave_both_empty(tmp_path: Path) -> None:
     finder = FactFinder(tmp_path, tmp_path / "cache", allow_missing=True)
-    facts = finder(run_on(DataSpec(dataset="caltech-256", images_per_class=5)))
+    absent = run_on(DataSpec(dataset="caltech-256", images_per_class=5))
+    facts = finder(absent)
     assert facts.missing
     assert (facts.available_images, facts.dataset_fingerprint) == (0, "")
+    assert [text.split(":")[0] for text in finder.missing([absent])] == [
+        "data set 'caltech-256' was not found"
+    ]
+    assert finder.missing([run_on(DataSpec(dataset="digits", test_per_class=5))]) == ()

@@ -95,6 +95,80 @@ def test_a_bank_that_is_no_run(tmp_path: Path) -> None:
     assert f"grid.yaml:{start + 1}" in str(caught.value)
 
 
+SIZED = GRID.replace("image_size: 24", "image_size: 64").replace(
+    "    model: narrow8_32", "    model: {name: caffenet, filler: li2019}"
+)
+
+
+def test_a_bank_of_fixed_size_sees_its_own_size(tmp_path: Path) -> None:
+    """CaffeNet's fc6 is made for one size; this used to be found when the bank was trained."""
+    with pytest.raises(GridError) as caught:
+        runs(tmp_path, SIZED)
+    assert caught.value.message == (
+        "the bank 'caffenet' takes images of 64 pixels, but describes parts of 56: method.crop "
+        "0.875 of target images that are kept at 64 (experiment a)"
+    )
+    assert caught.value.hint == (
+        "set target.resize: 73, or method.crop: 1 for more of each image, or "
+        "bank.target.image_size: 56"
+    )
+    assert caught.value.place == f"{tmp_path / 'grid.yaml'}:8"
+    ways = (
+        SIZED.replace("test_per_class: 4}", "test_per_class: 4, resize: 73}"),
+        SIZED.replace("k0: 2", "k0: 2, crop: 1.0"),
+        SIZED.replace("n: 2}, image_size: 64", "n: 2}, image_size: 56"),
+    )
+    for text in ways:
+        assert len(runs(tmp_path, text)) == 4
+
+
+def test_parts_are_no_smaller_than_the_network_takes(tmp_path: Path) -> None:
+    with pytest.raises(GridError, match="takes no images below 16 pixels, but describes parts"):
+        runs(tmp_path, GRID.replace("image_size: 24", "image_size: 17"))
+
+
+def test_the_network_itself_describes_images_of_its_size(tmp_path: Path) -> None:
+    own = SIZED.replace("model: narrow8_32", "model: {name: caffenet, filler: li2019}")
+    lines = own.splitlines()
+    start = lines.index("  bank:")
+    text = "\n".join([*lines[:start], *lines[start + 4 :]]) + "\n"
+    text = text[: text.index("      - {source: none")]
+    with pytest.raises(GridError, match="the network 'caffenet' takes images of 64") as caught:
+        runs(tmp_path, text)
+    assert caught.value.hint == ("set target.resize: 73, or method.crop: 1 for more of each image")
+
+
+def test_source_and_target_are_described_at_one_size(tmp_path: Path) -> None:
+    text = GRID.replace("images_per_class: 6", "images_per_class: 6, resize: 30")
+    with pytest.raises(GridError) as caught:
+        runs(tmp_path, text)
+    assert caught.value.message == (
+        "borrowed images are kept at 30 pixels and the target's at 24: method 'selective' compares "
+        "both by the same filters (experiment a)"
+    )
+
+
+def test_a_copied_network_of_fixed_size_has_one_size(tmp_path: Path) -> None:
+    text = """\
+defaults:
+  target: {dataset: digits, image_size: 64, images_per_class: 4, val_per_class: 2, test_per_class: 4}
+  model: {name: caffenet, filler: li2019}
+  source: {dataset: wordnet-shapes, classes: {recipe: random, n: 3}, image_size: 48, images_per_class: 4, val_per_class: 2, test_per_class: 4}
+  train: {epochs: 1, batch_size: 8}
+experiments:
+  a: {set: {pattern: T(1-5)R(6-8)}}
+  b: {set: {pattern: T(1-7)R(8)}}
+"""  # noqa: E501
+    with pytest.raises(GridError) as caught:
+        runs(tmp_path, text)
+    assert caught.value.message == (
+        "'caffenet' is trained on source images of 48 pixels and copied for images of 64: layer 6 "
+        "has weights for each place of its map (experiment b)"
+    )
+    assert caught.value.place == f"{tmp_path / 'grid.yaml'}:4"
+    assert len(runs(tmp_path, text[: text.index("  b:")])) == 1
+
+
 def test_runs_with_a_bank_of_another_network_end_to_end(tmp_path: Path) -> None:
     from bench.runs.build import Context
     from bench.runs.execute import execute_batch

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -234,6 +235,37 @@ def test_fusing_identical_models_is_the_model(bench: Bench) -> None:
     assert np.allclose(np.exp(together), shares, atol=1e-6)
     rounds = bench.record(fused)["notes"]["method"]["selection"][0]["rounds"]
     assert len(rounds) == 2
+
+
+@pytest.mark.parametrize(("method", "pooled"), [("selective", False), ("selective", True)])
+def test_a_record_names_the_images_that_each_round_selected(
+    bench: Bench, method: str, pooled: bool
+) -> None:
+    options = {"bank": "gabor", "bins": 8, "k0": 1, "rounds": 2}
+    other = Borrowed(data=_data("source", 3, 4), draw=1)
+    spec = tuned(method, options=options, borrow=(PARENTS, other), borrow_pooled=pooled)
+    folder, record = bench.run(spec), bench.record(spec)
+    path = folder.file_named(record, "selected")
+    assert path is not None
+    assert record["files"][path.name] == hashlib.sha256(path.read_bytes()).hexdigest()
+    data = Loader(bench.context)(spec)
+    with np.load(path) as file:
+        names, places, rounds = file["images"], file["borrowed"], file["rounds"]
+    assert set(places.tolist()) <= {1, 2}
+    for place, (_, images) in enumerate(data.borrowed, start=1):
+        theirs = {image.key.encode() for image in images.images}
+        named = names[places == place].tolist()
+        assert len(set(named)) == len(named)
+        assert set(named) <= theirs
+    for number, notes in enumerate(record["notes"]["method"]["selection"], start=1):
+        mine = rounds if pooled else rounds[places == number]
+        counted = [int(entry["source_images"]) for entry in notes["rounds"]]
+        assert counted == [int((mine <= entry).sum()) for entry in (1, 2)]
+
+
+def test_only_what_selects_names_selected_images(bench: Bench) -> None:
+    spec = tuned("joint", borrow=(PARENTS,))
+    assert bench.run(spec).file_named(bench.record(spec), "selected") is None
 
 
 def test_fused_scores_are_the_mean_of_the_rounds_outputs(bench: Bench) -> None:

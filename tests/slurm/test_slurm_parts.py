@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import struct
 import subprocess
 import sys
 from collections.abc import Mapping
@@ -32,6 +33,7 @@ from bench.launch.slurm.ledger import (
 from bench.launch.slurm.outcomes import JobClassifier, current_run
 from bench.launch.slurm.permissions import check_private, code_digest, make_private
 from bench.launch.slurm.settings import Resources, read_settings
+from bench.launch.slurm.submit import QueueFullError, RefusedError, _meaning, _parameters
 
 # --- settings ---
 
@@ -490,3 +492,118 @@ def test_what_is_no_time_is_refused(written: str) -> None:
     with pytest.raises(GridError, match=r"a.yaml: slurm.timeout_min: ") as caught:
         read_settings({"timeout_min": written}, place="a.yaml")
     assert "\n  see docs/slurm.md" in str(caught.value)
+
+
+# --- memory, GPUs, limits ---
+
+
+def asked(section: dict[str, object], kind: str = "finetune") -> dict[str, object]:
+    resources = read_settings(section).resources(kind)  # type: ignore[arg-type]
+    found: dict[str, object] = _parameters(Path("/x"), "a", resources, (), 0, 60)
+    return found
+
+
+def test_no_memory_is_asked_for_where_the_grid_says_so() -> None:
+    assert asked({})["mem"] == "4096M"
+    assert asked({"memory_gib": None})["mem"] is None
+    assert asked({"finetune": {"memory_gib": None}, "memory_gib": 8})["mem"] is None
+    assert asked({"source": {"memory_gib": None}, "memory_gib": 8})["mem"] == "8192M"
+    other = asked({"additional": {"mem-per-cpu": "3G"}})
+    assert (other["mem"], other["additional_parameters"]["mem-per-cpu"]) == (None, "3G")  # type: ignore[index]
+    for section in (
+        {"memory_gib": 8, "additional": {"mem-per-gpu": "3G"}},
+        {"additional": {"mem-per-gpu": "3G", "mem-per-cpu": "3G"}},
+    ):
+        with pytest.raises(GridError, match="exclude each other"):
+            asked(section)
+
+
+@pytest.mark.parametrize(
+    ("section", "gpus"),
+    [
+        ({}, None),
+        ({"gpus": 1}, 1),
+        ({"gpus": 4}, 4),
+        ({"gpus": 2, "gres": "gpu:h100:4"}, 4),
+        ({"gres": "gpu:2"}, 2),
+        ({"gres": "gpu:h100:2(S:0-1),license:3"}, 2),
+        ({"gres": "gpu"}, 1),
+        ({"additional": {"gpus": "a100:3"}}, 3),
+        ({"gpus_per_node": 0}, 0),
+    ],
+)
+def test_gpus_are_counted_however_they_are_asked_for(section, gpus) -> None:
+    assert read_settings(section).resources("finetune").gpus_asked == gpus
+
+
+@pytest.mark.parametrize(
+    "more", [{"gres": "gpu:h100:2"}, {"gpus_per_node": 4}, {"additional": {"gpus-per-node": 2}}]
+)
+def test_fewer_gpus_than_a_run_trains_on_are_refused(more) -> None:
+    with pytest.raises(GridError, match=r"gpus: 8, but the job asks for \d a node"):
+        read_settings({"gpus": 8, **more}).resources("finetune")
+
+
+def test_what_may_not_be_meant_is_printed() -> None:
+    def lines(section: dict[str, object], gpus: int) -> list[str]:
+        return read_settings(section).remarks(("source", "finetune"), gpus)
+
+    assert lines({}, 0) == []
+    assert lines({"gpus": 1}, 8) == []
+    assert lines({"device": "cpu"}, 8) == []
+    only_source = lines({"source": {"gpus": 4}}, 4)
+    assert len(only_source) == 1
+    assert only_source[0].startswith("fine-tuning jobs ask for no GPU and will train on CPUs")
+    assert "each run trains on 1" in lines({"gpus_per_node": 4}, 4)[0]
+
+
+@pytest.mark.parametrize(
+    ("words", "kind"),
+    [
+        ("sbatch: error: QOSMaxWallDurationPerJobLimit", RefusedError),
+        ("sbatch: error: QOSMaxCpuPerJobLimit", RefusedError),
+        ("sbatch: error: AssocGrpSubmitJobsLimit", QueueFullError),
+        ("sbatch: error: QOSMaxSubmitJobPerUserLimit", QueueFullError),
+        ("", QueueFullError),
+    ],
+)
+def test_a_limit_that_waiting_does_not_lift_is_no_full_queue(words, kind) -> None:
+    text = (
+        "sbatch: error: Batch job submission failed: Job violates accounting/QOS policy (job "
+        "submit limit, user's size and/or time limits)"
+    )
+    assert type(_meaning(f"{words}\n{text}")) is kind
+
+
+def _acl(*entries: tuple[int, int, int]) -> bytes:
+    """An access control list as the kernel keeps it: tag, permissions, number."""
+    return struct.pack("<I", 2) + b"".join(struct.pack("<HHI", *entry) for entry in entries)
+
+
+NOBODY = 0xFFFFFFFF
+
+
+@pytest.mark.parametrize(
+    ("writer", "mask", "words"),
+    [((2, 7, 65534), 7, "user 65534"), ((8, 6, 100), 7, "group 100"), ((2, 7, 65534), 5, None)],
+)
+def test_who_may_write_by_an_access_control_list_is_seen(
+    tmp_path: Path, writer: tuple[int, int, int], mask: int, words: str | None
+) -> None:
+    parent = tmp_path / "shared"
+    parent.mkdir(mode=0o700)
+    folder = parent / "own"
+    folder.mkdir(mode=0o700)
+    entries = [(1, 7, NOBODY), writer, (4, 0, NOBODY), (16, mask, NOBODY), (32, 0, NOBODY)]
+    entries.sort(key=lambda entry: entry[0])
+    try:
+        os.setxattr(parent, "system.posix_acl_access", _acl(*entries))
+    except OSError as error:
+        pytest.skip(f"no access control lists on this file system: {error}")
+    if words is None:
+        check_private(folder)
+        return
+    with pytest.raises(StoreError, match=rf"lets {words} write here") as caught:
+        check_private(folder)
+    assert caught.value.place == str(parent)
+    assert "setfacl -b" in (caught.value.hint or "")

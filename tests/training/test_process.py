@@ -18,8 +18,8 @@ torch.set_num_threads(1)
 def faults():
     return resource.getrusage(resource.RUSAGE_SELF).ru_minflt
 def total():
-    return sum(float(torch.ones(10_000_000)[::1_000_000].sum()) for _ in range(5))
-for _ in range(2):  # the heap grows to what is needed
+    return sum(float(torch.ones(20_000_000)[::1_000_000].sum()) for _ in range(5))
+for _ in range(3):  # the heap grows to what is needed
     total()
 before = faults()
 found = total()
@@ -28,10 +28,7 @@ print(faults() - before, found)
 
 
 def faults_of(what: str) -> tuple[int, float]:
-    """Pages newly mapped while 40 MB are taken and freed five times, and a sum over them.
-
-    Of its own accord glibc gives every freed block of over 32 MB back.
-    """
+    """Pages newly mapped while 80 MB are taken and freed five times, and a sum over them."""
     command = [sys.executable, "-c", FAULTS, what]
     answer = subprocess.run(command, capture_output=True, text=True, check=False)
     if "no glibc" in answer.stderr:
@@ -44,7 +41,7 @@ def faults_of(what: str) -> tuple[int, float]:
 def test_freed_blocks_are_used_again():
     kept, total = faults_of("keep")
     handed_back, same = faults_of("leave")
-    assert total == same == 50.0
+    assert total == same == 100.0
     assert kept < handed_back / 10
 
 

@@ -12,7 +12,6 @@ import contextlib
 import hashlib
 import json
 import os
-import secrets
 import shutil
 import stat
 import zipfile
@@ -21,7 +20,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from bench.core.errors import DataError
-from bench.core.files import write_atomic
+from bench.core.files import temporary_beside, write_atomic
 from bench.data.files.archive import (
     MAX_MEMBERS,
     archive_errors,
@@ -147,7 +146,7 @@ def _add(path: Path, spans: Spans, name: str, span: tuple[int, int]) -> None:
 def _pack(path: Path, blob: Path) -> Spans:
     spans: Spans = {}
     blob.parent.mkdir(parents=True, exist_ok=True)
-    temporary = blob.with_name(f".{blob.name}.{secrets.token_hex(6)}.tmp")
+    temporary = temporary_beside(blob)
     try:
         with temporary.open("wb") as pack:
             for name, read in _readers(path):

@@ -139,9 +139,12 @@ _ALL_HAVE = {
     "max_megapixels": Option(
         Reading.max_megapixels, "the largest image that is decoded, in millions of pixels"
     ),
+    "boxes": Option(
+        "", "a CSV file in the data set's folder with the columns path,box_NAME,… for views"
+    ),
 }
 READING = ("depth", "alpha", "max_megapixels")
-"""Options that say how pixels are read; the others say which images there are."""
+"""Options that say how pixels are read; the others but `boxes` say which images there are."""
 
 
 @dataclass(frozen=True, kw_only=True)

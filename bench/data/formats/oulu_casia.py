@@ -59,7 +59,11 @@ def _read(tree: Tree, options: Options) -> Iterator[Entry]:
 
 
 def _entry(path: str, person: str, expression: str, options: Options) -> Entry | None:
-    """Label, split and group; None where the options leave the image out."""
+    """Label, split and group; None where the options leave the image out.
+
+    A person is a group where expressions are the classes. Where persons are, a group would keep
+    all images of a class in one split, and nobody could be identified on other images.
+    """
     tested = person in _TESTED
     who = options["identities"]
     if who != "all" and tested != (who == "test"):
@@ -67,7 +71,7 @@ def _entry(path: str, person: str, expression: str, options: Options) -> Entry |
     split: Split = "test" if tested and who == "all" else "train"
     if options["label"] == "expression":
         return Entry(path, expression, split, group=person)
-    return Entry(path, person, split, group=person if who == "all" else None)
+    return Entry(path, person, split)
 
 
 def _check_sequences(tree: Tree, sequences: dict[str, int], options: Options) -> None:
@@ -125,4 +129,5 @@ OULU_CASIA = Format(
     used_for="SFT: target for faces (TAR at FAR)",
     where="https://www.oulu.fi/cmvs/node/41316 (Center for Machine Vision, on request)",
     licence="research, after an agreement with the University of Oulu; faces of persons",
+    version=2,
 )

@@ -27,7 +27,6 @@ def _read(tree: Tree, options: Options) -> Iterator[Entry]:
                 f"{part}/{name}",
                 person,
                 part if every else "train",
-                group=person if every else None,
                 boxes=() if box is None else (box,),
             )
 
@@ -94,4 +93,5 @@ VGGFACE2 = Format(
     used_for="SFT: source for faces",
     where="withdrawn by its authors; https://www.robots.ox.ac.uk/~vgg/data/vgg_face2/ says more",
     licence="was CC BY-SA 4.0, research; faces of persons who were not asked",
+    version=2,
 )

@@ -48,11 +48,18 @@ class Problem:
         text: what it is, with its count.
         cure: what to do.
         images: all that it is about, each with a remark (why it cannot be decoded, what it equals).
+        unless: settings of a selection, each of which says that it is known.
     """
 
     text: str
     cure: str
     images: tuple[tuple[Image, str], ...] = ()
+    unless: tuple[tuple[str, Value], ...] = ()
+
+    def is_settled(self, data: DataSpec) -> bool:
+        """Whether the selection says what is to be done about it."""
+        settings = {**dict(data.options), "on_corrupt": data.on_corrupt, "on_short": data.on_short}
+        return any(settings.get(name) == value for name, value in self.unless)
 
     def __str__(self) -> str:
         return f"{self.text}. {self.cure}"
@@ -222,13 +229,17 @@ def _each(contents: Sequence[Sequence[Image]]) -> tuple[tuple[Image, str], ...]:
     )
 
 
+_SHORT = (("on_short", "drop_class"), ("on_short", "cap"))
+
 # --- problems -----------------------------------------------------------------------------------
 
 
 def _missing(dataset: Dataset) -> Iterator[Problem]:
     if missing := dataset.notes.get("listed_images_missing"):
         yield Problem(
-            str(missing), "Complete the copy; until then partial: true uses what is there"
+            str(missing),
+            "Complete the copy; until then partial: true uses what is there",
+            unless=(("partial", True),),
         )
 
 
@@ -244,6 +255,7 @@ def _unreadable(images: Sequence[Image], reasons: dict[str, str]) -> Iterator[Pr
         f"{counted(len(reasons), 'image')} cannot be decoded: {some(lines)}",
         "Replace what is broken, or set on_corrupt: skip; --all lists every one",
         tuple((image, reasons[image.key]) for image in images if image.key in reasons),
+        (("on_corrupt", "skip"),),
     )
 
 
@@ -255,6 +267,7 @@ def _empty(counts: Counts) -> Iterator[Problem]:
                 f"{counted(len(empty), 'class has', 'classes have')} no {split} images: "
                 f"{some(empty)}",
                 "Add some, or set on_short: drop_class",
+                unless=_SHORT,
             )
     if "train" not in counts:
         yield Problem("there are no training images", "Put them into train/")
@@ -361,6 +374,7 @@ def _too_few(dataset: Dataset, left: dict[str, int]) -> Iterator[Problem]:
             f"{counted(len(short), 'class has', 'classes have')} fewer than {least} different, "
             f"readable images, one each for {', '.join(['train', *cut])}: {some(short)}",
             "Add some, or set on_short: drop_class",
+            unless=_SHORT,
         )
 
 

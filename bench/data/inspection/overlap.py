@@ -8,12 +8,17 @@ Benchmarking of Perceptual Image Hash Functions", 2010). Since 64 bits of small 
 chance now and then, a candidate counts only where the brightness at 16 x 16 correlates as well.
 Of pictures so smooth that compression decides the signs (a plain gradient), the hash says nothing:
 they are compared by the brightness alone, correlation and grey levels.
+
+Of ImageNet, which published weights have seen and few have on their disk, the file names say which
+images are its own.
 """
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
+from pathlib import PurePosixPath
 from typing import Literal
 
 import numpy as np
@@ -22,6 +27,7 @@ from scipy import fft
 
 from bench.core.errors import DataError
 from bench.data.dataset import UInt8
+from bench.data.wordnet.hierarchy import taxonomy
 
 Kind = Literal["exact", "similar", "mirrored"]
 Float = npt.NDArray[np.float32]
@@ -98,6 +104,25 @@ class Overlap:
     def count(self, kind: Kind) -> int:
         """Target images whose best match is of this kind."""
         return sum(match.kind == kind for match in self.matches)
+
+
+def is_named_as_in_imagenet(key: str, full: bool = False) -> bool:
+    """Whether an image has the file name of one of ImageNet's training images.
+
+    ImageNet numbers the images of a synset, and data sets that were cut from it (Stanford Dogs)
+    keep these names. Images that were renamed or come from the same web page are not recognised.
+
+    Args:
+        key: see `bench.data.dataset.Image`.
+        full: of all synsets of ImageNet, not only of the 1,000 of ILSVRC2012.
+
+    >>> is_named_as_in_imagenet("Images/n02085620-Chihuahua/n02085620_10074.jpg")
+    True
+    >>> is_named_as_in_imagenet("val/n02085620/ILSVRC2012_val_00000293.JPEG")
+    False
+    """
+    name = re.fullmatch(r"(n\d{8})_\d+", PurePosixPath(key).stem)
+    return name is not None and (full or name[1] in taxonomy().classes)
 
 
 def luma(pixels: UInt8, side: int) -> Float:

@@ -248,6 +248,8 @@ def _settle(picks: list[_Pick], data: DataSpec, notes: Notes) -> list[_Pick]:
             )
         notes["dropped_classes"] = list(line_of.values())
         return rest
+    groups = notes.get("left_out_group_in_other_split")
+    closed = f"; {groups} images were left out, as their group is in another split" * bool(groups)
     if data.on_short == "cap":
         needed = ("train", "validation", "test") if budget else ("train", "test")
         empty = [p.label for p in picks if not all(p.parts[part] for part in needed)]
@@ -256,16 +258,20 @@ def _settle(picks: list[_Pick], data: DataSpec, notes: Notes) -> list[_Pick]:
             fewer = "test images, or set val_from: extra" if budget else "validation or test images"
             raise DataError(
                 f"{len(empty)} of {counted(len(picks), 'class has', 'classes have')} no image left "
-                f"for {uses} for test: {some(line_of[label] for label in empty)}",
+                f"for {uses} for test: {some(line_of[label] for label in empty)}{closed}",
                 hint=f"ask for fewer {fewer}, or set on_short: drop_class",
             )
         notes["capped_classes"] = list(line_of.values())
         return picks
-    raise _too_few(picks, line_of, wanted, budget)
+    raise _too_few(picks, line_of, wanted, budget, closed)
 
 
 def _too_few(
-    picks: list[_Pick], line_of: dict[str, str], wanted: dict[str, int | None], budget: bool
+    picks: list[_Pick],
+    line_of: dict[str, str],
+    wanted: dict[str, int | None],
+    budget: bool,
+    closed: str,
 ) -> DataError:
     parts = ["train", "validation"] if budget else ["train"]
     most = min(sum(len(pick.parts[part]) for part in parts) for pick in picks)
@@ -279,6 +285,6 @@ def _too_few(
         way = "fewer images_per_class, val_per_class or test_per_class"
     return DataError(
         f"{len(line_of)} of {counted(len(picks), 'class has', 'classes have')} too few images: "
-        f"{some(line_of.values())}",
+        f"{some(line_of.values())}{closed}",
         hint=f"ask for {way}; or set on_short: cap (use what there is) or on_short: drop_class",
     )

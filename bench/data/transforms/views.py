@@ -121,7 +121,8 @@ def _boxes(dataset: Dataset, images: Sequence[Image], views: Sequence[str]) -> l
             raise DataError(
                 f"data set {dataset.name!r} has no view {view!r}",
                 hint=f"views: {nearest(view, [WHOLE, *known])}; boxes are columns box or box_NAME "
-                "of a manifest",
+                "of a manifest, or of a CSV file in the data set's folder that options: "
+                "{boxes: FILE} names",
             )
     found, lacking = [], []
     for image in images:
@@ -133,7 +134,7 @@ def _boxes(dataset: Dataset, images: Sequence[Image], views: Sequence[str]) -> l
     if lacking:
         raise DataError(
             f"{len(lacking)} boxes are not given: {some(lacking)}",
-            hint="fill the column, or leave the images out of the manifest",
+            hint="fill the column, or leave the images out of the data set",
         )
     return found
 

@@ -14,7 +14,7 @@ from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from bench.core.child_process import Child, Children
+from bench.core.child_process import Child, Children, cure_of
 from bench.core.errors import BenchError
 from bench.launch.devices import VISIBLE, Placement, least_used
 from bench.planning.plan import Batch
@@ -195,7 +195,8 @@ class Pool:
         if not worker.batch:
             self.failed_starts += not worker.idle
             if self.failed_starts >= _MOST_ATTEMPTS:
-                raise BenchError(f"workers cannot start; the last one {how}", hint=lines)
+                hint = "\n  ".join(filter(None, [cure_of(how), lines]))
+                raise BenchError(f"workers cannot start; the last one {how}", hint=hint or None)
         blamed = worker.running or left[0].id if left else None
         if blamed is not None:
             self.deaths[blamed] += 1
@@ -209,6 +210,7 @@ class Pool:
     def _give_up(self, run_id: str, how: str, lines: str) -> None:
         self.unusable.add(run_id)
         spec = self.plan.runs[run_id].spec
+        how = "; ".join(filter(None, [how, cure_of(how)]))
         failure = {"run_id": run_id, "reason": "worker died", "message": f"{how}\n{lines}".strip()}
         self.store.folder(run_id, spec).add_failure(failure)
         self.listener({"event": "ended", "id": run_id, "status": "failed", "message": how})

@@ -171,6 +171,26 @@ class Queue:
         numbers = [line.split("|")[0] for line in text.splitlines()]
         return min((int(n) for n in numbers if n.isdigit()), default=None)
 
+    def gpus(self, partition: str | None) -> int:
+        """The most GPUs that a node of a partition has; 0 where it has none or cannot be asked.
+
+        Args:
+            partition: its name, or several separated by commas; None is the cluster's default one.
+        """
+        command = ["sinfo", "--noheader", "--format=%P|%G"]
+        try:
+            lines = self._call([*command, *([f"--partition={partition}"] if partition else [])])
+        except ClusterError:
+            return 0
+        most = 0
+        for line in lines.splitlines():
+            name, _, gres = line.partition("|")
+            if partition is None and not name.endswith("*"):
+                continue
+            for number in re.findall(r"gpu(?::[^:,()]+)?:(\d+)", gres):
+                most = max(most, int(number))
+        return most
+
     def cancel(self, ids: Iterable[str]) -> None:
         """Cancels jobs; those that have ended meanwhile are no error."""
         ids = list(ids)

@@ -5,9 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import stat
+import struct
 from pathlib import Path
 
 from bench.core.errors import StoreError
+from bench.core.text import listed
 
 
 def code_digest(package: Path | None = None) -> str:
@@ -68,6 +70,12 @@ def check_private(folder: Path) -> None:
                 place=str(parent),
                 hint="keep results in a folder of your own: --results FOLDER",
             )
+        if named := _named_writers(parent):
+            raise StoreError(
+                f"its access control list lets {named} write here and exchange what jobs execute",
+                place=str(parent),
+                hint=f"setfacl -b {parent}, or keep results elsewhere: --results FOLDER",
+            )
         shared = found.st_mode & (stat.S_IWOTH | stat.S_IWGRP)
         if found.st_mode & stat.S_IWGRP and _own_group(found.st_gid):
             shared &= ~stat.S_IWGRP
@@ -78,6 +86,31 @@ def check_private(folder: Path) -> None:
                 place=str(parent),
                 hint=f"chmod go-w {parent}, or keep results elsewhere: --results FOLDER",
             )
+
+
+_ACL = "system.posix_acl_access"
+_USER, _GROUP, _MASK, _WRITE = 0x02, 0x08, 0x10, 0o2
+
+
+def _named_writers(folder: Path) -> str:
+    """Others than owner and owning group who may write by an access control list, in words.
+
+    Where a folder has such a list, the group bits of its mode are the list's mask: the most that
+    anybody named in it may do, not what the owning group may.
+    """
+    try:
+        raw = os.getxattr(folder, _ACL)
+    except OSError:  # no list, or no such lists on this file system
+        return ""
+    entries = list(struct.iter_unpack("<HHI", raw[4 : 4 + (len(raw) - 4) // 8 * 8]))
+    mask = next((allowed for tag, allowed, _ in entries if tag == _MASK), 0o7)
+    own = {(_USER, os.geteuid()), (_USER, 0), (_GROUP, 0)}
+    named = [
+        f"{'user' if tag == _USER else 'group'} {number}"
+        for tag, allowed, number in entries
+        if tag in (_USER, _GROUP) and allowed & mask & _WRITE and (tag, number) not in own
+    ]
+    return listed(named)
 
 
 def _own_group(gid: int) -> bool:

@@ -99,7 +99,8 @@ class Resources(_Section):
 
     `gpus` is the number of GPUs on which each run is trained (`bench.runs.distributed`); the job
     asks for as many, and for the processors and the memory of so many processes, where nothing else
-    is said.
+    is said. `memory_gib: null`, written out, sends no `--mem` at all and is kept as 0; so it is
+    where `mem-per-cpu` or `mem-per-gpu` stands under `additional`.
     """
 
     partition: Line | None = None
@@ -112,9 +113,14 @@ class Resources(_Section):
     gpus: Annotated[int, Strict(), Field(ge=1)] | None = None
     gpus_per_node: Annotated[int, Strict(), Field(ge=0)] | None = None
     cpus_per_task: Annotated[int, Strict(), Field(ge=1)] | None = None
-    memory_gib: Annotated[float, Field(gt=0, le=65536)] | None = None
+    memory_gib: Annotated[float, Field(ge=0, le=65536)] | None = None
     timeout_min: Annotated[int, BeforeValidator(_minutes), Strict(), Field(ge=1)] | None = None
     additional: Mapping[str, str | bool | int | float] = {}
+
+    @field_validator("memory_gib", mode="before")
+    @classmethod
+    def _null_sends_nothing(cls, value: Any) -> Any:
+        return 0.0 if value is None else value  # only what is written out is looked at
 
     @field_validator("additional")
     @classmethod
@@ -130,8 +136,28 @@ class Resources(_Section):
     def over(self, base: Resources) -> Resources:
         """These resources, with what they leave open taken from `base`."""
         given = {k: v for k, v in self.model_dump().items() if v is not None and k != "additional"}
-        merged = {name: getattr(base, name) for name in Resources.model_fields} | given
+        merged = base.given() | given
         return Resources(**merged | {"additional": {**base.additional, **self.additional}})
+
+    def given(self) -> dict[str, Any]:
+        """What is said, by name."""
+        values = {name: getattr(self, name) for name in Resources.model_fields}
+        return {name: value for name, value in values.items() if value is not None}
+
+    @property
+    def gpus_asked(self) -> int | None:
+        """GPUs of a node that the job asks for in whatever way; None where none is named.
+
+        >>> Resources(gres="gpu:h100:2,license:1").gpus_asked, Resources().gpus_asked
+        (2, None)
+        """
+        if self.gpus_per_node is not None:
+            return self.gpus_per_node
+        options = {**self.additional, "gres": self.gres or self.additional.get("gres", "")}
+        numbers = [_number(options[name]) for name in _GPU_OPTIONS if name in options]
+        parts = [p for p in str(options["gres"]).split(",") if p.split(":")[0] == "gpu"]
+        numbers += [sum(_number(part) for part in parts)] if parts else []
+        return max(numbers, default=None)
 
     def scaled(self, memory: float, time: float) -> Resources:
         """More of the two, for a retry of what ran out of them."""
@@ -141,6 +167,16 @@ class Resources(_Section):
                 "timeout_min": int(self.timeout_min * time) if self.timeout_min else None,
             }
         )
+
+
+_GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task")
+_MEMORY_OPTIONS = ("mem-per-cpu", "mem-per-gpu")
+
+
+def _number(text: Any) -> int:
+    """GPUs of one part of `--gres` or of `--gpus`: the last number, 1 where there is none."""
+    last = str(text).split("(")[0].rpartition(":")[2]
+    return int(last) if last.isdigit() else 1
 
 
 _DEFAULTS: Mapping[str, Resources] = {
@@ -191,40 +227,76 @@ class SlurmSettings(Resources):
 
     def resources(self, kind: Kind) -> Resources:
         """Everything decided: the kind's own, over the common ones, over the defaults."""
-        common = Resources(**{name: getattr(self, name) for name in Resources.model_fields})
+        common = Resources(**self.given())
         if kind == "leaderboard":
             # What is asked for runs is not needed for writing a table.
             for name in _OF_RUNS:
                 common = common.model_copy(update={name: None})
         own: Resources = getattr(self, kind)
         asked = own.over(common)
-        found = asked.over(_DEFAULTS[kind])
+        found = self._memory(asked, asked.over(_DEFAULTS[kind]))
         if kind == "leaderboard":
             return found
         gpus = found.gpus or 1
-        if gpus > 1:
+        if found.gpus is not None:
             found = found.model_copy(update=self._of_processes(gpus, asked, found))
         if (found.cpus_per_task or 1) < gpus * self.threads:
             found = found.model_copy(update={"cpus_per_task": gpus * self.threads})
         return found
+
+    @staticmethod
+    def _memory(asked: Resources, found: Resources) -> Resources:
+        """Without `--mem` where the memory is asked for in another way: sbatch takes one alone."""
+        other = [name for name in _MEMORY_OPTIONS if name in found.additional]
+        if not other:
+            return found
+        if asked.memory_gib or len(other) > 1:
+            first = "memory_gib" if asked.memory_gib else f"additional {other[1]}"
+            raise GridError(
+                f"slurm: {first} and additional {other[0]} exclude each other",
+                hint="keep one; memory_gib: null sends no --mem",
+            )
+        return found.model_copy(update={"memory_gib": 0.0})
 
     def _of_processes(self, gpus: int, asked: Resources, found: Resources) -> dict[str, Any]:
         """What a job needs to train each run by several processes."""
         more: dict[str, Any] = {}
         if asked.memory_gib is None and found.memory_gib:
             more["memory_gib"] = gpus * found.memory_gib
-        if self.device == "cpu":
-            return more
-        if asked.gpus_per_node is not None and asked.gpus_per_node < gpus:
+        stated = asked.gpus_asked
+        if stated is not None and stated < gpus:
             raise GridError(
-                f"slurm: a run is trained on gpus: {gpus}, but gpus_per_node is "
-                f"{asked.gpus_per_node}",
-                hint="leave gpus_per_node out, and the job asks for as many as gpus says",
+                f"slurm: a run is trained on gpus: {gpus}, but the job asks for {stated} a node",
+                hint="leave gpus_per_node and gres out, and the job asks for as many as gpus says",
             )
-        ways = {"gpus", "gpus-per-node", "gpus-per-task", "gres"}
-        if asked.gpus_per_node is None and not asked.gres and not ways & set(asked.additional):
+        if stated is None:
             more["gpus_per_node"] = gpus
         return more
+
+    def remarks(self, kinds: Iterable[Kind], gpus_of_partition: int) -> list[str]:
+        """What may not be meant: nothing is wrong with it, and it may cost days.
+
+        Args:
+            kinds: of the runs that are submitted.
+            gpus_of_partition: GPUs of a node of the partition, as sinfo shows them; 0 for none.
+        """
+        found = []
+        for kind in kinds:
+            resources = self.resources(kind)
+            asked, used = resources.gpus_asked or 0, resources.gpus or 1
+            jobs = "source" if kind == "source" else "fine-tuning"
+            if not asked and gpus_of_partition and self.device != "cpu":
+                found.append(
+                    f"{jobs} jobs ask for no GPU and will train on CPUs, though nodes of this "
+                    f"partition have {gpus_of_partition}: --slurm-set gpus=1 asks for one, "
+                    "--slurm-set device=cpu says that it is meant"
+                )
+            elif asked > used and self.device != "cpu":
+                found.append(
+                    f"{jobs} jobs ask for {asked} GPUs, and each run trains on {used}: "
+                    f"--slurm-set {kind}.gpus={asked} uses them all"
+                )
+        return found
 
 
 def read_settings(

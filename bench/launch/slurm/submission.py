@@ -20,6 +20,9 @@ from bench.launch.slurm.settings import Resources, SlurmSettings
 from bench.launch.slurm.states import Situation
 from bench.planning.workspace import Session
 
+_MOST_TURNS = 48
+"""Last jobs in a row that submit nothing, about two days; then somebody has to look."""
+
 _MOST_DEPENDENCIES = 200
 
 
@@ -149,16 +152,26 @@ class Submission:
             try:
                 self._sbatch_pack(name, piece)
             except (QueueFullError, RefusedError) as error:
-                state = "QUEUE_FULL" if isinstance(error, QueueFullError) else "REFUSED"
+                full = isinstance(error, QueueFullError) and not (n == 0 and self._alone())
+                state = "QUEUE_FULL" if full else "REFUSED"
                 rest = [Ending(later, state, error.message) for later in names[n:]]
                 self.submissions.write(self.ledger, settle_entry(rest))
                 outcome.deferred += sum(len(p.runs) for p in packs[n:])
-                if state == "REFUSED":
-                    raise
+                if not full:
+                    raise RefusedError(
+                        error.message,
+                        hint=error.hint
+                        or "no job of yours is in the queue, so waiting cannot help: change the "
+                        "grid's slurm: section or the --slurm-… options",
+                    ) from None
                 outcome.notes.append(f"the queue is full, the rest follows: {error.message}")
                 return
             outcome.jobs += 1
             outcome.runs += len(piece.runs)
+
+    def _alone(self) -> bool:
+        """Whether the user has no job in the queue but the one that submits."""
+        return not any(j.alive and j.name != self.grid.own_job for j in self.jobs.values())
 
     def _sbatch_pack(self, name: str, piece: Pack) -> None:
         holders = sorted({self.holders[run] for run in piece.needs if run in self.holders})
@@ -202,7 +215,10 @@ class Submission:
 
     def _payload(self, piece: Pack) -> dict[str, Any]:
         settings = self.settings
-        machine = Machine(settings.device, settings.threads, piece.resources.gpus or 1)
+        # A GPU that was asked for and is not seen is an error, not a training on a CPU.
+        asks = settings.device == "auto" and piece.resources.gpus_asked
+        device = "cuda" if asks else settings.device
+        machine = Machine(device, settings.threads, piece.resources.gpus or 1)
         return {
             "runs": [
                 {"id": run.id, "spec": run.spec.model_dump(mode="json"), "needs": list(run.needs)}
@@ -229,6 +245,13 @@ class Submission:
         ]
         if waiting:
             return
+        turns = 0 if outcome.jobs else self._turns()
+        if turns >= _MOST_TURNS:
+            outcome.notes.append(
+                f"no last job is submitted: the last {turns} could submit nothing; when the queue "
+                "has room, run bench resume"
+            )
+            return
         name = self._name(999)
         resources: Resources = self.settings.resources("leaderboard")
         payload = {
@@ -240,11 +263,11 @@ class Submission:
 
         try:
             try:
-                self._sbatch_last(name, resources, mine)
+                self._sbatch_last(name, resources, mine, turns)
             except QueueFullError:
                 if not self._make_room(outcome):
                     raise
-                self._sbatch_last(name, resources, mine)
+                self._sbatch_last(name, resources, mine, turns)
         except (QueueFullError, RefusedError, ClusterError) as error:
             self.submissions.write(
                 self.ledger, settle_entry([Ending(name, "REFUSED", error.message)])
@@ -254,10 +277,28 @@ class Submission:
                 f"{error.message}"
             )
 
-    def _sbatch_last(self, name: str, resources: Resources, mine: Sequence[Job]) -> None:
-        """After all jobs that have a number; later, if there are some of which nothing is known."""
+    def _turns(self) -> int:
+        """How many last jobs have ended one after the other without a job of runs between them."""
+        turns = 0
+        for job in reversed(self.ledger.jobs.values()):
+            ending = self.ledger.endings.get(job.name)
+            if job.role == "leaderboard":
+                turns += 1
+            elif ending is None or ending.state != "QUEUE_FULL":
+                break
+        return turns
+
+    def _sbatch_last(
+        self, name: str, resources: Resources, mine: Sequence[Job], turns: int
+    ) -> None:
+        """After all jobs that have a number; later, if there are some of which nothing is known.
+
+        Where nothing could be submitted it begins later with every turn, up to an hour.
+        """
         after = [self.ids[job.name] for job in mine if job.name in self.ids]
         begin_s = self.settings.grace_s if len(after) < len(mine) or not after else 0.0
+        if turns:
+            begin_s = max(begin_s, min(3600.0, self.settings.grace_s * 2.0**turns))
         self._sbatch(name, resources, after[-_MOST_DEPENDENCIES:], begin_s)
 
     def _make_room(self, outcome: Outcome) -> bool:

@@ -22,6 +22,7 @@ from bench.launch.slurm.settings import Resources
 _FULL = re.compile(
     r"Max\w*Submit\w*|MaxJobCount|job submit limit|temporarily unable to accept", re.I
 )
+_LIMIT = re.compile(r"\b(?:QOS|Assoc|Group|Grp)\w*(?:Limit|PerJob|PerUser|PerAccount|PerNode)\w*")
 _DOWN = re.compile(
     r"Unable to contact slurm controller|Socket timed out|Connection refused|connect failure|"
     r"Zero Bytes were transmitted|Transport endpoint|in standby mode|Communication connection",
@@ -126,7 +127,9 @@ def _meaning(text: str) -> BenchError:
     words = " ".join(lines or text.split())[:400].replace("sbatch: error: ", "")
     if _DOWN.search(text):
         return ClusterError(words, hint="try again when the controller answers")
-    if _FULL.search(text):
+    # SLURM says the same of all limits of a QOS; where it names the one, that one counts.
+    named = _LIMIT.findall(text)
+    if any("Submit" in name for name in named) or (not named and _FULL.search(text)):
         return QueueFullError(words)
     return RefusedError(
         f"the cluster refuses the job: {words}",

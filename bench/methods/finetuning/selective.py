@@ -33,7 +33,7 @@ import numpy as np
 
 from bench.methods.finetuning.joint import Joint, JointOptions
 from bench.methods.finetuning.soft import Soft, SoftOptions
-from bench.methods.retrieval.nearest import NearestStream, random_order
+from bench.methods.retrieval.nearest import FirstRounds, NearestStream, random_order
 from bench.methods.retrieval.neighbours import (
     SelectionOptions,
     pool_of,
@@ -110,6 +110,11 @@ class Selective(Joint):
         }
         self.fused = self.selections[0].fused
 
+    @property
+    def first_rounds(self) -> tuple[FirstRounds, ...]:
+        """Of each source, see `NearestStream.first_round`."""
+        return tuple(stream.first_round for stream in self.nearest)
+
     def _shown(self, epoch: int, predict: Predict) -> list[Indices]:
         return self.nearest[0].oversampled(epoch, super()._shown(epoch, predict), predict)
 
@@ -135,6 +140,11 @@ class SoftSelective(Soft):
         super().__init__(chosen, options.model_copy(update={"reindex": False}), self.nearest)
         self.heads[1] = Head(kept=options.keeps_source_head, classes=pool.classes)
         self.fused = self.selection.fused
+
+    @property
+    def first_rounds(self) -> tuple[FirstRounds, ...]:
+        """Of the first source, see `NearestStream.first_round`."""
+        return (self.nearest.first_round,)
 
     def _shown(self, epoch: int, predict: Predict) -> list[Indices]:
         return self.nearest.oversampled(epoch, super()._shown(epoch, predict), predict)

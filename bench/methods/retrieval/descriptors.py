@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.errors import DataError
-from bench.core.files import write_atomic
+from bench.core.files import temporary_beside, write_atomic
 from bench.methods.retrieval.filter_banks import Bank, Group
 from bench.methods.retrieval.histograms import (
     Counts,
@@ -207,7 +207,7 @@ def _build(
     name: str,
 ) -> None:
     """A file of `shape` that `fill` fills; it is there as a whole or not at all."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.{os.urandom(4).hex()}.tmp")
+    temporary = temporary_beside(path)
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=kind, shape=shape)

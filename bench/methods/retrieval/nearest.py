@@ -17,6 +17,8 @@ from bench.core.seeding import rng_from
 from bench.methods.retrieval.neighbours import SelectionOptions
 from bench.methods.streams import Indices, endless
 
+FirstRounds = NDArray[np.int16]
+
 if TYPE_CHECKING:
     from torch import Tensor
 
@@ -48,6 +50,10 @@ class NearestStream:
         options: how K grows.
         name: seeds the choice.
 
+    Attributes:
+        first_round: int16 (source images,), the first round (from 1) that can show each image; 0
+            is never. K never falls, so later rounds can show it too.
+
     Raises:
         DataError: a target image has no neighbour that can be shown.
     """
@@ -64,6 +70,7 @@ class NearestStream:
     ) -> None:
         self.neighbours, self.k0, self.labels = neighbours, k0, labels
         self.starts, self.options, self.name = tuple(starts), options, name
+        self.shown = shown
         allowed = shown[neighbours.indices]
         # Those that can be shown first, in their order; and how many of the first K they are.
         order = np.argsort(~allowed, axis=1, kind="stable")
@@ -77,7 +84,8 @@ class NearestStream:
             order = random_order(name, neighbours.source_size)
             self._random = order[shown[order]]
         self.log: list[dict[str, float]] = []
-        if not (self._available[:, k0 - 1] > 0).all():
+        self.first_round: FirstRounds = np.zeros(neighbours.source_size, np.int16)
+        if self._random is None and not (self._available[:, k0 - 1] > 0).all():
             raise DataError(
                 f"{(self._available[:, k0 - 1] == 0).sum()} target images have no neighbour left",
                 hint="lower method.least_images_per_class, or raise method.k0",
@@ -149,6 +157,9 @@ class NearestStream:
     def _write_down(self, wrong: float, unsure: float) -> None:
         from bench.methods.retrieval.adaptive import chosen
 
+        rows = chosen(self.neighbours, self.k)
+        able = rows[self.shown[rows]] if self._random is None else self._random[: len(rows)]
+        self.first_round[able[self.first_round[able] == 0]] = self.round + 1
         self.log.append(
             {
                 "round": float(self.round + 1),
@@ -157,7 +168,7 @@ class NearestStream:
                 "mean_k": float(self.k.mean()),
                 "largest_k": float(self.k.max()),
                 "at_cap": float((self.k >= self.neighbours.stored).sum()),
-                "source_images": float(len(chosen(self.neighbours, self.k))),
+                "source_images": float(len(rows)),
             }
         )
         if self.options.oversample_hard:
@@ -172,7 +183,7 @@ class NearestStream:
         ]
 
     def state(self) -> Mapping[str, Tensor]:
-        """K of every target image, the round, and what was seen before each round."""
+        """K of every target image, the round, and what each round saw and can show."""
         import torch
 
         log = [list(entry.values()) for entry in self.log]
@@ -180,6 +191,7 @@ class NearestStream:
             "k": torch.from_numpy(self.k.copy()),
             "level": torch.from_numpy(self.level.copy()),
             "round": torch.tensor(self.round),
+            "first_round": torch.from_numpy(self.first_round.copy()),
             "log": torch.tensor(log, dtype=torch.float64),
         }
 
@@ -187,5 +199,6 @@ class NearestStream:
         """Takes back what `state` gave."""
         self.k, self.round = state["k"].cpu().numpy().copy(), int(state["round"])
         self.level = state["level"].cpu().numpy().copy()
+        self.first_round = state["first_round"].cpu().numpy().copy()
         names = list(self.log[0])
         self.log = [dict(zip(names, row, strict=True)) for row in state["log"].tolist()]

@@ -19,6 +19,7 @@ from scipy import stats
 from analysis.comparisons.evidence import Evidence
 from analysis.comparisons.pairing import best_lr, comparisons, pair
 from analysis.comparisons.ratios import (
+    Ratios,
     band_averages,
     copy_ratios,
     tune_freeze_ratios,
@@ -595,21 +596,25 @@ def test_the_images_error_of_a_pair_is_that_of_drawing_them_again(kind: Any) -> 
 # --- ratios ---
 
 
+def _tune_freeze(board: pd.DataFrame, distances: pd.DataFrame | None = None) -> Ratios:
+    return tune_freeze_ratios(Evidence(board, distances=distances), "same")
+
+
 def test_a_panel_has_as_many_points_as_there_are_splits() -> None:
     board = _chu(lambda p, n: 0.5)
     for treatment in ("tune", "freeze"):
         for reinit in (3, 5):
-            found = copy_ratios(Evidence(board), treatment, reinit)  # type: ignore[arg-type]
+            found = copy_ratios(Evidence(board), treatment, reinit, "same")  # type: ignore[arg-type]
             assert len(found.frame) == 23
             assert set(found.frame["ratio"]) == {1.0}
-    assert len(tune_freeze_ratios(Evidence(board)).frame) == 23
+    assert len(_tune_freeze(board).frame) == 23
 
 
 def test_known_ratios_give_known_averages() -> None:
     board = _chu(
         lambda p, n: (0.6 if p[0] == "T" else 0.4) if n >= 100 else (0.3 if p[0] == "T" else 0.4)
     )
-    averages = band_averages(tune_freeze_ratios(Evidence(board)), "data").set_index("band")
+    averages = band_averages(_tune_freeze(board), "data").set_index("band")
     assert averages["mean_ratio"].tolist() == pytest.approx([0.75, 0.75, 1.5])
     assert averages["geometric_mean"].tolist() == pytest.approx([0.75, 0.75, 1.5])
     assert averages["points"].tolist() == [11, 8, 4]
@@ -628,7 +633,7 @@ def test_committed_ratios_are_those_of_a_plain_join(committed: Path) -> None:
     joined = pd.merge(*sides, on=settings_, validate="one_to_one", suffixes=("_t", "_f"))
     tuned, frozen = (joined[f"top1_accuracy_{side}"].astype(float) for side in "tf")
     joined["log"] = np.log(tuned / frozen)
-    found = tune_freeze_ratios(Evidence(read(file), lr="same"))
+    found = _tune_freeze(read(file))
     assert len(found.frame) == len(joined) > 100
     assert sorted(found.frame["log_ratio"]) == pytest.approx(sorted(joined["log"]))
     assert found.unpaired == (plain["pattern"] == "T(1-7)R(8)").sum() - len(joined)
@@ -655,7 +660,7 @@ def test_committed_ratios_are_those_of_a_plain_join(committed: Path) -> None:
 def test_bands_by_distance_use_the_table_of_distances() -> None:
     board = _chu(lambda p, n: 0.5)
     distances = pd.DataFrame({"dataset": ["coral", "cub"], "cosine": [0.455, 0.358]})
-    found = tune_freeze_ratios(Evidence(board, distances))
+    found = _tune_freeze(board, distances)
     assert int(found.frame["distance"].notna().sum()) == 7
     averages = band_averages(found, "distance").set_index("band")
     assert averages["points"].tolist() == [0, 3, 4]
@@ -664,7 +669,7 @@ def test_bands_by_distance_use_the_table_of_distances() -> None:
 
 def test_zero_accuracy_gives_no_ratio_and_is_counted() -> None:
     board = _chu(lambda p, n: 0.0 if (p[0] == "F" and n == 1) else 0.5)
-    found = tune_freeze_ratios(Evidence(board))
+    found = _tune_freeze(board)
     assert found.zero == 4
     assert len(found.frame) == 19
     assert found.frame["log_ratio"].map(math.isfinite).all()
@@ -677,8 +682,8 @@ def test_ratios_near_chance_are_flagged() -> None:
         for s, a in ((0, 0.11), (1, 0.5))
         for p in ("T(1-7)R(8)", "F(1-7)R(8)")
     ]
-    assert tune_freeze_ratios(Evidence(_board(rows))).frame["near_chance"].tolist() == [True, False]
-    assert tune_freeze_ratios(Evidence(_chu(lambda p, n: 0.5))).frame["near_chance"].isna().all()
+    assert _tune_freeze(_board(rows)).frame["near_chance"].tolist() == [True, False]
+    assert _tune_freeze(_chu(lambda p, n: 0.5)).frame["near_chance"].isna().all()
 
 
 def test_distances_must_say_whose_they_are() -> None:

@@ -200,8 +200,7 @@ def test_one_run_gives_a_page_that_says_what_is_missing(committed: Path) -> None
     text = page(report)
     assert "No question can be answered" in text
     assert report.headline == (
-        "Nothing is known of the rest: add training from scratch and freezing to the grid to "
-        "compare.",
+        "The rest was not compared: add training from scratch and freezing to the grid.",
     )
     assert set(report.files) == {"findings.svg"}
 

@@ -22,9 +22,12 @@ from bench.data.datasets import DATASETS
 from bench.data.files.tree import open_tree
 from bench.data.formats.contract import Counts
 from bench.data.formats.registry import FORMATS
+from bench.data.identities import resolve_identities
 from bench.data.opened import open_format
 from bench.data.places import MissingDataError, resolve_root
 from bench.specs.data import DataSpec
+from bench.specs.evaluation import EvaluateSpec
+from bench.specs.run import ModelSpec, RunSpec
 
 DOG, CAT = "n02085620", "n02123045"
 BIRDS = ("001.Black_footed_Albatross", "002.Laysan_Albatross")
@@ -473,7 +476,6 @@ CASES = {
         {"train": 10, "test": 10},
         image="train/n000002/0003_01.jpg",
         options={"identities": "all"},
-        groups=frozenset({"n000001", "n000002", "n000003", "n000009"}),
         pack=lambda root: [
             tar(root / f"vggface2_{part}.tar.gz", root, part, mode="w:gz")
             for part in ("train", "test")
@@ -486,7 +488,6 @@ CASES = {
         {"train": 360, "test": 120},
         image="OriginalImg/NI/Strong/P033/Fear/000.jpeg",
         options={"lights": ("Strong",)},
-        groups=frozenset(f"P{i:03d}" for i in range(1, 81)),
         listed=False,
     ),
     "moorea-corals": Case(
@@ -850,6 +851,44 @@ def test_oulu_casia_says_light_person_and_expression(tmp_path, opened):
     put(folder / "PreProcess Img/NI_Acropped/Strong/P001/Anger/000.jpeg", picture("cropped"))
     with pytest.raises(DataError, match="two versions"):
         opened("oulu-casia", folder)
+
+
+@pytest.mark.parametrize(
+    ("name", "trained"), [("oulu-casia", 60), ("vggface2", 2)], ids=["oulu-casia", "vggface2"]
+)
+def test_persons_are_identified_on_other_images_and_verified_as_other_persons(
+    name, trained, tmp_path
+):
+    """SFT Table 5: both tests beside each other; a person who is a class is no group."""
+    names = CASES[name].classes
+    people = names[-trained:] if name == "oulu-casia" else ("n000002", "n000003")
+    data = DataSpec.model_validate(
+        {
+            "dataset": name,
+            "root": str(built(name, tmp_path / "set")),
+            "options": {**CASES[name].options, "partial": True},
+            "classes": {"recipe": "listed", "names": people},
+            "val_per_class": 1,
+            "test_per_class": 1,
+            "test_from": "pool",
+        }
+    )
+    places = {"data_root": None, "cache_dir": tmp_path / "cache"}
+    found = resolve(data, 0, **places)
+    per_person = 6 if name == "oulu-casia" else 5
+    counts = [Counter(image.label for image in part) for part in (found.train, found.test)]
+    assert counts == [dict.fromkeys(people, n) for n in (per_person - 2, 1)]
+    others = tuple(sorted(set(names) - set(people)))
+    spec = RunSpec(
+        data=data,
+        model=ModelSpec(name="narrow8_32"),
+        pattern="R(1-8)",
+        evaluate=EvaluateSpec.model_validate({"verification": {"identities": others}}),
+    )
+    who = resolve_identities(spec, **places)
+    assert who.identities == others
+    assert len(who.images) == per_person * len(others)
+    assert not {i.sha256 for i in who.images} & {i.sha256 for i in found.images}
 
 
 def test_missing_years_are_told(tmp_path, opened):

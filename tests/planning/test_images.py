@@ -1,0 +1,72 @@
+"""A grid refuses what `bench data check` calls a problem, unless it says what to do about it."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+from PIL import Image
+
+from bench.core.errors import DataError
+from bench.planning.images import check_images
+from bench.planning.workspace import Session, open_session
+
+GRID = """\
+defaults:
+  target: {{dataset: folder, root: {root}, images_per_class: 3, val_per_class: 2, {more}}}
+  model: narrow8_32
+  pattern: scratch
+  train: {{epochs: 1}}
+experiments: {{a: {{axes: {{seed: [0, 1]}}}}}}
+"""
+
+
+def opened(folder: Path, more: str) -> Session:
+    (folder / "g.yaml").write_text(GRID.format(root=folder / "images", more=more))
+    return open_session(folder / "g.yaml", results=folder / "results")
+
+
+@pytest.fixture
+def images(tmp_path: Path) -> Path:
+    rng = np.random.default_rng(0)
+    for split in ("train", "test"):
+        for name in ("cat", "dog"):
+            (tmp_path / "images" / split / name).mkdir(parents=True)
+            for number in range(9):
+                pixels = rng.integers(0, 255, (16, 16, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / "images" / split / name / f"{number}.png")
+    return tmp_path / "images"
+
+
+def test_images_without_a_problem_pass(images: Path) -> None:
+    check_images(opened(images.parent, "on_short: error"))
+
+
+@pytest.mark.parametrize(
+    ("copy", "to", "words"),
+    [
+        ("train/cat/1.png", "train/dog/x.png", "1 image is in two classes"),
+        ("train/cat/1.png", "test/cat/x.png", "1 image is in two splits"),
+    ],
+)
+def test_images_in_two_places_are_refused(images: Path, copy: str, to: str, words: str) -> None:
+    shutil.copy(images / copy, images / to)
+    with pytest.raises(DataError, match=words) as caught:
+        check_images(opened(images.parent, "on_short: cap"))
+    assert caught.value.place == str(images)
+    assert "--accept-problems" in (caught.value.hint or "")
+
+
+def test_what_the_grid_settles_is_no_problem(images: Path) -> None:
+    (images / "train" / "cat" / "torn.png").write_bytes(b"\x89PNG\r\n\x1a\ntorn")
+    check_images(opened(images.parent, "on_corrupt: skip"))
+    with pytest.raises(DataError, match="1 image cannot be decoded"):
+        check_images(opened(images.parent, "on_corrupt: error"))
+
+
+def test_a_published_set_is_not_looked_over(tmp_path: Path) -> None:
+    text = GRID.replace("dataset: folder, root: {root}, ", "dataset: digits, test_per_class: 2, ")
+    (tmp_path / "g.yaml").write_text(text.format(more="on_short: cap"))
+    check_images(open_session(tmp_path / "g.yaml", results=tmp_path / "results"))
