@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
-from collections.abc import Mapping, Sequence
-from typing import Any
+from collections.abc import Sequence
 
 from rich.text import Text
 
@@ -58,17 +57,11 @@ def _used(session: Session) -> str:
     return " and ".join(["--preset"] * bool(presets) + ["--set"] * bool(others)) or "--set"
 
 
-def ending_lines(
-    session: Session, table: Sequence[Mapping[str, Any]]
-) -> tuple[list[str | Text], int]:
-    """What became of the runs that were asked for, and how many have no result.
-
-    Args:
-        table: the leaderboard's rows.
-    """
+def ending_lines(session: Session) -> tuple[list[str | Text], int]:
+    """What became of the runs that were asked for, and how many have no result."""
     states = session.states()
     found = [states[run.id] for run in session.wanted]
-    lines: list[str | Text] = [*omission_lines(session), *damage_lines(session, table)]
+    lines: list[str | Text] = [*omission_lines(session), *damage_lines(session)]
     if diverged := found.count("diverged"):
         lines.append(f"{counted(diverged, 'run')} diverged; that is a result and has its rows")
     bad = sum(state not in ("done", "diverged") for state in found)
@@ -95,8 +88,9 @@ def omission_lines(session: Session) -> list[Text]:
     return [marked("note", "yellow", f" {line}") for line in omitted_by_condition(finished)]
 
 
-def damage_lines(session: Session, table: Sequence[Mapping[str, Any]]) -> list[Text]:
+def damage_lines(session: Session) -> list[Text]:
     """The runs whose records cannot be used: the file, what is wrong and the way out."""
-    wanted = {run.id for run in session.wanted}
-    bad = [row for row in table if row["status"] == "damaged" and row["run_id"] in wanted]
-    return [marked("damaged", "red", f" {row['reason']}") for row in bad]
+    readings = session.records.read()
+    errors = [readings[run.id].error for run in session.wanted if run.id in readings]
+    texts = [str(error).replace("\n  ", "; ") for error in errors if error is not None]
+    return [marked("damaged", "red", f" {text}") for text in texts]

@@ -147,6 +147,7 @@ def evidence_of(
 
     if source.suffix in (".yaml", ".yml"):
         from analysis.leaderboard.of_grid import grid_board
+        from bench.commands._summary import damage_lines
         from bench.planning.workspace import open_session
 
         session = open_session(
@@ -161,6 +162,7 @@ def evidence_of(
         found = measuring.measurements(session.plan, session.store)
         heading = [_counts(board, str(source)), *_not_measured(found.missing)]
         heading += beside.save(found, session.leaderboard())
+        heading += [str(line) for line in damage_lines(session)]
         return measuring.evidence(board, found), heading
     if overrides:
         raise BenchError("--set belongs to a grid", hint="give a grid file, or leave --set out")

@@ -128,7 +128,7 @@ def _run(session: Session, machine: Machine, where: Placement, retry_failed: boo
         out.print("stopped; finished runs are kept and unfinished ones have checkpoints")
         out.print(f"to go on: bench {shlex.join(sys.argv[1:])}", highlight=False)
         raise typer.Exit(130)
-    lines, bad = ending_lines(session, table)
+    lines, bad = ending_lines(session)
     for line in lines:
         out.print(line, highlight=False)
     if bad:

@@ -94,9 +94,12 @@ def _material(
     from analysis.leaderboard.of_grid import grid_board
     from analysis.report import epoch_figures
     from analysis.report.run_figures import figures
+    from bench.commands._summary import damage_lines
     from bench.planning.workspace import open_session
 
     session = open_session(source, results=results, data_root=data_root, overrides=overrides)
+    for line in damage_lines(session):
+        console().print(line, highlight=False, soft_wrap=True)
     board = grid_board(session.plan, session.store, str(source))
     found = measuring.measurements(session.plan, session.store)
     drawn = figures(session.plan, session.store, found, session.data_root)

@@ -29,7 +29,7 @@ def leaderboard(
     for view in leaderboard_tables(session, table, choose or ()):
         view.show(out)
     out.print(ABOUT_INTERVALS, highlight=False)
-    for line in damage_lines(session, table):
+    for line in damage_lines(session):
         out.print(line, highlight=False)
     save(table, session.plan, session.store, session.board)
     out.print(f"rows: {session.leaderboard()}", highlight=False)

@@ -362,9 +362,9 @@ def verify(record: Any, run_id: str, place: str) -> None:
     if sign(record)["digest"] != record.get("digest"):
         raise StoreError("the record was changed after it was written", place=place, hint=hint)
     row = record.get("row")
-    sound = isinstance(row, Mapping) and row.get("status") in STATUSES
+    row = row if isinstance(row, Mapping) else {}
     parts = ((("files", "sizes", "notes"), dict), (("classes", "borrowed"), list))
-    if not sound or not all(
+    if row.get("status") not in STATUSES or not all(
         isinstance(record.get(name, kind()), kind) for names, kind in parts for name in names
     ):
         raise StoreError(
@@ -372,3 +372,9 @@ def verify(record: Any, run_id: str, place: str) -> None:
             place=place,
             hint=hint,
         )
+    for column in COLUMNS:
+        value = row.get(column.name) if column.better is not None else None
+        if value is not None and not isinstance(value, int | float):
+            raise StoreError(
+                f"{column.name} of the record is {value!r}, not a number", place=place, hint=hint
+            )

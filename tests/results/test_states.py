@@ -83,3 +83,20 @@ def test_states_follow_what_lies_in_the_folder(finished: list[str]) -> None:
     table = {row["run_id"]: row for row in rows(session.plan, session.store, session.records)}
     assert {key: row["status"] for key, row in table.items()} == session.states()
     assert table[child.id]["reason"] == f"by {source.id}, damaged"
+
+
+@pytest.mark.parametrize("content", [b"\xff\xfe{}", b"[" * 100_000, b"{}"])
+def test_commands_go_on_beside_a_damaged_record_and_name_it(
+    finished: list[str], content: bytes
+) -> None:
+    session = _session(finished)
+    run = next(run for run in session.plan.runs.values() if run.role != "source")
+    path = session.store.folder(run.id, run.spec).record_path
+    path.write_bytes(content)
+    grid, *results = finished[1:]
+    for command in ("status", "leaderboard", "findings", "report"):
+        done = CliRunner().invoke(app, [command, grid, *results])
+        assert done.exit_code == 0, done.output
+        text = "".join(done.output.split())
+        assert f"damaged{path}:" in text, (command, done.output)
+        assert "deletethefoldertohavetherunrepeated" in text

@@ -13,6 +13,7 @@ import sys
 import time
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -212,6 +213,10 @@ def test_find_by_beginning_of_the_id_or_part_of_the_name(folder: RunFolder) -> N
 # --- damaged files ---
 
 
+def _of_text(whole: dict[str, Any]) -> bytes:
+    return json.dumps(sign(whole | {"row": whole["row"] | {"top1_accuracy": "high"}})).encode()
+
+
 def _unparted(whole: dict[str, object]) -> bytes:
     return json.dumps(sign({"schema": whole["schema"], "run_id": ID})).encode()
 
@@ -226,6 +231,7 @@ def _unparted(whole: dict[str, object]) -> bytes:
         (lambda whole: json.dumps(whole | {"schema": 9}).encode(), "schema 9"),
         (lambda whole: json.dumps(whole | {"classes": []}).encode(), "was changed after"),
         (_unparted, "lacks its row"),
+        (_of_text, "top1_accuracy of the record is 'high', not a number"),
     ],
 )
 def test_a_damaged_record_is_an_error_with_its_place(folder: RunFolder, damage, words) -> None:

@@ -33,7 +33,13 @@ from bench.launch.slurm.ledger import (
 from bench.launch.slurm.outcomes import JobClassifier, current_run
 from bench.launch.slurm.permissions import check_private, code_digest, make_private
 from bench.launch.slurm.settings import Resources, SlurmSettings, read_settings
-from bench.launch.slurm.submit import QueueFullError, RefusedError, _meaning, _parameters
+from bench.launch.slurm.submit import (
+    QueueFullError,
+    RefusedError,
+    _meaning,
+    _parameters,
+    sbatch,
+)
 
 # --- settings ---
 
@@ -573,6 +579,19 @@ def test_a_limit_that_waiting_does_not_lift_is_no_full_queue(words, kind) -> Non
         "submit limit, user's size and/or time limits)"
     )
     assert type(_meaning(f"{words}\n{text}")) is kind
+
+
+def test_what_sbatch_prints_is_in_the_error_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capfd: pytest.CaptureFixture[str]
+) -> None:
+    words = "sbatch: error: invalid partition specified: gpus"
+    fake(tmp_path, monkeypatch, sbatch=f"echo '{words}' >&2; exit 1", srun="exit 0")
+    with pytest.raises(RefusedError) as refused:
+        sbatch(print, tmp_path / "job", "bench-1", Resources(), signal_delay_s=60)
+    assert refused.value.message == (
+        "the cluster refuses the job: invalid partition specified: gpus"
+    )
+    assert capfd.readouterr() == ("", "")
 
 
 def _acl(*entries: tuple[int, int, int]) -> bytes:

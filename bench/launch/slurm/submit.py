@@ -8,6 +8,7 @@ idea of a job's state are not used: what is done is what the store has, what is 
 from __future__ import annotations
 
 import contextlib
+import io
 import os
 import re
 import shlex
@@ -72,7 +73,8 @@ def sbatch(
             executor.update_parameters(
                 **_parameters(folder, name, resources, after, begin_s, signal_delay_s)
             )
-            return str(executor.submit(job).job_id)
+            with contextlib.redirect_stderr(io.StringIO()):  # submitit prints what its error has
+                return str(executor.submit(job).job_id)
         except (FailedJobError, FailedSubmissionError) as error:
             raise _meaning(str(error)) from None
         except RuntimeError as error:
