@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
 import json
 import os
@@ -50,6 +51,14 @@ def bench(*arguments: str, cwd: Path, code: int = 0) -> str:
     output = result.stdout + result.stderr
     assert result.returncode == code, output
     return output
+
+
+def here(*arguments: str, cwd: Path) -> str:
+    """As `bench`, in this process: for commands that start nothing."""
+    with contextlib.chdir(cwd):
+        result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    return result.output
 
 
 def start(folder: Path, *more: str) -> subprocess.Popen[str]:
@@ -135,24 +144,17 @@ def test_again_does_nothing_and_says_so(finished: Path) -> None:
     assert deterministic(finished) == table
 
 
-def test_views(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(finished)
-
-    def printed(*arguments: str) -> str:
-        result = CliRunner().invoke(app, arguments)
-        assert result.exit_code == 0, result.output
-        return result.output
-
+def test_views(finished: Path) -> None:
     run = rows(finished)[0]["run_id"]
-    assert "top1_accuracy" in printed("show", run[:8])
-    assert "top-1 %" in printed("leaderboard", "grid.yaml")
-    assert "patterns" in printed("status", "grid.yaml")
-    dry = printed("grid", "grid.yaml", "--dry-run", "--set", "seed=5")
+    assert "top1_accuracy" in here("show", run[:8], cwd=finished)
+    assert "top-1 %" in here("leaderboard", "grid.yaml", cwd=finished)
+    assert "patterns" in here("status", "grid.yaml", cwd=finished)
+    dry = here("grid", "grid.yaml", "--dry-run", "--set", "seed=5", cwd=finished)
     assert "to do" in dry
     assert "measured here" in dry
-    drawn = printed("classes", "{recipe: random, n: 4}", "--dataset", "digits")
+    drawn = here("classes", "{recipe: random, n: 4}", "--dataset", "digits", cwd=finished)
     assert len(set(drawn.split())) == 4
-    assert printed("classes", "--under", "dog.n.01", "--count").strip() == "118"
+    assert here("classes", "--under", "dog.n.01", "--count", cwd=finished).strip() == "118"
 
 
 @pytest.mark.parametrize(
@@ -242,9 +244,9 @@ def test_damaged_source_weights_are_told_and_can_be_had_again(
     else:
         weights.write_bytes(content[:-8] if how == "cut" else content[:-1] + b"?")
     if how != "changed":  # nobody needs them: it is said, and the result stands
-        said = " ".join(bench("status", "grid.yaml", cwd=tmp_path).split())
+        said = " ".join(here("status", "grid.yaml", cwd=tmp_path).split())
         assert "its result stands; it is trained again when a new run starts from it" in said
-        assert "all 7 runs are done" in bench("grid", "grid.yaml", cwd=tmp_path)
+        assert "all 7 runs are done" in here("grid", "grid.yaml", cwd=tmp_path)
     shorter = ("--set", "train.epochs=2")
     arguments = ("grid", "grid.yaml", "--workers", "2", *shorter)
     if how == "changed":  # its size is right, so only who reads it notices
@@ -252,7 +254,7 @@ def test_damaged_source_weights_are_told_and_can_be_had_again(
         assert "of the source" in " ".join(output.split())
         assert "damaged" in " ".join(output.split())
         assert str(weights.name) in "".join(output.split())
-        assert "which is the source's" in bench("status", "grid.yaml", *shorter, cwd=tmp_path)
+        assert "which is the source's" in here("status", "grid.yaml", *shorter, cwd=tmp_path)
         weights.unlink()
         bench(*arguments, "--retry-failed", cwd=tmp_path)
     else:
