@@ -13,8 +13,9 @@ from pathlib import Path
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from typer.testing import CliRunner
 
-from bench.commands.classes import classes
+from bench.commands.app import app
 from bench.core.errors import BenchError, DataError
 from bench.data.selection.classes import Selection, select
 from bench.data.wordnet.hierarchy import taxonomy
@@ -300,7 +301,11 @@ def test_recipes_on_the_command_line_are_explained(
     tmp_path: Path, text: str, says: str, way_out: str
 ) -> None:
     with pytest.raises(BenchError) as caught:
-        classes(text, dataset="digits", rule="first_pointer", results=tmp_path)
+        CliRunner().invoke(
+            app,
+            ["classes", text, "--dataset", "digits", "--results", str(tmp_path)],
+            catch_exceptions=False,
+        )
     assert says in caught.value.message
     assert way_out in str(caught.value.hint)
 
