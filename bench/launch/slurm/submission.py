@@ -282,6 +282,8 @@ class Submission:
         turns = 0
         for job in reversed(self.ledger.jobs.values()):
             ending = self.ledger.endings.get(job.name)
+            if job.grid != self.grid.command.key:
+                continue
             if job.role == "leaderboard":
                 turns += 1
             elif ending is None or ending.state != "QUEUE_FULL":
