@@ -365,7 +365,7 @@ def assemble_network(
             image_size=spec.data.image_size,
             parent=parent,
         )
-        heads.append((made, head.kept))
+        heads.append((made.to(next(model.parameters()).device), head.kept))
     module = with_heads(
         model,
         [made for made, _ in heads],
