@@ -121,7 +121,8 @@ class _Training:
                 feed.cache_prefix()
             self.notes.append("activations of frozen layers were computed once, without dropout")
         job.share(self.feeds, self.validation)
-        self.forward: Forward = job.forward or (lambda inputs, parts: [self.model(inputs)])
+        model = self.model  # a function of `self` would keep all of this until a collection
+        self.forward: Forward = job.forward or (lambda inputs, parts: [model(inputs)])
         forward = job.team.replica(self.model, self.forward)
         self.stepper = Stepper(forward, self.optimizer, self.feeds, job.method.target, recipe)
 

@@ -101,10 +101,10 @@ FROZEN = "method: plain, pattern: freeze, train.augment: none"
 
 def test_classifiers_are_fused(gpus: Gpus, tmp_path: Path, results: Path) -> None:
     cells = [f"{FROZEN}, train.lr: {lr}" for lr in (0.01, 0.003, 0.001)]
-    (*_, a, b, c), events = execute(session_of(tmp_path, results, *cells))
+    records, events = execute(session_of(tmp_path, results, *cells))
     assert [event["message"] for event in events if event["event"] == "note"] == []
     assert all(
-        "with 2 other runs" in record["notes"]["sharing"]["fused"] for record in records[-3:]
+        "with 2 other runs" in one["notes"]["sharing"]["fused"] for one in records[-3:]
     )
 
 
