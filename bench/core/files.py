@@ -125,6 +125,29 @@ def file_digest(path: Path) -> str:
         return hashlib.file_digest(file, "sha256").hexdigest()
 
 
+def reserve(path: Path, size_bytes: int | None = None) -> None:
+    """Takes the room of a file that is going to be written through a memory map.
+
+    On a full disk this is an error; later it would be a signal that ends the process.
+
+    Args:
+        path: of a file that is there.
+        size_bytes: room for so much; its size if left out.
+
+    Raises:
+        OSError: there is no room.
+    """
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END) if size_bytes is None else size_bytes
+        try:
+            if size and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # no such call there
+                error.filename = str(path)
+                raise
+
+
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:
     """The rows as CSV, a column for each key; nothing stands for None and for what a row lacks.
 
