@@ -4,10 +4,15 @@ from __future__ import annotations
 
 import os
 import subprocess
+from collections.abc import Callable
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import pytest
 from hypothesis import settings
+
+if TYPE_CHECKING:
+    from bench.planning.workspace import Session
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
 os.environ["MATPLOTLIBRC"] = os.devnull  # figures are tested without the user's own settings
@@ -43,6 +48,32 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
             said = f"{name}-findings.txt"
             (folder / said).write_bytes(_as_committed(f"results/{said}"))
     return folder
+
+
+@pytest.fixture(scope="session")
+def run_here() -> Callable[[Path, Path], Session]:
+    """Runs a grid in this process as a worker does, which saves starting two processes.
+
+    The leaderboard is not written.
+    """
+
+    def run(grid: Path, results: Path) -> Session:
+        from bench.launch.devices import Machine, context_of
+        from bench.planning.workspace import open_session
+        from bench.runs.build import Context
+        from bench.runs.execute import execute_batch
+        from bench.training.process import set_threads
+
+        set_threads(1)
+        session = open_session(grid, results=results)
+        context = Context(**context_of(session, Machine("cpu")))
+        for one in session.plan.runs.values():
+            batch = [(one.id, one.spec)]
+            execute_batch(batch, context, report=lambda _: None, should_stop=lambda: False)
+        assert set(session.states().values()) <= {"done", "diverged"}
+        return open_session(grid, results=results)
+
+    return run
 
 
 def _as_committed(path: str) -> bytes:

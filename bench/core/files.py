@@ -11,7 +11,6 @@ import os
 import re
 import secrets
 import socket
-import time
 from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
@@ -24,9 +23,19 @@ def temporary_beside(path: Path) -> Path:
     """
     if path.is_dir():
         raise IsADirectoryError(errno.EISDIR, "this is a folder, not a file", str(path))
-    return path.with_name(
-        f".{path.name}.{socket.gethostname()}.{os.getpid()}.{secrets.token_hex(4)}.tmp"
-    )
+    return path.with_name(f".{path.name}.{here()}.{os.getpid()}.{secrets.token_hex(4)}.tmp")
+
+
+def here() -> str:
+    """Where the numbers of processes mean the same: host and PID namespace.
+
+    Containers of one host name may number their processes apart.
+    """
+    try:
+        space = Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")
+    except OSError:  # this system has none
+        space = "0"
+    return f"{socket.gethostname()}-{space}"
 
 
 _TEMPORARY = re.compile(r"\..+\.(?P<process>\d+)\.[0-9a-f]{8}\.tmp")
@@ -37,9 +46,9 @@ def sweep_temporaries(folder: Path) -> int:
     """Removes what killed writers left in a folder; how many files.
 
     Of this host those whose process is gone; of others, which cannot be asked, those that nobody
-    has written to for a week.
+    has written to for a week, by the file system's own clock.
     """
-    here, swept = f".{socket.gethostname()}.", 0
+    swept = 0
     try:
         entries = list(os.scandir(folder))
     except OSError:
@@ -49,15 +58,29 @@ def sweep_temporaries(folder: Path) -> int:
         if found is None or not entry.is_file(follow_symlinks=False):
             continue
         process = int(found["process"])
-        if f"{here}{process}." in entry.name:
-            dead = process != os.getpid() and not lives(process)
-        else:
-            dead = time.time() - entry.stat(follow_symlinks=False).st_mtime > _FORGOTTEN_S
-        if dead:
-            with contextlib.suppress(OSError):
+        with contextlib.suppress(OSError):
+            if f".{here()}.{process}." in entry.name:
+                dead = not lives(process)
+            else:
+                dead = age_s(Path(entry.path)) > _FORGOTTEN_S
+            if dead:
                 os.unlink(entry.path)  # noqa: PTH108 -- of a directory entry
                 swept += 1
     return swept
+
+
+def age_s(path: Path) -> float:
+    """Seconds since a file was written, by the clock of its file system.
+
+    Raises:
+        OSError: it is gone, or nothing can be written beside it.
+    """
+    probe = path.with_name(f".{secrets.token_hex(8)}.now")
+    probe.touch()
+    try:
+        return probe.stat().st_mtime - path.stat().st_mtime
+    finally:
+        probe.unlink()
 
 
 def lives(process: int) -> bool:
@@ -72,18 +95,14 @@ def lives(process: int) -> bool:
 
 
 def _write_synced(path: Path, content: bytes) -> None:
-    try:
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:  # a full disk has no name of its own
-        error.filename = error.filename or str(path)
-        raise
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
-    """Has the names in a folder written, so that a file that was moved there stays."""
+    """Has a file, or the names in a folder, written, so that what was moved there stays."""
     handle = os.open(folder, os.O_RDONLY)
     try:
         os.fsync(handle)
@@ -93,29 +112,42 @@ def sync_folder(folder: Path) -> None:
 
 def write_atomic(path: Path, content: bytes | str) -> None:
     """Replaces `path` as a whole; a reader sees the old or the new content, nothing between."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    try:
-        _write_synced(temporary, content.encode() if isinstance(content, str) else content)
-        temporary.replace(path)
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+    _write_whole(path, content, replace=True)
 
 
 def publish_new(path: Path, content: bytes | str) -> bool:
     """Creates `path` as a whole unless it exists; True if this call created it."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    temporary = temporary_beside(path)
-    try:
-        _write_synced(temporary, content.encode() if isinstance(content, str) else content)
+    return _write_whole(path, content, replace=False)
+
+
+_ATTEMPTS = 4
+
+
+def _write_whole(path: Path, content: bytes | str, replace: bool) -> bool:
+    """Written anew where somebody deletes the folder meanwhile, as one may a cache."""
+    raw = content.encode() if isinstance(content, str) else content
+    for left in reversed(range(_ATTEMPTS)):
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = temporary_beside(path)
         try:
-            os.link(temporary, path)
+            _write_synced(temporary, raw)
+            if replace:
+                temporary.replace(path)
+            else:
+                os.link(temporary, path)
+            sync_folder(path.parent)
         except FileExistsError:
             return False
-    finally:
-        temporary.unlink(missing_ok=True)
-    sync_folder(path.parent)
+        except OSError as error:
+            if left and isinstance(error, FileNotFoundError):
+                continue
+            if error.errno and error.filename in (None, str(temporary)):  # a full disk names none
+                error.filename = str(path)
+            raise
+        else:
+            break
+        finally:
+            temporary.unlink(missing_ok=True)
     return True
 
 

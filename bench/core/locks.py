@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.core.errors import StoreError
-from bench.core.files import lives, publish_new
+from bench.core.files import age_s, here, lives, publish_new
 from bench.core.paths import read_regular
 
 STALE_S = 600.0
@@ -81,8 +81,8 @@ def _beside(path: Path) -> Path:
 
 
 def _who() -> str:
-    own = {"host": socket.gethostname(), "process": os.getpid(), "key": secrets.token_hex(8)}
-    return json.dumps(own) + "\n"
+    own = {"host": socket.gethostname(), "here": here(), "process": os.getpid()}
+    return json.dumps(own | {"key": secrets.token_hex(8)}) + "\n"
 
 
 @contextlib.contextmanager
@@ -138,16 +138,12 @@ def _remove_stale(path: Path) -> None:
 def _is_stale(path: Path, content: str) -> bool:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         own = json.loads(content)
-        if own["host"] == socket.gethostname():
+        if own["here"] == here():
             return not lives(int(own["process"]))
     try:
-        probe = path.with_name(f".{path.name}.{secrets.token_hex(4)}.now")
-        probe.touch()  # the file system's own clock: that of this host may differ
-        age = probe.stat().st_mtime - path.stat().st_mtime
-        probe.unlink()
+        return age_s(path) > STALE_S
     except OSError:
         return False
-    return age > STALE_S
 
 
 def wait_exclusive(stack: contextlib.ExitStack, path: Path, wait_s: float) -> bool:

@@ -287,6 +287,9 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
     )
 
 
+_ATTEMPTS = 3
+
+
 def load_parts(
     data: DataSpec,
     parts: Sequence[Sequence[Image]],
@@ -298,18 +301,27 @@ def load_parts(
     notes: Notes,
 ) -> Loaded:
     """The pixels of training, validation and test images, which `fingerprint` covers."""
-    dataset = open_dataset(
-        data.dataset, data.root, data_root=data_root, cache_dir=cache_dir, options=data.options
-    )
     images = [image for part in parts for image in part]
-    pixels = cached_images(
-        view_images(dataset, images, data.views),
-        data.kept_size,
-        partial(read_views, dataset) if data.views else dataset.read,
-        cache_dir=cache_dir,
-        fingerprint=fingerprint,
-        version=dataset.version,
-    )
+    for left in reversed(range(_ATTEMPTS)):
+        dataset = open_dataset(
+            data.dataset, data.root, data_root=data_root, cache_dir=cache_dir, options=data.options
+        )
+        try:
+            pixels = cached_images(
+                view_images(dataset, images, data.views),
+                data.kept_size,
+                partial(read_views, dataset) if data.views else dataset.read,
+                cache_dir=cache_dir,
+                fingerprint=fingerprint,
+                version=dataset.version,
+            )
+        except DataError as error:
+            gone = Path(error.place or "")
+            if not left or gone.suffix != ".pack" or gone.exists():
+                raise
+            _open.cache_clear()  # somebody has deleted the cache with the unpacked archive
+        else:
+            break
     if found := taken_warnings():
         logging.getLogger(__name__).warning("%s", found)
     place = {name: number for number, name in enumerate(classes)}

@@ -19,6 +19,7 @@ from bench.core.errors import ModelError, nearest
 from bench.models import caffenet, halved, narrow
 from bench.models.eight import register
 from bench.models.numbering import Layer, numbered_layers
+from bench.models.pointwise import take_pixels_first
 from bench.specs.pattern import LayerPattern
 from bench.specs.run import ModelSpec, TrainSpec
 
@@ -80,6 +81,7 @@ def create(
             ) from error
         if spec.filler == "li2019":
             caffenet.fill_li2019(model)
+    take_pixels_first(model)
     return model
 
 

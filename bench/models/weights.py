@@ -6,11 +6,8 @@ A `.pth` file is a pickle, which can run code when it is read. Here it goes thro
 
 from __future__ import annotations
 
-import contextlib
 import hashlib
 import logging
-import os
-import tempfile
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -22,6 +19,7 @@ from safetensors.torch import load_file, save_file
 from torch import Tensor, nn
 
 from bench.core.errors import ModelError, StoreError, nearest
+from bench.core.files import sync_folder, temporary_beside
 from bench.models.layers import check_name, register_networks
 from bench.specs.run import FromFile, FromTimm
 
@@ -94,23 +92,15 @@ def save_state(model: nn.Module | Mapping[str, Tensor], path: Path) -> None:
         if isinstance(tensor, Tensor)
     }
     path = Path(path)
-    handle, temporary = tempfile.mkstemp(prefix=f".{path.name}.", dir=path.parent)
-    os.close(handle)
+    temporary = temporary_beside(path)
     try:
         save_file(plain, temporary)
-        with Path(temporary).open("rb+") as written:
-            os.fsync(written.fileno())
-        Path(temporary).chmod(0o644)
-        Path(temporary).replace(path)
-    except BaseException:
-        with contextlib.suppress(FileNotFoundError):
-            Path(temporary).unlink()
-        raise
-    folder = os.open(path.parent, os.O_RDONLY)
-    try:
-        os.fsync(folder)
+        sync_folder(temporary)
+        temporary.chmod(0o644)
+        temporary.replace(path)
     finally:
-        os.close(folder)
+        temporary.unlink(missing_ok=True)
+    sync_folder(path.parent)
 
 
 def read_state(path: Path) -> dict[str, Tensor]:

@@ -268,6 +268,8 @@ class RunFolder:
         """
         self.path.mkdir(parents=True, exist_ok=True)
         with exclusive(self.path / ".lock") as mine:
+            if mine:
+                sweep_temporaries(self.path)
             yield mine
 
     def holder(self) -> str:
@@ -292,9 +294,12 @@ class Store:
         return self.root / "runs"
 
     def sweep(self) -> None:
-        """Removes what killed writers left beside the leaderboards and in the cache."""
+        """Removes what killed writers left beside leaderboards, in the cache and the ledger.
+
+        What they left in the folder of a run goes when the run is tried again.
+        """
         below = [path for path in self.cache.glob("*/") if path.is_dir()]
-        for folder in (self.root, self.cache, *below):
+        for folder in (self.root, self.cache, *below, self.root / "slurm" / "ledger"):
             sweep_temporaries(folder)
 
     def folder(self, run_id: str, spec: RunSpec) -> RunFolder:

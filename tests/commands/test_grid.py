@@ -13,7 +13,9 @@ import time
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from bench.commands.app import app
 from bench.results.records import DETERMINISTIC_COLUMNS
 
 GRID = """\
@@ -133,21 +135,30 @@ def test_again_does_nothing_and_says_so(finished: Path) -> None:
     assert deterministic(finished) == table
 
 
-def test_views(finished: Path) -> None:
+def test_views(finished: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(finished)
+
+    def printed(*arguments: str) -> str:
+        result = CliRunner().invoke(app, arguments)
+        assert result.exit_code == 0, result.output
+        return result.output
+
     run = rows(finished)[0]["run_id"]
-    assert "top1_accuracy" in bench("show", run[:8], cwd=finished)
-    assert "top-1 %" in bench("leaderboard", "grid.yaml", cwd=finished)
-    assert "patterns" in bench("status", "grid.yaml", cwd=finished)
-    dry = bench("grid", "grid.yaml", "--dry-run", "--set", "seed=5", cwd=finished)
+    assert "top1_accuracy" in printed("show", run[:8])
+    assert "top-1 %" in printed("leaderboard", "grid.yaml")
+    assert "patterns" in printed("status", "grid.yaml")
+    dry = printed("grid", "grid.yaml", "--dry-run", "--set", "seed=5")
     assert "to do" in dry
     assert "measured here" in dry
-    drawn = bench("classes", "{recipe: random, n: 4}", "--dataset", "digits", cwd=finished)
+    drawn = printed("classes", "{recipe: random, n: 4}", "--dataset", "digits")
     assert len(set(drawn.split())) == 4
-    assert bench("classes", "--under", "dog.n.01", "--count", cwd=finished).strip() == "118"
+    assert printed("classes", "--under", "dog.n.01", "--count").strip() == "118"
 
 
-@pytest.mark.parametrize("victim", ["command", "worker"])
-@pytest.mark.parametrize("records", [0, 1, 4])
+@pytest.mark.parametrize(
+    ("victim", "records"),
+    [("command", 0), ("command", 1), ("command", 4), ("worker", 0), ("worker", 1)],
+)
 def test_kill_at_any_moment_changes_nothing(
     victim: str, records: int, finished: Path, tmp_path: Path
 ) -> None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -16,6 +17,7 @@ from analysis.advice.types import AdviceLine, Situation, Support
 from bench.commands.app import app
 from bench.commands.recommend import band_tables, curve_tables, gather
 from bench.core.errors import BenchError
+from bench.planning.workspace import Session
 from bench.results.records import COLUMNS
 
 GRID = """\
@@ -53,13 +55,16 @@ def said(command: str, *arguments: str) -> str:
 
 
 @pytest.fixture(scope="module")
-def place(tmp_path_factory: pytest.TempPathFactory) -> Path:
+def place(
+    tmp_path_factory: pytest.TempPathFactory, run_here: Callable[[Path, Path], Session]
+) -> Path:
     """A grid, its results, and a folder of images of which three are the source's."""
     from bench.commands._selections import parse_selection
     from bench.data import catalog
 
     folder = tmp_path_factory.mktemp("recommend")
     (folder / "grid.yaml").write_text(GRID)
+    run_here(folder / "grid.yaml", folder / "results")
     said("grid", str(folder / "grid.yaml"), "--results", str(folder / "results"), "--workers", "1")
     places = {"data_root": None, "cache_dir": folder / "results" / "cache"}
     mine = parse_selection("x", NEAR.replace("side: near", "side: target"))

@@ -6,10 +6,12 @@ import csv
 import io
 import os
 import resource
+import shutil
 import signal
 import subprocess
 import sys
 import time
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -20,6 +22,7 @@ from hypothesis import strategies as st
 
 from bench.core.files import (
     csv_text,
+    publish_new,
     sweep_temporaries,
     temporary_beside,
     write_atomic,
@@ -61,7 +64,7 @@ def test_an_error_while_writing_has_the_name_of_the_file(tmp_path: Path) -> None
             write_atomic(tmp_path / "a.csv", "x" * 100_000)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
-    assert "a.csv" in str(caught.value.filename)
+    assert caught.value.filename == str(tmp_path / "a.csv")
     assert not list(tmp_path.iterdir())
 
 
@@ -95,3 +98,31 @@ def test_temporaries_of_the_dead_are_swept_and_those_of_the_living_stay(tmp_path
     assert not old.exists()
     assert {path.name for path in tmp_path.iterdir()} == {mine.name, far.name, ".mine.tmp"}
     assert sweep_temporaries(tmp_path / "nowhere") == 0
+
+
+@pytest.mark.parametrize("write", [write_atomic, publish_new])
+def test_a_folder_that_is_deleted_while_it_is_written_to_is_made_again(
+    write: Callable[[Path, str], object], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    folder, deletions, sync = tmp_path / "cache", iter(range(3)), os.fsync
+
+    def deleted_before(descriptor: int) -> None:
+        sync(descriptor)
+        if next(deletions, None) is not None:
+            shutil.rmtree(folder)
+
+    monkeypatch.setattr(os, "fsync", deleted_before)
+    write(folder / "a.json", "{}")
+    assert [path.name for path in folder.iterdir()] == ["a.json"]
+
+
+def test_a_process_of_another_container_with_this_hosts_name_may_live(tmp_path: Path) -> None:
+    mine = temporary_beside(tmp_path / "a.json")
+    space = Path("/proc/self/ns/pid").readlink().name.strip("pid:[]")
+    gone = 2**22 + 1  # more than any process has
+    left = mine.name.replace(f".{os.getpid()}.", f".{gone}.")
+    theirs = left.replace(space, "4026539999")
+    for name in (left, theirs):
+        (tmp_path / name).write_text("")
+    assert sweep_temporaries(tmp_path) == 1
+    assert [path.name for path in tmp_path.iterdir()] == [theirs]

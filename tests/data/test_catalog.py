@@ -6,6 +6,7 @@ import io
 import shutil
 import tarfile
 import time
+import zipfile
 from collections import Counter
 from pathlib import Path
 
@@ -14,6 +15,7 @@ import pytest
 from PIL import Image as Pillow
 
 from bench.core.errors import DataError
+from bench.data import catalog
 from bench.data.catalog import load, open_dataset, resolve
 from bench.data.datasets import DATASETS
 from bench.data.files.decode import UnreadableError, decode
@@ -634,3 +636,36 @@ def test_paths_of_the_machine_are_in_no_fingerprint(tmp_path):
         for place in ("a", "b")
     }
     assert len(found) == 1
+
+
+@pytest.mark.parametrize("deletions", [1, 2, 3])
+def test_an_unpacked_archive_that_is_deleted_with_the_cache_is_unpacked_again(
+    tmp_path, monkeypatch, deletions
+):
+    folder = make_folder(tmp_path / "set")
+    with zipfile.ZipFile(tmp_path / "set.zip", "w") as packed:
+        for path in sorted(folder.rglob("*.png")):
+            packed.write(path, path.relative_to(folder))
+    data = DataSpec(
+        dataset="folder",
+        root=str(tmp_path / "set.zip"),
+        image_size=8,
+        val_per_class=2,
+        test_per_class=2,
+    )
+    places = {"data_root": None, "cache_dir": tmp_path / "cache"}
+    resolved = resolve(data, 0, **places)
+    left, cached = iter(range(deletions)), catalog.cached_images
+
+    def after_a_deletion(*arguments, **options):
+        if next(left, None) is not None:
+            shutil.rmtree(tmp_path / "cache")
+        return cached(*arguments, **options)
+
+    monkeypatch.setattr(catalog, "cached_images", after_a_deletion)
+    if deletions == 3:  # somebody deletes it again and again
+        with pytest.raises(DataError, match=r"\.pack: image '.*' cannot be read \(No such file"):
+            load(resolved, data, **places)
+        return
+    loaded = load(resolved, data, **places)
+    assert loaded.images.shape == (16, 8, 8, 3)

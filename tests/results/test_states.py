@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections import Counter
+from collections.abc import Callable
 from pathlib import Path
 
 import pytest
@@ -36,13 +37,11 @@ experiments:
 
 
 @pytest.fixture
-def finished(tmp_path: Path) -> list[str]:
+def finished(tmp_path: Path, run_here: Callable[[Path, Path], Session]) -> list[str]:
     """The arguments of a command whose runs are all done."""
     (tmp_path / "grid.yaml").write_text(GRID)
-    arguments = ["grid", str(tmp_path / "grid.yaml"), "--results", str(tmp_path / "results")]
-    done = CliRunner().invoke(app, [*arguments, "--workers", "1"])
-    assert done.exit_code == 0, done.output
-    return arguments
+    run_here(tmp_path / "grid.yaml", tmp_path / "results")
+    return ["grid", str(tmp_path / "grid.yaml"), "--results", str(tmp_path / "results")]
 
 
 def _session(arguments: list[str]) -> Session:

@@ -257,3 +257,29 @@ def test_a_reason_that_cannot_be_kept_is_given_back(folder: RunFolder) -> None:
     folder.path.write_text("")
     unkept = folder.add_failure({"reason": "second"})
     assert unkept == f"this reason is not kept in {folder.path}: File exists"
+
+
+LEAVE = """
+import os, signal, sys
+from pathlib import Path
+from bench.core.files import temporary_beside
+for name in sys.argv[1:]:
+    path = Path(name)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    temporary_beside(path).write_bytes(b"x")
+os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+def test_what_killed_processes_left_is_swept_everywhere(folder: RunFolder) -> None:
+    store = Store(folder.path.parents[1])
+    places = ("board.csv", "cache/networks.json", "cache/index/a.json", "slurm/ledger/000001.json")
+    own = [folder.path / name for name in ("model.safetensors", "checkpoint", "features.npz")]
+    names = [*(str(path) for path in own), *(str(store.root / place) for place in places)]
+    subprocess.run([sys.executable, "-c", LEAVE, *names], check=False)
+    assert len(list(store.root.rglob(".*.tmp"))) == 7
+    with folder.claim() as mine:  # who tries the run again
+        assert mine
+    assert len(list(store.root.rglob(".*.tmp"))) == 4
+    store.sweep()
+    assert not list(store.root.rglob(".*.tmp"))

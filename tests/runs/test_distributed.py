@@ -229,7 +229,7 @@ def test_a_job_asks_for_the_gpus_processors_and_memory_of_its_processes() -> Non
     assert (last.gpus, last.gpus_per_node, last.gres) == (None, 0, None)
     rehearsal = read_settings({"gpus": 2, "device": "cpu"}).resources("source")
     assert (rehearsal.gpus_per_node, rehearsal.cpus_per_task) == (None, 2)
-    with pytest.raises(GridError, match="gpus: 4, but gpus_per_node is 1"):
+    with pytest.raises(GridError, match="gpus: 4, but the job asks for 1 a node"):
         read_settings({"gpus_per_node": 1, "source": {"gpus": 4}}).resources("source")
 
 

@@ -50,7 +50,7 @@ def spec(root: Path, dataset: str, init: Init, model: str = "resnet18") -> RunSp
 
 
 def overlap(root: Path, run: RunSpec) -> int:
-    context = Context(results=str(root / "results"), data_root=str(root), device="cpu")
+    context = Context(results=f"{root}-results", data_root=str(root), device="cpu")
     return overlap_with_tests(run, Data(_NOTHING, context.resolve_data(run)), context)
 
 

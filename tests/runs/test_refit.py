@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
@@ -90,16 +91,26 @@ class Bench:
         return load_file(self.folder(spec).weights_path)
 
 
-def made(folder: Path, **options: Any) -> Bench:
-    torch.set_num_threads(1)
-    bench = Bench(folder, **options)
-    bench.record(PARENT)
-    return bench
+Made = Callable[..., Bench]
 
 
 @pytest.fixture(scope="module")
-def bench(tmp_path_factory: pytest.TempPathFactory) -> Bench:
-    return made(tmp_path_factory.mktemp("results"))
+def made(tmp_path_factory: pytest.TempPathFactory) -> Made:
+    """Gives a results folder with the parent, which is trained once and copied into each."""
+    torch.set_num_threads(1)
+    first = tmp_path_factory.mktemp("parent") / "results"
+    Bench(first).record(PARENT)
+
+    def make(folder: Path, **options: Any) -> Bench:
+        shutil.copytree(first, folder)
+        return Bench(folder, **options)
+
+    return make
+
+
+@pytest.fixture(scope="module")
+def bench(tmp_path_factory: pytest.TempPathFactory, made: Made) -> Bench:
+    return made(tmp_path_factory.mktemp("bench") / "results")
 
 
 def second_network(bench: Bench, spec: RunSpec, epochs: int) -> dict[str, torch.Tensor]:
@@ -171,7 +182,9 @@ def test_frozen_layers_stay_and_a_child_copies_the_second_network(bench: Bench) 
 @pytest.mark.parametrize(
     ("pattern", "augment"), [("F(1-5)T(6-7)R(8)", "none"), ("F(1-7)R(8)", "none")]
 )
-def test_shared_activations_change_no_bit(tmp_path: Path, pattern: str, augment: str) -> None:
+def test_shared_activations_change_no_bit(
+    tmp_path: Path, pattern: str, augment: str, made: Made
+) -> None:
     model = ModelSpec(name="narrow8_32", drop_rate=0.0)
     changes: dict[str, Any] = {"pattern": pattern, "train": {"augment": augment}}
     runs = [
@@ -257,7 +270,9 @@ def asked(bench: Bench, spec: RunSpec) -> int:
 
 
 @pytest.mark.parametrize("checkpoint_s", [0.0, 1e9])
-def test_stopped_anywhere_it_gives_the_same_bits(tmp_path: Path, checkpoint_s: float) -> None:
+def test_stopped_anywhere_it_gives_the_same_bits(
+    tmp_path: Path, checkpoint_s: float, made: Made
+) -> None:
     spec = tuned()
     whole = made(tmp_path / "whole")
     total = asked(whole, spec)
@@ -280,7 +295,7 @@ def test_stopped_anywhere_it_gives_the_same_bits(tmp_path: Path, checkpoint_s: f
 
 @pytest.mark.parametrize("checkpoint_s", [0.0, 1e9])
 def test_killed_in_the_second_training_it_goes_on_or_begins_that_again(
-    tmp_path: Path, checkpoint_s: float
+    tmp_path: Path, checkpoint_s: float, made: Made
 ) -> None:
     spec = tuned()
     whole = made(tmp_path / "whole")
@@ -305,7 +320,9 @@ def test_killed_in_the_second_training_it_goes_on_or_begins_that_again(
     assert bool(resumed) == (checkpoint_s == 0)
 
 
-def test_a_second_training_of_another_choice_is_not_gone_on_with(tmp_path: Path) -> None:
+def test_a_second_training_of_another_choice_is_not_gone_on_with(
+    tmp_path: Path, made: Made
+) -> None:
     """A checkpoint of the refit whose first training's is lost, and which chose another epoch."""
     spec = tuned()
     whole = made(tmp_path / "whole")

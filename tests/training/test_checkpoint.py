@@ -108,7 +108,7 @@ def test_a_failed_write_leaves_the_old_file_and_no_litter(
     checkpoint.write(path, "run", TENSORS, {"epoch": 1})
 
     def full(descriptor: int) -> None:
-        raise OSError("no space left")
+        raise OSError(28, "no space left")
 
     monkeypatch.setattr(os, "fsync", full)
     with pytest.raises(OSError, match="no space"):

@@ -263,6 +263,8 @@ class SlurmSettings(Resources):
         more: dict[str, Any] = {}
         if asked.memory_gib is None and found.memory_gib:
             more["memory_gib"] = gpus * found.memory_gib
+        if self.device == "cpu":
+            return more
         stated = asked.gpus_asked
         if stated is not None and stated < gpus:
             raise GridError(

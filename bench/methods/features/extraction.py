@@ -22,9 +22,8 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from bench.core import files
 from bench.core.errors import DataError
-from bench.core.files import write_atomic
+from bench.core.files import reserve, temporary_beside, write_atomic
 from bench.data.dataset import Image
 from bench.data.rows import Rows
 from bench.methods.features.extract_options import (
@@ -65,7 +64,7 @@ def extract_to_file(task: FeatureTask, options: ExtractOptions) -> Fitted:
     arrays = _Arrays(workplace, forward, _inputs(task, whole, rows[:1]), _key(whole, rows, options))
     arrays.fill(forward, lambda at: _inputs(task, whole, rows[at]), len(rows), task.should_stop)
     small = _small_arrays(whole, rows, options)
-    path = task.folder / ".features.npz.tmp"
+    path = temporary_beside(task.folder / "features.npz")
     _write_npz(path, arrays, small)
     shutil.rmtree(workplace)
     outcome = Outcome(
@@ -196,7 +195,7 @@ class _Arrays:
             path = self.folder / f"{number}.f32"
             mode: Literal["w+", "r+"] = "w+" if done is None else "r+"
             self.maps[name] = np.memmap(path, np.float32, mode, shape=(count, *shape))
-            files.reserve(path)
+            reserve(path)
         return done or 0
 
     def _marked(self) -> int | None:

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 import pandas as pd
 import pytest
-from typer.testing import CliRunner
 
 from analysis.leaderboard.of_grid import grid_board
 from analysis.report.epoch_figures import figures
 from analysis.report.figures import Picture
-from bench.commands.app import app
 from bench.planning.workspace import Session, open_session
 
 GRID = """
@@ -46,13 +45,12 @@ experiments:
 
 
 @pytest.fixture(scope="module")
-def session(tmp_path_factory: pytest.TempPathFactory) -> Session:
+def session(
+    tmp_path_factory: pytest.TempPathFactory, run_here: Callable[[Path, Path], Session]
+) -> Session:
     folder = tmp_path_factory.mktemp("curves")
     (folder / "curves.yaml").write_text(GRID)
-    given = [str(folder / "curves.yaml"), "--results", str(folder / "results")]
-    run = CliRunner().invoke(app, ["grid", *given, "--workers", "1"])
-    assert run.exit_code == 0, run.output
-    return open_session(folder / "curves.yaml", results=folder / "results")
+    return run_here(folder / "curves.yaml", folder / "results")
 
 
 def drawn(session: Session, board: pd.DataFrame) -> dict[str, Picture]:
