@@ -41,12 +41,15 @@ _TAKEN_OVER = tuple(
 )
 
 
-def rewritten(leaderboard: str, data_root: Path | None, path: Path) -> tuple[str, str]:
+def rewritten(
+    leaderboard: str, data_root: Path | None, path: Path, results: Path
+) -> tuple[str, str]:
     """The leaderboard and its conditions as CSV, with the columns of this version.
 
     Args:
         leaderboard: of `COMMITTED`.
         path: where its rows lie.
+        results: an empty folder, or one that other leaderboards left their opened data sets in.
 
     Raises:
         SystemExit: the grid does not plan the runs that the leaderboard has.
@@ -54,10 +57,7 @@ def rewritten(leaderboard: str, data_root: Path | None, path: Path) -> tuple[str
     grid, overrides = COMMITTED[leaderboard]
     with path.open(newline="") as file:
         old = {row["run_id"]: row for row in csv.DictReader(file)}
-    with tempfile.TemporaryDirectory() as results:
-        session = open_session(
-            ROOT / grid, results=Path(results), data_root=data_root, overrides=overrides
-        )
+    session = open_session(ROOT / grid, results=results, data_root=data_root, overrides=overrides)
     rows = describe(session.plan)
     if rows.keys() != old.keys():
         lost, new = len(old.keys() - rows.keys()), len(rows.keys() - old.keys())
@@ -86,11 +86,13 @@ def main() -> None:
     parser.add_argument("--data-root", type=Path, required=True)
     parser.add_argument("names", nargs="*", help="such as results/tiny-imagenet.csv; all if none")
     given = parser.parse_args()
-    for name in given.names or COMMITTED:
-        board, conditions = rewritten(name, given.data_root.resolve(), ROOT / name)
-        write_atomic(ROOT / name, board)
-        write_atomic(ROOT / name.replace(".csv", "-aggregated.csv"), conditions)
-        print(name)
+    with tempfile.TemporaryDirectory() as results:
+        for name in given.names or COMMITTED:
+            root = given.data_root.resolve()
+            board, conditions = rewritten(name, root, ROOT / name, Path(results))
+            write_atomic(ROOT / name, board)
+            write_atomic(ROOT / name.replace(".csv", "-aggregated.csv"), conditions)
+            print(name)
 
 
 if __name__ == "__main__":

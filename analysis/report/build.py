@@ -155,7 +155,11 @@ def _sections(name: str, found: Numbers, drawn: list[Drawn]) -> list[Section]:
             figures=(claims,) if claims is not None else (),
         ),
         Section("advice", "Advice", *_texts_first(rest_of.advice(found))),
-        Section("measured", "What was measured", *_texts_first(rest_of.measured(found))),
+        Section(
+            "measured",
+            "What was measured",
+            *_texts_first(rest_of.measured(found.evidence.board, found.measured)),
+        ),
         Section(
             "ambiguities",
             "What the papers leave open, and how it is read here",

@@ -12,6 +12,7 @@ from analysis.advice.types import Situation
 from analysis.comparisons import curves as tables
 from analysis.findings.parts import UNDECIDED
 from analysis.leaderboard.labels import number
+from analysis.measurements.tables import Measurements
 from analysis.measurements.transferability_ranking import rankings
 from analysis.papers.ambiguities import AMBIGUITIES
 from analysis.report.figures import Numbers
@@ -113,9 +114,12 @@ def _derived(table: pd.DataFrame) -> Table:
 _MOST_ROWS = 60
 
 
-def measured(n: Numbers) -> tuple[list[Table], list[str]]:
-    """Tables of what was measured on features, and sentences about what was not."""
-    found = n.measured
+def measured(board: pd.DataFrame, found: Measurements | None) -> tuple[list[Table], list[str]]:
+    """Tables of what was measured on features, and sentences about what was not.
+
+    Args:
+        found: None where the report is of a leaderboard alone.
+    """
     if found is None:
         return [], [
             "This report was made from a leaderboard alone; distances, filters and scores are read "
@@ -135,7 +139,7 @@ def measured(n: Numbers) -> tuple[list[Table], list[str]]:
     ):
         if table is not None and len(table):
             made.append(_plain_table(title, table, columns.split()))
-    ranked = rankings(n.evidence.board, found.transferability)
+    ranked = rankings(board, found.transferability)
     if ranked is not None:
         made.append(_rankings_table(ranked))
     if not made and not said:

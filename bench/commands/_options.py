@@ -133,28 +133,30 @@ def grouped(command: Callable[..., None]) -> Callable[..., None]:
     return flat
 
 
-SmallestEffect = Annotated[
-    float, typer.Option(min=0, help="points of accuracy; a smaller estimate decides nothing")
-]
-LeastTasks = Annotated[
-    int, typer.Option(min=2, help="tasks that a statement about tasks of a kind needs")
-]
-LeastSeeds = Annotated[
-    int, typer.Option(min=2, help="seeds that a statement about these tasks needs")
-]
-Margin = Annotated[
-    float, typer.Option(min=0.01, help="points within which two arms are called about equal")
-]
+@dataclass(frozen=True)
+class VerdictRules:
+    """What a verdict needs."""
 
+    smallest_effect: Annotated[
+        float, typer.Option(min=0, help="points of accuracy; a smaller estimate decides nothing")
+    ] = 1.0
+    least_tasks: Annotated[
+        int, typer.Option(min=2, help="tasks that a statement about tasks of a kind needs")
+    ] = 3
+    least_seeds: Annotated[
+        int, typer.Option(min=2, help="seeds that a statement about these tasks needs")
+    ] = 3
+    margin: Annotated[
+        float, typer.Option(min=0.01, help="points within which two arms are called about equal")
+    ] = 1.0
 
-def with_rules(
-    evidence: Evidence, smallest_effect: float, least_tasks: int, least_seeds: int, margin: float
-) -> Evidence:
-    """The evidence with what a verdict needs, by the options above."""
-    from analysis.statistics.decisions import UNIT_INTEREST, Rules
+    def applied_to(self, evidence: Evidence) -> Evidence:
+        """The evidence, to be judged by these rules."""
+        from analysis.statistics.decisions import UNIT_INTEREST, Rules
 
-    interest = {**UNIT_INTEREST, "points": smallest_effect}
-    return replace(evidence, rules=Rules(least_tasks, least_seeds, interest, margin))
+        interest = {**UNIT_INTEREST, "points": self.smallest_effect}
+        rules = Rules(self.least_tasks, self.least_seeds, interest, self.margin)
+        return replace(evidence, rules=rules)
 
 
 # --- what is printed ---

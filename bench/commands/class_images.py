@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, cast
 
@@ -17,6 +18,7 @@ from bench.commands._options import (
     Set,
     as_path,
     console,
+    grouped,
 )
 from bench.core.errors import BenchError, DataError, nearest
 
@@ -30,6 +32,19 @@ if TYPE_CHECKING:
 _STAGES = ("pre", "post", "end", "output")
 
 
+@dataclass(frozen=True)
+class AscentOptions:
+    """How a class's image is climbed to."""
+
+    l2: Annotated[
+        float | None, typer.Option(help="weight of the penalty; chosen by the images' size if not")
+    ] = None
+    steps: Annotated[int, typer.Option(min=1, help="of gradient ascent")] = 200
+    jitter: Annotated[int, typer.Option(min=0, help="pixels that the image is moved by")] = 0
+    blur: Annotated[float, typer.Option(min=0, help="Gaussian after each step, in pixels")] = 0.0
+
+
+@grouped
 def class_images(
     runs: Annotated[list[str], typer.Argument(metavar="RUN…", help="runs, as bench show takes")],
     out: Annotated[
@@ -40,12 +55,8 @@ def class_images(
         list[str] | None,
         typer.Option(help="names or WordNet ids, separated by commas; the first six if left out"),
     ] = None,
-    l2: Annotated[
-        float | None, typer.Option(help="weight of the penalty; chosen by the images' size if not")
-    ] = None,
-    steps: Annotated[int, typer.Option(min=1, help="of gradient ascent")] = 200,
-    jitter: Annotated[int, typer.Option(min=0, help="pixels that the image is moved by")] = 0,
-    blur: Annotated[float, typer.Option(min=0, help="Gaussian after each step, in pixels")] = 0.0,
+    *,
+    ascent: AscentOptions,
     as_is: Annotated[bool, typer.Option(help="do not stretch the contrast of each image")] = False,
     photographs: Annotated[bool, typer.Option(help="show a test image of each class too")] = True,
     data_root: DataRoot = None,
@@ -59,7 +70,7 @@ def class_images(
 
     networks = _networks(runs, results)
     wanted = _classes(classes, networks)
-    options = Ascent(l2=l2, steps=steps, jitter=jitter, blur=blur)
+    options = Ascent(**asdict(ascent))
     examples = example_images(networks, wanted, data_root, results / "cache") if photographs else {}
     with styled():
         sheet = class_sheet(networks, wanted, options, examples, "as is" if as_is else "stretched")

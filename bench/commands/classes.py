@@ -2,16 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated, cast, get_args
 
 import typer
 
-from bench.commands._options import DataRoot, Results, as_path, say
+from bench.commands._options import DataRoot, Results, as_path, grouped, say
 from bench.core.errors import BenchError
 from bench.specs.recipes import EPILOG
 
 
+@dataclass(frozen=True)
+class Shown:
+    """What is shown of the classes, instead of a line for each."""
+
+    count: Annotated[bool, typer.Option("--count", help="print the number alone")] = False
+    tree: Annotated[bool, typer.Option("--tree", help="print the WordNet tree")] = False
+    figure: Annotated[
+        Path | None,
+        typer.Option(help="draw the tree into a file, .svg or .png", parser=as_path),
+    ] = None
+
+
+@grouped
 def classes(
     recipe: Annotated[
         str | None, typer.Argument(help="a class recipe as YAML, {recipe: random, n: 10}")
@@ -24,12 +38,8 @@ def classes(
     root: Annotated[str | None, typer.Option(help="where the data set lies")] = None,
     data_root: DataRoot = None,
     results: Results = Path("results"),
-    count: Annotated[bool, typer.Option("--count", help="print the number alone")] = False,
-    tree: Annotated[bool, typer.Option("--tree", help="print the WordNet tree")] = False,
-    figure: Annotated[
-        Path | None,
-        typer.Option(help="draw the tree into a file, .svg or .png", parser=as_path),
-    ] = None,
+    *,
+    shown: Shown,
 ) -> None:
     """List, count and draw classes: below a synset, or by any recipe of a grid."""
     from bench.commands._selections import parse_recipe
@@ -47,15 +57,15 @@ def classes(
     wanted = parse_recipe(recipe or "{recipe: all}")
     names = select(wanted, data.classes, wnid_keyed=data.wnid_keyed, dataset=dataset).names
     words = taxonomy()
-    if figure is not None:
+    if shown.figure is not None:
         from bench.commands.class_images import draw_tree
 
-        lines = [draw_tree({"selected": names}, figure), str(figure)]
-    elif count:
+        lines = [draw_tree({"selected": names}, shown.figure), str(shown.figure)]
+    elif shown.count:
         lines = [str(len(names))]
     elif not data.wnid_keyed:
         lines = list(names)
-    elif tree:
+    elif shown.tree:
         lines = words.tree_lines(under or "entity.n.01", cast(Rule, rule), names)
     else:
         lines = [f"{name}  {words.name(name)}" for name in names]

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.commands._options import DataRoot, Results, console, say
+from bench.commands._options import DataRoot, Results, console, grouped, say
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
@@ -44,24 +45,33 @@ def data_list(
     out.print("images: training / validation / test. Layout and options: bench data list NAME")
 
 
-def data_check(
-    name: Annotated[str, typer.Argument(help="a data set's name, such as folder")],
-    path: Annotated[str | None, typer.Argument(help="where it lies")] = None,
-    option: Options = None,
+@dataclass(frozen=True)
+class Comparison:
+    """Another data set that is looked through for the same images."""
+
     against: Annotated[
         tuple[str, str] | None,
         typer.Option(
             metavar="OTHER PATH",
             help="a data set to look for the same images in; - for PATH looks where grids do",
         ),
-    ] = None,
+    ] = None
     against_option: Annotated[
         list[str] | None, typer.Option(help="KEY=VALUE of the other data set; may repeat")
-    ] = None,
+    ] = None
     bytes_only: Annotated[
         bool, typer.Option("--bytes-only", help="compare files, not what they show")
-    ] = False,
-    pairs: Annotated[Path | None, typer.Option(help="CSV file for the shared images")] = None,
+    ] = False
+    pairs: Annotated[Path | None, typer.Option(help="CSV file for the shared images")] = None
+
+
+@grouped
+def data_check(
+    name: Annotated[str, typer.Argument(help="a data set's name, such as folder")],
+    path: Annotated[str | None, typer.Argument(help="where it lies")] = None,
+    option: Options = None,
+    *,
+    comparison: Comparison,
     every: Annotated[bool, typer.Option("--all", help="name every image of a problem")] = False,
     table: Annotated[
         Path | None, typer.Option("--csv", help="CSV file for every image of a problem")
@@ -76,7 +86,8 @@ def data_check(
     from bench.data.inspection.check import check
     from bench.data.inspection.compare import Side
 
-    if against is None and (against_option or pairs is not None):
+    against = comparison.against
+    if against is None and (comparison.against_option or comparison.pairs is not None):
         raise BenchError(
             "--against-option and --pairs are about another data set",
             hint="add --against OTHER PATH, or leave them out",
@@ -88,7 +99,7 @@ def data_check(
         data_root=data_root,
         cache_dir=results / "cache",
         options=side.options,
-        pictures=not bytes_only,
+        pictures=not comparison.bytes_only,
     )
     for line in report.lines(every=every):
         say(line)
@@ -98,8 +109,8 @@ def data_check(
     bad = bool(report.problems)
     if against is not None:
         where = None if against[1] == "-" else against[1]
-        other = Side(against[0], where, _options(against_option))
-        bad = _compare(side, other, data_root, results, bytes_only, pairs) or bad
+        other = Side(against[0], where, _options(comparison.against_option))
+        bad = _compare(side, other, comparison, data_root, results) or bad
     if bad:
         raise typer.Exit(1)
 
@@ -107,10 +118,9 @@ def data_check(
 def _compare(
     side: Side,
     other: Side,
+    comparison: Comparison,
     data_root: Path | None,
     results: Path,
-    bytes_only: bool,
-    pairs: Path | None,
 ) -> bool:
     """Prints what two data sets share; True if test images of the first are among it."""
     from bench.data.inspection.compare import compare, write_pairs
@@ -120,14 +130,14 @@ def _compare(
         other,
         data_root=data_root,
         cache_dir=results / "cache",
-        pictures=not bytes_only,
+        pictures=not comparison.bytes_only,
         say=lambda line: typer.echo(f"{line} …", err=True),
     )
     for line in found.lines():
         say(line)
-    if pairs is not None:
-        write_pairs(found, pairs)
-        say(f"shared images: {pairs}")
+    if comparison.pairs is not None:
+        write_pairs(found, comparison.pairs)
+        say(f"shared images: {comparison.pairs}")
     return found.leaks > 0
 
 

@@ -7,12 +7,13 @@ sizes. The features are those that a grid's `measure:` extracts, so the numbers 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.commands._options import DataRoot, Results, console
+from bench.commands._options import DataRoot, Results, console, grouped
 from bench.core.errors import BenchError, nearest
 from bench.core.files import write_csv
 
@@ -20,20 +21,29 @@ if TYPE_CHECKING:
     from rich.table import Table
 
 
+@dataclass(frozen=True)
+class Features:
+    """Which images a distance is measured on, as which layer of which network shows them."""
+
+    network: Annotated[
+        str, typer.Option(help="a run's id, timm:NAME, or scratch[:NAME] for random weights")
+    ] = "scratch"
+    layer: Annotated[str, typer.Option(help="penultimate, a layer's number or a module's name")] = (
+        "penultimate"
+    )
+    split: Annotated[
+        str, typer.Option(help="images of both sides: train, val, test, trainval or all")
+    ] = "train"
+    images: Annotated[int, typer.Option(min=4, help="at most so many images of each side")] = 1000
+    seed: Annotated[int, typer.Option(min=0, help="of draws and resamples")] = 0
+
+
+@grouped
 def distance(
     source: Annotated[str, typer.Option(help="a selection as YAML, {dataset: …}, or a folder")],
     target: Annotated[str, typer.Option(help="the selection or folder of the user's task")],
-    network: Annotated[
-        str, typer.Option(help="a run's id, timm:NAME, or scratch[:NAME] for random weights")
-    ] = "scratch",
-    layer: Annotated[
-        str, typer.Option(help="penultimate, a layer's number or a module's name")
-    ] = "penultimate",
-    split: Annotated[
-        str, typer.Option(help="images of both sides: train, val, test, trainval or all")
-    ] = "train",
-    images: Annotated[int, typer.Option(min=4, help="at most so many images of each side")] = 1000,
-    seed: Annotated[int, typer.Option(min=0, help="of draws and resamples")] = 0,
+    *,
+    features: Features,
     out: Annotated[Path | None, typer.Option(help="a CSV file for the table")] = None,
     device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
     data_root: DataRoot = None,
@@ -55,7 +65,8 @@ def distance(
             hint=f"one of {nearest(device, ('auto', 'cpu', 'cuda'))}",
         )
     places, processor = places_and_device(results, data_root, device)
-    options = {"layer": layer, "split": split, "images": images, "seed": seed}
+    options = asdict(features)
+    network = options.pop("network")
     asked = validated(DistancesAsked, options, ())
     first, second = read_pair(source, target, places)
     check_sizes(first, second)
@@ -64,7 +75,8 @@ def distance(
     n_source, n_target = measured.images
     printer = console()
     printer.print(
-        f"{n_source} source and {n_target} target images, layer {layer} of {words}", highlight=False
+        f"{n_source} source and {n_target} target images, layer {features.layer} of {words}",
+        highlight=False,
     )
     printer.print(distance_table(measured.rows))
     if network.startswith("scratch"):

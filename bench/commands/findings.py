@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -11,15 +12,12 @@ import typer
 
 from bench.commands._options import (
     DataRoot,
-    LeastSeeds,
-    LeastTasks,
-    Margin,
     Results,
     Set,
-    SmallestEffect,
+    VerdictRules,
     as_path,
     console,
-    with_rules,
+    grouped,
 )
 from bench.core.errors import BenchError
 from bench.core.files import write_atomic
@@ -41,39 +39,42 @@ _Source = Annotated[
         parser=as_path,
     ),
 ]
-_Published = Annotated[
-    bool, typer.Option("--published", help="the papers' own numbers instead of runs")
-]
-_Claims = Annotated[list[str] | None, typer.Option(help="a claim such as LI-C4; may be repeated")]
-_Csv = Annotated[
-    Path | None,
-    typer.Option(help="write all numbers to this CSV file", parser=as_path),
-]
-_Details = Annotated[
-    bool, typer.Option("--details", help="every claim, its parts and what each would need")
-]
-_Tables = Annotated[
-    bool,
-    typer.Option(
-        "--tables", help="of a paper's grid its tables, published beside measured, not claims"
-    ),
-]
 
 
+@dataclass(frozen=True)
+class Shown:
+    """Which claims are shown, and in which form."""
+
+    published: Annotated[
+        bool, typer.Option("--published", help="the papers' own numbers instead of runs")
+    ] = False
+    claim: Annotated[
+        list[str] | None, typer.Option(help="a claim such as LI-C4; may be repeated")
+    ] = None
+    csv: Annotated[
+        Path | None,
+        typer.Option(help="write all numbers to this CSV file", parser=as_path),
+    ] = None
+    details: Annotated[
+        bool, typer.Option("--details", help="every claim, its parts and what each would need")
+    ] = False
+    tables: Annotated[
+        bool,
+        typer.Option(
+            "--tables", help="of a paper's grid its tables, published beside measured, not claims"
+        ),
+    ] = False
+
+
+@grouped
 def findings(
     source: _Source = None,
-    published: _Published = False,
-    claim: _Claims = None,
-    csv: _Csv = None,
-    details: _Details = False,
-    tables: _Tables = False,
+    *,
+    shown: Shown,
     results: Results = Path("results"),
     data_root: DataRoot = None,
     set_: Set = None,
-    smallest_effect: SmallestEffect = 1.0,
-    least_tasks: LeastTasks = 3,
-    least_seeds: LeastSeeds = 3,
-    margin: Margin = 1.0,
+    rules: VerdictRules,
     with_not_converged: Annotated[
         bool,
         typer.Option(
@@ -83,26 +84,28 @@ def findings(
     ] = False,
 ) -> None:
     """Show which of the papers' claims hold here, with interval and n, and what is not decided."""
-    if published and source is not None:
+    if shown.published and source is not None:
         raise BenchError(
             "--published looks at the papers' numbers alone",
             hint="leave it out: the papers' verdicts stand beside those on your runs in any case",
         )
-    if tables:
+    if shown.tables:
         from bench.commands.paper_tables import check_grid, print_tables
 
         name = check_grid(source)
-        print_tables(name, *evidence_of(source or results, results, data_root, set_ or ()), csv)
+        print_tables(
+            name, *evidence_of(source or results, results, data_root, set_ or ()), shown.csv
+        )
         return
     from analysis.findings import evaluate
 
-    claims = [evaluate.find_claim(name) for name in claim or ()] or evaluate.CLAIMS
+    claims = [evaluate.find_claim(name) for name in shown.claim or ()] or evaluate.CLAIMS
     claims = [c for c in evaluate.CLAIMS if c in claims]
     in_print = evaluate.on_published(claims)
     out = console()
     measured: list[Finding] = []
-    rules: list[str] = []
-    if published:
+    needed: list[str] = []
+    if shown.published:
         out.print("the papers' claims on the papers' own numbers", highlight=False)
     else:
         evidence, heading = evidence_of(
@@ -110,16 +113,16 @@ def findings(
         )
         for line in heading:
             out.print(line, highlight=False)
-        evidence = with_rules(evidence, smallest_effect, least_tasks, least_seeds, margin)
+        evidence = rules.applied_to(evidence)
         examined = evaluate.examine(evidence)
         measured = [f for f in examined.findings if f.claim in {c.id for c in claims}]
         family = len({t.hypothesis for t in examined.tests if t.p is not None})
-        rules = [f"{evidence.rules.sentence()} These runs allow {family}."]
-    for part in findings_text(measured, in_print, details or bool(claim), rules):
+        needed = [f"{evidence.rules.sentence()} These runs allow {family}."]
+    for part in findings_text(measured, in_print, shown.details or bool(shown.claim), needed):
         out.print(part, highlight=False)
-    if csv is not None:
-        write_atomic(csv, evaluate.table(measured, in_print).to_csv(index=False))
-        out.print(f"all numbers: {csv}", highlight=False)
+    if shown.csv is not None:
+        write_atomic(shown.csv, evaluate.table(measured, in_print).to_csv(index=False))
+        out.print(f"all numbers: {shown.csv}", highlight=False)
 
 
 def evidence_of(

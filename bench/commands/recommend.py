@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.commands._options import DataRoot, Results, as_path, console
+from bench.commands._options import DataRoot, Results, as_path, console, grouped
 from bench.commands.findings import evidence_of
 from bench.core.errors import BenchError, DataError
 from bench.core.files import write_csv
@@ -27,6 +28,50 @@ def _as_fraction(value: float | None) -> float | None:
     return value
 
 
+@dataclass(frozen=True)
+class SourceDetails:
+    """What is to be known of some sources beside their name."""
+
+    network: Annotated[
+        str | None, typer.Option(help="for a selection as source: RUN, timm:NAME or scratch:NAME")
+    ] = None
+    source_images: Annotated[
+        str | None, typer.Option(help="for timm:MODEL: the selection that it learned from")
+    ] = None
+    image_size: Annotated[
+        int | None, typer.Option(min=8, help="side of the images; the source's if left out")
+    ] = None
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the advice is for, and how many images it is measured on."""
+
+    images_per_class: Annotated[
+        int | None, typer.Option(min=1, help="advice for so many instead of those counted")
+    ] = None
+    accuracy: Annotated[
+        float | None,
+        typer.Option(help="a fraction: how many labels would it take?", callback=_as_fraction),
+    ] = None
+    images: Annotated[
+        int, typer.Option(min=4, help="at most so many of each side for distances")
+    ] = 1000
+
+
+@dataclass(frozen=True)
+class OwnRuns:
+    """Where the user's runs are read from."""
+
+    grid: Annotated[
+        list[Path] | None,
+        typer.Option(help="take this grid's runs and distances as evidence; may be repeated"),
+    ] = None
+    results: Results = Path("results")
+    data_root: DataRoot = None
+
+
+@grouped
 def recommend(
     target: Annotated[
         str, typer.Option(help="a folder with a folder per class, or a selection as YAML")
@@ -34,29 +79,9 @@ def recommend(
     source: Annotated[
         str, typer.Option(help="a run, a selection as YAML, or timm:MODEL: what is copied")
     ],
-    grid: Annotated[
-        list[Path] | None,
-        typer.Option(help="take this grid's runs and distances as evidence; may be repeated"),
-    ] = None,
-    network: Annotated[
-        str | None, typer.Option(help="for a selection as source: RUN, timm:NAME or scratch:NAME")
-    ] = None,
-    source_images: Annotated[
-        str | None, typer.Option(help="for timm:MODEL: the selection that it learned from")
-    ] = None,
-    image_size: Annotated[
-        int | None, typer.Option(min=8, help="side of the images; the source's if left out")
-    ] = None,
-    images_per_class: Annotated[
-        int | None, typer.Option(min=1, help="advice for so many instead of those counted")
-    ] = None,
-    accuracy: Annotated[
-        float | None,
-        typer.Option(help="a fraction: how many labels would it take?", callback=_as_fraction),
-    ] = None,
-    images: Annotated[
-        int, typer.Option(min=4, help="at most so many of each side for distances")
-    ] = 1000,
+    *,
+    details: SourceDetails,
+    asked: Asked,
     regret: Annotated[
         bool, typer.Option("--regret", help="print the regret of the advice, or why there is none")
     ] = False,
@@ -64,23 +89,23 @@ def recommend(
         Path | None,
         typer.Option(help="write the advice to this file", parser=as_path),
     ] = None,
-    results: Results = Path("results"),
-    data_root: DataRoot = None,
+    runs: OwnRuns,
 ) -> None:
     """Advise how to fine-tune a target from a source, with the experiments behind each line."""
     from analysis.advice.recommend import advise
     from analysis.advice.target import describe_target
     from bench.commands import _selections as given
 
-    evidence, heading = gather(grid or (), results, data_root)
-    places, device = given.places_and_device(results, data_root)
-    origin = given.find_source(source, network, source_images, results)
-    data = given.read_selection("target", target, places, image_size or origin.image_size)
+    evidence, heading = gather(runs.grid or (), runs.results, runs.data_root)
+    places, device = given.places_and_device(runs.results, runs.data_root)
+    origin = given.find_source(source, details.network, details.source_images, runs.results)
+    size = details.image_size or origin.image_size
+    data = given.read_selection("target", target, places, size)
     model = None
     if origin.data is not None:
-        model, _ = given.named_network(origin.network, data.image_size, results)
+        model, _ = given.named_network(origin.network, data.image_size, runs.results)
     situation, lines = describe_target(
-        data, origin, model, places, device, images, images_per_class, accuracy
+        data, origin, model, places, device, asked.images, asked.images_per_class, asked.accuracy
     )
     advice = advise(situation, evidence)
     print_advice([*lines, *heading], advice, situation, evidence, regret)

@@ -10,14 +10,11 @@ import typer
 
 from bench.commands._options import (
     DataRoot,
-    LeastSeeds,
-    LeastTasks,
-    Margin,
     Results,
     Set,
-    SmallestEffect,
+    VerdictRules,
     console,
-    with_rules,
+    grouped,
 )
 from bench.core.errors import BenchError
 
@@ -27,6 +24,7 @@ if TYPE_CHECKING:
     from analysis.report.figures import Picture
 
 
+@grouped
 def report(
     source: Annotated[
         Path,
@@ -42,14 +40,12 @@ def report(
         ),
     ] = None,
     png: Annotated[bool, typer.Option(help="figures as PNG too, beside the SVG")] = True,
-    smallest_effect: SmallestEffect = 1.0,
-    least_tasks: LeastTasks = 3,
-    least_seeds: LeastSeeds = 3,
-    margin: Margin = 1.0,
+    *,
+    rules: VerdictRules,
 ) -> None:
     """Write one page: what to do, answers, figures, the papers' claims, advice and gaps."""
     name, evidence, measured, more = _material(source, results, data_root, set_ or [])
-    evidence = with_rules(evidence, smallest_effect, least_tasks, least_seeds, margin)
+    evidence = rules.applied_to(evidence)
     from analysis.report.build import build, write
 
     made = build(name, evidence, measured, png=png, more=more)

@@ -2,15 +2,30 @@
 
 from __future__ import annotations
 
+from dataclasses import dataclass
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
-from bench.commands._options import DataRoot, Results, as_path, say
+from bench.commands._options import DataRoot, Results, as_path, grouped, say
 from bench.core.files import write_csv
 
 
+@dataclass(frozen=True)
+class SearchOptions:
+    """What images are described by, and how many neighbours are kept."""
+
+    run: Annotated[
+        str | None, typer.Option(help="run whose kernels describe images; else Gabor filters")
+    ] = None
+    layers: Annotated[str, typer.Option(help="layers of that run's network")] = "1,2"
+    k: Annotated[int, typer.Option(min=1, help="neighbours of each target image")] = 40
+    bins: Annotated[int, typer.Option(min=2, help="bins of each filter's histogram")] = 100
+    memory_mib: Annotated[int, typer.Option(min=64, help="bound on the search's memory")] = 1024
+
+
+@grouped
 def retrieve(
     target: Annotated[str, typer.Option(help="a selection as YAML, {dataset: …}, or a folder")],
     source: Annotated[str, typer.Option(help="the selection or folder to search")],
@@ -18,13 +33,8 @@ def retrieve(
         Path,
         typer.Option(help="folder for neighbours.csv and neighbours.png", parser=as_path),
     ],
-    run: Annotated[
-        str | None, typer.Option(help="run whose kernels describe images; else Gabor filters")
-    ] = None,
-    layers: Annotated[str, typer.Option(help="layers of that run's network")] = "1,2",
-    k: Annotated[int, typer.Option(min=1, help="neighbours of each target image")] = 40,
-    bins: Annotated[int, typer.Option(min=2, help="bins of each filter's histogram")] = 100,
-    memory_mib: Annotated[int, typer.Option(min=64, help="bound on the search's memory")] = 1024,
+    *,
+    search: SearchOptions,
     data_root: DataRoot = None,
     results: Results = Path("results"),
 ) -> None:
@@ -38,9 +48,11 @@ def retrieve(
     from bench.results.lookup import find_run, read_network
 
     places, device = places_and_device(results, data_root)
+    run = search.run
     network = read_network(find_run(run, results)).model if run else None
-    given = {"bank": "kernels" if run else "gabor", "layers": layers, "k0": k, "bins": bins}
-    options = validated(SelectionOptions, given | {"rounds": 1, "memory_mib": memory_mib}, ())
+    given = {"bank": "kernels" if run else "gabor", "layers": search.layers, "k0": search.k}
+    given |= {"bins": search.bins, "rounds": 1, "memory_mib": search.memory_mib}
+    options = validated(SelectionOptions, given, ())
     pair = read_pair(source, target, places)
     neighbours = find_neighbours(*pair, network, options, places, device)
     with styled():
@@ -48,7 +60,7 @@ def retrieve(
     write_csv(out / "neighbours.csv", neighbours.rows())
     write_atomic(out / "neighbours.png", picture)
     n_source, n_target = len(neighbours.source.train_keys), len(neighbours.target.train_keys)
-    say(f"bank: {'; '.join(neighbours.bank)}; bins: {bins} ({neighbours.bin_edges})")
+    say(f"bank: {'; '.join(neighbours.bank)}; bins: {search.bins} ({neighbours.bin_edges})")
     say(
         f"{n_target} target images, {neighbours.nearest.stored} neighbours of each, "
         f"{neighbours.borrowed} of {n_source} source images in all"

@@ -25,12 +25,20 @@ def _script() -> ModuleType:
 SCRIPT = _script()
 
 
+@pytest.fixture(scope="module")
+def results(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """One results folder, so that an archive that two grids name is opened once."""
+    return tmp_path_factory.mktemp("results")
+
+
 @pytest.mark.parametrize("name", list(SCRIPT.COMMITTED))
-def test_a_committed_leaderboard_is_what_its_grid_plans(name: str, committed: Path) -> None:
+def test_a_committed_leaderboard_is_what_its_grid_plans(
+    name: str, committed: Path, results: Path
+) -> None:
     if "tiny-imagenet" in name and not (DATA / "tiny-imagenet-200.tar.gz").is_file():
         pytest.skip("needs Tiny ImageNet below ../shared/data")
     path = committed / Path(name).relative_to("results")
-    board, aggregated = SCRIPT.rewritten(name, DATA, path)
+    board, aggregated = SCRIPT.rewritten(name, DATA, path, results)
     assert board == path.read_text()
     assert aggregated == path.with_name(f"{path.stem}-aggregated.csv").read_text()
     assert "condition_id" in board.splitlines()[0]
@@ -40,4 +48,4 @@ def test_a_leaderboard_that_lacks_a_run_is_refused(committed: Path, tmp_path: Pa
     lines = (committed / "borrowing.csv").read_text().splitlines(keepends=True)
     (tmp_path / "borrowing.csv").write_text("".join(lines[:-1]))
     with pytest.raises(SystemExit, match=r"0 runs are not planned .*, 1 are new"):
-        SCRIPT.rewritten("results/borrowing.csv", None, tmp_path / "borrowing.csv")
+        SCRIPT.rewritten("results/borrowing.csv", None, tmp_path / "borrowing.csv", tmp_path)

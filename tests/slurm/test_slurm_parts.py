@@ -32,7 +32,7 @@ from bench.launch.slurm.ledger import (
 )
 from bench.launch.slurm.outcomes import JobClassifier, current_run
 from bench.launch.slurm.permissions import check_private, code_digest, make_private
-from bench.launch.slurm.settings import Resources, read_settings
+from bench.launch.slurm.settings import Resources, SlurmSettings, read_settings
 from bench.launch.slurm.submit import QueueFullError, RefusedError, _meaning, _parameters
 
 # --- settings ---
@@ -607,3 +607,12 @@ def test_who_may_write_by_an_access_control_list_is_seen(
         check_private(folder)
     assert caught.value.place == str(parent)
     assert "setfacl -b" in (caught.value.hint or "")
+
+
+@pytest.mark.parametrize("section", [{}, {"memory_gib": None}, {"gpus": 2, "memory_gib": 8}])
+def test_settings_that_were_written_down_ask_for_the_same(section: dict[str, object]) -> None:
+    """The last job submits by settings that went through JSON."""
+    settings = read_settings(section)
+    again = SlurmSettings.model_validate(json.loads(settings.model_dump_json()))
+    for kind in ("source", "finetune", "leaderboard"):
+        assert again.resources(kind) == settings.resources(kind)  # type: ignore[arg-type]

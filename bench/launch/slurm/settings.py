@@ -117,11 +117,6 @@ class Resources(_Section):
     timeout_min: Annotated[int, BeforeValidator(_minutes), Strict(), Field(ge=1)] | None = None
     additional: Mapping[str, str | bool | int | float] = {}
 
-    @field_validator("memory_gib", mode="before")
-    @classmethod
-    def _null_sends_nothing(cls, value: Any) -> Any:
-        return 0.0 if value is None else value  # only what is written out is looked at
-
     @field_validator("additional")
     @classmethod
     def _not_ours(cls, options: Mapping[str, Any]) -> Mapping[str, Any]:
@@ -325,6 +320,9 @@ def read_settings(
             inner[rest] = value
         else:
             values[head] = value
+    for part in (values, *(part for part in values.values() if isinstance(part, dict))):
+        if "memory_gib" in part and part["memory_gib"] is None:
+            part["memory_gib"] = 0.0  # written out: nothing is sent
     try:
         return SlurmSettings.model_validate(values)
     except ValidationError as error:

@@ -10,11 +10,14 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from analysis.advice.recommend import advise, derived
+from analysis.advice.types import Situation
 from analysis.comparisons.evidence import Evidence
-from analysis.comparisons.pairing import pair
+from analysis.comparisons.pairing import LrRule, pair
 from analysis.comparisons.units import combined, observation, repetitions
+from analysis.findings.evaluate import examine
 from analysis.leaderboard import arms
-from analysis.leaderboard.read import PATTERN, read
+from analysis.leaderboard.read import LOSS, PATTERN, SOURCE, read
 
 
 def test_shared_pairs_are_those_of_a_fresh_pairing(committed: Path) -> None:
@@ -81,3 +84,47 @@ def test_repetitions_hold_every_column_that_is_read(kind: Any) -> None:
     assert _Reads.read <= set(repetitions(frame)[0])
     assert set(repetitions(frame)[0]) == set(values)
     assert set(repetitions(frame, "further")[0]) == {*values, "further"}
+
+
+@pytest.fixture(scope="module")
+def small(committed: Path) -> pd.DataFrame:
+    return read(committed / "papers/best-practices.csv")
+
+
+def _asked(b: pd.DataFrame) -> list[tuple[pd.Series, pd.Series, tuple[str, ...], str, LrRule]]:  # type: ignore[type-arg]
+    tuned, frozen, scratch = arms.fine_tuned(b), arms.frozen_features(b)[1], arms.scratch(b)
+    return [
+        (left, right, vary, metric, rule)  # type: ignore[misc]
+        for left, right in ((tuned, frozen), (frozen, tuned), (tuned, scratch))
+        for vary in (PATTERN, (*PATTERN, *SOURCE), (*PATTERN, *SOURCE, *LOSS))
+        for metric in ("top1_accuracy", "val_top1_accuracy")
+        for rule in ("same", "best")
+    ]
+
+
+def test_another_board_keeps_nothing_of_the_first(small: pd.DataFrame) -> None:
+    evidence = Evidence(small)
+    left, right = arms.fine_tuned(small), arms.frozen_features(small)[1]
+    before = evidence.pairs(left, right, PATTERN).frame
+    changed = small.assign(top1_accuracy=small["top1_accuracy"] / 2)
+    after = replace(evidence, board=changed).pairs(left, right, PATTERN).frame
+    assert after["left"].tolist() == pytest.approx((before["left"] / 2).tolist())
+
+
+def test_no_part_of_a_page_changes_what_it_shares_with_others(small: pd.DataFrame) -> None:
+    """Advice asked first, last and alone is the same, and the shared pairs stay as they were."""
+    situation = Situation(images_per_class=20, classes=6)
+    shared = Evidence(small)
+    frames = {place: shared.pairs(*asked).frame for place, asked in enumerate(_asked(small))}
+    before = {place: frame.copy() for place, frame in frames.items()}
+    examined = examine(shared)
+    lines = advise(situation, shared, examined.tests)
+    table = derived(shared, examined.tests)
+    for place, frame in frames.items():
+        pd.testing.assert_frame_equal(frame, before[place])
+    assert advise(situation, Evidence(small), examined.tests) == lines
+    assert advise(situation, shared, examined.tests) == lines
+    pd.testing.assert_frame_equal(derived(Evidence(small), examined.tests), table)
+    again = examine(shared)
+    assert again.findings == examined.findings
+    pd.testing.assert_frame_equal(again.gains, examined.gains)

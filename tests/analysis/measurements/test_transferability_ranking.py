@@ -8,11 +8,9 @@ import pandas as pd
 import pytest
 from scipy import stats
 
-from analysis.comparisons.evidence import Evidence
 from analysis.leaderboard.read import read
 from analysis.measurements.tables import Measurements
 from analysis.measurements.transferability_ranking import measured_accuracies, rankings
-from analysis.report.figures import numbers
 from analysis.report.other_tables import measured
 
 WHERE = ["dataset", "target", "class_draw", "images_per_class", "model", "source"]
@@ -125,7 +123,7 @@ def test_the_report_has_the_table_and_says_how_few_targets_there_are(
     board: pd.DataFrame, scores: pd.DataFrame
 ) -> None:
     few = board[board["images_per_class"] == board["images_per_class"].dropna().min()]
-    tables, _ = measured(numbers(Evidence(few), Measurements(transferability=scores)))
+    tables, _ = measured(few, Measurements(transferability=scores))
     table = tables[-1]
     cells = [dict(zip(table.head, row, strict=True)) for row in table.rows]
     assert [(c["score"], c["looks at target images"], c["n"]) for c in cells] == [
