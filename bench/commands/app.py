@@ -6,6 +6,7 @@ comes at once.
 
 from __future__ import annotations
 
+import shlex
 import sys
 from typing import Annotated
 
@@ -88,7 +89,10 @@ def main() -> None:
         if end.code == 130 and isinstance(
             getattr(end.__context__, "__cause__", None), KeyboardInterrupt
         ):
-            typer.echo("ended at once; the same command goes on from what is finished", err=True)
+            again = printable(shlex.join(sys.argv[1:]))
+            typer.echo(
+                f"ended at once; what is finished is kept\nto go on: bench {again}", err=True
+            )
         raise
     finally:
         sys.stderr = stderr
