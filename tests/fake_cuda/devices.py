@@ -96,19 +96,21 @@ class Counts:
     launches: Counter[tuple[str, str]] = field(default_factory=Counter)
     copies: Counter[tuple[str, str]] = field(default_factory=Counter)
     waits: Counter[tuple[str, str]] = field(default_factory=Counter)
+    sent_bytes: int = 0
 
     def clear(self) -> None:
         """Begins anew."""
         for counter in (self.launches, self.copies, self.waits):
             counter.clear()
+        self.sent_bytes = 0
 
     def table(self) -> str:
-        """One line for each entry, for the message of a test that fails."""
+        """What is most, for the message of a test that fails."""
         lines = []
         for name in ("waits", "copies", "launches"):
             counter: Counter[tuple[str, str]] = getattr(self, name)
             lines.append(f"{name}: {sum(counter.values())}")
-            lines += [f"{n:6d}  {what:24s} {where}" for (what, where), n in counter.most_common()]
+            lines += [f"{n:6d}  {what:24s} {where}" for (what, where), n in counter.most_common(20)]
         return "\n".join(lines)
 
 
@@ -198,8 +200,9 @@ class Gpus:
         """The host waits for the GPU."""
         self.counts.waits[what, place()] += 1
 
-    def copied(self, source: int | None, target: int | None, *, waits: bool) -> None:
-        """Memory goes from one device to another."""
+    def copied(self, source: int | None, target: int | None, *, waits: bool, size: int = 0) -> None:
+        """`size` bytes go from one device to another."""
+        self.counts.sent_bytes += size if source is None else 0
         ends = ["host" if end is None else "GPU" for end in (source, target)]
         self.counts.copies[" to ".join(ends), place()] += 1
         if waits:
@@ -348,7 +351,8 @@ class Questions(TorchFunctionMode):
         with torch.utils._python_dispatch._disable_current_modes():
             made = x.detach().clone(memory_format=memory_format)
         pinned = here is None and gpus.is_pinned(x)
-        gpus.copied(here, there, waits=not (non_blocking and (pinned or there is None)))
+        waits = not (non_blocking and (pinned or there is None))
+        gpus.copied(here, there, waits=waits, size=x.nbytes)
         if there is None:
             return made
         gpus.streams[there].clock += 1
@@ -454,7 +458,8 @@ class Operations(TorchDispatchMode):
         if here != there:
             quick = bool(args[2] if len(args) > 2 else kwargs.get("non_blocking", False))
             host = source if here is None else target
-            gpus.copied(here, there, waits=not (quick and gpus.is_pinned(host)))
+            waits = not (quick and gpus.is_pinned(host))
+            gpus.copied(here, there, waits=waits, size=source.nbytes)
         out = func(*args, **kwargs)
         if there is not None:
             if here == there:
@@ -474,7 +479,7 @@ class Operations(TorchDispatchMode):
         if len(set(places)) == 1:
             return
         free: set[int] = set()
-        if torch.Tag.pointwise in func.tags or name.startswith("_foreach"):
+        if torch.Tag.pointwise in func.tags or name.startswith(("_foreach", "fill_")):
             free = {id(t) for t in tensors if t.ndim == 0}
         if name in _INDEXED and self.gpus.of(args[0]) is not None:
             indices = [i for i in args[1] if i is not None and self.gpus.of(i) is None]

@@ -193,6 +193,15 @@ def in_place_of_torch_cuda(gpus: Gpus) -> Iterator[None]:
     def group(backend: str | None = None, **more: Any) -> Any:
         return usual_group("gloo" if backend and "nccl" in backend else backend, **more)
 
+    usual_groups = torch.nn.utils.clip_grad._group_tensors_by_device_and_dtype
+
+    def groups(lists: Any, *more: Any) -> Any:
+        """By device and type, found in C++, where every device is the CPU."""
+        return {
+            (members[0][0].device, dtype): (members, numbers)
+            for (_, dtype), (members, numbers) in usual_groups(lists, *more).items()
+        }
+
     new: dict[tuple[Any, str], Any] = {
         (torch.cuda, name): getattr(functions, name)
         for name in dir(functions)
@@ -202,6 +211,7 @@ def in_place_of_torch_cuda(gpus: Gpus) -> Iterator[None]:
     new[torch, "Generator"] = _Generator
     new[torch.Tensor, "record_stream"] = lambda x, stream: gpus.record(x, stream.fake)
     new[torch.distributed, "init_process_group"] = group
+    new[torch.nn.utils.clip_grad, "_group_tensors_by_device_and_dtype"] = groups
     new[torch.optim.Optimizer, "_accelerator_graph_capture_health_check"] = lambda self: None
     with contextlib.ExitStack() as stack:
         for (owner, name), value in new.items():
