@@ -200,7 +200,8 @@ ALONE = Team(0, 1, torch.device("cpu"))
 def joined(rank: int, size: int, device: torch.device, meeting_point: Path) -> Iterator[Team]:
     """This process as one of `size`; they find each other through a file on a local disk.
 
-    NCCL carries what lies on GPUs, gloo what lies on the CPU.
+    NCCL carries what lies on GPUs, gloo what lies on the CPU. After an exception the group stays:
+    the process should report, and end without a farewell (`os._exit`).
 
     Args:
         rank: 0 to size - 1, a different one in each process.
@@ -215,13 +216,12 @@ def joined(rank: int, size: int, device: torch.device, meeting_point: Path) -> I
         torch.cuda.set_device(device)
     store = dist.FileStore(str(meeting_point), size)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
-    try:
-        yield Team(rank, size, device)
-    finally:
-        # Networks that were trained lie in circles of references and hold the group: a thread of
-        # gloo that outlives it ends the process with SIGABRT at the interpreter's exit.
-        gc.collect()
-        dist.destroy_process_group()
+    yield Team(rank, size, device)
+    # Only after success: with NCCL this waits for ranks that wait for this one. Networks that were
+    # trained lie in circles of references and hold the group: a thread of gloo that outlives it
+    # ends the process with SIGABRT at the interpreter's exit.
+    gc.collect()
+    dist.destroy_process_group()
 
 
 class Replica:

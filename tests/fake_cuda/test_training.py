@@ -103,9 +103,7 @@ def test_classifiers_are_fused(gpus: Gpus, tmp_path: Path, results: Path) -> Non
     cells = [f"{FROZEN}, train.lr: {lr}" for lr in (0.01, 0.003, 0.001)]
     records, events = execute(session_of(tmp_path, results, *cells))
     assert [event["message"] for event in events if event["event"] == "note"] == []
-    assert all(
-        "with 2 other runs" in one["notes"]["sharing"]["fused"] for one in records[-3:]
-    )
+    assert all("with 2 other runs" in one["notes"]["sharing"]["fused"] for one in records[-3:])
 
 
 SCRATCH = {
