@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.core.errors import StoreError
-from bench.core.files import age_s, here, lives, publish_new
+from bench.core.files import age_s, began, here, lives, publish_new
 from bench.core.paths import read_regular
 
 STALE_S = 600.0
@@ -82,7 +82,7 @@ def _beside(path: Path) -> Path:
 
 def _who() -> str:
     own = {"host": socket.gethostname(), "here": here(), "process": os.getpid()}
-    return json.dumps(own | {"key": secrets.token_hex(8)}) + "\n"
+    return json.dumps(own | {"began": began(os.getpid()), "key": secrets.token_hex(8)}) + "\n"
 
 
 @contextlib.contextmanager
@@ -139,7 +139,10 @@ def _is_stale(path: Path, content: str) -> bool:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         own = json.loads(content)
         if own["here"] == here():
-            return not lives(int(own["process"]))
+            process = int(own["process"])
+            # After a reboot another process often has the number.
+            now = began(process)
+            return not lives(process) or (now != "" and own["began"] != now)
     try:
         return age_s(path) > STALE_S
     except OSError:
