@@ -44,7 +44,7 @@ def exclusive(path: Path) -> Iterator[bool]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(path.open("a+"))
+            file = stack.enter_context(path.open("ab", buffering=0))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
@@ -59,9 +59,9 @@ def exclusive(path: Path) -> Iterator[bool]:
             with _by_file(_beside(path)) as mine:
                 yield mine
             return
-        file.truncate(0)
-        file.write(_who())
-        file.flush()
+        with contextlib.suppress(OSError):  # on a full disk nobody sees who holds it
+            file.truncate(0)
+            file.write(_who().encode())
         yield True
 
 

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -163,3 +164,14 @@ def test_a_damaged_note_of_the_holder_does_no_harm(tmp_path: Path) -> None:
     assert holder(tmp_path / ".lock") == "another process"
     (tmp_path / ".lock").write_text("[" * 4000)
     assert holder(tmp_path / ".lock") == "another process"
+
+
+def test_a_lock_is_held_where_there_is_no_room_to_write_who_holds_it(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with exclusive(tmp_path / ".lock") as mine, exclusive(tmp_path / ".lock") as again:
+            assert (mine, again) == (True, False)
+            assert holder(tmp_path / ".lock") == "another process"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
