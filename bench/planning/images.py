@@ -11,16 +11,24 @@ OWN = ("folder", "manifest")
 """Formats of images that nobody has looked over; the faults of published sets are known."""
 
 
-def check_images(session: Session) -> None:
+MOST_PAIRS = 2e7
+"""Of a training and a test image that are compared by what they show: some seconds."""
+
+
+def check_images(session: Session) -> list[str]:
     """Refuses what `bench data check` calls a problem, unless the grid says what to do about it.
 
     Images in two classes or in two splits would be left out of one of them without anybody having
-    decided which. Pictures that are merely alike are looked for by `bench data check` alone.
+    decided which.
+
+    Returns:
+        What was not looked at, in sentences: pairs of images are compared up to `MOST_PAIRS`.
 
     Raises:
         DataError: with each problem and its cure.
     """
     seen = set()
+    notes = []
     for run in session.wanted:
         data = run.spec.data
         key = (data.dataset, data.root, data.options)
@@ -33,7 +41,7 @@ def check_images(session: Session) -> None:
             data_root=session.data_root,
             cache_dir=session.store.cache,
             options=data.options,
-            pictures=False,
+            most_pairs=MOST_PAIRS,
         )
         left = [problem for problem in report.problems if not problem.is_settled(data)]
         if left:
@@ -43,3 +51,12 @@ def check_images(session: Session) -> None:
                 hint=f"bench data check {data.dataset} {data.root} shows them; --accept-problems "
                 "runs with the rules of the splits",
             )
+        training = report.splits["train"].images if "train" in report.splits else 0
+        held = sum(count.images for count in report.splits.values()) - training
+        if held * training > MOST_PAIRS:
+            notes.append(
+                f"no image of {report.place or data.root} was compared with others by what it "
+                f"shows ({training:,} x {held:,} pairs); bench data check {data.dataset} "
+                f"{data.root} does that"
+            )
+    return notes

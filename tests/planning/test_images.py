@@ -41,7 +41,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_images_without_a_problem_pass(images: Path) -> None:
-    check_images(opened(images.parent, "on_short: error"))
+    assert check_images(opened(images.parent, "on_short: error")) == []
 
 
 @pytest.mark.parametrize(
@@ -57,6 +57,33 @@ def test_images_in_two_places_are_refused(images: Path, copy: str, to: str, word
         check_images(opened(images.parent, "on_short: cap"))
     assert caught.value.place == str(images)
     assert "--accept-problems" in (caught.value.hint or "")
+
+
+def saved_again(images: Path) -> None:
+    smooth = np.linspace(0, 255, 48 * 48 * 3).reshape(48, 48, 3).astype(np.uint8)
+    Image.fromarray(smooth).save(images / "test" / "cat" / "again.png")
+    Image.fromarray(smooth).save(images / "train" / "cat" / "again.jpg", quality=92)
+
+
+def test_a_test_image_saved_again_in_train_is_refused(images: Path) -> None:
+    saved_again(images)
+    with pytest.raises(DataError) as caught:
+        check_images(opened(images.parent, "on_short: cap"))
+    assert caught.value.message.startswith(
+        "1 problem of the images: 1 image of validation or test shows what a training image shows: "
+        "test/cat/again.png = train/cat/again.jpg"
+    )
+
+
+def test_with_too_many_pairs_a_note_shows_that_they_are_not_compared(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved_again(images)
+    monkeypatch.setattr("bench.planning.images.MOST_PAIRS", 300)
+    assert check_images(opened(images.parent, "on_short: cap")) == [
+        f"no image of {images} was compared with others by what it shows (19 x 19 pairs); "
+        f"bench data check folder {images} does that"
+    ]
 
 
 def test_what_the_grid_settles_is_no_problem(images: Path) -> None:
