@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from bench.commands.app import app
 from bench.core.errors import DataError
 from bench.planning.images import check_images
 from bench.planning.workspace import Session, open_session
@@ -84,6 +87,21 @@ def test_with_too_many_pairs_a_note_shows_that_they_are_not_compared(
         f"no image of {images} was compared with others by what it shows (19 x 19 pairs); "
         f"bench data check folder {images} does that"
     ]
+
+
+def test_the_command_of_the_hint_can_be_pasted(images: Path) -> None:
+    folder = images.rename(images.parent / "birds #2")
+    shutil.copy(folder / "train/cat/1.png", folder / "test/cat/x.png")
+    text = GRID.format(root=folder, more="options: {merge_names: true, max_megapixels: 2}")
+    text = text.replace(f"root: {folder}", f"root: '{folder}'")
+    (images.parent / "g.yaml").write_text(text)
+    with pytest.raises(DataError) as caught:
+        check_images(open_session(images.parent / "g.yaml", results=images.parent / "results"))
+    command = (caught.value.hint or "").partition(" shows them")[0]
+    assert shlex.split(command)[:5] == ["bench", "data", "check", "folder", str(folder)]
+    found = CliRunner().invoke(app, [*shlex.split(command)[1:], "--results", str(images.parent)])
+    assert found.exit_code == 1
+    assert "1 image is in two splits" in found.output
 
 
 def test_what_the_grid_settles_is_no_problem(images: Path) -> None:
