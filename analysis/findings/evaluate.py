@@ -1,9 +1,9 @@
 """Every claim of the four papers, tested on their published numbers and on a user's own runs.
 
-A verdict is *holds*, *fails*, *about equal* or *not enough evidence*; the last says what to run. On the published
-numbers two claims fail: the four distances of CHU do not give one ordering (the linear SVM puts
-Coral beyond Plankton), and in LI's Table 3 an SVM on features of the far DOG network ends below
-scratch. Claims whose numbers are only drawn are not decided there.
+A verdict is *holds*, *fails*, *about equal* or *not enough evidence*; the last says what to run.
+On the published numbers two claims fail: the four distances of CHU do not give one ordering (the
+linear SVM puts Coral beyond Plankton), and in LI's Table 3 an SVM on features of the far DOG
+network ends below scratch. Claims whose numbers are only drawn are not decided there.
 """
 
 from __future__ import annotations

@@ -119,7 +119,7 @@ class Part:
         verdict = here if one else general
         part = replace(self, verdict=verdict, here=here, p_holm=decision.p)
         if EQUAL in (verdict, here) and equal is not None:
-            small = f"smaller than {self.interest:g} {self.unit}, p (Holm) {p_value(equal.p)}"
+            small = f"within ±{self.interest:g} {self.unit}, p (Holm) {p_value(equal.p)}"
             part = replace(part, detail="; ".join(t for t in (self.detail, small) if t))
         if verdict != UNDECIDED:
             return replace(part, needed="")
