@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from bench.core.errors import DataError
 from bench.core.text import counted
-from bench.data.inspection.check import check
 from bench.planning.workspace import Session
 
 OWN = ("folder", "manifest")
@@ -27,6 +26,8 @@ def check_images(session: Session) -> None:
         if data.dataset not in OWN or key in seen:
             continue
         seen.add(key)
+        from bench.data.inspection.check import check  # takes half a second, for few grids
+
         report = check(
             data.dataset,
             data.root,
