@@ -9,6 +9,7 @@ A run goes through stages, each a function of what the one before gave: an `Exec
 
 from __future__ import annotations
 
+import contextlib
 import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -45,6 +46,7 @@ from bench.training.data_parallel import Team
 from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.job import Interrupted, Method, Outcome, TrainingJob, unshared
 from bench.training.loop import train
+from bench.training.precision import native_precision
 from bench.training.process import begin_measuring
 
 _MOST_PASSES = 16
@@ -94,19 +96,30 @@ def execute_batch(
                 return
             if key in together.dealt:
                 continue
-        folder = store.folder(key, spec)
-        with folder.claim() as mine:
-            if not mine:
-                who = folder.holder()
-                report({"event": "ended", "id": key, "status": "elsewhere", "message": who})
-                continue
-            report({"event": "started", "id": key})
-            status, message, reason = _attempt(folder, spec, begin, report)
+        status, message, reason = _claim(store.folder(key, spec), spec, begin, report)
         report({"event": "ended", "id": key, "status": status, "message": message})
         if reason == GPU_FAULT:
             raise GpuFaultError(message)
         if status == "stopped":
             return
+
+
+def _claim(
+    folder: RunFolder,
+    spec: RunSpec,
+    begin: Callable[[RunFolder, RunSpec], Execution],
+    report: Report,
+) -> tuple[str, str, str]:
+    """`_attempt`, if no other process executes the run."""
+    with contextlib.ExitStack() as stack:
+        try:
+            mine = stack.enter_context(folder.claim())
+        except (BenchError, OSError) as error:  # there is no room even for a lock
+            return "failed", failure_of(error, folder.path).summary, ""
+        if not mine:
+            return "elsewhere", folder.holder(), ""
+        report({"event": "started", "id": folder.run_id})
+        return _attempt(folder, spec, begin, report)
 
 
 def _attempt(
@@ -312,6 +325,7 @@ def _job(
         network.module.train()
         set_modes()
         _check_batch_norm(network.module)
+    precision = [native_precision(run.device)] if recipe.precision == "auto" else []
     job = TrainingJob(
         model=network.module,
         method=method,
@@ -325,7 +339,7 @@ def _job(
         device=run.device,
         set_modes=set_modes,
         stage=stage,
-        identity=run.folder.run_id,
+        identity=" ".join([run.folder.run_id, *precision]),
         checkpoint=run.folder.checkpoint_path,
         checkpoint_every_s=run.context.checkpoint_s,
         should_stop=run.should_stop,

@@ -438,6 +438,9 @@ class Operations(TorchDispatchMode):
             return func(*args, **kwargs)
         if name == "copy_":
             return self._copy(func, args, kwargs)
+        if func._overloadname == "out" and gpus.of(kwargs["out"]) is None:
+            gpus.put(kwargs["out"], gpu)  # made in C++, by the reducer of DistributedDataParallel
+            places = [gpus.of(tensor) for tensor in tensors]
         if func.namespace not in ("c10d", "_c10d_functional"):
             self._check(func, name, args, tensors, places)
             for tensor in tensors:

@@ -15,9 +15,9 @@ from bench.methods import build_features
 from bench.methods.features.task import FeatureTask
 from bench.models import layers
 from bench.specs.run import ModelSpec
-from bench.training import pixels
+from bench.training import domain_batches
 from bench.training.domain import Domain
-from bench.training.pixels import Pixels
+from bench.training.domain_batches import Pixels
 from tests.fake_cuda.devices import Gpus
 from tests.fake_cuda.test_training import CELLS, execute, session_of
 
@@ -65,7 +65,7 @@ class Watched(Rows):
 def test_images_move_block_by_block_through_pinned_memory(
     gpus: Gpus, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(pixels, "_BLOCK_BYTES", 7 * IMAGES[0].nbytes)
+    monkeypatch.setattr(domain_batches, "_BLOCK_BYTES", 7 * IMAGES[0].nbytes)
     order = np.random.default_rng(1).permutation(50)
     whole = Pixels(Watched(IMAGES, order), GPU, resident=True)
     assert Watched.most == 7

@@ -34,6 +34,7 @@ CELLS = {
     "plain": "method: plain",
     "frozen": "method: plain, pattern: F(1-5)T(6-7)R(8), train.augment: flip",
     "bfloat16": "method: plain, train.precision: bfloat16",
+    "auto": "method: plain, train.precision: auto",
     "adamw": "method: plain, train.lr: 0.001, train.optimizer: adamw",
     "clipped": "method: plain, train.clip_norm: 1.0, train.accumulate: 2",
     "averaged": "method: plain, train.ema: 0.9, train.class_weights: balanced, train.l2_sp: 0.1",

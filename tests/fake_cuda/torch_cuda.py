@@ -150,6 +150,14 @@ class _Functions:
         return _Event(self.gpus)
 
     @contextmanager
+    def device(self, device: Any) -> Iterator[None]:
+        before, self.gpus.current = self.gpus.current, self._number(device)
+        try:
+            yield
+        finally:
+            self.gpus.current = before
+
+    @contextmanager
     def stream(self, handle: _Handle | None) -> Iterator[None]:
         if handle is None:
             yield
