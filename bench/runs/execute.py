@@ -9,12 +9,14 @@ A run goes through stages, each a function of what the one before gave: an `Exec
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
+from bench.core.errors import BenchError
 from bench.models import layers
 from bench.models.tuning import add_low_rank, merge, merged_state, unfreezing
 from bench.results.failures import failure_of
@@ -41,6 +43,7 @@ from bench.training.data_parallel import Team
 from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.job import Interrupted, Method, Outcome, TrainingJob, unshared
 from bench.training.loop import train
+from bench.training.precision import native_precision
 
 
 def execute_batch(
@@ -84,7 +87,13 @@ def execute_batch(
             if key in together.dealt:
                 continue
         folder = store.folder(key, spec)
-        with folder.claim() as mine:
+        with contextlib.ExitStack() as stack:
+            try:
+                mine = stack.enter_context(folder.claim())
+            except (BenchError, OSError) as error:  # there is no room even for a lock
+                why = failure_of(error, folder.path).summary
+                report({"event": "ended", "id": key, "status": "failed", "message": why})
+                continue
             if not mine:
                 who = folder.holder()
                 report({"event": "ended", "id": key, "status": "elsewhere", "message": who})
@@ -245,6 +254,7 @@ def _job(
     if recipe.tuned == "lora":
         products = add_low_rank(model, spec.layers, recipe, spec.seeds.init)
         network = replace(network, groups=network.groups + products)
+    precision = [native_precision(run.device)] if recipe.precision == "auto" else []
     job = TrainingJob(
         model=network.module,
         method=method,
@@ -258,7 +268,7 @@ def _job(
         device=run.device,
         set_modes=set_modes,
         stage=stage,
-        identity=run.folder.run_id,
+        identity=" ".join([run.folder.run_id, *precision]),
         checkpoint=run.folder.checkpoint_path,
         checkpoint_every_s=run.context.checkpoint_s,
         should_stop=run.should_stop,
