@@ -48,8 +48,13 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file in (f"{name}.csv", f"{name}-aggregated.csv"):
             (folder / file).write_bytes(_as_committed(f"results/{file}"))
         if name.startswith("papers/"):
-            said = f"{name}-findings.txt"
-            (folder / said).write_bytes(_as_committed(f"results/{said}"))
+            beside = {
+                "papers/best-practices": ["distances.csv"],
+                "papers/multifaceted": ["sensitivities.csv"],
+                "papers/soft-fine-tuning": ["distances.csv"],
+            }
+            for kind in ("findings.txt", *beside.get(name, [])):
+                (folder / f"{name}-{kind}").write_bytes(_as_committed(f"results/{name}-{kind}"))
     return folder
 
 
