@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from bench.planning.workspace import Session
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Steps that forecasts measure are remembered from test to test, and not in the user's own folder.
+os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"bench-tests-{os.getuid()}")
 os.environ["MATPLOTLIBRC"] = os.devnull  # figures are tested without the user's own settings
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")

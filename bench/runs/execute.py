@@ -43,6 +43,7 @@ from bench.training.data_parallel import Team
 from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.job import Interrupted, Method, Outcome, TrainingJob, unshared
 from bench.training.loop import train
+from bench.training.precision import native_precision
 
 
 def execute_batch(
@@ -253,6 +254,7 @@ def _job(
     if recipe.tuned == "lora":
         products = add_low_rank(model, spec.layers, recipe, spec.seeds.init)
         network = replace(network, groups=network.groups + products)
+    precision = [native_precision(run.device)] if recipe.precision == "auto" else []
     job = TrainingJob(
         model=network.module,
         method=method,
@@ -266,7 +268,7 @@ def _job(
         device=run.device,
         set_modes=set_modes,
         stage=stage,
-        identity=run.folder.run_id,
+        identity=" ".join([run.folder.run_id, *precision]),
         checkpoint=run.folder.checkpoint_path,
         checkpoint_every_s=run.context.checkpoint_s,
         should_stop=run.should_stop,

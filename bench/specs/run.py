@@ -50,6 +50,9 @@ Augment = Literal[
 Policy = Literal["none", "randaugment", "trivialaugment"]
 """Random operations on each training image; see `bench.data.transforms.policies`."""
 
+Precision = Literal["auto", "float32", "bfloat16"]
+"""`auto` is what the device computes natively, see `bench.training.precision`."""
+
 Optimizer = Literal[
     "sgd",
     "adamw",
@@ -167,6 +170,8 @@ class TrainSpec(Frozen):
             warm-up, whatever the method; None is never.
         warmup_epochs: linear warm-up, may be a fraction of an epoch.
         accumulate: batches whose gradients are summed before a step (`iter_size`).
+        precision: of the arithmetic of a step. `auto` is bfloat16 where the device computes it
+            natively, else float32; a run's id has `auto`, its record and condition what that was.
         augment: what is done to each training image; crops pad by `crop_pad` pixels first, and
             `scale` shows parts of 8 to 100 % of its area, 3:4 to 4:3.
         expand_to: offline expansion to so many images per class (LI §4.6); None is off.
@@ -236,7 +241,7 @@ class TrainSpec(Frozen):
     batch_size: Count = 64
     accumulate: Count = 1
     label_smoothing: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     channels_last: Bool = True
     augment: Augment = "crop_flip"
     crop_pad: NonNegative = 4

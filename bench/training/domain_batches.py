@@ -6,7 +6,6 @@ than half of the free memory; on the CPU it is read in place, memory-mapped or n
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -24,6 +23,7 @@ from bench.data.transforms.policies import ImagePolicy, apply_policy, policy_of
 from bench.specs.run import Augment, TrainSpec
 from bench.training.activations import Activations, Room, in_memory
 from bench.training.domain import Domain
+from bench.training.precision import autocast
 
 Prefix = Callable[[Tensor], Tensor]
 Partner = tuple[NDArray[np.int64], Tensor]
@@ -81,13 +81,6 @@ def further_noise(train: TrainSpec) -> dict[str, int]:
     policy = policy_of(train)
     further = {} if policy is None else {"policy": policy.columns}
     return further | ({"erasing": erasing.COLUMNS} if train.random_erasing else {})
-
-
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """bfloat16 arithmetic where it is safe, or nothing for `float32`."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
 
 
 class Feed:

@@ -15,7 +15,8 @@ from torch import Tensor
 from bench.core.errors import DataError
 from bench.training.data_parallel import ALONE, Team
 from bench.training.domain import Domain
-from bench.training.domain_batches import Feed, FeedOptions, autocast
+from bench.training.domain_batches import Feed, FeedOptions
+from bench.training.precision import autocast
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]

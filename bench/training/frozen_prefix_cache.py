@@ -26,6 +26,7 @@ from bench.training.activations import ActivationStore
 from bench.training.domain import Domain, Step
 from bench.training.domain_batches import Feed, FeedOptions
 from bench.training.evaluation import Logits, predict_feed
+from bench.training.precision import resolved
 
 LEAST_SHARE = 0.7
 """Of the forward pass's multiplications: below it, keeping gains less than 1.8 x and takes more
@@ -150,7 +151,8 @@ class FrozenPrefix:
         mirrored = options.augment == "flip"
         form = {f.name: getattr(domain, f.name) for f in fields(domain) if f.name not in _NOT_FORM}
         parts: list[object] = [self.identity, self.layers, domain.images.shape, form, mirrored]
-        parts += [options.precision, options.channels_last, options.device, torch.get_num_threads()]
+        parts += [resolved(options.precision, options.device), options.channels_last]
+        parts += [options.device, torch.get_num_threads()]
         digest.update(repr(parts).encode())
         for start in range(0, len(domain.images), 4096):
             digest.update(np.ascontiguousarray(domain.images[start : start + 4096]).data)

@@ -18,8 +18,9 @@ from bench.data.transforms.mixing import Mix
 from bench.specs.run import TrainSpec
 from bench.training.data_parallel import Replica
 from bench.training.domain import Domain, Step
-from bench.training.domain_batches import Feed, Partner, autocast
+from bench.training.domain_batches import Feed, Partner
 from bench.training.optimizers import Anchors
+from bench.training.precision import autocast
 
 Parts = tuple[tuple[int, int], ...]
 """((domain, number of samples), ...) in the order of the batch; a sample of V views is V images."""
