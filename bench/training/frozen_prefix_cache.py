@@ -24,7 +24,7 @@ from bench.models.prefix import prefix_suffix
 from bench.specs.run import TrainSpec
 from bench.training.activations import ActivationStore
 from bench.training.domain import Domain, Step
-from bench.training.domain_batches import Feed, FeedOptions
+from bench.training.domain_batches import Feed, FeedOptions, Shown
 from bench.training.evaluation import Logits, predict_feed
 from bench.training.precision import resolved
 
@@ -92,7 +92,8 @@ class FrozenPrefix:
         """Class scores of images under the present weights, in evaluation mode."""
         self.model.eval()
         device = next(self.model.parameters()).device
-        options = FeedOptions(device, self.recipe.channels_last, self.recipe.precision)
+        recipe = self.recipe
+        options = FeedOptions(device, recipe.channels_last, recipe.precision, resident=False)
         feed = Feed(domain, options, self.prefix)
         if self.share >= LEAST_SHARE:
             self._keep(feed)
@@ -177,9 +178,10 @@ class FrozenPrefix:
         if (key, len(indices)) in self.store.proven:
             return True
         generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(len(indices), 6, generator=generator).to(feed.options.device)
-        kept = feed.training_batch(indices, noise)
-        computed = feed.without_cache().training_batch(indices, noise)
+        noise = torch.rand(len(indices), 6, generator=generator)
+        shown = Shown.of(indices, noise, feed.options.device)
+        kept = feed.training_batch(shown)
+        computed = feed.without_cache().training_batch(shown)
         if not (torch.equal(kept, computed) and _layout(kept) == _layout(computed)):
             return False
         self.store.proven.add((key, len(indices)))
