@@ -567,4 +567,4 @@ experiments:
     roots = [run.data.root for run in load_grid(path).runs]
     assert roots == [beside, "typed", "absent"]
     typed = load_grid(path, overrides=["target.root=photographs"]).runs
-    assert {run.data.root for run in typed} == {"photographs"}  # what is typed is relative to the current folder
+    assert {run.data.root for run in typed} == {"photographs"}  # typed: of the current folder
