@@ -289,6 +289,14 @@ VALUES_WRONG = {
         "target.on_short is 'capp': must be 'error', 'cap' or 'drop_class'",
         "write cap, drop_class, error",
     ),
+    "target: {dataset: digits, test_per_class: 1.5}": (
+        "target.test_per_class is 1.5: expected a whole number or must be less than 1.0",
+        "write a whole number in decimal digits, such as 10 or write a number below 1.0",
+    ),
+    'train: {epochs: ""}': (
+        "train.epochs is '': expected a whole number",
+        "write a whole number in decimal digits, such as 10",
+    ),
     "train: {optimizer: adm}": (
         "train.optimizer is 'adm': there is no such value",
         "write adam, ",
