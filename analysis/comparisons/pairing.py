@@ -181,7 +181,7 @@ def one_label_a_source(rows: pd.DataFrame) -> pd.DataFrame:
     A label names the data set of the source where the target's is another, so that one network
     has two labels where targets are of several data sets.
     """
-    labels = rows.columns.intersection(["source", "source_origin"])
+    labels = [name for name in ("source", "source_origin") if name in rows.columns]
     if rows["parent_id"].isna().all():
         return rows
     least = rows.groupby("parent_id")[labels].transform("min")

@@ -273,16 +273,21 @@ def _path() -> Path:
     return Path(folder) / "finetuning-factors" / "speeds.json"
 
 
+_measured_here: dict[str, Any] = {}
+"""What this process has measured, for homes that cannot be written."""
+
+
 def _read() -> dict[str, Any]:
     with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError):
         found = json.loads(_path().read_text(encoding="utf-8"))
-        return {key: one for key, one in found.items() if StepTimes(**one)}
-    return {}
+        return {key: one for key, one in found.items() if StepTimes(**one)} | _measured_here
+    return dict(_measured_here)
 
 
 def _write(new: Mapping[str, Any]) -> None:
-    """Adds to the file; a home that cannot be written means measuring again."""
+    """Adds to the file; a home that cannot be written means measuring again the next time."""
+    _measured_here.update(new)
     with contextlib.suppress(OSError, RuntimeError):
         path = _path()
         path.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(path, json.dumps(_read() | dict(new), indent=1) + "\n")
+        write_atomic(path, json.dumps(_read(), indent=1) + "\n")

@@ -30,7 +30,7 @@ from bench.training.domain_batches import Feed, FeedOptions, further_noise
 from bench.training.evaluation import predict_feed
 from bench.training.precision import native_precision, resolved
 from bench.training.process import prepare
-from bench.training.steps import Stepper, Sums, noise_of
+from bench.training.steps import Stepper, Sums, shown_in
 
 _CLASSES = 10
 _FEW, _TRIED = 2, 8
@@ -154,9 +154,9 @@ class _Trial:
 
     def _seconds(self, stepper: Stepper, count: int, once: bool = False) -> float:
         step: Step = (DomainBatch(0, np.arange(count)),)
-        (noise,) = noise_of([step], 0, 0, self.device, further_noise(self.train))
+        (shown,) = shown_in([step], 0, 0, self.device, further_noise(self.train))
         sums = Sums.zero(self.device)
-        return self._repeated(lambda: stepper.take(step, noise, sums), 1 if once else 3)
+        return self._repeated(lambda: stepper.take(step, shown, sums), 1 if once else 3)
 
     def _repeated(self, work: Callable[[], object], least: int = 3) -> float:
         """The median of its times; the first, which allocates, does not count."""

@@ -132,6 +132,24 @@ def device_name(device: torch.device, processes: int = 1) -> str:
     return name if processes == 1 else f"{processes} x {name}"
 
 
+def arithmetic(device: torch.device) -> dict[str, Any] | None:
+    """What the bits of a result on a GPU depend on besides the GPU; None on the CPU.
+
+    `tf32` names what rounds the factors of float32 products to 10 bits; cuDNN's convolutions do
+    where nobody forbids it. Without `deterministic` sums are added in an order that may change.
+    """
+    if device.type != "cuda":
+        return None
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    rounded = {"convolutions": cudnn.allow_tf32, "products": matmul.allow_tf32}
+    return {
+        "tf32": [name for name, is_on in rounded.items() if is_on],
+        "cudnn": cudnn.version(),  # type: ignore[no-untyped-call]
+        "cudnn_benchmark": cudnn.benchmark,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
 def resolved_settings(spec: RunSpec, context: Context) -> dict[str, str]:
     """What the settings that were left to the device are, in the run and in what it starts from.
 

@@ -23,6 +23,7 @@ from bench.results.store import Kept, RunFolder
 from bench.runs.build import Context, Data
 from bench.runs.evaluation import verify_run
 from bench.runs.provenance import (
+    arithmetic,
     borrowed_record,
     device_name,
     overlap_with_tests,
@@ -109,6 +110,8 @@ def _record_of(run: Finished, folder: RunFolder, context: Context) -> dict[str, 
         notes |= verify_run(run.model, run.data, device, row)
     if run.sharing:
         notes["sharing"] = dict(run.sharing)
+    if (bits := arithmetic(device)) is not None:
+        notes["arithmetic"] = bits
     resolved = resolved_settings(run.spec, context)
     return {
         "run_id": folder.run_id,

@@ -47,7 +47,7 @@ def predict(
     >>> predict(lambda x: x.flatten(1)[:, :2], toy).shape
     (3, 2)
     """
-    options = FeedOptions(torch.device(device), channels_last, precision)
+    options = FeedOptions(torch.device(device), channels_last, precision, resident=False)
     return predict_feed(forward, Feed(data, options), batch_size)
 
 

@@ -560,3 +560,28 @@ experiments:
     assert (second.train.lr, second.train.epochs) == (0.5, 4)
     assert second.parent is not None
     assert second.parent.train.epochs == 3
+
+
+def test_a_folder_of_images_is_looked_for_beside_the_grid_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "grids" / "photographs").mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "photographs").mkdir(parents=True)
+    (elsewhere / "typed").mkdir()
+    monkeypatch.chdir(elsewhere)
+    text = """\
+defaults:
+  target: {dataset: folder, classes: {recipe: all}, image_size: 32, test_per_class: 2}
+  model: narrow8_32
+  pattern: scratch
+experiments:
+  one: {axes: {target.root: [photographs, typed, absent]}}
+"""
+    path = tmp_path / "grids" / "grid.yaml"
+    path.write_text(text)
+    beside = str(tmp_path / "grids" / "photographs")
+    roots = [run.data.root for run in load_grid(path).runs]
+    assert roots == [beside, "typed", "absent"]
+    typed = load_grid(path, overrides=["target.root=photographs"]).runs
+    assert {run.data.root for run in typed} == {"photographs"}  # typed: of the current folder

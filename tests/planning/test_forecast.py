@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import json
-from dataclasses import replace
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
+from bench.commands.app import app
 from bench.core.child_process import ask
 from bench.grid.expand import load_grid
 from bench.planning import forecast
 from bench.planning.forecast import Forecast, StepTimes, measure
 from bench.planning.plan import make_plan
+from bench.planning.workspace import open_session
 from bench.results.states import Reading
 from bench.specs.planned import DataFacts, PlannedRun
 from bench.specs.run import RunSpec
@@ -127,6 +130,7 @@ def test_a_step_is_measured_once_per_machine(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(forecast, "_measured_here", {})
     runs = _runs(tmp_path)
     found = measure(runs.values(), device="cpu")
     file = tmp_path / "cache" / "finetuning-factors" / "speeds.json"
@@ -153,7 +157,22 @@ def test_a_network_that_cannot_be_trained_is_unknown_and_no_error() -> None:
     assert "emulated" not in other  # float32 never is
 
 
-def test_an_emulated_precision_is_measured_against_float32(tmp_path: Path) -> None:
+def test_an_emulated_precision_is_printed_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
     runs = _runs(tmp_path)
     assert _forecast(runs).emulated() == {}
     assert _forecast(runs, emulated=8.4).emulated() == {"narrow8_32": 8.4}
+
+    grid = (tmp_path / "grid.yaml").read_text().replace("augment: none", "precision: bfloat16")
+    (tmp_path / "grid.yaml").write_text(grid)
+    session = open_session(tmp_path / "grid.yaml", results=tmp_path / "results")
+    measured = asdict(_times(emulated=8.4))
+    keys = {forecast._key(forecast._own(r).network, 1, "auto") for r in session.wanted}
+    monkeypatch.setattr(forecast, "_measured_here", dict.fromkeys(keys, measured))
+    asked = ["grid", str(tmp_path / "grid.yaml"), "--dry-run", "--results", str(tmp_path / "r")]
+    lines = CliRunner().invoke(app, asked, env={"COLUMNS": "300"}).output.splitlines()
+    assert (
+        "precision: this device has no bfloat16; a step of narrow8_32 takes 8.4 times as long as "
+        "in float32, as measured here; precision: auto avoids that"
+    ) in lines
