@@ -1,11 +1,11 @@
 """Tests that are looked at several times: boundaries that keep the level, and adjusted p-values.
 
-The level is spent over the looks as Lan and DeMets (1983, Biometrika 70) proposed, by their function
-of O'Brien and Fleming's type: very little at the first looks. What each look may spend is found by
-recursive integration (Armitage, McPherson, Rowe, 1969). Tests other than z-tests compare their
-p-value with a look's nominal level (Jennison and Turnbull, 2000, ch. 3.3 and 11). The adjusted
-p-value is the smallest level of the whole at which its look's boundary is crossed; Holm's procedure
-on these is the group-sequential one of Ye et al. (2013, Statistics in Medicine 32).
+The level is spent over the looks as Lan and DeMets (1983, Biometrika 70) proposed, by their
+function of O'Brien and Fleming's type: very little at the first looks. What each look may spend is
+found by recursive integration (Armitage, McPherson, Rowe, 1969). Tests other than z-tests compare
+their p-value with a look's nominal level (Jennison and Turnbull, 2000, ch. 3.3 and 11). The
+adjusted p-value is the smallest level of the whole at which its look's boundary is crossed; Holm's
+procedure on these is the group-sequential one of Ye et al. (2013, Statistics in Medicine 32).
 """
 
 from __future__ import annotations
@@ -19,6 +19,7 @@ import numpy as np
 import numpy.typing as npt
 from scipy import interpolate, optimize, special
 
+from bench.core.text import listed
 from bench.results.intervals import Estimate
 
 Array = npt.NDArray[np.float64]
@@ -97,7 +98,8 @@ def adjusted_p(p: float, times: tuple[float, ...]) -> float:
     if times == (1.0,):
         return p
     if len(times) == 1:
-        return float(4 * special.ndtr(special.ndtri(max(p, 1e-300) / 4) * math.sqrt(times[0])))
+        quantile = special.ndtri(max(p, 1e-300) / 4) * math.sqrt(times[0])
+        return min(1.0, float(4 * special.ndtr(quantile)))
     levels, ends = _table(times)
     z = -float(special.ndtri(max(p, 1e-300) / 2))
     if z >= ends[0]:
@@ -130,12 +132,12 @@ class Looks:
         """What the looks do to the numbers, as it stands under a table.
 
         >>> Looks((4, 6)).sentence()[:59]
-        'Tasks were added in looks fixed beforehand (after 4 and 6 of'
+        'Tasks were added in looks fixed beforehand (after 4, 6 of 6'
         """
         return (
             f"Tasks were added in looks fixed beforehand (after {listed(self.sizes)} of "
-            f"{self.sizes[-1]} tasks): p and the intervals over tasks are adjusted for them, so that "
-            "they mean the same at whichever look a comparison ended."
+            f"{self.sizes[-1]} tasks): p and the intervals over tasks are adjusted for them, and "
+            "mean the same at whichever look a comparison ended."
         )
 
     def place(self, tasks: int) -> int:

@@ -48,13 +48,11 @@ def grid(
     submission: SubmitOptions,
 ) -> None:
     """Run what is missing of a grid and write its leaderboards."""
-    from bench.planning.images import check_images
-
     _check(machine, slurm, submission)
     looks = not (accept_problems or dry_run)
     if slurm and not dry_run:
         if looks:
-            check_images(chosen.open("writable"))
+            _check_images(chosen.open("writable"))
         submit(
             chosen,
             submission,
@@ -66,7 +64,7 @@ def grid(
 
     session = chosen.open("any" if dry_run else "writable", allow_missing=dry_run)
     if looks:
-        check_images(session)
+        _check_images(session)
     if not session.missing_data:
         session.try_networks()
     here = Machine(machine.device, machine.threads, machine.gpus)
@@ -74,6 +72,13 @@ def grid(
     _print_plan(session, where, retry_failed)
     if not dry_run:
         _run(session, here, where, retry_failed)
+
+
+def _check_images(session: Session) -> None:
+    from bench.planning.images import check_images
+
+    for note in check_images(session):
+        console().print(marked("note", "yellow", f" {note}"))
 
 
 def _check(machine: MachineOptions, slurm: bool, submission: SubmitOptions) -> None:

@@ -9,12 +9,14 @@ A run goes through stages, each a function of what the one before gave: an `Exec
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
 from torch import nn
 
+from bench.core.errors import BenchError
 from bench.models import layers
 from bench.models.tuning import add_low_rank, merge, merged_state, unfreezing
 from bench.results.failures import failure_of
@@ -84,7 +86,13 @@ def execute_batch(
             if key in together.dealt:
                 continue
         folder = store.folder(key, spec)
-        with folder.claim() as mine:
+        with contextlib.ExitStack() as stack:
+            try:
+                mine = stack.enter_context(folder.claim())
+            except (BenchError, OSError) as error:  # there is no room even for a lock
+                why = failure_of(error, folder.path).summary
+                report({"event": "ended", "id": key, "status": "failed", "message": why})
+                continue
             if not mine:
                 who = folder.holder()
                 report({"event": "ended", "id": key, "status": "elsewhere", "message": who})

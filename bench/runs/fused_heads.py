@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -16,6 +16,7 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.core.errors import BenchError
 from bench.models import layers
 from bench.models.domains import Trunk, classifier_name
 from bench.results.store import RunFolder, Store
@@ -206,8 +207,9 @@ class Together:
         members = []
         for key, spec in group:
             folder = self.store.folder(key, spec)
-            if claims.enter_context(folder.claim()) and folder.record() is None:
-                members.append(self.begin(folder, spec))
+            with suppress(BenchError, OSError):  # its own attempt shows what is wrong with it
+                if claims.enter_context(folder.claim()) and folder.record() is None:
+                    members.append(self.begin(folder, spec))
         for member in members if len(members) > 1 else []:
             self.report({"event": "started", "id": member.folder.run_id})
         return members

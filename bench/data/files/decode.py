@@ -154,6 +154,8 @@ def _without_remarks(data: bytes) -> bytes:
 def _no_image(data: bytes) -> str:
     if instead := placeholder(data):
         return instead
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"):
+        return "a photograph in HEIF, which Pillow does not read: save it as JPEG"
     begins = f"it begins with {data[:12]!r}" if data else "the file is empty"
     return f"no image of a known kind: {begins}"
 

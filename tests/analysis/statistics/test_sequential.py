@@ -80,7 +80,8 @@ def test_p_values_of_one_and_of_nothing_stay_in_their_range() -> None:
     for tasks in (1, 4, 5, 10, 40):
         for p in (0.0, 1e-250, 0.999999, 1.0):
             found = looks.adjusted(p, tasks)
-            assert found is not None and 0 <= found <= 1
+            assert found is not None
+            assert 0 <= found <= 1
             assert found >= p or p < 1e-12
     assert looks.adjusted(None, 4) is None
 
