@@ -23,7 +23,7 @@ from bench.core.text import listed
 from bench.results.intervals import Estimate
 
 Array = npt.NDArray[np.float64]
-SHARES = (0.4, 0.6, 0.8, 1.0)
+SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Of a grid's tasks, at which it is looked at."""
 LEAST_TASKS = 3
 """Of the first look."""
@@ -135,7 +135,7 @@ class Looks:
         'Tasks were added in looks fixed beforehand (after 4, 6 of 6'
         """
         return (
-            f"Tasks were added in looks fixed beforehand (after {listed(self.sizes)} of "
+            f"Tasks were added in looks fixed beforehand (after {listed(self.sizes, 20)} of "
             f"{self.sizes[-1]} tasks): p and the intervals over tasks are adjusted for them, and "
             "mean the same at whichever look a comparison ended."
         )
@@ -161,22 +161,23 @@ class Looks:
         """The adjusted p-value of a test that has seen so many tasks."""
         return None if p is None else adjusted_p(p, self.times(tasks))
 
-    def half_width(self, e: Estimate) -> float | None:
-        """Of the repeated confidence interval: all looks' intervals together hold the mean.
+    def interval(self, e: Estimate, value: float) -> tuple[float | None, float | None]:
+        """The repeated confidence interval around a value: those of all looks hold the mean.
 
         None where the estimate has no interval, or is of one task.
         """
         if e.unit == "seed" or e.error is None or e.df is None:
-            return None
+            return None, None
         level = nominal_level(self.times(e.n), 1 - e.level)
-        return float(-special.stdtrit(e.df, level / 2) * e.error)
+        half = float(-special.stdtrit(e.df, level / 2) * e.error)
+        return value - half, value + half
 
 
 def looks_at(tasks: int, shares: Sequence[float] = SHARES) -> Looks:
     """The looks of a grid with so many tasks.
 
     >>> looks_at(10).sizes, looks_at(5).sizes, looks_at(3).sizes
-    ((4, 6, 8, 10), (3, 4, 5), (3,))
+    ((4, 5, 6, 7, 8, 9, 10), (3, 4, 5), (3,))
     """
     sizes = {min(tasks, max(LEAST_TASKS, math.ceil(round(s * tasks, 9)))) for s in shares}
     return Looks(tuple(sorted(sizes)))

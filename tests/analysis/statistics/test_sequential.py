@@ -95,10 +95,10 @@ def test_boundaries_rise_as_the_level_falls() -> None:
 
 
 def test_looks_are_fixed_by_the_number_of_tasks() -> None:
-    assert looks_at(20).sizes == (8, 12, 16, 20)
+    assert looks_at(20).sizes == (8, 10, 12, 14, 16, 18, 20)
     assert looks_at(4).sizes == (3, 4)
     assert looks_at(2).sizes == (2,)
-    looks = looks_at(20)
+    looks = Looks((8, 12, 16, 20))
     assert [looks.place(n) for n in (1, 8, 9, 12, 20, 25)] == [1, 1, 2, 2, 4, 4]
     assert looks.times(14) == (0.4, 0.6, 0.7)
 
