@@ -18,7 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.comparisons.evidence import Evidence
-from analysis.comparisons.pairing import comparisons
+from analysis.comparisons.pairing import comparisons, one_label_a_source
 from analysis.comparisons.units import Kind, combined, repetitions, summarise
 from analysis.leaderboard.labels import settings
 from analysis.leaderboard.read import SIZES, key_of
@@ -469,7 +469,7 @@ def setting_names(board: pd.DataFrame, groups: Sequence[pd.DataFrame]) -> list[s
     """What tells each of several comparisons from the others; empty for the commonest."""
     if len(groups) == 1:
         return [""]
-    sides = []
+    sides, board = [], one_label_a_source(board)
     for side in ("left_place", "right_place"):
         # One run of each, whatever the order of rows; its size and schedule are not part of it.
         rows = board.loc[[_least(board, group[side]) for group in groups]]

@@ -32,8 +32,7 @@ from analysis.statistics.sequential import Looks, looks_at
 from bench.core.errors import BenchError
 from bench.core.text import counted, duration, listed, p_value, some
 from bench.launch.devices import Machine, Placement
-from bench.launch.local.run import run_here
-from bench.planning.plan import forecast_s
+from bench.launch.local.run import forecast_here, run_here
 from bench.planning.workspace import Session
 from bench.results.leaderboard import describe
 from bench.results.states import to_do
@@ -197,10 +196,12 @@ class Decider:
             and row["task_id"] in tasks
             and (recipes is None or row["recipe_id"] in recipes)
         )
+        if not ids:
+            return Next(standing, recipes, ids, 0.0)
         session = replace(self.session, chosen=ids)
-        rates = self.session.rates()
-        costs = [forecast_s(run, rates) or 10.0 for run in session.wanted if run.id in todo]
-        return Next(standing, recipes, ids, sum(costs) / self.where.workers if ids else 0.0)
+        forecast = forecast_here(session, self.machine, retry_failed=self.retry_failed)
+        left = [run for run in session.wanted if run.id in todo]
+        return Next(standing, recipes, ids, forecast.of_all(left, self.where.workers))
 
     @property
     def _todo(self) -> set[str]:

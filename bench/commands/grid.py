@@ -15,6 +15,7 @@ from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.launch.devices import Machine, Placement
+    from bench.planning.forecast import Forecast
     from bench.planning.workspace import Session
 
 
@@ -80,6 +81,7 @@ def grid(
             device=machine.device if machine.device != "auto" else None,
         )
     from bench.launch.devices import Machine, placement
+    from bench.launch.local.run import forecast_here
 
     session = chosen.open("any" if dry_run else "writable", allow_missing=dry_run)
     if looks:
@@ -91,7 +93,8 @@ def grid(
     if questions.decide:
         _decide(session, questions, here, where, retry_failed, dry_run)
         return
-    _print_plan(session, where, retry_failed)
+    forecast = forecast_here(session, here, retry_failed=retry_failed)
+    _print_plan(session, where, forecast, retry_failed)
     if not dry_run:
         _run(session, here, where, retry_failed)
 
@@ -146,18 +149,22 @@ def _decide(
     decide_grid(decider, dry_run)
 
 
-def _print_plan(session: Session, where: Placement, retry_failed: bool) -> None:
+def _print_plan(session: Session, where: Placement, forecast: Forecast, retry_failed: bool) -> None:
     from bench.commands._summary import missing_lines
     from bench.commands._tables import plan_table
     from bench.core.text import counted
 
     out = console()
     states = session.states()
-    table, totals = plan_table(session, states, where.workers, retry_failed=retry_failed)
+    table, totals = plan_table(session, states, where.workers, forecast, retry_failed=retry_failed)
     out.print(table)
     out.print(totals, highlight=False)
     if where.cards:
         out.print(f"GPUs, one for each worker in turn: {', '.join(where.cards)}", highlight=False)
+    for model, factor in sorted(forecast.emulated().items()):
+        text = f": this device has no bfloat16; a step of {model} takes {factor:.1f} "
+        text += "times as long as in float32, as measured here; precision: auto avoids that"
+        out.print(marked("precision", "yellow", text))
     for line in missing_lines(session.missing_data):
         text = f", so ids and 'done' are not known: {line}"
         out.print(marked("data not found", "yellow", text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
@@ -76,7 +77,6 @@ _EXPECTED = {
     "less_than": "must be less than {lt}",
     "too_short": "must have at least {min_length}",
     "string_pattern_mismatch": "is not of the form {pattern}",
-    "literal_error": "must be {expected}",
 }
 
 
@@ -93,7 +93,6 @@ _USUAL = {
     "greater_than": "write a number above {gt}",
     "less_than_equal": "write {le} or less",
     "less_than": "write a number below {lt}",
-    "literal_error": "write {expected}",
 }
 
 
@@ -127,6 +126,8 @@ def cell_error(error: ValidationError, prefix: Key) -> CellError:
     words = details["msg"][0].lower() + details["msg"][1:]
     if kind in _EXPECTED:
         words = _EXPECTED[kind].format(**details.get("ctx", {}))
+    if kind == "literal_error":
+        return CellError(key, *_not_one_of(name, value, details["ctx"]["expected"], recipe))
     usual = next((way for start, way in _USUAL.items() if kind.startswith(start)), None)
     hint = (
         _way_out(kind, value, prefix != ("recipe",))
@@ -134,6 +135,20 @@ def cell_error(error: ValidationError, prefix: Key) -> CellError:
         or (usual and usual.format(**details.get("ctx", {})))
     )
     return CellError(key, f"{name} is {shown(value)}: {words}", hint)
+
+
+_FEW = 4
+
+
+def _not_one_of(name: str, value: Any, expected: str, recipe: str | None) -> tuple[str, str]:
+    """Message and hint of a value that is none of those expected, such as `'a', 'b' or 'c'`."""
+    names = re.findall(r"'([^']*)'", expected)
+    few = len(names) <= _FEW
+    message = (
+        f"{name} is {shown(value)}: {f'must be {expected}' if few else 'there is no such value'}"
+    )
+    usual = f"write {nearest(str(value), names, len(names))}" if names else f"write {expected}"
+    return message, (few and recipe and recipe_hint(recipe)) or usual
 
 
 def shown(value: Any) -> str:

@@ -7,7 +7,6 @@ from shlex import quote
 
 from bench.core.errors import DataError
 from bench.core.text import counted
-from bench.data.inspection.check import check
 from bench.planning.workspace import Session
 from bench.specs.data import DataSpec
 
@@ -39,6 +38,8 @@ def check_images(session: Session) -> list[str]:
         if data.dataset not in OWN or key in seen:
             continue
         seen.add(key)
+        from bench.data.inspection.check import check  # takes half a second, for few grids
+
         report = check(
             data.dataset,
             data.root,

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from bench.core.errors import BenchError
 from bench.models import layers
 from bench.models.domains import Trunk, classifier_name
+from bench.results.failures import GPU_FAULT, GpuFaultError, failure_of
 from bench.results.store import RunFolder, Store
 from bench.runs.build import build_method
 from bench.runs.distributed import Report
@@ -31,7 +32,7 @@ from bench.training.domain_batches import Feed, FeedOptions
 from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.fused import Head, HeadOutcome, train_heads
 from bench.training.job import Interrupted, Method, Outcome
-from bench.training.process import peak_memory_bytes
+from bench.training.process import begin_measuring, peak_memory_bytes
 
 MOST_HEADS = 64
 """Classifiers of one fused group; more gain nothing, and one failure costs them all."""
@@ -190,6 +191,8 @@ class Together:
             except _NotTogether:
                 return
             except Exception as error:
+                if failure_of(error).reason == GPU_FAULT:
+                    raise GpuFaultError(str(error)) from error
                 why = f"{type(error).__name__}: {error}"
                 text = f"trained alone, as it could not be trained with others: {why}"
                 self.report({"event": "note", "id": key, "message": text})
@@ -227,6 +230,7 @@ Later = Callable[[], Finished]
 def _train(members: Sequence[Execution], should_stop: Callable[[], bool]) -> list[Later]:
     begun = time.monotonic()
     first = members[0]
+    begin_measuring(first.device)
     state = first.parent_state()
     for member in members:
         member.check_identity()
@@ -311,7 +315,7 @@ def _cut(
             return trunk(images)  # type: ignore[no-any-return]
 
     domain = method.domains[0]
-    feed = Feed(domain, FeedOptions(member.device, spec.train.channels_last), None)
+    feed = Feed(domain, FeedOptions(member.device, spec.train.channels_last, resident=False))
     model.eval()
     with torch.no_grad():
         images = feed.plain_batch(0, min(2, domain.size))
