@@ -536,5 +536,6 @@ experiments:
     beside = str(tmp_path / "grids" / "photographs")
     roots = [run.data.root for run in load_grid(path).runs]
     assert roots == [beside, "typed", "absent"]
+    # what is typed is relative to the current folder
     typed = load_grid(path, overrides=["target.root=photographs"]).runs
-    assert {run.data.root for run in typed} == {"photographs"}  # what is typed is relative to the current folder
+    assert {run.data.root for run in typed} == {"photographs"}
