@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction as Exact
 from typing import Annotated, Any, Literal
 
@@ -353,10 +353,12 @@ class DataSpec(Frozen):
     @field_validator("options", mode="before")
     @classmethod
     def _sorted_pairs(cls, value: Any) -> Any:
-        pairs = value.items() if isinstance(value, Mapping) else value
-        if not isinstance(pairs, Iterable) or isinstance(pairs, str):
+        pairs = list(value.items()) if isinstance(value, Mapping) else value
+        if not isinstance(pairs, list | tuple):
             raise ValueError("options are a mapping, such as {partial: true}")
-        found = [tuple(pair) for pair in pairs]
+        found = [tuple(pair) if isinstance(pair, list | tuple) else (pair,) for pair in pairs]
+        if any(len(pair) != 2 for pair in found):
+            raise ValueError("options are a mapping, such as {partial: true}")
         return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in found))
 
     def identity(self) -> dict[str, Any]:

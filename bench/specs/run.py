@@ -50,6 +50,9 @@ Augment = Literal[
 Policy = Literal["none", "randaugment", "trivialaugment"]
 """Random operations on each training image; see `bench.data.transforms.policies`."""
 
+Precision = Literal["auto", "float32", "bfloat16"]
+"""`auto` is what the device computes natively, see `bench.training.precision`."""
+
 Optimizer = Literal[
     "sgd",
     "adamw",
@@ -176,7 +179,9 @@ class TrainSpec(Frozen):
         epochs: passes over the training images.
         batch_size: images of a batch.
         label_smoothing: share of a label that is spread over all classes.
-        precision: of activations and gradients; weights are float32.
+        precision: of activations and gradients; weights are float32. `auto` is bfloat16 where the
+            device computes it natively, else float32; a run's id has `auto`, its record and
+            condition what that was.
         channels_last: memory layout of images and weights; changes speed alone.
         evaluate_every: epochs from one validation to the next.
         accumulate: batches whose gradients are summed before a step (`iter_size`).
@@ -254,7 +259,7 @@ class TrainSpec(Frozen):
     batch_size: Count = 64
     accumulate: Count = 1
     label_smoothing: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     channels_last: Bool = True
     augment: Augment = "crop_flip"
     crop_pad: NonNegative = 4

@@ -284,6 +284,44 @@ WRONG |= {
         "random",
     ),
 }
+VALUES_WRONG = {
+    "target: {dataset: digits, on_short: capp}": (
+        "target.on_short is 'capp': must be 'error', 'cap' or 'drop_class'",
+        "write cap, drop_class, error",
+    ),
+    "target: {dataset: digits, test_per_class: 1.5}": (
+        "target.test_per_class is 1.5: expected a whole number or must be less than 1.0",
+        "write a whole number in decimal digits, such as 10 or write a number below 1.0",
+    ),
+    'train: {epochs: ""}': (
+        "train.epochs is '': expected a whole number",
+        "write a whole number in decimal digits, such as 10",
+    ),
+    "train: {optimizer: adm}": (
+        "train.optimizer is 'adm': there is no such value",
+        "write adam, ",
+    ),
+    "target: {dataset: digits, options: [partial]}": (
+        "options are a mapping, such as {partial: true}",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("line", VALUES_WRONG)
+def test_values_that_do_not_exist_are_shown_with_the_nearest_that_do(
+    line: str, tmp_path: Path
+) -> None:
+    sets = "{pattern: scratch, model: narrow8_32, target.dataset: digits}"
+    text = f"defaults:\n  {line}\nexperiments:\n  a: {{set: {sets}}}\n"
+    with pytest.raises(GridError) as caught:
+        expand(tmp_path, text)
+    message, way_out = VALUES_WRONG[line]
+    assert caught.value.message == f"{message} (experiment a)"
+    assert str(caught.value.place).endswith("grid.yaml:2")
+    assert (caught.value.hint or "").startswith(way_out)
+
+
 RECIPES_WRONG = {
     "unknown": ("{recipe: rnd, n: 1}", "no recipe 'rnd'", "random"),
     "none": ("{n: 3}", "which recipe", "near_far"),
@@ -536,6 +574,5 @@ experiments:
     beside = str(tmp_path / "grids" / "photographs")
     roots = [run.data.root for run in load_grid(path).runs]
     assert roots == [beside, "typed", "absent"]
-    # what is typed is relative to the current folder
     typed = load_grid(path, overrides=["target.root=photographs"]).runs
-    assert {run.data.root for run in typed} == {"photographs"}
+    assert {run.data.root for run in typed} == {"photographs"}  # typed: of the current folder

@@ -246,6 +246,8 @@ class SlurmSettings(Resources):
                 common = common.model_copy(update={name: None})
         own: Resources = getattr(self, kind)
         asked = own.over(common)
+        if kind == "finetune" and self._follows_its_source(asked, self.source.over(common)):
+            asked = asked.model_copy(update={"gpus": 1})
         found = self._memory(asked, asked.over(_DEFAULTS[kind]))
         if kind == "leaderboard":
             return found
@@ -255,6 +257,15 @@ class SlurmSettings(Resources):
         if (found.cpus_per_task or 1) < gpus * self.threads:
             found = found.model_copy(update={"cpus_per_task": gpus * self.threads})
         return found
+
+    def _follows_its_source(self, asked: Resources, source: Resources) -> bool:
+        """Whether fine-tunings, of which nothing is said, need a GPU since their sources have some.
+
+        Where they go elsewhere (a partition without GPUs) they are left alone.
+        """
+        silent = asked.gpus is None and asked.gpus_asked is None
+        there = asked.partition == source.partition and self.device != "cpu"
+        return silent and there and bool(source.gpus or source.gpus_asked)
 
     @staticmethod
     def _memory(asked: Resources, found: Resources) -> Resources:

@@ -222,7 +222,7 @@ def features_of(
         return penultimate
     if not layer.strip():
         raise ModelError("no layer is named", hint="layer: penultimate, a number or a name")
-    sample = Feed(data, FeedOptions(device)).plain_batch(0, 1)
+    sample = Feed(data, FeedOptions(device, resident=False)).plain_batch(0, 1)
     name: str | int = int(layer) if layer.isdigit() else layer
     tap = LayerTap(model, [name], stage, sample)
     return lambda images: side_by_side(tap(images)[0].flatten(1).float(), len(images) // data.views)
@@ -239,18 +239,22 @@ class _Extract:
         self, features: Callable[[Tensor], Tensor], normalise: bool, task: FeatureTask
     ) -> None:
         self.features, self.normalise, self.task = features, normalise, task
-        self.columns = self._block(task.train, 0, 1).shape[1]
+        self.columns = self._block(self._feed(task.train), 0, 1).shape[1]
 
-    def _block(self, data: Domain, start: int, stop: int) -> NDArray[np.float32]:
-        feed = Feed(data, FeedOptions(self.task.device))
+    def _feed(self, data: Domain) -> Feed:
+        """Sends each image once, as each is looked at once."""
+        return Feed(data, FeedOptions(self.task.device, resident=False))
+
+    def _block(self, feed: Feed, start: int, stop: int) -> NDArray[np.float32]:
         found = self.features(feed.plain_batch(start, stop))
         block: NDArray[np.float32] = _normalised(found, self.normalise).cpu().numpy()
         return block
 
     def blocks(self, data: Domain) -> Iterator[NDArray[np.float32]]:
         """In the order of the images, each made when it is asked for."""
+        feed = self._feed(data)
         for start in range(0, data.size, BATCH_SIZE):
-            yield self._block(data, start, start + BATCH_SIZE)
+            yield self._block(feed, start, start + BATCH_SIZE)
 
     @contextmanager
     def stored(self, data: Domain, name: str, in_memory: bool) -> Iterator[NDArray[np.float32]]:
