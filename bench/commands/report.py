@@ -79,6 +79,7 @@ def _material(
     source: Path, results: Path, data_root: Path | None, overrides: list[str]
 ) -> tuple[str, Evidence, Measurements | None, list[Picture], Mistakes | None]:
     """The name of the report, the leaderboard, a grid's measurements, pictures and errors."""
+    from analysis.findings.looks import with_looks
     from analysis.leaderboard import read as boards
     from analysis.measurements import beside
     from analysis.measurements import tables as measuring
@@ -91,7 +92,8 @@ def _material(
                 f"{source} is a folder", hint="give a grid file, or one leaderboard of the folder"
             )
         measured = beside.load(source)
-        return source.stem, measuring.evidence(boards.read(source), measured), measured, [], None
+        judged = with_looks(measuring.evidence(boards.read(source), measured), source)
+        return source.stem, judged, measured, [], None
     from analysis.leaderboard.of_grid import grid_board
     from analysis.report import epoch_figures
     from analysis.report.mistakes import mistakes
@@ -108,7 +110,8 @@ def _material(
     drawn = [*epoch_figures.figures(session.plan, session.store, board), *drawn]
     wrong = mistakes(session.plan, session.store)
     name = session.board or session.plan.name
-    return name, measuring.evidence(board, found), found, drawn, wrong
+    judged = with_looks(measuring.evidence(board, found), session.leaderboard())
+    return name, judged, found, drawn, wrong
 
 
 def register(app: typer.Typer) -> None:
