@@ -8,6 +8,7 @@ that C, to training and validation images together.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -19,6 +20,7 @@ from torch import Tensor, nn
 
 from bench.core.errors import ModelError
 from bench.methods.features.cost import most_iterations
+from bench.methods.features.memo import MEMO
 from bench.methods.features.solvers import Blocks, Linear, Loss, fit_in_memory, fit_streaming
 from bench.methods.features.task import FeatureTask, Fitted
 from bench.methods.options import FeatureOptions
@@ -82,8 +84,13 @@ def fit(
     with extract.stored(task.train, "train", in_memory) as x:
         tried = _solve(x, task.train, task.device, loss, options, choices, how)
         scores = _scores((x[at : at + 1024] for at in range(0, len(x), 1024)), tried)
+        if task.refit is not None and in_memory:
+            extract.keep(task.train, np.array(x))
     validation: Sequence[NDArray[np.float32] | None] = [None] * len(tried)
     if task.validation is not None and held:
+        if task.refit is not None and in_memory:
+            with extract.stored(task.validation, "validation", in_memory) as x:
+                extract.keep(task.validation, x)
         validation = _scores(extract.blocks(task.validation), tried)
     rows = zip(choices, scores, validation, strict=True)
     history = [_row(number, c, task, own, other) for number, (c, own, other) in enumerate(rows)]
@@ -211,11 +218,19 @@ def features_of(
     """
     model.to(device).eval()
     if layer == "penultimate":
-        trunk = Trunk(model, model.get_submodule(classifier_name(model)))
+        classifier = model.get_submodule(classifier_name(model))
+        trunk = Trunk(model, classifier)
 
-        def penultimate(images: Tensor) -> Tensor:
+        def computed(images: Tensor) -> Tensor:
             with torch.inference_mode():
                 found: Tensor = trunk(images).flatten(1).float().clone()
+            return found
+
+        def penultimate(images: Tensor) -> Tensor:
+            if images.device.type == "cpu" and not model.training:
+                found = MEMO.of(trunk, classifier, images, lambda: computed(images))
+            else:
+                found = computed(images)
             return side_by_side(found, len(found) // data.views)
 
         return penultimate
@@ -231,6 +246,10 @@ def _normalised(features: Tensor, on: bool) -> Tensor:
     return features / features.norm(dim=1, keepdim=True).clamp(min=1e-12) if on else features
 
 
+def _name(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+
+
 class _Extract:
     """Features of a domain, block by block or as one array."""
 
@@ -238,9 +257,21 @@ class _Extract:
         self, features: Callable[[Tensor], Tensor], normalise: bool, task: FeatureTask
     ) -> None:
         self.features, self.normalise, self.task = features, normalise, task
+        self._rows: dict[bytes, NDArray[np.float32]] = {}
         self.columns = self._block(task.train, 0, 1).shape[1]
 
+    def keep(self, data: Domain, x: NDArray[np.float32]) -> None:
+        """Does not compute these features of these images again."""
+        for start in range(0, data.size, BATCH_SIZE):
+            for number, image in enumerate(data.images[start : start + BATCH_SIZE], start):
+                self._rows[_name(image)] = x[number]
+
     def _block(self, data: Domain, start: int, stop: int) -> NDArray[np.float32]:
+        if self._rows:
+            rows = [self._rows.get(_name(image)) for image in data.images[start:stop]]
+            seen = [row for row in rows if row is not None]
+            if len(seen) == len(rows):
+                return np.stack(seen)
         feed = Feed(data, FeedOptions(self.task.device))
         found = self.features(feed.plain_batch(start, stop))
         block: NDArray[np.float32] = _normalised(found, self.normalise).cpu().numpy()
