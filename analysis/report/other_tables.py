@@ -12,6 +12,7 @@ from analysis.advice.types import Situation
 from analysis.comparisons import curves as tables
 from analysis.findings.parts import UNDECIDED
 from analysis.leaderboard.labels import number
+from analysis.leaderboard.read import NOT_CONVERGED
 from analysis.measurements.tables import Measurements
 from analysis.measurements.transferability_ranking import rankings
 from analysis.papers.ambiguities import AMBIGUITIES
@@ -262,9 +263,11 @@ def gaps(n: Numbers) -> tuple[list[Table], list[str]]:
             )
         )
         away = int(bad.loc[bad["status"] == "diverged", "runs"].sum())
-        lost = int(bad["runs"].sum()) - away
+        stuck = int(bad.loc[bad["status"] == NOT_CONVERGED, "runs"].sum())
+        lost = int(bad["runs"].sum()) - away - stuck
         said = [f"{lost} of the leaderboard's {len(board):,} runs have no result."]
         said += [f"{counted(away, 'run')} diverged; diverged runs count at chance."] if away else []
+        said += [f"{counted(stuck, 'run')} never left chance in training."] if stuck else []
     else:
         said = [f"Each of the leaderboard's {len(board):,} runs has a result."]
     undecided = n.findings[n.findings["verdict"] == UNDECIDED]

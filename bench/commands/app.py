@@ -6,9 +6,8 @@ comes at once.
 
 from __future__ import annotations
 
-import errno
+import shlex
 import sys
-from pathlib import Path
 from typing import Annotated
 
 import typer
@@ -31,7 +30,7 @@ from bench.commands import (
     slurm,
 )
 from bench.commands._options import Shown, any_terminal
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, of_files
 from bench.core.text import printable
 
 app = typer.Typer(
@@ -72,32 +71,6 @@ def _version(
         raise typer.Exit
 
 
-_WAYS_OUT = {
-    **dict.fromkeys(
-        (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG),
-        "free some space there, or name a folder on another disk (--results)",
-    ),
-    **dict.fromkeys((errno.EACCES, errno.EPERM), "check its permissions and its folder's: ls -ld"),
-    errno.ENAMETOOLONG: "give a shorter name, or a folder with a shorter path",
-    errno.EISDIR: "a file is needed here, and this is a folder",
-    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a folder is needed here, and this is a file"),
-    errno.EMFILE: "allow more open files: ulimit -n 4096",
-}
-
-
-def of_files(error: OSError) -> BenchError:
-    """An error of the system's about a file, with what to do.
-
-    >>> str(of_files(OSError(28, "No space left on device", "results/a.csv"))).splitlines()[0]
-    'results/a.csv: No space left on device'
-    """
-    return BenchError(
-        error.strerror or str(error),
-        place=str(error.filename or f"a file that {Path.cwd()} or the grid leads to"),
-        hint=_WAYS_OUT.get(error.errno or 0, "check the path, the disk and the permissions"),
-    )
-
-
 def main() -> None:
     """Runs the command; an error of the user's is a message and status 2, not a traceback."""
     any_terminal()
@@ -116,7 +89,10 @@ def main() -> None:
         if end.code == 130 and isinstance(
             getattr(end.__context__, "__cause__", None), KeyboardInterrupt
         ):
-            typer.echo("ended at once; the same command goes on from what is finished", err=True)
+            again = printable(shlex.join(sys.argv[1:]))
+            typer.echo(
+                f"ended at once; what is finished is kept\nto go on: bench {again}", err=True
+            )
         raise
     finally:
         sys.stderr = stderr

@@ -192,8 +192,19 @@ def _counts(board: pd.DataFrame, place: str) -> str:
 
     done = board[finished(board)]
     tuned = done[done["role"] != "source"]
+    stuck = int((board["status"] == NOT_CONVERGED).sum())
     if not len(tuned):
-        return f"{place}: none of {len(board)} runs has a result; run: bench grid GRID"
+        statuses = board.loc[board["role"] != "source", "status"]
+        text = f"{place}: none of {counted(len(statuses), 'run')} on a target"
+        at_chance = int((statuses == NOT_CONVERGED).sum())
+        if not at_chance:
+            return f"{text} has a result; run: bench grid GRID"
+        rest = len(statuses) - at_chance
+        return (
+            f"{text} can be compared: {at_chance} never left chance in training, or start from one "
+            f"that did not{f'; {rest} without a result' if rest else ''}. Train for more epochs or "
+            "at another learning rate; --with-not-converged counts them"
+        )
     tasks = tuned["task"].nunique()
     text = f"{place}: {counted(len(tuned), 'finished run')}, {counted(tasks, 'task')}"
     text += " (targets and class draws)" if tasks > 1 else ""
@@ -201,7 +212,7 @@ def _counts(board: pd.DataFrame, place: str) -> str:
         text += (
             f"; {counted(away, 'run')} diverged and {'counts' if away == 1 else 'count'} at chance"
         )
-    if stuck := int((board["status"] == NOT_CONVERGED).sum()):
+    if stuck:
         text += (
             f"; {counted(stuck, 'run')} never left chance in training, or start from one that did "
             "not, and are left out (--with-not-converged counts them)"

@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
+from pathlib import Path
 from typing import Any
 
 from bench.core.text import counted, listed, some
+from bench.data.dataset import remarks
 from bench.results.records import selection_label
+from bench.specs.data import DataSpec
 from bench.specs.run import RunSpec
 
 _MOST = 12
@@ -19,6 +22,9 @@ _WORDS = {
     "dropped_duplicates_with_other_label": "of these with another label",
     "dropped_equal_to_test": "images dropped for being equal to a test image",
     "left_out_group_in_other_split": "images left out, their group is in another split",
+    "files_passed_over": "files passed over",
+    "merged_names": "names that got one spelling",
+    "listed_images_missing": "missing",
     "images": "fingerprint of the images",
 }
 _OF_THE_RECORD = ("row", "classes", "files", "sizes", "notes", "run_id", "schema", "digest")
@@ -98,7 +104,7 @@ def omissions(notes: Mapping[str, Any]) -> list[str]:
 def omitted_by_condition(
     finished: Iterable[tuple[RunSpec, Mapping[str, Any]]], most: int = 12
 ) -> list[str]:
-    """A line for each selection of images that could not be had as asked, over all its draws.
+    """A line for each data set and each selection that could not be had as asked, over all draws.
 
     Args:
         finished: specs and records of finished runs.
@@ -106,16 +112,24 @@ def omitted_by_condition(
     """
     groups: dict[str, dict[str, int]] = {}
     for spec, record in finished:
-        parts = [(_condition(spec), record.get("notes", {}).get("data", {}))]
-        for extra in record.get("borrowed", ()):
-            parts.append((f"borrowed for {_condition(spec)}", extra.get("notes", {})))
-        for name, notes in parts:
-            for text in omissions(notes):
+        notes = record.get("notes", {}).get("data", {})
+        parts = [(_set(spec.data), remarks(notes)), (_condition(spec), omissions(notes))]
+        for number, extra in enumerate(record.get("borrowed", ())):
+            notes = extra.get("notes", {})
+            if number < len(spec.borrow):
+                parts.append((_set(spec.borrow[number].data), remarks(notes)))
+            parts.append((f"borrowed for {_condition(spec)}", omissions(notes)))
+        for name, texts in parts:
+            for text in texts:
                 group = groups.setdefault(name, {})
                 group[text] = group.get(text, 0) + 1
     lines = [f"{name}: {some(group, 4)}" for name, group in groups.items()]
     more = len(lines) - most
     return lines[:most] + ([f"… and {more} more, see bench show RUN"] if more > 0 else [])
+
+
+def _set(data: DataSpec) -> str:
+    return f"{data.dataset} {Path(data.root).name}" if data.root else data.dataset
 
 
 def _condition(spec: RunSpec) -> str:

@@ -22,6 +22,8 @@ import time
 from collections.abc import Callable, Iterator, Mapping
 from typing import IO, Any
 
+from bench.core.errors import BenchError
+
 _LAST_LINES = 12
 _LOOK_S = 0.2
 
@@ -31,12 +33,12 @@ class ChildDiedError(Exception):
 
     Attributes:
         how: `was killed by SIGKILL`, `ended with status 1`.
-        last_lines: the last lines that it wrote to stderr.
+        hint: what to try after such an end, and the last lines that it wrote to stderr.
     """
 
-    def __init__(self, how: str, last_lines: str) -> None:
-        super().__init__(f"{how}\n{last_lines}".strip())
-        self.how, self.last_lines = how, last_lines
+    def __init__(self, how: str, hint: str) -> None:
+        super().__init__(f"{how}\n{hint}".strip())
+        self.how, self.hint = how, hint
 
 
 class Child:
@@ -86,6 +88,11 @@ class Child:
         """Gives the last lines of stderr."""
         return "".join(self.error_lines()[-_LAST_LINES:]).strip()
 
+    @property
+    def hint(self) -> str:
+        """What to try after the way in which the process ended, and the last lines of stderr."""
+        return "\n".join(filter(None, [cure_of(self.how), self.last_lines()]))
+
     def close(self, grace_s: float) -> None:
         """Ends the process by the end of its input, or by force after `grace_s` seconds."""
         with contextlib.suppress(BrokenPipeError):
@@ -117,6 +124,7 @@ _CURES = {
     "SIGKILL": "most often memory ran out: try fewer --workers, a smaller train.batch_size with "
     "train.accumulate, or smaller images",
     "SIGBUS": "most often the disk is full or memory ran out: free some, or try fewer --workers",
+    "SIGXCPU": "its time on the processor is limited (ulimit -t)",
     "SIGXFSZ": "a file grew beyond the limit of this account (ulimit -f)",
 }
 _FAULT = (
@@ -154,17 +162,24 @@ class Children:
 
     def start(self, environment: Mapping[str, str] | None = None) -> Child:
         """Starts another child; the default environment is this process's own."""
-        errors = tempfile.TemporaryFile(  # noqa: SIM115
-            "w+", prefix="bench-child-", encoding="utf-8", errors="replace"
-        )
-        process = subprocess.Popen(
-            [sys.executable, "-m", self._module],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            stderr=errors,
-            env=None if environment is None else dict(environment),
-            start_new_session=self._own_session,
-        )
+        try:
+            errors = tempfile.TemporaryFile(  # noqa: SIM115
+                "w+", prefix="bench-child-", encoding="utf-8", errors="replace"
+            )
+            process = subprocess.Popen(
+                [sys.executable, "-m", self._module],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=errors,
+                env=None if environment is None else dict(environment),
+                start_new_session=self._own_session,
+            )
+        except OSError as error:
+            raise BenchError(
+                f"no process can be started: {error.strerror or error}",
+                hint="set fewer --workers, free space in the folder for temporary files (TMPDIR), "
+                "or raise the limits that ulimit -a shows (processes, memory, open files)",
+            ) from None
         child = Child(process, errors)
         self._all.append(child)
         self._selector.register(child._out, selectors.EVENT_READ, child)
@@ -223,7 +238,7 @@ def ask(
             for _, answer in children.listen(_LOOK_S):
                 return answer
             if dead:
-                raise ChildDiedError(child.how, child.last_lines())
+                raise ChildDiedError(child.how, child.hint)
             if timeout_s is not None and time.monotonic() - begun > timeout_s:
                 raise ChildDiedError(f"gave no answer in {timeout_s:g} s", child.last_lines())
 

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import difflib
+import errno
 from collections.abc import Iterable
+from pathlib import Path
 
 from bench.core.text import brief
 
@@ -40,6 +42,35 @@ class ModelError(BenchError):
 
 class StoreError(BenchError):
     """A file below the results folder is missing, torn or not ours."""
+
+
+_WAYS_OUT = {
+    **dict.fromkeys(
+        (errno.ENOSPC, errno.EDQUOT, errno.EROFS, errno.EFBIG),
+        "free some space there, or name a folder on another disk (--results)",
+    ),
+    **dict.fromkeys((errno.EACCES, errno.EPERM), "check its permissions and its folder's: ls -ld"),
+    errno.ENAMETOOLONG: "give a shorter name, or a folder with a shorter path",
+    errno.EISDIR: "a file is needed here, and this is a folder",
+    **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a folder is needed here, and this is a file"),
+    errno.EMFILE: "allow more open files: ulimit -n 4096",
+    **dict.fromkeys(
+        (errno.ENOMEM, errno.EAGAIN), "set fewer --workers, or raise the limits of ulimit -a"
+    ),
+}
+
+
+def of_files(error: OSError) -> BenchError:
+    """An error of the system's about a file, with what to do.
+
+    >>> str(of_files(OSError(28, "No space left on device", "results/a.csv"))).splitlines()[0]
+    'results/a.csv: No space left on device'
+    """
+    return BenchError(
+        error.strerror or str(error),
+        place=str(error.filename or f"a file that {Path.cwd()} or the grid leads to"),
+        hint=_WAYS_OUT.get(error.errno or 0, "check the path, the disk and the permissions"),
+    )
 
 
 def nearest(value: str, alternatives: Iterable[str], limit: int = 6) -> str:

@@ -95,14 +95,10 @@ def lives(process: int) -> bool:
 
 
 def _write_synced(path: Path, content: bytes) -> None:
-    try:
-        with path.open("wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-    except OSError as error:  # a full disk has no name of its own
-        error.filename = error.filename or str(path)
-        raise
+    with path.open("wb") as file:
+        file.write(content)
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:
@@ -142,9 +138,12 @@ def _write_whole(path: Path, content: bytes | str, replace: bool) -> bool:
             sync_folder(path.parent)
         except FileExistsError:
             return False
-        except FileNotFoundError:
-            if not left:
-                raise
+        except OSError as error:
+            if left and isinstance(error, FileNotFoundError):
+                continue
+            if error.errno and error.filename in (None, str(temporary)):  # a full disk names none
+                error.filename = str(path)
+            raise
         else:
             break
         finally:
@@ -156,6 +155,29 @@ def file_digest(path: Path) -> str:
     """SHA-256 of a file, in hexadecimal."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def reserve(path: Path, size_bytes: int | None = None) -> None:
+    """Takes the room of a file that is going to be written through a memory map.
+
+    On a full disk this is an error; later it would be a signal that ends the process.
+
+    Args:
+        path: of a file that is there.
+        size_bytes: room for so much; its size if left out.
+
+    Raises:
+        OSError: there is no room.
+    """
+    with path.open("rb+") as file:
+        size = file.seek(0, os.SEEK_END) if size_bytes is None else size_bytes
+        try:
+            if size and hasattr(os, "posix_fallocate"):
+                os.posix_fallocate(file.fileno(), 0, size)
+        except OSError as error:
+            if error.errno not in (errno.EOPNOTSUPP, errno.EINVAL):  # no such call there
+                error.filename = str(path)
+                raise
 
 
 def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None) -> str:

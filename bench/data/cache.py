@@ -23,6 +23,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.core.errors import DataError, StoreError
+from bench.core.files import reserve
 from bench.core.locks import exclusive
 from bench.data.dataset import Image, UInt8
 
@@ -153,6 +154,7 @@ def _fill(
         pixels: UInt8 = np.lib.format.open_memmap(
             own / "images.npy", mode="w+", dtype=np.uint8, shape=(len(images), size, size, 3)
         )
+        reserve(own / "images.npy")
         done = _copy_known(pixels, content, folder.parent, size, version)
         missing = [row for row in range(len(images)) if not done[row]]
         for row, one in zip(missing, read([images[row] for row in missing], size), strict=True):
@@ -172,10 +174,10 @@ def _fill(
 
 
 def _check_room(cache_dir: Path, wanted: int) -> None:
-    """A full disk under a memory map would end the process without a word."""
+    """A disk that is too small is not filled first."""
     free = shutil.disk_usage(cache_dir).free
     if wanted > free:
-        needed, room = (f"{count / 2**30:.1f} GiB" for count in (wanted, free))
+        needed, room = (f"{count / 2**20:,.1f} MiB" for count in (wanted, free))
         raise DataError(
             f"the decoded images take {needed}, and {room} are free",
             place=str(cache_dir),

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import hashlib
 import re
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Literal, Protocol
+from typing import Any, Literal, Protocol
 
 import numpy as np
 import numpy.typing as npt
+
+from bench.core.text import counted, some
 
 Split = Literal["train", "val", "test"]
 UInt8 = npt.NDArray[np.uint8]
@@ -34,6 +36,23 @@ class Image:
     split: Split
     sha256: str
     group: str | None = None
+
+
+def remarks(notes: Mapping[str, Any]) -> list[str]:
+    """What was not taken as it lies in the files of a data set, in phrases.
+
+    >>> remarks({"files_passed_over": "2 .txt"})
+    ['files were passed over (2 .txt)']
+    """
+    found = []
+    if missing := notes.get("listed_images_missing"):
+        found.append(str(missing))
+    if kinds := notes.get("files_passed_over"):
+        found.append(f"files were passed over ({kinds})")
+    if merged := notes.get("merged_names"):
+        many = counted(len(merged), "name", "names")
+        found.append(f"{many} spelt in several ways got one spelling ({some(merged, 4)})")
+    return found
 
 
 def all_wnids(names: Iterable[str]) -> bool:

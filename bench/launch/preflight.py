@@ -114,7 +114,9 @@ def _ask(asked: Mapping[str, Any], environment: Mapping[str, str]) -> dict[str, 
     try:
         answer: dict[str, Any] = ask("bench.launch.preflight", asked, environment=environment)
     except ChildDiedError as error:
-        raise BenchError("torch and timm cannot be started here", hint=error.last_lines) from None
+        raise BenchError(
+            f"torch and timm cannot be started here; the process {error.how}", hint=error.hint
+        ) from None
     return answer
 
 

@@ -24,7 +24,7 @@ def training_rates(model: str, sizes: Sequence[int], device: str = "auto") -> di
     except ChildDiedError as error:
         raise BenchError(
             f"{model} cannot be trained on this machine: the process {error.how}",
-            hint=error.last_lines or "choose a smaller network or smaller images",
+            hint=error.hint or "choose a smaller network or smaller images",
         ) from None
     return {int(size): float(rate) for size, rate in found.items()}
 

@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import os
+import re
 import traceback
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
 import torch
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, of_files
 
 
 @dataclass(frozen=True)
@@ -48,11 +51,19 @@ class FailureError(Exception):
         self.failure = failure
 
 
-def failure_of(error: Exception) -> Failure:
+def failure_of(error: Exception, place: Path | None = None) -> Failure:
     """The failure of a run that an exception ended.
+
+    Args:
+        error: the exception.
+        place: where the run writes, for an error of the system's that names no file.
 
     >>> failure_of(MemoryError()).reason
     'out of memory'
+    >>> failure_of(Exception("I/O error (os error 28)"), Path("runs/a")).summary[:31]
+    'runs/a: No space left on device'
+    >>> failure_of(OSError(28, "No space left on device", "results/a.csv")).summary[:38]
+    'results/a.csv: No space left on device'
     """
     if isinstance(error, FailureError):
         return error.failure
@@ -63,6 +74,22 @@ def failure_of(error: Exception) -> Failure:
     if isinstance(error, BenchError):
         summary = f"{error.place}: {error.message}" if error.place else error.message
         return Failure(reason, str(error), summary)
-    line = "".join(traceback.format_exception_only(error)).strip()
     text = "".join(traceback.format_exception(error))
+    line = "".join(traceback.format_exception_only(error)).strip()
+    of_system = _of_system(error, place)
+    if of_system is not None:
+        shown = of_files(of_system)
+        line = f"{shown.place}: {shown.message}; {shown.hint}"
+        text = f"{line}\n{text}"
     return Failure(reason, text, line)
+
+
+def _of_system(error: Exception, place: Path | None) -> OSError | None:
+    """The operating system's error; libraries in Rust have its number in their text alone."""
+    number = error.errno if isinstance(error, OSError) else None
+    if written := re.search(r"\(os error (\d+)\)", str(error)):
+        number = int(written[1])
+    if not number:
+        return None
+    filename = getattr(error, "filename", None) or place
+    return OSError(number, os.strerror(number), filename and str(filename))

@@ -246,12 +246,19 @@ class RunFolder:
             found.append(failure)
         return found
 
-    def add_failure(self, failure: Mapping[str, Any]) -> None:
-        """Keeps a failed attempt under the next free number."""
+    def add_failure(self, failure: Mapping[str, Any]) -> str:
+        """Keeps a failed attempt under the next free number; gives why it cannot be kept, if so.
+
+        A disk that is too full for a result is often too full for the reason too.
+        """
         content = json.dumps(dict(failure), indent=1, sort_keys=True) + "\n"
         number = len(self.failures()) + 1
-        while not publish_new(self.path / f"failed-{number:04d}.json", content):
-            number += 1
+        try:
+            while not publish_new(self.path / f"failed-{number:04d}.json", content):
+                number += 1
+        except OSError as error:
+            return f"this reason is not kept in {self.path}: {error.strerror or error}"
+        return ""
 
     @contextlib.contextmanager
     def claim(self) -> Iterator[bool]:

@@ -100,21 +100,21 @@ def execute_ranks(
             try:
                 return ranks.watch(should_stop)
             except _DeathError as death:
-                how, lines = death.how, death.last_lines
+                how, hint = death.how, death.hint
         if should_stop():
             return "stopped"
         if attempt < _ATTEMPTS:
             text = f"{how}; the others were ended, and the run goes on from its checkpoint"
             report({"event": "note", "id": key, "message": text})
-    raise FailureError(Failure("worker died", f"{how}, {_ATTEMPTS} times\n{lines}".strip(), how))
+    raise FailureError(Failure("worker died", f"{how}, {_ATTEMPTS} times\n{hint}".strip(), how))
 
 
 class _DeathError(Exception):
     """A process ended without a report."""
 
-    def __init__(self, how: str, last_lines: str) -> None:
+    def __init__(self, how: str, hint: str) -> None:
         super().__init__(how)
-        self.how, self.last_lines = how, last_lines
+        self.how, self.hint = how, hint
 
 
 @dataclass
@@ -210,4 +210,4 @@ class _Ranks:
         first = (silent or failed)[0]
         how = first.child.how if silent else str(first.ended["summary"])
         text = f"process {first.number + 1} of {self.size} {how}"
-        raise _DeathError(text, first.child.last_lines())
+        raise _DeathError(text, first.child.hint)

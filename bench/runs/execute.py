@@ -116,9 +116,9 @@ def _attempt(
     except Interrupted:
         return "stopped", ""
     except Exception as error:
-        why = failure_of(error)
-        folder.add_failure({"run_id": folder.run_id, **why.to_keep()})
-        return "failed", why.summary
+        why = failure_of(error, folder.path)
+        unkept = folder.add_failure({"run_id": folder.run_id, **why.to_keep()})
+        return "failed", "; ".join(part for part in (why.summary, unkept) if part)
 
 
 def execute_rank(

@@ -7,8 +7,6 @@ within a budget, larger ones in a file of the cache folder that vanishes with th
 
 from __future__ import annotations
 
-import os
-import secrets
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -16,6 +14,8 @@ from pathlib import Path
 
 import torch
 from torch import Tensor
+
+from bench.core.files import reserve, temporary_beside
 
 Room = Callable[[tuple[int, ...], torch.dtype], Tensor]
 """(shape, type) -> a tensor to write into."""
@@ -130,10 +130,10 @@ class ActivationStore:
     def _mapped(self, shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
         count = torch.Size(shape).numel()
         self.folder.mkdir(parents=True, exist_ok=True)
-        path = self.folder / f".activations-{os.getpid()}-{secrets.token_hex(6)}"
+        path = temporary_beside(self.folder / "activations")
         try:
-            with path.open("wb") as file:  # a full disk is an error here, not a signal later
-                os.posix_fallocate(file.fileno(), 0, count * dtype.itemsize)
+            path.touch()
+            reserve(path, count * dtype.itemsize)
             mapped = torch.from_file(str(path), shared=True, size=count, dtype=dtype)
         finally:
             path.unlink(missing_ok=True)

@@ -344,6 +344,26 @@ def test_runs_without_a_result_are_counted(tmp_path: Path, few: Path) -> None:
     assert "diverged" not in text
 
 
+def test_runs_that_all_ended_at_chance_are_not_taken_for_missing_ones(
+    tmp_path: Path, few: Path
+) -> None:
+    table = pd.read_csv(few, keep_default_na=False)
+    tuned = table.index[table["role"] != "source"]
+    table.loc[tuned, "not_converged"] = "run"
+    table.loc[tuned[:2], ["status", "not_converged"]] = ["failed", ""]
+    table.to_csv(tmp_path / "x.csv", index=False)
+    text = said(str(tmp_path / "x.csv"))
+    assert (
+        f"none of {len(tuned)} runs on a target can be compared: {len(tuned) - 2} never left "
+        "chance in training, or start from one that did not; 2 without a result. Train for more "
+        "epochs or at another learning rate; --with-not-converged counts them"
+    ) in text
+    assert "has a result" not in text
+    assert f"{len(tuned) - 2} finished runs" in said(
+        str(tmp_path / "x.csv"), "--with-not-converged"
+    )
+
+
 def test_diverged_runs_are_finished_and_counted_at_chance(tmp_path: Path, tiny: Path) -> None:
     table = pd.read_csv(tiny, keep_default_na=False).astype({"top1_accuracy": object})
     table = table[table["target"].eq("instrumentality.n.03") | table["role"].eq("source")]
@@ -395,7 +415,7 @@ def test_a_grid_without_results_says_so(tmp_path: Path) -> None:
         said(str(grid), "--results", str(tmp_path / "typo"))
     (tmp_path / "results").mkdir()
     text = said(str(grid), "--results", str(tmp_path / "results"))
-    assert "none of 2 runs has a result; run: bench grid" in text
+    assert "none of 2 runs on a target has a result; run: bench grid" in text
 
 
 def test_a_claim_may_be_written_in_lower_case(few: Path) -> None:

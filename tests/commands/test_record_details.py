@@ -63,6 +63,24 @@ def test_a_line_per_selection_over_its_draws() -> None:
     assert "emu: 12 of 30 train" in lines[1]
 
 
+def test_what_the_files_of_a_data_set_hold_beside_the_images_has_one_line_for_all_selections() -> (
+    None
+):
+    notes = {
+        "files_passed_over": "3 .xml, 1 without a suffix",
+        "merged_names": ["classes 'cat' (b'cat') and 'cat ' (b'cat ')"],
+        "listed_images_missing": "2 of 20 listed images are missing: a.png, b.png",
+    }
+    finished = [(run(seed, k), {"notes": {"data": notes}}) for seed in (0, 1) for k in (5, 10)]
+    assert omitted_by_condition(finished) == [
+        "digits: 2 of 20 listed images are missing: a.png, b.png; files were passed over (3 .xml, "
+        "1 without a suffix); 1 name spelt in several ways got one spelling (classes 'cat' "
+        "(b'cat') and 'cat ' (b'cat '))"
+    ]
+    shown = dict(record_lines({"notes": {"data": notes}}))
+    assert list(shown) == ["files passed over", "names that got one spelling", "missing"]
+
+
 def test_what_was_borrowed_counts_too_and_many_lines_are_counted() -> None:
     borrowed = {"borrowed": [{"notes": {"skipped_corrupt": 1}}]}
     (line,) = omitted_by_condition([(run(), borrowed)])

@@ -190,3 +190,56 @@ def test_two_processes_may_build_one_entry_at_once(tmp_path):
     assert entries(tmp_path / "cache") == ["f-2"]
     manifest = json.loads((tmp_path / "cache" / "f-2" / "manifest.json").read_text())
     assert manifest["images"] == 3
+
+
+FULL = """
+import sys
+from pathlib import Path
+import numpy as np
+from bench.core.errors import DataError
+from bench.data.cache import cached_images
+from bench.data.dataset import Image
+
+room = Path(sys.argv[1])
+
+def read(images, size):
+    with (room / "other").open("wb") as other:  # another process is faster
+        try:
+            other.write(bytes(2**22))
+        except OSError:
+            pass
+    for _ in images:
+        yield np.ones((size, size, 3), dtype=np.uint8)
+
+images = [Image(str(n), "a", "train", f"{n:064x}") for n in range(100)]
+try:
+    cached_images(images, 32, read, cache_dir=room / "cache", fingerprint="f", version="v")
+except DataError as error:
+    print(error.message, error.place, error.hint, sep="|")
+"""
+
+
+@pytest.fixture
+def small_disk(tmp_path):
+    folder = tmp_path / "disk"
+    folder.mkdir()
+    command = ["mount", "-t", "tmpfs", "-o", "size=1m", "none", str(folder)]
+    try:
+        mounted = subprocess.run(command, check=False, capture_output=True).returncode == 0
+    except FileNotFoundError:
+        mounted = False
+    if not mounted:
+        pytest.skip("only who may mount file systems has a small disk")
+    yield folder
+    subprocess.run(["umount", "--lazy", str(folder)], check=True)
+
+
+def test_a_disk_that_others_fill_meanwhile_is_an_error_and_no_signal(small_disk):
+    done = subprocess.run(
+        [sys.executable, "-c", FULL, str(small_disk)], capture_output=True, text=True, check=False
+    )
+    assert (done.returncode, done.stderr) == (0, "")
+    message, place, hint = done.stdout.strip().split("|")
+    assert "No space left on device" in message
+    assert place == str(small_disk / "cache" / "f-32")
+    assert hint == "free some space, or choose another --results folder"

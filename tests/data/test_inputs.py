@@ -134,7 +134,7 @@ def test_what_is_passed_over_is_in_what_a_record_keeps(two, here):
     data = DataSpec(dataset="folder", root=str(two), images_per_class=2, test_per_class=2)
     notes = resolve(data, 0, **here.places).notes
     assert notes == {"files_passed_over": "3 .xml, 1 without a suffix"}
-    assert "note: files passed over: 3 .xml, 1 without a suffix" in "\n".join(
+    assert "note: files were passed over (3 .xml, 1 without a suffix)" in "\n".join(
         here.check(two).lines()
     )
 

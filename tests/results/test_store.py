@@ -7,6 +7,7 @@ import itertools
 import json
 import multiprocessing
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -253,6 +254,15 @@ def test_a_damaged_spec_and_failures_are_no_traceback(folder: RunFolder, content
     (folder.path / "failed-0001.json").write_bytes(content)
     (failure,) = folder.failures()
     assert isinstance(failure, dict)
+
+
+def test_a_reason_that_cannot_be_kept_is_given_back(folder: RunFolder) -> None:
+    assert folder.add_failure({"reason": "first"}) == ""
+    assert [failure["reason"] for failure in folder.failures()] == ["first"]
+    shutil.rmtree(folder.path)
+    folder.path.write_text("")
+    unkept = folder.add_failure({"reason": "second"})
+    assert unkept == f"this reason is not kept in {folder.path}: File exists"
 
 
 LEAVE = """

@@ -18,7 +18,7 @@ from statistics import median
 from bench.core.files import write_atomic
 from bench.core.text import counted, some
 from bench.data.catalog import open_dataset
-from bench.data.dataset import Dataset, Image, Split
+from bench.data.dataset import Dataset, Image, Split, remarks
 from bench.data.files.files import taken_warnings
 from bench.data.files.imagefiles import FileDataset
 from bench.data.formats.contract import Value
@@ -382,10 +382,7 @@ def _too_few(dataset: Dataset, left: dict[str, int]) -> Iterator[Problem]:
 
 
 def _usual_remarks(dataset: Dataset, shared: Same) -> Iterator[str]:
-    for name, value in dataset.notes.items():
-        if name != "listed_images_missing":
-            shown = some(value) if isinstance(value, list) else value
-            yield f"{name.replace('_', ' ')}: {shown}"
+    yield from remarks({**dataset.notes, "listed_images_missing": None})
     if not dataset.has_test:
         yield "no test split: set test_per_class: N, and N images of each class are held back"
     yield from _deeper(dataset)

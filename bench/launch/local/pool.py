@@ -191,26 +191,27 @@ class Pool:
 
     def _retry(self, worker: _Worker) -> None:
         left = [run for run in worker.batch if run.id not in self.usable | self.unusable]
-        how, lines = worker.child.how, worker.child.last_lines()
+        child = worker.child
         if not worker.batch:
             self.failed_starts += not worker.idle
             if self.failed_starts >= _MOST_ATTEMPTS:
-                hint = "\n  ".join(filter(None, [cure_of(how), lines]))
-                raise BenchError(f"workers cannot start; the last one {how}", hint=hint or None)
+                text = f"workers cannot start; the last one {child.how}"
+                raise BenchError(text, hint=child.hint or None)
         blamed = worker.running or left[0].id if left else None
         if blamed is not None:
             self.deaths[blamed] += 1
-            self.listener({"event": "worker_died", "id": blamed, "message": how})
+            self.listener({"event": "worker_died", "id": blamed, "message": child.how})
             if self.deaths[blamed] >= _MOST_ATTEMPTS:
                 left = [run for run in left if run.id != blamed]
-                self._give_up(blamed, how, lines)
+                self._give_up(blamed, child)
         if left:
             self.waiting.insert(0, Batch("again", tuple(left)))
 
-    def _give_up(self, run_id: str, how: str, lines: str) -> None:
+    def _give_up(self, run_id: str, child: Child) -> None:
         self.unusable.add(run_id)
         spec = self.plan.runs[run_id].spec
-        how = "; ".join(filter(None, [how, cure_of(how)]))
-        failure = {"run_id": run_id, "reason": "worker died", "message": f"{how}\n{lines}".strip()}
-        self.store.folder(run_id, spec).add_failure(failure)
-        self.listener({"event": "ended", "id": run_id, "status": "failed", "message": how})
+        how = f"its worker {child.how}, {_MOST_ATTEMPTS} times"
+        failure = {"run_id": run_id, "reason": "worker died", "message": f"{how}\n{child.hint}"}
+        unkept = self.store.folder(run_id, spec).add_failure(failure)
+        text = "; ".join(filter(None, [how, cure_of(child.how), unkept]))
+        self.listener({"event": "ended", "id": run_id, "status": "failed", "message": text})

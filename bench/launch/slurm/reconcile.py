@@ -244,7 +244,7 @@ class Reconciler:
             failures = folder.failures()
             reason, _, message = view.reason.partition(": ")
             if not failures or f"{failures[-1].get('message')}" != message:
-                folder.add_failure(
+                unkept = folder.add_failure(
                     {
                         "run_id": view.run.id,
                         "reason": reason,
@@ -253,6 +253,11 @@ class Reconciler:
                         "attempts": view.attempts,
                     }
                 )
+                if unkept:
+                    raise StoreError(
+                        f"run {view.run.id} is not tried again; {unkept}",
+                        hint="free some space there, and give the command again",
+                    )
 
 
 def _with_new(jobs: Mapping[str, QueuedJob], ledger: Ledger) -> dict[str, QueuedJob]:

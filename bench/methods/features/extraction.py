@@ -15,7 +15,7 @@ import zipfile
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -23,7 +23,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.core.errors import DataError
-from bench.core.files import temporary_beside, write_atomic
+from bench.core.files import reserve, temporary_beside, write_atomic
 from bench.data.dataset import Image
 from bench.data.rows import Rows
 from bench.methods.features.extract_options import (
@@ -192,12 +192,10 @@ class _Arrays:
             shutil.rmtree(self.folder, ignore_errors=True)
             self.folder.mkdir(parents=True)
         for number, (name, shape) in enumerate(self.shapes.items()):
-            self.maps[name] = np.memmap(
-                self.folder / f"{number}.f32",
-                np.float32,
-                "w+" if done is None else "r+",
-                shape=(count, *shape),
-            )
+            path = self.folder / f"{number}.f32"
+            mode: Literal["w+", "r+"] = "w+" if done is None else "r+"
+            self.maps[name] = np.memmap(path, np.float32, mode, shape=(count, *shape))
+            reserve(path)
         return done or 0
 
     def _marked(self) -> int | None:

@@ -19,6 +19,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.core.errors import ModelError
+from bench.core.files import reserve, temporary_beside
 from bench.methods.features.cost import most_iterations
 from bench.methods.features.memo import MEMO
 from bench.methods.features.solvers import Blocks, Linear, Loss, fit_in_memory, fit_streaming
@@ -285,13 +286,15 @@ class _Extract:
     @contextmanager
     def stored(self, data: Domain, name: str, in_memory: bool) -> Iterator[NDArray[np.float32]]:
         """All of them: an array, or a file that lives as long as the `with` block."""
-        shape, path = (data.size, self.columns), self.task.folder / f".{name}.features"
+        shape = (data.size, self.columns)
+        path = temporary_beside(self.task.folder / f"{name}.features")
         try:
             if in_memory:
                 x: NDArray[np.float32] = np.empty(shape, np.float32)
             else:
                 path.parent.mkdir(parents=True, exist_ok=True)
                 x = np.memmap(path, np.float32, "w+", shape=shape)
+                reserve(path)
             at = 0
             for block in self.blocks(data):
                 x[at : at + len(block)] = block

@@ -21,7 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from bench.core.errors import DataError
-from bench.core.files import temporary_beside, write_atomic
+from bench.core.files import reserve, temporary_beside, write_atomic
 from bench.methods.retrieval.filter_banks import Bank, Group
 from bench.methods.retrieval.histograms import (
     Counts,
@@ -211,6 +211,7 @@ def _build(
     try:
         path.parent.mkdir(parents=True, exist_ok=True)
         array = np.lib.format.open_memmap(temporary, mode="w+", dtype=kind, shape=shape)
+        reserve(temporary)
         fill(array)
         array.flush()
         del array

@@ -171,6 +171,7 @@ def test_names_and_reasons_from_data_are_harmless_and_failures_are_gaps(committe
     board = hostile(committed).astype({"reason": object})
     board.loc[5:8, "status"] = "failed"
     board.loc[5:8, "reason"] = "out of memory & <tired>"
+    board.loc[9:10, "status"] = "not converged"
     report = build("<script>alert(0)</script>", Evidence(board), png=False)
     text = page(report)
     found = Page(text)
@@ -182,6 +183,7 @@ def test_names_and_reasons_from_data_are_harmless_and_failures_are_gaps(committe
     for data in report.files.values():
         assert b"<script" not in data
     assert f"4 of the leaderboard's {len(board)} runs have no result." in html.unescape(text)
+    assert "2 runs never left chance in training." in text
     assert "out of memory &amp; &lt;tired&gt;" in text
 
 
