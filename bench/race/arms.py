@@ -40,11 +40,17 @@ class Arm:
         name: part of an experiment's name.
         words: what it is, on the screen.
         cell: keys of a grid's cell.
+        cost: seconds of an epoch, in those of a recipe that trains all layers.
     """
 
     name: str
     words: str
     cell: Mapping[str, Any]
+    cost: float = 1.0
+
+    def epochs(self, budget: int) -> int:
+        """Its epochs in the time of so many of a recipe that trains all layers."""
+        return round(budget / self.cost)
 
 
 def usual_trunk() -> Trunk:
@@ -56,18 +62,28 @@ def usual_trunk() -> Trunk:
 
 
 def floor_arms(trunk: Trunk) -> list[Arm]:
-    """Classifiers on features of the trunk as it is: seconds, and a floor for the others."""
+    """Classifiers on features of the trunk as it is: seconds, and a floor for the others.
+
+    Each C is an arm of its own, as each rate is: none is chosen on fewer images than the others.
+    """
     frozen = {"pattern": "freeze", "train.refit": True}
-    return [
-        Arm("probe", "frozen, logistic regression", {**frozen, "method": {"name": "probe"}}),
-        Arm("svm", "frozen, SVM", {**frozen, "method": {"name": "svm", "normalise": False}}),
-    ]
+
+    def arm(method: str, words: str, c: float, **options: Any) -> Arm:
+        cell = {**frozen, "method": {"name": method, "c": c, **options}}
+        return Arm(f"{method}-{c:g}", f"frozen, {words}, C = {c:g}", cell)
+
+    logistic = [arm("probe", "logistic regression", c) for c in (1.0, 0.1, 0.01)]
+    return [*logistic, arm("svm", "SVM", 0.01, normalise=False)]
 
 
 def tuned_arms(trunk: Trunk) -> list[Arm]:
     """Recipes that train the network, the likeliest first: a short race has the first of them."""
-    half = trunk.depth // 2
-    partial = f"F(1-{half})T({half + 1}-{trunk.depth - 1})R({trunk.depth})"
+
+    def above(layers: int) -> str:
+        """Keeps so many layers as they are: the first ones cost most, and change least."""
+        return f"F(1-{layers})T({layers + 1}-{trunk.depth - 1})R({trunk.depth})"
+
+    third, half = max(1, trunk.depth // 3), max(1, trunk.depth // 2)
 
     def fitted(lr: float, **more: Any) -> dict[str, Any]:
         """The classifier is fitted first; statistics of the copied layers stay (few images)."""
@@ -78,9 +94,27 @@ def tuned_arms(trunk: Trunk) -> list[Arm]:
 
     random = {"train__head": "random", "train__copied_statistics": "moving"}
     return [
+        Arm(
+            "upper",
+            "classifier first, then the upper two thirds of the layers, rate 0.001",
+            fitted(1e-3, pattern=above(third)),
+            cost=0.65,
+        ),
         Arm("fitted-3e-4", "classifier first, then all layers, rate 0.0003", fitted(3e-4)),
-        Arm("fitted-1e-4", "classifier first, then all layers, rate 0.0001", fitted(1e-4)),
+        Arm(
+            "half",
+            "classifier first, then the upper half of the layers, rate 0.001",
+            fitted(1e-3, pattern=above(half)),
+            cost=0.5,
+        ),
         Arm("fitted-1e-3", "classifier first, then all layers, rate 0.001", fitted(1e-3)),
+        Arm(
+            "upper-3e-4",
+            "classifier first, then the upper two thirds of the layers, rate 0.0003",
+            fitted(3e-4, pattern=above(third)),
+            cost=0.65,
+        ),
+        Arm("fitted-1e-4", "classifier first, then all layers, rate 0.0001", fitted(1e-4)),
         Arm(
             "moving",
             "all layers at once, a tenth of the classifier's rate",
@@ -95,11 +129,6 @@ def tuned_arms(trunk: Trunk) -> list[Arm]:
             "decay",
             "classifier first, then rates that fall with depth",
             fitted(1e-3, train__layer_lr_decay=0.8),
-        ),
-        Arm(
-            "partial",
-            "classifier first, then the upper half of the layers",
-            fitted(3e-4, pattern=partial),
         ),
         Arm(
             "sgd",
