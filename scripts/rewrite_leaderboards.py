@@ -21,11 +21,12 @@ from bench.planning.workspace import open_session
 from bench.results.aggregate import aggregate
 from bench.results.leaderboard import columns_of, describe, sort_rows, to_csv
 from bench.results.records import COLUMNS
+from bench.results.resolved import PRECISION
 
 ROOT = Path(__file__).parents[1]
 PAPERS = ("best-practices", "multifaceted", "selective-joint", "soft-fine-tuning")
 COMMITTED: dict[str, tuple[str, tuple[str, ...]]] = {
-    "results/tiny-imagenet.csv": ("grids/tiny-imagenet.yaml", ()),
+    "results/tiny-imagenet.csv": ("grids/tiny-imagenet.yaml", ("preset=bfloat16",)),
     "results/borrowing.csv": ("grids/borrowing.yaml", ()),
     "results/borrowing-tiny-imagenet.csv": ("grids/borrowing-tiny-imagenet.yaml", ()),
     **{
@@ -58,7 +59,8 @@ def rewritten(
     with path.open(newline="") as file:
         old = {row["run_id"]: row for row in csv.DictReader(file)}
     session = open_session(ROOT / grid, results=results, data_root=data_root, overrides=overrides)
-    rows = describe(session.plan)
+    resolved = {key: {PRECISION: row[PRECISION]} for key, row in old.items() if row.get(PRECISION)}
+    rows = describe(session.plan, resolved)
     if rows.keys() != old.keys():
         lost, new = len(old.keys() - rows.keys()), len(rows.keys() - old.keys())
         raise SystemExit(f"{leaderboard}: {lost} runs are not planned by {grid}, {new} are new")

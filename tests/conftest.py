@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import subprocess
+import tempfile
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -15,6 +16,8 @@ if TYPE_CHECKING:
     from bench.planning.workspace import Session
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")
+# Steps that forecasts measure are remembered from test to test, and not in the user's own folder.
+os.environ["XDG_CACHE_HOME"] = str(Path(tempfile.gettempdir()) / f"bench-tests-{os.getuid()}")
 os.environ["MATPLOTLIBRC"] = os.devnull  # figures are tested without the user's own settings
 settings.register_profile("no deadline", deadline=None)  # a busy machine is no failure
 settings.load_profile("no deadline")
@@ -45,8 +48,13 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
         for file in (f"{name}.csv", f"{name}-aggregated.csv"):
             (folder / file).write_bytes(_as_committed(f"results/{file}"))
         if name.startswith("papers/"):
-            said = f"{name}-findings.txt"
-            (folder / said).write_bytes(_as_committed(f"results/{said}"))
+            beside = {
+                "papers/best-practices": ["distances.csv"],
+                "papers/multifaceted": ["sensitivities.csv"],
+                "papers/soft-fine-tuning": ["distances.csv"],
+            }
+            for kind in ("findings.txt", *beside.get(name, [])):
+                (folder / f"{name}-{kind}").write_bytes(_as_committed(f"results/{name}-{kind}"))
     return folder
 
 

@@ -157,7 +157,7 @@ def _recipes(arms: Sequence[pd.DataFrame], settings: Sequence[str], lr: LrRule) 
     What a source has as its target has it follows from the task. So does what it has otherwise,
     such as a number of classes, unless a task has it in several ways: then it is a treatment.
     """
-    rows = pd.concat(arms)
+    rows = one_label_a_source(pd.concat(arms))
     kept = [n for n in settings if n not in SIZES and not repetition(n)]
     kept = [n for n in kept if (lr == "same" or n != "lr") and not varies(n, TASK)]
     told = pd.DataFrame({n: key_of(rows, [n]) for n in kept}, index=rows.index)
@@ -173,6 +173,19 @@ def _recipes(arms: Sequence[pd.DataFrame], settings: Sequence[str], lr: LrRule) 
             kept.append(name)
     texts, left = list(key_of(told, kept)), len(arms[0])
     return [texts[:left], texts[left:]]
+
+
+def one_label_a_source(rows: pd.DataFrame) -> pd.DataFrame:
+    """Give each network that is copied from one label.
+
+    A label names the data set of the source where the target's is another, so that one network
+    has two labels where targets are of several data sets.
+    """
+    labels = [name for name in ("source", "source_origin") if name in rows.columns]
+    if rows["parent_id"].isna().all():
+        return rows
+    least = rows.groupby("parent_id")[labels].transform("min")
+    return rows.assign(**least.fillna(rows[labels]))
 
 
 def _relative(rows: pd.DataFrame, data: str) -> pd.Series[bool]:

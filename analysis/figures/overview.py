@@ -20,9 +20,10 @@ from analysis.leaderboard.labels import number
 VERDICT_LOOKS: Mapping[str, tuple[str, str, str]] = {
     "holds": (COLOURS[0], "o", "full"),
     "fails": (COLOURS[1], "X", "full"),
+    "about equal": (GREY, "s", "full"),
     "not enough evidence": (GREY, "o", "none"),
 }
-"""Colour, marker and filling of each verdict: filled disc, cross, empty ring."""
+"""Colour, marker and filling of each verdict: filled disc, cross, filled square, empty ring."""
 
 
 def verdicts(table: pd.DataFrame, ax: Axes) -> Axes:

@@ -2,8 +2,9 @@
 
 On a user's runs a part is a comparison with its test; verdicts are given when all parts of all
 claims, and all answers of the report, are known (`analysis.statistics.decisions`). A claim fails
-when one of its parts fails, and holds when all parts of its main setting hold. Published numbers
-are single values, so there an ordering is read as printed.
+when one of its parts fails, and holds when all parts of its main setting hold; it is about equal
+when all of these hold or show an effect that is too small to be of interest. Published numbers are
+single values, so there an ordering is read as printed.
 """
 
 from __future__ import annotations
@@ -17,7 +18,7 @@ import pandas as pd
 from scipy import stats
 
 from analysis.comparisons.evidence import Evidence
-from analysis.comparisons.pairing import comparisons
+from analysis.comparisons.pairing import comparisons, one_label_a_source
 from analysis.comparisons.units import Kind, combined, repetitions, summarise
 from analysis.leaderboard.labels import settings
 from analysis.leaderboard.read import SIZES, key_of
@@ -27,16 +28,24 @@ from analysis.statistics.decisions import (
     Hypothesis,
     Rules,
     difference_test,
+    equality_test,
     hypothesis_name,
     two_levels,
 )
-from analysis.statistics.sample_size import MOST_REPETITIONS, repetitions_wanted
+from analysis.statistics.sample_size import (
+    MOST_REPETITIONS,
+    repetitions_for_equality,
+    repetitions_wanted,
+)
 from bench.core.errors import DataError
+from bench.core.text import p_value
 from bench.results.intervals import Estimate, student
 
-Verdict = Literal["holds", "fails", "not enough evidence"]
+Verdict = Literal["holds", "fails", "about equal", "not enough evidence"]
 HOLDS: Verdict = "holds"
 FAILS: Verdict = "fails"
+EQUAL: Verdict = "about equal"
+"""What is compared differs by less than the smallest effect of interest, in either direction."""
 UNDECIDED: Verdict = "not enough evidence"
 _VERDICTS: Mapping[int, Verdict] = {1: HOLDS, -1: FAILS, 0: UNDECIDED}
 
@@ -55,6 +64,9 @@ class Part:
         needed: what to run where there is not enough; `wanted` how many repetitions would do in
             all (`repetitions_wanted`), where there are some.
         test: what decides it; None for published numbers and where nothing can be tested.
+        equal: the test of an effect below the smallest one of interest; None where the unit has no
+            such effect, and where the claim itself speaks of a margin.
+        interest: the smallest effect of interest, 0 where there is none.
         estimate: what `test` and `wanted` come from.
         main: whether it is of the setting that was repeated most; other settings are shown too,
             and can make a claim fail, but a claim may hold without them.
@@ -74,6 +86,8 @@ class Part:
     needed: str = ""
     wanted: int | None = None
     test: Hypothesis | None = None
+    equal: Hypothesis | None = None
+    interest: float = 0.0
     estimate: Estimate | None = None
     main: bool = True
     here: Verdict = UNDECIDED
@@ -91,20 +105,38 @@ class Part:
         few = self.counted == "task" and self.test is not None and self.test.p_general is None
         return f"on these {self.n} tasks" if few else ""
 
-    def decided(self, decision: Decision) -> Part:
-        """The part with its verdicts, once the whole family is tested."""
+    def decided(self, decision: Decision, equal: Decision | None = None) -> Part:
+        """The part with its verdicts, once the whole family is tested.
+
+        Args:
+            equal: on `self.equal`; it counts where no difference was decided.
+        """
         if self.test is None:
             return self
-        general, here = decision.of(self.test)
+        levels = zip(decision.of(self.test), _equal(self.equal, equal), strict=True)
+        general, here = (EQUAL if same and not sign else _VERDICTS[sign] for sign, same in levels)
         one = self.test.p_general is None
-        verdict = _VERDICTS[here if one else general]
-        part = replace(self, verdict=verdict, here=_VERDICTS[here], p_holm=decision.p)
+        verdict = here if one else general
+        part = replace(self, verdict=verdict, here=here, p_holm=decision.p)
+        if EQUAL in (verdict, here) and equal is not None:
+            small = f"within ±{self.interest:g} {self.unit}, p (Holm) {p_value(equal.p)}"
+            part = replace(part, detail="; ".join(t for t in (self.detail, small) if t))
         if verdict != UNDECIDED:
             return replace(part, needed="")
-        wanted = None
-        if self.estimate is not None and self.estimate.method == "Student t":
-            wanted = repetitions_wanted(self.estimate, level=decision.level)
-        return replace(part, wanted=wanted)
+        return replace(part, wanted=self._wanted(decision, equal))
+
+    def _wanted(self, decision: Decision, equal: Decision | None) -> int | None:
+        """The fewer of those that would show the effect and those that would show it too small."""
+        if self.estimate is None or self.estimate.method != "Student t":
+            return None
+        known = [repetitions_wanted(self.estimate, level=decision.level)]
+        if equal is not None:
+            known += [repetitions_for_equality(self.estimate, self.interest, level=equal.level)]
+        return min((n for n in known if n is not None), default=None)
+
+
+def _equal(test: Hypothesis | None, decision: Decision | None) -> tuple[int, int]:
+    return (0, 0) if test is None or decision is None else decision.of(test)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -162,7 +194,10 @@ def claim(paper: str, name: str, text: str, published: OnPublished) -> Callable[
 def combine(
     claim: Claim, basis: Literal["published", "measured"], parts: Sequence[Part]
 ) -> Finding:
-    """A claim's verdict: fails with any part, holds with all parts of its main setting."""
+    """A claim's verdict: fails with any part, holds with all parts of its main setting.
+
+    It is about equal where each of these holds or is about equal.
+    """
     if not parts:
         raise DataError(f"claim {claim.id} has no part")
     verdict = _together([(part.verdict, part.main) for part in parts])
@@ -187,7 +222,8 @@ def combine(
 def _together(parts: Sequence[tuple[Verdict, bool]]) -> Verdict:
     if any(verdict == FAILS for verdict, _ in parts):
         return FAILS
-    return HOLDS if all(v == HOLDS for v, main in parts if main) else UNDECIDED
+    main = {verdict for verdict, main in parts if main}
+    return HOLDS if main == {HOLDS} else EQUAL if main and main <= {HOLDS, EQUAL} else UNDECIDED
 
 
 def _to_run(parts: Sequence[Part]) -> list[str]:
@@ -320,7 +356,12 @@ def judge(
         pairs: the hypothesis' name, from `analysis.statistics.decisions.hypothesis_name`.
     """
     part = from_estimate(name, UNDECIDED, e, _with_here(detail, e, unit), unit, needed)
-    return replace(part, test=difference_test(e, pairs, unit, rules))
+    return replace(
+        part,
+        test=difference_test(e, pairs, unit, rules),
+        equal=equality_test(e, f"equal {pairs}", unit, rules),
+        interest=rules.interest.get(unit, 0.0),
+    )
 
 
 def _with_here(detail: str, e: Estimate, unit: str) -> str:
@@ -425,7 +466,7 @@ def setting_names(board: pd.DataFrame, groups: Sequence[pd.DataFrame]) -> list[s
     """What tells each of several comparisons from the others; empty for the commonest."""
     if len(groups) == 1:
         return [""]
-    sides = []
+    sides, board = [], one_label_a_source(board)
     for side in ("left_place", "right_place"):
         # One run of each, whatever the order of rows; its size and schedule are not part of it.
         rows = board.loc[[_least(board, group[side]) for group in groups]]
@@ -475,7 +516,9 @@ def difference(
         effect, low, high = (None if v is None else v - margin for v in (e.value, e.low, e.high))
         detail = f"{part.detail}; a margin of {margin:g} {unit} is allowed"
         test = difference_test(e, pairs, "", evidence.rules)
-        return replace(part, effect=effect, low=low, high=high, detail=detail, test=test)
+        return replace(
+            part, effect=effect, low=low, high=high, detail=detail, test=test, equal=None
+        )
 
     return parts_of(evidence, name, left, right, vary, needed, make, measure)
 

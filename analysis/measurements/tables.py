@@ -399,6 +399,8 @@ def _verification(board: pd.DataFrame) -> pd.DataFrame | None:
 def _expressions(restriction: object) -> str:
     """What `train_where` leaves of the expressions, as SFT Table 5 words it.
 
+    The slant of digits stands in for the expression of a person.
+
     >>> _expressions("expression=Sadness,Surprise"), _expressions(None)
     ('two', 'all')
     """
@@ -406,4 +408,4 @@ def _expressions(restriction: object) -> str:
         return "all"
     column, _, values = restriction.partition("=")
     count = len(values.split(","))
-    return "two" if column == "expression" and count == 2 else restriction
+    return "two" if column in ("expression", "slant") and count == 2 else restriction

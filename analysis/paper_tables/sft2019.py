@@ -8,7 +8,7 @@ _MAP = "mean_average_precision"
 _NETWORKS = {
     "MobileNetV2": ("mobilenetv2_100", "resnet10t"),
     "ResNet-50": ("resnet50", "narrow8_32"),
-    "InceptionV4": ("inception_v4",),
+    "InceptionV4": ("inception_v4", "test_resnet"),
 }
 _THREE = tuple(words[0] for words in _NETWORKS.values())
 _ACTION = {
@@ -118,7 +118,7 @@ def _single_classes() -> tuple[Cell, ...]:
 # --- Tables 5 and 6 ------------------------------------------------------------------------------
 
 _FARS = ("1e-2", "1e-3", "1e-4", "1e-5")
-_ALL, _TWO = {"train_where": NONE}, {"train_where": "expression=*,*"}
+_ALL, _TWO = {"train_where": NONE}, {"train_where": ("expression=*,*", "slant=*,*")}
 _FACES = {
     "pre-training": arm("table-5", method="svm", **_ALL),
     "fine-tuning": arm("table-5", method="plain", **_ALL),

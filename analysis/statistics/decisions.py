@@ -5,7 +5,8 @@ more repeat it, and one about these very tasks (the unit is the seed within its 
 by both, at half the level each, or by the second alone where there are fewer tasks. Holm's
 procedure runs over all comparisons that the leaderboard allows to be tested, those of the
 report's answers and those of the papers' claims. What is decided must also reach the smallest
-effect of interest.
+effect of interest. That an effect is smaller than this is a statement of its own: two one-sided
+tests of each comparison of a claim, a second family with Holm's procedure at the same level.
 """
 
 from __future__ import annotations
@@ -17,6 +18,7 @@ from typing import Literal
 
 import pandas as pd
 
+from analysis.statistics.corrections import p_equal
 from bench.results.intervals import Estimate
 
 LOG_RATIO = "% (log ratio x 100)"
@@ -68,7 +70,8 @@ class Rules:
             f"of this kind needs {self.least_tasks} tasks or more, one about these tasks alone "
             f"{self.least_seeds} seeds or more; both are tested, and p is that of the stronger "
             f"one, so that the other may be undecided. About equal means within "
-            f"{_points(self.margin)}."
+            f"{_points(self.margin)}, by two one-sided tests; where no difference is decided they "
+            f"are a second family, of {self.level:g} too."
         )
 
 
@@ -152,6 +155,25 @@ def difference_test(e: Estimate, name: str, unit: str, rules: Rules) -> Hypothes
     least = rules.interest.get(unit, 0.0)
     test = Hypothesis(name, direction_of(e.value, least), None, None, 1)
     return two_levels(test, e, e.p, rules)
+
+
+def equality_test(e: Estimate, name: str, unit: str, rules: Rules) -> Hypothesis | None:
+    """The test of "the effect is at least the smallest one of interest, up or down" (TOST).
+
+    None where the unit has no smallest effect of interest.
+
+    >>> from bench.results.intervals import from_errors
+    >>> test = equality_test(from_errors(0.1, 0.1, 9, 10, "task"), "a", "points", Rules())
+    >>> test.direction, round(test.p_general, 6)
+    (1, 4e-06)
+    """
+    least = rules.interest.get(unit, 0.0)
+    if least <= 0:
+        return None
+    test = two_levels(Hypothesis(name, 1, None, None, 1), e, p_equal(e, -least, least), rules)
+    if e.here is not None and test.p_here is not None:
+        test = replace(test, p_here=p_equal(e.here, -least, least))
+    return test
 
 
 def direction_of(effect: float, least: float) -> Literal[-1, 0, 1]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+from collections import Counter
 from collections.abc import Sequence
 
 from rich.text import Text
@@ -13,6 +14,7 @@ from bench.commands.record_details import omitted_by_condition
 from bench.core.text import counted
 from bench.grid.presets import split_presets
 from bench.planning.workspace import Session
+from bench.results.resolved import PRECISION
 
 
 def missing_lines(messages: Sequence[str]) -> list[str]:
@@ -61,7 +63,11 @@ def ending_lines(session: Session) -> tuple[list[str | Text], int]:
     """What became of the runs that were asked for, and how many have no result."""
     states = session.states()
     found = [states[run.id] for run in session.wanted]
-    lines: list[str | Text] = [*omission_lines(session), *damage_lines(session)]
+    lines: list[str | Text] = [
+        *omission_lines(session),
+        *precision_lines(session),
+        *damage_lines(session),
+    ]
     if diverged := found.count("diverged"):
         lines.append(f"{counted(diverged, 'run')} diverged; that is a result and has its rows")
     bad = sum(state not in ("done", "diverged") for state in found)
@@ -86,6 +92,23 @@ def omission_lines(session: Session) -> list[Text]:
         if record is not None:  # one that is damaged has its line from `damage_lines`
             finished.append((run.spec, record))
     return [marked("note", "yellow", f" {line}") for line in omitted_by_condition(finished)]
+
+
+def precision_lines(session: Session) -> list[Text]:
+    """A line where `precision: auto` was not the same in all runs: these are not compared."""
+    readings = session.records.read()
+    found = [readings[run.id].record for run in session.wanted if run.id in readings]
+    values = [record["resolved"].get(PRECISION) for record in found if record is not None]
+    counts = Counter(value for value in values if value is not None)
+    if len(counts) < 2:
+        return []
+    parts = [f"{value} in {counted(count, 'run')}" for value, count in sorted(counts.items())]
+    text = (
+        f" precision: auto was {' and '.join(parts)}, as their devices compute it natively; runs "
+        "that computed differently are no repetitions and no pairs; to have all alike: --set "
+        "train.precision=float32 --set pretrain.precision=float32"
+    )
+    return [marked("note", "yellow", text)]
 
 
 def damage_lines(session: Session) -> list[Text]:

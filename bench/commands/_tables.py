@@ -10,7 +10,7 @@ from rich.table import Table
 
 from bench.commands.record_details import record_lines
 from bench.core.text import counted, duration
-from bench.planning.plan import forecast_s
+from bench.planning.forecast import Forecast
 from bench.planning.workspace import Session
 from bench.results.aggregate import (
     baselines_of,
@@ -35,11 +35,15 @@ _WITHOUT_RESULT = ("diverged", "failed", "damaged", "blocked")
 
 
 def plan_table(
-    session: Session, states: Mapping[str, str], workers: int, *, retry_failed: bool = False
+    session: Session,
+    states: Mapping[str, str],
+    workers: int,
+    forecast: Forecast,
+    *,
+    retry_failed: bool = False,
 ) -> tuple[Table, str]:
     """What `--dry-run` shows: a row per experiment, and a sentence of totals."""
     todo = to_do(states, retry_failed)
-    rates = session.rates()
     table = Table("experiment", "about", box=None, pad_edge=False)
     given_up = any(states[r.id] != "done" and r.id not in todo for r in session.wanted)
     headings = ("runs", "done", "to do", "work", *(("no result",) if given_up else ()))
@@ -68,10 +72,10 @@ def plan_table(
             str(len(runs)),
             str(done),
             str(len(left)),
-            _work([forecast_s(run, rates) for run in left]),
+            _work([forecast.seconds(run) for run in left]),
             *([str(others) if others else ""] if given_up else []),
         )
-    return table, _totals(session, states, rates, workers, todo)
+    return table, _totals(session, states, forecast, workers, todo)
 
 
 def _work(costs: Sequence[float | None]) -> str:
@@ -84,13 +88,13 @@ def _work(costs: Sequence[float | None]) -> str:
 def _totals(
     session: Session,
     states: Mapping[str, str],
-    rates: Mapping[tuple[str, int], float],
+    forecast: Forecast,
     workers: int,
     todo: Collection[str],
 ) -> str:
     runs = session.wanted
     left = [run for run in runs if run.id in todo]
-    costs = [forecast_s(run, rates) for run in left]
+    costs = [forecast.seconds(run) for run in left]
     known = sum(cost for cost in costs if cost is not None)
     counts = Counter(states[run.id] for run in runs if run.id not in todo)
     ended = [f"{counts[s]} {s}" for s in _WITHOUT_RESULT if counts[s]]
@@ -108,11 +112,12 @@ def _totals(
     if any(run.facts.missing for run in left):
         return f"{text}; how long it takes is not known without the data"
     if known:
-        origin = "at the speed measured here" if rates else "at an assumed speed"
-        text += f"; about {duration(known / workers)} on {counted(workers, 'worker')} {origin}"
+        about = duration(forecast.of_all(left, workers))
+        on = counted(workers, "worker")
+        text += f"; about {about} on {on} at the speed measured here"
     unknown = sum(cost is None for cost in costs)
     if unknown:
-        text += f"; {counted(unknown, 'run')} of unknown cost: nothing like it has run here yet"
+        text += f"; {counted(unknown, 'run')} of unknown cost: a step could not be measured"
     return text
 
 

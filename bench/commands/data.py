@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -99,7 +100,7 @@ def data_check(
         data_root=data_root,
         cache_dir=results / "cache",
         options=side.options,
-        pictures=not comparison.bytes_only,
+        most_pairs=0 if comparison.bytes_only else math.inf,
     )
     for line in report.lines(every=every):
         say(line)

@@ -3,16 +3,19 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.commands._options import DataRoot, Results, as_path, console
+from bench.commands._options import DataRoot, Results, as_path, console, marked
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
+    from bench.data.inspection.check import Problem
     from bench.race.arms import Trunk
+    from bench.race.photographs import Photographs
     from bench.race.race import Race, Result
 
 
@@ -62,6 +65,8 @@ def finetune(
         f"with labels, {counted(photographs.test, 'test image')}; {photographs.words}",
         highlight=False,
     )
+    for problem in _problems(photographs, data_root, Store(results).cache):
+        out.print(marked("problem", "yellow", f": {problem}"))
     out.print(f"from {race.trunk.model}, {_weights(race.trunk)}; {duration(budget_s)}")
     if race.recall():
         out.print("goes on from what an earlier command of this name has decided")
@@ -73,6 +78,15 @@ def finetune(
         raise typer.Exit(130) from None
     for line in _answer(race, result):
         out.print(line, highlight=False)
+
+
+def _problems(photographs: Photographs, data_root: Path | None, cache: Path) -> Sequence[Problem]:
+    """What `bench data check` finds: the race skips what it cannot read, and takes the rest."""
+    from bench.data.inspection.check import check
+    from bench.planning.images import MOST_PAIRS
+
+    kind, root = photographs.target["dataset"], photographs.target["root"]
+    return check(kind, root, data_root=data_root, cache_dir=cache, most_pairs=MOST_PAIRS).problems
 
 
 def _name_of(root: Path) -> str:

@@ -15,6 +15,7 @@ from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.launch.devices import Machine, Placement
+    from bench.planning.forecast import Forecast
     from bench.planning.workspace import Session
 
 
@@ -48,13 +49,11 @@ def grid(
     submission: SubmitOptions,
 ) -> None:
     """Run what is missing of a grid and write its leaderboards."""
-    from bench.planning.images import check_images
-
     _check(machine, slurm, submission)
     looks = not (accept_problems or dry_run)
     if slurm and not dry_run:
         if looks:
-            check_images(chosen.open("writable"))
+            _check_images(chosen.open("writable"))
         submit(
             chosen,
             submission,
@@ -63,17 +62,26 @@ def grid(
             device=machine.device if machine.device != "auto" else None,
         )
     from bench.launch.devices import Machine, placement
+    from bench.launch.local.run import forecast_here
 
     session = chosen.open("any" if dry_run else "writable", allow_missing=dry_run)
     if looks:
-        check_images(session)
+        _check_images(session)
     if not session.missing_data:
         session.try_networks()
     here = Machine(machine.device, machine.threads, machine.gpus)
     where = placement(machine.workers, here)
-    _print_plan(session, where, retry_failed)
+    forecast = forecast_here(session, here, retry_failed=retry_failed)
+    _print_plan(session, where, forecast, retry_failed)
     if not dry_run:
         _run(session, here, where, retry_failed)
+
+
+def _check_images(session: Session) -> None:
+    from bench.planning.images import check_images
+
+    for note in check_images(session):
+        console().print(marked("note", "yellow", f" {note}"))
 
 
 def _check(machine: MachineOptions, slurm: bool, submission: SubmitOptions) -> None:
@@ -92,18 +100,22 @@ def _check(machine: MachineOptions, slurm: bool, submission: SubmitOptions) -> N
         raise BenchError("--slurm-… options are for --slurm", hint="add --slurm, or leave them out")
 
 
-def _print_plan(session: Session, where: Placement, retry_failed: bool) -> None:
+def _print_plan(session: Session, where: Placement, forecast: Forecast, retry_failed: bool) -> None:
     from bench.commands._summary import missing_lines
     from bench.commands._tables import plan_table
     from bench.core.text import counted
 
     out = console()
     states = session.states()
-    table, totals = plan_table(session, states, where.workers, retry_failed=retry_failed)
+    table, totals = plan_table(session, states, where.workers, forecast, retry_failed=retry_failed)
     out.print(table)
     out.print(totals, highlight=False)
     if where.cards:
         out.print(f"GPUs, one for each worker in turn: {', '.join(where.cards)}", highlight=False)
+    for model, factor in sorted(forecast.emulated().items()):
+        text = f": this device has no bfloat16; a step of {model} takes {factor:.1f} "
+        text += "times as long as in float32, as measured here; precision: auto avoids that"
+        out.print(marked("precision", "yellow", text))
     for line in missing_lines(session.missing_data):
         text = f", so ids and 'done' are not known: {line}"
         out.print(marked("data not found", "yellow", text))

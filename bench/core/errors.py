@@ -53,6 +53,7 @@ _WAYS_OUT = {
     errno.ENAMETOOLONG: "give a shorter name, or a folder with a shorter path",
     errno.EISDIR: "a file is needed here, and this is a folder",
     **dict.fromkeys((errno.ENOTDIR, errno.EEXIST), "a folder is needed here, and this is a file"),
+    errno.ENOTSUP: "name a folder on another file system (--results)",
     errno.EMFILE: "allow more open files: ulimit -n 4096",
     **dict.fromkeys(
         (errno.ENOMEM, errno.EAGAIN), "set fewer --workers, or raise the limits of ulimit -a"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 import errno
+import fcntl
 import hashlib
 import io
 import os
@@ -45,8 +46,9 @@ _FORGOTTEN_S = 7 * 24 * 3600.0
 def sweep_temporaries(folder: Path) -> int:
     """Removes what killed writers left in a folder; how many files.
 
-    Of this host those whose process is gone; of others, which cannot be asked, those that nobody
-    has written to for a week, by the file system's own clock.
+    Of this host those whose process is gone; of others, which cannot be asked, and of processes
+    that may have the number of one before a reboot, those that nobody has written to for a week, by
+    the file system's own clock.
     """
     swept = 0
     try:
@@ -59,11 +61,8 @@ def sweep_temporaries(folder: Path) -> int:
             continue
         process = int(found["process"])
         with contextlib.suppress(OSError):
-            if f".{here()}.{process}." in entry.name:
-                dead = not lives(process)
-            else:
-                dead = age_s(Path(entry.path)) > _FORGOTTEN_S
-            if dead:
+            gone = f".{here()}.{process}." in entry.name and not lives(process)
+            if gone or age_s(Path(entry.path)) > _FORGOTTEN_S:
                 os.unlink(entry.path)  # noqa: PTH108 -- of a directory entry
                 swept += 1
     return swept
@@ -92,6 +91,20 @@ def lives(process: int) -> bool:
     except (PermissionError, OverflowError):
         pass
     return True
+
+
+def began(process: int) -> str:
+    """When a process of this host began: the boot, and the clock ticks since.
+
+    A number is given to another process after a while, and after a reboot; empty where the system
+    does not show this, or the process is gone.
+    """
+    try:
+        boot = Path("/proc/sys/kernel/random/boot_id").read_text(encoding="ascii").strip()
+        of_process = Path(f"/proc/{process}/stat").read_bytes()
+        return f"{boot} {int(of_process.rpartition(b')')[2].split()[19])}"
+    except (OSError, ValueError, IndexError):
+        return ""
 
 
 def _write_synced(path: Path, content: bytes) -> None:
@@ -134,7 +147,7 @@ def _write_whole(path: Path, content: bytes | str, replace: bool) -> bool:
             if replace:
                 temporary.replace(path)
             else:
-                os.link(temporary, path)
+                _link(temporary, path)
             sync_folder(path.parent)
         except FileExistsError:
             return False
@@ -149,6 +162,40 @@ def _write_whole(path: Path, content: bytes | str, replace: bool) -> bool:
         finally:
             temporary.unlink(missing_ok=True)
     return True
+
+
+_WITHOUT_LINKS = (errno.EPERM, errno.ENOSYS, errno.ENOTSUP, errno.EOPNOTSUPP)
+
+
+def _link(temporary: Path, path: Path) -> None:
+    """Gives a file its name unless that is taken: by a link, without links by a locked rename.
+
+    FAT, some network file systems and some of those in user space have no links.
+
+    Raises:
+        FileExistsError: the name is taken.
+        OSError: the file system has neither links nor locks.
+    """
+    try:
+        os.link(temporary, path)
+        return
+    except OSError as error:
+        if error.errno not in _WITHOUT_LINKS:
+            raise
+    claim = path.with_name(f".{path.name}.claim")
+    with claim.open("a") as file:
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX)
+        except OSError:
+            claim.unlink(missing_ok=True)
+            text = "this file system has neither hard links nor locks"
+            raise OSError(errno.ENOTSUP, text, str(path)) from None
+        taken = os.path.lexists(path)
+        if not taken:
+            temporary.replace(path)
+        claim.unlink(missing_ok=True)  # who waits for it finds that the name is taken
+    if taken:
+        raise FileExistsError(errno.EEXIST, os.strerror(errno.EEXIST), str(path))
 
 
 def file_digest(path: Path) -> str:

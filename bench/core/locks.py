@@ -20,7 +20,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 from bench.core.errors import StoreError
-from bench.core.files import age_s, here, lives, publish_new
+from bench.core.files import age_s, began, here, lives, publish_new
 from bench.core.paths import read_regular
 
 STALE_S = 600.0
@@ -44,7 +44,7 @@ def exclusive(path: Path) -> Iterator[bool]:
     """
     with contextlib.ExitStack() as stack:
         try:
-            file = stack.enter_context(path.open("a+"))
+            file = stack.enter_context(path.open("ab", buffering=0))
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             yield False
@@ -59,9 +59,9 @@ def exclusive(path: Path) -> Iterator[bool]:
             with _by_file(_beside(path)) as mine:
                 yield mine
             return
-        file.truncate(0)
-        file.write(_who())
-        file.flush()
+        with contextlib.suppress(OSError):  # on a full disk nobody sees who holds it
+            file.truncate(0)
+            file.write(_who().encode())
         yield True
 
 
@@ -82,7 +82,7 @@ def _beside(path: Path) -> Path:
 
 def _who() -> str:
     own = {"host": socket.gethostname(), "here": here(), "process": os.getpid()}
-    return json.dumps(own | {"key": secrets.token_hex(8)}) + "\n"
+    return json.dumps(own | {"began": began(os.getpid()), "key": secrets.token_hex(8)}) + "\n"
 
 
 @contextlib.contextmanager
@@ -139,7 +139,10 @@ def _is_stale(path: Path, content: str) -> bool:
     with contextlib.suppress(ValueError, KeyError, TypeError):
         own = json.loads(content)
         if own["here"] == here():
-            return not lives(int(own["process"]))
+            process = int(own["process"])
+            # After a reboot another process often has the number.
+            now = began(process)
+            return not lives(process) or (now != "" and own["began"] != now)
     try:
         return age_s(path) > STALE_S
     except OSError:

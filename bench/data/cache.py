@@ -2,14 +2,15 @@
 
 `cache/<fingerprint>-<size>/` holds `images.npy` (N, size, size, 3) uint8 in the order train, val,
 test; `content.npy` (N, 32) the images' content hashes; `crc.npy` (N,) a checksum of each row; and
-`manifest.json`. An entry never changes. It is built in a folder of its own and renamed, so of two
-processes that build it at once the second throws its own away. Pixels that another entry of the
-same size already has (nested training sets, the common test set) are copied and not decoded again.
+`manifest.json`. An entry never changes. It is built in a folder of its own, in parts that several
+processes share (`bench.data.decoding`), and renamed. Pixels that another entry of the same size
+already has (nested training sets, the common test set) are copied and not decoded again.
 """
 
 from __future__ import annotations
 
 import contextlib
+import hashlib
 import json
 import os
 import secrets
@@ -23,9 +24,9 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.core.errors import DataError, StoreError
-from bench.core.files import reserve
 from bench.core.locks import exclusive
 from bench.data.dataset import Image, UInt8
+from bench.data.decoding import CRC, Parts, Rows, sweep
 
 FORMAT = "bench decoded images 1"
 _ATTEMPTS = 4
@@ -133,44 +134,48 @@ def _build(
     read: Read,
     version: str,
 ) -> None:
-    _check_room(folder.parent, len(images) * size * size * 3)
-    own = folder.with_name(f"{_TEMPORARY}{folder.name}-{secrets.token_hex(6)}")
-    with _held(own):
-        own.mkdir()
-        _fill(own, images, content, size, read, version, folder)
+    """Makes the entry, together with other processes that want it, and renames it to `folder`."""
+    digest = hashlib.sha256(f"{FORMAT} {version} ".encode() + content.tobytes()).hexdigest()
+    parts = Parts(folder.parent, f"{folder.name}-{digest[:16]}", len(images), size)
+    wanted = len(images) * size * size * 3
+    known = _Known(content, folder.parent, size, version)
 
+    def pixels(rows: Rows) -> UInt8:
+        found: UInt8 = np.empty((len(rows), size, size, 3), dtype=np.uint8)
+        missing = [place for place, row in enumerate(rows) if not known.copy(row, found[place])]
+        decoded = read([images[rows[place]] for place in missing], size)
+        for place, one in zip(missing, decoded, strict=True):
+            found[place] = one
+        return found
 
-def _fill(
-    own: Path,
-    images: Sequence[Image],
-    content: UInt8,
-    size: int,
-    read: Read,
-    version: str,
-    folder: Path,
-) -> None:
-    """Makes the entry in a folder of its own, and renames it to `folder`."""
+    def is_ended() -> bool:
+        entry = _open(folder, size, version)
+        return entry is not None and _is_entry_of(entry, content)
+
     try:
-        pixels: UInt8 = np.lib.format.open_memmap(
-            own / "images.npy", mode="w+", dtype=np.uint8, shape=(len(images), size, size, 3)
-        )
-        reserve(own / "images.npy")
-        done = _copy_known(pixels, content, folder.parent, size, version)
-        missing = [row for row in range(len(images)) if not done[row]]
-        for row, one in zip(missing, read([images[row] for row in missing], size), strict=True):
-            pixels[row] = one
-        crc = np.array([zlib.crc32(row.tobytes()) for row in pixels], dtype=np.uint32)
-        np.save(own / "content.npy", content, allow_pickle=False)
-        np.save(own / "crc.npy", crc, allow_pickle=False)
-        pixels.flush()  # type: ignore[attr-defined]
-        manifest = {"format": FORMAT, "version": version, "images": len(images), "size": size}
-        (own / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
-        for file in own.iterdir():
-            _sync(file)
-        _sync(own)
-        _publish(own, folder, content, size, version)
-    finally:
-        shutil.rmtree(own, ignore_errors=True)
+        crc = parts.fill(pixels, lambda: _check_room(folder.parent, wanted), is_ended)
+        while crc is not None and not is_ended():
+            with parts.ending() as mine:
+                if mine:
+                    _end(parts.entry, folder, content, crc, size, version)
+            if not mine:
+                parts.wait()
+    except Exception:
+        parts.remove()
+        raise
+    parts.remove()
+
+
+def _end(own: Path, folder: Path, content: UInt8, crc: CRC, size: int, version: str) -> None:
+    """Writes what stands beside the pixels, and publishes the entry."""
+    np.save(own / "content.npy", content, allow_pickle=False)
+    np.save(own / "crc.npy", crc, allow_pickle=False)
+    manifest = {"format": FORMAT, "version": version, "images": len(content), "size": size}
+    (own / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
+    for file in own.iterdir():
+        _sync(file)
+    _sync(own)
+    _publish(own, folder, content, size, version)
 
 
 def _check_room(cache_dir: Path, wanted: int) -> None:
@@ -186,26 +191,28 @@ def _check_room(cache_dir: Path, wanted: int) -> None:
         )
 
 
-def _copy_known(
-    pixels: UInt8, content: UInt8, cache_dir: Path, size: int, version: str
-) -> npt.NDArray[np.bool_]:
-    """Fills the rows that other entries have; says which."""
-    done = np.zeros(len(content), dtype=np.bool_)
-    wanted: dict[bytes, list[int]] = {}
-    for row, key in enumerate(content):
-        wanted.setdefault(key.tobytes(), []).append(row)
-    for folder in sorted(cache_dir.glob(f"[!.]*-{size}")):
-        if not wanted:
-            break
-        entry = _open(folder, size, version)
-        if entry is None:
-            continue
-        for row, key in enumerate(entry.content):
-            rows = wanted.get(key.tobytes())
-            if rows is not None and entry.sound(row):
-                pixels[rows] = entry.images[row]
-                done[wanted.pop(key.tobytes())] = True
-    return done
+class _Known:
+    """Rows of the wanted content that other entries have; these are looked through once."""
+
+    def __init__(self, content: UInt8, cache_dir: Path, size: int, version: str) -> None:
+        wanted: dict[bytes, list[int]] = {}
+        for row, key in enumerate(content):
+            wanted.setdefault(key.tobytes(), []).append(row)
+        self._rows: dict[int, tuple[_Entry, int]] = {}
+        for folder in sorted(cache_dir.glob(f"[!.]*-{size}")):
+            entry = _open(folder, size, version) if wanted else None
+            for place, key in enumerate(() if entry is None else entry.content):
+                if entry is not None and key.tobytes() in wanted and entry.sound(place):
+                    for row in wanted.pop(key.tobytes()):
+                        self._rows[row] = (entry, place)
+
+    def copy(self, row: int, to: UInt8) -> bool:
+        """Copies a row to where it belongs; false where no entry has it."""
+        if row not in self._rows:
+            return False
+        entry, place = self._rows[row]
+        to[:] = entry.images[place]
+        return True
 
 
 def _publish(own: Path, folder: Path, content: UInt8, size: int, version: str) -> None:
@@ -236,19 +243,9 @@ def _sync(path: Path) -> None:
         os.close(handle)
 
 
-@contextlib.contextmanager
-def _held(own: Path) -> Iterator[None]:
-    """While a build goes on, others see by a lock that its builder lives; no clock is asked."""
-    lock = own.with_name(f"{own.name}{_LOCK}")
-    try:
-        with exclusive(lock):
-            yield
-    finally:
-        lock.unlink(missing_ok=True)
-
-
 def _sweep(cache_dir: Path) -> None:
-    """Removes what builds that were killed have left."""
+    """Removes what builds that were killed have left, once nobody is going to resume them."""
+    sweep(cache_dir)
     for folder in cache_dir.glob(f"{_TEMPORARY}*"):
         if folder.name.endswith((_LOCK, ".held")):
             folder, lock = folder.with_name(folder.name.partition(_LOCK)[0]), folder

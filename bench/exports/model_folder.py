@@ -25,6 +25,8 @@ from torch import nn
 from bench.core.errors import BenchError, ModelError
 from bench.core.files import write_atomic
 from bench.data.colours import Colours
+from bench.data.files.decode import Reading
+from bench.data.formats.contract import READING
 from bench.models.inputs import InputStatistics, attach, attached
 from bench.models.layers import create, register_networks
 from bench.models.weights import save_state
@@ -44,6 +46,7 @@ class Model:
         size: side in pixels of the square that the network is shown.
         kept_size: side at which images are decoded; the middle `size` of it is shown.
         mean, std: per colour, as fractions of 255.
+        reading: how the images that it was trained on were read.
     """
 
     network: nn.Module
@@ -52,6 +55,7 @@ class Model:
     kept_size: int
     mean: Colours
     std: Colours
+    reading: Reading
 
 
 def write_model(network: Network, out: Path, run_id: str, card: str) -> None:
@@ -89,6 +93,7 @@ def config_of(network: Network, run_id: str) -> dict[str, Any]:
     """`config.json` in timm's layout; `bench` has what timm does not know."""
     data, inputs = network.spec.data, attached(network.model)
     kept = data.kept_size
+    reading = {name: value for name, value in data.options if name in READING}
     return {
         "architecture": network.spec.model.name,
         "num_classes": len(network.classes),
@@ -105,7 +110,11 @@ def config_of(network: Network, run_id: str) -> dict[str, Any]:
             "num_classes": len(network.classes),
             "fixed_input_size": _sized(network),
         },
-        "bench": {"run_id": run_id, "kept_size": kept},
+        "bench": {
+            "run_id": run_id,
+            "kept_size": kept,
+            **({"reading": reading} if reading else {}),
+        },
     }
 
 
@@ -131,6 +140,12 @@ def read_model(folder: Path) -> Model:
         r, g, b = (float(value) for value in shown["std"])
         statistics = InputStatistics((red, green, blue), (r, g, b))
         spec = ModelSpec(name=config["architecture"])
+        own = config.get("bench", {}).get("reading", {})
+        reading = Reading(
+            str(own.get("depth", Reading.depth)),
+            str(own.get("alpha", Reading.alpha)),
+            int(own.get("max_megapixels", Reading.max_megapixels)),
+        )
         sound = 0 < size <= int(kept) <= 16384 and min(r, g, b) > 0 and len(classes) > 0
     except (
         KeyError,
@@ -152,7 +167,8 @@ def read_model(folder: Path) -> Model:
     except (SafetensorError, RuntimeError, OSError) as error:
         raise _damaged(folder / _WEIGHTS, str(error).strip().split("\n")[0]) from None
     attach(network, statistics)
-    return Model(network.eval(), classes, size, int(kept), statistics.mean, statistics.std)
+    mean, std = statistics.mean, statistics.std
+    return Model(network.eval(), classes, size, int(kept), mean, std, reading)
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

@@ -102,7 +102,7 @@ def predictions(
     """
     for start in range(0, len(files), _BLOCK):
         block = files[start : start + _BLOCK]
-        pixels = [_pixels(path, model.kept_size) for path in block]
+        pixels = [_pixels(path, model) for path in block]
         readable = [one for one in pixels if not isinstance(one, str)]
         shares = iter(list(softmax(scores(model, np.stack(readable)))) if readable else [])
         for path, one in zip(block, pixels, strict=True):
@@ -126,15 +126,21 @@ def scores(model: Model, pixels: NDArray[np.uint8]) -> NDArray[np.float32]:
     )
 
 
-def _pixels(path: Path, size: int) -> NDArray[np.uint8] | str:
+def _pixels(path: Path, model: Model) -> NDArray[np.uint8] | str:
     try:
         info = path.stat()
         if not stat.S_ISREG(info.st_mode):
             return "no regular file"
         if info.st_size > _MOST_BYTES:
             return f"{info.st_size:,} bytes are too many for an image"
-        return decode(path.read_bytes(), size)
+        return decode(path.read_bytes(), model.kept_size, model.reading)
     except UnreadableError as error:
-        return str(error)
+        if not error.way:
+            return error.reason
+        most = model.reading.max_megapixels
+        return (
+            f"{error.reason}; save it with 8 bits a colour, opaque, in at most {most} megapixels "
+            "(the model reads images as its run read them)"
+        )
     except OSError as error:
         return error.strerror or "it cannot be read"

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
 
 from bench.core.errors import BenchError, GridError, nearest
 from bench.grid.yaml import scalar
@@ -76,7 +78,6 @@ _EXPECTED = {
     "less_than": "must be less than {lt}",
     "too_short": "must have at least {min_length}",
     "string_pattern_mismatch": "is not of the form {pattern}",
-    "literal_error": "must be {expected}",
 }
 
 
@@ -93,7 +94,6 @@ _USUAL = {
     "greater_than": "write a number above {gt}",
     "less_than_equal": "write {le} or less",
     "less_than": "write a number below {lt}",
-    "literal_error": "write {expected}",
 }
 
 
@@ -106,7 +106,8 @@ def cell_error(error: ValidationError, prefix: Key) -> CellError:
     """
     found = error.errors()
     details = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
-    location, recipe = _without_tag(details["loc"], prefix)
+    union = str(details["loc"][-1:]).startswith("('constrained-")  # one of several types
+    location, recipe = _without_tag(details["loc"][:-1] if union else details["loc"], prefix)
     key, kind = prefix + location, details["type"]
     name, value = ".".join(key), details.get("input")
     if kind == "extra_forbidden":
@@ -124,16 +125,47 @@ def cell_error(error: ValidationError, prefix: Key) -> CellError:
     if kind == "value_error":
         text, _, way = details["msg"].removeprefix("Value error, ").partition("; ")
         return CellError(key, text, way or (recipe_hint(recipe) if recipe else None))
-    words = details["msg"][0].lower() + details["msg"][1:]
-    if kind in _EXPECTED:
-        words = _EXPECTED[kind].format(**details.get("ctx", {}))
-    usual = next((way for start, way in _USUAL.items() if kind.startswith(start)), None)
+    if kind == "literal_error":
+        return CellError(key, *_not_one_of(name, value, details["ctx"]["expected"], recipe))
+    either = (
+        [one for one in found if one["loc"][:-1] == details["loc"][:-1]] if union else [details]
+    )
+    usual = filter(None, map(_usual, either))
     hint = (
         _way_out(kind, value, prefix != ("recipe",))
         or (recipe_hint(recipe) if recipe else None)
-        or (usual and usual.format(**details.get("ctx", {})))
+        or " or ".join(usual)
+        or None
     )
-    return CellError(key, f"{name} is {shown(value)}: {words}", hint)
+    return CellError(key, f"{name} is {shown(value)}: {' or '.join(map(_expected, either))}", hint)
+
+
+def _expected(details: ErrorDetails) -> str:
+    """What is wrong with a value."""
+    words = _EXPECTED.get(details["type"])
+    if words is None:
+        return details["msg"][0].lower() + details["msg"][1:]
+    return words.format(**details.get("ctx", {}))
+
+
+def _usual(details: ErrorDetails) -> str | None:
+    """What to write, by the kind of the error alone."""
+    way = next((way for start, way in _USUAL.items() if details["type"].startswith(start)), None)
+    return way and way.format(**details.get("ctx", {}))
+
+
+_FEW = 4
+
+
+def _not_one_of(name: str, value: Any, expected: str, recipe: str | None) -> tuple[str, str]:
+    """Message and hint of a value that is none of those expected, such as `'a', 'b' or 'c'`."""
+    names = re.findall(r"'([^']*)'", expected)
+    few = len(names) <= _FEW
+    message = (
+        f"{name} is {shown(value)}: {f'must be {expected}' if few else 'there is no such value'}"
+    )
+    usual = f"write {nearest(str(value), names, len(names))}" if names else f"write {expected}"
+    return message, (few and recipe and recipe_hint(recipe)) or usual
 
 
 def shown(value: Any) -> str:
@@ -176,7 +208,7 @@ def _way_out(kind: str, value: Any, grid: bool) -> str | None:
         return "put it in quotes" if isinstance(value, bool) else f"write it in quotes: '{value}'"
     if isinstance(value, list) and grid and kind not in ("too_short", "tuple_type"):
         return "lists of values to try stand under axes:"
-    if isinstance(value, str) and kind.startswith(("int", "float")):
+    if isinstance(value, str) and value.strip() and kind.startswith(("int", "float")):
         written = value.strip()
         plain = written.lstrip("+0") or "0"
         if isinstance(scalar(written), int | float):

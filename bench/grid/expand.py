@@ -27,7 +27,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -98,7 +98,7 @@ def load_grid(path: Path | str, *, overrides: Sequence[str] = ()) -> Grid:
     """
     path = Path(path)
     presets, overrides = split_presets(overrides)
-    document = with_presets(read_yaml(path), presets)
+    document = with_presets(_with_roots(read_yaml(path), path), presets)
     top = _mapping(document, (), document.value, _TOP)
     experiments = _mapping(document, ("experiments",), top.get("experiments"), None)
     if not experiments:
@@ -118,6 +118,34 @@ def load_grid(path: Path | str, *, overrides: Sequence[str] = ()) -> Grid:
         slurm=_mapping(document, ("slurm",), top.get("slurm") or {}, None),
         measures=read_measures(document, {each.name: each.runs for each in expanded}),
     )
+
+
+def _with_roots(document: Document, path: Path) -> Document:
+    """The grid with a selection's `root:` made absolute where it lies beside the grid file."""
+
+    def walk(value: Any, key: str) -> Any:
+        if isinstance(value, dict):  # below classes, a root is a synset
+            return (
+                value if key.endswith("classes") else {k: walk(v, str(k)) for k, v in value.items()}
+            )
+        if isinstance(value, list):
+            return [walk(item, key) for item in value]
+        if not isinstance(value, str) or key.split(".")[-1] != "root":
+            return value
+        beside = path.parent / value
+        return str(beside.resolve()) if _exists(beside) else value
+
+    if not isinstance(document.value, dict):
+        return document
+    inside = {k: v if k == "root" else walk(v, str(k)) for k, v in document.value.items()}
+    return replace(document, value=inside)
+
+
+def _exists(path: Path) -> bool:
+    try:
+        return path.exists()
+    except (OSError, ValueError):  # no path at all, or a folder that may not be read
+        return False
 
 
 def check_experiments(only: Sequence[str], grid: Grid) -> None:

@@ -78,6 +78,7 @@ _Loader.add_constructor(_TAG + "float", _Loader.construct_yaml_float)
 
 _DEEP = f"values are nested deeper than {MAX_DEPTH} levels"
 _WAYS_OUT = {
+    r"'\t'": "indent with spaces, not with tabs",
     "cannot start any token": "put the value in quotes if it is meant as text",
     "expected the node content": "put the value in quotes if it is meant as text",
     "undefined alias": "define it above with &NAME, or put the text in quotes",
@@ -85,7 +86,7 @@ _WAYS_OUT = {
     "mapping values are not allowed": "put a value that holds ': ' in quotes, or check indentation",
     "escape": "in double quotes a backslash begins an escape; use single quotes",
     "tab": "indent with spaces",
-    "single document": "keep one grid in a file; --- begins another",
+    "another document": "keep one grid in a file; --- begins another",
 }
 _CHECK = "check brackets, quotes and indentation here and on the lines above"
 

@@ -1,23 +1,29 @@
 """How many workers this machine gets, and which GPU each of them sees.
 
-Found without torch, which the command does not import: NVIDIA's own tool lists the GPUs. A worker
-sees one GPU, so runs never choose one themselves, and a GPU that several workers share is shared
-because `--workers` asks for more of them than there are.
+Found without torch, which the command does not import: NVIDIA's own tool lists the GPUs; a slice of
+a GPU (MIG) is one. Where there is a driver without that tool, torch is asked in a process of its
+own. A worker sees one GPU, so runs never choose one themselves, and a GPU that several workers
+share is shared because `--workers` asks for more of them than there are.
 """
 
 from __future__ import annotations
 
 import os
+import re
 import subprocess
 from collections import Counter
 from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass
+from pathlib import Path
 from typing import Any
 
-from bench.launch.preflight import finds_gpu
+from bench.launch.preflight import count_gpus, finds_gpu
 from bench.planning.workspace import Session
 
 VISIBLE = "CUDA_VISIBLE_DEVICES"
+_DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
+_LISTED = re.compile(r"^GPU (\d+):|^\s+MIG .*\(UUID: *(MIG-[^)\s]+)\)", re.M)
+"""A GPU, or a slice of the GPU above it, as `nvidia-smi -L` lists them."""
 
 
 @dataclass(frozen=True)
@@ -47,10 +53,18 @@ def context_of(session: Session, machine: Machine, **more: Any) -> dict[str, Any
 
 @dataclass(frozen=True)
 class Placement:
-    """The workers of a command: their number, and the GPUs that they take in turn (none: CPU)."""
+    """The workers of a command.
+
+    Attributes:
+        workers: how many there are at most.
+        cards: the GPUs that they take in turn; none is the CPU.
+        team: GPUs of a worker that trains what other runs start from; where it is more than one,
+            no two workers share a GPU.
+    """
 
     workers: int
     cards: tuple[str, ...] = ()
+    team: int = 1
 
 
 def placement(workers: int | None, machine: Machine) -> Placement:
@@ -58,13 +72,17 @@ def placement(workers: int | None, machine: Machine) -> Placement:
 
     Args:
         workers: as asked for; None is one for each GPU or, without one, for each core.
-        machine: where several GPUs train a run together, one run at a time has all of them.
+        machine: where several GPUs train a run together, as many runs at a time as have room.
     """
-    if machine.gpus > 1:
-        return Placement(workers or 1)
     cards = () if machine.device == "cpu" else visible_gpus(os.environ)
+    if not cards and VISIBLE not in os.environ and machine.device != "cpu":
+        asks = machine.device == "cuda" or any(map(Path.exists, _DRIVERS))
+        cards = tuple(map(str, range(count_gpus() if asks else 0)))
     if cards and machine.device == "auto" and not finds_gpu():  # a torch without CUDA
         cards = ()
+    if machine.gpus > 1:
+        enough = len(cards) >= machine.gpus  # else the check before the first run refuses it
+        return Placement(workers or len(cards), cards, machine.gpus) if enough else Placement(1)
     return Placement(workers or len(cards) or _cores(), cards)
 
 
@@ -81,7 +99,7 @@ def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
         return tuple(part.strip() for part in named.split(",") if part.strip() not in ("", "-1"))
     try:
         listed = subprocess.run(
-            ["nvidia-smi", "--query-gpu=index", "--format=csv,noheader"],
+            ["nvidia-smi", "-L"],
             capture_output=True,
             text=True,
             timeout=30,
@@ -90,8 +108,15 @@ def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
         )
     except (OSError, subprocess.TimeoutExpired):
         return ()
-    lines = listed.stdout.split() if listed.returncode == 0 else []
-    return tuple(line for line in lines if line.isdigit())
+    found = _LISTED.finditer(listed.stdout if listed.returncode == 0 else "")
+    cards: list[str] = []
+    whole = False
+    for gpu, piece in (match.groups() for match in found):
+        if piece and whole:  # a GPU that is cut up is used by its slices alone
+            cards.pop()
+        cards.append(gpu or piece)
+        whole = gpu is not None
+    return tuple(cards)
 
 
 def least_used(cards: tuple[str, ...], taken: Iterable[str | None]) -> str | None:

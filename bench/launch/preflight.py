@@ -59,6 +59,12 @@ def finds_gpu() -> bool:
     return _ask(asked, os.environ | _OFFLINE)["device"] is None
 
 
+def count_gpus() -> int:
+    """How many GPUs of this machine the installed torch can use."""
+    asked = {"device": "auto", "gpus": 1, "weights": []}
+    return int(_ask(asked, os.environ | _OFFLINE)["gpus"])
+
+
 def _weights(runs: Sequence[PlannedRun]) -> dict[tuple[str, str | None, int], int]:
     """(network, tag, image size) of timm's weights with the number of runs that copy from them."""
     found: dict[tuple[str, str | None, int], int] = {}
@@ -127,9 +133,16 @@ def _answer(asked: Mapping[str, Any]) -> dict[str, Any]:
     found = [(key, _no_weights(*key)) for key in asked["weights"]]
     return {
         "device": _no_device(asked["device"], asked["gpus"]),
+        "gpus": _gpus(),
         "weights": [key for key, reason in found if reason is not None],
         "reasons": [reason for _, reason in found if reason is not None],
     }
+
+
+def _gpus() -> int:
+    import torch
+
+    return torch.cuda.device_count() if torch.cuda.is_available() else 0
 
 
 def _no_device(device: str, gpus: int) -> tuple[str, str] | None:

@@ -162,7 +162,8 @@ def _check_same(model: nn.Module, network: MultiHead, image_size: int | None) ->
     """The network with heads must give for domain 0 what the network gives."""
     config = getattr(model, "pretrained_cfg", None) or {}
     channels, height, width = config.get("input_size") or (3, 224, 224)
-    images = torch.zeros((1, channels, image_size or height, image_size or width))
+    device = next(model.parameters()).device
+    images = torch.zeros((1, channels, image_size or height, image_size or width), device=device)
     training = model.training
     network.eval()
     try:

@@ -78,69 +78,57 @@ def floor_arms(trunk: Trunk) -> list[Arm]:
 
 def tuned_arms(trunk: Trunk) -> list[Arm]:
     """Recipes that train the network, the likeliest first: a short race has the first of them."""
-
-    def above(layers: int) -> str:
-        """Keeps so many layers as they are: the first ones cost most, and change least."""
-        return f"F(1-{layers})T({layers + 1}-{trunk.depth - 1})R({trunk.depth})"
-
     third, half = max(1, trunk.depth // 3), max(1, trunk.depth // 2)
-
-    def fitted(lr: float, **more: Any) -> dict[str, Any]:
-        """The classifier is fitted first; statistics of the copied layers stay (few images)."""
-        steps = {"train.optimizer": "adamw", "train.weight_decay": 0.05, "train.lr": lr}
-        first = {"train.head": "probe", "train.copied_statistics": "fixed"}
-        own = {name.replace("__", "."): value for name, value in more.items()}
-        return {"pattern": "tune", **steps, **first, **own}
-
-    random = {"train__head": "random", "train__copied_statistics": "moving"}
+    upper = {"pattern": _above(third, trunk.depth)}
+    parts = {"train.augment": "scale_flip", "train.scale_least_area": 0.3}
+    moving = {
+        "train.copied_lr_factor": 0.1,
+        "train.head": "random",
+        "train.copied_statistics": "moving",
+    }
+    sgd = {
+        "pattern": "tune",
+        "train.lr": 0.03,
+        "train.copied_lr_factor": 0.3,
+        "train.nesterov": True,
+    }
     return [
-        Arm(
-            "upper",
-            "classifier first, then the upper two thirds of the layers, rate 0.001",
-            fitted(1e-3, pattern=above(third)),
-            cost=0.65,
-        ),
-        Arm("fitted-3e-4", "classifier first, then all layers, rate 0.0003", fitted(3e-4)),
-        Arm(
+        _fitted("upper", "the upper two thirds of the layers", 1e-3, upper, cost=0.65),
+        _fitted("fitted-3e-4", "all layers", 3e-4),
+        _fitted(
             "half",
-            "classifier first, then the upper half of the layers, rate 0.001",
-            fitted(1e-3, pattern=above(half)),
+            "the upper half of the layers",
+            1e-3,
+            {"pattern": _above(half, trunk.depth)},
             cost=0.5,
         ),
-        Arm("fitted-1e-3", "classifier first, then all layers, rate 0.001", fitted(1e-3)),
-        Arm(
-            "upper-3e-4",
-            "classifier first, then the upper two thirds of the layers, rate 0.0003",
-            fitted(3e-4, pattern=above(third)),
-            cost=0.65,
-        ),
-        Arm("fitted-1e-4", "classifier first, then all layers, rate 0.0001", fitted(1e-4)),
+        _fitted("fitted-1e-3", "all layers", 1e-3),
+        _fitted("upper-3e-4", "the upper two thirds of the layers", 3e-4, upper, cost=0.65),
+        _fitted("fitted-1e-4", "all layers", 1e-4),
         Arm(
             "moving",
             "all layers at once, a tenth of the classifier's rate",
-            fitted(0.01, train__copied_lr_factor=0.1, **random),
+            {**_fitted("", "", 0.01).cell, **moving},
         ),
-        Arm(
-            "parts",
-            "classifier first, then all layers on random parts of images",
-            fitted(3e-4, train__augment="scale_flip", train__scale_least_area=0.3),
-        ),
-        Arm(
-            "decay",
-            "classifier first, then rates that fall with depth",
-            fitted(1e-3, train__layer_lr_decay=0.8),
-        ),
-        Arm(
-            "sgd",
-            "all layers at once, SGD",
-            {
-                "pattern": "tune",
-                "train.lr": 0.03,
-                "train.copied_lr_factor": 0.3,
-                "train.nesterov": True,
-            },
-        ),
+        _fitted("parts", "all layers on random parts of images", 3e-4, parts),
+        _fitted("decay", "rates that fall with depth", 1e-3, {"train.layer_lr_decay": 0.8}),
+        Arm("sgd", "all layers at once, SGD", sgd),
     ]
+
+
+def _above(layers: int, depth: int) -> str:
+    """Keeps so many layers as they are: the first ones cost most, and change least."""
+    return f"F(1-{layers})T({layers + 1}-{depth - 1})R({depth})"
+
+
+def _fitted(
+    name: str, rest: str, lr: float, more: Mapping[str, Any] | None = None, cost: float = 1.0
+) -> Arm:
+    """The classifier is fitted first; statistics of the copied layers stay (few images)."""
+    steps = {"train.optimizer": "adamw", "train.weight_decay": 0.05, "train.lr": lr}
+    first = {"train.head": "probe", "train.copied_statistics": "fixed"}
+    words = f"classifier first, then {rest}, rate {lr:.5g}"
+    return Arm(name, words, {"pattern": "tune", **steps, **first, **(more or {})}, cost)
 
 
 SCRATCH = Arm(

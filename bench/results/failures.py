@@ -14,6 +14,18 @@ import torch
 
 from bench.core.errors import BenchError, of_files
 
+GPU_MEMORY = "out of GPU memory"
+GPU_FAULT = "GPU error"
+"""After it the process computes nothing on its GPU any more."""
+
+_GPU_MEMORY = re.compile(
+    r"CUDA(?: error:)? out of memory|CU(?:BLAS|DNN|SPARSE|FFT)_(?:STATUS_)?ALLOC_FAILED"
+    r"|CUDNN_STATUS_NOT_INITIALIZED",
+    re.I,
+)
+_GPU_FAULT = re.compile(r"CUDA error|CU(?:BLAS|DNN|SOLVER|FFT)_\w+|device-side assert|NCCL error")
+_HOST_MEMORY = re.compile(r"DefaultCPUAllocator|can't allocate memory|not enough memory")
+
 
 @dataclass(frozen=True)
 class Failure:
@@ -43,6 +55,10 @@ class Failure:
         return cls(str(values["reason"]), str(values["message"]), str(values["summary"]))
 
 
+class GpuFaultError(Exception):
+    """The GPU failed a run; this process must end, as every later run in it would fail too."""
+
+
 class FailureError(Exception):
     """A failure that another process has described."""
 
@@ -60,6 +76,8 @@ def failure_of(error: Exception, place: Path | None = None) -> Failure:
 
     >>> failure_of(MemoryError()).reason
     'out of memory'
+    >>> failure_of(RuntimeError("CUDA error: CUBLAS_STATUS_ALLOC_FAILED in …")).reason
+    'out of GPU memory'
     >>> failure_of(Exception("I/O error (os error 28)"), Path("runs/a")).summary[:31]
     'runs/a: No space left on device'
     >>> failure_of(OSError(28, "No space left on device", "results/a.csv")).summary[:38]
@@ -67,10 +85,11 @@ def failure_of(error: Exception, place: Path | None = None) -> Failure:
     """
     if isinstance(error, FailureError):
         return error.failure
-    if isinstance(error, (torch.cuda.OutOfMemoryError, MemoryError)):
+    reason = _of_memory_or_gpu(error)
+    if reason in (GPU_MEMORY, "out of memory"):
         text = str(error)
-        return Failure("out of memory", text, text.strip() or "out of memory")
-    reason = type(error).__name__
+        return Failure(reason, text, text.strip() or reason)
+    reason = reason or type(error).__name__
     if isinstance(error, BenchError):
         summary = f"{error.place}: {error.message}" if error.place else error.message
         return Failure(reason, str(error), summary)
@@ -82,6 +101,20 @@ def failure_of(error: Exception, place: Path | None = None) -> Failure:
         line = f"{shown.place}: {shown.message}; {shown.hint}"
         text = f"{line}\n{text}"
     return Failure(reason, text, line)
+
+
+def _of_memory_or_gpu(error: Exception) -> str | None:
+    """The reason where memory or a GPU failed; torch has no type of its own for most of them."""
+    if isinstance(error, MemoryError):
+        return "out of memory"
+    if not isinstance(error, RuntimeError):
+        return None
+    text = str(error)
+    if isinstance(error, torch.cuda.OutOfMemoryError) or _GPU_MEMORY.search(text):
+        return GPU_MEMORY
+    if isinstance(error, torch.AcceleratorError) or _GPU_FAULT.search(text):
+        return GPU_FAULT
+    return "out of memory" if _HOST_MEMORY.search(text) else None
 
 
 def _of_system(error: Exception, place: Path | None) -> OSError | None:

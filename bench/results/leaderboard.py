@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from types import MappingProxyType
 from typing import Any
 
 from bench.core.errors import GridError, StoreError
@@ -18,6 +19,7 @@ from bench.results.aggregate import aggregate, describe_order, setting_columns
 from bench.results.conditions import Settings, differing
 from bench.results.predictions import add_predictions
 from bench.results.records import COLUMNS, describe_run
+from bench.results.resolved import PRECISION, Values, specs_as_run
 from bench.results.states import Records, blocked
 from bench.results.store import Store
 from bench.specs.data import DataSpec
@@ -38,7 +40,8 @@ def rows(plan: Plan, store: Store, records: Records | None = None) -> list[Row]:
         records: those of the plan, where they are known already.
     """
     readings = (records or Records(plan, store)).read()
-    found = describe(plan)
+    done = {key: one.record for key, one in readings.items() if one.record is not None}
+    found = describe(plan, {key: record["resolved"] for key, record in done.items()})
     for key, row in found.items():
         reading = readings.get(key)
         if reading is None:
@@ -69,19 +72,26 @@ def _mark_children(found: Mapping[str, Row]) -> None:
             row["not_converged"] = "source"
 
 
-def describe(plan: Plan) -> dict[str, Row]:
+def describe(plan: Plan, resolved: Mapping[str, Values] = MappingProxyType({})) -> dict[str, Row]:
     """A row for every training of the plan by run id, with what is known before it has run.
 
     Beside the fixed columns a row has one for each setting that differs among the plan's runs of
-    one role, and for options of methods and of borrowed selections that are not at their default.
+    one role, for options of methods and of borrowed selections that are not at their default, and
+    for settings that were left to the device.
+
+    Args:
+        plan: of a grid.
+        resolved: what the settings left to the device were, by run id.
     """
     runs = [run for run in plan.runs.values() if run.role != "extract"]
     data_sets = _data_sets(plan)
     known = Settings(lambda data: data_sets.get(data))
-    settings = {run.id: known.of(run.spec) for run in runs}
-    conditions = {run.id: known.condition(run.spec) for run in runs}
+    specs = specs_as_run(plan, resolved)
+    settings = {run.id: known.of(specs[run.id]) for run in runs}
+    conditions = {run.id: known.condition(specs[run.id]) for run in runs}
     shown = differing([(run.role, conditions[run.id], settings[run.id]) for run in runs])
-    shown = list(dict.fromkeys([*shown, *_unusual(runs, settings)]))
+    left = [PRECISION] if any(run.spec.train.precision == "auto" for run in runs) else []
+    shown = list(dict.fromkeys([*shown, *_unusual(runs, settings), *left]))
     empty: Row = dict.fromkeys(column.name for column in COLUMNS)
     return {
         run.id: empty
@@ -92,7 +102,7 @@ def describe(plan: Plan) -> dict[str, Row]:
             "role": run.role,
             "run_id": run.id,
             "condition_id": conditions[run.id],
-            "recipe_id": known.recipe(run.spec),
+            "recipe_id": known.recipe(specs[run.id]),
             "task_id": known.task(run.spec),
             "parent_id": run.parent_id,
             "target_classes": len(run.facts.classes),

@@ -363,7 +363,7 @@ def verify(record: Any, run_id: str, place: str) -> None:
         raise StoreError("the record was changed after it was written", place=place, hint=hint)
     row = record.get("row")
     row = row if isinstance(row, Mapping) else {}
-    parts = ((("files", "sizes", "notes"), dict), (("classes", "borrowed"), list))
+    parts = ((("files", "sizes", "notes", "resolved"), dict), (("classes", "borrowed"), list))
     if row.get("status") not in STATUSES or not all(
         isinstance(record.get(name, kind()), kind) for names, kind in parts for name in names
     ):

@@ -49,6 +49,8 @@ class Context:
         gpus: processes that train a run together, each on a GPU of its own
             (`bench.runs.distributed`).
         activations_mib: room for activations that runs share; eight times as much on the disk.
+        resident: whether a GPU may hold all images of a run.
+        passes: forward passes that each of a step's `train.accumulate` parts is cut into.
     """
 
     results: str
@@ -59,6 +61,8 @@ class Context:
     share: bool = True
     activations_mib: int = 1024
     gpus: int = 1
+    resident: bool = True
+    passes: int = 1
 
     @property
     def activation_bytes(self) -> tuple[int, int]:
@@ -365,7 +369,7 @@ def assemble_network(
             image_size=spec.data.image_size,
             parent=parent,
         )
-        heads.append((made, head.kept))
+        heads.append((made.to(next(model.parameters()).device), head.kept))
     module = with_heads(
         model,
         [made for made, _ in heads],

@@ -7,6 +7,7 @@ a cluster sends to all processes of a job are left to the one that started these
 
 from __future__ import annotations
 
+import os
 import re
 import signal
 import sys
@@ -26,27 +27,28 @@ _TORN = re.compile(r"gloo|nccl|connection (closed|reset)|broken pipe|store", re.
 """In torch's message when another process of the group is gone."""
 
 
-def main() -> int:
-    """The process's whole life; returns its exit status."""
+def main() -> None:
+    """The process's whole life.
+
+    One that failed reports first and ends at once: leaving the group in order would wait for the
+    others, who wait for this one.
+    """
     for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
         signal.signal(number, signal.SIG_IGN)
     starter = Starter()
     report = starter.send
 
     from bench.results.failures import failure_of
-    from bench.training.job import Interrupted
 
     try:
         report({"event": "ended", "status": _execute(starter)})
-    except Interrupted:
-        report({"event": "ended", "status": "stopped"})
     except Exception as error:
         failure = failure_of(error)
         print(failure.message, file=sys.stderr)
         torn = isinstance(error, RuntimeError) and bool(_TORN.search(str(error)))
         report({"event": "failed", "torn": torn, **failure.to_json()})
-        return 1
-    return 0
+        sys.stderr.flush()
+        os._exit(1)
 
 
 def _execute(starter: Starter) -> str:
@@ -54,6 +56,7 @@ def _execute(starter: Starter) -> str:
     from bench.runs.execute import execute_rank
     from bench.specs.run import RunSpec
     from bench.training.data_parallel import joined
+    from bench.training.job import Interrupted
     from bench.training.process import prepare
 
     task: dict[str, Any] = starter.messages.get()
@@ -62,14 +65,17 @@ def _execute(starter: Starter) -> str:
     device = device_of(context, rank)
     context = replace(context, device=str(device), share=False)
     with joined(rank, context.gpus, device, Path(task["meeting_point"])) as team:
-        return execute_rank(
-            task["id"],
-            RunSpec.model_validate(task["spec"]),
-            context,
-            team=team,
-            report=starter.send,
-            should_stop=starter.stop.is_set,
-        )
+        try:
+            return execute_rank(
+                task["id"],
+                RunSpec.model_validate(task["spec"]),
+                context,
+                team=team,
+                report=starter.send,
+                should_stop=starter.stop.is_set,
+            )
+        except Interrupted:  # all ranks stop after the same step
+            return "stopped"
 
 
 def device_of(context: Context, rank: int) -> torch.device:
@@ -94,4 +100,4 @@ def device_of(context: Context, rank: int) -> torch.device:
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main()

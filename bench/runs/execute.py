@@ -9,15 +9,20 @@ A run goes through stages, each a function of what the one before gave: an `Exec
 
 from __future__ import annotations
 
+import contextlib
+import gc
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+import torch
 from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
 
+from bench.core.errors import BenchError
 from bench.models import layers
 from bench.models.tuning import add_low_rank, merge, merged_state, unfreezing
-from bench.results.failures import failure_of
+from bench.results.failures import GPU_FAULT, GPU_MEMORY, GpuFaultError, failure_of
 from bench.results.store import RunFolder, Store
 from bench.runs.build import (
     Context,
@@ -41,6 +46,11 @@ from bench.training.data_parallel import Team
 from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.job import Interrupted, Method, Outcome, TrainingJob, unshared
 from bench.training.loop import train
+from bench.training.precision import native_precision
+from bench.training.process import begin_measuring
+
+_MOST_PASSES = 16
+"""Forward passes that a step is cut into where the memory of the GPU is short."""
 
 
 def execute_batch(
@@ -62,6 +72,9 @@ def execute_batch(
             finished run is trained again because its files are gone.
         should_stop: asked after every step; true ends with a checkpoint.
         is_wanted: asked of each run's id just before its turn.
+
+    Raises:
+        GpuFaultError: once the run that met it was reported as failed.
     """
     store = Store(Path(context.results))
     load = Loader(context)
@@ -83,17 +96,30 @@ def execute_batch(
                 return
             if key in together.dealt:
                 continue
-        folder = store.folder(key, spec)
-        with folder.claim() as mine:
-            if not mine:
-                who = folder.holder()
-                report({"event": "ended", "id": key, "status": "elsewhere", "message": who})
-                continue
-            report({"event": "started", "id": key})
-            status, message = _attempt(folder, spec, begin, report)
+        status, message, reason = _claim(store.folder(key, spec), spec, begin, report)
         report({"event": "ended", "id": key, "status": status, "message": message})
+        if reason == GPU_FAULT:
+            raise GpuFaultError(message)
         if status == "stopped":
             return
+
+
+def _claim(
+    folder: RunFolder,
+    spec: RunSpec,
+    begin: Callable[[RunFolder, RunSpec], Execution],
+    report: Report,
+) -> tuple[str, str, str]:
+    """`_attempt`, if no other process executes the run."""
+    with contextlib.ExitStack() as stack:
+        try:
+            mine = stack.enter_context(folder.claim())
+        except (BenchError, OSError) as error:  # there is no room even for a lock
+            return "failed", failure_of(error, folder.path).summary, ""
+        if not mine:
+            return "elsewhere", folder.holder(), ""
+        report({"event": "started", "id": folder.run_id})
+        return _attempt(folder, spec, begin, report)
 
 
 def _attempt(
@@ -101,24 +127,27 @@ def _attempt(
     spec: RunSpec,
     begin: Callable[[RunFolder, RunSpec], Execution],
     report: Report,
-) -> tuple[str, str]:
-    """One try of one run; whatever goes wrong is kept beside it and does not spread."""
+) -> tuple[str, str, str]:
+    """One try of one run; its status, a message, and the reason of a failure.
+
+    Whatever goes wrong is kept beside the run and does not spread.
+    """
     try:
         record = folder.record()
         damage = folder.damage(record) if record is not None else []
         if record is not None and not damage:
             status = str(record["row"]["status"])
-            return ("already" if status == "done" else status), ""
+            return ("already" if status == "done" else status), "", ""
         if damage:  # who gave the run to this process needs its files
             text = f"trained again to have its files back: {', '.join(damage)}"
             report({"event": "note", "id": folder.run_id, "message": text})
-        return _execute(begin(folder, spec)), ""
+        return _execute(begin(folder, spec)), "", ""
     except Interrupted:
-        return "stopped", ""
+        return "stopped", "", ""
     except Exception as error:
         why = failure_of(error, folder.path)
         unkept = folder.add_failure({"run_id": folder.run_id, **why.to_keep()})
-        return "failed", "; ".join(part for part in (why.summary, unkept) if part)
+        return "failed", "; ".join(part for part in (why.summary, unkept) if part), why.reason
 
 
 def execute_rank(
@@ -139,10 +168,55 @@ def execute_rank(
 
 
 def _execute(run: Execution) -> str:
-    """Trains, evaluates, checks the invariants, publishes; the run's status."""
+    """Trains, evaluates, checks the invariants, publishes; the run's status.
+
+    Where the memory of the GPU does not suffice it is tried again with less of it: first without
+    the images there, then with smaller forward passes, which add up to the same steps.
+    """
+    while True:
+        try:
+            return _execute_once(run)
+        except Exception as error:
+            failure, passes = failure_of(error, run.folder.path), run.context.passes
+            short = failure.reason == GPU_MEMORY and 2 * passes <= _MOST_PASSES
+            if not short or run.is_on_features or run.team.size > 1:
+                raise
+        less = replace(run.context, passes=passes if run.context.resident else 2 * passes)
+        run = replace(run, context=replace(less, resident=False))
+        text = f"{failure.summary.splitlines()[0]}; tried again {_savings(run.context)}"
+        run.report({"event": "note", "id": run.folder.run_id, "message": text})
+        gc.collect()
+        if torch.cuda.is_available():
+            torch.cuda.empty_cache()
+
+
+def _savings(context: Context) -> str:
+    """How GPU memory is saved."""
+    passes = "" if context.passes == 1 else f" and {context.passes} forward passes for each one"
+    return f"with the images in host memory{passes}"
+
+
+def _check_batch_norm(model: nn.Module) -> None:
+    """Refuses smaller forward passes where they would change what is computed.
+
+    Raises:
+        BenchError: BatchNorm that is trained sees each pass by itself.
+    """
+    if any(isinstance(m, _BatchNorm) and m.training for m in model.modules()):
+        raise BenchError(
+            "the GPU has too little memory for this run, and smaller forward passes would change "
+            "the statistics of its BatchNorm",
+            hint="halve train.batch_size and double train.accumulate, which is another condition; "
+            "or train with --gpus 2, or on a GPU with more memory",
+        )
+
+
+def _execute_once(run: Execution) -> str:
+    """One attempt of `_execute`."""
     if run.team.size < run.context.gpus:
         key = run.folder.run_id
         return execute_ranks(key, run.spec, run.context, run.report, run.should_stop)
+    begin_measuring(run.device)
     run.check_identity()
     finished = _trained(run)
     if run.spec.train.refit and finished.outcome.status == "done" and not run.is_on_features:
@@ -193,6 +267,8 @@ def _train(run: Execution, model: nn.Module, frozen: str, chosen: Outcome | None
     method = build_method(run.spec, run.data, model, run.context, bank)
     run.check_inputs(method.domains)
     job, prefix = _job(run, model, method, frozen)
+    if not run.context.resident:
+        began.append(f"the GPU has too little memory: trained {_savings(run.context)}")
     if chosen is not None:
         job = second_job(job, chosen, run.folder)
     before = 0 if chosen is None else len(chosen.history)
@@ -245,6 +321,11 @@ def _job(
     if recipe.tuned == "lora":
         products = add_low_rank(model, spec.layers, recipe, spec.seeds.init)
         network = replace(network, groups=network.groups + products)
+    if run.context.passes > 1:
+        network.module.train()
+        set_modes()
+        _check_batch_norm(network.module)
+    precision = [native_precision(run.device)] if recipe.precision == "auto" else []
     job = TrainingJob(
         model=network.module,
         method=method,
@@ -252,18 +333,19 @@ def _job(
         forward=past.get("forward", network.forward),
         prefix=past.get("prefix"),
         share=past.get("share", unshared),
-        train=recipe,
+        train=recipe.model_copy(update={"accumulate": recipe.accumulate * run.context.passes}),
         order_seed=spec.seeds.order,
         validation=validation if validation.size else None,
         device=run.device,
         set_modes=set_modes,
         stage=stage,
-        identity=run.folder.run_id,
+        identity=" ".join([run.folder.run_id, *precision]),
         checkpoint=run.folder.checkpoint_path,
         checkpoint_every_s=run.context.checkpoint_s,
         should_stop=run.should_stop,
         keep_before=tuple(getattr(method, "fused", ())),
         keep_end=recipe.refit,
         team=run.team,
+        resident=run.context.resident,
     )
     return job, prefix

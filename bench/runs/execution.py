@@ -82,7 +82,10 @@ class Execution:
                 return weights.load_state(other, self.spec.model.name, image_size=size)
 
     def network(self, parent_state: Mapping[str, Tensor] | None) -> nn.Module:
-        """The network before its first step: random, then what the pattern copies."""
+        """The network before its first step, on its device: random, then what the pattern copies.
+
+        Random numbers are the CPU's, so that a GPU begins with the same weights.
+        """
         spec = self.spec
         seed, size = spec.seeds.init, spec.data.image_size
         outputs, drop_path = self._outputs(), spec.train.drop_path
@@ -92,7 +95,7 @@ class Execution:
         widen_classifier(model, spec.model, views, seed=seed, image_size=size)
         layers.apply_pattern(model, spec.layers, parent_state)
         tune_only(model, spec.layers, spec.train.tuned)
-        return model
+        return model.to(self.device)
 
     def check_inputs(self, domains: Sequence[Domain]) -> None:
         """Compares the normalisation of images with that of the weights that the run starts from.

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Iterable, Sequence
-from contextlib import ExitStack
+from contextlib import ExitStack, suppress
 from functools import partial
 from typing import Any
 
@@ -16,8 +16,10 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
+from bench.core.errors import BenchError
 from bench.models import layers
 from bench.models.domains import Trunk, classifier_name
+from bench.results.failures import GPU_FAULT, GpuFaultError, failure_of
 from bench.results.store import RunFolder, Store
 from bench.runs.build import build_method
 from bench.runs.distributed import Report
@@ -30,7 +32,7 @@ from bench.training.domain_batches import Feed, FeedOptions
 from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.fused import Head, HeadOutcome, train_heads
 from bench.training.job import Interrupted, Method, Outcome
-from bench.training.process import peak_memory_bytes
+from bench.training.process import begin_measuring, peak_memory_bytes
 
 MOST_HEADS = 64
 """Classifiers of one fused group; more gain nothing, and one failure costs them all."""
@@ -189,6 +191,8 @@ class Together:
             except _NotTogether:
                 return
             except Exception as error:
+                if failure_of(error).reason == GPU_FAULT:
+                    raise GpuFaultError(str(error)) from error
                 why = f"{type(error).__name__}: {error}"
                 text = f"trained alone, as it could not be trained with others: {why}"
                 self.report({"event": "note", "id": key, "message": text})
@@ -206,8 +210,9 @@ class Together:
         members = []
         for key, spec in group:
             folder = self.store.folder(key, spec)
-            if claims.enter_context(folder.claim()) and folder.record() is None:
-                members.append(self.begin(folder, spec))
+            with suppress(BenchError, OSError):  # its own attempt shows what is wrong with it
+                if claims.enter_context(folder.claim()) and folder.record() is None:
+                    members.append(self.begin(folder, spec))
         for member in members if len(members) > 1 else []:
             self.report({"event": "started", "id": member.folder.run_id})
         return members
@@ -225,6 +230,7 @@ Later = Callable[[], Finished]
 def _train(members: Sequence[Execution], should_stop: Callable[[], bool]) -> list[Later]:
     begun = time.monotonic()
     first = members[0]
+    begin_measuring(first.device)
     state = first.parent_state()
     for member in members:
         member.check_identity()
@@ -309,7 +315,7 @@ def _cut(
             return trunk(images)  # type: ignore[no-any-return]
 
     domain = method.domains[0]
-    feed = Feed(domain, FeedOptions(member.device, spec.train.channels_last), None)
+    feed = Feed(domain, FeedOptions(member.device, spec.train.channels_last, resident=False))
     model.eval()
     with torch.no_grad():
         images = feed.plain_batch(0, min(2, domain.size))

@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-import functools
 import io
 import itertools
-import platform
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any, Literal
 
@@ -13,11 +12,15 @@ import numpy as np
 import timm
 import torch
 
+from bench.core import processor
 from bench.core.errors import DataError
 from bench.data.inspection.overlap import is_named_as_in_imagenet
+from bench.results.resolved import PRECISION, leaves_to_device
+from bench.results.store import Store
 from bench.runs.build import Context, Data
-from bench.specs.run import FromFile, FromTimm, RunSpec
+from bench.specs.run import FromFile, FromTimm, RunSpec, run_id
 from bench.training.job import Method
+from bench.training.precision import native_precision
 
 
 def borrowed_record(data: Data) -> dict[str, Any]:
@@ -125,17 +128,40 @@ def _imagenet_of(run: RunSpec) -> Literal["ilsvrc", "full"] | None:
 
 def device_name(device: torch.device, processes: int = 1) -> str:
     """The name of the GPU or of the processor, and how many processes trained together."""
-    name = torch.cuda.get_device_name(device) if device.type == "cuda" else _processor()
+    name = torch.cuda.get_device_name(device) if device.type == "cuda" else processor.name()
     return name if processes == 1 else f"{processes} x {name}"
 
 
-@functools.cache
-def _processor() -> str:
-    """The processor's model name, where the system gives it."""
-    try:
-        for line in Path("/proc/cpuinfo").read_text().splitlines():
-            if line.startswith("model name"):
-                return f"cpu {line.partition(':')[2].strip()}"
-    except OSError:
-        pass
-    return f"cpu {platform.processor() or platform.machine()}"
+def arithmetic(device: torch.device) -> dict[str, Any] | None:
+    """What the bits of a result on a GPU depend on besides the GPU; None on the CPU.
+
+    `tf32` names what rounds the factors of float32 products to 10 bits; cuDNN's convolutions do
+    where nobody forbids it. Without `deterministic` sums are added in an order that may change.
+    """
+    if device.type != "cuda":
+        return None
+    cudnn, matmul = torch.backends.cudnn, torch.backends.cuda.matmul
+    rounded = {"convolutions": cudnn.allow_tf32, "products": matmul.allow_tf32}
+    return {
+        "tf32": [name for name, is_on in rounded.items() if is_on],
+        "cudnn": cudnn.version(),  # type: ignore[no-untyped-call]
+        "cudnn_benchmark": cudnn.benchmark,
+        "deterministic": torch.are_deterministic_algorithms_enabled(),
+    }
+
+
+def resolved_settings(spec: RunSpec, context: Context) -> dict[str, str]:
+    """What the settings that were left to the device are, in the run and in what it starts from.
+
+    Names and values as in `bench.results.resolved`; empty where nothing was left to the device.
+    """
+    found: dict[str, str] = {}
+    if spec.train.precision == "auto":
+        found[PRECISION] = native_precision(context.torch_device())
+    for prefix, needed in (("source.", spec.parent), ("bank.", spec.bank)):
+        if needed is not None and leaves_to_device(needed):
+            key = run_id(needed, context.fingerprint)
+            record = Store(Path(context.results)).folder(key, needed).record()
+            values: Mapping[str, str] = (record or {}).get("resolved", {})
+            found |= {f"{prefix}{name}": value for name, value in values.items()}
+    return found

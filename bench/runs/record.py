@@ -22,7 +22,13 @@ from bench.results.records import describe_run
 from bench.results.store import Kept, RunFolder
 from bench.runs.build import Context, Data
 from bench.runs.evaluation import verify_run
-from bench.runs.provenance import borrowed_record, device_name, overlap_with_tests
+from bench.runs.provenance import (
+    arithmetic,
+    borrowed_record,
+    device_name,
+    overlap_with_tests,
+    resolved_settings,
+)
 from bench.specs.run import RunSpec
 from bench.training import evaluation as evaluate
 from bench.training.domain import Domain
@@ -104,9 +110,13 @@ def _record_of(run: Finished, folder: RunFolder, context: Context) -> dict[str, 
         notes |= verify_run(run.model, run.data, device, row)
     if run.sharing:
         notes["sharing"] = dict(run.sharing)
+    if (bits := arithmetic(device)) is not None:
+        notes["arithmetic"] = bits
+    resolved = resolved_settings(run.spec, context)
     return {
         "run_id": folder.run_id,
         "row": row,
+        **({"resolved": resolved} if resolved else {}),
         **files,
         "classes": list(run.data.loaded.classes),
         "images": run.data.resolved.fingerprint,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from fractions import Fraction as Exact
 from typing import Annotated, Any, Literal
 
@@ -79,13 +79,21 @@ Where = Annotated[tuple[tuple[str, tuple[str, ...]], ...], BeforeValidator(_wher
 
 
 class _Recipe(Frozen):
-    """Common to all recipes: `take` keeps the first classes of the drawn order (nested subsets)."""
+    """Common to all recipes.
+
+    Attributes:
+        take: keeps the first classes of the drawn order, so that subsets are nested; None is all.
+    """
 
     take: Count | None = None
 
 
 class _DrawnRecipe(_Recipe):
-    """`class_draw` is the seed of the random choice of classes; source and target share it."""
+    """Common to recipes that draw.
+
+    Attributes:
+        class_draw: seed of the random choice of classes; source and target share it.
+    """
 
     class_draw: NonNegative = 0
 
@@ -97,14 +105,22 @@ class AllClasses(_Recipe):
 
 
 class ListedClasses(_Recipe):
-    """The classes named, in that order."""
+    """The classes named, in that order.
+
+    Attributes:
+        names: of the classes.
+    """
 
     recipe: Literal["listed"] = "listed"
     names: tuple[str, ...] = Field(min_length=1)
 
 
 class RandomClasses(_DrawnRecipe):
-    """`n` random classes."""
+    """`n` random classes.
+
+    Attributes:
+        n: number of classes.
+    """
 
     recipe: Literal["random"] = "random"
     n: Count
@@ -113,8 +129,11 @@ class RandomClasses(_DrawnRecipe):
 class UnderSynset(_DrawnRecipe):
     """Classes below a WordNet synset; all of them or `n` random ones.
 
-    `rule` is how "below" is read: along the first hypernym pointer of each synset (LI's 347 under
-    instrumentality), along all pointers (358), or along the longest path.
+    Attributes:
+        synset: of WordNet, such as dog.n.01.
+        n: number of classes; None is all.
+        rule: how "below" is read: along the first hypernym pointer of each synset (LI's 347 under
+            instrumentality), along all pointers (358), or along the longest path.
     """
 
     recipe: Literal["under"] = "under"
@@ -127,6 +146,15 @@ class NearFarClasses(_DrawnRecipe):
     """LI §4.3: a target below `root`, a source near it and a source far from it.
 
     Sizes are LI's; where the data set is smaller they are given smaller.
+
+    Attributes:
+        root: synset of WordNet that the target and the near source are below.
+        side: which of the three this selection is.
+        target_n: number of the target's classes.
+        source_n: number of each source's classes.
+        rule: how a class is below the synset, as in `under`.
+        branches: how all classes are divided in two, of which the far source has the other part:
+            natural things against the rest, or artifacts and food against the rest.
     """
 
     recipe: Literal["near_far"] = "near_far"
@@ -142,6 +170,11 @@ class SourceCategories(_DrawnRecipe):
     """LI §4.2: a random target of `target_n` classes, sources of `n` of the remaining ones.
 
     Sources are nested: the first 80 of the 100 are the source of 80.
+
+    Attributes:
+        side: which of the two this selection is.
+        target_n: number of the target's classes.
+        n: number of the source's classes.
     """
 
     recipe: Literal["categories"] = "categories"
@@ -157,7 +190,11 @@ class SourceCategories(_DrawnRecipe):
 
 
 class HalfClasses(_DrawnRecipe):
-    """CHU's Yosinski split: two random halves of the classes, A (source) and B (target)."""
+    """CHU's Yosinski split: two random halves of the classes, A (source) and B (target).
+
+    Attributes:
+        side: which half.
+    """
 
     recipe: Literal["half"] = "half"
     side: Literal["a", "b"]
@@ -168,6 +205,9 @@ class LargeClasses(_Recipe):
 
     For protocols that leave out classes with too few (CHU: 8 of 9 corals, 34 of 103 plankton), so
     that every number of images per class has the same classes.
+
+    Attributes:
+        images: the least number of images of a class.
     """
 
     recipe: Literal["at_least"] = "at_least"
@@ -203,23 +243,37 @@ def validation_images(budget: int, share: float) -> int:
 class DataSpec(Frozen):
     """A selection: which classes of a data set, how many images per class, at which size.
 
-    `root` says where the files lie and is no part of the identity. The draw of the images is
-    `RunSpec.seeds.draw`. Training sets are nested in `images_per_class`; the test set is the same
-    for every draw. `options` are those of the data set (`bench data list NAME`), written as a
-    mapping. `views` are what a sample shows, such as [whole, box] (`bench.data.transforms.views`).
-    `train_where` restricts training and validation images to values of the manifest's columns
-    `group_NAME`, such as {expression: [surprise, sadness]}. `test_from: given` uses the split that
-    the data set comes with, `pool` cuts `test_per_class` images out of its training images; `auto`
-    is `given` where there is one, and `val` makes the data set's validation images the test set.
-    `test_per_class` may be a share of each class, such as 0.2. With `resize`, images are kept at
-    that size, and the network is shown a part of `image_size`: the central one, or a random one
-    where `train.augment` crops.
+    The draw of the images is `RunSpec.seeds.draw`. Training sets are nested in `images_per_class`;
+    the test set is the same for every draw. With `val_from: budget`, validation images are labels
+    that count, see `validation_images`; budgets, and the training and validation sets in them, are
+    nested in `images_per_class`, and a data set's own validation images belong to the budget like
+    the others.
 
-    With `val_from: extra` validation images come besides: `val_per_class` of each class. With
-    `val_from: budget` they are labels that count: of the `images_per_class` images of a class (None
-    is all) the share `val_share` is for validation and the rest trains, see `validation_images`;
-    `val_per_class` is then 0. Budgets, and the training and validation sets in them, are nested in
-    `images_per_class`; a data set's own validation images belong to the budget like the others.
+    Attributes:
+        dataset: name of the data set (`bench data list`), or `folder` for own images.
+        root: where its files lie, relative to the grid file; else the grid's own `root:`,
+            `--data-root` or BENCH_DATA. No part of a run's identity.
+        classes: which classes, a recipe (see below).
+        image_size: side of the images that the network is shown.
+        images_per_class: training images of each class; None is all.
+        val_per_class: validation images of each class, beside the training images.
+        test_per_class: test images of each class, or a share of each class; None is all that a
+            given split has; a pool needs a number.
+        test_from: `given` uses the split that the data set comes with, `pool` cuts test images out
+            of its training images, `val` makes its validation images the test set; `auto` is
+            `given` where there is one.
+        on_short: what a class with too few images does: stop with an error, give what it has, or
+            leave the selection.
+        on_corrupt: what an image that cannot be decoded does: stop with an error, or be left out.
+        options: of the data set itself (`bench data list NAME`).
+        views: what a sample shows, such as whole and box (`bench.data.transforms.views`).
+        train_where: training and validation images must have these values in the manifest's
+            columns `group_NAME`.
+        resize: side at which images are kept, of which the network is shown a part of `image_size`:
+            the central one, or a random one where `train.augment` crops; None is `image_size`.
+        val_from: `extra` draws validation images beside the training images, `budget` out of
+            `images_per_class`.
+        val_share: with `val_from: budget`, the share of a class's images that is for validation.
     """
 
     dataset: str
@@ -299,10 +353,12 @@ class DataSpec(Frozen):
     @field_validator("options", mode="before")
     @classmethod
     def _sorted_pairs(cls, value: Any) -> Any:
-        pairs = value.items() if isinstance(value, Mapping) else value
-        if not isinstance(pairs, Iterable) or isinstance(pairs, str):
+        pairs = list(value.items()) if isinstance(value, Mapping) else value
+        if not isinstance(pairs, list | tuple):
             raise ValueError("options are a mapping, such as {partial: true}")
-        found = [tuple(pair) for pair in pairs]
+        found = [tuple(pair) if isinstance(pair, list | tuple) else (pair,) for pair in pairs]
+        if any(len(pair) != 2 for pair in found):
+            raise ValueError("options are a mapping, such as {partial: true}")
         return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in found))
 
     def identity(self) -> dict[str, Any]:
@@ -321,7 +377,8 @@ class Borrowed(Frozen):
 
     Attributes:
         data: the selection; its image size is the target's.
-        draw: seed of the draw of its images, as `seeds.draw` is the target's.
+        draw: seed of the draw of its images, as `seeds.draw` is the target's; in a grid it is
+            `source_seed` where it is left out.
         categories: fraction of its classes whose images are used (SFT-4 c); None is all.
         images: fraction of the images of each class that are used (SFT-4 d); None is all.
         total_images: so many random images in all (GE's random source); None is all.

@@ -51,6 +51,10 @@ class VerificationSpec(Frozen):
 
 
 class EvaluateSpec(Frozen):
-    """Evaluations besides those of every run; `verification: {}` takes all its defaults."""
+    """Evaluations besides those of every run.
+
+    Attributes:
+        verification: are two images of one identity? `{}` takes all its defaults.
+    """
 
     verification: VerificationSpec

@@ -31,7 +31,7 @@ class _Asked(Frozen):
     """Which runs of the grid a measurement is about.
 
     Attributes:
-        experiments: names; all when empty.
+        experiments: names of those that count; all when empty.
         where: column of the leaderboard to a value, or a list of values, that a run must have.
     """
 
@@ -40,7 +40,12 @@ class _Asked(Frozen):
 
 
 class OtherNetwork(Frozen):
-    """timm's pretrained weights; `tag` None is timm's default tag."""
+    """timm's pretrained weights.
+
+    Attributes:
+        timm: name of the network.
+        tag: of the weights; None is timm's default.
+    """
 
     timm: str
     tag: str | None = None
@@ -56,8 +61,10 @@ class DistancesAsked(_Asked):
         split: the images of both sides.
         images: at most so many of each side, all classes alike.
         network: the one trained on the source, a random one of its kind, or timm's.
-        resamples, permutations, cnn_epochs, seed: see
-            `analysis.measurements.distance_parts.DistanceOptions`.
+        resamples: bootstrap resamples of an interval.
+        permutations: of a test whether the two sides differ.
+        cnn_epochs: passes of the networks that are trained to tell the two sides apart.
+        seed: of subsets, resamples, permutations and these networks.
     """
 
     layer: Annotated[str, BeforeValidator(str)] = "penultimate"
@@ -100,7 +107,7 @@ class TransferabilityAsked(_Asked):
     """Scores that guess which source is best without training on the target.
 
     Attributes:
-        layer: whose features are scored.
+        layer: the one whose features are scored.
         images: at most so many of the target's training images, all classes alike.
         k: neighbours of the k-NN score.
     """

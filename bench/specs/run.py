@@ -50,6 +50,9 @@ Augment = Literal[
 Policy = Literal["none", "randaugment", "trivialaugment"]
 """Random operations on each training image; see `bench.data.transforms.policies`."""
 
+Precision = Literal["auto", "float32", "bfloat16"]
+"""`auto` is what the device computes natively, see `bench.training.precision`."""
+
 Optimizer = Literal[
     "sgd",
     "adamw",
@@ -89,10 +92,12 @@ SCHEMA = 1
 
 
 class ModelSpec(Frozen):
-    """A network by its timm name (ours are registered there too) and how random layers are filled.
+    """A network, and how its random layers are filled.
 
-    `filler: default` is the network's own initialisation, `li2019` the Gaussian of LI §3.
-    `drop_rate: None` is the network's own dropout.
+    Attributes:
+        name: of the network, timm's or one of ours (`bench models`).
+        filler: `default` is the network's own initialisation, `li2019` the Gaussian of LI §3.
+        drop_rate: dropout before the classifier; None is the network's own.
     """
 
     name: str
@@ -156,19 +161,33 @@ class TrainSpec(Frozen):
     """Optimiser, schedule, budget, augmentation and model selection.
 
     Attributes:
-        optimizer: `momentum` is for those that have one, `nesterov` for sgd; all else is as timm
-            has it.
+        optimizer: `sgd` and `adamw` are torch's, the others those of timm's factory.
+        momentum: of optimisers that have one.
+        nesterov: Nesterov's momentum, for sgd.
+        weight_decay: decay of all weights, as the optimiser applies it.
         lr: learning rate of random layers, per step of `batch_size * accumulate` images.
         copied_lr_factor: learning-rate factor of copied and tuned layers (CHU: 0.2, LI: 1).
-        bias_lr_mult, bias_weight_decay: Caffe's convention is 2 and false.
-        step_epochs, step_gamma: `schedule: step` multiplies by gamma every so many epochs.
+        bias_lr_mult: learning-rate factor of biases; Caffe's convention is 2.
+        bias_weight_decay: whether biases decay; Caffe's convention is false.
+        schedule: how the learning rate falls: not at all, by steps, or as half a cosine to zero.
+        step_epochs: epochs after which `schedule: step` multiplies the learning rate.
+        step_gamma: what it multiplies by.
         step_iterations: the same in optimiser steps, in place of `step_epochs`; None is off.
         restart_every: the schedule begins anew after every so many epochs, without a second
             warm-up, whatever the method; None is never.
         warmup_epochs: linear warm-up, may be a fraction of an epoch.
+        epochs: passes over the training images.
+        batch_size: images of a batch.
+        label_smoothing: share of a label that is spread over all classes.
+        precision: of activations and gradients; weights are float32. `auto` is bfloat16 where the
+            device computes it natively, else float32; a run's id has `auto`, its record and
+            condition what that was.
+        channels_last: memory layout of images and weights; changes speed alone.
+        evaluate_every: epochs from one validation to the next.
         accumulate: batches whose gradients are summed before a step (`iter_size`).
-        augment: what is done to each training image; crops pad by `crop_pad` pixels first, and
-            `scale` shows parts of 8 to 100 % of its area, 3:4 to 4:3.
+        augment: what is done to each training image; crops pad first, and `scale` shows parts of 8
+            to 100 % of its area, 3:4 to 4:3.
+        crop_pad: that crops add on each side of an image first.
         expand_to: offline expansion to so many images per class (LI §4.6); None is off.
         equal_steps: with `expand_to`, keep the number of steps of the set as it was.
         select: which epoch's weights are kept; only validation data decide.
@@ -177,8 +196,9 @@ class TrainSpec(Frozen):
         frozen_dropout: dropout inside frozen layers stays active, as in Caffe.
         tuned: which parameters of T layers are trained: all, those of normalisations, or biases;
             the others stay as they were copied. Running statistics move in any case. `lora` trains
-            products of rank `lora_rank` beside the weights, times `lora_alpha / lora_rank` (alpha
-            None is the rank); see `bench.models.tuning`.
+            products of two small matrices beside the weights; see `bench.models.tuning`.
+        lora_rank: inner side of these matrices.
+        lora_alpha: their product is multiplied by `lora_alpha / lora_rank`; None is the rank.
         copied_statistics: `fixed` leaves BatchNorm's running statistics in copied and tuned layers
             as they were copied, and normalises by them in training too; its weights are trained.
             For few images, or networks whose statistics move slowly.
@@ -192,17 +212,20 @@ class TrainSpec(Frozen):
         l2_sp: alpha of L2-SP (Li, Grandvalet, Davoine 2018): copied parameters w are drawn to where
             they started by `alpha / 2 * |w - w0|²` in place of their weight decay; random layers
             keep theirs. None is off.
-        scale_least_area, scale_most_aspect: where `augment` scales, its parts have at least this
-            share of the image's area, and sides of at most this ratio either way.
+        scale_least_area: where `augment` scales, its parts have at least this share of the image's
+            area.
+        scale_most_aspect: and sides of at most this ratio either way.
         scale_antialias: and are filtered when they are made smaller.
         policy: RandAugment (Cubuk et al. 2020) or TrivialAugment Wide (Müller, Hutter 2021), as in
-            torchvision, after crops, mirroring and colours; `policy_ops` operations in a row, each
-            of `policy_magnitude` of 30, are RandAugment's.
+            torchvision, after crops, mirroring and colours.
+        policy_ops: RandAugment's operations in a row.
+        policy_magnitude: strength of each of RandAugment's operations, of 30.
         random_erasing: probability that a rectangle of an image becomes its mean colour (Zhong et
             al. 2020; timm's areas and ratios).
-        mixup, cutmix: alpha of the Beta distribution from which a step draws the share of two
-            images and their labels in the target's batch (Zhang et al. 2018, Yun et al. 2019); with
-            both a step does one of them, at even chances. 0 is off.
+        mixup: alpha of the Beta distribution from which a step draws the share of two images and
+            their labels in the target's batch (Zhang et al. 2018); 0 is off.
+        cutmix: the same for a rectangle of one image in the other (Yun et al. 2019); with both a
+            step does one of them, at even chances.
         clip_norm: most that the gradient of all parameters together may be long in a step; None is
             off.
         drop_path: chance that a sample skips the network's last residual block in training, less
@@ -236,7 +259,7 @@ class TrainSpec(Frozen):
     batch_size: Count = 64
     accumulate: Count = 1
     label_smoothing: Annotated[float, Strict(), Field(ge=0, lt=1)] = 0.0
-    precision: Literal["float32", "bfloat16"] = "float32"
+    precision: Precision = "float32"
     channels_last: Bool = True
     augment: Augment = "crop_flip"
     crop_pad: NonNegative = 4
@@ -335,7 +358,13 @@ Seed = Annotated[int, Strict(), Field(ge=0, lt=2**63)]
 
 
 class Seeds(Frozen):
-    """The three things a seed names: the draw of images, the initial weights, order and noise."""
+    """The three things a seed names.
+
+    Attributes:
+        draw: of the draw of images.
+        init: of the initial weights.
+        order: of the order of images and of all noise in training.
+    """
 
     draw: Seed = 0
     init: Seed = 0

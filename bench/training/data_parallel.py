@@ -7,13 +7,15 @@ numbers are added. That is why the number of GPUs is no part of a run's identity
 
 * Gradients go through PyTorch's DistributedDataParallel (Li et al. 2020, VLDB 13(12)), which
   averages them; the loss of a rank is therefore multiplied by their number.
-* BatchNorm that is trained sees the whole batch: on CUDA through torch's SyncBatchNorm, on the CPU,
-  for which torch has none, through `_WholeBatchNorm`. Frozen BatchNorm is left alone.
+* BatchNorm that is trained sees the whole batch (`_WholeBatchNorm`): on CUDA by the kernels of
+  torch's SyncBatchNorm, on the CPU, for which torch has none, by its formula. Frozen BatchNorm is
+  left alone.
 * Dropout draws from a stream of each rank: other masks than in one process, of the same law.
 * Only rank 0 writes; stopping is agreed on after each step; validation images are shared out.
 
-The CUDA path (NCCL, SyncBatchNorm) could not be run where this was written: no machine with GPUs
-was at hand. What the tests run is the same code with gloo on CPU processes.
+The CUDA path (NCCL, the kernels of SyncBatchNorm) could not be run where this was written: no
+machine with GPUs was at hand. What the tests run is the same code with gloo, on CPU processes and
+on GPUs that are imitated (`tests/fake_cuda`).
 """
 
 from __future__ import annotations
@@ -200,7 +202,8 @@ ALONE = Team(0, 1, torch.device("cpu"))
 def joined(rank: int, size: int, device: torch.device, meeting_point: Path) -> Iterator[Team]:
     """This process as one of `size`; they find each other through a file on a local disk.
 
-    NCCL carries what lies on GPUs, gloo what lies on the CPU.
+    NCCL carries what lies on GPUs, gloo what lies on the CPU. After an exception the group stays:
+    the process should report, and end without a farewell (`os._exit`).
 
     Args:
         rank: 0 to size - 1, a different one in each process.
@@ -215,13 +218,12 @@ def joined(rank: int, size: int, device: torch.device, meeting_point: Path) -> I
         torch.cuda.set_device(device)
     store = dist.FileStore(str(meeting_point), size)  # type: ignore[attr-defined]
     dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=_PATIENCE)
-    try:
-        yield Team(rank, size, device)
-    finally:
-        # Networks that were trained lie in circles of references and hold the group: a thread of
-        # gloo that outlives it ends the process with SIGABRT at the interpreter's exit.
-        gc.collect()
-        dist.destroy_process_group()
+    yield Team(rank, size, device)
+    # Only after success: with NCCL this waits for ranks that wait for this one. Networks that were
+    # trained lie in circles of references and hold the group: a thread of gloo that outlives it
+    # ends the process with SIGABRT at the interpreter's exit.
+    gc.collect()
+    dist.destroy_process_group()
 
 
 class Replica:
@@ -286,7 +288,7 @@ def whole_batch_norm(
     set_modes()
     found = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
     for module in found:
-        module.forward = _stand_in(module, team.device)  # type: ignore[assignment,method-assign]
+        module.forward = _stand_in(module)  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:
@@ -294,27 +296,18 @@ def whole_batch_norm(
             del module.forward
 
 
-def _stand_in(module: _BatchNorm, device: torch.device) -> Callable[[Tensor], Tensor]:
-    other: nn.Module
-    if device.type == "cuda":
-        from timm.layers import (
-            convert_sync_batchnorm,  # converts timm's own kinds, torch's does not
-        )
-
-        other = convert_sync_batchnorm(module)
-    else:
-        other = _WholeBatchNorm(module)
-    usual = module.forward
+def _stand_in(module: _BatchNorm) -> Callable[[Tensor], Tensor]:
+    other, usual = _WholeBatchNorm(module), module.forward
 
     def forward(x: Tensor) -> Tensor:
-        y: Tensor = other.train()(x) if module.training else usual(x)
+        y: Tensor = other(x) if module.training else usual(x)
         return y
 
     return forward
 
 
 class _WholeBatchNorm(nn.Module):
-    """BatchNorm in training mode over the images of all ranks, where torch has none (the CPU)."""
+    """BatchNorm in training mode over the images of all ranks."""
 
     def __init__(self, own: _BatchNorm) -> None:
         super().__init__()
@@ -323,6 +316,17 @@ class _WholeBatchNorm(nn.Module):
     def forward(self, x: Tensor) -> Tensor:
         """(n, C, ...) of this rank to the same, normalised by mean and variance over all ranks."""
         own = self._own[0]
+        y = self._by_kernels(own, x) if x.is_cuda else self._by_formula(own, x)
+        for name in ("drop", "act"):  # timm's BatchNormAct2d has both
+            y = getattr(own, name, nn.Identity())(y)
+        return y.to(x.dtype)
+
+    def _by_kernels(self, own: _BatchNorm, x: Tensor) -> Tensor:
+        statistics = (own.running_mean, own.running_var, self._share(own), own.eps)
+        y: Tensor = _SyncBatchNorm.apply(x, own.weight, own.bias, *statistics)
+        return y
+
+    def _by_formula(self, own: _BatchNorm, x: Tensor) -> Tensor:
         over = [0, *range(2, x.ndim)]
         shape = (1, -1, *[1] * (x.ndim - 2))
         values = x.float() if x.dtype in (torch.bfloat16, torch.float16) else x
@@ -335,21 +339,76 @@ class _WholeBatchNorm(nn.Module):
         y = centred * (variance + own.eps).rsqrt().view(shape)
         if own.affine:
             y = y * own.weight.view(shape) + own.bias.view(shape)
-        self._keep(own, mean, variance * (count / (count - 1)))
-        for name in ("drop", "act"):  # timm's BatchNormAct2d has both
-            y = getattr(own, name, nn.Identity())(y)
-        return y.to(x.dtype)
+        share = self._share(own)
+        if own.running_mean is not None and own.running_var is not None:
+            with torch.no_grad():
+                own.running_mean.lerp_(mean, share)
+                own.running_var.lerp_(variance * (count / (count - 1)), share)
+        return y
 
     @staticmethod
-    @torch.no_grad()
-    def _keep(own: _BatchNorm, mean: Tensor, unbiased: Tensor) -> None:
-        if own.running_mean is None or own.running_var is None:
-            return
-        assert own.num_batches_tracked is not None
+    def _share(own: _BatchNorm) -> float:
+        """The weight of one more batch in the running statistics; counts it."""
+        if own.num_batches_tracked is None:
+            return 0.0
         own.num_batches_tracked.add_(1)
-        share = own.momentum if own.momentum is not None else 1 / float(own.num_batches_tracked)
-        own.running_mean.lerp_(mean, share)
-        own.running_var.lerp_(unbiased, share)
+        return own.momentum if own.momentum is not None else 1 / float(own.num_batches_tracked)
+
+
+class _SyncBatchNorm(torch.autograd.Function):
+    """Batch normalisation over the images of all ranks, by CUDA's kernels.
+
+    torch's own SyncBatchNorm leaves out ranks without images, and waits for the GPU three times to
+    learn which these are. Here each rank has some (`Team.check`), so nothing waits.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        x: Tensor,
+        weight: Tensor | None,
+        bias: Tensor | None,
+        running_mean: Tensor | None,
+        running_var: Tensor | None,
+        share: float,
+        eps: float,
+    ) -> Tensor:
+        x = _dense(x)
+        mean, scale = torch.batch_norm_stats(x, eps)
+        count = torch.full_like(mean[:1], x.numel() // x.shape[1])
+        mine = torch.cat([mean, scale, count])
+        every = [torch.empty_like(mine) for _ in range(dist.get_world_size())]
+        dist.all_gather(every, mine)
+        means, scales, counts = torch.stack(every).split([len(mean), len(mean), 1], 1)  # type: ignore[no-untyped-call]
+        mean, scale = torch.batch_norm_gather_stats_with_counts(
+            x, means, scales, running_mean, running_var, share, eps, counts.flatten()
+        )
+        ctx.save_for_backward(x, weight, mean, scale, counts.to(torch.int32))
+        return torch.batch_norm_elemt(x, weight, bias, mean, scale, eps)
+
+    @staticmethod
+    def backward(ctx: Any, *grads: Any) -> Any:
+        x, weight, mean, scale, counts = ctx.saved_tensors
+        wanted = ctx.needs_input_grad[:3]
+        slope = _dense(grads[0])
+        sums, with_x, of_weight, of_bias = torch.batch_norm_backward_reduce(
+            slope, x, mean, scale, weight, *wanted
+        )
+        of_x = None
+        if wanted[0]:
+            together = torch.cat([sums, with_x])
+            dist.all_reduce(together)
+            sums, with_x = together.chunk(2)
+            of_x = torch.batch_norm_backward_elemt(
+                slope, x, mean, scale, weight, sums, with_x, counts
+            )
+        return of_x, of_weight if wanted[1] else None, of_bias if wanted[2] else None, *[None] * 4
+
+
+def _dense(x: Tensor) -> Tensor:
+    """Contiguous in one of the layouts that the kernels know."""
+    last = x.ndim == 4 and x.is_contiguous(memory_format=torch.channels_last)
+    return x if last else x.contiguous()
 
 
 class _SumOverRanks(torch.autograd.Function):

@@ -1,12 +1,11 @@
 """Batches of a domain on the training device: pixels, or activations at the freeze boundary.
 
-Pixels stay uint8 until they are on the device. On a GPU a domain is moved once when it takes less
-than half of the free memory; on the CPU it is read in place, memory-mapped or not.
+Pixels stay uint8 until they are on the device. What names the images of an epoch is there before
+its first step, so that no step waits for anything.
 """
 
 from __future__ import annotations
 
-import contextlib
 import copy
 from collections.abc import Callable
 from dataclasses import dataclass, replace
@@ -17,25 +16,30 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from bench.core.errors import BenchError
+from bench.data.rows import Rows
 from bench.data.transforms import erasing
 from bench.data.transforms.augment import FLIP, GOOGLENET, Scale, augment, central, normalise
+from bench.data.transforms.constants import Constants
 from bench.data.transforms.mixing import Mix
 from bench.data.transforms.policies import ImagePolicy, apply_policy, policy_of
 from bench.specs.run import Augment, TrainSpec
 from bench.training.activations import Activations, Room, in_memory
 from bench.training.domain import Domain
+from bench.training.precision import autocast
 
 Prefix = Callable[[Tensor], Tensor]
-Partner = tuple[NDArray[np.int64], Tensor]
-"""The images that those of a batch are mixed with, and their noise."""
 
 _BASE = 8
 """Columns of noise of every augmentation."""
 
+_BLOCK_BYTES = 64 << 20
+"""Pinned memory through which a whole domain is moved."""
+
 
 @dataclass(frozen=True)
 class FeedOptions:
-    """Where and how batches are made; `mixes` is whether images of a step are mixed."""
+    """Where and how batches are made; `mixes` is whether images of a step are mixed, `resident`
+    whether a GPU may hold all of them."""
 
     device: torch.device
     channels_last: bool = True
@@ -46,6 +50,7 @@ class FeedOptions:
     policy: ImagePolicy | None = None
     erasing: float = 0.0
     mixes: bool = False
+    resident: bool = True
 
     def augmented(self, train: TrainSpec, *, mixes: bool) -> FeedOptions:
         """The same with a recipe's augmentation; `mixes` is whether the domain's images may mix."""
@@ -83,11 +88,107 @@ def further_noise(train: TrainSpec) -> dict[str, int]:
     return further | ({"erasing": erasing.COLUMNS} if train.random_erasing else {})
 
 
-def autocast(device: torch.device, precision: str) -> contextlib.AbstractContextManager[object]:
-    """bfloat16 arithmetic where it is safe, or nothing for `float32`."""
-    if precision == "float32":
-        return contextlib.nullcontext()
-    return torch.autocast(device.type, dtype=torch.bfloat16)
+@dataclass(frozen=True, eq=False)
+class Shown:
+    """Samples that are shown, by number, and the random numbers of their augmentation.
+
+    Attributes:
+        indices: int64 (n,), on the host.
+        rows: the same on the device.
+        noise: float32 (n, 8 or more) on the device, rows of `draw_noise`.
+        drawn: the same on the host.
+    """
+
+    indices: NDArray[np.int64]
+    rows: Tensor
+    noise: Tensor
+    drawn: Tensor
+
+    @classmethod
+    def of(cls, indices: NDArray[np.int64], drawn: Tensor, device: torch.device) -> Shown:
+        """From what lies on the host."""
+        return cls(indices, torch.from_numpy(indices).to(device), drawn.to(device), drawn)
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, own: slice) -> Shown:
+        """Some of them; shares memory."""
+        return Shown(self.indices[own], self.rows[own], self.noise[own], self.drawn[own])
+
+    def reversed(self) -> Shown:
+        """The last first."""
+        indices = self.indices[::-1].copy()
+        return Shown(indices, self.rows.flip(0), self.noise.flip(0), self.drawn.flip(0))
+
+
+class Pixels:
+    """Gives images of a domain by number, as uint8 tensors on the device.
+
+    On the CPU they are read in place, memory-mapped or not. A GPU holds all of them where they take
+    less than half of its free memory; else each batch is copied from pinned memory on a stream of
+    its own, so that it travels while the batch before is computed, and nobody waits.
+
+    Args:
+        images: uint8 (N, V S, S, 3).
+        device: where they are wanted.
+        resident: whether a GPU may hold all of them.
+    """
+
+    def __init__(
+        self, images: NDArray[np.uint8] | Rows, device: torch.device, resident: bool
+    ) -> None:
+        self._images, self._device = images, device
+        self._whole: Tensor | None = None
+        self._copies: torch.cuda.Stream | None = None
+        if device.type == "cuda" and resident and images.nbytes <= _free_bytes(device) // 2:
+            self._whole = self._moved()
+        elif device.type == "cuda":
+            self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
+
+    def _moved(self) -> Tensor:
+        """All images on the GPU, block by block: a second copy in host memory has no room."""
+        images = self._images
+        whole = torch.empty(images.shape, dtype=torch.uint8, device=self._device)
+        rows = max(1, _BLOCK_BYTES * len(images) // max(images.nbytes, 1))
+        block = torch.empty(
+            (min(rows, len(images)), *images.shape[1:]), dtype=torch.uint8, pin_memory=True
+        )
+        for start in range(0, len(images), rows):
+            part = block[: len(images) - start]
+            part.numpy()[:] = images[start : start + rows]
+            whole[start : start + rows].copy_(part)
+        return whole
+
+    def rows(self, indices: NDArray[np.int64], on_device: Tensor) -> Tensor:
+        """(n, V S, S, 3) of images by number; the numbers are given in both places."""
+        if self._whole is not None:
+            return self._whole.index_select(0, on_device)
+        return self._sent(self._images[indices])
+
+    def between(self, start: int, stop: int) -> Tensor:
+        """(n, V S, S, 3) of images start..stop-1; do not write to them."""
+        if self._whole is not None:
+            return self._whole[start:stop]
+        return self._sent(self._images[np.arange(start, min(stop, len(self._images)))])
+
+    def _sent(self, images: NDArray[np.uint8]) -> Tensor:
+        if self._copies is None:
+            return torch.from_numpy(images)
+        pinned = torch.empty(images.shape, dtype=torch.uint8, pin_memory=True)
+        pinned.numpy()[:] = images
+        with torch.cuda.stream(self._copies):
+            sent = pinned.to(self._device, non_blocking=True)
+        now = torch.cuda.current_stream(self._device)
+        now.wait_stream(self._copies)
+        sent.record_stream(now)
+        return sent
+
+
+def _free_bytes(device: torch.device) -> int:
+    """Free memory of a GPU, with what the allocator keeps for later."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
 
 
 class Feed:
@@ -102,28 +203,20 @@ class Feed:
     def __init__(self, domain: Domain, options: FeedOptions, prefix: Prefix | None = None) -> None:
         self.domain, self.options, self.prefix = domain, options, prefix
         self.labels = torch.from_numpy(domain.labels).to(options.device)
-        self._resident = self._move() if options.device.type == "cuda" else None
+        self._images = Pixels(domain.images, options.device, options.resident)
+        self._constants = Constants()
         self._cached: Activations | None = None
-        self._fill = tuple(round(255 * m) for m in domain.mean)
+        red, green, blue = (round(255 * m) for m in domain.mean)
+        self._fill = (red, green, blue)
 
-    def _move(self) -> Tensor | None:
-        free, _ = torch.cuda.mem_get_info(self.options.device)
-        if self.domain.images.nbytes > free // 2:
-            return None
-        return torch.from_numpy(np.array(self.domain.images)).to(self.options.device)
+    def _by_view(self, samples: Tensor) -> Tensor:
+        """(n, V S, S, 3) to (n V, S, S, 3)."""
+        views, (rows, columns) = self.domain.views, samples.shape[1:3]
+        return samples if views == 1 else samples.reshape(-1, rows // views, columns, 3)
 
-    def _pixels(self, indices: NDArray[np.int64]) -> Tensor:
-        """uint8 (n V, S, S, 3) on the device."""
-        if self._resident is not None:
-            found = self._resident[torch.from_numpy(indices).to(self.options.device)]
-        else:
-            found = torch.from_numpy(self.domain.images[indices]).to(self.options.device)
-        views, (rows, columns) = self.domain.views, found.shape[1:3]
-        return found if views == 1 else found.reshape(-1, rows // views, columns, 3)
-
-    def _shown(self, indices: NDArray[np.int64]) -> Tensor:
+    def _plain(self, start: int, stop: int) -> Tensor:
         """The pixels that the network is shown outside training: all, or the central part."""
-        pixels, crop = self._pixels(indices), self.domain.crop
+        pixels, crop = self._by_view(self._images.between(start, stop)), self.domain.crop
         return pixels if crop is None else central(pixels, crop)
 
     def _inputs(self, pixels: Tensor) -> Tensor:
@@ -131,8 +224,9 @@ class Feed:
         return self._past_prefix(self._normalised(pixels))
 
     def _normalised(self, pixels: Tensor) -> Tensor:
+        last, constants = self.options.channels_last, self._constants
         mean, std = self.domain.mean, self.domain.std
-        return normalise(pixels, mean, std, channels_last=self.options.channels_last)
+        return normalise(pixels, mean, std, channels_last=last, constants=constants)
 
     def _past_prefix(self, x: Tensor) -> Tensor:
         if self.prefix is None:
@@ -140,57 +234,60 @@ class Feed:
         with torch.no_grad(), autocast(self.options.device, self.options.precision):
             return self.prefix(x)
 
-    def labels_of(self, indices: NDArray[np.int64]) -> Tensor:
+    def labels_of(self, shown: Shown) -> Tensor:
         """int64 (n,) on the device."""
-        return self.labels[torch.from_numpy(indices).to(self.options.device)]
+        return self.labels.index_select(0, shown.rows)
 
     def training_batch(
-        self,
-        indices: NDArray[np.int64],
-        noise: Tensor,
-        mix: Mix | None = None,
-        partner: Partner | None = None,
+        self, shown: Shown, mix: Mix | None = None, partner: Shown | None = None
     ) -> Tensor:
-        """Network inputs (n V, ...) for `indices`, augmented with rows `noise` (n, 8 or more).
+        """Network inputs (n V, ...) for the samples `shown`, augmented.
 
         The views of a sample are augmented alike. With `mix` each image is mixed with one of
         `partner`; None are those of the batch, the last first.
         """
         if self._cached is not None:
-            rows = torch.from_numpy(indices).to(self.options.device)
+            rows = shown.rows
             if self.options.augment == "flip":
-                rows = rows + self.domain.size * (noise[:, FLIP] < 0.5)
+                rows = rows + self.domain.size * (shown.noise[:, FLIP] < 0.5)
             return self._rows(self._cached, rows)
-        x = self._augmented(indices, noise)
+        x = self._augmented(shown)
         if mix is not None:
             if partner is None:
                 views = self.domain.views
                 order = torch.arange(len(x), device=x.device).view(-1, views).flip(0).flatten()
                 others = x.flip(0) if views == 1 else x[order]
             else:
-                others = self._augmented(*partner)
+                others = self._augmented(partner)
             x = mix.of(x, others)
         return self._past_prefix(x)
 
-    def _augmented(self, indices: NDArray[np.int64], noise: Tensor) -> Tensor:
+    def _augmented(self, shown: Shown) -> Tensor:
         """Normalised images (n V, 3, S, S), augmented."""
-        options = self.options
+        options, noise, drawn = self.options, shown.noise, shown.drawn
         if self.domain.views > 1:
-            noise = noise.repeat_interleave(self.domain.views, 0)
-        fill = (self._fill[0], self._fill[1], self._fill[2])
+            noise, drawn = (x.repeat_interleave(self.domain.views, 0) for x in (noise, drawn))
         pixels = augment(
-            self._pixels(indices),
+            self._by_view(self._images.rows(shown.indices, shown.rows)),
             noise,
             options.augment,
             crop_pad=options.crop_pad,
-            fill=fill,
+            fill=self._fill,
             size=self.domain.crop,
             scale=options.scale,
+            constants=self._constants,
         )
         used = _BASE
         if options.policy is not None:
-            numbers = noise[:, used : used + options.policy.columns]
-            pixels = apply_policy(pixels, numbers, options.policy, fill)
+            columns = slice(used, used + options.policy.columns)
+            pixels = apply_policy(
+                pixels,
+                noise[:, columns],
+                options.policy,
+                self._fill,
+                on_host=drawn[:, columns],
+                constants=self._constants,
+            )
             used += options.policy.columns
         x = self._normalised(pixels)
         return erasing.erase(x, noise[:, used:], options.erasing) if options.erasing else x
@@ -201,7 +298,7 @@ class Feed:
         if self._cached is not None:
             views = self.domain.views
             return self._cached.rows(slice(start * views, stop * views)).to(self.options.device)
-        return self._inputs(self._shown(np.arange(start, stop)))
+        return self._inputs(self._plain(start, stop))
 
     def _rows(self, kept: Activations, images: Tensor) -> Tensor:
         """The views of each image together."""
@@ -212,7 +309,7 @@ class Feed:
 
     def boundary(self, start: int, stop: int, mirrored: bool = False) -> Tensor:
         """What the frozen prefix makes of images start..stop-1, all views, mirrored or not."""
-        pixels = self._shown(np.arange(start, min(stop, self.domain.size)))
+        pixels = self._plain(start, stop)
         return self._inputs(pixels.flip(2) if mirrored else pixels)
 
     def use(self, kept: Activations) -> None:

@@ -15,7 +15,8 @@ from torch import Tensor
 from bench.core.errors import DataError
 from bench.training.data_parallel import ALONE, Team
 from bench.training.domain import Domain
-from bench.training.domain_batches import Feed, FeedOptions, autocast
+from bench.training.domain_batches import Feed, FeedOptions
+from bench.training.precision import autocast
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
@@ -46,7 +47,7 @@ def predict(
     >>> predict(lambda x: x.flatten(1)[:, :2], toy).shape
     (3, 2)
     """
-    options = FeedOptions(torch.device(device), channels_last, precision)
+    options = FeedOptions(torch.device(device), channels_last, precision, resident=False)
     return predict_feed(forward, Feed(data, options), batch_size)
 
 

@@ -24,8 +24,9 @@ from bench.models.prefix import prefix_suffix
 from bench.specs.run import TrainSpec
 from bench.training.activations import ActivationStore
 from bench.training.domain import Domain, Step
-from bench.training.domain_batches import Feed, FeedOptions
+from bench.training.domain_batches import Feed, FeedOptions, Shown
 from bench.training.evaluation import Logits, predict_feed
+from bench.training.precision import resolved
 
 LEAST_SHARE = 0.7
 """Of the forward pass's multiplications: below it, keeping gains less than 1.8 x and takes more
@@ -91,7 +92,8 @@ class FrozenPrefix:
         """Class scores of images under the present weights, in evaluation mode."""
         self.model.eval()
         device = next(self.model.parameters()).device
-        options = FeedOptions(device, self.recipe.channels_last, self.recipe.precision)
+        recipe = self.recipe
+        options = FeedOptions(device, recipe.channels_last, recipe.precision, resident=False)
         feed = Feed(domain, options, self.prefix)
         if self.share >= LEAST_SHARE:
             self._keep(feed)
@@ -145,16 +147,13 @@ class FrozenPrefix:
 
     def _key(self, feed: Feed) -> str:
         """Of the images and of everything that is done to them up to the boundary."""
-        digest = hashlib.sha256()
         domain, options = feed.domain, feed.options
         mirrored = options.augment == "flip"
         form = {f.name: getattr(domain, f.name) for f in fields(domain) if f.name not in _NOT_FORM}
-        parts: list[object] = [self.identity, self.layers, domain.images.shape, form, mirrored]
-        parts += [options.precision, options.channels_last, options.device, torch.get_num_threads()]
-        digest.update(repr(parts).encode())
-        for start in range(0, len(domain.images), 4096):
-            digest.update(np.ascontiguousarray(domain.images[start : start + 4096]).data)
-        return digest.hexdigest()
+        parts: list[object] = [self.identity, self.layers, domain.images_sha256, form, mirrored]
+        parts += [resolved(options.precision, options.device), options.channels_last]
+        parts += [options.device, torch.get_num_threads()]
+        return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     # --- the trial ---
 
@@ -175,9 +174,10 @@ class FrozenPrefix:
         if (key, len(indices)) in self.store.proven:
             return True
         generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(len(indices), 6, generator=generator).to(feed.options.device)
-        kept = feed.training_batch(indices, noise)
-        computed = feed.without_cache().training_batch(indices, noise)
+        noise = torch.rand(len(indices), 6, generator=generator)
+        shown = Shown.of(indices, noise, feed.options.device)
+        kept = feed.training_batch(shown)
+        computed = feed.without_cache().training_batch(shown)
         if not (torch.equal(kept, computed) and _layout(kept) == _layout(computed)):
             return False
         self.store.proven.add((key, len(indices)))

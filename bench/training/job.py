@@ -115,6 +115,7 @@ class TrainingJob:
             something else finds the outcome again.
         team: the processes that train this together, each with a job that is equal but for its
             `team` and `device`.
+        resident: whether a GPU may hold all images.
     """
 
     model: nn.Module
@@ -140,6 +141,7 @@ class TrainingJob:
     stop_after: int | None = None
     keep_end: bool = False
     team: Team = ALONE
+    resident: bool = True
 
 
 @dataclass(frozen=True, eq=False)

@@ -30,7 +30,7 @@ from bench.training.domain import images_in, mean_weight
 from bench.training.domain_batches import Feed, FeedOptions, further_noise
 from bench.training.job import EpochReport, Interrupted, Outcome, Row, TrainingJob
 from bench.training.process import peak_memory_bytes
-from bench.training.steps import Forward, Stepper, Sums, noise_of
+from bench.training.steps import Forward, Stepper, Sums, shown_in
 
 _CHECK_EVERY = 25
 """Steps between looks at the loss; each look makes a GPU wait."""
@@ -105,7 +105,9 @@ class _Training:
 
     def _prepare_feeds(self) -> None:
         job, recipe = self.job, self.job.train
-        plain = FeedOptions(job.device, recipe.channels_last, recipe.precision)
+        plain = FeedOptions(
+            job.device, recipe.channels_last, recipe.precision, resident=job.resident
+        )
         self.feeds = [
             Feed(domain, plain.augmented(recipe, mixes=number == job.method.target), job.prefix)
             for number, domain in enumerate(job.method.domains)
@@ -121,7 +123,8 @@ class _Training:
                 feed.cache_prefix()
             self.notes.append("activations of frozen layers were computed once, without dropout")
         job.share(self.feeds, self.validation)
-        self.forward: Forward = job.forward or (lambda inputs, parts: [self.model(inputs)])
+        model = self.model  # a function of `self` would keep all of this until a collection
+        self.forward: Forward = job.forward or (lambda inputs, parts: [model(inputs)])
         forward = job.team.replica(self.model, self.forward)
         self.stepper = Stepper(forward, self.optimizer, self.feeds, job.method.target, recipe)
 
@@ -161,7 +164,7 @@ class _Training:
         borrowed = [d for d in range(len(job.method.domains)) if d != job.method.target]
         self.weights = {domain: mean_weight(steps, domain) for domain in borrowed}
         extra = further_noise(job.train)
-        noise = noise_of(steps, job.order_seed, self.epoch, job.device, extra)
+        images = shown_in(steps, job.order_seed, self.epoch, job.device, extra)
         self.model.train()
         job.set_modes()
         job.stage(self.epoch)
@@ -171,7 +174,7 @@ class _Training:
             count = images_in(steps[number : number + 1])
             factor = self._lr_factor(number)
             optim.set_lr_factor(self.optimizer, factor)
-            loss = self.stepper.take(steps[number], noise[number], self.sums, self._mix(number))
+            loss = self.stepper.take(steps[number], images[number], self.sums, self._mix(number))
             if self.average is not None:
                 self.average.update(self.model, step=self.steps_done + 1)
             self.first_loss = loss if self.first_loss is None else self.first_loss
@@ -357,7 +360,8 @@ class _Training:
         self.best, self.rng = found.part("best"), self.job.team.own_states(found.part("rng"))
         self.kept = {epoch: found.part(f"kept{epoch}") for epoch in meta["kept"]}
         self.job.method.restore(found.part("method"))
-        self.sums = Sums(**{k: v.to(self.job.device) for k, v in found.part("sums").items()})
+        kept = found.part("sums")
+        self.sums = Sums(**{k: v.to(getattr(self.sums, k).device) for k, v in kept.items()})
         self.first_loss = found.part("first").get("loss")
         self.epoch, self.step, self.history = meta["epoch"], meta["step"], meta["history"]
         self.best_score = None if meta["best_score"] is None else tuple(meta["best_score"])

@@ -44,6 +44,15 @@ def keep_memory() -> bool:
     return False
 
 
+def begin_measuring(device: torch.device) -> None:
+    """Lets the peak of a GPU's memory count from now on; that of a process is its whole life's.
+
+    >>> begin_measuring(torch.device("cpu"))
+    """
+    if device.type == "cuda":
+        torch.cuda.reset_peak_memory_stats(device)
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """The most that this process, or the tensors on the GPU, have taken so far."""
     if device.type == "cuda":

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import contextlib
+import functools
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, fields, replace
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 from torch.nn.functional import cross_entropy
 
@@ -18,8 +18,9 @@ from bench.data.transforms.mixing import Mix
 from bench.specs.run import TrainSpec
 from bench.training.data_parallel import Replica
 from bench.training.domain import Domain, Step
-from bench.training.domain_batches import Feed, Partner, autocast
+from bench.training.domain_batches import Feed, Shown
 from bench.training.optimizers import Anchors
+from bench.training.precision import autocast
 
 Parts = tuple[tuple[int, int], ...]
 """((domain, number of samples), ...) in the order of the batch; a sample of V views is V images."""
@@ -37,7 +38,7 @@ class Sums:
 
     Attributes:
         losses: cross-entropy summed over the images of each domain, without weights, float64 (D,).
-        images: images of each domain shown, float64 (D,).
+        images: images of each domain shown, float64 (D,), on the CPU.
         correct: right predictions for images of the target domain, as trained on.
         worst: the largest loss of a step, weights included; NaN once a loss was NaN.
     """
@@ -50,15 +51,21 @@ class Sums:
     @classmethod
     def zero(cls, device: torch.device, domains: int = 1) -> Sums:
         """Nothing seen yet."""
-        sizes: tuple[tuple[int, ...], ...] = ((domains,), (domains,), (), ())
-        return cls(*(torch.zeros(size, dtype=torch.float64, device=device) for size in sizes))
+        losses, correct, worst = (
+            torch.zeros(size, dtype=torch.float64, device=device) for size in ((domains,), (), ())
+        )
+        return cls(losses, torch.zeros(domains, dtype=torch.float64), correct, worst)
 
-    def add(self, loss: Tensor, losses: Tensor, images: Sequence[int], correct: Tensor) -> None:
-        """Counts one step: its loss, and the sums of each domain."""
-        self.losses += losses
-        self.images += torch.tensor(images, dtype=torch.float64, device=self.images.device)
+    def add(
+        self, loss: Tensor, losses: Mapping[int, Tensor], images: Mapping[int, int], correct: Tensor
+    ) -> None:
+        """Counts one step: its loss, and the sums of each of its domains."""
+        for domain, entropy in losses.items():
+            self.losses[domain].add_(entropy)
+        for domain, count in images.items():
+            self.images[domain] += count
         self.correct += correct
-        self.worst = torch.maximum(self.worst, loss.to(self.worst.dtype))
+        self.worst = torch.maximum(self.worst, loss)
 
     def mean_loss(self, domain: int) -> float | None:
         """Mean cross-entropy of a domain's images; None when none were shown."""
@@ -81,49 +88,40 @@ class _Piece:
     cross-entropy. `partner` are the images to mix them with; None are the same, the last first."""
 
     domain: int
-    indices: NDArray[np.int64]
-    noise: Tensor
+    shown: Shown
     scale: float
-    partner: Partner | None = None
+    partner: Shown | None = None
 
     def rows(self, own: slice, mixes: bool) -> _Piece:
         """Some of its images, mixed with the same ones as before."""
-        partner = None
-        if mixes:
-            indices, noise = self.partner or (self.indices[::-1].copy(), self.noise.flip(0))
-            partner = (indices[own], noise[own])
-        indices, noise = self.indices[own], self.noise[own]
-        return replace(self, indices=indices, noise=noise, partner=partner)
+        partner = (self.partner or self.shown.reversed())[own] if mixes else None
+        return replace(self, shown=self.shown[own], partner=partner)
 
 
-def noise_of(
+def shown_in(
     steps: Sequence[Step],
     seed: int,
     epoch: int,
     device: torch.device,
     further: Mapping[str, int] | None = None,
-) -> list[tuple[Tensor, ...]]:
-    """The augmentation's numbers for each part of each step, float32 (images of the part, 8).
+) -> list[tuple[Shown, ...]]:
+    """The images of each part of each step with the numbers of their augmentation, on the device.
 
     `further` names what else needs numbers, see `draw_noise`.
     """
-    total: Counter[int] = Counter()
-    for part in (part for step in steps for part in step):
-        total[part.domain] += len(part.indices)
-    drawn = {
-        d: draw_noise(n, seed, epoch, d, further=further).to(device)
-        for d, n in sorted(total.items())
-    }
+    parts = [part for step in steps for part in step]
+    whole = {}
+    for domain in sorted({part.domain for part in parts}):
+        indices = np.concatenate([part.indices for part in parts if part.domain == domain])
+        drawn = draw_noise(len(indices), seed, epoch, domain, further=further)
+        whole[domain] = Shown.of(indices, drawn, device)
     used: Counter[int] = Counter()
-    noise = []
-    for step in steps:
-        rows = []
-        for part in step:
-            start = used[part.domain]
-            used[part.domain] += len(part.indices)
-            rows.append(drawn[part.domain][start : used[part.domain]])
-        noise.append(tuple(rows))
-    return noise
+
+    def next_of(domain: int, count: int) -> Shown:
+        used[domain] += count
+        return whole[domain][used[domain] - count : used[domain]]
+
+    return [tuple(next_of(part.domain, len(part.indices)) for part in step) for step in steps]
 
 
 def class_weights(domain: Domain, train: TrainSpec) -> Tensor | None:
@@ -155,7 +153,7 @@ def smallest_pass(images: int, accumulate: int) -> tuple[int, int]:
 
 
 def _cut(
-    step: Step, noise: tuple[Tensor, ...], accumulate: int, mixed: int | None = None
+    step: Step, shown: tuple[Shown, ...], accumulate: int, mixed: int | None = None
 ) -> Iterator[list[_Piece]]:
     """The forward passes of a step; each takes an even share of every domain's images.
 
@@ -163,14 +161,14 @@ def _cut(
     BatchNorm cannot be trained on one image. `mixed` is the domain whose images are mixed.
     """
     wholes = [
-        _Piece(part.domain, part.indices, rows, part.weight / len(part.indices))
-        for part, rows in zip(step, noise, strict=True)
+        _Piece(part.domain, rows, part.weight / len(part.indices))
+        for part, rows in zip(step, shown, strict=True)
     ]
     passes = smallest_pass(min(len(part.indices) for part in step), accumulate)[0]
     if passes == 1:
         yield wholes
         return
-    shares = [np.array_split(np.arange(len(whole.indices)), passes) for whole in wholes]
+    shares = [np.array_split(np.arange(len(whole.shown)), passes) for whole in wholes]
     for turn in range(passes):
         pieces = [
             whole.rows(slice(int(own[turn][0]), int(own[turn][-1]) + 1), whole.domain == mixed)
@@ -179,6 +177,10 @@ def _cut(
         ]
         if pieces:
             yield pieces
+
+
+def _plus(before: Tensor | None, more: Tensor) -> Tensor:
+    return more if before is None else before + more
 
 
 _NOTHING = contextlib.nullcontext()
@@ -214,7 +216,7 @@ class Stepper:
         self.replica = forward if isinstance(forward, Replica) else None
 
     def take(
-        self, step: Step, noise: tuple[Tensor, ...], sums: Sums, mix: Mix | None = None
+        self, step: Step, shown: tuple[Shown, ...], sums: Sums, mix: Mix | None = None
     ) -> Tensor:
         """One step over the images of `step`; returns its loss, on the device.
 
@@ -222,38 +224,43 @@ class Stepper:
         (but for BatchNorm, which sees each pass by itself).
 
         Args:
-            noise: of the step's parts, see `noise_of`.
+            shown: the images of the step's parts, see `shown_in`.
             sums: counts the step.
             mix: of the target's images.
         """
-        loss = torch.zeros((), device=self.device)
-        losses = torch.zeros(len(self.feeds), dtype=torch.float64, device=self.device)
-        correct = torch.zeros((), dtype=torch.int64, device=self.device)
+        loss: Tensor | None = None
+        losses: dict[int, Tensor] = {}
+        correct: Tensor | None = None
         self.optimizer.zero_grad(set_to_none=True)
-        for pieces, around in self._passes(step, noise, mix):
+        for pieces, around in self._passes(step, shown, mix):
             with around:
                 outputs = self._outputs(pieces, mix)
                 labels = [self._labels(piece, mix) for piece in pieces]
                 summed = [
                     self._loss(*each, mix) for each in zip(pieces, outputs, labels, strict=True)
                 ]
-                part_loss = sum(p.scale * s for p, (s, _) in zip(pieces, summed, strict=True))
-                assert isinstance(part_loss, Tensor)
+                parts = [p.scale * s for p, (s, _) in zip(pieces, summed, strict=True)]
+                part_loss = functools.reduce(torch.add, parts)
                 self._for_backward(part_loss).backward()  # type: ignore[no-untyped-call]
-            loss += part_loss.detach()
+            loss = _plus(loss, part_loss.detach())
             for piece, (_, entropy) in zip(pieces, summed, strict=True):
-                losses[piece.domain] += entropy.detach()
+                losses[piece.domain] = _plus(losses.get(piece.domain), entropy.detach().double())
             for piece, out, (own, other) in zip(pieces, outputs, labels, strict=True):
                 if piece.domain == self.target:
                     larger = own if other is None or mix is None or mix.share >= 0.5 else other
-                    correct += (out.detach().argmax(1) == larger).sum()
+                    correct = _plus(correct, (out.detach().argmax(1) == larger).sum())
+        assert loss is not None
+        if correct is None:
+            correct = torch.zeros((), dtype=torch.int64, device=self.device)
         if self.replica is not None:
-            loss, losses, correct = self.replica.team.totals(loss, losses, correct)
+            names = list(losses)
+            loss, correct, *rest = self.replica.team.totals(loss, correct, *losses.values())
+            losses = dict(zip(names, rest, strict=True))
         self.anchors.pull()
         if self.train.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
         self.optimizer.step()
-        images = [0] * len(self.feeds)
+        images: Counter[int] = Counter()
         for part in step:
             images[part.domain] += len(part.indices)
         sums.add(loss, losses, images, correct)
@@ -262,10 +269,10 @@ class Stepper:
     def _labels(self, piece: _Piece, mix: Mix | None) -> _Labels:
         """Labels of a piece's images, and of those that they are mixed with."""
         feed = self.feeds[piece.domain]
-        own = feed.labels_of(piece.indices)
+        own = feed.labels_of(piece.shown)
         if mix is None or piece.domain != self.target:
             return own, None
-        return own, own.flip(0) if piece.partner is None else feed.labels_of(piece.partner[0])
+        return own, own.flip(0) if piece.partner is None else feed.labels_of(piece.partner)
 
     def _loss(
         self, piece: _Piece, out: Tensor, labels: _Labels, mix: Mix | None
@@ -294,19 +301,19 @@ class Stepper:
         return self.train.label_smoothing if piece.domain == self.target else 0.0
 
     def _passes(
-        self, step: Step, noise: tuple[Tensor, ...], mix: Mix | None
+        self, step: Step, shown: tuple[Shown, ...], mix: Mix | None
     ) -> Iterator[tuple[list[_Piece], contextlib.AbstractContextManager[object]]]:
         """The forward passes of a step, this rank's rows of them, and what to put around each."""
         replica = self.replica
         mixed = None if mix is None else self.target
-        cut = _cut(step, noise, self.train.accumulate, mixed)
+        cut = _cut(step, shown, self.train.accumulate, mixed)
         if replica is None:
             yield from ((pieces, _NOTHING) for pieces in cut)
             return
         turns = list(cut)
         for number, pieces in enumerate(turns):
             mine = [
-                piece.rows(replica.team.rows(len(piece.indices)), piece.domain == mixed)
+                piece.rows(replica.team.rows(len(piece.shown)), piece.domain == mixed)
                 for piece in pieces
             ]
             yield mine, replica.pass_number(number, len(turns))
@@ -319,11 +326,11 @@ class Stepper:
         """Logits of each piece, from one forward call over all of them."""
         inputs = [
             self.feeds[p.domain].training_batch(
-                p.indices, p.noise, mix if p.domain == self.target else None, p.partner
+                p.shown, mix if p.domain == self.target else None, p.partner
             )
             for p in pieces
         ]
-        parts = tuple((p.domain, len(p.indices)) for p in pieces)
+        parts = tuple((p.domain, len(p.shown)) for p in pieces)
         batch = inputs[0] if len(inputs) == 1 else torch.cat(inputs)
         with autocast(self.device, self.train.precision):
             return self.forward(batch, parts)

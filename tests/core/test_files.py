@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import csv
+import errno
+import fcntl
 import io
 import os
 import resource
@@ -20,6 +22,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from bench.core.errors import of_files
 from bench.core.files import (
     csv_text,
     publish_new,
@@ -66,6 +69,80 @@ def test_an_error_while_writing_has_the_name_of_the_file(tmp_path: Path) -> None
         resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
     assert caught.value.filename == str(tmp_path / "a.csv")
     assert not list(tmp_path.iterdir())
+
+
+# --- file systems without hard links ---
+
+WITHOUT_LINKS = """\
+import errno, os, sys
+from pathlib import Path
+from bench.core.files import publish_new
+def none(*_):
+    raise OSError(errno.EPERM, "Operation not permitted")
+os.link = none
+folder, name = Path(sys.argv[1]), sys.argv[2]
+print("ready", flush=True)
+sys.stdin.readline()
+print(sum(publish_new(folder / f"{n}.json", f"{name}\\n" * 100) for n in range(50)))
+"""
+
+
+def no_links(*_: object) -> None:
+    raise OSError(errno.EPERM, "Operation not permitted")
+
+
+def test_without_hard_links_one_of_several_processes_publishes(tmp_path: Path) -> None:
+    writers = [
+        subprocess.Popen(
+            [sys.executable, "-c", WITHOUT_LINKS, str(tmp_path), str(n)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+        )
+        for n in range(4)
+    ]
+    for writer in writers:
+        assert writer.stdout is not None
+        assert writer.stdout.readline() == "ready\n"
+    for writer in writers:
+        assert writer.stdin is not None
+        writer.stdin.write("go\n")
+        writer.stdin.flush()
+    won = [int(writer.communicate()[0]) for writer in writers]
+    assert sum(won) == 50
+    assert {path.name for path in tmp_path.iterdir()} == {f"{n}.json" for n in range(50)}
+    texts = [path.read_text().split() for path in tmp_path.iterdir()]
+    assert all(len(text) == 100 and len(set(text)) == 1 for text in texts)
+    assert [sum(text[0] == str(n) for text in texts) for n in range(4)] == won
+
+
+def test_what_a_killed_writer_claimed_is_no_obstacle(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(os, "link", no_links)
+    (tmp_path / ".record.json.claim").write_text("")
+    assert publish_new(tmp_path / "record.json", "first")
+    assert not publish_new(tmp_path / "record.json", "second")
+    assert [path.name for path in tmp_path.iterdir()] == ["record.json"]
+    assert (tmp_path / "record.json").read_text() == "first"
+
+
+def test_neither_links_nor_locks_is_an_error_with_the_way_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def no_locks(*_: object) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "link", no_links)
+    monkeypatch.setattr(fcntl, "flock", no_locks)
+    path = tmp_path / "record.json"
+    with pytest.raises(OSError, match="hard links") as caught:
+        publish_new(path, "first")
+    assert str(of_files(caught.value)) == (
+        f"{path}: this file system has neither hard links nor locks\n"
+        "  name a folder on another file system (--results)"
+    )
+    assert not path.exists()
 
 
 # --- what killed writers leave ---

@@ -7,6 +7,7 @@ import errno
 import fcntl
 import json
 import os
+import resource
 import signal
 import subprocess
 import sys
@@ -16,7 +17,9 @@ from pathlib import Path
 
 import pytest
 
+from bench.core import files
 from bench.core.errors import StoreError
+from bench.core.files import here
 from bench.core.locks import STALE_S, exclusive, holder, wait_exclusive
 
 HOLD = """\
@@ -111,6 +114,39 @@ def test_a_process_of_another_host_is_dead_when_its_heart_stops(
             assert holder(tmp_path / ".lock") == "process 1 on node17"
 
 
+@pytest.mark.parametrize(
+    ("began", "taken"), [("of", False), ("", True), ("an-earlier-boot 12", True), (None, True)]
+)
+def test_another_process_that_has_the_holders_number_is_not_the_holder(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, began: str | None, taken: bool
+) -> None:
+    monkeypatch.setattr(fcntl, "flock", fcntl.flock)
+    without_flock()
+    with subprocess.Popen(["sleep", "60"]) as other:
+        own = {"host": "a", "here": here(), "process": other.pid, "key": "x"}
+        if began is not None:
+            own["began"] = files.began(other.pid) if began == "of" else began
+        held = tmp_path / ".lock.held"
+        held.write_text(json.dumps(own))
+        if began is None:  # written by an earlier release: by its heartbeat
+            os.utime(held, (time.time() - STALE_S - 60,) * 2)
+        with exclusive(tmp_path / ".lock") as mine:
+            assert mine == taken
+        other.kill()
+
+
+def test_a_process_begins_once() -> None:
+    """The ticks of `ps` and of `/proc` are the same clock."""
+    with subprocess.Popen(["sleep", "60"]) as other:
+        boot, ticks = files.began(other.pid).split()
+        uptime = float(Path("/proc/uptime").read_text().split()[0])
+        assert abs(int(ticks) / os.sysconf("SC_CLK_TCK") - uptime) < 10
+        assert files.began(os.getpid()).startswith(f"{boot} ")
+        assert files.began(os.getpid()) != files.began(other.pid)
+        other.kill()
+    assert files.began(other.pid) == ""
+
+
 def test_what_is_no_missing_lock_is_an_error(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -128,3 +164,14 @@ def test_a_damaged_note_of_the_holder_does_no_harm(tmp_path: Path) -> None:
     assert holder(tmp_path / ".lock") == "another process"
     (tmp_path / ".lock").write_text("[" * 4000)
     assert holder(tmp_path / ".lock") == "another process"
+
+
+def test_a_lock_is_held_where_there_is_no_room_to_write_who_holds_it(tmp_path: Path) -> None:
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        with exclusive(tmp_path / ".lock") as mine, exclusive(tmp_path / ".lock") as again:
+            assert (mine, again) == (True, False)
+            assert holder(tmp_path / ".lock") == "another process"
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))

@@ -2,15 +2,18 @@
 
 import hashlib
 import json
+import os
 import shutil
 import subprocess
 import sys
+import time
 
 import numpy as np
 import pytest
 
 from bench.core.errors import DataError
 from bench.core.locks import exclusive
+from bench.data import decoding
 from bench.data.cache import cached_images
 from bench.data.dataset import Image
 
@@ -158,14 +161,18 @@ BUILDER = """
 import sys, time
 from pathlib import Path
 import numpy as np
+from bench.data import decoding
 from bench.data.cache import cached_images
 from bench.data.dataset import Image
 
+decoding.PART_BYTES = 12  # an image each
 meeting, me = Path(sys.argv[1]), sys.argv[2]
 images = [Image(str(n), "a", "train", f"{n:064x}") for n in range(3)]
 
 def read(images, size):
     (meeting / me).touch()
+    for image in images:
+        (meeting.parent / f"decoded {image.key} {me}").touch()
     while len(list(meeting.iterdir())) < 2:  # both are decoding now
         time.sleep(0.01)
     for image in images:
@@ -188,8 +195,63 @@ def test_two_processes_may_build_one_entry_at_once(tmp_path):
     assert [worker.returncode for worker in workers] == [0, 0]
     assert answers == [str((1 + 2 + 3) * 12)] * 2
     assert entries(tmp_path / "cache") == ["f-2"]
+    decoded = sorted(path.name.split()[1] for path in tmp_path.glob("decoded *"))
+    assert decoded == ["0", "1", "2"]  # by either, and none by both
     manifest = json.loads((tmp_path / "cache" / "f-2" / "manifest.json").read_text())
     assert manifest["images"] == 3
+
+
+KILLED = BUILDER.replace("while len", "while me == 'first' and image.key == '1' or 0 and len")
+
+
+def test_what_a_killed_process_has_decoded_is_not_decoded_again(tmp_path):
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    command = [sys.executable, "-c", KILLED, str(meeting)]
+    first = subprocess.Popen([*command, "first"])
+    while not (tmp_path / "decoded 1 first").exists():  # the first part is written then
+        assert first.poll() is None
+        time.sleep(0.01)
+    first.kill()
+    first.wait()
+    (left,) = entries(tmp_path / "cache")
+    assert left.startswith(".parts-f-2-")
+    done = subprocess.run([*command, "second"], capture_output=True, text=True, check=True)
+    assert done.stdout.strip() == str((1 + 2 + 3) * 12)
+    assert entries(tmp_path / "cache") == ["f-2"]
+    decoded = sorted(path.name for path in tmp_path.glob("decoded *"))
+    assert decoded == ["decoded 0 first", "decoded 1 first", "decoded 1 second", "decoded 2 second"]
+
+
+def test_a_part_that_was_torn_is_decoded_again(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "PART_BYTES", 1)
+    images, crashed = some_images("x", "y", "z"), Reader()
+
+    def crash(wanted, size):
+        if len(crashed.decoded) == 2:
+            raise KeyboardInterrupt
+        yield from crashed(wanted, size)
+
+    with pytest.raises(KeyboardInterrupt):
+        get(tmp_path, images, crash)
+    (parts,) = tmp_path.glob(".parts-*")
+    pixels = np.load(parts / "entry" / "images.npy", mmap_mode="r+")
+    pixels[0] = 77  # such as by a loss of power before the disk had it
+    pixels.flush()
+    read = Reader()
+    found = get(tmp_path, images, read)
+    assert sorted(read.decoded) == ["x", "z"]
+    assert (found == np.stack([pixels_of(image, SIZE) for image in images])).all()
+    assert [name for name in entries(tmp_path) if name.startswith(".")] == []
+
+
+def test_parts_that_nobody_goes_on_with_are_removed_after_a_week(tmp_path):
+    for name, days in (("old", 8), ("new", 1)):
+        (tmp_path / f".parts-{name}").mkdir()
+        then = time.time() - days * 86_400
+        os.utime(tmp_path / f".parts-{name}", (then, then))
+    get(tmp_path, some_images("x"), Reader())
+    assert [name for name in entries(tmp_path) if name.startswith(".")] == [".parts-new"]
 
 
 FULL = """

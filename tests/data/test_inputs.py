@@ -326,6 +326,22 @@ def test_every_broken_image_is_listed_with_its_reason(two, here, tmp_path):
     assert sum(",dog,train,no image of a known kind" in row for row in rows) == 9
 
 
+def test_a_heif_photograph_is_named_as_one(two, here):
+    (two / "dog" / "a.heic").write_bytes(b"\0\0\0\x18ftypheic" + b"\0" * 40)
+    assert here.check(two).unreadable == {
+        "dog/a.heic": "a photograph in HEIF, which Pillow does not read: save it as JPEG"
+    }
+
+
+def test_a_link_to_itself_is_named(two, here):
+    (two / "dog" / "again").symlink_to("again")
+    with pytest.raises(DataError) as caught:
+        here.open(two)
+    assert str(caught.value) == (
+        f"{two / 'dog'}: 'dog/again' is a link that leads back to itself\n  remove the link"
+    )
+
+
 # --- depth and alpha ---
 
 

@@ -16,9 +16,10 @@ from typer.testing import CliRunner
 
 from bench.commands.app import app
 from bench.core.errors import BenchError, ModelError, StoreError
+from bench.data.files.decode import Reading
 from bench.exports.model_folder import read_model
 from bench.exports.network import exported_network
-from bench.exports.predict import _pixels, image_files, scores
+from bench.exports.predict import _pixels, image_files, predictions, scores
 from bench.planning.workspace import Session, open_session
 from bench.results.mistakes import Predictions, read_predictions
 from bench.results.store import RunFolder
@@ -88,7 +89,7 @@ def test_the_exported_model_computes_what_the_run_computed(
     assert code == 0, words
     model, stored = read_model(tmp_path / "m"), read_predictions(folder)
     root = done.store.root.parent / "data"
-    pixels = np.stack([_pixels(root / key, model.kept_size) for key in stored.images])
+    pixels = np.stack([_pixels(root / key, model) for key in stored.images])
     np.testing.assert_allclose(scores(model, pixels), stored.logits, rtol=0, atol=1e-5)
     record = folder.record()
     assert record is not None
@@ -105,6 +106,55 @@ def test_the_exported_model_computes_what_the_run_computed(
     assert transform.transforms[0].size == 36
     labels = json.loads((tmp_path / "m" / "config.json").read_text())["label_names"]
     assert labels == ["blau", "rot|gelb"]
+
+
+READ_WITH_OPTIONS = """\
+defaults:
+  target:
+    {{dataset: folder, root: {root}, image_size: 32, val_from: budget, test_per_class: 0.25,
+      options: {{depth: 12, alpha: ignore}}}}
+  model: narrow8_32
+  pattern: scratch
+  train: {{epochs: 1, batch_size: 8}}
+experiments: {{a: {{axes: {{seed: [0]}}}}}}
+"""
+
+
+def test_an_exported_model_reads_images_with_the_options_of_its_run(tmp_path: Path) -> None:
+    torch.set_num_threads(1)
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 900), ("light", 2500)):
+        (tmp_path / "data" / name).mkdir(parents=True)
+        for n in range(12):
+            grey = np.clip(rng.normal(level, 300, (40, 40)), 0, 4095).astype(np.uint16)
+            clear = rng.integers(0, 256, (40, 40, 4), dtype=np.uint8)  # half of it transparent
+            picture = Image.fromarray(grey) if n % 2 else Image.fromarray(clear)
+            picture.save(tmp_path / "data" / name / f"{n}.png")
+    (tmp_path / "grid.yaml").write_text(READ_WITH_OPTIONS.format(root=tmp_path / "data"))
+    session = open_session(tmp_path / "grid.yaml", results=tmp_path / "results")
+    ((key, run),) = session.plan.runs.items()
+    context = Context(results=str(tmp_path / "results"), device="cpu")
+    execute_batch([(key, run.spec)], context, report=lambda _: None, should_stop=lambda: False)
+    folder = session.store.folder(key, run.spec)
+    code, words = call("export", str(folder.path), "--out", str(tmp_path / "m"))
+    assert code == 0, words
+    model, stored = read_model(tmp_path / "m"), read_predictions(folder)
+    assert model.reading == Reading(depth="12", alpha="ignore")
+    pixels = [_pixels(tmp_path / "data" / key, model) for key in stored.images]
+    assert len({one.std() > 40 for one in pixels if not isinstance(one, str)}) == 2  # both kinds
+    np.testing.assert_allclose(scores(model, np.stack(pixels)), stored.logits, rtol=0, atol=1e-5)
+
+
+def test_what_the_options_of_a_run_do_not_read_has_a_way_out_without_options(
+    done: Session, tmp_path: Path
+) -> None:
+    call("export", str(folder_of(done, "plain").path), "--out", str(tmp_path / "m"))
+    Image.fromarray(np.arange(1600, dtype=np.uint16).reshape(40, 40)).save(tmp_path / "deep.png")
+    (prediction,) = predictions(read_model(tmp_path / "m"), [tmp_path / "deep.png"])
+    assert prediction.error == (
+        "pixels of 16 bits, and none is above 1599: it would be black; save it with 8 bits a "
+        "colour, opaque, in at most 179 megapixels (the model reads images as its run read them)"
+    )
 
 
 def test_predict_names_files_and_says_what_cannot_be_read(done: Session, tmp_path: Path) -> None:

@@ -284,6 +284,44 @@ WRONG |= {
         "random",
     ),
 }
+VALUES_WRONG = {
+    "target: {dataset: digits, on_short: capp}": (
+        "target.on_short is 'capp': must be 'error', 'cap' or 'drop_class'",
+        "write cap, drop_class, error",
+    ),
+    "target: {dataset: digits, test_per_class: 1.5}": (
+        "target.test_per_class is 1.5: expected a whole number or must be less than 1.0",
+        "write a whole number in decimal digits, such as 10 or write a number below 1.0",
+    ),
+    'train: {epochs: ""}': (
+        "train.epochs is '': expected a whole number",
+        "write a whole number in decimal digits, such as 10",
+    ),
+    "train: {optimizer: adm}": (
+        "train.optimizer is 'adm': there is no such value",
+        "write adam, ",
+    ),
+    "target: {dataset: digits, options: [partial]}": (
+        "options are a mapping, such as {partial: true}",
+        "",
+    ),
+}
+
+
+@pytest.mark.parametrize("line", VALUES_WRONG)
+def test_values_that_do_not_exist_are_shown_with_the_nearest_that_do(
+    line: str, tmp_path: Path
+) -> None:
+    sets = "{pattern: scratch, model: narrow8_32, target.dataset: digits}"
+    text = f"defaults:\n  {line}\nexperiments:\n  a: {{set: {sets}}}\n"
+    with pytest.raises(GridError) as caught:
+        expand(tmp_path, text)
+    message, way_out = VALUES_WRONG[line]
+    assert caught.value.message == f"{message} (experiment a)"
+    assert str(caught.value.place).endswith("grid.yaml:2")
+    assert (caught.value.hint or "").startswith(way_out)
+
+
 RECIPES_WRONG = {
     "unknown": ("{recipe: rnd, n: 1}", "no recipe 'rnd'", "random"),
     "none": ("{n: 3}", "which recipe", "near_far"),
@@ -513,3 +551,28 @@ experiments:
     assert (second.train.lr, second.train.epochs) == (0.5, 4)
     assert second.parent is not None
     assert second.parent.train.epochs == 3
+
+
+def test_a_folder_of_images_is_looked_for_beside_the_grid_file(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "grids" / "photographs").mkdir(parents=True)
+    elsewhere = tmp_path / "elsewhere"
+    (elsewhere / "photographs").mkdir(parents=True)
+    (elsewhere / "typed").mkdir()
+    monkeypatch.chdir(elsewhere)
+    text = """\
+defaults:
+  target: {dataset: folder, classes: {recipe: all}, image_size: 32, test_per_class: 2}
+  model: narrow8_32
+  pattern: scratch
+experiments:
+  one: {axes: {target.root: [photographs, typed, absent]}}
+"""
+    path = tmp_path / "grids" / "grid.yaml"
+    path.write_text(text)
+    beside = str(tmp_path / "grids" / "photographs")
+    roots = [run.data.root for run in load_grid(path).runs]
+    assert roots == [beside, "typed", "absent"]
+    typed = load_grid(path, overrides=["target.root=photographs"]).runs
+    assert {run.data.root for run in typed} == {"photographs"}  # typed: of the current folder

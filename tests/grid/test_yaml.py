@@ -137,7 +137,15 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "key": ("{[1]: 2}\n", "1: a key must be a word"),
     "twice": ("a: 1\na: 2\n", "2: key 'a' is given twice (first at line 1)\n  keep one"),
     "tag": ("a: !!python/name:os.system x\n", "1: 'x' is neither text, number"),
-    "two": ("a: 1\n---\nb: 1\n", "2: this is not YAML"),
+    "two": (
+        "a: 1\n---\nb: 1\n",
+        "2: this is not YAML: but found another document\n  keep one grid in a file; --- begins",
+    ),
+    "tab": (
+        "a: 1\nb:\n\tc: 1\n",
+        "3: this is not YAML: found character '\\t' that cannot start any token\n"
+        "  indent with spaces, not with tabs",
+    ),
 }
 
 

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import shlex
 import shutil
 from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
+from typer.testing import CliRunner
 
+from bench.commands.app import app
 from bench.core.errors import DataError
 from bench.planning.images import check_images
 from bench.planning.workspace import Session, open_session
@@ -41,7 +44,7 @@ def images(tmp_path: Path) -> Path:
 
 
 def test_images_without_a_problem_pass(images: Path) -> None:
-    check_images(opened(images.parent, "on_short: error"))
+    assert check_images(opened(images.parent, "on_short: error")) == []
 
 
 @pytest.mark.parametrize(
@@ -57,6 +60,48 @@ def test_images_in_two_places_are_refused(images: Path, copy: str, to: str, word
         check_images(opened(images.parent, "on_short: cap"))
     assert caught.value.place == str(images)
     assert "--accept-problems" in (caught.value.hint or "")
+
+
+def saved_again(images: Path) -> None:
+    smooth = np.linspace(0, 255, 48 * 48 * 3).reshape(48, 48, 3).astype(np.uint8)
+    Image.fromarray(smooth).save(images / "test" / "cat" / "again.png")
+    Image.fromarray(smooth).save(images / "train" / "cat" / "again.jpg", quality=92)
+
+
+def test_a_test_image_saved_again_in_train_is_refused(images: Path) -> None:
+    saved_again(images)
+    with pytest.raises(DataError) as caught:
+        check_images(opened(images.parent, "on_short: cap"))
+    assert caught.value.message.startswith(
+        "1 problem of the images: 1 image of validation or test shows what a training image shows: "
+        "test/cat/again.png = train/cat/again.jpg"
+    )
+
+
+def test_with_too_many_pairs_a_note_shows_that_they_are_not_compared(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    saved_again(images)
+    monkeypatch.setattr("bench.planning.images.MOST_PAIRS", 300)
+    assert check_images(opened(images.parent, "on_short: cap")) == [
+        f"no image of {images} was compared with others by what it shows (19 x 19 pairs); "
+        f"bench data check folder {images} does that"
+    ]
+
+
+def test_the_command_of_the_hint_can_be_pasted(images: Path) -> None:
+    folder = images.rename(images.parent / "birds #2")
+    shutil.copy(folder / "train/cat/1.png", folder / "test/cat/x.png")
+    text = GRID.format(root=folder, more="options: {merge_names: true, max_megapixels: 2}")
+    text = text.replace(f"root: {folder}", f"root: '{folder}'")
+    (images.parent / "g.yaml").write_text(text)
+    with pytest.raises(DataError) as caught:
+        check_images(open_session(images.parent / "g.yaml", results=images.parent / "results"))
+    command = (caught.value.hint or "").partition(" shows them")[0]
+    assert shlex.split(command)[:5] == ["bench", "data", "check", "folder", str(folder)]
+    found = CliRunner().invoke(app, [*shlex.split(command)[1:], "--results", str(images.parent)])
+    assert found.exit_code == 1
+    assert "1 image is in two splits" in found.output
 
 
 def test_what_the_grid_settles_is_no_problem(images: Path) -> None:

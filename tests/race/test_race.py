@@ -14,7 +14,7 @@ from rich.console import Console
 from typer.testing import CliRunner
 
 from bench.commands.app import app
-from bench.commands.finetune import _answer
+from bench.commands.finetune import _answer, _problems
 from bench.core.errors import BenchError, DataError
 from bench.exports.model_folder import read_model
 from bench.launch.devices import Machine
@@ -82,6 +82,18 @@ def test_one_class_is_refused(tmp_path: Path) -> None:
     root = photographs(tmp_path / "a", {"disc": 9})
     with pytest.raises(DataError, match="at least two classes are needed"):
         divide(root, places(tmp_path))  # type: ignore[arg-type]
+
+
+def test_problems_of_the_images_are_printed_before_the_race(tmp_path: Path) -> None:
+    root = photographs(tmp_path / "a", {"disc": 9, "square": 9})
+    assert _problems(divide(root, places(tmp_path)), None, tmp_path / "cache") == ()  # type: ignore[arg-type]
+    root = photographs(tmp_path / "b", {"disc": 9, "square": 9})
+    (root / "disc" / "torn.jpg").write_bytes(b"\xff\xd8\xfftorn")
+    first = sorted((root / "square").iterdir())[0]
+    (root / "disc" / f"same{first.suffix}").write_bytes(first.read_bytes())
+    torn, same = _problems(divide(root, places(tmp_path)), None, tmp_path / "cache")  # type: ignore[arg-type]
+    assert torn.text.startswith("1 image cannot be decoded: disc/torn.jpg")
+    assert same.text.startswith("1 image is in two classes")
 
 
 # --- the race ---

@@ -398,3 +398,19 @@ def test_recipes_of_today_resume_to_the_bit(
     assert stopped.run([spec]) == ["done"]
     assert same_bits(whole, stopped, spec)
     assert any("resumed" in note for note in stopped.record(spec)["notes"]["training"])
+
+
+@pytest.mark.parametrize("share", [True, False])
+def test_a_run_that_cannot_be_claimed_fails_alone(tmp_path: Path, share: bool) -> None:
+    bench = Bench(tmp_path, share=share)
+    first, second, third = (child(seed=seed, epochs=1) for seed in range(3))
+    blocked = bench.folder(second).path
+    blocked.parent.mkdir(parents=True)
+    blocked.write_text("a file in the folder's place, as a full disk leaves no room for it")
+    bench.run([first, second, third])
+    ended = {e["id"]: (e["status"], e["message"]) for e in bench.events if e["event"] == "ended"}
+    assert ended[blocked.name.rpartition("-")[2]] == (
+        "failed",
+        f"{blocked}: File exists; a folder is needed here, and this is a file",
+    )
+    assert [status for status, _ in ended.values()].count("done") == 2

@@ -10,16 +10,21 @@ import torch
 from torch import nn
 
 from bench.core.errors import BenchError
+from bench.data.rows import Rows
 from bench.data.transforms.augment import draw_noise
 from bench.data.transforms.mixing import Mix
 from bench.training.domain import Domain
-from bench.training.domain_batches import Feed, FeedOptions
+from bench.training.domain_batches import Feed, FeedOptions, Shown
 from bench.training.evaluation import predict_feed
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 6, 6, 3), dtype=np.uint8)
 DATA = Domain("toy", IMAGES, np.arange(9) % 3, 3)
 INDICES = np.array([8, 0, 3, 3])
+
+
+def _shown(indices: np.ndarray, noise: torch.Tensor) -> Shown:
+    return Shown.of(indices, noise, CPU)
 
 
 def _prefix() -> nn.Module:
@@ -33,8 +38,8 @@ def test_cached_activations_equal_computed_ones(augment: str) -> None:
     computed, cached = (Feed(DATA, options, _prefix()) for _ in range(2))
     cached.cache_prefix(batch_size=4)
     noise = draw_noise(4, 0, 0)
-    expected = computed.training_batch(INDICES, noise)
-    torch.testing.assert_close(cached.training_batch(INDICES, noise), expected)
+    expected = computed.training_batch(_shown(INDICES, noise))
+    torch.testing.assert_close(cached.training_batch(_shown(INDICES, noise)), expected)
     torch.testing.assert_close(cached.plain_batch(6, 20), computed.plain_batch(6, 20))
     assert predict_feed(lambda x: x.flatten(1), cached).shape == (9, 32)
     assert not expected.requires_grad
@@ -47,24 +52,43 @@ def test_a_memory_map_gives_the_same_batches_and_is_not_read_as_a_whole(tmp_path
     assert data.images is mapped
     noise = draw_noise(4, 1, 0)
     batches = [
-        Feed(d, FeedOptions(CPU, augment="crop_flip")).training_batch(INDICES, noise)
+        Feed(d, FeedOptions(CPU, augment="crop_flip")).training_batch(_shown(INDICES, noise))
         for d in (DATA, data)
     ]
     assert torch.equal(*batches)
+
+
+def test_pixels_are_read_once_for_their_digest() -> None:
+    """Three readings of a large set took longer than its frozen layers."""
+    reads: list[slice] = []
+
+    class Counted(Rows):
+        def __getitem__(self, which):  # type: ignore[no-untyped-def]
+            reads.append(which)
+            return super().__getitem__(which)
+
+    def data(order: np.ndarray) -> Domain:
+        return Domain("d", Counted(IMAGES, order), DATA.labels, 3)
+
+    one, same, other = data(np.arange(9)), data(np.arange(9)), data(np.arange(9)[::-1].copy())
+    assert one.images_sha256 == one.images_sha256 == same.images_sha256 != other.images_sha256
+    assert len(reads) == 3
 
 
 def test_padding_is_the_mean_colour() -> None:
     """So that a crop's border is nothing but zero (to a grey level) once normalised."""
     white = Domain("white", np.full((40, 4, 4, 3), 255, np.uint8), np.zeros(40, np.int64), 1)
     feed = Feed(white, FeedOptions(CPU, augment="crop_flip", crop_pad=2))
-    x = feed.training_batch(np.arange(40), draw_noise(40, 0, 0))
+    x = feed.training_batch(_shown(np.arange(40), draw_noise(40, 0, 0)))
     border = x[x < 1]
     assert len(border)
     assert border.abs().max() < 0.02
 
 
 def test_labels_follow_the_indices() -> None:
-    assert Feed(DATA, FeedOptions(CPU)).labels_of(INDICES).tolist() == [2, 0, 0, 0]
+    assert Feed(DATA, FeedOptions(CPU)).labels_of(
+        _shown(INDICES, draw_noise(4, 0, 0))
+    ).tolist() == [2, 0, 0, 0]
 
 
 def test_nothing_to_cache_is_an_error() -> None:
@@ -80,12 +104,13 @@ def test_samples_of_several_views_are_mixed_as_wholes() -> None:
     views = [rng.integers(0, 256, (6, 8, 8, 3), dtype=np.uint8) for _ in range(2)]
     labels = np.arange(6) % 2
     both = Domain("two", np.concatenate(views, axis=1), labels, 2, views=2)
-    indices, noise = np.array([4, 0, 3]), draw_noise(3, 0, 0)
+    chosen = _shown(np.array([4, 0, 3]), draw_noise(3, 0, 0))
     for mix in (Mix(0.3), Mix(0.25, (0, 4, 0, 8))):
         options = FeedOptions(CPU, augment="crop_flip", crop_pad=1, mixes=True)
-        found = Feed(both, options).training_batch(indices, noise, mix)
+        found = Feed(both, options).training_batch(chosen, mix)
         for number, images in enumerate(views):
             alone = Feed(Domain("one", images, labels, 2), options)
-            assert torch.equal(found[number::2], alone.training_batch(indices, noise, mix))
-        partner = (indices[::-1].copy(), noise.flip(0))
-        assert torch.equal(found, Feed(both, options).training_batch(indices, noise, mix, partner))
+            assert torch.equal(found[number::2], alone.training_batch(chosen, mix))
+        assert torch.equal(
+            found, Feed(both, options).training_batch(chosen, mix, chosen.reversed())
+        )

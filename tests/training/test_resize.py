@@ -7,7 +7,7 @@ import torch
 
 from bench.specs.data import DataSpec
 from bench.training.domain import Domain
-from bench.training.domain_batches import Feed, FeedOptions
+from bench.training.domain_batches import Feed, FeedOptions, Shown
 
 
 def _domain(crop: int | None) -> Domain:
@@ -21,7 +21,7 @@ def test_evaluation_sees_the_central_part_and_training_others_too() -> None:
     plain = whole.plain_batch(0, 6)
     assert torch.equal(feed.plain_batch(0, 6), plain[:, :, 2:8, 2:8])
     noise = torch.rand(6, 6, generator=torch.Generator().manual_seed(0))
-    shown = feed.training_batch(np.arange(6), noise)
+    shown = feed.training_batch(Shown.of(np.arange(6), noise, torch.device("cpu")))
     assert shown.shape == (6, 3, 6, 6)
     windows = [plain[:, :, y : y + 6, x : x + 6] for y in range(5) for x in range(5)]
     windows += [w.flip(3) for w in windows]

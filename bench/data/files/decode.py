@@ -46,7 +46,16 @@ _DEPTH_CURE = (
 
 
 class UnreadableError(ValueError):
-    """The bytes are not an image that we can show faithfully; the text says why."""
+    """The bytes are not an image that we can show faithfully.
+
+    Attributes:
+        reason: why.
+        way: options of a data set with which the image is read; empty where there are none.
+    """
+
+    def __init__(self, reason: str, way: str = "") -> None:
+        super().__init__("; ".join(filter(None, (reason, way))))
+        self.reason, self.way = reason, way
 
 
 @dataclass(frozen=True)
@@ -64,6 +73,10 @@ class Reading:
     depth: str = "check"
     alpha: str = "check"
     max_megapixels: int = 179
+
+    def __post_init__(self) -> None:
+        if self.depth not in DEPTHS or self.alpha not in ALPHAS:
+            raise ValueError(f"images cannot be read with {self}")
 
     @property
     def version(self) -> str:
@@ -111,8 +124,8 @@ def _opened(data: bytes, reading: Reading, draft: tuple[int, int] | None) -> Pil
             if pixels > reading.max_megapixels * 1_000_000:
                 raise UnreadableError(
                     f"{picture.width} x {picture.height} pixels are more than "
-                    f"{reading.max_megapixels} megapixels; options: "
-                    f"{{max_megapixels: {pixels // 1_000_000 + 1}}} reads it"
+                    f"{reading.max_megapixels} megapixels",
+                    f"options: {{max_megapixels: {pixels // 1_000_000 + 1}}} reads it",
                 )
             if draft is not None:
                 picture.draft(None, draft)
@@ -154,6 +167,8 @@ def _without_remarks(data: bytes) -> bytes:
 def _no_image(data: bytes) -> str:
     if instead := placeholder(data):
         return instead
+    if data[4:12] in (b"ftypheic", b"ftypheix", b"ftyphevc", b"ftypmif1", b"ftypmsf1"):
+        return "a photograph in HEIF, which Pillow does not read: save it as JPEG"
     begins = f"it begins with {data[:12]!r}" if data else "the file is empty"
     return f"no image of a known kind: {begins}"
 
@@ -196,15 +211,15 @@ def _rgb(picture: Pillow.Image, raw: str, kind: str, reading: Reading) -> Pillow
         top = max(high for _, high in _extrema(picture.convert("RGB")))
         if top < 16:
             raise UnreadableError(
-                "colours of 16 bits, and no value needs more than 12: it would be black; save it "
-                "with 8 bits a colour, or take it as it is with options: {depth: 16}"
+                "colours of 16 bits, and no value needs more than 12: it would be black",
+                "save it with 8 bits a colour, or take it as it is with options: {depth: 16}",
             )
     if picture.has_transparency_data and reading.alpha != "ignore":
         picture = picture.convert("RGBA")
         if reading.alpha == "check" and picture.getchannel("A").getextrema()[1] == 0:
             raise UnreadableError(
-                "alpha is 0 everywhere, so it would be white; options: {alpha: ignore} shows the "
-                "colours, {alpha: white} takes it as it is"
+                "alpha is 0 everywhere, so it would be white",
+                "options: {alpha: ignore} shows the colours, {alpha: white} takes it as it is",
             )
         white = Pillow.new("RGBA", picture.size, "white")
         return Pillow.alpha_composite(white, picture).convert("RGB")
@@ -229,11 +244,11 @@ def _eight_bits(values: NDArray[Any], own: int, reading: Reading) -> UInt8:
     if depth == "check":
         if own == 32:
             raise UnreadableError(
-                f"pixels of 32 bits, {low:g} to {top:g}, have no natural 8-bit range; {_DEPTH_CURE}"
+                f"pixels of 32 bits, {low:g} to {top:g}, have no natural 8-bit range", _DEPTH_CURE
             )
         if own == 16 and 0 < top < 2**12:
             raise UnreadableError(
-                f"pixels of 16 bits, and none is above {top:g}: it would be black; {_DEPTH_CURE}"
+                f"pixels of 16 bits, and none is above {top:g}: it would be black", _DEPTH_CURE
             )
     floats = values.dtype.kind == "f"
     fitting = [int(bits) for bits in DEPTHS[2:] if top <= 2 ** int(bits) - 1]

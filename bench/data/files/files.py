@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -13,6 +14,7 @@ from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from itertools import islice
 from pathlib import Path
+from shlex import quote
 from typing import TypeVar
 
 from bench.core.errors import DataError
@@ -113,6 +115,12 @@ def walk(
                 hint="remove the link, or put back what it leads to",
             ) from None
         except OSError as error:
+            if error.errno == errno.ELOOP:
+                raise DataError(
+                    f"{path!r} is a link that leads back to itself",
+                    place=str(folder),
+                    hint="remove the link",
+                ) from None
             raise _closed(folder, error) from None
         if stat.S_ISDIR(info.st_mode):
             yield from walk(Path(entry.path), f"{path}/", seen)
@@ -155,7 +163,8 @@ def _closed(folder: Path, error: OSError) -> DataError:
     return DataError(
         f"the folder cannot be read ({error.strerror})",
         place=str(folder),
-        hint=f"let yourself read it: chmod -R u+rX {folder}, or move it out of the data set",
+        hint=f"let yourself read it: chmod -R u+rX {quote(str(folder))}, or move it out of the "
+        "data set",
     )
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import csv
 import io
+import math
 import re
 from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
@@ -129,7 +130,7 @@ def check(
     data_root: Path | None,
     cache_dir: Path,
     options: tuple[tuple[str, Value], ...] = (),
-    pictures: bool = True,
+    most_pairs: float = math.inf,
 ) -> Report:
     """Indexes the data set and decodes every image of it once.
 
@@ -139,8 +140,9 @@ def check(
         data_root: folder of data sets.
         cache_dir: index and results of the decoding are kept below it.
         options: of the data set, see `bench.data.listing`.
-        pictures: look for images of one split in another by what they show, not by their bytes
-            alone; of a data set with splits all images are then kept at 32 pixels in the cache.
+        most_pairs: images of one split are looked for in another by what they show, not by their
+            bytes alone, unless there are more pairs; 0 compares bytes only. All images of a data
+            set with splits are then kept at 32 pixels in the cache.
 
     Raises:
         DataError: when the data set is not there or not in the layout expected.
@@ -175,7 +177,7 @@ def check(
             *_empty(counts),
             *_conflicts(shared),
             *_leaks(shared),
-            *(_near_leaks(dataset, images, unreadable, cache_dir) if pictures else ()),
+            *_near_leaks(dataset, images, unreadable, cache_dir, most_pairs),
             *_groups(images, tied),
             *_too_few(dataset, left),
         ),
@@ -294,7 +296,11 @@ def _leaks(shared: Same) -> Iterator[Problem]:
 
 
 def _near_leaks(
-    dataset: Dataset, images: Sequence[Image], unreadable: dict[str, str], cache_dir: Path
+    dataset: Dataset,
+    images: Sequence[Image],
+    unreadable: dict[str, str],
+    cache_dir: Path,
+    most_pairs: float,
 ) -> Iterator[Problem]:
     """Images of validation and test that show what a training image shows."""
     if not isinstance(dataset, FileDataset):
@@ -302,7 +308,7 @@ def _near_leaks(
     good = [image for image in images if image.key not in unreadable]
     held = [image for image in good if image.split != "train"]
     training = [image for image in good if image.split == "train"]
-    if not held or not training:
+    if not 0 < len(held) * len(training) <= most_pairs:
         return
     pairs = shared_pictures(dataset, held, training, cache_dir)
     if pairs:

@@ -15,6 +15,7 @@ from torch import Tensor
 from torch.nn.functional import grid_sample
 
 from bench.core.seeding import seed_from
+from bench.data.transforms.constants import Constants
 from bench.specs.run import Augment
 
 COLOR_STRENGTH = 0.4
@@ -69,6 +70,7 @@ def augment(
     fill: tuple[int, int, int] = (0, 0, 0),
     size: int | None = None,
     scale: Scale = GOOGLENET,
+    constants: Constants | None = None,
 ) -> Tensor:
     """Crops (after padding by `crop_pad` pixels of colour `fill`), mirrors, jitters the colours.
 
@@ -79,6 +81,7 @@ def augment(
         images: uint8 (B, S, S, 3).
         noise: float32 (B, 8) in [0, 1), rows of `draw_noise`, on the same device.
         kind: how much of it is done.
+        constants: kept from batch to batch.
 
     Returns:
         uint8 (B, S, S, 3), or (B, size, size, 3).
@@ -95,12 +98,12 @@ def augment(
     crops = "crop" in done
     if "flip" not in done:  # the numbers of images that are not mirrored
         noise = noise.clone()
-        noise[:, FLIP] = 1.0
+        noise[:, FLIP].fill_(1.0)
     if "scale" in done:
         images = _scale_and_flip(images, noise, size or images.shape[1], scale)
     else:
         pad, part = (crop_pad, size) if crops else (0, None)
-        images = _crop_and_flip(images, noise, pad, fill, part)
+        images = _crop_and_flip(images, noise, pad, fill, part, constants or Constants())
     return _jitter(images, noise) if "color" in done else images
 
 
@@ -115,27 +118,52 @@ def central(images: Tensor, size: int) -> Tensor:
 
 
 def _crop_and_flip(
-    images: Tensor, noise: Tensor, pad: int, fill: tuple[int, int, int], size: int | None
+    images: Tensor,
+    noise: Tensor,
+    pad: int,
+    fill: tuple[int, int, int],
+    size: int | None,
+    constants: Constants,
 ) -> Tensor:
     """One gather of pixels: each image's window into its padded self, columns reversed or not."""
     count, height, width, channels = images.shape
     high, wide = height + 2 * pad, width + 2 * pad
     if pad:
-        padded = images.new_tensor(fill).expand(count, high, wide, channels).contiguous()
+        padded = constants(colour, fill, images.device).expand(count, high, wide, channels)
+        padded = padded.contiguous()
         padded[:, pad : pad + height, pad : pad + width] = images
     else:
         padded = images.contiguous()
     tall, broad = size or height, size or width
-    top = (noise[:, _DY] * (high - tall + 1)).long()
-    left = (noise[:, _DX] * (wide - broad + 1)).long()
-    column = torch.arange(broad, device=images.device)
+    spans, steps, rows, order = constants(_windows, count, high, wide, tall, broad, images.device)
+    corner = (noise[:, : _DX + 1] * spans).long() * steps  # its row's first pixel, and its column
     mirrored = (noise[:, FLIP] < 0.5)[:, None]
-    columns = left[:, None] + torch.where(mirrored, broad - 1 - column, column)
-    first_row = torch.arange(count, device=images.device) * high + top
-    rows = first_row[:, None] + torch.arange(tall, device=images.device)
-    pixel = rows[:, :, None] * wide + columns[:, None, :]
+    columns = torch.where(mirrored, *order) + corner[:, 1:]
+    pixel = (rows + corner[:, :1])[:, :, None] + columns[:, None, :]
     shown = padded.view(-1, channels).index_select(0, pixel.view(-1))
     return shown.view(count, tall, broad, channels)
+
+
+def colour(fill: tuple[int, int, int], device: torch.device) -> Tensor:
+    """A colour as a tensor, uint8 (3,)."""
+    return torch.tensor(fill, dtype=torch.uint8).to(device)
+
+
+def _windows(
+    count: int, high: int, wide: int, tall: int, broad: int, device: torch.device
+) -> tuple[Tensor, Tensor, Tensor, tuple[Tensor, Tensor]]:
+    """Of windows of `count` images: how many corners there are down and across; pixels from row to
+    row and column to column; the first pixel of each row of each image; columns, mirrored or not.
+    """
+    spans = torch.tensor([high - tall + 1, wide - broad + 1], dtype=torch.float32)
+    rows = torch.arange(count)[:, None] * high + torch.arange(tall)
+    column = torch.arange(broad)
+    return (
+        spans.to(device),
+        torch.tensor([wide, 1]).to(device),
+        (rows * wide).to(device),
+        (column.flip(0).to(device), column.to(device)),
+    )
 
 
 def _scale_and_flip(images: Tensor, noise: Tensor, size: int, scale: Scale) -> Tensor:
@@ -212,18 +240,32 @@ def _grey(planes: Tensor) -> Tensor:
 
 
 def normalise(
-    images: Tensor, mean: tuple[float, ...], std: tuple[float, ...], *, channels_last: bool = True
+    images: Tensor,
+    mean: tuple[float, ...],
+    std: tuple[float, ...],
+    *,
+    channels_last: bool = True,
+    constants: Constants | None = None,
 ) -> Tensor:
     """(images / 255 - mean) / std as float32 (B, 3, S, S), from uint8 (B, S, S, 3).
+
+    `constants` are kept from batch to batch.
 
     >>> white = torch.full((1, 2, 2, 3), 255, dtype=torch.uint8)
     >>> float(normalise(white, (0.5, 0.5, 0.5), (0.25, 0.25, 0.25)).max())
     2.0
     """
-    center = torch.tensor(mean, device=images.device) * 255
-    scale = 1 / (torch.tensor(std, device=images.device) * 255)
     count, height, width, channels = images.shape
+    center, scale = (constants or Constants())(_moments, mean, std, width, images.device)
     rows = images.reshape(count, height, width * channels).to(torch.float32, copy=True)
-    rows.sub_(center.repeat(width)).mul_(scale.repeat(width))
+    rows.sub_(center).mul_(scale)
     x = rows.view(count, height, width, channels).permute(0, 3, 1, 2)
     return x if channels_last else x.contiguous()
+
+
+def _moments(
+    mean: tuple[float, ...], std: tuple[float, ...], width: int, device: torch.device
+) -> tuple[Tensor, Tensor]:
+    """What is subtracted from a row of `width` pixels, and what it is then multiplied by."""
+    center, scale = torch.tensor(mean) * 255, 1 / (torch.tensor(std) * 255)
+    return center.repeat(width).to(device), scale.repeat(width).to(device)

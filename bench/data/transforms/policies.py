@@ -15,6 +15,8 @@ import torch
 from torch import Tensor
 from torch.nn.functional import conv2d, grid_sample
 
+from bench.data.transforms.augment import colour
+from bench.data.transforms.constants import Constants
 from bench.specs.run import TrainSpec
 
 BINS = 31
@@ -55,7 +57,13 @@ def policy_of(train: TrainSpec) -> ImagePolicy | None:
 
 
 def apply_policy(
-    images: Tensor, noise: Tensor, policy: ImagePolicy, fill: tuple[int, int, int] = (0, 0, 0)
+    images: Tensor,
+    noise: Tensor,
+    policy: ImagePolicy,
+    fill: tuple[int, int, int] = (0, 0, 0),
+    *,
+    on_host: Tensor | None = None,
+    constants: Constants | None = None,
 ) -> Tensor:
     """Random operations on each image.
 
@@ -64,6 +72,8 @@ def apply_policy(
         noise: (B, policy.columns) in [0, 1), on the same device.
         policy: how many operations, and how strong.
         fill: colour of what comes in from beyond the border.
+        on_host: `noise` on the CPU; without it a GPU is waited for.
+        constants: kept from batch to batch.
 
     Returns:
         uint8 (B, H, W, 3), a new tensor.
@@ -72,34 +82,44 @@ def apply_policy(
     >>> apply_policy(batch, torch.rand(2, 3), ImagePolicy(1, None)).shape
     torch.Size([2, 8, 8, 3])
     """
+    constants, host = constants or Constants(), noise.cpu() if on_host is None else on_host
     planes = images.permute(0, 3, 1, 2).contiguous()
     wide = policy.magnitude is None
-    ranges = _ranges(planes.shape[2], planes.shape[3], wide)
+    ranges = constants(_ranges, planes.shape[2], planes.shape[3], wide, images.device)
+    beyond = constants(colour, fill, images.device).view(1, 3, 1, 1)
     for start in range(0, policy.columns, _DRAWN):
         which, strength, sign = noise[:, start : start + _DRAWN].unbind(1)
-        chosen = (which * len(ranges)).long().tolist()
         drawn = (strength * BINS).long()
         bins = drawn if policy.magnitude is None else drawn.fill_(policy.magnitude)
+        # Images of one operation stand together; how many they are the host finds out by itself.
+        order = (which * len(ranges)).long().argsort(stable=True)
+        counts = (host[:, start] * len(ranges)).long().bincount(minlength=len(ranges)).tolist()
         changed = planes.clone()
-        for number in sorted(set(chosen)):
-            operation, magnitudes, signed = ranges[number]
-            rows = torch.tensor([i for i, c in enumerate(chosen) if c == number])
-            rows = rows.to(images.device)
-            values = magnitudes.to(images.device)[bins[rows]]
+        for (operation, magnitudes, signed), rows in zip(
+            ranges, torch.split(order, counts), strict=True
+        ):
+            if not len(rows):
+                continue
+            values = magnitudes[bins[rows]]
             if signed:
                 values = torch.where(sign[rows] < 0.5, values, -values)
-            changed[rows] = operation(planes[rows], values, fill)
+            changed[rows] = operation(planes[rows], values, beyond)
         planes = changed
     return planes.permute(0, 2, 3, 1).contiguous()
 
 
-Operation = Callable[[Tensor, Tensor, tuple[int, int, int]], Tensor]
-"""(uint8 (n, 3, H, W), magnitudes (n,), fill) -> uint8 (n, 3, H, W)."""
+Operation = Callable[[Tensor, Tensor, Tensor], Tensor]
+"""(uint8 (n, 3, H, W), magnitudes (n,), colour (1, 3, 1, 1)) -> uint8 (n, 3, H, W)."""
 
 
-def _ranges(height: int, width: int, wide: bool) -> list[tuple[Operation, Tensor, bool]]:
+def _ranges(
+    height: int, width: int, wide: bool, device: torch.device
+) -> list[tuple[Operation, Tensor, bool]]:
     """Each operation with its magnitudes (BINS,), and whether they have a sign."""
+    return [(of, values.to(device), sign) for of, values, sign in _on_cpu(height, width, wide)]
 
+
+def _on_cpu(height: int, width: int, wide: bool) -> list[tuple[Operation, Tensor, bool]]:
     def up_to(most: float) -> Tensor:
         return torch.linspace(0.0, most, BINS)
 
@@ -128,7 +148,7 @@ def _ranges(height: int, width: int, wide: bool) -> list[tuple[Operation, Tensor
 # --- places --------------------------------------------------------------------------------------
 
 
-def _warp(x: Tensor, rows: list[list[Tensor]], fill: tuple[int, int, int]) -> Tensor:
+def _warp(x: Tensor, rows: list[list[Tensor]], fill: Tensor) -> Tensor:
     """The nearest pixel at the place that a matrix gives for each pixel, counted from the centre.
 
     Args:
@@ -137,8 +157,9 @@ def _warp(x: Tensor, rows: list[list[Tensor]], fill: tuple[int, int, int]) -> Te
         fill: colour beyond the border.
     """
     height, width = x.shape[2:]
-    theta = torch.stack([torch.stack(row, 1) for row in rows], 1)
-    half = torch.tensor([0.5 * width, 0.5 * height], device=x.device)
+    halves = (0.5 * width, 0.5 * height)
+    scaled = [torch.stack(row, 1) / half for row, half in zip(rows, halves, strict=True)]
+    theta = torch.stack(scaled, 1)
     across, down = (
         torch.linspace(0.5 - 0.5 * n, 0.5 * n - 0.5, n, device=x.device) for n in (width, height)
     )
@@ -150,35 +171,34 @@ def _warp(x: Tensor, rows: list[list[Tensor]], fill: tuple[int, int, int]) -> Te
         ],
         dim=2,
     ).view(1, -1, 3)
-    grid = (place @ (theta.mT / half)).view(-1, height, width, 2)
+    grid = (place @ theta.mT).view(-1, height, width, 2)
     inside = torch.ones_like(x[:, :1], dtype=torch.float32)
     values = torch.cat([x.float(), inside], 1)
     shown = grid_sample(values, grid, mode="nearest", padding_mode="zeros", align_corners=False)
-    beyond = torch.tensor(fill, dtype=torch.float32, device=x.device).view(1, 3, 1, 1)
-    return torch.where(shown[:, 3:] < 0.5, beyond, shown[:, :3]).round().to(torch.uint8)
+    return torch.where(shown[:, 3:] < 0.5, fill.float(), shown[:, :3]).round().to(torch.uint8)
 
 
-def _shear_x(x: Tensor, m: Tensor, fill: tuple[int, int, int]) -> Tensor:
+def _shear_x(x: Tensor, m: Tensor, fill: Tensor) -> Tensor:
     one, zero = torch.ones_like(m), torch.zeros_like(m)
     return _warp(x, [[one, m, m * (0.5 * x.shape[2])], [zero, one, zero]], fill)
 
 
-def _shear_y(x: Tensor, m: Tensor, fill: tuple[int, int, int]) -> Tensor:
+def _shear_y(x: Tensor, m: Tensor, fill: Tensor) -> Tensor:
     one, zero = torch.ones_like(m), torch.zeros_like(m)
     return _warp(x, [[one, zero, zero], [m, one, m * (0.5 * x.shape[3])]], fill)
 
 
-def _translate_x(x: Tensor, m: Tensor, fill: tuple[int, int, int]) -> Tensor:
+def _translate_x(x: Tensor, m: Tensor, fill: Tensor) -> Tensor:
     one, zero = torch.ones_like(m), torch.zeros_like(m)
     return _warp(x, [[one, zero, -m.trunc()], [zero, one, zero]], fill)
 
 
-def _translate_y(x: Tensor, m: Tensor, fill: tuple[int, int, int]) -> Tensor:
+def _translate_y(x: Tensor, m: Tensor, fill: Tensor) -> Tensor:
     one, zero = torch.ones_like(m), torch.zeros_like(m)
     return _warp(x, [[one, zero, zero], [zero, one, -m.trunc()]], fill)
 
 
-def _rotate(x: Tensor, m: Tensor, fill: tuple[int, int, int]) -> Tensor:
+def _rotate(x: Tensor, m: Tensor, fill: Tensor) -> Tensor:
     angle, zero = m.double() * (math.pi / 180), torch.zeros_like(m)
     cos, sin = angle.cos().to(m), angle.sin().to(m)
     return _warp(x, [[cos, -sin, zero], [sin, cos, zero]], fill)
@@ -214,7 +234,7 @@ def _sharpness(x: Tensor, m: Tensor, fill: object) -> Tensor:
     if min(x.shape[2:]) <= 2:
         return x
     kernel = torch.ones(3, 3, device=x.device)
-    kernel[1, 1] = 5
+    kernel[1, 1].fill_(5)
     kernel = (kernel / kernel.sum()).expand(3, 1, 3, 3)
     smooth = x.float()
     smooth[:, :, 1:-1, 1:-1] = conv2d(smooth, kernel, groups=3).round()

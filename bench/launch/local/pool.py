@@ -30,12 +30,13 @@ Listener = Callable[[Mapping[str, Any]], None]
 @dataclass
 class _Worker:
     child: Child
-    card: str | None = None
+    cards: tuple[str, ...] = ()
     batch: list[PlannedRun] = field(default_factory=list)
     running: str | None = None
     idle: bool = False
     begun: bool = False
     stop_sent: bool = False
+    to_replace: bool = False
 
 
 class Pool:
@@ -45,7 +46,7 @@ class Pool:
         plan: for parents and children.
         store: where results go.
         context: of the workers, see `bench.launch.devices.context_of`.
-        where: the number of processes, and the GPUs, of which each sees one.
+        where: the number of processes, and the GPUs, of which each sees one or a team of them.
         listener: receives every event.
         environment: laid over that of the workers.
     """
@@ -110,12 +111,16 @@ class Pool:
             return self._drain()
         self._repeat_due()
         for worker in self.workers:
-            if worker.idle:
+            if worker.idle and not worker.stop_sent:
                 self._give(worker)
         while len(self.workers) < min(self.where.workers, len(self.workers) + self._ready_count()):
-            self._start()
-        if not any(w.batch or not w.idle for w in self.workers) and not self.delayed:
-            return self._ready_count() > 0
+            cards = self._free_cards()
+            if cards is None:
+                break
+            self._start(cards)
+        working = any(w.batch or not w.idle for w in self.workers) or self.delayed
+        if not working and not self._ready_count():
+            return False
         self._listen(0.2)
         return True
 
@@ -127,8 +132,41 @@ class Pool:
     def _ready(self, batch: Batch) -> bool:
         return self.usable.issuperset(batch.needs)
 
+    def _all_ready(self) -> list[Batch]:
+        return [batch for batch in self.waiting if self._ready(batch)]
+
     def _ready_count(self) -> int:
-        return sum(self._ready(batch) for batch in self.waiting)
+        return len(self._all_ready())
+
+    # --- GPUs ---
+
+    def _needed(self, batch: Batch) -> int:
+        """The number of GPUs that train each run of a batch."""
+        return self.where.team if batch.runs[0].role == "source" else 1
+
+    def _suits(self, worker: _Worker, batch: Batch) -> bool:
+        return self.where.team == 1 or len(worker.cards) == self._needed(batch)
+
+    def _free_cards(self) -> tuple[str, ...] | None:
+        """GPUs for another worker; None where it must wait for them.
+
+        Idle workers of the other kind, one GPU or a team, are then ended.
+        """
+        if self.where.team == 1:
+            card = least_used(self.where.cards, (card for w in self.workers for card in w.cards))
+            return () if card is None else (card,)
+        ready = self._all_ready()
+        taken = {card for worker in self.workers for card in worker.cards}
+        free = [card for card in self.where.cards if card not in taken]
+        for batch in ready:
+            if self._needed(batch) <= len(free):
+                return tuple(free[: self._needed(batch)])
+        for worker in self.workers:
+            useless = not any(self._suits(worker, batch) for batch in ready)
+            if worker.idle and useless and not worker.stop_sent:
+                worker.stop_sent = True
+                worker.child.send({"stop": True})
+        return None
 
     def _repeat_due(self) -> None:
         now = time.monotonic()
@@ -137,7 +175,7 @@ class Pool:
         self.waiting[:0] = [Batch("again", tuple(runs)) for runs in due]
 
     def _give(self, worker: _Worker) -> None:
-        batch = next((b for b in self.waiting if self._ready(b)), None)
+        batch = next((b for b in self._all_ready() if self._suits(worker, b)), None)
         if batch is None:
             return
         self.waiting.remove(batch)
@@ -148,15 +186,14 @@ class Pool:
             context["gpus"] = 1  # several are for what other runs start from
         worker.child.send({"batch": runs, "context": context})
 
-    def _start(self) -> None:
+    def _start(self, cards: tuple[str, ...]) -> None:
         libraries = ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS")
         environment = (
             os.environ | dict.fromkeys(libraries, str(self.context["threads"])) | self.environment
         )
-        card = least_used(self.where.cards, (worker.card for worker in self.workers))
-        if card is not None:
-            environment[VISIBLE] = card
-        self.workers.append(_Worker(self.children.start(environment), card))
+        if cards:
+            environment[VISIBLE] = ",".join(cards)
+        self.workers.append(_Worker(self.children.start(environment), cards))
 
     def _listen(self, timeout_s: float) -> None:
         for child, event in self.children.listen(timeout_s):
@@ -170,6 +207,8 @@ class Pool:
             worker.batch, worker.running, worker.idle = [], None, True
             if left and not self.stopping:
                 self.delayed.append((time.monotonic() + 2.0, left))
+        elif kind == "replace":
+            worker.to_replace = True
         elif kind == "started":
             worker.running = run_id
         elif kind == "ended":
@@ -197,7 +236,8 @@ class Pool:
             if self.failed_starts >= _MOST_ATTEMPTS:
                 text = f"workers cannot start; the last one {child.how}"
                 raise BenchError(text, hint=child.hint or None)
-        blamed = worker.running or left[0].id if left else None
+        next_run = left[0].id if left and not worker.to_replace else None
+        blamed = (worker.running or next_run) if left else None
         if blamed is not None:
             self.deaths[blamed] += 1
             self.listener({"event": "worker_died", "id": blamed, "message": child.how})

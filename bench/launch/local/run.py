@@ -17,7 +17,8 @@ from bench.core.text import duration, printable
 from bench.launch.devices import Machine, Placement, context_of
 from bench.launch.local.pool import Pool
 from bench.launch.preflight import check_before
-from bench.planning.plan import Batch, batches, forecast_s
+from bench.planning.forecast import Forecast, measure
+from bench.planning.plan import Batch, batches
 from bench.planning.workspace import Session
 from bench.results import leaderboard
 from bench.results.states import to_do
@@ -63,7 +64,8 @@ def run_here(
         check_gpus(sources, machine.gpus, str(session.grid.path))
         say = functools.partial(console.print, highlight=False)
         environment = check_before(todo, machine.device, say, machine.gpus)
-        cost = _costs(session)
+        forecast = forecast_here(session, machine, retry_failed=retry_failed)
+        cost = {run.id: forecast.seconds(run) or 10.0 for run in session.plan.runs.values()}
         display = _Display(console, session, todo, cost, tally, where.workers)
         pool = Pool(
             session.plan,
@@ -85,10 +87,16 @@ def run_here(
     return tally
 
 
-def _costs(session: Session) -> dict[str, float]:
-    """Seconds that each run of the plan will take, by the forecast."""
-    rates = session.rates()
-    return {run.id: forecast_s(run, rates) or 10.0 for run in session.plan.runs.values()}
+def forecast_here(session: Session, machine: Machine, *, retry_failed: bool = False) -> Forecast:
+    """The forecast for what a command is to run on this machine; measures what is not known."""
+    todo = to_do(session.states(), retry_failed)
+    left = [run for run in session.wanted if run.id in todo]
+    if not left:
+        return Forecast({})
+    found = measure(left, threads=machine.threads, device=machine.device)
+    readings = session.records.read()
+    done = [(session.plan.runs[key], reading) for key, reading in readings.items()]
+    return found.corrected(done, machine.threads)
 
 
 def _pieces(

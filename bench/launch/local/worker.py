@@ -1,10 +1,14 @@
 """A worker process: it is sent batches, runs them, and sends back one event after the other.
 
 In: `{"batch": [{"id", "spec"}…], "context": {…}}` or `{"stop": true}`. Out: the events of
-`bench.runs.execute`, and `{"event": "idle"}` after each batch.
+`bench.runs.execute`, and `{"event": "idle"}` after each batch. After an error of the GPU, which
+every later run of the process would meet, it sends `{"event": "replace"}` and ends.
 """
 
 from __future__ import annotations
+
+import os
+import sys
 
 from bench.core.child_process import Starter
 
@@ -13,6 +17,7 @@ def main() -> None:
     """The process's whole life."""
     starter = Starter()  # first of all: from now on it ends with the command
 
+    from bench.results.failures import GpuFaultError
     from bench.runs.build import Context
     from bench.runs.execute import execute_batch
     from bench.specs.run import RunSpec
@@ -26,7 +31,12 @@ def main() -> None:
         context = Context(**task["context"])
         prepare(context.threads)
         runs = [(run["id"], RunSpec.model_validate(run["spec"])) for run in task["batch"]]
-        execute_batch(runs, context, report=starter.send, should_stop=starter.stop.is_set)
+        try:
+            execute_batch(runs, context, report=starter.send, should_stop=starter.stop.is_set)
+        except GpuFaultError:
+            starter.send({"event": "replace"})
+            sys.stderr.flush()
+            os._exit(1)
         starter.send({"event": "idle"})
 
 

@@ -12,7 +12,10 @@ from bench.launch.slurm.client import QueuedJob, never_starts
 from bench.launch.slurm.events import CANCEL, read_events
 from bench.launch.slurm.ledger import Ending, FailedAttempt, Job, SubmissionStore
 
-_MEMORY = re.compile(r"oom[-_ ]?kill|out of memory|exceeded memory limit|MemoryError", re.I)
+_MEMORY = re.compile(
+    r"oom[-_ ]?kill|(?<!CUDA )(?<!CUDA error: )out of memory|exceeded memory limit|\bMemoryError",
+    re.I,
+)
 _NOT_HERE = re.compile(
     r"No module named '(bench[\w.]*)'|Can't get attribute '\w+' on <module '(bench\S*)'"
 )

@@ -7,6 +7,7 @@ import os
 import stat
 import struct
 from pathlib import Path
+from shlex import quote
 
 from bench.core.errors import StoreError
 from bench.core.text import listed
@@ -60,7 +61,7 @@ def check_private(folder: Path) -> None:
         raise StoreError(
             f"others may enter it (mode {stat.S_IMODE(found.st_mode):o})",
             place=str(folder),
-            hint=f"chmod 700 {folder}",
+            hint=f"chmod 700 {quote(str(folder))}",
         )
     for parent in folder.parents:
         found = parent.stat()
@@ -74,7 +75,8 @@ def check_private(folder: Path) -> None:
             raise StoreError(
                 f"its access control list lets {named} write here and exchange what jobs execute",
                 place=str(parent),
-                hint=f"setfacl -b {parent}, or keep results elsewhere: --results FOLDER",
+                hint=f"setfacl -b {quote(str(parent))}, or keep results elsewhere: "
+                "--results FOLDER",
             )
         shared = found.st_mode & (stat.S_IWOTH | stat.S_IWGRP)
         if found.st_mode & stat.S_IWGRP and _own_group(found.st_gid):
@@ -84,7 +86,8 @@ def check_private(folder: Path) -> None:
                 f"others may write here (mode {stat.S_IMODE(found.st_mode):o}) and so exchange "
                 "what jobs execute",
                 place=str(parent),
-                hint=f"chmod go-w {parent}, or keep results elsewhere: --results FOLDER",
+                hint=f"chmod go-w {quote(str(parent))}, or keep results elsewhere: "
+                "--results FOLDER",
             )
 
 

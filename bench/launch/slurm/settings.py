@@ -101,6 +101,21 @@ class Resources(_Section):
     asks for as many, and for the processors and the memory of so many processes, where nothing else
     is said. `memory_gib: null`, written out, sends no `--mem` at all and is kept as 0; so it is
     where `mem-per-cpu` or `mem-per-gpu` stands under `additional`.
+
+    Attributes:
+        partition: of the cluster.
+        account: that pays.
+        qos: quality of service.
+        constraint: features that a node must have.
+        gres: generic resources, as sbatch takes them.
+        nodelist: nodes to use.
+        exclude: nodes to leave out.
+        gpus: number of GPUs on which each run is trained.
+        gpus_per_node: GPUs of a job; default is the site's, or `gpus`.
+        cpus_per_task: processors of a job.
+        memory_gib: of a job; `null`, written out, asks for none.
+        timeout_min: longest time of a job, a number or sbatch's 2:00:00.
+        additional: any other sbatch option by its long name.
     """
 
     partition: Line | None = None
@@ -188,8 +203,10 @@ class SlurmSettings(Resources):
     """Resources of all jobs, what differs by kind of job, and the policy.
 
     Attributes:
-        source, finetune, leaderboard: laid over the resources above for pre-training, for
-            fine-tuning, and for the last job, which writes the leaderboards and tries again.
+        source: laid over the resources above for pre-training.
+        finetune: laid over the resources above for fine-tuning.
+        leaderboard: laid over the resources above for the last job, which writes the leaderboards
+            and submits again what failed.
         runs_per_job: runs in one job; default is as many as make `job_min` of work.
         job_min: minutes of work in a job, by the forecast.
         max_jobs: jobs in the queue at once, the last job not counted; default is what is allowed.
@@ -200,7 +217,7 @@ class SlurmSettings(Resources):
         grace_s: how long a job that the cluster does not list is waited for.
         lag_s: how long a result may take to be seen through the shared file system.
         threads: CPU threads of a run; results are bit-identical for equal numbers only.
-        device: auto, cpu or cuda.
+        device: on which runs are trained.
         last_job: whether a last job writes the leaderboards and submits what is to be tried again.
     """
 
@@ -229,6 +246,8 @@ class SlurmSettings(Resources):
                 common = common.model_copy(update={name: None})
         own: Resources = getattr(self, kind)
         asked = own.over(common)
+        if kind == "finetune" and self._follows_its_source(asked, self.source.over(common)):
+            asked = asked.model_copy(update={"gpus": 1})
         found = self._memory(asked, asked.over(_DEFAULTS[kind]))
         if kind == "leaderboard":
             return found
@@ -238,6 +257,15 @@ class SlurmSettings(Resources):
         if (found.cpus_per_task or 1) < gpus * self.threads:
             found = found.model_copy(update={"cpus_per_task": gpus * self.threads})
         return found
+
+    def _follows_its_source(self, asked: Resources, source: Resources) -> bool:
+        """Whether fine-tunings, of which nothing is said, need a GPU since their sources have some.
+
+        Where they go elsewhere (a partition without GPUs) they are left alone.
+        """
+        silent = asked.gpus is None and asked.gpus_asked is None
+        there = asked.partition == source.partition and self.device != "cpu"
+        return silent and there and bool(source.gpus or source.gpus_asked)
 
     @staticmethod
     def _memory(asked: Resources, found: Resources) -> Resources:

@@ -110,7 +110,7 @@ def _inputs(task: FeatureTask, whole: Selected, rows: NDArray[np.int64]) -> Tens
         "block", whole.pixels[rows], whole.labels[rows], len(whole.classes), like.mean, like.std
     )
     block = replace(block, crop=like.crop)
-    return Feed(block, FeedOptions(task.device)).plain_batch(0, len(rows))
+    return Feed(block, FeedOptions(task.device, resident=False)).plain_batch(0, len(rows))
 
 
 class _Forward:

@@ -35,6 +35,8 @@ from bench.training.job import Outcome, Row
 from bench.training.process import peak_memory_bytes
 
 BATCH_SIZE = 256
+_PIXELS = 256 * 96 * 96
+"""Of a batch, at most: 256 images of 224 pixels take EfficientNet-Lite0 5 GB."""
 
 
 class FeatureModel(nn.Module):
@@ -76,22 +78,17 @@ def fit(
     begun = time.monotonic()
     features = features_of(task.model, options.layer, options.stage, task.train, task.device)
     extract = _Extract(features, options.normalise, task)
-    columns = extract.columns
     held = 0 if task.validation is None else task.validation.size
-    in_memory = (task.train.size + held) * columns * 12 <= options.memory_mib * 2**20
+    in_memory = (task.train.size + held) * extract.columns * 12 <= options.memory_mib * 2**20
+    extract.keeps = in_memory and task.refit is not None
     how = ("sklearn" if in_memory else "streaming") if options.solver == "auto" else options.solver
     if options.c is not None or not held:
         choices = (options.c or 1.0,)
     with extract.stored(task.train, "train", in_memory) as x:
         tried = _solve(x, task.train, task.device, loss, options, choices, how)
         scores = _scores((x[at : at + 1024] for at in range(0, len(x), 1024)), tried)
-        if task.refit is not None and in_memory:
-            extract.keep(task.train, np.array(x))
     validation: Sequence[NDArray[np.float32] | None] = [None] * len(tried)
     if task.validation is not None and held:
-        if task.refit is not None and in_memory:
-            with extract.stored(task.validation, "validation", in_memory) as x:
-                extract.keep(task.validation, x)
         validation = _scores(extract.blocks(task.validation), tried)
     rows = zip(choices, scores, validation, strict=True)
     history = [_row(number, c, task, own, other) for number, (c, own, other) in enumerate(rows)]
@@ -118,9 +115,8 @@ def fit(
         notes=tuple(filter(None, notes)),
         refit=again,
     )
-    said = {"c": choices[best], "features": columns, "solver": how, "c_chosen_on": "validation"}
-    if not held:
-        said["c_chosen_on"] = "nothing: there are no validation images"
+    on = "validation" if held else "nothing: there are no validation images"
+    said = {"c": choices[best], "features": extract.columns, "solver": how, "c_chosen_on": on}
     return Fitted(model, outcome, said, logits=loss == "logistic")
 
 
@@ -237,7 +233,7 @@ def features_of(
         return penultimate
     if not layer.strip():
         raise ModelError("no layer is named", hint="layer: penultimate, a number or a name")
-    sample = Feed(data, FeedOptions(device)).plain_batch(0, 1)
+    sample = Feed(data, FeedOptions(device, resident=False)).plain_batch(0, 1)
     name: str | int = int(layer) if layer.isdigit() else layer
     tap = LayerTap(model, [name], stage, sample)
     return lambda images: side_by_side(tap(images)[0].flatten(1).float(), len(images) // data.views)
@@ -258,30 +254,33 @@ class _Extract:
         self, features: Callable[[Tensor], Tensor], normalise: bool, task: FeatureTask
     ) -> None:
         self.features, self.normalise, self.task = features, normalise, task
+        self.keeps = False  # whether images come again, in another order
         self._rows: dict[bytes, NDArray[np.float32]] = {}
-        self.columns = self._block(task.train, 0, 1).shape[1]
+        self.columns = self._block(self._feed(task.train), 0, 1).shape[1]
 
-    def keep(self, data: Domain, x: NDArray[np.float32]) -> None:
-        """Does not compute these features of these images again."""
-        for start in range(0, data.size, BATCH_SIZE):
-            for number, image in enumerate(data.images[start : start + BATCH_SIZE], start):
-                self._rows[_name(image)] = x[number]
+    def _feed(self, data: Domain) -> Feed:
+        """Sends each image once, as each is looked at once."""
+        return Feed(data, FeedOptions(self.task.device, resident=False))
 
-    def _block(self, data: Domain, start: int, stop: int) -> NDArray[np.float32]:
-        if self._rows:
-            rows = [self._rows.get(_name(image)) for image in data.images[start:stop]]
-            seen = [row for row in rows if row is not None]
-            if len(seen) == len(rows):
-                return np.stack(seen)
-        feed = Feed(data, FeedOptions(self.task.device))
+    def _block(self, feed: Feed, start: int, stop: int) -> NDArray[np.float32]:
+        if not self.keeps:
+            return self._computed(feed, start, stop)
+        names = [_name(image) for image in feed.domain.images[start:stop]]
+        if not all(name in self._rows for name in names):
+            self._rows.update(zip(names, self._computed(feed, start, stop), strict=True))
+        return np.stack([self._rows[name] for name in names])
+
+    def _computed(self, feed: Feed, start: int, stop: int) -> NDArray[np.float32]:
         found = self.features(feed.plain_batch(start, stop))
         block: NDArray[np.float32] = _normalised(found, self.normalise).cpu().numpy()
         return block
 
     def blocks(self, data: Domain) -> Iterator[NDArray[np.float32]]:
         """In the order of the images, each made when it is asked for."""
-        for start in range(0, data.size, BATCH_SIZE):
-            yield self._block(data, start, start + BATCH_SIZE)
+        feed = self._feed(data)
+        count = max(16, min(BATCH_SIZE, _PIXELS // (data.images.shape[1] * data.images.shape[2])))
+        for start in range(0, data.size, count):
+            yield self._block(feed, start, start + count)
 
     @contextmanager
     def stored(self, data: Domain, name: str, in_memory: bool) -> Iterator[NDArray[np.float32]]:

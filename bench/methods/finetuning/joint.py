@@ -43,7 +43,8 @@ class JointOptions(MethodOptions):
     """Options of joint training.
 
     Attributes:
-        target_weight, source_weight: of the two losses.
+        target_weight: of the target's loss.
+        source_weight: of the source's loss.
         batch_norm: statistics over both domains, of each, or those of the parent; see
             `bench.models.heads.MultiHead`.
         reindex: the source's classifier has only the classes that have images.

@@ -50,7 +50,8 @@ class SoftOptions(MethodOptions):
         drop_at_end: at alpha = 1 the source images are left out of the batch.
         second_weight: of loss_tar' in Eq. 3, for the second borrowed selection.
         reindex: the source's classifier has only the classes that have images (SFT-4 c keeps all).
-        batch_norm: see `bench.models.heads.MultiHead`.
+        batch_norm: statistics over both domains, of each, or those of the parent; see
+            `bench.models.heads.MultiHead`.
     """
 
     schedule: Literal["epoch", "iteration", "zero"] = "epoch"

@@ -54,7 +54,8 @@ class SelectionOptions(MethodOptions):
         rounds: parts of the training, equally long.
         adaptive: K grows between rounds (Eq. 3); else it stays K0.
         delta: entropy in nats from which on a right prediction counts as unsure.
-        wrong_factor, unsure_factor: growth of K in units of K0 (sigma_0 and sigma_1).
+        wrong_factor: growth of K where the prediction is wrong, in units of K0 (sigma_0).
+        unsure_factor: growth of K where it is right and unsure, in units of K0 (sigma_1).
         partners: `nearest`; or `random`: in each round as many images of the source as the union
             of all neighbours has, drawn at random without regard to the target's (GE §4.6, third).
         oversample_hard: a target image is shown in proportion to 1 + its growth so far (K / K0

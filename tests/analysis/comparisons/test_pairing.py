@@ -19,7 +19,7 @@ from analysis.leaderboard import arms
 from analysis.leaderboard.read import COPIED, LOSS, PATTERN, SOURCE, prepare
 from analysis.statistics.decisions import hypothesis_name
 from bench.results.leaderboard import describe
-from bench.specs.data import Borrowed, DataSpec, NearFarClasses
+from bench.specs.data import Borrowed, DataSpec, NearFarClasses, RandomClasses
 from bench.specs.planned import DataFacts, Plan, PlannedRun
 from bench.specs.run import FromRun, MethodSpec, ModelSpec, RunSpec, Seeds, TrainSpec
 from benchmarks.simulated import ARMS, Design, Truth, simulate
@@ -199,6 +199,25 @@ def test_a_further_source_of_one_target_does_not_split_the_comparison_of_others(
     table = board(*cells)
     frame = pair(table, table.treatment == "tune", table.treatment == "freeze", PATTERN).frame
     assert [group["task"].nunique() for group in comparisons(frame)] == [3, 1]
+
+
+def test_one_source_is_one_source_whatever_the_targets_data_set() -> None:
+    """Its label names the data set where the target's is another; the network is the same."""
+    parent = source(side="far")
+    cells = []
+    for dataset in ("d", "e", "f"):
+        classes = RandomClasses(n=10, class_draw=0)
+        data = DataSpec(dataset=dataset, classes=classes, images_per_class=10)
+        for accuracy, pattern in ((0.6, TUNE), (0.5, FREEZE)):
+            spec = RunSpec(
+                data=data, model=ModelSpec(name="m"), pattern=pattern, init=FromRun(run=parent)
+            )
+            cells.append((accuracy, spec))
+    table = board(*cells)
+    assert set(table["source"]) == {"far", "d far"}
+    found = pair(table, table.treatment == "tune", table.treatment == "freeze", PATTERN)
+    (group,) = comparisons(found.frame)
+    assert group["task"].nunique() == 3
 
 
 def test_a_gap_is_that_of_one_comparison_before_and_one_after() -> None:

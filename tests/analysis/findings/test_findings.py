@@ -14,7 +14,7 @@ from scipy import stats
 
 from analysis.comparisons.evidence import Evidence
 from analysis.findings.evaluate import CLAIMS, examine, find_claim, on_published, table
-from analysis.findings.parts import Finding, ordered, slope, trend
+from analysis.findings.parts import Finding, Part, combine, ordered, slope, trend
 from analysis.leaderboard.read import parse, prepare
 from analysis.papers import published
 from analysis.statistics.decisions import Rules
@@ -384,6 +384,51 @@ def test_equal_differences_give_no_interval_and_no_verdict() -> None:
     found = _judged("SFT-C1", rows)
     assert (found.verdict, found.main.low, found.main.p) == ("not enough evidence", None, None)
     assert "no spread" in found.detail
+
+
+def _tasks(gain: float, spread: float, tasks: int, seed: int = 0) -> Rows:
+    """Soft and plain fine-tuning on so many class draws, soft better by `gain` points."""
+    rng = np.random.default_rng(seed)
+    return [
+        _row(0.5 + (method == "soft") * float(rng.normal(gain, spread)) / 100, method=method)
+        | {"class_draw": draw}
+        for draw in range(tasks)
+        for method in ("soft", "plain")
+    ]
+
+
+@pytest.mark.parametrize(
+    ("gain", "tasks", "verdict"),
+    [
+        (0.3, 10, "about equal"),  # 0.3 points are there, and too few to be of interest
+        (0.0, 10, "about equal"),
+        (3.0, 10, "holds"),
+        (-3.0, 10, "fails"),
+        (0.0, 2, "not enough evidence"),
+    ],
+)
+def test_what_differs_too_little_is_about_equal(gain: float, tasks: int, verdict: str) -> None:
+    assert _judged("SFT-C1", _tasks(gain, 0.3, tasks)).verdict == verdict
+
+
+def test_a_difference_of_just_one_point_is_seldom_called_equal() -> None:
+    boards = [_judged("SFT-C1", _tasks(1.0, 0.5, 8, seed)).verdict for seed in range(100)]
+    assert boards.count("about equal") <= 10  # five in a hundred, give or take
+    assert boards.count("fails") == 0
+
+
+def test_a_claim_is_about_equal_where_its_parts_are_or_hold() -> None:
+    claim = find_claim("SFT-C2")
+    for verdicts, whole in (
+        (("holds", "about equal"), "about equal"),
+        (("holds", "holds"), "holds"),
+        (("about equal", "fails"), "fails"),
+        (("about equal", "not enough evidence"), "not enough evidence"),
+    ):
+        parts = [Part(str(n), v, effect=1.0, n=9, here=v) for n, v in enumerate(verdicts)]
+        found = combine(claim, "measured", parts)
+        assert (found.verdict, found.here) == (whole, whole)
+        assert found.main.verdict == whole
 
 
 def test_noise_decides_little() -> None:

@@ -83,6 +83,13 @@ def test_ids_are_those_of_the_registers() -> None:
     assert claims <= {claim.id for claim in CLAIMS}
 
 
+@pytest.mark.parametrize("paper", list(SECTIONS))
+def test_every_claim_has_runs_in_the_rehearsal_of_its_paper(paper: str, committed: Path) -> None:
+    text = (committed / "papers" / f"{SECTIONS[paper]}-findings.txt").read_text()
+    (line,) = re.findall(r"claims have no runs here: (.*)", text)
+    assert [name for name in line.split(", ") if name.startswith(f"{paper}-")] == []
+
+
 def commands(command: Any) -> dict[str, Any]:
     """The commands of a group; typer brings a click of its own."""
     return dict(getattr(command, "commands", {}))

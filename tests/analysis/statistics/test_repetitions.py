@@ -8,7 +8,12 @@ import numpy as np
 import pytest
 from scipy import stats
 
-from analysis.statistics.sample_size import MOST_REPETITIONS, repetitions_wanted
+from analysis.statistics.corrections import p_equal
+from analysis.statistics.sample_size import (
+    MOST_REPETITIONS,
+    repetitions_for_equality,
+    repetitions_wanted,
+)
 from bench.results.intervals import Estimate, from_errors, student
 
 
@@ -25,6 +30,16 @@ def test_so_many_repetitions_decide_four_times_in_five(effect: float) -> None:
     if wanted > 5:
         fewer = [student(rng.normal(effect, 1, wanted - 2)).sign == 1 for _ in range(2000)]
         assert float(np.mean(fewer)) < 0.82
+
+
+def test_so_many_repetitions_show_that_an_effect_is_too_small() -> None:
+    rng = np.random.default_rng(0)
+    pilot = student([-0.8, 1.2, -0.8, 1.2])
+    wanted = repetitions_for_equality(pilot, 1.0)
+    assert wanted is not None
+    spread = float(np.std([-0.8, 1.2, -0.8, 1.2], ddof=1))
+    shown = [p_equal(student(rng.normal(0.2, spread, wanted)), -1, 1) for _ in range(2000)]
+    assert 0.72 <= float(np.mean([p is not None and p <= 0.05 for p in shown])) <= 0.9
 
 
 def test_no_effect_needs_more_than_is_worth_naming() -> None:

@@ -7,8 +7,8 @@ import torch
 from torch.optim.swa_utils import AveragedModel
 
 from bench.core.errors import ModelError
+from bench.exports.averaging import State, greedy_soup, interpolated, uniform_soup
 from bench.models import layers
-from bench.models.averaging import State, greedy_soup, interpolated, uniform_soup
 from bench.specs.run import ModelSpec
 
 

@@ -1,0 +1,293 @@
+"""How long runs will take: from a measured step of each network on this machine, never a guess.
+
+The step is measured in a child (`bench.planning.step_times`), since that needs torch, and
+remembered for the machine. Finished runs of the same results folder then correct the forecast.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import json
+import math
+import os
+import platform
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
+from importlib import metadata
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from bench.core import processor
+from bench.core.child_process import ChildDiedError, ask
+from bench.core.files import write_atomic
+from bench.methods.features.cost import fit_s
+from bench.results.states import Reading
+from bench.specs.planned import PlannedRun
+from bench.specs.run import canonical_json
+
+_VERSION = 1
+"""Raise it when what is measured, or how, changes."""
+_RECIPE = ("optimizer", "precision", "channels_last", "augment", "policy", "random_erasing")
+"""What of a recipe makes a step cheaper or dearer."""
+_RUN_S, _WORKER_S = 0.25, 4.0
+"""Processor seconds around the training of a run, and those in which a worker imports torch."""
+
+Points = Sequence[Sequence[float]]
+"""Numbers of images, and the seconds of a pass over so many."""
+
+
+@dataclass(frozen=True)
+class StepTimes:
+    """What was measured of a network at one size, with so many frozen layers.
+
+    Attributes:
+        device: name of the processor or GPU.
+        setup_s: to make the network.
+        train_s: of a training pass.
+        cached_s: the same behind kept activations of the frozen layers; None without any.
+        forward_s: of a forward pass through all layers.
+        emulated: how many times as long as in float32 a step takes, where the device has no
+            bfloat16; None where the precision is native.
+    """
+
+    device: str
+    setup_s: float
+    train_s: Points
+    forward_s: Points
+    cached_s: Points | None = None
+    emulated: float | None = None
+
+
+class Workload(NamedTuple):
+    """The passes of a run's training: what is measured, and how many images each has."""
+
+    network: str
+    """Canonical JSON of model, image size, number of frozen layers and recipe."""
+    passes: int
+    images: float
+
+    @classmethod
+    def of(cls, run: PlannedRun, images: float) -> Workload:
+        """Of an epoch over `images`, those of borrowed domains included."""
+        spec = run.spec
+        images *= max(1, len(spec.data.views))
+        asked = {name: getattr(spec.train, name) for name in _RECIPE}
+        tuned = spec.train.tuned
+        asked |= {"tuned": tuned} if tuned in ("norm", "bias") else {}
+        network = {
+            "model": spec.model.model_dump(mode="json"),
+            "image_size": spec.data.image_size,
+            "frozen": spec.layers.frozen_prefix,
+            "train": asked,
+        }
+        passes = math.ceil(images / (1 + spec.source_domains) / spec.train.batch_size)
+        return cls(canonical_json(network), max(1, passes), images)
+
+
+@dataclass
+class Forecast:
+    """Seconds that runs take on one worker.
+
+    Attributes:
+        times: by network, see `Workload`; those that were not measured are left out.
+        factors: what finished runs took over what was forecast, by network and by its model.
+    """
+
+    times: Mapping[str, StepTimes]
+    factors: Mapping[str, float] = field(default_factory=dict)
+
+    def seconds(self, run: PlannedRun) -> float | None:
+        """Of the whole run; None where its images are missing or its network was not measured."""
+        work, times = self._work(run), self.times.get(_own(run).network)
+        if work is None or times is None:
+            return None
+        network = _own(run).network
+        factor = self.factors.get(network, self.factors.get(_model(run), 1.0))
+        return work * factor + times.setup_s + _RUN_S
+
+    def of_all(self, runs: Sequence[PlannedRun], workers: int) -> float:
+        """Wall-clock seconds of all these: shared out evenly, or their longest chain."""
+        ends: dict[str, float] = {}
+        total = 0.0
+        for run in runs:  # parents before children
+            cost = self.seconds(run) or 0.0
+            total += cost
+            ends[run.id] = cost + max((ends.get(key, 0.0) for key in run.needs), default=0.0)
+        used = min(workers, len(runs))
+        return _WORKER_S + max(total / max(1, used), max(ends.values(), default=0.0))
+
+    def emulated(self) -> dict[str, float]:
+        """Networks whose precision the device emulates, and how much dearer a step is by that."""
+        found: dict[str, float] = {}
+        for network, times in self.times.items():
+            if times.emulated is not None:
+                name = json.loads(network)["model"]["name"]
+                found[name] = max(times.emulated, found.get(name, 0.0))
+        return found
+
+    def corrected(self, done: Iterable[tuple[PlannedRun, Reading]], threads: int) -> Forecast:
+        """The same with what finished runs took on this machine, with as many threads."""
+        ratios: dict[str, list[float]] = {}
+        for run, reading in done:
+            row = {} if reading.record is None else reading.record["row"]
+            times, work = self.times.get(_own(run).network), self._work(run)
+            here = times is not None and row.get("device") == times.device
+            if work and here and row.get("threads") == threads and row.get("seconds"):
+                for key in (_own(run).network, _model(run)):
+                    ratios.setdefault(key, []).append(float(row["seconds"]) / work)
+        factors = {key: statistics.median(found) for key, found in ratios.items()}
+        return Forecast(self.times, factors)
+
+    def _work(self, run: PlannedRun) -> float | None:
+        """Seconds of training and evaluation, as a record counts them."""
+        spec, facts, own = run.spec, run.facts, _own(run)
+        times = self.times.get(own.network)
+        if facts.missing or times is None:
+            return None
+        views = max(1, len(spec.data.views))
+
+        def forward(images: float) -> float:
+            (count, seconds) = times.forward_s[-1]
+            return images * views * seconds / count
+
+        if run.role == "extract" or spec.method.name in ("probe", "svm"):
+            seconds = forward(facts.train_images + facts.held_out_images)
+            fitted = (
+                0.0 if run.role == "extract" else fit_s(spec, facts.train_images, _classes(run))
+            )
+            return seconds + fitted
+        validation = _validation_images(run)
+        evaluations = spec.train.epochs / spec.train.evaluate_every
+        cached = times.cached_s if _repeats(run) else None
+        epoch_s = _epoch_s(cached or times.train_s, own)
+        work = spec.train.epochs * epoch_s + forward(facts.held_out_images)
+        if cached is None:
+            work += evaluations * forward(validation)
+        else:
+            mirrored = 2 if spec.train.augment == "flip" else 1
+            work += forward(mirrored * facts.train_images + validation)
+        if spec.train.refit:  # of as many epochs at the most
+            share = 1 + validation / max(1, facts.train_images)
+            work += spec.train.epochs * epoch_s * share
+        return work
+
+
+def _own(run: PlannedRun) -> Workload:
+    spec = run.spec
+    images = max(run.facts.train_images, (spec.train.expand_to or 0) * _classes(run))
+    return Workload.of(run, images * (1 + spec.source_domains))
+
+
+def _model(run: PlannedRun) -> str:
+    return f"{run.spec.model.name} at {run.spec.data.image_size} {run.spec.train.precision}"
+
+
+def _classes(run: PlannedRun) -> int:
+    return len(run.facts.classes)
+
+
+def _repeats(run: PlannedRun) -> bool:
+    """Whether frozen layers see the same images in each epoch, so that they are computed once."""
+    train = run.spec.train
+    return (
+        train.augment in ("none", "flip")
+        and run.spec.method.name == "plain"
+        and not (train.policy != "none" or train.random_erasing or train.mixup or train.cutmix)
+    )
+
+
+def _epoch_s(points: Points, epoch: Workload) -> float:
+    """Seconds of an epoch: a line through the measured numbers of images."""
+    count = epoch.images / epoch.passes
+    (first, first_s), (last, last_s) = points[0], points[-1]
+    slope = last_s / last if first == last else max(0.0, (last_s - first_s) / (last - first))
+    least = min(first_s, last_s) * 0.2
+    return epoch.passes * max(least, last_s + (count - last) * slope)
+
+
+def _validation_images(run: PlannedRun) -> float:
+    data = run.spec.data
+    if data.val_from == "budget":
+        return run.facts.train_images * data.val_share / (1 - data.val_share)
+    return data.val_per_class * _classes(run)
+
+
+# --- measuring -----------------------------------------------------------------------------------
+
+
+def measure(runs: Iterable[PlannedRun], *, threads: int = 1, device: str = "auto") -> Forecast:
+    """A forecast for these runs: each of their networks is measured, unless it was before.
+
+    Args:
+        runs: those whose images are missing are left out.
+        threads: CPU threads of a worker.
+        device: `auto`, `cpu` or `cuda`.
+    """
+    counts: dict[str, list[int]] = {}
+    for run in runs:
+        if not run.facts.missing:
+            own = _own(run)
+            counts.setdefault(own.network, []).append(max(1, round(own.images / own.passes)))
+    known = _read()
+    keys = {network: _key(network, threads, device) for network in counts}
+    new = [network for network, key in keys.items() if key not in known]
+    for network, answer in zip(new, _ask(new, counts, threads, device), strict=True):
+        if answer is not None:
+            known[keys[network]] = answer
+    if new:
+        _write({keys[network]: known[keys[network]] for network in new if keys[network] in known})
+    times = {n: StepTimes(**known[key]) for n, key in keys.items() if key in known}
+    return Forecast(times)
+
+
+def _ask(
+    networks: Sequence[str], counts: Mapping[str, Sequence[int]], threads: int, device: str
+) -> Sequence[Mapping[str, Any] | None]:
+    if not networks:
+        return []
+    asked = [
+        json.loads(network) | {"images": sorted({min(counts[network]), max(counts[network])})}
+        for network in networks
+    ]
+    request = {"threads": threads, "device": device, "networks": asked}
+    try:
+        answers: list[Mapping[str, Any] | None] = ask("bench.planning.step_times", request)
+    except ChildDiedError:  # such as out of memory; the runs will show it
+        return [None] * len(networks)
+    return answers
+
+
+def _key(network: str, threads: int, device: str) -> str:
+    """Names a measurement: the machine, the release of torch, the network."""
+    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    machine = [platform.node(), processor.name(), gpus, device, threads]
+    versions = [_VERSION, metadata.version("torch"), metadata.version("timm")]
+    text = canonical_json([machine, versions, network])
+    return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+def _path() -> Path:
+    folder = os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache"
+    return Path(folder) / "finetuning-factors" / "speeds.json"
+
+
+_measured_here: dict[str, Any] = {}
+"""What this process has measured, for homes that cannot be written."""
+
+
+def _read() -> dict[str, Any]:
+    with contextlib.suppress(OSError, ValueError, TypeError, RuntimeError):
+        found = json.loads(_path().read_text(encoding="utf-8"))
+        return {key: one for key, one in found.items() if StepTimes(**one)} | _measured_here
+    return dict(_measured_here)
+
+
+def _write(new: Mapping[str, Any]) -> None:
+    """Adds to the file; a home that cannot be written means measuring again the next time."""
+    _measured_here.update(new)
+    with contextlib.suppress(OSError, RuntimeError):
+        path = _path()
+        path.parent.mkdir(parents=True, exist_ok=True)
+        write_atomic(path, json.dumps(_read(), indent=1) + "\n")

@@ -1,0 +1,122 @@
+"""What a GPU can do to a run: too little memory, and errors that poison the process."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from bench.core.errors import BenchError
+from bench.results.failures import GPU_FAULT, GPU_MEMORY, GpuFaultError, failure_of
+from bench.runs import execute as runs
+from bench.runs.build import Context
+from bench.specs.data import DataSpec
+from bench.specs.run import ModelSpec, RunSpec, TrainSpec
+from bench.specs.run import run_id as id_of
+from bench.training.data_parallel import joined
+from tests.fake_cuda.devices import Gpus
+
+DATA = DataSpec(dataset="digits", images_per_class=4, val_per_class=2, test_per_class=2)
+
+
+def spec_of(model: str, layers: int, **train: object) -> RunSpec:
+    recipe = TrainSpec(**{"epochs": 1, "batch_size": 20, "lr": 0.01, **train})
+    return RunSpec(data=DATA, model=ModelSpec(name=model), pattern=f"R(1-{layers})", train=recipe)
+
+
+def execute(folder: Path, *specs: RunSpec) -> tuple[list[dict], list[dict]]:
+    """Runs of one batch; their records, and the events."""
+    context, events = Context(results=str(folder), device="cuda"), []
+    batch = [(id_of(spec, context.fingerprint), spec) for spec in specs]
+    runs.execute_batch(batch, context, report=events.append, should_stop=lambda: False)
+    folders = [runs.Store(folder).folder(*one) for one in batch]
+    return [(one.record() or {}) | {"folder": one.path} for one in folders], events
+
+
+@pytest.mark.parametrize(
+    ("text", "reason"),
+    [
+        ("CUDA out of memory. Tried to allocate 2 GiB", GPU_MEMORY),
+        ("CUDA error: out of memory\nCUDA kernel errors might be …", GPU_MEMORY),
+        ("CUDA error: CUBLAS_STATUS_ALLOC_FAILED when calling `cublasCreate(handle)`", GPU_MEMORY),
+        ("cuDNN error: CUDNN_STATUS_NOT_INITIALIZED", GPU_MEMORY),
+        ("cuDNN error: CUDNN_STATUS_ALLOC_FAILED", GPU_MEMORY),
+        ("CUDA error: an illegal memory access was encountered", GPU_FAULT),
+        ("CUDA error: device-side assert triggered", GPU_FAULT),
+        ("CUDA error: CUBLAS_STATUS_EXECUTION_FAILED when calling `cublasSgemm`", GPU_FAULT),
+        ("cuDNN error: CUDNN_STATUS_EXECUTION_FAILED", GPU_FAULT),
+        ("[enforce fail at alloc_cpu.cpp:1] DefaultCPUAllocator: not enough", "out of memory"),
+        ("mat1 and mat2 shapes cannot be multiplied", "RuntimeError"),
+    ],
+)
+def test_errors_of_gpus_are_recognised(text: str, reason: str) -> None:
+    assert failure_of(RuntimeError(text)).reason == reason
+    if text.startswith("CUDA error: "):
+        assert failure_of(torch.AcceleratorError(text)).reason == reason
+
+
+def test_with_too_little_memory_the_same_steps_are_taken_in_smaller_passes(
+    gpus: Gpus, tmp_path: Path
+) -> None:
+    spec = spec_of("test_convnext", 11)
+    (whole,), _ = execute(tmp_path / "whole", spec)
+    gpus.memory = int(0.8 * gpus.peak[0])
+    (less,), events = execute(tmp_path / "less", spec)
+    assert events[-1]["status"] == "done"
+    (note,) = less["notes"]["training"]
+    assert note.startswith("the GPU has too little memory: trained with the images in host memory")
+    assert note.endswith("2 forward passes for each one")
+    steps = [event["message"] for event in events if event["event"] == "note"]
+    assert [text.partition("; ")[2] for text in steps] == [
+        "tried again with the images in host memory",
+        "tried again with the images in host memory and 2 forward passes for each one",
+    ]
+    a, b = (load_file(next(run["folder"].glob("model-*"))) for run in (whole, less))
+    for name in a:
+        torch.testing.assert_close(a[name], b[name], rtol=1e-4, atol=1e-5)
+
+
+def test_smaller_passes_would_change_batch_norm_and_are_refused(gpus: Gpus, tmp_path: Path) -> None:
+    spec = spec_of("narrow8_32", 8)
+    execute(tmp_path / "whole", spec)
+    gpus.memory = int(0.8 * gpus.peak[0])
+    _, events = execute(tmp_path / "less", spec)
+    assert (events[-1]["status"], events[-1]["message"]) == (
+        "failed",
+        "the GPU has too little memory for this run, and smaller forward passes would change the "
+        "statistics of its BatchNorm",
+    )
+
+
+def test_an_error_that_stays_ends_the_batch(
+    gpus: Gpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def broken(run: object) -> str:
+        raise RuntimeError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(runs, "_execute_once", broken)
+    context, events = Context(results=str(tmp_path), device="cuda"), []
+    specs = [spec_of("narrow8_32", 8, lr=lr) for lr in (0.1, 0.2)]
+    batch = [(id_of(spec, context.fingerprint), spec) for spec in specs]
+    with pytest.raises(GpuFaultError, match="illegal memory access"):
+        runs.execute_batch(batch, context, report=events.append, should_stop=lambda: False)
+    assert [event["event"] for event in events] == ["started", "ended"]
+    assert runs.Store(tmp_path).folder(*batch[0]).failures()[0]["reason"] == GPU_FAULT
+
+
+def test_other_errors_keep_their_reasons() -> None:
+    assert failure_of(MemoryError()).reason == "out of memory"
+    assert failure_of(BenchError("CUDA error")).reason == "BenchError"
+
+
+def test_a_rank_that_fails_can_report_before_it_leaves_the_group(tmp_path: Path) -> None:
+    """Leaving waits for the other ranks, with NCCL for up to an hour."""
+    team = joined(0, 1, torch.device("cpu"), tmp_path / "meeting-point")
+    with pytest.raises(ZeroDivisionError), team:
+        _ = 1 / 0
+    try:
+        assert torch.distributed.is_initialized()
+    finally:
+        torch.distributed.destroy_process_group()

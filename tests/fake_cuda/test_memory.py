@@ -1,0 +1,107 @@
+"""What lies on the GPU, how it gets there, and that nothing stays once a run has ended."""
+
+from __future__ import annotations
+
+import gc
+from collections.abc import Iterator
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.data.rows import Rows
+from bench.methods import build_features
+from bench.methods.features.task import FeatureTask
+from bench.models import layers
+from bench.specs.run import ModelSpec
+from bench.training import domain_batches
+from bench.training.domain import Domain
+from bench.training.domain_batches import Pixels
+from tests.fake_cuda.devices import Gpus
+from tests.fake_cuda.test_training import CELLS, execute, session_of
+
+GPU = torch.device("cuda", 0)
+IMAGES = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
+
+
+@pytest.fixture
+def no_collector() -> Iterator[None]:
+    """What is freed here is freed by the end of its last reference."""
+    gc.collect()
+    gc.disable()
+    yield
+    gc.enable()
+
+
+@pytest.mark.parametrize("cell", ["plain", "selective", "svm"])
+@pytest.mark.usefixtures("no_collector")
+def test_a_finished_run_leaves_nothing_on_the_gpu(gpus: Gpus, tmp_path: Path, cell: str) -> None:
+    execute(session_of(tmp_path, tmp_path / "results", CELLS[cell]))
+    assert torch.cuda.memory_allocated() == 0
+
+
+def test_what_the_allocator_keeps_for_later_is_free(gpus: Gpus) -> None:
+    gpus.memory = 4 * IMAGES.nbytes
+    del_me = torch.empty(3 * IMAGES.nbytes, dtype=torch.uint8, device=GPU)
+    del del_me
+    assert torch.cuda.mem_get_info()[0] == IMAGES.nbytes
+    Pixels(IMAGES, GPU, resident=True)
+    assert torch.cuda.max_memory_allocated() == 3 * IMAGES.nbytes
+    assert gpus.counts.sent_bytes == IMAGES.nbytes
+
+
+class Watched(Rows):
+    """Rows that remember how many were read at once."""
+
+    most = 0
+
+    def __getitem__(self, which):  # type: ignore[no-untyped-def]
+        found = super().__getitem__(which)
+        Watched.most = max(Watched.most, len(found))
+        return found
+
+
+def test_images_move_block_by_block_through_pinned_memory(
+    gpus: Gpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(domain_batches, "_BLOCK_BYTES", 7 * IMAGES[0].nbytes)
+    order = np.random.default_rng(1).permutation(50)
+    whole = Pixels(Watched(IMAGES, order), GPU, resident=True)
+    assert Watched.most == 7
+    assert np.array_equal(whole.between(0, 50).cpu().numpy(), IMAGES[order])
+    chosen = np.array([3, 49, 3])
+    found = whole.rows(chosen, torch.from_numpy(chosen).to(GPU))
+    assert np.array_equal(found.cpu().numpy(), IMAGES[order][chosen])
+
+
+@pytest.mark.parametrize("memory", [1, 1 << 40], ids=["too small", "large enough"])
+def test_images_are_the_same_wherever_they_lie(gpus: Gpus, memory: int) -> None:
+    chosen = np.array([3, 49, 3])
+    on_device = torch.from_numpy(chosen).to(GPU)
+    whole = Pixels(IMAGES, GPU, resident=memory > 1)
+    for found, expected in [
+        (whole.rows(chosen, on_device), IMAGES[chosen]),
+        (whole.between(45, 60), IMAGES[45:]),
+    ]:
+        assert found.device == GPU
+        assert np.array_equal(found.cpu().numpy(), expected)
+
+
+@pytest.mark.parametrize("name", ["svm", "probe"])
+def test_classifiers_on_features_send_each_image_once(
+    gpus: Gpus, tmp_path: Path, name: str
+) -> None:
+    many = np.tile(IMAGES, (12, 1, 1, 1))  # 600: three blocks
+    data = Domain("d", many, np.arange(600) % 3, 3)
+    net = layers.create(ModelSpec(name="narrow8_32"), 3, seed=0).to(GPU)
+    gpus.counts.clear()
+    build_features(name, {"c": 1.0}).fit(FeatureTask(net, data, None, GPU, tmp_path))
+    assert gpus.counts.sent_bytes < 1.2 * many.nbytes
+
+
+def test_the_peak_is_that_of_the_run(gpus: Gpus, tmp_path: Path) -> None:
+    torch.empty(1 << 30, dtype=torch.uint8, device=GPU)
+    records, _ = execute(session_of(tmp_path, tmp_path / "results", CELLS["plain"]))
+    assert 0 < records[-1]["row"]["peak_memory_mib"] < 100
+    assert records[-1]["notes"]["arithmetic"]["tf32"] == ["convolutions"]

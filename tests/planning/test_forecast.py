@@ -1,0 +1,178 @@
+"""Forecasts: from measured steps, corrected by finished runs; a line through measured passes."""
+
+from __future__ import annotations
+
+import json
+from dataclasses import asdict, replace
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.commands.app import app
+from bench.core.child_process import ask
+from bench.grid.expand import load_grid
+from bench.planning import forecast
+from bench.planning.forecast import Forecast, StepTimes, measure
+from bench.planning.plan import make_plan
+from bench.planning.workspace import open_session
+from bench.results.states import Reading
+from bench.specs.planned import DataFacts, PlannedRun
+from bench.specs.run import RunSpec
+
+GRID = """\
+defaults:
+  target: {dataset: digits, classes: {recipe: categories, side: target, target_n: 4},
+           images_per_class: 12, val_per_class: 5, test_per_class: 10}
+  model: narrow8_32
+  train: {batch_size: 16, evaluate_every: 5, AUGMENT}
+sources: {other: {classes: {side: source, n: 5}}}
+experiments:
+  tuned: {axes: {train.epochs: [5, 50]}, set: {source: other, pattern: tune}}
+  frozen: {set: {source: other, pattern: freeze, train.epochs: 5}}
+  joint: {set: {source: other, pattern: tune, train.epochs: 5, borrow: parent, method: joint}}
+"""
+FACTS = DataFacts("images", ("a", "b", "c", "d"), "digits", 48, 60)
+
+
+def _runs(folder: Path, augment: str = "augment: none", grid: str = GRID) -> dict[str, PlannedRun]:
+    """By experiment and number of epochs."""
+    path = folder / "grid.yaml"
+    path.write_text(grid.replace("AUGMENT", augment))
+
+    def facts(spec: RunSpec) -> DataFacts:
+        other = replace(FACTS, fingerprint="others", classes=("e", "f"), train_images=24)
+        own = other if spec.parent is None else FACTS
+        return replace(own, borrowed=tuple(other for _ in spec.borrow))
+
+    plan = make_plan(load_grid(path), facts)
+    return {
+        f"{run.experiments[0] if run.experiments else 'source'} {run.spec.train.epochs}": run
+        for run in plan.runs.values()
+    }
+
+
+def _times(**more: object) -> StepTimes:
+    """4 ms and 1 ms an image of a training pass; 0.2 ms an image of a forward pass."""
+    points = [[8, 0.012], [32, 0.036]]
+    given = {"train_s": points, "forward_s": [[100, 0.02]], **more}
+    return StepTimes(device="cpu", setup_s=0.5, **given)  # type: ignore[arg-type]
+
+
+def _forecast(runs: dict[str, PlannedRun], **more: object) -> Forecast:
+    return Forecast({forecast._own(run).network: _times(**more) for run in runs.values()})
+
+
+def test_a_tuned_run_is_its_passes_its_evaluations_and_its_making(tmp_path: Path) -> None:
+    runs = _runs(tmp_path)
+    found = _forecast(runs).seconds(runs["tuned 5"])
+    passes = 5 * 3 * (0.004 + 16 * 0.001)  # 48 images in 3 passes of 16
+    evaluated = (60 + 1 * 4 * 5) * 0.0002  # the test images, and once the 20 for validation
+    assert found == pytest.approx(passes + evaluated + 0.5 + forecast._RUN_S)
+
+
+def test_borrowed_images_stand_beside_the_own_in_each_pass(tmp_path: Path) -> None:
+    runs = _runs(tmp_path)
+    found = _forecast(runs)
+    alone, beside = (found._work(runs[name]) or 0.0 for name in ("tuned 5", "joint 5"))
+    assert beside - alone == pytest.approx(5 * 3 * 16 * 0.001)
+
+
+def test_kept_activations_make_epochs_cheap_where_images_repeat(tmp_path: Path) -> None:
+    cheap = [[8, 0.001], [32, 0.001]]
+    repeated = _runs(tmp_path)
+    found = _forecast(repeated, cached_s=cheap)._work(repeated["frozen 5"])
+    once = (48 + 20 + 60) * 0.0002
+    assert found == pytest.approx(5 * 3 * 0.001 + once)
+    cropped = _runs(tmp_path, "augment: crop_flip")
+    again = _forecast(cropped, cached_s=cheap)._work(cropped["frozen 5"])
+    assert again == pytest.approx(5 * 3 * 0.02 + (60 + 20) * 0.0002)
+
+
+def test_it_is_unknown_without_the_images_or_the_measurement(tmp_path: Path) -> None:
+    runs = _runs(tmp_path)
+    missing = replace(runs["tuned 5"], facts=replace(FACTS, missing=True))
+    assert _forecast(runs).seconds(missing) is None
+    assert Forecast({}).seconds(runs["tuned 5"]) is None
+
+
+def test_all_runs_are_shared_out_but_no_shorter_than_their_longest_chain(tmp_path: Path) -> None:
+    runs = _runs(tmp_path)
+    every = list(runs.values())
+    found = _forecast(runs)
+    cost = {name: found.seconds(run) or 0.0 for name, run in runs.items()}
+    (source,) = (value for name, value in cost.items() if name.startswith("source"))
+    start = forecast._WORKER_S
+    assert found.of_all(every, 1) == pytest.approx(start + sum(cost.values()))
+    assert found.of_all(every, 100) == pytest.approx(start + source + cost["tuned 50"])
+
+
+def test_finished_runs_of_this_machine_correct_it(tmp_path: Path) -> None:
+    runs = _runs(tmp_path)
+    plain = _forecast(runs)
+    work = plain._work(runs["tuned 5"]) or 0.0
+
+    def record(**row: object) -> Reading:
+        return Reading({"row": {"device": "cpu", "threads": 1, "seconds": 3 * work, **row}})
+
+    def after(reading: Reading) -> float:
+        found = plain.corrected([(runs["tuned 5"], reading)], threads=1)
+        return (found.seconds(runs["tuned 50"]) or 0.0) - 0.5 - forecast._RUN_S
+
+    longer = plain._work(runs["tuned 50"]) or 0.0
+    assert after(record()) == pytest.approx(3 * longer)
+    for elsewhere in ({"device": "gpu"}, {"threads": 2}, {"seconds": None}):
+        assert after(record(**elsewhere)) == pytest.approx(longer)
+    assert after(Reading(None)) == pytest.approx(longer)
+
+
+def test_a_step_is_measured_once_per_machine(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    monkeypatch.setattr(forecast, "_measured_here", {})
+    runs = _runs(tmp_path)
+    found = measure(runs.values(), device="cpu")
+    file = tmp_path / "cache" / "finetuning-factors" / "speeds.json"
+    assert len(json.loads(file.read_text())) == len(found.times) == 3  # source, tuned, frozen
+    cost = {name: found.seconds(run) or 0.0 for name, run in runs.items()}
+    assert all(cost.values())
+    assert cost["tuned 5"] < cost["tuned 50"]
+    assert (found._work(runs["frozen 5"]) or 0) < (found._work(runs["tuned 5"]) or 0)
+    written = file.read_bytes()
+    assert measure(runs.values(), device="cpu").times == found.times
+    assert file.read_bytes() == written
+    file.write_text("torn")
+    assert measure([runs["tuned 5"]], device="cpu").times.keys() <= found.times.keys()
+
+
+def test_a_network_that_cannot_be_trained_is_unknown_and_no_error() -> None:
+    network = {"model": {"name": "narrow8_32"}, "image_size": 3, "frozen": 0, "train": {}}
+    good = network | {"image_size": 32}
+    asked = [one | {"images": [4]} for one in (network, good)]
+    request = {"threads": 1, "device": "cpu", "networks": asked}
+    bad, other = ask("bench.planning.step_times", request)
+    assert bad is None
+    assert other["train_s"][0][0] == 4
+    assert "emulated" not in other  # float32 never is
+
+
+def test_an_emulated_precision_is_printed_before_anything_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    runs = _runs(tmp_path)
+    assert _forecast(runs).emulated() == {}
+    assert _forecast(runs, emulated=8.4).emulated() == {"narrow8_32": 8.4}
+
+    grid = (tmp_path / "grid.yaml").read_text().replace("augment: none", "precision: bfloat16")
+    (tmp_path / "grid.yaml").write_text(grid)
+    session = open_session(tmp_path / "grid.yaml", results=tmp_path / "results")
+    measured = asdict(_times(emulated=8.4))
+    keys = {forecast._key(forecast._own(r).network, 1, "auto") for r in session.wanted}
+    monkeypatch.setattr(forecast, "_measured_here", dict.fromkeys(keys, measured))
+    asked = ["grid", str(tmp_path / "grid.yaml"), "--dry-run", "--results", str(tmp_path / "r")]
+    lines = CliRunner().invoke(app, asked, env={"COLUMNS": "300"}).output.splitlines()
+    assert (
+        "precision: this device has no bfloat16; a step of narrow8_32 takes 8.4 times as long as "
+        "in float32, as measured here; precision: auto avoids that"
+    ) in lines
