@@ -379,7 +379,7 @@ def verdicts(setting: Setting, boards: int, seed: int = 2) -> Verdicts:
         examined = examine(Evidence(board))
         found.family = max(found.family, len(examined.decisions))
         del expected
-        false = list(_false(examined, bool(setting.truth.interaction)))
+        false = list(false_verdicts(examined, bool(setting.truth.interaction)))
         found.boards.add(any(here for here, _, _ in false))
         found.general.add(any(general for _, general, _ in false))
         for here, _, raw in false:
@@ -388,7 +388,7 @@ def verdicts(setting: Setting, boards: int, seed: int = 2) -> Verdicts:
     return found
 
 
-def _false(examined: Examined, interaction: bool) -> Iterator[tuple[bool, bool, bool]]:
+def false_verdicts(examined: Examined, interaction: bool) -> Iterator[tuple[bool, bool, bool]]:
     """For each comparison: a false verdict, a false general one, a raw interval without zero.
 
     With an interaction the tasks at hand do differ, so that verdicts on them may be right.

@@ -351,7 +351,7 @@ def gain_rows(found: Sequence[Answer], evidence: Evidence) -> pd.DataFrame:
         here_low and here_high (as a statement about these tasks alone), pairs, left, right (mean
         accuracies of the pairs, fractions), diverged (runs at chance), p, test, lr, edge (highest
         or lowest where the left arm's chosen rate is that of those tried), unpaired, unfinished,
-        note. Empty without a pair.
+        note, estimate (behind all of it). Empty without a pair.
     """
     rows = [row for answer in found for row in _with_main(list(_rows(answer, evidence)))]
     return pd.DataFrame(rows, columns=list(_COLUMNS))
@@ -395,7 +395,7 @@ _COLUMNS = (
     *("question", "label", "about", "left_name", "right_name", "treatment", "source", "setting"),
     *("main", "n_per_class", "gain_points", "low", "high", "n", "unit", "here_low", "here_high"),
     *("pairs", "left", "right", "diverged", "p", "test", "lr", "edge", "unpaired", "unfinished"),
-    "note",
+    *("note", "estimate"),
 )
 
 
@@ -440,6 +440,7 @@ def _rows(answer: Answer, evidence: Evidence) -> Iterator[dict[str, Any]]:
             "unpaired": answer.unpaired,
             "unfinished": answer.unfinished,
             "note": e.note,
+            "estimate": e,
         }
 
 

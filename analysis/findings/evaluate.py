@@ -9,7 +9,7 @@ network ends below scratch. Claims whose numbers are only drawn are not decided 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pandas as pd
 
@@ -25,6 +25,7 @@ from analysis.findings import (
 )
 from analysis.findings.parts import Claim, Finding, Part, combine
 from analysis.statistics.decisions import Decision, Hypothesis, decide
+from analysis.statistics.sequential import Looks
 from bench.core.errors import DataError, nearest
 
 CLAIMS: tuple[Claim, ...] = (
@@ -93,18 +94,35 @@ def examine(evidence: Evidence) -> Examined:
     decisions = decide(tests, evidence.rules)
     equal = [p.equal for of_claim in parts.values() for p in of_claim if p.equal is not None]
     decisions = {**decide(equal, evidence.rules), **decisions}
+    looks = evidence.rules.looks
     findings = tuple(
-        combine(c, "measured", [_decided(part, decisions) for part in of_claim])
+        combine(c, "measured", [_decided(part, decisions, looks) for part in of_claim])
         for c, of_claim in parts.items()
     )
-    return Examined(findings, found_answers, decided(gains, decisions), tests, decisions)
+    gains = decided(gains, decisions)
+    if looks is not None and len(gains):
+        gains = _with_repeated_intervals(gains, looks)
+    return Examined(findings, found_answers, gains, tests, decisions)
 
 
-def _decided(part: Part, decisions: Mapping[str, Decision]) -> Part:
+def _decided(part: Part, decisions: Mapping[str, Decision], looks: Looks | None) -> Part:
     if part.test is None:
         return part
     equal = None if part.equal is None else decisions[part.equal.hypothesis]
-    return part.decided(decisions[part.test.hypothesis], equal)
+    part = part.decided(decisions[part.test.hypothesis], equal)
+    if looks is None or part.effect is None:
+        return part
+    low, high = looks.interval(part.estimate, part.effect) if part.estimate else (None, None)
+    return replace(part, low=low, high=high)
+
+
+def _with_repeated_intervals(gains: pd.DataFrame, looks: Looks) -> pd.DataFrame:
+    """The rows with the intervals of all looks together; those of these tasks alone have none."""
+    ends = [looks.interval(e, e.value) for e in gains["estimate"]]
+    columns = {"low": [low for low, _ in ends], "high": [high for _, high in ends]}
+    columns |= {"here_low": [None] * len(gains), "here_high": [None] * len(gains)}
+    made = {n: pd.Series(v, index=gains.index, dtype=object) for n, v in columns.items()}
+    return gains.assign(**made)
 
 
 def table(

@@ -355,7 +355,7 @@ def judge(
     Args:
         pairs: the hypothesis' name, from `analysis.statistics.decisions.hypothesis_name`.
     """
-    part = from_estimate(name, UNDECIDED, e, _with_here(detail, e, unit), unit, needed)
+    part = from_estimate(name, UNDECIDED, e, _with_here(detail, e, unit, rules), unit, needed)
     return replace(
         part,
         test=difference_test(e, pairs, unit, rules),
@@ -364,9 +364,12 @@ def judge(
     )
 
 
-def _with_here(detail: str, e: Estimate, unit: str) -> str:
-    """The detail with the estimate for these tasks alone, where that is another statement."""
-    here = e.here
+def _with_here(detail: str, e: Estimate, unit: str, rules: Rules) -> str:
+    """The detail with the estimate for these tasks alone, where that is another statement.
+
+    It is left out where there are looks: its interval is that of one look.
+    """
+    here = e.here if rules.looks is None else None
     if here is None or here.low is None or here.high is None:
         return detail
     text = f"on these {e.n} tasks alone {here.value:+.3g} ({here.low:+.3g} to {here.high:+.3g})"
@@ -567,7 +570,9 @@ def within(
     test = two_levels(Hypothesis(pairs, 1 if inside else -1, None, None, 1), e, p_of(e), rules)
     if e.here is not None and test.p_here is not None:
         test = replace(test, p_here=p_of(e.here))
-    part = from_estimate(name, UNDECIDED, e, _with_here(detail, e, "points"), "points", needed)
+    part = from_estimate(
+        name, UNDECIDED, e, _with_here(detail, e, "points", rules), "points", needed
+    )
     return replace(part, test=test, p=p_of(e))
 
 

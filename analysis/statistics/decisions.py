@@ -19,6 +19,7 @@ from typing import Literal
 import pandas as pd
 
 from analysis.statistics.corrections import p_equal
+from analysis.statistics.sequential import Looks
 from bench.results.intervals import Estimate
 
 LOG_RATIO = "% (log ratio x 100)"
@@ -49,6 +50,7 @@ class Rules:
         interest: smallest effect of interest by unit; an estimate below it decides nothing.
         margin: points within which two arms are called about equal.
         level: of the whole family: the chance of any false verdict.
+        looks: where tasks were added look by look: p-values are adjusted for the looks.
     """
 
     least_tasks: int = 3
@@ -56,6 +58,7 @@ class Rules:
     interest: Mapping[str, float] = field(default_factory=lambda: dict(UNIT_INTEREST))
     margin: float = 1.0
     level: float = 0.05
+    looks: Looks | None = None
 
     def sentence(self) -> str:
         """The rules as they stand under a table.
@@ -72,6 +75,7 @@ class Rules:
             f"one, so that the other may be undecided. About equal means within "
             f"{_points(self.margin)}, by two one-sided tests; where no difference is decided they "
             f"are a second family, of {self.level:g} too."
+            + (f" {self.looks.sentence()}" if self.looks is not None else "")
         )
 
 
@@ -121,10 +125,15 @@ class Decision:
 
 
 def decide(tests: Iterable[Hypothesis], rules: Rules) -> dict[str, Decision]:
-    """Holm's procedure (1979) over a family; the decision on each hypothesis."""
+    """Holm's procedure (1979) over a family; the decision on each hypothesis.
+
+    With looks it runs on p-values that are adjusted for them (`analysis.statistics.sequential`).
+    """
     family: dict[str, Hypothesis] = {}
     for test in tests:
         family.setdefault(test.hypothesis, test)
+    if rules.looks is not None:
+        family = {name: _at_its_look(test, rules.looks) for name, test in family.items()}
     known = {name: test.p for name, test in family.items() if test.p is not None}
     ordered = sorted(known, key=lambda name: (known[name] or 0.0, name))
     found: dict[str, Decision] = {
@@ -142,6 +151,11 @@ def decide(tests: Iterable[Hypothesis], rules: Rules) -> dict[str, Decision]:
         ]
         found[name] = Decision(running, passes[0], any(passes), level)
     return found
+
+
+def _at_its_look(test: Hypothesis, looks: Looks) -> Hypothesis:
+    general, here = (looks.adjusted(p, test.tasks) for p in (test.p_general, test.p_here))
+    return replace(test, p_general=general, p_here=here)
 
 
 def difference_test(e: Estimate, name: str, unit: str, rules: Rules) -> Hypothesis:

@@ -155,7 +155,8 @@ class VerdictRules:
         from analysis.statistics.decisions import UNIT_INTEREST, Rules
 
         interest = {**UNIT_INTEREST, "points": self.smallest_effect}
-        rules = Rules(self.least_tasks, self.least_seeds, interest, self.margin)
+        looks = evidence.rules.looks
+        rules = Rules(self.least_tasks, self.least_seeds, interest, self.margin, looks=looks)
         return replace(evidence, rules=rules)
 
 

@@ -140,6 +140,7 @@ def evidence_of(
     Raises:
         BenchError: the source does not exist, is no leaderboard, or has no row.
     """
+    from analysis.findings.looks import with_looks
     from analysis.leaderboard import read as boards
     from analysis.leaderboard.folder import read_folder
     from analysis.measurements import beside
@@ -163,7 +164,8 @@ def evidence_of(
         heading = [_counts(board, str(source)), *_not_measured(found.missing)]
         heading += beside.save(found, session.leaderboard())
         heading += [str(line) for line in damage_lines(session)]
-        return measuring.evidence(board, found), heading
+        judged = with_looks(measuring.evidence(board, found), session.leaderboard())
+        return judged, heading
     if overrides:
         raise BenchError("--set belongs to a grid", hint="give a grid file, or leave --set out")
     if source.is_dir():
@@ -176,7 +178,8 @@ def evidence_of(
     board = boards.with_not_converged(board) if with_not_converged else board
     notes = [f"note: {note}" for note in board.attrs.get("notes", [])]
     measured = None if source.is_dir() else beside.load(source)
-    return measuring.evidence(board, measured), [_counts(board, said), *notes]
+    judged = with_looks(measuring.evidence(board, measured), source)
+    return judged, [_counts(board, said), *notes]
 
 
 def _not_measured(sentences: Sequence[str], most: int = 2) -> list[str]:

@@ -33,6 +33,23 @@ class MachineOptions:
     ] = 1
 
 
+@dataclass(frozen=True)
+class LookOptions:
+    """Which questions a grid is run for, look by look."""
+
+    decide: Annotated[
+        list[str] | None,
+        typer.Option(
+            metavar="CLAIM|COMPARISON",
+            help="add tasks look by look while this is open: a claim such as LI-C4, or a "
+            "comparison such as 'near - far, tuned'; may be repeated",
+        ),
+    ] = None
+    budget: Annotated[
+        str | None, typer.Option(help="with --decide: time for everything, such as 30m or 2h")
+    ] = None
+
+
 @grouped
 def grid(
     chosen: GridChoice,
@@ -47,9 +64,11 @@ def grid(
         bool, typer.Option("--slurm", help="submit to the SLURM cluster, and return")
     ] = False,
     submission: SubmitOptions,
+    questions: LookOptions,
 ) -> None:
     """Run what is missing of a grid and write its leaderboards."""
     _check(machine, slurm, submission)
+    _check_looks(questions, slurm)
     looks = not (accept_problems or dry_run)
     if slurm and not dry_run:
         if looks:
@@ -71,6 +90,9 @@ def grid(
         session.try_networks()
     here = Machine(machine.device, machine.threads, machine.gpus)
     where = placement(machine.workers, here)
+    if questions.decide:
+        _decide(session, questions, here, where, retry_failed, dry_run)
+        return
     forecast = forecast_here(session, here, retry_failed=retry_failed)
     _print_plan(session, where, forecast, retry_failed)
     if not dry_run:
@@ -98,6 +120,33 @@ def _check(machine: MachineOptions, slurm: bool, submission: SubmitOptions) -> N
         )
     if submission.given and not slurm:
         raise BenchError("--slurm-… options are for --slurm", hint="add --slurm, or leave them out")
+
+
+def _check_looks(questions: LookOptions, slurm: bool) -> None:
+    if questions.budget is not None and not questions.decide:
+        raise BenchError("--budget belongs to --decide", hint="name a claim: --decide LI-C4")
+    if questions.decide and slurm:
+        raise BenchError(
+            "--decide runs on this machine: a cluster's last job would go on with all tasks",
+            hint="leave --slurm out; or leave --decide out, which submits the whole grid",
+        )
+
+
+def _decide(
+    session: Session,
+    questions: LookOptions,
+    machine: Machine,
+    where: Placement,
+    retry_failed: bool,
+    dry_run: bool,
+) -> None:
+    from bench.commands._decide import Decider, decide_grid
+    from bench.race.race import parse_budget
+
+    budget_s = None if questions.budget is None else parse_budget(questions.budget)
+    asked = questions.decide or ()
+    decider = Decider(session, asked, budget_s, machine, where, retry_failed, console())
+    decide_grid(decider, dry_run)
 
 
 def _print_plan(session: Session, where: Placement, forecast: Forecast, retry_failed: bool) -> None:

@@ -78,6 +78,7 @@ def _material(
     source: Path, results: Path, data_root: Path | None, overrides: list[str]
 ) -> tuple[str, Evidence, Measurements | None, list[Picture]]:
     """The name of the report, the leaderboard, and a grid's measurements and pictures."""
+    from analysis.findings.looks import with_looks
     from analysis.leaderboard import read as boards
     from analysis.measurements import beside
     from analysis.measurements import tables as measuring
@@ -90,7 +91,8 @@ def _material(
                 f"{source} is a folder", hint="give a grid file, or one leaderboard of the folder"
             )
         measured = beside.load(source)
-        return source.stem, measuring.evidence(boards.read(source), measured), measured, []
+        judged = with_looks(measuring.evidence(boards.read(source), measured), source)
+        return source.stem, judged, measured, []
     from analysis.leaderboard.of_grid import grid_board
     from analysis.report import epoch_figures
     from analysis.report.run_figures import figures
@@ -104,7 +106,8 @@ def _material(
     found = measuring.measurements(session.plan, session.store)
     drawn = figures(session.plan, session.store, found, session.data_root)
     drawn = [*epoch_figures.figures(session.plan, session.store, board), *drawn]
-    return session.board or session.plan.name, measuring.evidence(board, found), found, drawn
+    judged = with_looks(measuring.evidence(board, found), session.leaderboard())
+    return session.board or session.plan.name, judged, found, drawn
 
 
 def register(app: typer.Typer) -> None:

@@ -8,11 +8,11 @@ from contextlib import contextmanager
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails
 
 from bench.core.errors import BenchError, GridError, nearest
 from bench.grid.yaml import scalar
 from bench.specs.data import Borrowed, DataSpec
+from bench.specs.problems import shown, way_out, words
 from bench.specs.recipes import RECIPES, recipe_hint
 from bench.specs.run import ModelSpec, Seeds, TrainSpec
 
@@ -62,40 +62,6 @@ _KINDS: Mapping[str, type[BaseModel]] = {
     "seeds": Seeds,
 }
 
-_EXPECTED = {
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "expected a whole number"),
-    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
-    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
-    **dict.fromkeys(
-        ("dict_type", "model_type", "model_attributes_type"), "expected a mapping, {{key: value}}"
-    ),
-    "string_type": "expected text",
-    "tuple_type": "expected a list, [a, b, …]",
-    "finite_number": "expected a finite number",
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be more than {gt}",
-    "less_than_equal": "must be at most {le}",
-    "less_than": "must be less than {lt}",
-    "too_short": "must have at least {min_length}",
-    "string_pattern_mismatch": "is not of the form {pattern}",
-}
-
-
-_USUAL = {
-    "int": "write a whole number in decimal digits, such as 10",
-    "float": "write a number, such as 0.01",
-    "bool": "write true or false",
-    "string_type": "write a text",
-    "dict": "write {{key: value}}",
-    "model": "write {{key: value}}",
-    "tuple": "write [a, b, …]",
-    "finite": "write a number, such as 0.01",
-    "greater_than_equal": "write {ge} or more",
-    "greater_than": "write a number above {gt}",
-    "less_than_equal": "write {le} or less",
-    "less_than": "write a number below {lt}",
-}
-
 
 def cell_error(error: ValidationError, prefix: Key) -> CellError:
     """The first problem of a validation error in the user's words.
@@ -130,28 +96,14 @@ def cell_error(error: ValidationError, prefix: Key) -> CellError:
     either = (
         [one for one in found if one["loc"][:-1] == details["loc"][:-1]] if union else [details]
     )
-    usual = filter(None, map(_usual, either))
+    usual = filter(None, map(way_out, either))
     hint = (
         _way_out(kind, value, prefix != ("recipe",))
         or (recipe_hint(recipe) if recipe else None)
         or " or ".join(usual)
         or None
     )
-    return CellError(key, f"{name} is {shown(value)}: {' or '.join(map(_expected, either))}", hint)
-
-
-def _expected(details: ErrorDetails) -> str:
-    """What is wrong with a value."""
-    words = _EXPECTED.get(details["type"])
-    if words is None:
-        return details["msg"][0].lower() + details["msg"][1:]
-    return words.format(**details.get("ctx", {}))
-
-
-def _usual(details: ErrorDetails) -> str | None:
-    """What to write, by the kind of the error alone."""
-    way = next((way for start, way in _USUAL.items() if details["type"].startswith(start)), None)
-    return way and way.format(**details.get("ctx", {}))
+    return CellError(key, f"{name} is {shown(value)}: {' or '.join(map(words, either))}", hint)
 
 
 _FEW = 4
@@ -166,12 +118,6 @@ def _not_one_of(name: str, value: Any, expected: str, recipe: str | None) -> tup
     )
     usual = f"write {nearest(str(value), names, len(names))}" if names else f"write {expected}"
     return message, (few and recipe and recipe_hint(recipe)) or usual
-
-
-def shown(value: Any) -> str:
-    """A value of a grid as YAML has it."""
-    words = {True: "true", False: "false", None: "null"}
-    return words[value] if value is None or isinstance(value, bool) else repr(value)
 
 
 def _without_tag(location: tuple[str | int, ...], prefix: Key) -> tuple[Key, str | None]:

@@ -35,6 +35,7 @@ class Session:
         missing_data: what a dry run of these went on without.
         board: name of the leaderboard's files, see `bench.planning.table_names.board_name`.
         given: the options that the grid was opened with, as they are typed.
+        chosen: ids of the runs that are wanted beside what they start from; None: all asked for.
     """
 
     grid: Grid
@@ -45,6 +46,7 @@ class Session:
     missing_data: tuple[str, ...] = ()
     board: str = ""
     given: tuple[str, ...] = ()
+    chosen: frozenset[str] | None = None
 
     def leaderboard(self, suffix: str = "") -> Path:
         """The CSV of these runs; with `-aggregated` that of their conditions."""
@@ -62,11 +64,12 @@ class Session:
     @functools.cached_property
     def wanted(self) -> list[PlannedRun]:
         """The runs that were asked for, and what they start from; parents first."""
-        if not self.only:
+        if not self.only and self.chosen is None:
             return list(self.plan.runs.values())
-        kept: set[str] = set()
+        kept = set(self.chosen or ())
         for run in reversed(list(self.plan.runs.values())):
-            if run.id in kept or {*run.experiments, *run.measures} & set(self.only):
+            asked = self.chosen is None and {*run.experiments, *run.measures} & set(self.only)
+            if run.id in kept or asked:
                 kept |= {run.id, *run.needs}
         return [run for run in self.plan.runs.values() if run.id in kept]
 
