@@ -257,6 +257,12 @@ class Race:
                 f"a race of the name {self.name!r} on other images or weights lies in {self.path}",
                 hint="give this one another --name, or another --results",
             )
+        gone = sorted({name for stage in stages for name in stage.arms} - self._arms().keys())
+        if gone:
+            raise BenchError(
+                f"{self._state} names the recipe {gone[0]!r}, which there is no more",
+                hint="give this race another --name, or delete the file to begin it anew",
+            )
         self._past = {stage.name: stage for stage in stages}
         self._plan, self._is_done = plan, bool(state.get("done"))
         return len(self._past)

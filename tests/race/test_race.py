@@ -155,6 +155,14 @@ def test_a_race_on_other_images_needs_another_name(raced: tuple[Path, str]) -> N
         race.recall()
 
 
+def test_a_race_of_recipes_that_are_gone_is_not_gone_on_with(timed: Race) -> None:
+    timed.stages.append(racing.Stage("floor", ("probe",), 0, 64, 1))
+    timed.path.parent.mkdir(parents=True)
+    timed._keep()
+    with pytest.raises(BenchError, match="names the recipe 'probe', which there is no more"):
+        timed.recall()
+
+
 def test_what_is_wrong_with_the_command_is_printed_before_anything_runs(tmp_path: Path) -> None:
     photographs(tmp_path / "a", {"disc": 9, "square": 9})
     for arguments, words in (
