@@ -13,8 +13,10 @@ from bench.core.errors import BenchError, DataError, StoreError
 from bench.core.paths import user_path
 from bench.grid.errors import cell_error
 from bench.grid.yaml import scalar
+from bench.models.published import PACKAGES, check_package, find_package
 from bench.results.store import Store
 from bench.specs.data import ClassRecipe, DataSpec
+from bench.specs.run import FromFile, FromTimm
 
 if TYPE_CHECKING:
     import torch
@@ -180,8 +182,8 @@ def named_network(text: str, image_size: int, results: Path) -> tuple[nn.Module,
     """The network that an option means, and its description.
 
     Args:
-        text: a run, `timm:NAME` for pretrained weights, or `scratch` or `scratch:NAME` for a
-            random network.
+        text: a run, `timm:NAME` for pretrained weights, `package:NAME` for those that pip
+            installs, or `scratch` or `scratch:NAME` for a random network.
         image_size: of the images that it is to see.
         results: where runs lie.
 
@@ -193,6 +195,10 @@ def named_network(text: str, image_size: int, results: Path) -> tuple[nn.Module,
         return _random(name or _RANDOM, image_size), f"{name or _RANDOM}, random weights"
     if kind == "timm":
         return _pretrained(name, image_size), f"{name}, timm's weights"
+    if kind == "package":
+        path, model_name = _package(name)
+        init = FromFile(path=str(path), sha256=PACKAGES[name].sha256, package=name)
+        return _with_weights(model_name, init, None, image_size), f"{model_name}, weights {name}"
     from bench.results.lookup import find_run, read_network
 
     network = read_network(find_run(text, results))
@@ -212,20 +218,31 @@ def _random(name: str, image_size: int) -> nn.Module:
     return layers.create(ModelSpec(name=name), 1, seed=0, image_size=image_size)
 
 
+def _package(name: str) -> tuple[Path, str]:
+    """The file of a package of weights and its network, checked; raises a ModelError."""
+    find_package(name)  # first of all whether there is one of this name
+    model = PACKAGES[name].model
+    return check_package(name, model), model
+
+
 def _pretrained(name: str, image_size: int) -> nn.Module:
+    plain, _, tag = name.partition(".")
+    return _with_weights(plain, FromTimm(tag=tag or None), tag or None, image_size)
+
+
+def _with_weights(
+    name: str, init: FromTimm | FromFile, tag: str | None, image_size: int
+) -> nn.Module:
     from bench.grid.extractions import extraction_pattern
     from bench.models import layers, weights
     from bench.models.depths import depth_of
     from bench.models.inputs import attach, published_statistics
     from bench.specs.pattern import LayerPattern
-    from bench.specs.run import FromTimm
 
-    plain, _, tag = name.partition(".")
-    init = FromTimm(tag=tag or None)
-    pattern = LayerPattern.parse(extraction_pattern(init, depth_of(plain)))
-    model = _random(plain, image_size)
-    layers.apply_pattern(model, pattern, weights.load_state(init, plain, image_size=image_size))
-    attach(model, published_statistics(plain, init.tag))
+    pattern = LayerPattern.parse(extraction_pattern(init, depth_of(name)))
+    model = _random(name, image_size)
+    layers.apply_pattern(model, pattern, weights.load_state(init, name, image_size=image_size))
+    attach(model, published_statistics(name, tag))
     return model
 
 
@@ -236,9 +253,9 @@ def find_source(text: str, network: str | None, source_images: str | None, resul
     """The source of weights that `bench recommend` is given.
 
     Args:
-        text: a run, a selection, or timm:MODEL.
+        text: a run, a selection, timm:MODEL or package:NAME.
         network: for a selection, see `named_network`; None looks for a run that learned it.
-        source_images: for timm:MODEL, the selection that it learned from.
+        source_images: for timm:MODEL and package:NAME, the selection that they learned from.
         results: where runs lie.
 
     Raises:
@@ -252,11 +269,16 @@ def find_source(text: str, network: str | None, source_images: str | None, resul
         name = text.removeprefix("timm:")
         size = _size_of_timm(name)
         return Source(text, f"timm's {name}", name.partition(".")[0], data, image_size=size)
+    if text.startswith("package:"):
+        data = None if source_images is None else parse_selection("source", source_images)
+        _, model = _package(text.removeprefix("package:"))
+        words = f"{model}, weights {text.removeprefix('package:')}"
+        return Source(text, words, model, data, image_size=_size_of_timm(model))
     if text.startswith("{") or _is_dataset(text):
         return _source_of_selection(parse_selection("source", text), network, results)
     if source_images is not None:
         raise BenchError(
-            "--source-images is for a source of timm",
+            "--source-images is for a source of timm, or of a package",
             hint="leave it out: a run's record names the images that it learned from",
         )
     return _source_of_run(text, results)

@@ -36,7 +36,8 @@ class SourceDetails:
         str | None, typer.Option(help="for a selection as source: RUN, timm:NAME or scratch:NAME")
     ] = None
     source_images: Annotated[
-        str | None, typer.Option(help="for timm:MODEL: the selection that it learned from")
+        str | None,
+        typer.Option(help="for timm: or package: the selection it learned from"),
     ] = None
     image_size: Annotated[
         int | None, typer.Option(min=8, help="side of the images; the source's if left out")
@@ -77,7 +78,8 @@ def recommend(
         str, typer.Option(help="a folder with a folder per class, or a selection as YAML")
     ],
     source: Annotated[
-        str, typer.Option(help="a run, a selection as YAML, or timm:MODEL: what is copied")
+        str,
+        typer.Option(help="what is copied: a run, a selection, timm:MODEL or package:NAME"),
     ],
     *,
     details: SourceDetails,

@@ -17,6 +17,7 @@ from analysis.advice.types import AdviceLine, Situation, Support
 from bench.commands.app import app
 from bench.commands.recommend import band_tables, curve_tables, gather
 from bench.core.errors import BenchError
+from bench.models.published import is_installed
 from bench.planning.workspace import Session
 from bench.results.records import COLUMNS
 
@@ -135,6 +136,21 @@ def test_timm_without_its_images_says_what_is_missing(place: Path, tmp_path: Pat
     assert "distance unknown; CHU Table 3: freeze at low distance" in text
 
 
+@pytest.mark.skipif(not is_installed("efficientnet-lite0"), reason="the extra weights")
+def test_a_package_of_weights_is_a_source(place: Path, tmp_path: Path) -> None:
+    arguments = (
+        *("--target", str(place / "birds"), "--source", "package:efficientnet-lite0"),
+        *("--results", str(tmp_path), "--image-size", "64"),
+    )
+    text = said("recommend", *arguments)
+    assert "source: tf_efficientnet_lite0, weights efficientnet-lite0" in text
+    assert "no distance and no overlap (name them with --source-images" in text
+    digits = "{dataset: digits, image_size: 64, images_per_class: 5, test_per_class: 5}"
+    text = said("recommend", *arguments, "--source-images", digits, "--images", "20")
+    assert "no distance and no overlap" not in text
+    assert "distance" in text
+
+
 def test_what_is_wrong_is_said(place: Path) -> None:
     results = ("--results", str(place / "results"))
     birds = ("--target", str(place / "birds"))
@@ -142,6 +158,8 @@ def test_what_is_wrong_is_said(place: Path) -> None:
         said("recommend", "--target", "no/such", "--source", "timm:resnet18", *results)
     with pytest.raises(BenchError, match="no run matches 'ffffffff'"):
         said("recommend", *birds, "--source", "ffffffff", *results)
+    with pytest.raises(BenchError, match="no package of weights is called 'lite0'"):
+        said("recommend", *birds, "--source", "package:lite0", *results)
     with pytest.raises(BenchError, match="no network 'resnet_18'"):
         said("recommend", *birds, "--source", "timm:resnet_18", *results)
     with pytest.raises(BenchError, match="learned this source from scratch"):
