@@ -52,9 +52,13 @@ def golden(path: Path) -> dict[str, Any]:
 
 
 def _written(value: Any) -> Any:
-    """A spec as JSON values, without options that came later and are at their default."""
+    """A spec as JSON values, without options that came later and are at their default.
+
+    Where a package of weights is installed says nothing of the run.
+    """
     if isinstance(value, Frozen):
         fields = set(type(value).model_fields) - value.quiet_fields()
+        fields -= {"path"} if getattr(value, "package", None) else set()
         return {name: _written(getattr(value, name)) for name in fields}
     return [_written(one) for one in value] if isinstance(value, tuple) else value
 

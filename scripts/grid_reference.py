@@ -221,6 +221,7 @@ EXAMPLES: Mapping[str, Examples] = {
         "head": "probe",
         "lora_rank": "{tuned: lora, lora_rank: 8}",
         "lora_alpha": "{tuned: lora, lora_alpha: 16.0}",
+        "deterministic": "true",
     },
     "seeds": {"draw": "1", "init": "1", "order": "1"},
     "borrow": {

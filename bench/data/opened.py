@@ -8,6 +8,7 @@ import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 from bench.core.errors import DataError
@@ -77,7 +78,8 @@ def _hash(span: Span) -> str:
         raise DataError(
             f"cannot be read ({error.strerror})",
             place=span.path,
-            hint="let yourself read it: chmod u+r, or move it out of the data set",
+            hint=f"let yourself read it: chmod u+r {quote(span.path)}, or move it out of the "
+            "data set",
         ) from error
 
 

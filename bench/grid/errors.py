@@ -12,6 +12,7 @@ from pydantic import BaseModel, ValidationError
 from bench.core.errors import BenchError, GridError, nearest
 from bench.grid.yaml import scalar
 from bench.specs.data import Borrowed, DataSpec
+from bench.specs.problems import shown, way_out, words
 from bench.specs.recipes import RECIPES, recipe_hint
 from bench.specs.run import ModelSpec, Seeds, TrainSpec
 
@@ -61,40 +62,6 @@ _KINDS: Mapping[str, type[BaseModel]] = {
     "seeds": Seeds,
 }
 
-_EXPECTED = {
-    **dict.fromkeys(("int_type", "int_parsing", "int_from_float"), "expected a whole number"),
-    **dict.fromkeys(("float_type", "float_parsing"), "expected a number"),
-    **dict.fromkeys(("bool_type", "bool_parsing"), "expected true or false"),
-    **dict.fromkeys(
-        ("dict_type", "model_type", "model_attributes_type"), "expected a mapping, {{key: value}}"
-    ),
-    "string_type": "expected text",
-    "tuple_type": "expected a list, [a, b, …]",
-    "finite_number": "expected a finite number",
-    "greater_than_equal": "must be at least {ge}",
-    "greater_than": "must be more than {gt}",
-    "less_than_equal": "must be at most {le}",
-    "less_than": "must be less than {lt}",
-    "too_short": "must have at least {min_length}",
-    "string_pattern_mismatch": "is not of the form {pattern}",
-}
-
-
-_USUAL = {
-    "int": "write a whole number in decimal digits, such as 10",
-    "float": "write a number, such as 0.01",
-    "bool": "write true or false",
-    "string_type": "write a text",
-    "dict": "write {{key: value}}",
-    "model": "write {{key: value}}",
-    "tuple": "write [a, b, …]",
-    "finite": "write a number, such as 0.01",
-    "greater_than_equal": "write {ge} or more",
-    "greater_than": "write a number above {gt}",
-    "less_than_equal": "write {le} or less",
-    "less_than": "write a number below {lt}",
-}
-
 
 def cell_error(error: ValidationError, prefix: Key) -> CellError:
     """The first problem of a validation error in the user's words.
@@ -105,7 +72,8 @@ def cell_error(error: ValidationError, prefix: Key) -> CellError:
     """
     found = error.errors()
     details = next((one for one in found if one["type"] == "extra_forbidden"), found[0])
-    location, recipe = _without_tag(details["loc"], prefix)
+    union = str(details["loc"][-1:]).startswith("('constrained-")  # one of several types
+    location, recipe = _without_tag(details["loc"][:-1] if union else details["loc"], prefix)
     key, kind = prefix + location, details["type"]
     name, value = ".".join(key), details.get("input")
     if kind == "extra_forbidden":
@@ -123,18 +91,19 @@ def cell_error(error: ValidationError, prefix: Key) -> CellError:
     if kind == "value_error":
         text, _, way = details["msg"].removeprefix("Value error, ").partition("; ")
         return CellError(key, text, way or (recipe_hint(recipe) if recipe else None))
-    words = details["msg"][0].lower() + details["msg"][1:]
-    if kind in _EXPECTED:
-        words = _EXPECTED[kind].format(**details.get("ctx", {}))
     if kind == "literal_error":
         return CellError(key, *_not_one_of(name, value, details["ctx"]["expected"], recipe))
-    usual = next((way for start, way in _USUAL.items() if kind.startswith(start)), None)
+    either = (
+        [one for one in found if one["loc"][:-1] == details["loc"][:-1]] if union else [details]
+    )
+    usual = filter(None, map(way_out, either))
     hint = (
         _way_out(kind, value, prefix != ("recipe",))
         or (recipe_hint(recipe) if recipe else None)
-        or (usual and usual.format(**details.get("ctx", {})))
+        or " or ".join(usual)
+        or None
     )
-    return CellError(key, f"{name} is {shown(value)}: {words}", hint)
+    return CellError(key, f"{name} is {shown(value)}: {' or '.join(map(words, either))}", hint)
 
 
 _FEW = 4
@@ -149,12 +118,6 @@ def _not_one_of(name: str, value: Any, expected: str, recipe: str | None) -> tup
     )
     usual = f"write {nearest(str(value), names, len(names))}" if names else f"write {expected}"
     return message, (few and recipe and recipe_hint(recipe)) or usual
-
-
-def shown(value: Any) -> str:
-    """A value of a grid as YAML has it."""
-    words = {True: "true", False: "false", None: "null"}
-    return words[value] if value is None or isinstance(value, bool) else repr(value)
 
 
 def _without_tag(location: tuple[str | int, ...], prefix: Key) -> tuple[Key, str | None]:
@@ -191,7 +154,7 @@ def _way_out(kind: str, value: Any, grid: bool) -> str | None:
         return "put it in quotes" if isinstance(value, bool) else f"write it in quotes: '{value}'"
     if isinstance(value, list) and grid and kind not in ("too_short", "tuple_type"):
         return "lists of values to try stand under axes:"
-    if isinstance(value, str) and kind.startswith(("int", "float")):
+    if isinstance(value, str) and value.strip() and kind.startswith(("int", "float")):
         written = value.strip()
         plain = written.lstrip("+0") or "0"
         if isinstance(scalar(written), int | float):

@@ -34,7 +34,7 @@ from typing import Any
 from bench.core.errors import BenchError, GridError, nearest
 from bench.grid.cell import SECTIONS, RunBuilder, merge
 from bench.grid.cells import Assignment, Place, Value, assign, matches, product, undot
-from bench.grid.errors import CellError, shown
+from bench.grid.errors import CellError
 from bench.grid.measures import read_measures
 from bench.grid.names import Names, check_name
 from bench.grid.overrides import Origins, Override, check_laid, laid_over, read_override, sweeps
@@ -43,6 +43,7 @@ from bench.grid.seed_repeats import Repeats
 from bench.grid.yaml import Document, read_yaml
 from bench.specs.identity import collector_paused
 from bench.specs.measures import Measure
+from bench.specs.problems import shown
 from bench.specs.run import RunSpec, Seeds, canonical_json
 
 MAX_CELLS = 200_000

@@ -28,6 +28,7 @@ from bench.grid.extractions import PARTS, Wanted
 from bench.grid.yaml import Document
 from bench.results.records import describe_run
 from bench.specs.measures import KINDS, Asked, Measure
+from bench.specs.problems import shown, way_out, words
 from bench.specs.run import RunSpec
 
 
@@ -90,11 +91,8 @@ def _asked(document: Document, name: str, given: Any) -> Asked:
         if first["type"] == "extra_forbidden" and len(first["loc"]) == 1:
             text, hint = f"unknown key {key!r} in measure.{name}", _keys(kind, key)
         else:
-            problem = first["msg"][0].lower() + first["msg"][1:]
-            text, hint = (
-                f"measure.{name}.{key} is {(given or {}).get(key)!r}: {problem}",
-                _keys(kind),
-            )
+            text = f"measure.{name}.{key} is {shown((given or {}).get(key))}: {words(first)}"
+            hint = way_out(first) or _keys(kind)
         raise document.error(("measure", name, key), text, hint) from None
 
 

@@ -11,6 +11,7 @@ from __future__ import annotations
 import re
 from dataclasses import dataclass
 from pathlib import Path
+from shlex import quote
 from typing import Any, NoReturn
 
 import yaml
@@ -132,6 +133,8 @@ def read_yaml(path: Path) -> Document:
     except OSError as error:
         found = sorted(str(p) for p in Path("grids").glob("**/*.yaml"))[:6]
         hint = f"grids here: {', '.join(found)}" if found else "give the path of a YAML file"
+        if isinstance(error, PermissionError):
+            hint = f"let yourself read it: chmod u+r {quote(name)}"
         where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
         raise GridError(
             f"cannot read the grid: {error.strerror}{where}", place=name, hint=hint

@@ -14,6 +14,7 @@ from pydantic import ValidationError
 
 from bench.core.errors import GridError, nearest
 from bench.methods.options import MethodOptions
+from bench.specs.problems import shown, way_out, words
 from bench.specs.run import MethodSpec, RunSpec, TrainSpec
 
 if TYPE_CHECKING:
@@ -177,7 +178,8 @@ def _wrong_option(name: str, schema: type[MethodOptions], error: ValidationError
         )
     if not option:  # of several options together
         return GridError(f"method {name!r}: {first['msg'].removeprefix('Value error, ')}")
-    return GridError(f"method {name!r}: {option} is {first['input']!r}", hint=first["msg"])
+    text = f"method {name!r}: {option} is {shown(first['input'])}: {words(first)}"
+    return GridError(text, hint=way_out(first))
 
 
 def options_of(method: MethodSpec) -> MethodOptions:

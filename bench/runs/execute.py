@@ -47,7 +47,7 @@ from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.job import Interrupted, Method, Outcome, TrainingJob, unshared
 from bench.training.loop import train
 from bench.training.precision import native_precision
-from bench.training.process import begin_measuring
+from bench.training.process import begin_measuring, deterministic
 
 _MOST_PASSES = 16
 """Forward passes that a step is cut into where the memory of the GPU is short."""
@@ -218,10 +218,13 @@ def _execute_once(run: Execution) -> str:
         return execute_ranks(key, run.spec, run.context, run.report, run.should_stop)
     begin_measuring(run.device)
     run.check_identity()
-    finished = _trained(run)
-    if run.spec.train.refit and finished.outcome.status == "done" and not run.is_on_features:
-        finished = _trained_again(run, finished)
-    return publish(finished, run.folder, run.context) if run.team.leads else finished.outcome.status
+    with deterministic(run.device, run.spec.train.deterministic):
+        finished = _trained(run)
+        status = finished.outcome.status
+        if run.spec.train.refit and status == "done" and not run.is_on_features:
+            finished = _trained_again(run, finished)
+            status = finished.outcome.status
+        return publish(finished, run.folder, run.context) if run.team.leads else status
 
 
 def _trained(run: Execution, chosen: Outcome | None = None) -> Finished:

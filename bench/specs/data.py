@@ -19,6 +19,8 @@ from pydantic import (
     model_validator,
 )
 
+from bench.specs.problems import shown
+
 Int = Annotated[int, Strict()]
 Count = Annotated[int, Strict(), Field(ge=1, le=10**9)]
 NonNegative = Annotated[int, Strict(), Field(ge=0)]
@@ -359,6 +361,13 @@ class DataSpec(Frozen):
         found = [tuple(pair) if isinstance(pair, list | tuple) else (pair,) for pair in pairs]
         if any(len(pair) != 2 for pair in found):
             raise ValueError("options are a mapping, such as {partial: true}")
+        for name, one in found:
+            parts = one if isinstance(one, list | tuple) else [one]
+            if not (isinstance(one, bool | int) or all(isinstance(part, str) for part in parts)):
+                raise ValueError(
+                    f"option {name} is {shown(one)}: expected true, false, a whole number or text; "
+                    "bench data list NAME shows what a data set takes"
+                )
         return tuple(sorted((k, tuple(v) if isinstance(v, list) else v) for k, v in found))
 
     def identity(self) -> dict[str, Any]:

@@ -241,6 +241,8 @@ class TrainSpec(Frozen):
             from the same initial weights, with the same seeds and the same schedule, planned for
             all `epochs` and ended after as many as were chosen. The second network is the result.
             For a classifier on fixed features the same is done with the chosen C.
+        deterministic: on a GPU, compute only by algorithms that give the same bits each time; that
+            is slower, and a network with a layer that has none fails. A CPU has no others.
     """
 
     optimizer: Optimizer = "sgd"
@@ -297,6 +299,7 @@ class TrainSpec(Frozen):
     head: Annotated[Literal["random", "probe"], ADDED] = "random"
     lora_rank: Annotated[Count, ADDED] = 4
     lora_alpha: Annotated[Positive | None, ADDED] = None
+    deterministic: Annotated[Bool, ADDED] = False
 
     @model_validator(mode="after")
     def _parts_of_an_option_have_it(self) -> TrainSpec:

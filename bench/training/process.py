@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import contextlib
 import ctypes
+import os
 import resource
 import sys
+from collections.abc import Iterator
 
 import torch
 
@@ -15,6 +17,8 @@ _M_TRIM_THRESHOLD, _M_MMAP_MAX = -1, -4
 
 def prepare(threads: int) -> None:
     """Makes this process one that trains with `threads` CPU threads, see `keep_memory`."""
+    # Read once, when a GPU is first used; without it no run can be `deterministic`.
+    os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     set_threads(threads)
     keep_memory()
 
@@ -42,6 +46,22 @@ def keep_memory() -> bool:
         library = ctypes.CDLL(None)
         return bool(library.mallopt(_M_MMAP_MAX, 0) and library.mallopt(_M_TRIM_THRESHOLD, -1))
     return False
+
+
+@contextlib.contextmanager
+def deterministic(device: torch.device, is_on: bool) -> Iterator[None]:
+    """Lets a GPU use only algorithms that give the same bits each time; a CPU has no others."""
+    if not is_on or device.type != "cuda":
+        yield
+        return
+    before = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    torch.use_deterministic_algorithms(True)
+    torch.backends.cudnn.benchmark = False
+    try:
+        yield
+    finally:
+        torch.use_deterministic_algorithms(before[0])
+        torch.backends.cudnn.benchmark = before[1]
 
 
 def begin_measuring(device: torch.device) -> None:

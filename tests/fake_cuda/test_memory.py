@@ -105,3 +105,12 @@ def test_the_peak_is_that_of_the_run(gpus: Gpus, tmp_path: Path) -> None:
     records, _ = execute(session_of(tmp_path, tmp_path / "results", CELLS["plain"]))
     assert 0 < records[-1]["row"]["peak_memory_mib"] < 100
     assert records[-1]["notes"]["arithmetic"]["tf32"] == ["convolutions"]
+    assert records[-1]["notes"]["arithmetic"]["deterministic"] is False
+
+
+def test_bits_that_repeat_can_be_asked_for(gpus: Gpus, tmp_path: Path) -> None:
+    cell = f"{CELLS['plain']}, train.deterministic: true"
+    records, _ = execute(session_of(tmp_path, tmp_path / "results", cell))
+    arithmetic = [record["notes"]["arithmetic"]["deterministic"] for record in records]
+    assert arithmetic == [False, False, True]
+    assert not torch.are_deterministic_algorithms_enabled()

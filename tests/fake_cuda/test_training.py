@@ -52,7 +52,8 @@ CELLS = {
     "soft_selective": BORROWS + "method: {name: soft_selective, layers: '1', k0: 2, rounds: 2}",
     "svm": "method: svm, pattern: freeze",
     "probe": "method: probe, pattern: freeze",
-    "streaming svm": "method: {name: svm, layer: '1', stage: pre, memory_mib: 1}, pattern: freeze",
+    "streaming svm": "method: {name: svm, solver: streaming}, pattern: freeze",
+    "streaming probe": "method: {name: probe, solver: streaming, layer: '1'}, pattern: freeze",
     "extract": "method: {name: extract, layers: '1,penultimate,scores'}, pattern: freeze",
 }
 

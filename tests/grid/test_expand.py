@@ -289,6 +289,22 @@ VALUES_WRONG = {
         "target.on_short is 'capp': must be 'error', 'cap' or 'drop_class'",
         "write cap, drop_class, error",
     ),
+    "target: {dataset: digits, test_per_class: 1.5}": (
+        "target.test_per_class is 1.5: expected a whole number or must be less than 1.0",
+        "write a whole number in decimal digits, such as 10 or write a number below 1.0",
+    ),
+    "target: {dataset: digits, options: {partial: 1.5}}": (
+        "option partial is 1.5: expected true, false, a whole number or text",
+        "bench data list NAME shows",
+    ),
+    "method: {name: probe, c: abc}": (
+        "method 'probe': c is 'abc': expected a number",
+        "write a number, such as 0.01",
+    ),
+    'train: {epochs: ""}': (
+        "train.epochs is '': expected a whole number",
+        "write a whole number in decimal digits, such as 10",
+    ),
     "train: {optimizer: adm}": (
         "train.optimizer is 'adm': there is no such value",
         "write adam, ",
@@ -304,7 +320,8 @@ VALUES_WRONG = {
 def test_values_that_do_not_exist_are_shown_with_the_nearest_that_do(
     line: str, tmp_path: Path
 ) -> None:
-    sets = "{pattern: scratch, model: narrow8_32, target.dataset: digits}"
+    pattern = "{source: self, pattern: freeze" if "method" in line else "{pattern: scratch"
+    sets = f"{pattern}, model: narrow8_32, target.dataset: digits}}"
     text = f"defaults:\n  {line}\nexperiments:\n  a: {{set: {sets}}}\n"
     with pytest.raises(GridError) as caught:
         expand(tmp_path, text)
@@ -567,4 +584,4 @@ experiments:
     roots = [run.data.root for run in load_grid(path).runs]
     assert roots == [beside, "typed", "absent"]
     typed = load_grid(path, overrides=["target.root=photographs"]).runs
-    assert {run.data.root for run in typed} == {"photographs"}  # what is typed is relative to the current folder
+    assert {run.data.root for run in typed} == {"photographs"}  # typed: of the current folder

@@ -222,7 +222,11 @@ def test_committed_leaderboards_name_no_extraction(committed: Path) -> None:
         ("{distance: }", 0, r"nothing is called 'distance'[\s\S]*distances"),
         ("\n  distances: 3", 1, "measure.distances: expected a mapping, found 3"),
         ("\n  distances:\n    layers: 7", 2, r"unknown key 'layers'[\s\S]*known: layer"),
-        ("\n  distances:\n    images: none", 2, "measure.distances.images is 'none': input"),
+        (
+            "\n  distances:\n    images: none",
+            2,
+            "measure.distances.images is 'none': expected a whole number",
+        ),
         ("\n  distances:\n    split: trian", 2, "measure.distances.split is 'trian'"),
         ("\n  filters:\n    experiments: [a, c]", 2, r"no experiment 'c'[\s\S]*a, b"),
         ("\n  filters:\n    where: {rl: 1}", 2, r"no column 'rl'[\s\S]*columns: .*lr"),

@@ -7,6 +7,16 @@ import os
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from bench.launch.slurm import job
+from bench.results.failures import GpuFaultError
+from bench.runs import execute
+from bench.specs.data import DataSpec
+from bench.specs.run import ModelSpec, RunSpec
 
 GRID = """\
 defaults:
@@ -56,3 +66,30 @@ def test_one_run_fails_and_the_others_go_on_in_another_process(tmp_path: Path) -
     assert [failure["reason"] for failure in kept] == ["GPU error"]
     records = list((tmp_path / "results/runs").glob("*/record.json"))
     assert len(records) == 2, done.stdout + done.stderr
+
+
+def test_a_job_of_the_cluster_ends_with_a_status_and_its_other_runs_are_tried_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    spec = RunSpec(
+        data=DataSpec(dataset="digits"), model=ModelSpec(name="narrow8_32"), pattern="R(1-8)"
+    )
+    runs = [{"id": name * 32, "spec": spec.model_dump(mode="json"), "needs": []} for name in "ab"]
+    context = {"results": str(tmp_path), "threads": 1}
+    stop = SimpleNamespace(asked=False, requeue=False)
+    payload = {"runs": runs, "context": context, "lag_s": 0.0}
+    told: list[dict[str, Any]] = []
+    work = job._Work(tmp_path, payload, told.append, stop)  # type: ignore[arg-type]
+
+    def broken(todo: Any, *_: Any, report: Any, **__: Any) -> None:
+        report({"event": "ended", "id": todo[0][0], "status": "failed", "message": ""})
+        raise GpuFaultError("CUDA error: an illegal memory access was encountered")
+
+    monkeypatch.setattr(execute, "execute_batch", broken)
+    assert work.run() == 5
+    assert [event["id"] for event in told] == ["a" * 32]
+    assert work.next_run == "b" * 32
+    assert capsys.readouterr().err == (
+        "bench: the GPU failed, so this job ends: CUDA error: an illegal memory access was "
+        "encountered\n"
+    )

@@ -10,6 +10,7 @@ import torch
 from torch import nn
 
 from bench.core.errors import BenchError
+from bench.data.rows import Rows
 from bench.data.transforms.augment import draw_noise
 from bench.data.transforms.mixing import Mix
 from bench.training.domain import Domain
@@ -55,6 +56,23 @@ def test_a_memory_map_gives_the_same_batches_and_is_not_read_as_a_whole(tmp_path
         for d in (DATA, data)
     ]
     assert torch.equal(*batches)
+
+
+def test_pixels_are_read_once_for_their_digest() -> None:
+    """Three readings of a large set took longer than its frozen layers."""
+    reads: list[slice] = []
+
+    class Counted(Rows):
+        def __getitem__(self, which):  # type: ignore[no-untyped-def]
+            reads.append(which)
+            return super().__getitem__(which)
+
+    def data(order: np.ndarray) -> Domain:
+        return Domain("d", Counted(IMAGES, order), DATA.labels, 3)
+
+    one, same, other = data(np.arange(9)), data(np.arange(9)), data(np.arange(9)[::-1].copy())
+    assert one.images_sha256 == one.images_sha256 == same.images_sha256 != other.images_sha256
+    assert len(reads) == 3
 
 
 def test_padding_is_the_mean_colour() -> None:

@@ -153,19 +153,24 @@ class _Work:
         threads = self.payload["context"]["threads"]
         for name in ("OMP_NUM_THREADS", "MKL_NUM_THREADS", "OPENBLAS_NUM_THREADS"):
             os.environ[name] = str(threads)
+        from bench.results.failures import GpuFaultError
         from bench.runs.build import Context
         from bench.runs.execute import execute_batch
         from bench.training.process import prepare
 
         prepare(threads)
         context = Context(**self.payload["context"])
-        execute_batch(
-            todo,
-            context,
-            report=self._on_event,
-            should_stop=self._should_stop,
-            is_wanted=self._wanted,
-        )
+        try:
+            execute_batch(
+                todo,
+                context,
+                report=self._on_event,
+                should_stop=self._should_stop,
+                is_wanted=self._wanted,
+            )
+        except GpuFaultError as error:  # the other runs need a process whose GPU works
+            print(f"bench: the GPU failed, so this job ends: {error}", file=sys.stderr)
+            self.stop.asked = True
 
     def _on_event(self, event: dict[str, Any]) -> None:
         kind, run_id = event["event"], str(event.get("id"))

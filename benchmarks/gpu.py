@@ -1,0 +1,310 @@
+"""Images per second on a GPU: the whole loop against the pure step and against timm's parts.
+
+    python -m benchmarks.gpu                     # writes benchmarks/GPU.md
+    python -m benchmarks.gpu --device cpu --images 256 --side 32 --network narrow8_32 --batch 32
+
+Four ways to train one network on the same images, each for the same number of steps:
+
+* `pure step`: forward, backward and SGD on one batch that lies on the GPU, the least a step takes;
+* `resident`: this harness's loop, images on the GPU;
+* `streamed`: the same loop, each batch from pinned host memory;
+* `timm`: timm's loader from JPEG files and timm's optimiser, as its training script puts them
+  together, with its fastest flags (channels last, bfloat16).
+
+The goals, of `--network resnet50` at 224 pixels in bfloat16: `resident` and `streamed` at 90 % of
+`pure step` or more, and at least 1.5 times `timm`. Utilisation is what `nvidia-smi` samples.
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import subprocess
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from PIL import Image
+from timm.data import create_dataset, create_loader
+from timm.optim import create_optimizer_v2
+from torch import Tensor, nn
+
+from bench.methods import Ingredients
+from bench.methods.finetuning.plain import Plain
+from bench.models import layers
+from bench.models.numbering import depth
+from bench.specs.pattern import LayerPattern
+from bench.specs.run import ModelSpec, TrainSpec
+from bench.training.domain import Domain
+from bench.training.job import EpochReport, TrainingJob
+from bench.training.loop import train
+from bench.training.precision import autocast
+from bench.training.process import prepare
+
+CLASSES = 100
+PAGE = Path(__file__).with_name("GPU.md")
+_EPOCHS = 4
+"""The first of them, in which memory is allocated and loaders start, does not count."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What is trained, and where."""
+
+    network: str
+    side: int
+    batch: int
+    images: int
+    precision: str
+    device: torch.device
+
+    @property
+    def recipe(self) -> TrainSpec:
+        """That of all four ways."""
+        return TrainSpec.model_validate(
+            {
+                "epochs": _EPOCHS,
+                "batch_size": self.batch,
+                "precision": self.precision,
+                "augment": "crop_flip",
+                "select": "last",
+            }
+        )
+
+    def model(self) -> nn.Module:
+        """The network, at random."""
+        spec = ModelSpec(name=self.network)
+        made = layers.create(spec, CLASSES, seed=0, image_size=self.side)
+        return made.to(device=self.device, memory_format=torch.channels_last).train()  # type: ignore[call-overload,no-any-return]
+
+
+@dataclass
+class Measured:
+    """Images per second of each epoch but the first, and the GPU's utilisation in them."""
+
+    images_per_s: list[float] = field(default_factory=list)
+    utilisation: list[float] = field(default_factory=list)
+
+    @property
+    def median(self) -> float:
+        """Of the epochs."""
+        return statistics.median(self.images_per_s)
+
+
+@contextmanager
+def sampled(into: list[float]) -> Iterator[None]:
+    """Asks `nvidia-smi` for the utilisation in %, twice a second; nothing where it is not."""
+    command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    over = threading.Event()
+
+    def ask() -> None:
+        while not over.wait(0.5):
+            try:
+                answer = subprocess.run(command, capture_output=True, text=True, timeout=5)
+            except (OSError, subprocess.TimeoutExpired):
+                return
+            into.extend(float(line) for line in answer.stdout.split()[:1] if line.isdigit())
+
+    thread = threading.Thread(target=ask, daemon=True)
+    thread.start()
+    try:
+        yield
+    finally:
+        over.set()
+        thread.join()
+
+
+def wait(device: torch.device) -> None:
+    """Until the GPU has done what it was given."""
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+
+
+def timed(asked: Asked, epoch: Callable[[], int]) -> Measured:
+    """Times `epoch`, which trains one and gives the number of its images."""
+    found = Measured()
+    for number in range(_EPOCHS):
+        used: list[float] = []
+        begun = time.monotonic()
+        with sampled(used):
+            images = epoch()
+            wait(asked.device)
+        if number:
+            found.images_per_s.append(images / (time.monotonic() - begun))
+            found.utilisation += used
+    return found
+
+
+def pure_step(asked: Asked, _: Path, __: NDArray[np.uint8]) -> Measured:
+    """Forward, backward and SGD on one batch that is there already."""
+    shape = (asked.batch, 3, asked.side, asked.side)
+    images = torch.randn(shape, device=asked.device).contiguous(memory_format=torch.channels_last)
+    labels = torch.arange(asked.batch, device=asked.device) % CLASSES
+    step, steps = _step(asked), max(1, asked.images // asked.batch)
+
+    def epoch() -> int:
+        for _ in range(steps):
+            step(images, labels)
+        return steps * asked.batch
+
+    return timed(asked, epoch)
+
+
+def _step(asked: Asked) -> Callable[[Tensor, Tensor], None]:
+    model = asked.model()
+    sgd = create_optimizer_v2(model, opt="sgd", lr=0.01, weight_decay=5e-4, momentum=0.9)
+
+    def step(images: Tensor, labels: Tensor) -> None:
+        with autocast(asked.device, asked.precision):
+            loss = nn.functional.cross_entropy(model(images), labels)
+        sgd.zero_grad()
+        loss.backward()  # type: ignore[no-untyped-call]
+        sgd.step()
+
+    return step
+
+
+def resident(asked: Asked, _: Path, decoded: NDArray[np.uint8]) -> Measured:
+    """The loop of this harness, images on the GPU where they fit."""
+    return _ours(asked, decoded, is_resident=True)
+
+
+def streamed(asked: Asked, _: Path, decoded: NDArray[np.uint8]) -> Measured:
+    """The loop of this harness, each batch from the host."""
+    return _ours(asked, decoded, is_resident=False)
+
+
+def _ours(asked: Asked, decoded: NDArray[np.uint8], *, is_resident: bool) -> Measured:
+    recipe, model = asked.recipe, asked.model()
+    labels = np.arange(len(decoded), dtype=np.int64) % CLASSES
+    pattern = LayerPattern.parse(f"R(1-{depth(model)})")
+    groups = layers.parameter_groups(model, pattern, recipe)
+    method = Plain(Ingredients(Domain("speed", decoded, labels, CLASSES), recipe))
+    found = Measured()
+
+    def on_epoch(report: EpochReport) -> None:
+        if report.epoch:
+            found.images_per_s.append(report.images_per_s)
+
+    job = TrainingJob(
+        model,
+        method,
+        groups,
+        recipe,
+        device=asked.device,
+        on_epoch=on_epoch,
+        resident=is_resident,
+    )
+    with sampled(found.utilisation):
+        train(job)
+    return found
+
+
+def timm_parts(asked: Asked, folder: Path, _: NDArray[np.uint8]) -> Measured:
+    """timm's loader from JPEG files and timm's optimiser."""
+    loader = create_loader(
+        create_dataset("", root=str(folder), split="train", is_training=True),
+        input_size=(3, asked.side, asked.side),
+        batch_size=asked.batch,
+        is_training=True,
+        color_jitter=0.0,
+        num_workers=4,
+        device=asked.device,
+        persistent_workers=True,
+        pin_memory=asked.device.type == "cuda",
+    )
+    step = _step(asked)
+
+    def epoch() -> int:
+        count = 0
+        for images, labels in loader:
+            step(images.contiguous(memory_format=torch.channels_last), labels)
+            count += len(images)
+        return count
+
+    return timed(asked, epoch)
+
+
+WAYS: dict[str, Callable[[Asked, Path, NDArray[np.uint8]], Measured]] = {
+    "pure step": pure_step,
+    "resident": resident,
+    "streamed": streamed,
+    "timm": timm_parts,
+}
+
+
+def made_up(count: int, side: int, folder: Path) -> NDArray[np.uint8]:
+    """JPEG files in a folder per class, and what is in them."""
+    rng = np.random.default_rng(0)
+    decoded = np.empty((count, side, side, 3), np.uint8)
+    for number in range(count):
+        coarse = rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)
+        picture = Image.fromarray(coarse).resize((side, side), Image.Resampling.BICUBIC)
+        path = folder / f"class{number % CLASSES:03d}" / f"{number}.jpg"
+        path.parent.mkdir(exist_ok=True)
+        picture.save(path, quality=90)
+        decoded[number] = np.asarray(Image.open(path))
+    return decoded
+
+
+def rows(asked: Asked) -> list[str]:
+    """A line of the table for each way."""
+    found: dict[str, Measured] = {}
+    with tempfile.TemporaryDirectory(prefix="bench-gpu-") as home:
+        decoded = made_up(asked.images, asked.side, Path(home))
+        for name, way in WAYS.items():
+            found[name] = way(asked, Path(home), decoded)
+    least = found["pure step"].median
+    lines = []
+    for name, one in found.items():
+        used = f"{statistics.mean(one.utilisation):.0f} %" if one.utilisation else "?"
+        cells = [asked.network, asked.side, asked.precision, name, f"{one.median:,.0f}"]
+        lines.append(f"| {' | '.join(map(str, cells))} | {one.median / least:.0%} | {used} |")
+    return lines
+
+
+HEAD = """\
+# Images per second on a GPU
+
+Written by `python -m benchmarks.gpu`; see its docstring for the four ways and the goals. {where}
+
+| network | side | precision | way | images/s | of the pure step | utilisation |
+| --- | --- | --- | --- | --- | --- | --- |
+"""
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--network", action="append", help="resnet50 and narrow8_64 by default")
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--images", type=int, default=8192)
+    parser.add_argument("--precision", default="bfloat16")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    prepare(torch.get_num_threads())
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("torch finds no GPU here; --device cpu tries the command itself")
+    lines = []
+    for network in options.network or ["resnet50", "narrow8_64"]:
+        side = 64 if network == "narrow8_64" else options.side
+        lines += rows(
+            Asked(network, side, options.batch, options.images, options.precision, device)
+        )
+    if device.type == "cuda":
+        where = f"On {torch.cuda.get_device_name(device)}, torch {torch.__version__}."
+        PAGE.write_text(HEAD.format(where=where) + "\n".join(lines) + "\n")
+    print(HEAD.format(where=f"On {device}.") + "\n".join(lines))
+
+
+if __name__ == "__main__":
+    main()
