@@ -82,6 +82,7 @@ def test_looks_are_named_where_the_leaderboard_is_judged(grown: tuple[Path, str]
     for source in ("growing.yaml", "results/growing.csv", "results"):
         text = " ".join(bench("findings", source, cwd=folder).split())
         assert "Tasks were added in looks fixed beforehand (after 3, 4, 5, 6 of 6 tasks)" in text
+        assert "3 tasks, look 1 of 4" in text  # of the claim on what is copied, which was not asked
 
 
 def test_the_same_command_has_nothing_left_to_do(grown: tuple[Path, str]) -> None:
