@@ -100,7 +100,7 @@ EXPERIMENT = {
 }
 
 CELL = {
-    "target": "{dataset: shapes, image_size: 32, images_per_class: 20}",
+    "target": "{dataset: wordnet-shapes, image_size: 32, images_per_class: 20}",
     "source": "{classes: {recipe: random, n: 10}}",
     "parent": "{source: near, pattern: freeze}",
     "weights": "{package: efficientnet-lite0}",
@@ -114,7 +114,7 @@ CELL = {
     "seeds": "{draw: 0, init: 1}",
     "source_seed": "0",
     "class_draw": "2",
-    "bank": "{target: {dataset: shapes}, train: {epochs: 5}}",
+    "bank": "{target: {dataset: wordnet-shapes}, train: {epochs: 5}}",
     "evaluate": "{verification: {identities: 10}}",
     "allow_overlap": "true",
 }

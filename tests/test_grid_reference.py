@@ -14,9 +14,9 @@ from bench.grid.expand import _EXPERIMENT, _TOP, load_grid
 from scripts import grid_reference as reference
 
 NEEDED: dict[str, dict[str, Any]] = {
-    "target": {"dataset": "shapes"},
+    "target": {"dataset": "wordnet-shapes"},
     "model": {"name": "resnet18"},
-    "borrow": {"data": {"dataset": "shapes"}},
+    "borrow": {"data": {"dataset": "wordnet-shapes"}},
     "evaluate": {"verification": {}},
 }
 """What a section cannot do without, beside the key of an example."""
@@ -72,7 +72,7 @@ def test_an_example_of_the_file_is_yaml_of_its_key(part: tuple[str, ...]) -> Non
 
 def test_an_example_of_a_cell_is_read(tmp_path: Path) -> None:
     base = {
-        "target": "{dataset: shapes, classes: {recipe: random, n: 5}, image_size: 32}",
+        "target": "{dataset: wordnet-shapes, classes: {recipe: random, n: 5}, image_size: 32}",
         "source": "{classes: {recipe: random, n: 10}}",
         "model": "narrow8_32",
         "pattern": "tune",

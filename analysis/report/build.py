@@ -8,7 +8,7 @@ not be computed is named in its place.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import cache
 from importlib.resources import files
 from pathlib import Path
@@ -24,11 +24,14 @@ from analysis.paper_tables.text import TITLE, paper_tables
 from analysis.report import other_tables as rest_of
 from analysis.report import tables as tables_of
 from analysis.report.figures import Numbers, Picture, gallery, numbers
-from analysis.report.summary import headline
+from analysis.report.summary import headline, unfinished
 from analysis.text_tables import Table
 from bench.core.errors import DataError
 from bench.core.files import write_atomic
 from bench.core.text import counted
+
+Mistakes = tuple[Sequence[str], Sequence[Table], Sequence[Picture]]
+"""Sentences, tables and pictures."""
 
 
 @dataclass(frozen=True)
@@ -44,7 +47,7 @@ class Drawn:
 
 @dataclass(frozen=True)
 class Section:
-    """A part of the page: texts, then tables, then figures, then a list."""
+    """A part of the page: texts, then tables, then figures, then a list; folded until asked for."""
 
     id: str
     title: str
@@ -52,6 +55,7 @@ class Section:
     tables: tuple[Table, ...] = ()
     figures: tuple[Drawn, ...] = ()
     items: tuple[str, ...] = ()
+    is_folded: bool = False
 
 
 @dataclass(frozen=True)
@@ -72,6 +76,7 @@ def build(
     measured: Measurements | None = None,
     png: bool = True,
     more: Sequence[Picture] = (),
+    mistakes: Mistakes | None = None,
 ) -> Report:
     """Computes a report.
 
@@ -81,6 +86,7 @@ def build(
         measured: all tables of measurements; None where there is a leaderboard alone.
         png: whether figures are also made as PNG.
         more: pictures that need weights or images (`analysis.report.run_figures.figures`).
+        mistakes: of the best run on own photographs (`analysis.report.mistakes.mistakes`).
 
     Raises:
         DataError: when no run of the leaderboard is finished.
@@ -98,13 +104,20 @@ def build(
         raise DataError(
             f"{name}: none of {counted(len(board), 'run')} is finished", hint="run: bench grid GRID"
         )
-    return compose(name, numbers(evidence, measured), png, more)
+    return compose(name, numbers(evidence, measured), png, more, mistakes)
 
 
-def compose(name: str, found: Numbers, png: bool, more: Sequence[Picture] = ()) -> Report:
+def compose(
+    name: str,
+    found: Numbers,
+    png: bool,
+    more: Sequence[Picture] = (),
+    mistakes: Mistakes | None = None,
+) -> Report:
     """The report of numbers that are computed; arguments as of `build`."""
     board = found.evidence.board
-    pictures = [*gallery(found), *more]
+    texts, tables, sheets = mistakes or ((), (), ())
+    pictures = [*sheets, *gallery(found), *more]
     saved: dict[str, bytes] = {}
     for picture in pictures:
         if picture.figure is not None:
@@ -115,8 +128,13 @@ def compose(name: str, found: Numbers, png: bool, more: Sequence[Picture] = ()) 
     return Report(
         title=f"How to fine-tune: {name}",
         about=tables_of.about(board),
-        headline=tuple(headline(found.gains, found.crossings, found.rates)),
-        sections=tuple(_sections(name, found, drawn)),
+        headline=(*unfinished(board), *headline(found.gains, found.crossings, found.rates)),
+        sections=tuple(
+            _own_first(
+                _sections(name, found, drawn[len(sheets) :]),
+                Section("errors", "Errors", tuple(texts), tuple(tables), _there(drawn, sheets)),
+            )
+        ),
         files=saved,
         png=png,
     )
@@ -128,6 +146,23 @@ def _drawn(picture: Picture, data: bytes | None) -> Drawn:
     svg = inline_svg(data, picture.name, picture.title, picture.caption)
     # Made by matplotlib, which escapes the texts in it; title and caption are escaped there.
     return Drawn(picture.name, picture.title, picture.caption, Markup(svg))
+
+
+def _there(drawn: Sequence[Drawn], sheets: Sequence[Picture]) -> tuple[Drawn, ...]:
+    """The sheets of errors among what was drawn; they stand first."""
+    return tuple(drawn[: len(sheets)])
+
+
+def _own_first(sections: list[Section], errors: Section) -> list[Section]:
+    """The sections; with errors, those follow the answers, and what papers say is folded."""
+    if not errors.texts:
+        return sections
+    first, *rest = sections
+    return [
+        first,
+        errors,
+        *(replace(one, is_folded=one.id in ("paper", "findings", "ambiguities")) for one in rest),
+    ]
 
 
 def _sections(name: str, found: Numbers, drawn: list[Drawn]) -> list[Section]:

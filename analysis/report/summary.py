@@ -80,6 +80,27 @@ def headline(gains: pd.DataFrame, crossings: pd.DataFrame, lr: pd.DataFrame) -> 
     return found[:3]
 
 
+def unfinished(board: pd.DataFrame) -> list[str]:
+    """That runs are still to come, and that there is one draw of images alone; else nothing.
+
+    >>> unfinished(pd.DataFrame({"status": ["done", "missing"], "role": ["finetune"] * 2}))
+    ['Half finished: 1 of 2 runs has a result (1 missing); what follows may change.']
+    """
+    runs = board[board["role"] == "finetune"] if "role" in board.columns else board
+    left = runs["status"].value_counts()
+    left = left[[state in ("missing", "failed", "blocked", "damaged") for state in left.index]]
+    if not len(left):
+        return []
+    done = len(runs) - int(left.sum())
+    states = ", ".join(f"{int(n)} {state}" for state, n in left.items())
+    text = f"Half finished: {done} of {counted(len(runs), 'run')} {'has' if done == 1 else 'have'}"
+    text += f" a result ({states}); what follows may change."
+    drawn = runs.loc[runs["status"] == "done"]
+    if "seed_draw" in drawn.columns and drawn["seed_draw"].nunique() == 1:
+        text += " All have the same draw of images, so nothing says yet how much draws differ."
+    return [text]
+
+
 @dataclass(frozen=True)
 class _Treatment:
     """Rows on tuning and freezing the first source, and what they advise at each size."""

@@ -18,13 +18,14 @@ from bench.core.text import duration
 from bench.grid.expand import check_experiments
 from bench.grid.yaml import scalar
 from bench.launch.slurm.job import Job
-from bench.launch.slurm.ledger import Command, SubmissionStore
+from bench.launch.slurm.ledger import Command, Ledger, SubmissionStore
 from bench.launch.slurm.reconcile import Reconciler
 from bench.launch.slurm.settings import Kind, SlurmSettings, read_settings
 from bench.launch.slurm.states import STATES, RunView, Situation
 from bench.launch.slurm.submission import GridOnCluster, Outcome
 from bench.planning.workspace import Session
 from bench.results.lookup import find_run
+from bench.results.store import Store
 from bench.runs.distributed import check_gpus
 
 _SHOWN = 12
@@ -207,7 +208,9 @@ def _about(view: RunView) -> str:
         if view.epoch is None:
             return f"on {view.reason}, before its first epoch's end"
         left = f", {duration(view.left_s)} left" if view.left_s is not None else ""
-        return f"on {view.reason}, epoch {view.epoch} of {view.epochs}{left}"
+        best = view.best_val_top1_accuracy
+        shown = f", best so far {100 * best:.1f} % of validation images" if best is not None else ""
+        return f"on {view.reason}, epoch {view.epoch} of {view.epochs}{left}{shown}"
     lines = [line for line in view.reason.splitlines() if line.strip()]
     if view.state == "failed":
         tried = f"after {view.attempts} attempts: " if view.attempts > 1 else ""
@@ -241,26 +244,48 @@ def cancel_grid(session: Session, console: Console, only: Sequence[str] = ()) ->
 
 
 def logs_text(run: str, results: Path, lines: int = 200) -> str:
-    """`bench logs RUN`: the run's part of the log of its newest job.
+    """`bench logs RUN`: the run's part of the log of its newest job, and why it failed last.
 
     Raises:
-        BenchError: no run, or several, match; or no job has left a log of it.
+        BenchError: no run, or several, match; or it has left nothing.
     """
     submissions = SubmissionStore(results.resolve() / "slurm")
     ledger = submissions.read()
     ids = {job_run for job in ledger.jobs.values() for job_run in job.runs}
     waiting = [key for key in ids if run and key.startswith(run)]  # some have no folder yet
     run_id = waiting[0] if len(waiting) == 1 else find_run(run, results).run_id
+    parts = [*_of_jobs(submissions, ledger, run_id, lines), *_of_failure(run_id, results, lines)]
+    if not parts:
+        raise BenchError(
+            "this run has left no log: no job of a cluster ran it, and it has not failed here",
+            place=run_id,
+            hint=f"bench show {run_id[:12]} has its result",
+        )
+    return "\n".join(parts)
+
+
+def _of_failure(run_id: str, results: Path, lines: int) -> list[str]:
+    """The newest failure that lies beside a run, its traceback included."""
+    for folder in Store(results).find(run_id):
+        failures = sorted(folder.path.glob("failed-*.json"))
+        if failures:
+            message = str(folder.failures()[-1].get("message", ""))
+            return [f"{failures[-1]}:", *message.splitlines()[-lines:]]
+    return []
+
+
+def _of_jobs(submissions: SubmissionStore, ledger: Ledger, run_id: str, lines: int) -> list[str]:
+    """The run's part of the log of its newest job that has one; else what srun wrote."""
     for job in reversed([job for job in ledger.jobs.values() if run_id in job.runs]):
         folder = submissions.job_folder(job.name)
         for path in sorted(folder.glob("log-*.txt"), reverse=True):
             part = _part(path.read_text(errors="replace").splitlines(), run_id)
             if part:
-                return "\n".join([f"{path}:", *part[-lines:]])
+                return [f"{path}:", *part[-lines:]]
         errors = [line for p in folder.glob("*_log.err") for line in p.read_text().splitlines()]
         if errors:
-            return "\n".join([f"{folder}:", *errors[-lines:]])
-    raise BenchError(f"no job has left a log of run {run_id}", place=str(results))
+            return [f"{folder}:", *errors[-lines:]]
+    return []
 
 
 def _part(lines: Sequence[str], run_id: str) -> list[str]:

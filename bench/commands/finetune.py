@@ -138,9 +138,8 @@ def _answer(race: Race, result: Result) -> list[str]:
         shares = [100 * float((p.named == p.labels).mean()) for p in [predictions, *others]]
         seeds = ", ".join(f"{share:.1f}" for share in shares)
         lines.append(f"          {counted(len(shares), 'seed')}: {seeds} %; the model is the first")
-    lines.append(
-        f"recipe    {winner.arm.words}, {winner.stage.size} pixels, {_epochs(winner.stage.epochs)}"
-    )
+    epochs = _epochs(winner.arm.epochs(winner.stage.epochs))
+    lines.append(f"recipe    {winner.arm.words}, {winner.stage.size} pixels, {epochs}")
     floor, words = result.floor
     if floor.run_id != first.run_id:
         than = paired_difference(predictions, read_predictions(floor))

@@ -21,6 +21,7 @@ from bench.core.errors import BenchError
 if TYPE_CHECKING:
     from analysis.comparisons.evidence import Evidence
     from analysis.measurements.tables import Measurements
+    from analysis.report.build import Mistakes
     from analysis.report.figures import Picture
 
 
@@ -44,11 +45,11 @@ def report(
     rules: VerdictRules,
 ) -> None:
     """Write one page: what to do, answers, figures, the papers' claims, advice and gaps."""
-    name, evidence, measured, more = _material(source, results, data_root, set_ or [])
+    name, evidence, measured, more, wrong = _material(source, results, data_root, set_ or [])
     evidence = rules.applied_to(evidence)
     from analysis.report.build import build, write
 
-    made = build(name, evidence, measured, png=png, more=more)
+    made = build(name, evidence, measured, png=png, more=more, mistakes=wrong)
     folder = out if out is not None else results / "reports" / name
     before = _figures(folder)
     index = write(made, folder)
@@ -76,8 +77,8 @@ def _figures(folder: Path) -> set[str]:
 
 def _material(
     source: Path, results: Path, data_root: Path | None, overrides: list[str]
-) -> tuple[str, Evidence, Measurements | None, list[Picture]]:
-    """The name of the report, the leaderboard, and a grid's measurements and pictures."""
+) -> tuple[str, Evidence, Measurements | None, list[Picture], Mistakes | None]:
+    """The name of the report, the leaderboard, a grid's measurements, pictures and errors."""
     from analysis.findings.looks import with_looks
     from analysis.leaderboard import read as boards
     from analysis.measurements import beside
@@ -92,9 +93,10 @@ def _material(
             )
         measured = beside.load(source)
         judged = with_looks(measuring.evidence(boards.read(source), measured), source)
-        return source.stem, judged, measured, []
+        return source.stem, judged, measured, [], None
     from analysis.leaderboard.of_grid import grid_board
     from analysis.report import epoch_figures
+    from analysis.report.mistakes import mistakes
     from analysis.report.run_figures import figures
     from bench.commands._summary import damage_lines
     from bench.planning.workspace import open_session
@@ -106,8 +108,10 @@ def _material(
     found = measuring.measurements(session.plan, session.store)
     drawn = figures(session.plan, session.store, found, session.data_root)
     drawn = [*epoch_figures.figures(session.plan, session.store, board), *drawn]
+    wrong = mistakes(session.plan, session.store)
+    name = session.board or session.plan.name
     judged = with_looks(measuring.evidence(board, found), session.leaderboard())
-    return session.board or session.plan.name, judged, found, drawn
+    return name, judged, found, drawn, wrong
 
 
 def register(app: typer.Typer) -> None:

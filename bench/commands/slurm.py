@@ -103,7 +103,7 @@ def logs(
     results: Results = Path("results"),
     lines: Annotated[int, typer.Option(min=1, help="lines from the end")] = 200,
 ) -> None:
-    """Show the log of a run from its newest job on the cluster."""
+    """Show the log of a run from its newest job on the cluster, and why it failed last."""
     from bench.commands._slurm import logs_text
 
     say(logs_text(run, results, lines))

@@ -76,6 +76,31 @@ def holder(path: Path) -> str:
     return "another process"
 
 
+def is_held_here(path: Path) -> bool:
+    """Whether a process of this machine holds a lock now; False for those of other machines."""
+    for place in (_beside(path), path):
+        try:
+            own = json.loads(read_regular(place, _MOST))
+            alive = own["here"] == here() and lives(int(own["process"]))
+        except (OSError, ValueError, KeyError, TypeError, RecursionError):
+            continue
+        if place != path:
+            return alive
+        return alive and _is_locked(path)
+    return False
+
+
+def _is_locked(path: Path) -> bool:
+    try:
+        with path.open() as file:
+            fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+    except BlockingIOError:
+        return True
+    except OSError:
+        return False
+    return False
+
+
 def _beside(path: Path) -> Path:
     return path.with_name(f"{path.name}.held")
 

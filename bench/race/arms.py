@@ -40,11 +40,17 @@ class Arm:
         name: part of an experiment's name.
         words: what it is, on the screen.
         cell: keys of a grid's cell.
+        cost: seconds of an epoch, in those of a recipe that trains all layers.
     """
 
     name: str
     words: str
     cell: Mapping[str, Any]
+    cost: float = 1.0
+
+    def epochs(self, budget: int) -> int:
+        """Its epochs in the time of so many of a recipe that trains all layers."""
+        return round(budget / self.cost)
 
 
 def usual_trunk() -> Trunk:
@@ -56,62 +62,73 @@ def usual_trunk() -> Trunk:
 
 
 def floor_arms(trunk: Trunk) -> list[Arm]:
-    """Classifiers on features of the trunk as it is: seconds, and a floor for the others."""
+    """Classifiers on features of the trunk as it is: seconds, and a floor for the others.
+
+    Each C is an arm of its own, as each rate is: none is chosen on fewer images than the others.
+    """
     frozen = {"pattern": "freeze", "train.refit": True}
-    return [
-        Arm("probe", "frozen, logistic regression", {**frozen, "method": {"name": "probe"}}),
-        Arm("svm", "frozen, SVM", {**frozen, "method": {"name": "svm", "normalise": False}}),
-    ]
+
+    def arm(method: str, words: str, c: float, **options: Any) -> Arm:
+        cell = {**frozen, "method": {"name": method, "c": c, **options}}
+        return Arm(f"{method}-{c:g}", f"frozen, {words}, C = {c:g}", cell)
+
+    logistic = [arm("probe", "logistic regression", c) for c in (1.0, 0.1, 0.01)]
+    return [*logistic, arm("svm", "SVM", 0.01, normalise=False)]
 
 
 def tuned_arms(trunk: Trunk) -> list[Arm]:
     """Recipes that train the network, the likeliest first: a short race has the first of them."""
-    half = trunk.depth // 2
-    partial = f"F(1-{half})T({half + 1}-{trunk.depth - 1})R({trunk.depth})"
-
-    def fitted(lr: float, **more: Any) -> dict[str, Any]:
-        """The classifier is fitted first; statistics of the copied layers stay (few images)."""
-        steps = {"train.optimizer": "adamw", "train.weight_decay": 0.05, "train.lr": lr}
-        first = {"train.head": "probe", "train.copied_statistics": "fixed"}
-        own = {name.replace("__", "."): value for name, value in more.items()}
-        return {"pattern": "tune", **steps, **first, **own}
-
-    random = {"train__head": "random", "train__copied_statistics": "moving"}
+    third, half = max(1, trunk.depth // 3), max(1, trunk.depth // 2)
+    upper = {"pattern": _above(third, trunk.depth)}
+    parts = {"train.augment": "scale_flip", "train.scale_least_area": 0.3}
+    moving = {
+        "train.copied_lr_factor": 0.1,
+        "train.head": "random",
+        "train.copied_statistics": "moving",
+    }
+    sgd = {
+        "pattern": "tune",
+        "train.lr": 0.03,
+        "train.copied_lr_factor": 0.3,
+        "train.nesterov": True,
+    }
     return [
-        Arm("fitted-3e-4", "classifier first, then all layers, rate 0.0003", fitted(3e-4)),
-        Arm("fitted-1e-4", "classifier first, then all layers, rate 0.0001", fitted(1e-4)),
-        Arm("fitted-1e-3", "classifier first, then all layers, rate 0.001", fitted(1e-3)),
+        _fitted("upper", "the upper two thirds of the layers", 1e-3, upper, cost=0.65),
+        _fitted("fitted-3e-4", "all layers", 3e-4),
+        _fitted(
+            "half",
+            "the upper half of the layers",
+            1e-3,
+            {"pattern": _above(half, trunk.depth)},
+            cost=0.5,
+        ),
+        _fitted("fitted-1e-3", "all layers", 1e-3),
+        _fitted("upper-3e-4", "the upper two thirds of the layers", 3e-4, upper, cost=0.65),
+        _fitted("fitted-1e-4", "all layers", 1e-4),
         Arm(
             "moving",
             "all layers at once, a tenth of the classifier's rate",
-            fitted(0.01, train__copied_lr_factor=0.1, **random),
+            {**_fitted("", "", 0.01).cell, **moving},
         ),
-        Arm(
-            "parts",
-            "classifier first, then all layers on random parts of images",
-            fitted(3e-4, train__augment="scale_flip", train__scale_least_area=0.3),
-        ),
-        Arm(
-            "decay",
-            "classifier first, then rates that fall with depth",
-            fitted(1e-3, train__layer_lr_decay=0.8),
-        ),
-        Arm(
-            "partial",
-            "classifier first, then the upper half of the layers",
-            fitted(3e-4, pattern=partial),
-        ),
-        Arm(
-            "sgd",
-            "all layers at once, SGD",
-            {
-                "pattern": "tune",
-                "train.lr": 0.03,
-                "train.copied_lr_factor": 0.3,
-                "train.nesterov": True,
-            },
-        ),
+        _fitted("parts", "all layers on random parts of images", 3e-4, parts),
+        _fitted("decay", "rates that fall with depth", 1e-3, {"train.layer_lr_decay": 0.8}),
+        Arm("sgd", "all layers at once, SGD", sgd),
     ]
+
+
+def _above(layers: int, depth: int) -> str:
+    """Keeps so many layers as they are: the first ones cost most, and change least."""
+    return f"F(1-{layers})T({layers + 1}-{depth - 1})R({depth})"
+
+
+def _fitted(
+    name: str, rest: str, lr: float, more: Mapping[str, Any] | None = None, cost: float = 1.0
+) -> Arm:
+    """The classifier is fitted first; statistics of the copied layers stay (few images)."""
+    steps = {"train.optimizer": "adamw", "train.weight_decay": 0.05, "train.lr": lr}
+    first = {"train.head": "probe", "train.copied_statistics": "fixed"}
+    words = f"classifier first, then {rest}, rate {lr:.5g}"
+    return Arm(name, words, {"pattern": "tune", **steps, **first, **(more or {})}, cost)
 
 
 SCRATCH = Arm(

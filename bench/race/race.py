@@ -12,7 +12,7 @@ import csv
 import json
 import re
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -28,8 +28,8 @@ from bench.launch.local.run import run_here
 from bench.planning.workspace import Session, open_session
 from bench.race.arms import SCRATCH, Arm, Trunk, floor_arms, tuned_arms
 from bench.race.labels import Labels, look_at_labels
-from bench.race.photographs import Photographs
-from bench.race.schedule import RACE_SHARE, Rung, cost, rungs
+from bench.race.photographs import VALIDATION_SHARE, Photographs
+from bench.race.schedule import FLOOR_SHARE, RACE_SHARE, Rung, alone, cost, rungs
 from bench.race.speed import training_rates
 from bench.results.store import RunFolder
 from bench.runs.build import Context
@@ -40,10 +40,13 @@ SMALLER = (1.0, 160 / 224, 128 / 224, 96 / 224)
 _WISHED_EPOCHS = 24.0
 """Epochs of single arms that a race should have time for, before images are made smaller."""
 
-_MOST_SEEDS = 5
-_START_S = 12.0
-"""What starting the workers, and a run, takes beside its training."""
+_WISHED_ALONE = 2.0
+"""The same where there is time for one recipe alone."""
 
+_FORWARD = 4.0
+"""Images that a network classifies in the time in which it trains on one, at least."""
+
+_MOST_SEEDS = 5
 _RECIPE = {
     "schedule": "cosine",
     "warmup_epochs": 1.0,
@@ -60,7 +63,8 @@ class Stage:
     Attributes:
         name: `floor`, `rung-1` …, `final`, `scratch`.
         arms: names of the arms.
-        epochs: of each; 0 where nothing is trained by steps.
+        epochs: the time of each, in epochs of a recipe that trains all layers; 0 where nothing is
+            trained by steps.
         size: side of the images.
         seeds: how many.
         on_all: trains on validation images too, without choosing anything.
@@ -140,6 +144,8 @@ class Race:
         machine, workers: on what it computes.
         console: where progress is shown.
         data_root: see `open_session`.
+        clock: seconds that count; `begun` is its time at the start.
+        start_s: seconds that starting the workers of a stage, and a run, takes beside its training.
     """
 
     name: str
@@ -151,18 +157,23 @@ class Race:
     workers: int | None
     console: Console
     data_root: Path | None = None
-    begun: float = field(default_factory=time.monotonic)
+    clock: Callable[[], float] = time.monotonic
+    start_s: float = 12.0
+    begun: float = field(init=False)
     stages: list[Stage] = field(default_factory=list)
     _past: dict[str, Stage] = field(default_factory=dict)
     _plan: Plan | None = None
     _is_done: bool = False
+
+    def __post_init__(self) -> None:
+        self.begun = self.clock()
 
     # --- time ---
 
     @property
     def left_s(self) -> float:
         """Seconds of the budget that are left."""
-        return self.budget_s - (time.monotonic() - self.begun)
+        return self.budget_s - (self.clock() - self.begun)
 
     # --- the grid file ---
 
@@ -205,8 +216,9 @@ class Race:
             "target.resize": round(size / self.trunk.crop),
         }
         if stage.epochs:
-            cell |= {"train.epochs": stage.epochs, "train.select": "last"}
-            cell["train.evaluate_every"] = stage.epochs
+            epochs = arm.epochs(stage.epochs)
+            cell |= {"train.epochs": epochs, "train.select": "last"}
+            cell["train.evaluate_every"] = epochs
         if stage.on_all:
             cell |= {"target.val_from": "extra", "target.val_per_class": 0}
         return {"about": arm.words, "set": cell, "axes": {"seed": list(range(stage.seeds))}}
@@ -244,6 +256,12 @@ class Race:
             raise BenchError(
                 f"a race of the name {self.name!r} on other images or weights lies in {self.path}",
                 hint="give this one another --name, or another --results",
+            )
+        gone = sorted({name for stage in stages for name in stage.arms} - self._arms().keys())
+        if gone:
+            raise BenchError(
+                f"{self._state} names the recipe {gone[0]!r}, which there is no more",
+                hint="give this race another --name, or delete the file to begin it anew",
             )
         self._past = {stage.name: stage for stage in stages}
         self._plan, self._is_done = plan, bool(state.get("done"))
@@ -310,10 +328,13 @@ class Race:
         return [session.store.folder(run.id, run.spec) for run in wanted]
 
     def _standings(self, session: Session, stage: Stage) -> list[Standing]:
-        """The arms of a stage, the best first; a run that diverged counts as chance."""
+        """The arms of a stage, the best first; a run that diverged counts as chance.
+
+        All stages are judged on the same draws of validation images.
+        """
         arms, found = self._arms(), []
         for name in stage.arms:
-            folders = self._folders(session, stage, name)
+            folders = self._folders(session, stage, name)[: self._seeds]
             pairs = [_validated(folder) for folder in folders]
             accuracy, loss = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
             found.append(Standing(arms[name], stage, accuracy, loss))
@@ -331,13 +352,15 @@ class Race:
         rates = self._rates()
         size = self._size(rates) if self._plan is None else self._plan.size
         epoch_s = self._epoch_s(rates[size])
-        floor = Stage("floor", ("probe", "svm"), 0, self.trunk.size, self.photographs.draws)
+        frozen = tuple(arm.name for arm in floor_arms(self.trunk))
+        side = self._floor_size(rates)
+        floor = self._decided(Stage("floor", frozen, 0, side, self.photographs.draws))
         self._say(f"floor: classifiers on features at {floor.size} pixels")
         best = self._standings(self._run(floor), floor)
         self._say_standings(best)
-        seeds = 1 if self.photographs.draws == 1 else 2
+        seeds = self._seeds
         if self._plan is None:
-            self._plan = Plan(size, self._rungs(epoch_s, seeds, self.budget_s * RACE_SHARE))
+            self._plan = Plan(size, self._rungs(epoch_s))
         for number, rung in enumerate(self._plan.rungs, 1):
             kept = [s.arm.name for s in best if s.arm.name not in floor.arms]
             names = (kept or [arm.name for arm in tuned_arms(self.trunk)])[: rung.arms]
@@ -349,12 +372,12 @@ class Race:
                 break
             self._say(
                 f"{stage.name}: {counted(len(names), 'recipe')}, "
-                f"{counted(stage.epochs, 'epoch')} each at {stage.size} pixels, "
+                f"the time of {counted(stage.epochs, 'epoch')} each at {stage.size} pixels, "
                 f"about {duration(self._stage_s(stage, epoch_s))}"
             )
-            before = time.monotonic()
+            before = self.clock()
             standings = self._standings(self._run(stage), stage)
-            epoch_s *= self._correction(stage, epoch_s, time.monotonic() - before)
+            epoch_s *= self._correction(stage, epoch_s, self.clock() - before)
             others = [s for s in best if s.arm.name in floor.arms]
             best = sorted([*standings, *others], key=lambda standing: standing.order)
             self._say_standings(best)
@@ -364,7 +387,10 @@ class Race:
         winner = best[0]
         stage = winner.stage
         if winner.arm.name in floor.arms:
-            final = Stage(floor.name, floor.arms, 0, floor.size, floor.seeds)
+            final = floor
+        elif self._keeps(stage, epoch_s):
+            final = stage
+            self._say(f"final: {winner.arm.words}, as it is: there is no time to train it on all")
         else:
             seeds = next(
                 (
@@ -404,43 +430,73 @@ class Race:
             (floor_run, frozen.arm.words),
             self._folders(session, scratch, SCRATCH.name)[0] if scratch else None,
             labels,
-            time.monotonic() - self.begun,
+            self.clock() - self.begun,
         )
 
     # --- what things cost ---
 
     def _rates(self) -> dict[int, float]:
         sizes = [round(self.trunk.size * share / 32) * 32 for share in SMALLER]
-        rates = training_rates(self.trunk.model, sizes, self.machine.device)
+        of_cpu = self.clock is not time.monotonic
+        rates = training_rates(self.trunk.model, sizes, self.machine.device, of_cpu=of_cpu)
         return {size: rate for size, rate in rates.items() if rate > 0}
 
     def _epoch_s(self, rate: float) -> float:
         """Wall-clock seconds of an epoch of one arm, all workers busy."""
         workers = placement(self.workers, self.machine).workers
-        crowded = 1.2  # processes share caches and memory
+        crowded = 1.2 if workers > 1 else 1.0  # processes share caches and memory
         return self.photographs.train * crowded / rate / workers
 
+    @property
+    def _seeds(self) -> int:
+        """Draws of validation images on which recipes are judged."""
+        return min(2, self.photographs.draws)
+
+    def _floor_size(self, rates: Mapping[int, float]) -> int:
+        """The largest side whose features are computed in `FLOOR_SHARE` of the time."""
+        images = self.photographs.train + self.photographs.test
+        room = self.budget_s * FLOOR_SHARE * placement(self.workers, self.machine).workers
+        fitting = [size for size, rate in rates.items() if images / (_FORWARD * rate) <= room]
+        return max(fitting, default=min(rates))
+
     def _size(self, rates: Mapping[int, float]) -> int:
-        room = self.budget_s * RACE_SHARE - 4 * _START_S
-        seeds = 1 if self.photographs.draws == 1 else 2
+        room = self.budget_s * RACE_SHARE - 4 * self.start_s
         fitting = [
             size
             for size, rate in rates.items()
-            if room / self._epoch_s(rate) / seeds >= _WISHED_EPOCHS
+            if room / self._epoch_s(rate) / self._seeds >= _WISHED_EPOCHS
+        ] or [
+            size
+            for size, rate in rates.items()
+            if room / self._epoch_s(rate) / self._seeds >= _WISHED_ALONE
         ]
         return max(fitting, default=min(rates))
 
-    def _rungs(self, epoch_s: float, seeds: int, done_by: float) -> tuple[Rung, ...]:
-        room = done_by - (time.monotonic() - self.begun) - 3 * _START_S
-        found = rungs(len(tuned_arms(self.trunk)), max(0.0, room) / epoch_s / seeds)
+    def _rungs(self, epoch_s: float) -> tuple[Rung, ...]:
+        room = self.budget_s * RACE_SHARE - (self.clock() - self.begun) - 3 * self.start_s
+        found = rungs(len(tuned_arms(self.trunk)), max(0.0, room) / epoch_s / self._seeds)
         if not found:
-            self._say("there is no time for a race of tuned networks: a longer --budget has some")
+            found = alone(
+                (self.left_s - self.start_s) / epoch_s / (1 - VALIDATION_SHARE) / self._seeds
+            )
+        if not found:
+            self._say("there is no time to train the network: a longer --budget has some")
         else:
             self._say(
-                f"the race: {counted(cost(found) * seeds, 'epoch')} of "
+                f"the race: {counted(cost(found) * self._seeds, 'epoch')} of "
                 f"{duration(epoch_s)} in {counted(len(found), 'rung')}"
             )
         return found
+
+    def _keeps(self, stage: Stage, epoch_s: float) -> bool:
+        """Whether a run of a stage is the model as it is."""
+        if self._is_done or "final" in self._past:
+            return "final" not in self._past
+        return self._is_alone(stage) and self._final_s(stage, epoch_s, 1) > self.left_s
+
+    def _is_alone(self, stage: Stage) -> bool:
+        """Whether a stage is all that there is time for, so that nothing is trained after it."""
+        return len(stage.arms) == stage.seeds == 1
 
     def _in_time(self, stage: Stage, epoch_s: float, least: int) -> Stage:
         """The stage with as many of its epochs as leave time for the winner's training on all.
@@ -449,7 +505,9 @@ class Race:
         """
         for epochs in range(stage.epochs, least - 1, -1):
             fitting = replace(stage, epochs=epochs)
-            needed = self._stage_s(fitting, epoch_s) + self._final_s(fitting, epoch_s, 1)
+            needed = self._stage_s(fitting, epoch_s)
+            if not self._is_alone(stage):
+                needed += self._final_s(fitting, epoch_s, 1)
             if needed <= self.left_s:
                 return fitting
         return replace(stage, epochs=0)
@@ -458,20 +516,21 @@ class Race:
         workers = placement(self.workers, self.machine).workers
         runs = len(stage.arms) * stage.seeds
         full = -(-runs // workers) * workers  # the last runs leave workers without work
-        return _START_S + full * stage.epochs * epoch_s
+        share = 1.0 if stage.on_all else 1.0 - VALIDATION_SHARE
+        return self.start_s + full * stage.epochs * share * epoch_s
 
     def _final_s(self, stage: Stage, epoch_s: float, seeds: int) -> float:
         one = Stage("final", stage.arms[:1], stage.epochs, stage.size, seeds, on_all=True)
         return self._stage_s(one, epoch_s)
 
     def _correction(self, stage: Stage, epoch_s: float, took_s: float) -> float:
-        expected = self._stage_s(stage, epoch_s) - _START_S
-        return min(3.0, max(0.5, (took_s - _START_S / 2) / expected)) if took_s > 5 else 1.0
+        expected = self._stage_s(stage, epoch_s) - self.start_s
+        return min(3.0, max(0.5, (took_s - self.start_s / 2) / expected)) if took_s > 5 else 1.0
 
     # --- words ---
 
     def _say(self, text: str) -> None:
-        spent = duration(time.monotonic() - self.begun)
+        spent = duration(self.clock() - self.begun)
         self.console.print(f"{spent:>12}  {text}", highlight=False)
 
     def _say_standings(self, best: Sequence[Standing]) -> None:

@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 MOST_EPOCHS = 32
 LEAST_EPOCHS = 2
+FLOOR_SHARE = 0.3
+"""Of the time: features of all images, at most, where smaller images can do."""
+
 RACE_SHARE = 0.6
 """Of the time: the race. The rest is for the winner's repeats on all labels, and for the ends."""
 
@@ -50,6 +53,15 @@ def rungs(arms: int, epochs: float) -> tuple[Rung, ...]:
             return tuple(Rung(n, first * 2**i) for i, n in enumerate(sizes))
         arms = arms // 2 if arms >= 4 else arms - 1
     return ()
+
+
+def alone(epochs: float) -> tuple[Rung, ...]:
+    """One arm, where there is no time for a race; nothing where there is none for it.
+
+    >>> alone(5.9), alone(1.9)
+    ((Rung(arms=1, epochs=5),), ())
+    """
+    return (Rung(1, min(MOST_EPOCHS, math.floor(epochs))),) if epochs >= LEAST_EPOCHS else ()
 
 
 def _halvings(arms: int) -> list[int]:

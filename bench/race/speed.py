@@ -9,16 +9,24 @@ from typing import Any
 from bench.core.child_process import ChildDiedError, answer_one, ask
 from bench.core.errors import BenchError
 
-_BATCH = 16
+_BATCH = 8
 
 
-def training_rates(model: str, sizes: Sequence[int], device: str = "auto") -> dict[int, float]:
+def training_rates(
+    model: str, sizes: Sequence[int], device: str = "auto", *, of_cpu: bool = False
+) -> dict[int, float]:
     """Images per second of one process with one thread, forward and backward, by image size.
+
+    Args:
+        model: the network.
+        sizes: sides of the images.
+        device: auto, cpu or cuda.
+        of_cpu: seconds are those of the processor, whatever else it does.
 
     Raises:
         BenchError: the network cannot be trained here.
     """
-    asked = {"model": model, "sizes": list(sizes), "device": device}
+    asked = {"model": model, "sizes": list(sizes), "device": device, "of_cpu": of_cpu}
     try:
         found = ask("bench.race.speed", asked)
     except ChildDiedError as error:
@@ -41,21 +49,20 @@ def _answer(asked: Any) -> dict[str, float]:
 
     torch.set_num_threads(1)
     device = Context(results=".", device=asked["device"]).torch_device()
-    found = {}
+    now, found = time.process_time if asked["of_cpu"] else time.monotonic, {}
     for size in asked["sizes"]:
         network = create(ModelSpec(name=asked["model"]), 2, seed=0, image_size=size)
         network.to(device=device, memory_format=torch.channels_last).train()  # type: ignore[call-overload]
         images = torch.randn(_BATCH, 3, size, size, device=device)
         images = images.contiguous(memory_format=torch.channels_last)
-        steps, begun = 0, time.monotonic()
         network(images).sum().backward()  # the first step is slower: memory, choice of kernels
-        begun = time.monotonic()
-        while steps < 2 or (time.monotonic() - begun < 0.5 and steps < 20):
+        steps, begun = 0, now()
+        while not steps or (now() - begun < 0.5 and steps < 20):
             network(images).sum().backward()
             if device.type == "cuda":
                 torch.cuda.synchronize()
             steps += 1
-        found[str(size)] = steps * _BATCH / (time.monotonic() - begun)
+        found[str(size)] = steps * _BATCH / (now() - begun)
     return found
 
 

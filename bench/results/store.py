@@ -14,8 +14,9 @@ import hashlib
 import json
 import os
 import re
+import time
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
@@ -28,13 +29,14 @@ from bench.core.files import (
     sync_folder,
     write_atomic,
 )
-from bench.core.locks import exclusive, holder
+from bench.core.locks import exclusive, holder, is_held_here
 from bench.core.paths import read_regular
 from bench.results.records import sign, slug, verify
 from bench.specs.run import RunSpec
 
 _DIGITS = 16
 _KEPT_NAME = re.compile(rf"[a-z0-9_]+-[0-9a-f]{{{_DIGITS}}}\.(safetensors|npz)")
+_PROGRESS, _SHOW_EVERY_S = "progress.json", 1.0
 _OLD_NAMES = frozenset({"model.safetensors", "predictions.npz"})
 """As schema 1 first named them; records that name them are read."""
 
@@ -70,6 +72,23 @@ class Kept:
     name: str
     sha256: str
     size_bytes: int
+
+
+@dataclass(frozen=True)
+class Progress:
+    """How far a training is.
+
+    Attributes:
+        epoch: epochs that have ended; 0 before the end of the first.
+        epochs: of the whole training.
+        best_val_top1_accuracy: so far; None where none was measured.
+        left_s: seconds to the end by the time that epochs took; None where it is not known.
+    """
+
+    epoch: int
+    epochs: int
+    best_val_top1_accuracy: float | None = None
+    left_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -218,6 +237,7 @@ class RunFolder:
     def sweep(self) -> None:
         """Removes what other executions of the run have left and the record does not name."""
         sweep_temporaries(self.path)
+        (self.path / _PROGRESS).unlink(missing_ok=True)
         record = self.record()
         if record is None:
             return
@@ -271,6 +291,37 @@ class RunFolder:
             if mine:
                 sweep_temporaries(self.path)
             yield mine
+
+    # --- while it runs ---
+
+    def show_progress(self, progress: Progress, history: Sequence[Mapping[str, Any]]) -> None:
+        """Writes how far the run is, and its history so far, at most once in `_SHOW_EVERY_S`.
+
+        A disk that is full does not end a run for it.
+        """
+        path = self.path / "history.csv"
+        with contextlib.suppress(OSError):
+            if progress.epoch > 1 and 0 <= time.time() - path.stat().st_mtime < _SHOW_EVERY_S:
+                return
+        with contextlib.suppress(OSError):
+            write_atomic(path, csv_text(history))
+            write_atomic(self.path / _PROGRESS, json.dumps(asdict(progress)))
+
+    def progress(self) -> Progress | None:
+        """How far the run is; None unless a process of this machine is executing it.
+
+        Before the end of the first epoch its number is 0.
+        """
+        if not is_held_here(self.path / ".lock"):
+            return None
+        try:
+            begun = (self.path / ".lock").stat().st_mtime
+            path = self.path / _PROGRESS
+            if path.stat().st_mtime < begun:  # of an earlier execution
+                return Progress(0, 0)
+            return Progress(**_read_json(path))
+        except (OSError, ValueError, TypeError):
+            return Progress(0, 0)
 
     def holder(self) -> str:
         """Who holds the run, in words."""

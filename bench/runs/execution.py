@@ -14,7 +14,7 @@ from bench.models import layers, weights
 from bench.models.inputs import attach, statistics_of
 from bench.models.multiview import widen_classifier
 from bench.models.tuning import tune_only
-from bench.results.store import RunFolder
+from bench.results.store import Progress, RunFolder
 from bench.runs.build import Context, Data, classes_of_parent
 from bench.runs.distributed import Report
 from bench.runs.parents import trained_state
@@ -134,6 +134,12 @@ class Execution:
                 "val_top1_accuracy": epoch.val_top1_accuracy,
             }
         )
+        if before or not self.team.leads:  # the history is that of the first training
+            return
+        values = (row["val_top1_accuracy"] for row in epoch.history)
+        best = max((value for value in values if value is not None), default=None)
+        progress = Progress(epoch.epoch + 1, epoch.epochs, best, epoch.left_s)
+        self.folder.show_progress(progress, epoch.history)
 
     def _outputs(self) -> int:
         """Classes of the network's own classifier; of a copied one that is not trained, its own."""

@@ -240,7 +240,7 @@ class _Heads:
                     outcome.best_score = score
                     self._keep(k, epoch)
             done, top1_ = float(row["train_loss"] or 0.0), row["val_top1_accuracy"]
-            self.on_epoch(k, EpochReport(epoch, recipe.epochs, done, top1_, 0.0))
+            self.on_epoch(k, EpochReport(epoch, recipe.epochs, done, top1_, 0.0, outcome.history))
 
     def _keep(self, k: int, epoch: int) -> None:
         outcome = self.outcomes[k]

@@ -70,13 +70,23 @@ class Interrupted(Exception):  # noqa: N818 -- a request that was met, not an er
 
 @dataclass(frozen=True)
 class EpochReport:
-    """Given to `on_epoch` after each epoch; `epoch` counts from 0, images/s excludes evaluation."""
+    """Given to `on_epoch` after each epoch.
+
+    Attributes:
+        epoch: counts from 0.
+        epochs: of the training.
+        images_per_s: without evaluation.
+        history: the rows so far.
+        left_s: seconds to the end by the epochs of this process; None where it is not known.
+    """
 
     epoch: int
     epochs: int
     train_loss: float
     val_top1_accuracy: float | None
     images_per_s: float
+    history: Sequence[Row] = ()
+    left_s: float | None = None
 
 
 def unshared(feeds: Sequence[Feed], validation: Feed | None) -> None:

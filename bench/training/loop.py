@@ -98,7 +98,7 @@ class _Training:
         self.first_loss: Tensor | None = None
         self.rng: dict[str, Tensor] = {}
         self.steps_done, self.images_seen, self.images_per_s = 0, 0, 0.0
-        self.seconds_before, self.started = 0.0, time.monotonic()
+        self.seconds_before, self.started, self.first_epoch = 0.0, time.monotonic(), 0
         self.written, self.epochs_since_written = self.started, 0
         self.notes: list[str] = []
         self._prepare_feeds()
@@ -247,8 +247,24 @@ class _Training:
             if self.best_score is None or score > self.best_score:
                 self.best_score, self.best = score, _copy(self._judged())
         shown = math.nan if train_loss is None else train_loss
-        self.job.on_epoch(EpochReport(self.epoch, self.epochs, shown, val_top1, self.images_per_s))
+        self.job.on_epoch(
+            EpochReport(
+                self.epoch,
+                self.epochs,
+                shown,
+                val_top1,
+                self.images_per_s,
+                self.history,
+                self._left_s(),
+            )
+        )
         return False
+
+    def _left_s(self) -> float:
+        """Seconds to the end of the training, by the epochs that this process has trained."""
+        trained = self.epoch + 1 - self.first_epoch
+        spent = time.monotonic() - self.started
+        return spent / max(trained, 1) * (self.epochs - self.epoch - 1)
 
     def _logits(self, feed: Feed, domain: int) -> evaluate.Logits:
         self.model.eval()
@@ -364,6 +380,7 @@ class _Training:
         self.sums = Sums(**{k: v.to(getattr(self.sums, k).device) for k, v in kept.items()})
         self.first_loss = found.part("first").get("loss")
         self.epoch, self.step, self.history = meta["epoch"], meta["step"], meta["history"]
+        self.first_epoch = self.epoch
         self.best_score = None if meta["best_score"] is None else tuple(meta["best_score"])
         self.steps_done, self.images_seen = meta["steps_done"], meta["images_seen"]
         self.seconds_before = meta["seconds"]

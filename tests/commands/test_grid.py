@@ -17,7 +17,10 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.commands.app import app
+from bench.planning.workspace import open_session
+from bench.results.failures import failure_of
 from bench.results.records import DETERMINISTIC_COLUMNS
+from bench.results.store import Progress
 
 GRID = """\
 defaults:
@@ -289,3 +292,58 @@ def test_a_record_says_how_it_came_about(finished: Path) -> None:
         assert set(record["average_precision"]) == set(record["classes"])
         mean = statistics.mean(record["average_precision"].values())
         assert record["row"]["mean_average_precision"] == pytest.approx(mean)
+
+
+def test_status_shows_the_epoch_of_a_run_on_this_machine(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text(GRID)
+    session = open_session(tmp_path / "grid.yaml", results=tmp_path / "results")
+    run = session.wanted[0]
+    folder = session.store.folder(run.id, run.spec)
+    with folder.claim() as mine:
+        assert mine
+        folder.show_progress(Progress(2, 8, 0.75, 90.0), [])
+        status = " ".join(here("status", "grid.yaml", cwd=tmp_path).split())
+    assert "1 running" in status
+    assert "epoch 2 of 8, 1 min 30 s left, best so far 75.0 % of validation images" in status
+    assert "1 running" not in here("status", "grid.yaml", cwd=tmp_path)
+
+
+def test_logs_of_a_run_that_failed_on_this_machine_have_its_traceback(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text(GRID)
+    session = open_session(tmp_path / "grid.yaml", results=tmp_path / "results")
+    run = session.wanted[0]
+    folder = session.store.folder(run.id, run.spec)
+    folder.path.mkdir(parents=True)
+    arguments = ("logs", run.id[:12], "--results", "results")
+    output = bench(*arguments, cwd=tmp_path, code=2)
+    assert "this run has left no log: no job of a cluster ran it" in " ".join(output.split())
+    try:
+        raise ZeroDivisionError("of a test")
+    except ZeroDivisionError as error:
+        folder.add_failure(failure_of(error).to_keep())
+    lines = here(*arguments, cwd=tmp_path).splitlines()
+    assert lines[0].endswith("failed-0001.json:")
+    assert lines[1] == "Traceback (most recent call last):"
+    assert lines[-1] == "ZeroDivisionError: of a test"
+
+
+def test_the_history_of_a_run_grows_while_it_trains(tmp_path: Path) -> None:
+    text = GRID.replace("epochs: 4, batch_size: 16}\nexp", "epochs: 2000, batch_size: 16}\nexp")
+    (tmp_path / "grid.yaml").write_text(text)
+    process = start(tmp_path, "--only", "patterns", "--workers", "1")
+    try:
+        seen: list[int] = []
+        deadline = time.monotonic() + 120
+        while len(seen) < 2 and time.monotonic() < deadline:
+            for path in tmp_path.glob("results/runs/*/history.csv"):
+                count = len(path.read_text().splitlines())
+                if not (path.parent / "record.json").exists() and count not in seen:
+                    seen.append(count)
+            time.sleep(0.3)
+        assert len(seen) >= 2
+        status = " ".join(here("status", "grid.yaml", cwd=tmp_path).split())
+        assert "1 running" in status
+        assert "of 2000" in status
+    finally:
+        process.kill()
+        process.communicate()

@@ -14,6 +14,7 @@ from PIL import Image
 from sklearn.metrics import confusion_matrix, precision_recall_fscore_support
 from typer.testing import CliRunner
 
+from analysis.report.mistakes import mistakes
 from bench.commands.app import app
 from bench.core.errors import BenchError, ModelError, StoreError
 from bench.data.files.decode import Reading
@@ -231,3 +232,52 @@ def test_counts_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose([one.precision or 0 for one in found.by_class()], precision)
     assert found.by_class()[4].recall is None
     assert len(found.wrong()) == int((found.named != labels).sum())
+
+
+def test_errors_names_every_wrong_image_and_scikit_learns_recall(
+    done: Session, tmp_path: Path
+) -> None:
+    folder = folder_of(done, "plain")
+    results = str(done.store.root)
+    found = read_predictions(folder)
+    code, output = call("errors", folder.run_id[:12], "--results", results)
+    assert code == 0, output
+    wrong = found.wrong()
+    assert f"{len(wrong)} test image{'s' * (len(wrong) != 1)} wrong" in output
+    code, output = call("errors", folder.run_id[:12], "--results", results, "--out", str(tmp_path))
+    assert code == 0, output
+    with (tmp_path / "mistakes.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    expected = {
+        found.images[n]
+        for n in range(len(found.labels))
+        if found.logits[n].argmax() != found.labels[n]
+    }
+    assert {row["image"] for row in rows} == expected
+    with (tmp_path / "classes.csv").open(encoding="utf-8", newline="") as file:
+        recalls = [float(row["recall"]) for row in csv.DictReader(file)]
+    theirs = precision_recall_fscore_support(
+        found.labels, found.logits.argmax(1), labels=[0, 1], zero_division=0
+    )[1]
+    assert recalls == pytest.approx(list(theirs))
+    assert (tmp_path / "mistakes.png").exists() == bool(wrong)
+
+
+def test_the_report_has_the_errors_of_the_run_that_validation_chose(done: Session) -> None:
+    texts, tables, sheets = mistakes(done.plan, done.store)
+    records = {
+        run.id: done.store.folder(run.id, run.spec).record()["row"]["val_top1_accuracy"]  # type: ignore[index]
+        for run in done.plan.runs.values()
+        if run.role != "source"
+    }
+    best = max(records, key=lambda key: records[key])
+    run = done.plan.runs[best]
+    found = read_predictions(done.store.folder(best, run.spec))
+    wrong = found.wrong()
+    assert texts[0].startswith(f"Of run {best[:12]}, the one with the best validation accuracy")
+    assert {row[0] for row in tables[0].rows} == set(found.classes)
+    assert sum(int(row[1]) for row in tables[0].rows) == len(found.labels)
+    assert len(tables) == 1 + bool(wrong)
+    if wrong:
+        assert sum(int(row[2]) for row in tables[1].rows) == len(wrong)
+    assert len(sheets) == bool(wrong)

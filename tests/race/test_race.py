@@ -126,7 +126,7 @@ def test_the_race_leaves_a_model_a_grid_and_an_answer(raced: tuple[Path, str]) -
         assert (place / name).is_file()
     grid = yaml.safe_load((folder / "results" / "finetune" / "shapes.yaml").read_text())
     names = list(grid["experiments"])
-    assert names[:2] == ["floor-probe", "floor-svm"]
+    assert names[:4] == [f"floor-{arm.name}" for arm in racing.floor_arms(LITE)]
     session = open_session(
         folder / "results" / "finetune" / "shapes.yaml", results=folder / "results"
     )
@@ -155,6 +155,14 @@ def test_a_race_on_other_images_needs_another_name(raced: tuple[Path, str]) -> N
         race.recall()
 
 
+def test_a_race_of_recipes_that_are_gone_is_not_gone_on_with(timed: Race) -> None:
+    timed.stages.append(racing.Stage("floor", ("probe",), 0, 64, 1))
+    timed.path.parent.mkdir(parents=True)
+    timed._keep()
+    with pytest.raises(BenchError, match="names the recipe 'probe', which there is no more"):
+        timed.recall()
+
+
 def test_what_is_wrong_with_the_command_is_printed_before_anything_runs(tmp_path: Path) -> None:
     photographs(tmp_path / "a", {"disc": 9, "square": 9})
     for arguments, words in (
@@ -171,3 +179,42 @@ def test_what_is_wrong_with_the_command_is_printed_before_anything_runs(tmp_path
 def test_arms_are_cells_of_a_grid() -> None:
     names = [arm.name for arm in (*racing.floor_arms(LITE), *racing.tuned_arms(LITE))]
     assert len(set(names)) == len(names)
+
+
+def test_an_arm_that_trains_fewer_layers_has_more_epochs_in_the_same_time() -> None:
+    arms = {arm.name: arm for arm in racing.tuned_arms(LITE)}
+    assert arms["fitted-3e-4"].epochs(10) == 10
+    assert arms["upper"].epochs(10) == 15
+    assert arms["upper"].cell["pattern"] == "F(1-6)T(7-17)R(18)"
+    assert arms["half"].cell["pattern"] == "F(1-9)T(10-17)R(18)"
+
+
+@pytest.fixture
+def timed(tmp_path: Path) -> Race:
+    """A race of 100 s on one worker whose clock stands still."""
+    photographs(tmp_path / "shapes", {"disc": 60, "square": 45})
+    race = _race(tmp_path, Console(file=io.StringIO()), 100)
+    race.workers, race.clock, race.start_s, race.begun = 1, lambda: 0.0, 10.0, 0.0
+    return race
+
+
+def test_a_recipe_alone_has_all_the_time_and_is_the_model(timed: Race) -> None:
+    stage = racing.Stage("rung-1", ("upper",), 11, 64, 1)
+    assert timed._in_time(stage, 10.0, 1).epochs == 11  # 10 s, and 11 epochs on four fifths
+    assert timed._in_time(stage, 20.0, 1).epochs == 5
+    assert timed._keeps(stage, 10.0)
+    assert not timed._keeps(stage, 5.0)  # there is time to train on all images
+
+
+def test_a_race_leaves_time_to_train_the_winner_on_all_images(timed: Race) -> None:
+    two = racing.Stage("rung-1", ("upper", "half"), 8, 64, 1)
+    fitting = timed._in_time(two, 10.0, 1)
+    assert fitting.epochs == 3  # 10 + 2 · 3 · 8 and 10 + 3 · 10
+    assert not timed._keeps(fitting, 10.0)
+
+
+def test_the_floor_takes_smaller_images_where_features_would_take_the_time(timed: Race) -> None:
+    rates = {64: 1.0, 32: 4.0}  # about 105 images, four times as fast as they train
+    assert timed._floor_size(rates) == 64
+    timed.budget_s = 50.0
+    assert timed._floor_size(rates) == 32

@@ -21,7 +21,7 @@ import pytest
 from bench.core.errors import StoreError
 from bench.core.files import publish_new, write_atomic
 from bench.results.records import sign
-from bench.results.store import RunFolder, Store
+from bench.results.store import Progress, RunFolder, Store
 from bench.specs.data import DataSpec
 from bench.specs.run import ModelSpec, RunSpec
 
@@ -289,3 +289,29 @@ def test_what_killed_processes_left_is_swept_everywhere(folder: RunFolder) -> No
     assert len(list(store.root.rglob(".*.tmp"))) == 4
     store.sweep()
     assert not list(store.root.rglob(".*.tmp"))
+
+
+def test_progress_is_shown_while_a_process_holds_the_run(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run-1", "1" * 32)
+    folder.path.mkdir()
+    assert folder.progress() is None
+    with folder.claim() as mine:
+        assert mine
+        assert folder.progress() == Progress(0, 0)
+        folder.show_progress(Progress(1, 4, 0.5, 30.0), [{"epoch": 0, "train_loss": 1.5}])
+        assert folder.progress() == Progress(1, 4, 0.5, 30.0)
+        assert (folder.path / "history.csv").read_text() == "epoch,train_loss\n0,1.5\n"
+        folder.show_progress(Progress(2, 4, 0.6, 20.0), [])  # too soon after the last one
+        assert folder.progress() == Progress(1, 4, 0.5, 30.0)
+    assert folder.progress() is None  # nobody runs it any more
+    folder.sweep()
+    assert not (folder.path / "progress.json").exists()
+
+
+def test_progress_of_an_earlier_execution_is_not_shown(tmp_path: Path) -> None:
+    folder = RunFolder(tmp_path / "run-1", "1" * 32)
+    folder.path.mkdir()
+    folder.show_progress(Progress(3, 4, 0.5, 30.0), [])
+    os.utime(folder.path / "progress.json", (1, 1))
+    with folder.claim():
+        assert folder.progress() == Progress(0, 0)

@@ -12,7 +12,7 @@ from bench.launch.slurm.events import read_events
 from bench.launch.slurm.ledger import Ledger, SubmissionStore
 from bench.launch.slurm.outcomes import current_run
 from bench.results.states import ENDED_WITHOUT_WEIGHTS, Records, blocked, damaged_files
-from bench.results.store import Store
+from bench.results.store import RunFolder, Store
 from bench.specs.planned import Plan, PlannedRun
 
 GIVEN_UP = "given_up"
@@ -39,6 +39,7 @@ class RunView:
     epoch: int | None = None
     epochs: int | None = None
     left_s: float | None = None
+    best_val_top1_accuracy: float | None = None
     parent_job: str = ""
 
     def to_json(self) -> dict[str, Any]:
@@ -130,13 +131,24 @@ def look(
             _of_job(view, job.name, queue.get(job.name), events[job.name])
         elif run.id in ledger.cancelled:
             view.state = "cancelled"
-        else:
+        elif not _is_running_here(view, folder):
             # What failed on this machine has failed; on the cluster it is tried again.
             most = max_attempts if run.id in submitted else 1
             final = any(failed.final for failed in _standing(run, ledger))
             view.state = "failed" if final or view.attempts >= most else "missing"
     _block(plan, views)
     return Situation(views, notes=_of_damage(store, plan, damage, again))
+
+
+def _is_running_here(view: RunView, folder: RunFolder) -> bool:
+    """Whether a process of this machine executes the run; the view then has how far it is."""
+    progress = folder.progress()
+    if progress is None:
+        return False
+    view.state, view.reason = "running", f"this machine, {folder.holder()}"
+    view.epoch, view.epochs = progress.epoch or None, progress.epochs or None
+    view.left_s, view.best_val_top1_accuracy = progress.left_s, progress.best_val_top1_accuracy
+    return True
 
 
 def _of_damage(

@@ -8,6 +8,7 @@ that C, to training and validation images together.
 
 from __future__ import annotations
 
+import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -20,6 +21,7 @@ from torch import Tensor, nn
 from bench.core.errors import ModelError
 from bench.core.files import reserve, temporary_beside
 from bench.methods.features.cost import most_iterations
+from bench.methods.features.memo import MEMO
 from bench.methods.features.solvers import Blocks, Linear, Loss, fit_in_memory, fit_streaming
 from bench.methods.features.task import FeatureTask, Fitted
 from bench.methods.options import FeatureOptions
@@ -33,6 +35,8 @@ from bench.training.job import Outcome, Row
 from bench.training.process import peak_memory_bytes
 
 BATCH_SIZE = 256
+_PIXELS = 256 * 96 * 96
+"""Of a batch, at most: 256 images of 224 pixels take EfficientNet-Lite0 5 GB."""
 
 
 class FeatureModel(nn.Module):
@@ -74,9 +78,9 @@ def fit(
     begun = time.monotonic()
     features = features_of(task.model, options.layer, options.stage, task.train, task.device)
     extract = _Extract(features, options.normalise, task)
-    columns = extract.columns
     held = 0 if task.validation is None else task.validation.size
-    in_memory = (task.train.size + held) * columns * 12 <= options.memory_mib * 2**20
+    in_memory = (task.train.size + held) * extract.columns * 12 <= options.memory_mib * 2**20
+    extract.keeps = in_memory and task.refit is not None
     how = ("sklearn" if in_memory else "streaming") if options.solver == "auto" else options.solver
     if options.c is not None or not held:
         choices = (options.c or 1.0,)
@@ -111,9 +115,8 @@ def fit(
         notes=tuple(filter(None, notes)),
         refit=again,
     )
-    said = {"c": choices[best], "features": columns, "solver": how, "c_chosen_on": "validation"}
-    if not held:
-        said["c_chosen_on"] = "nothing: there are no validation images"
+    on = "validation" if held else "nothing: there are no validation images"
+    said = {"c": choices[best], "features": extract.columns, "solver": how, "c_chosen_on": on}
     return Fitted(model, outcome, said, logits=loss == "logistic")
 
 
@@ -212,11 +215,19 @@ def features_of(
     """
     model.to(device).eval()
     if layer == "penultimate":
-        trunk = Trunk(model, model.get_submodule(classifier_name(model)))
+        classifier = model.get_submodule(classifier_name(model))
+        trunk = Trunk(model, classifier)
 
-        def penultimate(images: Tensor) -> Tensor:
+        def computed(images: Tensor) -> Tensor:
             with torch.inference_mode():
                 found: Tensor = trunk(images).flatten(1).float().clone()
+            return found
+
+        def penultimate(images: Tensor) -> Tensor:
+            if images.device.type == "cpu" and not model.training:
+                found = MEMO.of(trunk, classifier, images, lambda: computed(images))
+            else:
+                found = computed(images)
             return side_by_side(found, len(found) // data.views)
 
         return penultimate
@@ -232,6 +243,10 @@ def _normalised(features: Tensor, on: bool) -> Tensor:
     return features / features.norm(dim=1, keepdim=True).clamp(min=1e-12) if on else features
 
 
+def _name(image: NDArray[np.uint8]) -> bytes:
+    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
+
+
 class _Extract:
     """Features of a domain, block by block or as one array."""
 
@@ -239,6 +254,8 @@ class _Extract:
         self, features: Callable[[Tensor], Tensor], normalise: bool, task: FeatureTask
     ) -> None:
         self.features, self.normalise, self.task = features, normalise, task
+        self.keeps = False  # whether images come again, in another order
+        self._rows: dict[bytes, NDArray[np.float32]] = {}
         self.columns = self._block(self._feed(task.train), 0, 1).shape[1]
 
     def _feed(self, data: Domain) -> Feed:
@@ -246,6 +263,14 @@ class _Extract:
         return Feed(data, FeedOptions(self.task.device, resident=False))
 
     def _block(self, feed: Feed, start: int, stop: int) -> NDArray[np.float32]:
+        if not self.keeps:
+            return self._computed(feed, start, stop)
+        names = [_name(image) for image in feed.domain.images[start:stop]]
+        if not all(name in self._rows for name in names):
+            self._rows.update(zip(names, self._computed(feed, start, stop), strict=True))
+        return np.stack([self._rows[name] for name in names])
+
+    def _computed(self, feed: Feed, start: int, stop: int) -> NDArray[np.float32]:
         found = self.features(feed.plain_batch(start, stop))
         block: NDArray[np.float32] = _normalised(found, self.normalise).cpu().numpy()
         return block
@@ -253,8 +278,9 @@ class _Extract:
     def blocks(self, data: Domain) -> Iterator[NDArray[np.float32]]:
         """In the order of the images, each made when it is asked for."""
         feed = self._feed(data)
-        for start in range(0, data.size, BATCH_SIZE):
-            yield self._block(feed, start, start + BATCH_SIZE)
+        count = max(16, min(BATCH_SIZE, _PIXELS // (data.images.shape[1] * data.images.shape[2])))
+        for start in range(0, data.size, count):
+            yield self._block(feed, start, start + count)
 
     @contextmanager
     def stored(self, data: Domain, name: str, in_memory: bool) -> Iterator[NDArray[np.float32]]:

@@ -430,7 +430,7 @@ def _shown(found: Examined) -> list[tuple[Any, ...]]:
         for f in found.findings
         for p in sorted(f.parts, key=lambda part: part.name)
     ]
-    gains = found.gains.drop(columns=["test", "setting"])
+    gains = found.gains.drop(columns=["test", "setting", "estimate"])
     gains = gains.assign(p_holm=gains["p_holm"].astype(float)).round(9).astype(str)
     return parts + sorted(gains.itertuples(index=False, name=None))
 

@@ -1,0 +1,103 @@
+"""Features that were computed before are not computed again, and are the same to the last bit."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+
+from bench.methods.features import linear_probe
+from bench.methods.features.linear_probe import features_of, fit
+from bench.methods.features.memo import FeatureMemo
+from bench.methods.features.probe import ProbeOptions
+from bench.methods.features.task import FeatureTask
+from bench.models import layers
+from bench.models.domains import classifier_name
+from bench.specs.run import ModelSpec
+from bench.training.domain import Domain
+
+CPU = torch.device("cpu")
+
+
+def _network(seed: int = 0) -> torch.nn.Module:
+    return layers.create(ModelSpec(name="narrow8_32"), 3, seed=seed, image_size=32).eval()
+
+
+def _domain(count: int, first: int = 0) -> Domain:
+    rng = np.random.default_rng(first)
+    images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
+    return Domain("toy", images, np.arange(count) % 3, 3)
+
+
+@pytest.fixture
+def memo(monkeypatch: pytest.MonkeyPatch) -> FeatureMemo:
+    fresh = FeatureMemo()
+    monkeypatch.setattr(linear_probe, "MEMO", fresh)
+    return fresh
+
+
+def test_the_same_batch_is_computed_once_whatever_the_classifier(memo: FeatureMemo) -> None:
+    network, images = _network(), torch.randn(4, 3, 32, 32)
+    features = features_of(network, "penultimate", "post", _domain(4), CPU)
+    first = features(images)
+    with torch.no_grad():
+        for value in network.get_submodule(classifier_name(network)).parameters():
+            value.add_(1.0)
+    assert torch.equal(features(images), first)
+    assert memo.computed == 4
+    features(images.flip(0))
+    features(images[:2])
+    assert memo.computed == 10
+
+
+def test_other_weights_or_running_statistics_are_another_network(memo: FeatureMemo) -> None:
+    images, network = torch.randn(4, 3, 32, 32), _network()
+    features = features_of(network, "penultimate", "post", _domain(4), CPU)
+    first = features(images)
+    with torch.no_grad():
+        next(network.parameters()).add_(0.1)
+    second = features(images)
+    assert not torch.equal(first, second)
+    other = features_of(_network(1), "penultimate", "post", _domain(4), CPU)(images)
+    assert not torch.equal(first, other)
+    assert memo.computed == 12
+
+
+def test_what_is_kept_is_bounded() -> None:
+    memo, network = FeatureMemo(most_bytes=400), torch.nn.Linear(2, 2)
+    for value in range(5):
+        memo.of(
+            network,
+            torch.nn.Identity(),
+            torch.full((10, 2), float(value)),
+            lambda: torch.ones(10, 5),
+        )
+    memo.of(network, torch.nn.Identity(), torch.full((10, 2), 4.0), lambda: torch.zeros(10, 5))
+    assert memo.computed == 50
+    memo.of(network, torch.nn.Identity(), torch.full((10, 2), 0.0), lambda: torch.zeros(10, 5))
+    assert memo.computed == 60
+
+
+def test_a_refit_takes_the_features_of_the_choice(memo: FeatureMemo, tmp_path: Path) -> None:
+    train, held = _domain(30), _domain(9, first=1)
+    both = Domain(
+        "toy",
+        np.concatenate([held.images[:], train.images[:]]),
+        np.concatenate([held.labels, train.labels]),
+        3,
+    )
+    fitted = fit(
+        FeatureTask(_network(), train, held, CPU, tmp_path, refit=both),
+        "logistic",
+        (0.1, 1.0),
+        ProbeOptions(),
+    )
+    assert memo.computed == 30 + 9 + 1  # one image tells how many columns there are
+    c = fitted.notes["c"]
+    alone = fit(
+        FeatureTask(_network(), both, None, CPU, tmp_path), "logistic", (c,), ProbeOptions(c=c)
+    )
+    for name, value in alone.outcome.state.items():
+        assert torch.allclose(fitted.outcome.state[name], value, atol=1e-4)
