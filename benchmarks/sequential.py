@@ -1,9 +1,11 @@
-"""What looks save and what they cost: simulated leaderboards that grow look by look.
+"""What looks save and what they cost.
 
-    python -m benchmarks.sequential [BOARDS]
+    python -m benchmarks.sequential [FAMILIES] [BOARDS]
 
-writes `benchmarks/SEQUENTIAL.md`. The boards are those of `benchmarks.simulated`; at each look the
-code of `bench grid --decide` says how the questions stand and which recipes go on.
+writes `benchmarks/SEQUENTIAL.md`: families of comparisons with normal differences, many of them,
+judged by the code that decides; and whole leaderboards of `benchmarks.simulated`, for which the
+code of `bench grid --decide` says how the questions stand and which recipes go on. 600 families
+take minutes, a board half a minute.
 """
 
 from __future__ import annotations
@@ -19,14 +21,15 @@ import pandas as pd
 
 from analysis.comparisons.evidence import Evidence
 from analysis.findings.evaluate import examine
-from analysis.findings.questions import Standing, recipes_of, standings
-from analysis.statistics.decisions import Rules
-from analysis.statistics.sequential import Looks, looks_at
+from analysis.findings.questions import FUTILE, Standing, recipes_of, standings
+from analysis.statistics.decisions import Rules, decide, difference_test
+from analysis.statistics.sequential import Looks, chance_to_reach, conditional_power, looks_at
+from bench.results.intervals import student
 from benchmarks.calibration import Tally, false_verdicts
 from benchmarks.simulated import Design, Truth, simulate
 
 OUT = Path(__file__).parent / "SEQUENTIAL.md"
-BOARDS = 40
+FAMILIES, BOARDS = 600, 0
 TASKS = 20
 DESIGN = Design(
     TASKS,
@@ -128,69 +131,173 @@ def _mixed(seed: int) -> Compared:
     return compare(MIXED, seed)
 
 
-def page(boards: int) -> str:
-    """The tables, with so many mixed boards and twice as many where nothing differs."""
+# --- families of comparisons ----------------------------------------------------------------------
+
+MIXES = {
+    "large, medium, small, none": (6.0, 6.0, 3.0, 3.0, 1.5, 0.0, 0.0),
+    "large, small, none": (6.0, 6.0, 1.5, 1.5, 0.0, 0.0, 0.0),
+    "none": (0.0,) * 7,
+}
+"""True effects in points; all comparisons share one arm."""
+SPREAD = 3.2
+"""Standard deviation of a difference between tasks, in points."""
+_LEAST = 1.0
+
+
+@dataclass(frozen=True)
+class Family:
+    """What became of one family.
+
+    Attributes:
+        share: of the fixed design's runs that were made.
+        looked, fixed: the decided direction of each comparison, 0 for none, with looks and without.
+    """
+
+    share: float
+    looked: tuple[int, ...]
+    fixed: tuple[int, ...]
+
+
+def family(effects: Sequence[float], looks: Looks, rng: np.random.Generator) -> Family:
+    """Comparisons over tasks, tested look by look as `standings` closes questions, and at once."""
+    tasks, many = looks.sizes[-1], len(effects)
+    common = rng.standard_normal((tasks, 1))
+    own = rng.standard_normal((tasks, many))
+    values = np.asarray(effects) + SPREAD / np.sqrt(2) * (own - common)
+    rules = Rules(looks=looks)
+    seen, closed, found = [looks.sizes[0]] * many, set[int](), [0] * many
+    for size in looks.sizes:
+        seen = [old if k in closed else size for k, old in enumerate(seen)]
+        estimates = [student(values[: seen[k], k], unit="task") for k in range(many)]
+        tests = [difference_test(e, str(k), "points", rules) for k, e in enumerate(estimates)]
+        decisions = decide(tests, rules)
+        level = rules.level / max(1, sum(not d.general for d in decisions.values()))
+        for k, (test, e) in enumerate(zip(tests, estimates, strict=True)):
+            general, _ = decisions[str(k)].of(test)
+            found[k] = found[k] or general
+            chance = conditional_power(test.p_general or 1.0, looks, e.n, level)
+            if found[k] or min(chance, chance_to_reach(e, _LEAST, looks)) < FUTILE:
+                closed.add(k)
+        if len(closed) == many:
+            break
+    estimates = [student(column, unit="task") for column in values.T]
+    tests = [difference_test(e, str(k), "points", Rules()) for k, e in enumerate(estimates)]
+    at_once = decide(tests, Rules())
+    fixed = tuple(at_once[str(k)].of(test)[0] for k, test in enumerate(tests))
+    share = (sum(seen) + max(seen)) / (tasks * (many + 1))
+    return Family(share, tuple(found), fixed)
+
+
+def families(effects: Sequence[float], count: int, seed: int = 0) -> list[Family]:
+    """So many families with the same true effects."""
+    rng = np.random.default_rng([seed, count])
+    return [family(effects, looks_at(TASKS), rng) for _ in range(count)]
+
+
+def power(found: Sequence[Family], effects: Sequence[float]) -> tuple[float, float]:
+    """The share of true effects that were decided in their direction: with looks, and at once."""
+    true = [k for k, effect in enumerate(effects) if effect]
+    sides = [[one.looked for one in found], [one.fixed for one in found]]
+    looked, fixed = (float(np.mean([[of[k] > 0 for k in true] for of in side])) for side in sides)
+    return looked, fixed
+
+
+def false_share(found: Sequence[Family], effects: Sequence[float]) -> Tally:
+    """How many families had a verdict, with looks, on a comparison without an effect."""
+    tally = Tally()
+    for one in found:
+        tally.add(any(k and not effect for k, effect in zip(one.looked, effects, strict=True)))
+    return tally
+
+
+# --- the page ------------------------------------------------------------------------------------
+
+
+def _of_families(count: int) -> list[str]:
+    lines = [
+        "| true effects | runs, of the fixed design's | decided with looks | by the fixed design "
+        "| a false verdict |",
+        "| --- | ---: | ---: | ---: | ---: |",
+    ]
+    for name, effects in MIXES.items():
+        found = families(effects, count)
+        cells = ["–", "–"]
+        if any(effects):
+            cells = [f"{100 * share:.0f} %" for share in power(found, effects)]
+        runs = f"{100 * float(np.mean([one.share for one in found])):.0f} %"
+        false = false_share(found, effects).text()
+        lines.append(f"| {name} | {runs} | {cells[0]} | {cells[1]} | {false} |")
+    return lines
+
+
+def _of_boards(boards: int) -> list[str]:
+    """A table of the questions, and what became of boards where nothing differs."""
     with ProcessPoolExecutor(2) as pool:
         found = list(pool.map(_mixed, range(boards)))
         flat = list(pool.map(equal, range(2 * boards)))
-    rows = []
+    lines = [
+        "| comparison | decided with looks | by the fixed design | tasks with looks, mean |",
+        "| --- | ---: | ---: | ---: |",
+    ]
     for name, truth in QUESTIONS.items():
-        effect = {"near − far, tuned": 3.0, "soft": 3.0, "joint": 1.5}.get(name, 6.0)
         hits = [(a, b) for one in found for asked, a, b in one.hits() if asked == name]
         tasks = [one.grown.last[name].tasks for one in found if name in one.grown.last]
         cells = ["–", "–"]
         if truth:
             cells = [f"{100 * np.mean([pair[n] for pair in hits]):.0f} %" for n in (0, 1)]
-        shown = f"{effect:g} points" if truth else "0"
-        rows.append(f"| {name} | {shown} | {cells[0]} | {cells[1]} | {np.mean(tasks):.1f} |")
-    every = [(a, b) for one in found for _, a, b in one.hits()]
-    power = [100 * float(np.mean([pair[n] for pair in every])) for n in (0, 1)]
-    shares = [one.grown.share for one in found]
+        lines.append(f"| {name} | {cells[0]} | {cells[1]} | {np.mean(tasks):.1f} |")
     false = Tally()
     for one in flat:
         false.add(one.false)
-    return _PAGE.format(
-        boards=boards,
-        flat=2 * boards,
-        rows="\n".join(rows),
-        looked=power[0],
-        fixed=power[1],
-        share=100 * float(np.mean(shares)),
-        least=100 * min(shares),
-        most=100 * max(shares),
-        looks=float(np.mean([one.grown.looks for one in found])),
-        false=false.text(),
-        flat_share=100 * float(np.mean([one.share for one in flat])),
-        sizes=", ".join(map(str, looks_at(TASKS).sizes)),
-        tasks=TASKS,
-    )
+    share = 100 * float(np.mean([one.grown.share for one in found]))
+    lines += [
+        "",
+        f"{boards} boards; looks took {share:.0f} % of the runs. Of {2 * boards} boards where "
+        f"nothing differs {false.text()} had a false general verdict at any look.",
+    ]
+    return lines
 
 
 _PAGE = """# Looks
 
-Written by `python -m benchmarks.sequential`: simulated leaderboards of {tasks} tasks, one seed,
-eight arms and 2,400 test images grow look by look (after {sizes} tasks)
-by the code of `bench grid --decide`, and are judged at once by that of `bench findings`. Arms
-deviate by one point between tasks. Seven comparisons are asked; about twenty are tested together.
+Written by `python -m benchmarks.sequential`. Seven comparisons over {tasks} tasks share one arm;
+differences are normal with a spread of {spread:g} points between tasks. They are looked at after
+{sizes} tasks: what is decided or has become hopeless is not run further. The fixed
+design runs and tests everything once. Large effects are of 6 points, medium of 3, small of 1.5.
 
-| comparison | true effect | decided with looks | by the fixed design | tasks with looks, mean |
-| --- | ---: | ---: | ---: | ---: |
-{rows}
+{families}
 
-{boards} boards. True differences decided: {looked:.0f} % with looks, {fixed:.0f} % by the fixed
-design. Looks took {share:.0f} % of the fixed design's runs on average ({least:.0f} to {most:.0f}
-%), in {looks:.1f} looks. An arm that several questions share runs until the last of them is closed,
-so the share falls with fewer questions.
-
-Where nothing differs, {false} of {flat} boards had any false general verdict at any look (in
-brackets the 95 % interval), and {flat_share:.0f} % of the runs were made.
+{count} families a row. "A false verdict" counts families in which any comparison without an effect
+got a verdict at any look; in brackets the 95 % interval. An arm that is shared runs until the last
+of its comparisons is closed, so the share of the runs falls with fewer questions. What looks miss
+of the fixed design's power is the price of stopping what looks hopeless: with the same average
+number of runs a fixed design has fewer tasks for everything.
 """
+_OF_BOARDS = """
+## Whole leaderboards
+
+Eight arms, one seed, 2,400 test images; arms deviate by one point between tasks. Seven comparisons
+are asked, about twenty are tested together. True effects are of 6, 6, 3, 3, 1.5, 0 and 0 points.
+
+{boards}
+"""
+
+
+def page(count: int, boards: int) -> str:
+    """The tables, of so many families and leaderboards; no leaderboards leaves their part out."""
+    sizes = ", ".join(map(str, looks_at(TASKS).sizes))
+    rows = "\n".join(_of_families(count))
+    text = _PAGE.format(tasks=TASKS, spread=SPREAD, sizes=sizes, families=rows, count=count)
+    if boards:
+        text += _OF_BOARDS.format(boards="\n".join(_of_boards(boards)))
+    return text
 
 
 def main(arguments: Sequence[str]) -> int:
     """Writes the page."""
-    boards = int(arguments[0]) if arguments else BOARDS
-    OUT.write_text(page(boards))
+    given = [int(text) for text in arguments]
+    count, boards = (*given, *(FAMILIES, BOARDS)[len(given) :])
+    OUT.write_text(page(count, boards))
     print(OUT)
     return 0
 

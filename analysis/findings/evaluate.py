@@ -109,11 +109,12 @@ def _decided(part: Part, decisions: Mapping[str, Decision], looks: Looks | None)
     if part.test is None:
         return part
     equal = None if part.equal is None else decisions[part.equal.hypothesis]
-    part = part.decided(decisions[part.test.hypothesis], equal)
+    tasks, part = part.test.tasks, part.decided(decisions[part.test.hypothesis], equal)
     if looks is None or part.effect is None:
         return part
     low, high = looks.interval(part.estimate, part.effect) if part.estimate else (None, None)
-    return replace(part, low=low, high=high)
+    look = f"look {looks.place(tasks)} of {len(looks.sizes)}"
+    return replace(part, low=low, high=high, look=look)
 
 
 def _with_repeated_intervals(gains: pd.DataFrame, looks: Looks) -> pd.DataFrame:

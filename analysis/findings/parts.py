@@ -70,6 +70,7 @@ class Part:
         estimate: what `test` and `wanted` come from.
         main: whether it is of the setting that was repeated most; other settings are shown too,
             and can make a claim fail, but a claim may hold without them.
+        look: "look 3 of 5" where tasks were added look by look.
     """
 
     name: str
@@ -92,6 +93,7 @@ class Part:
     main: bool = True
     here: Verdict = UNDECIDED
     p_holm: float | None = None
+    look: str = ""
 
     @property
     def scope(self) -> str:

@@ -169,8 +169,8 @@ class _Judge:
         return chance
 
     def _of_test(self, test: Hypothesis, e: Estimate, least: float) -> float:
-        if test.p_general is None:
-            return 0.0
+        if test.p_general is None:  # too few tasks so far, or another unit
+            return float(test.tasks < self.rules.least_tasks)
         level = self.level / (1 if test.p_here is None else 2)
         power = conditional_power(test.p_general, self.looks, test.tasks, level)
         return min(power, chance_to_reach(e, least, self.looks))

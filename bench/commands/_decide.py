@@ -28,7 +28,7 @@ from analysis.leaderboard.of_grid import grid_board
 from analysis.measurements.tables import evidence
 from analysis.statistics.decisions import Rules
 from analysis.statistics.sample_size import MOST_REPETITIONS
-from analysis.statistics.sequential import Looks, looks_at
+from analysis.statistics.sequential import LEAST_TASKS, Looks, looks_at
 from bench.core.errors import BenchError
 from bench.core.text import counted, duration, listed, p_value, some
 from bench.launch.devices import Machine, Placement
@@ -341,6 +341,8 @@ def _follows(one: Standing) -> str:
         return "decided"
     if one.state == "untested":
         return f"has parts that cannot be tested on these runs: {one.needed}"
+    if one.state == "open" and one.tasks < LEAST_TASKS:
+        return f"open: fewer than {LEAST_TASKS} tasks so far"
     if one.state == "open":
         return f"open: {100 * (one.chance or 0):.0f} % chance of a verdict"
     if one.wanted is None:

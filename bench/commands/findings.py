@@ -331,7 +331,8 @@ def effect_text(part: Part) -> str:
 
 
 def _n(part: Part) -> str:
-    return counted(part.n, part.counted) if part.n else "–"
+    text = counted(part.n, part.counted) if part.n else "–"
+    return f"{text}, {part.look}" if part.look else text
 
 
 def _in_print(f: Finding) -> str:

@@ -1,0 +1,167 @@
+"""`bench grid --decide` on real scanned digits: runs of open questions alone, look by look."""
+
+from __future__ import annotations
+
+import contextlib
+import csv
+from collections import Counter
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.commands.app import app
+from bench.core.errors import BenchError
+
+GRID = """\
+name: growing
+defaults:
+  target:
+    dataset: digits
+    classes: {recipe: categories, side: target, target_n: 4}
+    images_per_class: 10
+    val_per_class: 5
+    test_per_class: 40
+  source: {classes: {side: source, n: 5}, images_per_class: 60}
+  model: narrow8_32
+  train: {lr: 0.02, epochs: 6, batch_size: 16}
+  pretrain: {lr: 0.02, epochs: 6, batch_size: 16}
+experiments:
+  patterns:
+    axes:
+      class_draw: [0, 1, 2, 3, 4, 5]
+      pattern: [tune, freeze, "T(1-5)R(6-8)"]
+"""
+FROZEN, COPIED = "categories 5, tuned − frozen", "last layer random − last 3, tuned"
+
+
+def bench(*arguments: str, cwd: Path) -> str:
+    with contextlib.chdir(cwd):
+        result = CliRunner().invoke(app, list(arguments), env={"COLUMNS": "200"})
+    if result.exception is not None and not isinstance(result.exception, SystemExit):
+        raise result.exception
+    assert result.exit_code == 0, result.output
+    return result.output
+
+
+def table(path: Path) -> list[dict[str, str]]:
+    with path.open(newline="", encoding="utf-8") as file:
+        return list(csv.DictReader(file))
+
+
+@pytest.fixture(scope="module")
+def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
+    """A folder in which the grid was grown to its end, and what was printed."""
+    folder = tmp_path_factory.mktemp("grown")
+    (folder / "growing.yaml").write_text(GRID)
+    text = bench("grid", "growing.yaml", "--decide", FROZEN, "--workers", "1", cwd=folder)
+    return folder, text
+
+
+def test_only_runs_of_the_open_question_are_added(grown: tuple[Path, str]) -> None:
+    folder, text = grown
+    looks = table(folder / "results/growing-looks.csv")
+    assert {row["looks"] for row in looks} == {"3;4;5;6"}
+    assert [int(row["look"]) for row in looks] == list(range(len(looks)))
+    runs = table(folder / "results/growing.csv")
+    done = [row for row in runs if row["status"] == "done" and row["role"] != "source"]
+    tasks = sorted({row["task_id"] for row in runs if row["role"] != "source"})
+    last = int(looks[-1]["tasks"])
+    for task in tasks:
+        own = Counter(row["pattern"] for row in done if row["task_id"] == task)
+        place = tasks.index(task)
+        both = {"T(1-7)R(8)": 1, "F(1-7)R(8)": 1}
+        assert own == (both | {"T(1-5)R(6-8)": 1} if place < 3 else both if place < last else {})
+    assert looks[-1]["state"] in ("decided", "stopped")
+    assert f"look {looks[-1]['look']} of 4: {last} of 6 tasks" in text
+    assert "results/growing-looks.csv" in text
+
+
+def test_looks_are_named_where_the_leaderboard_is_judged(grown: tuple[Path, str]) -> None:
+    folder, _ = grown
+    for source in ("growing.yaml", "results/growing.csv", "results"):
+        text = " ".join(bench("findings", source, cwd=folder).split())
+        assert "Tasks were added in looks fixed beforehand (after 3, 4, 5, 6 of 6 tasks)" in text
+        assert "3 tasks, look 1 of 4" in text  # of the claim on what is copied, which was not asked
+
+
+def test_the_same_command_has_nothing_left_to_do(grown: tuple[Path, str]) -> None:
+    folder, _ = grown
+    before = (folder / "results/growing-looks.csv").read_text()
+    runs = (folder / "results/growing.csv").read_text()
+    text = bench("grid", "growing.yaml", "--decide", FROZEN, "--workers", "1", cwd=folder)
+    assert "runs on the first" not in text
+    assert (folder / "results/growing-looks.csv").read_text() == before
+    assert (folder / "results/growing.csv").read_text() == runs
+
+
+def test_a_budget_that_is_too_short_says_how_long_the_look_takes(
+    grown: tuple[Path, str],
+) -> None:
+    """A question asked later catches up with the tasks it lacks."""
+    folder, _ = grown
+    before = (folder / "results/growing.csv").read_text()
+    more = ("--decide", COPIED, "--budget", "1s", "--workers", "1")
+    text = bench("grid", "growing.yaml", *more, cwd=folder)
+    if "open:" in text:
+        assert f"no time for {COPIED}: its next look takes" in text
+    assert (folder / "results/growing.csv").read_text() == before
+
+
+def test_a_longer_grid_has_looks_of_its_own(grown: tuple[Path, str]) -> None:
+    folder, _ = grown
+    (folder / "longer.yaml").write_text(GRID.replace("4, 5]", "4, 5, 6]"))
+    with pytest.raises(BenchError) as caught:
+        bench("grid", "longer.yaml", "--decide", FROZEN, cwd=folder)
+    text = str(caught.value)
+    assert "growing-looks.csv has looks after 3, 4, 5, 6 tasks, and the grid has 7 tasks" in text
+    assert "another --results" in text
+
+
+def test_runs_beyond_the_first_look_are_refused(grown: tuple[Path, str]) -> None:
+    folder, _ = grown
+    path = folder / "results/growing-looks.csv"
+    kept = path.read_text()
+    path.unlink()
+    try:
+        if int(table_of(kept)[-1]["tasks"]) > 3:
+            with pytest.raises(BenchError, match="made without looks"):
+                bench("grid", "growing.yaml", "--decide", FROZEN, cwd=folder)
+    finally:
+        path.write_text(kept)
+
+
+def table_of(text: str) -> list[dict[str, str]]:
+    return list(csv.DictReader(text.splitlines()))
+
+
+def test_a_dry_run_shows_the_looks_and_runs_nothing(tmp_path: Path) -> None:
+    (tmp_path / "growing.yaml").write_text(GRID)
+    text = bench("grid", "growing.yaml", "--decide", FROZEN, "--dry-run", cwd=tmp_path)
+    assert "looks after 3, 4, 5, 6 of 6 tasks, fixed before the first run" in text
+    assert "the next look has 9 runs" in text
+    assert not (tmp_path / "results/growing-looks.csv").exists()
+
+
+@pytest.mark.parametrize(
+    ("options", "message"),
+    [
+        (("--decide", "near - nothing"), "there is no claim or comparison 'near - nothing'"),
+        (("--budget", "1h"), "--budget belongs to --decide"),
+        (("--decide", "LI-C4", "--slurm"), "--decide runs on this machine"),
+        (("--decide", "LI-C4", "--budget", "long"), "--budget is 'long'"),
+    ],
+)
+def test_what_cannot_be_is_refused(tmp_path: Path, options: tuple[str, ...], message: str) -> None:
+    (tmp_path / "growing.yaml").write_text(GRID)
+    with pytest.raises(BenchError) as caught:
+        bench("grid", "growing.yaml", *options, cwd=tmp_path)
+    assert message in str(caught.value)
+
+
+def test_three_tasks_are_too_few_for_looks(tmp_path: Path) -> None:
+    (tmp_path / "few.yaml").write_text(GRID.replace("[0, 1, 2, 3, 4, 5]", "[0, 1, 2]"))
+    with pytest.raises(BenchError) as caught:
+        bench("grid", "few.yaml", "--decide", FROZEN, cwd=tmp_path)
+    assert "and this grid has 3 tasks" in str(caught.value)
+    assert "class_draw: [0, 1, …]" in str(caught.value)
