@@ -220,7 +220,7 @@ def test_a_job_asks_for_the_gpus_processors_and_memory_of_its_processes() -> Non
     settings = read_settings({"threads": 2, "source": {"gpus": 4}})
     source, finetune = settings.resources("source"), settings.resources("finetune")
     assert (source.gpus_per_node, source.cpus_per_task, source.memory_gib) == (4, 8, 16.0)
-    assert (finetune.gpus_per_node, finetune.cpus_per_task, finetune.gpus) == (None, 2, None)
+    assert (finetune.gpus_per_node, finetune.cpus_per_task, finetune.gpus) == (1, 2, 1)
     own = read_settings({"gpus": 2, "gres": "gpu:a100:2", "memory_gib": 50, "cpus_per_task": 16})
     found = own.resources("finetune")
     assert (found.gpus_per_node, found.gres, found.memory_gib) == (None, "gpu:a100:2", 50)
