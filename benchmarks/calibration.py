@@ -404,8 +404,9 @@ def false_verdicts(examined: Examined, interaction: bool) -> Iterator[tuple[bool
                 general = part.verdict == wrong
                 here = part.here == wrong
             else:
-                general = part.verdict != "not enough evidence"
-                here = part.here != "not enough evidence"
+                # Where nothing differs, "about equal" is right.
+                general = part.verdict in ("holds", "fails")
+                here = part.here in ("holds", "fails")
             general = general and not one
             raw = part.low is not None and (part.low > 0 or (part.high or 0) < 0)
             yield (general or (here and not interaction)), general, raw and not equal

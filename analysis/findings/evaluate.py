@@ -93,10 +93,10 @@ def examine(evidence: Evidence) -> Examined:
     tests = (*of_parts, *gains["test"])
     decisions = decide(tests, evidence.rules)
     equal = [p.equal for of_claim in parts.values() for p in of_claim if p.equal is not None]
-    decisions = {**decide(equal, evidence.rules), **decisions}
+    both = {**decide(equal, evidence.rules), **decisions}
     looks = evidence.rules.looks
     findings = tuple(
-        combine(c, "measured", [_decided(part, decisions, looks) for part in of_claim])
+        combine(c, "measured", [_decided(part, both, looks) for part in of_claim])
         for c, of_claim in parts.items()
     )
     gains = decided(gains, decisions)

@@ -131,9 +131,11 @@ class Part:
         """The fewer of those that would show the effect and those that would show it too small."""
         if self.estimate is None or self.estimate.method != "Student t":
             return None
-        known = [repetitions_wanted(self.estimate, level=decision.level)]
-        if equal is not None:
-            known += [repetitions_for_equality(self.estimate, self.interest, level=equal.level)]
+        known: list[int | None] = []
+        if abs(self.estimate.value) >= self.interest:  # else no number of tasks shows a difference
+            known += [repetitions_wanted(self.estimate, level=decision.level)]
+        if equal is not None:  # tested at two levels, at half of it each
+            known += [repetitions_for_equality(self.estimate, self.interest, level=equal.level / 2)]
         return min((n for n in known if n is not None), default=None)
 
 

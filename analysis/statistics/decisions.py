@@ -72,9 +72,9 @@ class Rules:
             f"{self.level:g} and an effect of {_points(points)} or more. A statement about tasks "
             f"of this kind needs {self.least_tasks} tasks or more, one about these tasks alone "
             f"{self.least_seeds} seeds or more; both are tested, and p is that of the stronger "
-            f"one, so that the other may be undecided. About equal means within "
-            f"{_points(self.margin)}, by two one-sided tests; where no difference is decided they "
-            f"are a second family, of {self.level:g} too."
+            f"one, so that the other may be undecided. About equal: two one-sided tests show less "
+            f"than the smallest effect, a second family of {self.level:g} too; a claim that itself "
+            f"speaks of equality is tested within {_points(self.margin)}."
             + (f" {self.looks.sentence()}" if self.looks is not None else "")
         )
 

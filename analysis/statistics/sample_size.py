@@ -32,7 +32,8 @@ def repetitions_for_equality(
     """How many repetitions would show that the effect is below `least`, should it stay as it is.
 
     As `repetitions_wanted`, for two one-sided tests: what has to be bridged is the way from the
-    estimate to the nearer end of ± least.
+    estimate to the nearer end of ± least. Both tests must pass, so each gets half of what may be
+    missed.
 
     >>> repetitions_for_equality(Estimate(0.2, -0.5, 0.9, 4, "seed"), 1.0)
     5
@@ -40,7 +41,7 @@ def repetitions_for_equality(
     True
     """
     left = least - abs(e.value)
-    return _fewest(e, left, power, level) if left > 0 else None
+    return _fewest(e, left, (1 + power) / 2, level) if left > 0 else None
 
 
 def _fewest(e: Estimate, distance: float, power: float, tail: float) -> int | None:

@@ -48,11 +48,10 @@ def model_card(network: Network, record: Mapping[str, Any], predictions: Predict
     """Text of `README.md`, in Markdown."""
     spec, row = network.spec, record["row"]
     data, train = spec.data, spec.train
-    images = [counted(row["train_images"], "training image")]
+    images = counted(row["train_images"], "training image")
     if row["val_images"]:
-        trained = " (trained on in the end)" if train.refit else ""
-        images.append(counted(row["val_images"], "validation image") + trained)
-    images.append(counted(row["test_images"], "test image"))
+        validated = counted(row["val_images"], "validation image")
+        images += f" and {validated}" if train.refit else f"; {validated} chose the epoch or C"
     lines = [
         f"# {_plain(data.dataset if data.root is None else data.root.rstrip('/').split('/')[-1])}",
         "",
@@ -62,7 +61,7 @@ def model_card(network: Network, record: Mapping[str, Any], predictions: Predict
         f"* Accuracy: {accuracy_with_interval(predictions)}; the interval is for other images of "
         "the same kind, at 95 %.",
         f"* Mean accuracy over classes: {share(row['mean_class_accuracy'])}.",
-        f"* Trained on: {', '.join(images)}.",
+        f"* Trained on: {images}. Tested on {counted(row['test_images'], 'test image')}.",
         f"* Starts from: {source_label(spec)}; layers {spec.pattern}, method {spec.method.name}"
         + (
             "."

@@ -95,7 +95,7 @@ class ModelSpec(Frozen):
     """A network, and how its random layers are filled.
 
     Attributes:
-        name: of the network, timm's or one of ours (`bench models`).
+        name: of the network, timm's or one of ours (narrow8_32, narrow8_64, caffenet).
         filler: `default` is the network's own initialisation, `li2019` the Gaussian of LI §3.
         drop_rate: dropout before the classifier; None is the network's own.
     """

@@ -100,7 +100,9 @@ def test_the_default_ramp_is_four_fifths_of_the_epochs() -> None:
 
 def test_a_ramp_of_no_length_is_an_error() -> None:
     """Bad input: E = 0."""
-    with pytest.raises(GridError, match=r"method 'soft': ramp_epochs is 0[\s\S]*must be more than 0"):
+    with pytest.raises(
+        GridError, match=r"method 'soft': ramp_epochs is 0[\s\S]*must be more than 0"
+    ):
         check("soft", {"ramp_epochs": 0})
     with pytest.raises(GridError, match="epoch_base is 2"):
         check("soft", {"epoch_base": 2})
