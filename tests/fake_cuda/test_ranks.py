@@ -1,6 +1,6 @@
 """Two GPUs train one run as one does: the same weights, and no step waits for a GPU.
 
-Run as a script, this file is one of the processes: `test_ranks.py RANK FOLDER`.
+Run as a module, this file is one of the processes: `tests.fake_cuda.test_ranks RANK FOLDER`.
 """
 
 from __future__ import annotations
@@ -21,6 +21,7 @@ from bench.training.steps import Stepper
 from tests.fake_cuda.devices import Gpus, fake_gpus
 from tests.training.test_parallel import Case
 
+ROOT = Path(__file__).parents[2]
 CASES = {
     "norm": Case({"accumulate": 2}, {"norm": True}),
     "frozen_norm": Case(net={"norm": True}, frozen_norm=True),
@@ -68,9 +69,11 @@ if __name__ == "__main__":
 def both(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """What two processes left."""
     folder = tmp_path_factory.mktemp("two")
-    command = [sys.executable, __file__]
+    command = [sys.executable, "-m", "tests.fake_cuda.test_ranks"]
     processes = [
-        subprocess.Popen([*command, str(rank), str(folder)], stderr=subprocess.PIPE, text=True)
+        subprocess.Popen(
+            [*command, str(rank), str(folder)], stderr=subprocess.PIPE, text=True, cwd=ROOT
+        )
         for rank in range(2)
     ]
     for process in processes:
