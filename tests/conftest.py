@@ -45,7 +45,7 @@ LONGEST = (
     "commands/test_decide.py",
     "runs/test_distributed.py",
 )
-"""Files that take half a minute or so, longest first: begun last, one would run alone at the end."""
+"""Files that take half a minute or so, longest first: begun last, one would end alone."""
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
