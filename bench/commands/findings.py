@@ -12,6 +12,7 @@ import typer
 
 from bench.commands._options import (
     DataRoot,
+    GridChoice,
     Results,
     Set,
     VerdictRules,
@@ -146,26 +147,23 @@ def evidence_of(
     from analysis.measurements import beside
     from analysis.measurements import tables as measuring
 
+    remarks = []
     if source.suffix in (".yaml", ".yml"):
         from analysis.leaderboard.of_grid import grid_board
-        from bench.commands._summary import damage_lines
-        from bench.planning.workspace import open_session
+        from bench.commands._summary import damage_lines, open_or_written
 
-        session = open_session(
-            source,
-            results=results,
-            data_root=data_root,
-            overrides=overrides,
-            folder="existing",
-        )
-        board = grid_board(session.plan, session.store, str(source))
-        board = boards.with_not_converged(board) if with_not_converged else board
-        found = measuring.measurements(session.plan, session.store)
-        heading = [_counts(board, str(source)), *_not_measured(found.missing)]
-        heading += beside.save(found, session.leaderboard())
-        heading += [str(line) for line in damage_lines(session)]
-        judged = with_looks(measuring.evidence(board, found), session.leaderboard())
-        return judged, heading
+        chosen = GridChoice(source, results, data_root, set_=list(overrides))
+        session, written = open_or_written(chosen)
+        if written is None:
+            board = grid_board(session.plan, session.store, str(source))
+            board = boards.with_not_converged(board) if with_not_converged else board
+            found = measuring.measurements(session.plan, session.store)
+            heading = [_counts(board, str(source)), *_not_measured(found.missing)]
+            heading += beside.save(found, session.leaderboard())
+            heading += [str(line) for line in damage_lines(session)]
+            judged = with_looks(measuring.evidence(board, found), session.leaderboard())
+            return judged, heading
+        source, overrides, remarks = session.leaderboard(), (), [str(written)]
     if overrides:
         raise BenchError("--set belongs to a grid", hint="give a grid file, or leave --set out")
     if source.is_dir():
@@ -179,7 +177,7 @@ def evidence_of(
     notes = [f"note: {note}" for note in board.attrs.get("notes", [])]
     measured = None if source.is_dir() else beside.load(source)
     judged = with_looks(measuring.evidence(board, measured), source)
-    return judged, [_counts(board, said), *notes]
+    return judged, [_counts(board, said), *notes, *remarks]
 
 
 def _not_measured(sentences: Sequence[str], most: int = 2) -> list[str]:

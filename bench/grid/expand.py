@@ -32,11 +32,13 @@ from pathlib import Path
 from typing import Any
 
 from bench.core.errors import BenchError, GridError, nearest
+from bench.core.text import brief
 from bench.grid.cell import SECTIONS, RunBuilder, merge
 from bench.grid.cells import Assignment, Place, Value, assign, matches, product, undot
 from bench.grid.errors import CellError
 from bench.grid.measures import read_measures
 from bench.grid.names import Names, check_name
+from bench.grid.other_files import no_grid
 from bench.grid.overrides import Origins, Override, check_laid, laid_over, read_override, sweeps
 from bench.grid.presets import split_presets, with_presets
 from bench.grid.seed_repeats import Repeats
@@ -48,8 +50,9 @@ from bench.specs.run import RunSpec, Seeds, canonical_json
 
 MAX_CELLS = 200_000
 """Of one experiment; a hundred thousand are planned in seconds."""
+_SHOWN = 80
 _TEXTS = ("name", "about", "root")
-_TOP = (*_TEXTS, "defaults", "sources", "targets", "experiments", "measure", "slurm")
+_TOP = (*_TEXTS, "defaults", "sources", "targets", "experiments", "presets", "measure", "slurm")
 _EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude", "baseline")
 
 
@@ -99,9 +102,12 @@ def load_grid(path: Path | str, *, overrides: Sequence[str] = ()) -> Grid:
     """
     path = Path(path)
     presets, overrides = split_presets(overrides)
-    document = with_presets(_with_roots(read_yaml(path), path), presets)
-    top = _mapping(document, (), document.value, _TOP)
-    experiments = _mapping(document, ("experiments",), top.get("experiments"), None)
+    try:
+        document = with_presets(_with_roots(read_yaml(path), path), presets)
+        top = _mapping(document, (), document.value, _TOP)
+        experiments = _mapping(document, ("experiments",), top.get("experiments"), None)
+    except GridError as error:
+        raise no_grid(path) or error from None
     if not experiments:
         raise document.error((), "there are no experiments", "add experiments:")
     _texts(document, top)
@@ -168,7 +174,8 @@ def _mapping(
     what = str(path[-1]) if path else "the grid"
     if not isinstance(value, dict):
         hint = f"keys: {', '.join(known)}" if known else "write {key: value}"
-        raise document.error(path, f"{what}: expected a mapping, found {shown(value)}", hint)
+        found = brief(shown(value), _SHOWN)
+        raise document.error(path, f"{what}: expected a mapping, found {found}", hint)
     for key in value:
         if known is not None and key not in known:
             hint = f"known: {nearest(key, known, len(known))}"

@@ -18,6 +18,7 @@ import yaml
 
 from bench.core.errors import GridError
 from bench.core.paths import read_regular
+from bench.grid.other_files import grids_here
 
 MAX_BYTES = 4_000_000
 MAX_VALUES = 500_000
@@ -131,8 +132,7 @@ def read_yaml(path: Path) -> Document:
     try:
         raw = read_regular(path, MAX_BYTES)
     except OSError as error:
-        found = sorted(str(p) for p in Path("grids").glob("**/*.yaml"))[:6]
-        hint = f"grids here: {', '.join(found)}" if found else "give the path of a YAML file"
+        hint = grids_here(name)
         if isinstance(error, PermissionError):
             hint = f"let yourself read it: chmod u+r {quote(name)}"
         where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -158,6 +159,49 @@ def test_tables_of_other_runs_have_a_name_of_their_own(copy: Path) -> None:
     same = bench("leaderboard", "grid.yaml", "--set", "target.on_short=cap", cwd=copy)
     assert "rows: results/grid.csv" in same
     assert plain.read_bytes() == before
+
+
+def test_results_are_shown_where_the_images_are_gone(copy: Path) -> None:
+    views = bench("leaderboard", "grid.yaml", cwd=copy).split("rows:")[0]
+    table = copy / "results" / "grid.csv"
+    before = table.read_bytes()
+    (copy / "images").rename(copy / "elsewhere")
+    without = bench("leaderboard", "grid.yaml", cwd=copy)
+    words, _, note = without.partition("images not found")
+    assert words == views
+    assert "51 of 60" in words
+    assert note == (
+        " data set 'folder' was not found: images does not exist (experiment sizes); "
+        "what is shown is the leaderboard that lies at results/grid.csv\n"
+    )
+    assert table.read_bytes() == before
+    status = bench("status", "grid.yaml", cwd=copy)
+    assert "2 done" in status
+    assert "what is shown is the leaderboard that lies at" in status
+    found = json.loads(bench("status", "grid.yaml", "--json", cwd=copy))
+    assert found["counts"]["done"] == len(found["runs"]) == 2
+    of_table, of_grid = (bench("findings", name, cwd=copy) for name in (str(table), "grid.yaml"))
+    assert of_table.replace(str(table), "results/grid.csv").splitlines()[1:] == [
+        line for line in of_grid.splitlines()[1:] if not line.startswith("images not found")
+    ]
+    assert "images not found data set 'folder' was not found" in of_grid
+    table.unlink()
+    for command in ("leaderboard", "status", "findings"):
+        wrong = bench(command, "grid.yaml", cwd=copy, code=2)
+        assert "error: grid.yaml:15: data set 'folder' was not found" in wrong
+        assert "the ids of the grid's runs are not known" in wrong
+        assert "results/grid.csv; bench show RUN works for each run in" in wrong
+
+
+def test_a_leaderboard_shows_the_states_that_runs_got_since(copy: Path) -> None:
+    table = copy / "results" / "grid.csv"
+    table.write_text(table.read_text().replace("sizes,done", "sizes,missing"))
+    (copy / "images").rename(copy / "elsewhere")
+    (path,) = (copy / "results" / "runs").glob("*20pc*")
+    shutil.rmtree(path)
+    assert "1 missing, 1 done" in bench("status", "grid.yaml", cwd=copy).replace(
+        "1 done, 1 missing", "1 missing, 1 done"
+    )
 
 
 def test_two_folders_of_images_have_two_tables(copy: Path) -> None:
