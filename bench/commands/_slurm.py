@@ -15,7 +15,7 @@ from rich.text import Text
 
 from bench.commands._options import marked
 from bench.commands._tables import RunState, status_table
-from bench.core.errors import BenchError, GridError, StoreError, nearest
+from bench.core.errors import BenchError, GridError, StoreError, nearest, refuse_repeated
 from bench.core.text import duration
 from bench.grid.expand import check_experiments
 from bench.grid.yaml import scalar
@@ -44,6 +44,7 @@ def slurm_overrides(texts: Sequence[str] | None, **common: Any) -> list[tuple[st
     Raises:
         GridError: a text is not KEY=VALUE.
     """
+    refuse_repeated(texts or (), "--slurm-set")
     found: list[tuple[str, Any]] = []
     for text in texts or ():
         key, equals, value = text.partition("=")

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.commands._options import DataRoot, Results, console, grouped, say
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, refuse_repeated
 
 if TYPE_CHECKING:
     from bench.data.inspection.compare import Side
@@ -110,7 +110,7 @@ def data_check(
     bad = bool(report.problems)
     if against is not None:
         where = None if against[1] == "-" else against[1]
-        other = Side(against[0], where, _options(comparison.against_option))
+        other = Side(against[0], where, _options(comparison.against_option, "--against-option"))
         bad = _compare(side, other, comparison, data_root, results) or bad
     if bad:
         raise typer.Exit(1)
@@ -142,16 +142,17 @@ def _compare(
     return found.leaks > 0
 
 
-def _options(texts: list[str] | None) -> tuple[tuple[str, Any], ...]:
+def _options(texts: list[str] | None, flag: str = "--option") -> tuple[tuple[str, Any], ...]:
     """KEY=VALUE pairs, values read as in a grid."""
     from bench.grid.yaml import scalar
     from bench.specs.data import DataSpec
 
+    refuse_repeated(texts or (), flag)
     given = {}
     for text in texts or ():
         key, sign, value = text.partition("=")
         if not sign or not key:
-            raise BenchError(f"--option {text!r} is not KEY=VALUE", hint="such as partial=true")
+            raise BenchError(f"{flag} {text!r} is not KEY=VALUE", hint="such as partial=true")
         given[key] = scalar(value)
     return DataSpec(dataset="any", options=given).options  # type: ignore[arg-type]
 

@@ -31,7 +31,7 @@ from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import BenchError, GridError, nearest
+from bench.core.errors import BenchError, GridError, nearest, refuse_repeated
 from bench.core.text import brief
 from bench.grid.cell import SECTIONS, RunBuilder, merge
 from bench.grid.cells import Assignment, Place, Value, assign, matches, product, undot
@@ -102,6 +102,7 @@ def load_grid(path: Path | str, *, overrides: Sequence[str] = ()) -> Grid:
     """
     path = Path(path)
     presets, overrides = split_presets(overrides)
+    refuse_repeated(overrides, "--set")
     try:
         document = with_presets(_with_roots(read_yaml(path), path), presets)
         top = _mapping(document, (), document.value, _TOP)
