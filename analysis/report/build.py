@@ -28,6 +28,7 @@ from analysis.report.summary import headline, unfinished
 from analysis.text_tables import Table
 from bench.core.errors import DataError
 from bench.core.files import write_atomic
+from bench.core.paths import grid_file
 from bench.core.text import counted
 
 Mistakes = tuple[Sequence[str], Sequence[Table], Sequence[Picture]]
@@ -102,7 +103,8 @@ def build(
         )
     if done.empty:
         raise DataError(
-            f"{name}: none of {counted(len(board), 'run')} is finished", hint="run: bench grid GRID"
+            f"{name}: none of {counted(len(board), 'run')} is finished",
+            hint=f"run: bench grid {grid_file(name)}",
         )
     return compose(name, numbers(evidence, measured), png, more, mistakes)
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -84,6 +85,7 @@ def data_check(
 
     Ends with status 1 when there is a problem.
     """
+    from bench.data.datasets import DATASETS
     from bench.data.inspection.check import check
     from bench.data.inspection.compare import Side
 
@@ -92,6 +94,12 @@ def data_check(
         raise BenchError(
             "--against-option and --pairs are about another data set",
             hint="add --against OTHER PATH, or leave them out",
+        )
+    if path is None and name not in DATASETS and Path(name).exists():
+        kind = "manifest" if Path(name).suffix == ".csv" else "folder"
+        raise BenchError(
+            f"{name!r} is where images lie, not the name of a data set",
+            hint=f"bench data check {kind} {shlex.quote(name)}; names: bench data list",
         )
     side = Side(name, path, _options(option))
     report = check(

@@ -22,6 +22,7 @@ from bench.commands._options import (
 )
 from bench.core.errors import BenchError
 from bench.core.files import write_atomic
+from bench.core.paths import grid_file
 from bench.core.text import counted, p_value
 
 if TYPE_CHECKING:
@@ -199,7 +200,8 @@ def _counts(board: pd.DataFrame, place: str) -> str:
         text = f"{place}: none of {counted(len(statuses), 'run')} on a target"
         at_chance = int((statuses == NOT_CONVERGED).sum())
         if not at_chance:
-            return f"{text} has a result; run: bench grid GRID"
+            grid = place if place.endswith((".yaml", ".yml")) else grid_file(Path(place).stem)
+            return f"{text} has a result; run: bench grid {grid}"
         rest = len(statuses) - at_chance
         return (
             f"{text} can be compared: {at_chance} never left chance in training, or start from one "

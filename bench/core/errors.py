@@ -21,13 +21,21 @@ class BenchError(Exception):
         message: what is wrong, with the value in it.
         place: where, as `file:line` or a path; shown before the message.
         hint: what to do about it; shown on its own line.
+        value: the text that is wrong, as it was given, by which its line is found.
 
     >>> str(BenchError("lr is 'fast'", place="grids/a.yaml:7", hint="write a number"))
     "grids/a.yaml:7: lr is 'fast'\\n  write a number"
     """
 
-    def __init__(self, message: str, *, place: str | None = None, hint: str | None = None) -> None:
-        self.message, self.place, self.hint = message, place, hint
+    def __init__(
+        self,
+        message: str,
+        *,
+        place: str | None = None,
+        hint: str | None = None,
+        value: str | None = None,
+    ) -> None:
+        self.message, self.place, self.hint, self.value = message, place, hint, value
         text = f"{one_line(place)}: {message}" if place else message
         text = f"{text}\n  {hint}" if hint else text
         super().__init__(brief(re.sub(r"\n(?![ \t])", r"\\n", text)))

@@ -26,8 +26,8 @@ Expansion is pure and imports no torch. Every error carries file and line.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -61,6 +61,7 @@ class Experiment:
     """A named question, the runs that answer it in the order of the file, and its line.
 
     `baselines` has the run that each of `runs` is compared with; it is empty without `baseline:`.
+    `find` gives the place of a text in the experiment or in what it uses, None where it is not.
     """
 
     name: str
@@ -68,6 +69,11 @@ class Experiment:
     runs: tuple[RunSpec, ...]
     place: str
     baselines: tuple[RunSpec, ...] = ()
+    find: Callable[[str], str | None] = field(default=lambda text: None, repr=False, compare=False)
+
+    def place_of(self, text: str | None) -> str:
+        """Where a text of the experiment stands; the experiment's line where that is not known."""
+        return (text and self.find(text)) or self.place
 
 
 @dataclass(frozen=True)
@@ -203,6 +209,12 @@ def _in_order(assignment: Assignment, overrides: Sequence[Override]) -> list[tup
     return sorted(given, key=lambda item: "." in item[0])
 
 
+def _holds(value: Any, text: str) -> bool:
+    """Whether a value is a text, or has it somewhere inside."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return bool(value == text) or any(_holds(part, text) for part in parts)
+
+
 class _Expander:
     """Expands one experiment; errors get the line that each value came from."""
 
@@ -255,7 +267,13 @@ class _Expander:
             )
         place = self.document.place(self.path)
         about = str(self.raw.get("about", ""))
-        return Experiment(self.name, about, tuple(runs), place, tuple(baselines))
+        return Experiment(self.name, about, tuple(runs), place, tuple(baselines), self._find)
+
+    def _find(self, text: str) -> str | None:
+        """The `--set` that gives a text, or its line."""
+        by_set = (one.text for one in self.given if _holds(one.value, text))
+        homes: list[Place] = [self.path, ("sources",), ("targets",), ("defaults",)]
+        return next(by_set, None) or self.document.place_of(text, homes)
 
     def _baseline(self) -> Assignment | None:
         """What distinguishes the baseline from the experiment's own cells; {} is its base cell."""

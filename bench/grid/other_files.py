@@ -11,6 +11,7 @@ from pathlib import Path
 from shlex import quote
 
 from bench.core.errors import GridError, nearest
+from bench.core.paths import grid_file
 from bench.core.text import listed
 
 _MOST_NAMES = 500
@@ -106,8 +107,8 @@ def _table(path: Path) -> tuple[str, str]:
     """What a CSV file is, and what to do with it."""
     name, columns = quote(str(path)), set(_header(path))
     if {"experiments", "run_id"} <= columns:
-        own = [p for p in Path("grids").glob("**/*.yaml") if p.stem == path.stem]
-        grid = f"; its grid is {own[0]}" if len(own) == 1 else ""
+        own = grid_file(path.stem)
+        grid = "" if own == "GRID" else f"; its grid is {own}"
         return "a leaderboard", f"bench findings {name} and bench report {name} take it{grid}"
     if {"experiment", "condition_id"} <= columns:
         runs = path.with_name(f"{path.stem.removesuffix('-aggregated')}.csv")

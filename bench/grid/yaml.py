@@ -9,6 +9,7 @@ than `MAX_VALUES` values.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -116,6 +117,24 @@ class Document:
         while path and path not in self.lines:
             path = path[:-1]
         return f"{self.name}:{self.lines.get(path, 1)}"
+
+    def place_of(self, text: str, homes: Sequence[Path_]) -> str | None:
+        """`file:line` of a text below the first of `homes` that has it.
+
+        >>> Document("a.yaml", {"x": ["b", "c"]}, {("x", 1): 4}).place_of("c", [("x",)])
+        'a.yaml:4'
+        """
+        for home in homes:
+            for path, line in self.lines.items():
+                if path[: len(home)] == home and self._at(path) == text:
+                    return f"{self.name}:{line}"
+        return None
+
+    def _at(self, path: Path_) -> Any:
+        value = self.value
+        for key in path:
+            value = value[key]
+        return value
 
     def error(self, path: Path_, message: str, hint: str | None = None) -> GridError:
         """An error at the line of the value at `path`."""
