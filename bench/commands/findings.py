@@ -241,20 +241,20 @@ def findings_text(
     Args:
         measured: on a user's runs; empty shows the published numbers alone.
         published: the same claims on the papers' numbers.
-        details: every claim with its parts, also those without a run.
+        details: below the table every claim with its parts, also those without a run.
         rules: what a verdict needs, below the table.
     """
     from analysis.findings.parts import UNDECIDED
 
     found = list(measured) or list(published)
     ranked = sorted(found, key=lambda f: (f.verdict == UNDECIDED, f.main.effect is None))
-    shown = [f for f in ranked if details or any(p.effect is not None for p in f.parts)]
+    shown = [f for f in ranked if any(p.effect is not None for p in f.parts)]
     left = [f for f in ranked if f not in shown]
     parts: list[Table | str] = []
     if shown:
         parts.append(_table(shown, {f.claim: f for f in published}, bool(measured)))
         parts += ["", *([_SIGNS, *rules] if measured else [_AS_PRINTED])]
-    return parts + _below(shown, left, details, bool(measured))
+    return parts + (_details(ranked) if details else _below(shown, left, bool(measured)))
 
 
 _SIGNS = (
@@ -345,17 +345,18 @@ def _in_print(f: Finding) -> str:
     return f"{f.verdict}: {_main(f) if f.verdict == FAILS else effect_text(f.main)}"
 
 
-def _below(
-    shown: Sequence[Finding], left: Sequence[Finding], details: bool, measured: bool
-) -> list[Table | str]:
+def _details(found: Sequence[Finding]) -> list[str]:
+    lines = []
+    for f in found:
+        lines += ["", f"{f.claim}  {f.verdict}: {f.text}", *(f"  {p}" for p in _parts(f))]
+        lines += [f"  to decide it, run: {f.needed}"] if f.needed else []
+    return lines
+
+
+def _below(shown: Sequence[Finding], left: Sequence[Finding], measured: bool) -> list[str]:
     from analysis.findings.parts import FAILS, UNDECIDED
 
-    lines: list[Table | str] = []
-    if details:
-        for f in shown:
-            lines += ["", f"{f.claim}  {f.verdict}: {f.text}", *(f"  {p}" for p in _parts(f))]
-            lines += [f"  to decide it, run: {f.needed}"] if f.needed else []
-        return lines
+    lines = []
     for f in shown:
         if f.verdict == FAILS and not measured:
             lines.append(f"{f.claim} fails: {_name(f)}{f.main.detail}")
@@ -368,7 +369,7 @@ def _below(
         ids = [f.claim for f in left] + ([] if measured else [f"{name} in part" for name in partly])
         what = "have no runs here" if measured else "rest on values that are only drawn"
         lines += ["", f"{len(ids)} claims {what}: {', '.join(ids)}"]
-        lines += ["What each needs: add --details, or --claim ID"] if measured else []
+        lines[-1] += "; to see what each needs, add --details, or --claim ID" if measured else ""
     return lines
 
 
