@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from pathlib import Path
@@ -226,11 +226,14 @@ def fingerprint(
 
     Paths of the machine play no part.
     """
-    lines = [dataset.name, dataset.version, json.dumps(list(classes))]
-    for name, images in (("train", train), ("val", val), ("test", test)):
-        lines.append(f"{name} {len(images)}")
-        lines += [f"{image.sha256} {image.label}\0{image.key}" for image in images]
-    return digest(lines)
+
+    def lines() -> Iterator[str]:
+        yield from (dataset.name, dataset.version, json.dumps(list(classes)))
+        for name, images in (("train", train), ("val", val), ("test", test)):
+            yield f"{name} {len(images)}"
+            yield from (f"{image.sha256} {image.label}\0{image.key}" for image in images)
+
+    return digest(lines())
 
 
 @dataclass(frozen=True, eq=False)
