@@ -412,8 +412,8 @@ def test_what_differs_too_little_is_about_equal(gain: float, tasks: int, verdict
 
 
 def test_a_difference_of_just_one_point_is_seldom_called_equal() -> None:
-    boards = [_judged("SFT-C1", _tasks(1.0, 0.5, 8, seed)).verdict for seed in range(100)]
-    assert boards.count("about equal") <= 10  # five in a hundred, give or take
+    boards = [_judged("SFT-C1", _tasks(1.0, 0.5, 8, seed)).verdict for seed in range(60)]
+    assert boards.count("about equal") <= 7  # five in a hundred, give or take
     assert boards.count("fails") == 0
 
 

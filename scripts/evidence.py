@@ -1,0 +1,186 @@
+"""Judge the papers' claims on the families of `grids/evidence/`, and write the table of verdicts.
+
+    python scripts/evidence.py
+
+Reads the leaderboards `results/evidence/NAME.csv` with what was measured beside them, and writes
+`results/evidence/README.md`, a row for each claim, and `claims.csv`, a row for each of its parts.
+The claims of a family are those that the first line of its grid names: what other claims its runs
+could speak to counts in the family's correction for many comparisons and is not printed.
+"""
+
+from __future__ import annotations
+
+import re
+import textwrap
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from pathlib import Path
+
+import pandas as pd
+
+from analysis.findings.evaluate import CLAIMS, examine, find_claim, on_published
+from analysis.findings.parts import UNDECIDED, Finding, Part
+from analysis.leaderboard.read import finished
+from bench.commands.findings import effect_text, evidence_of
+from bench.core.files import write_atomic
+from bench.core.text import counted, listed, p_value
+
+ROOT = Path(__file__).parents[1]
+GRIDS = ROOT / "grids" / "evidence"
+RESULTS = ROOT / "results" / "evidence"
+CAVEATS = {
+    "SFT-C5": "digits stand for persons and their slants for expressions",
+    "SFT-C6": "digits and slants, as above",
+    "LI-C11": "classes of all tasks are pooled, so the class is the unit",
+}
+_NAMES = re.compile(r"(?:SFT|GE|LI|CHU)-C\d+")
+
+
+@dataclass(frozen=True)
+class Judged:
+    """A claim on the runs of one family."""
+
+    family: str
+    finding: Finding
+
+
+def claims_of(grid: Path) -> list[str]:
+    """The claims that a grid was written for, from its first line."""
+    with grid.open() as file:
+        return _NAMES.findall(file.readline())
+
+
+def judged(families: str = "*") -> Iterator[Judged]:
+    """Every claim on every family that was written for it and has a leaderboard."""
+    for grid in sorted(GRIDS.glob(f"{families}.yaml")):
+        board = RESULTS / f"{grid.stem}.csv"
+        if board.is_file():
+            evidence, _ = evidence_of(board, RESULTS, None)
+            found = {f.claim: f for f in examine(evidence).findings}
+            yield from (Judged(grid.stem, found[name]) for name in claims_of(grid))
+
+
+def verdict(part: Part | Finding) -> str:
+    """The verdict, in bold where there is one, with what it speaks of."""
+    main = part.main if isinstance(part, Finding) else part
+    if part.verdict != UNDECIDED:
+        scope = f" {main.scope}" if main.scope else ""
+        return f"**{part.verdict}**{scope}"
+    return f"on these tasks {part.here}" if part.here != UNDECIDED else "not decided"
+
+
+def rows(found: list[Judged]) -> Iterator[list[str]]:
+    """The cells of the table, the claims in the papers' order."""
+    printed = {f.claim: f for f in on_published()}
+    order = [claim.id for claim in CLAIMS]
+    for one in sorted(found, key=lambda j: (order.index(j.finding.claim), j.family)):
+        f = one.finding
+        name = f"{f.main.name}: " if len(f.parts) > 1 else ""
+        same = sum(part.verdict == f.verdict for part in f.parts)
+        parts = f" ({same} of {len(f.parts)} parts)" if len(f.parts) > 1 else ""
+        note = f" ({CAVEATS[f.claim]})" if f.claim in CAVEATS else ""
+        yield [
+            f"{f.claim}",
+            f"{f.text}{note}",
+            f"{verdict(f)}{parts}",
+            f"{name}{effect_text(f.main)}",
+            counted(f.main.n, f.main.counted) if f.main.n else "–",
+            p_value(f.main.p_holm),
+            printed[f.claim].verdict if printed[f.claim].verdict != UNDECIDED else "drawn only",
+            f"[{one.family}]({one.family}.csv)",
+        ]
+
+
+def parts_table(found: list[Judged]) -> pd.DataFrame:
+    """A row for each part of each claim."""
+    return pd.DataFrame(
+        {
+            "family": one.family,
+            "claim": one.finding.claim,
+            "part": part.name,
+            "main": part.main,
+            "verdict": part.verdict,
+            "here": part.here,
+            "effect": part.effect,
+            "low": part.low,
+            "high": part.high,
+            "unit": part.unit,
+            "n": part.n,
+            "counted": part.counted,
+            "p_holm": part.p_holm,
+            "detail": part.detail,
+            "needed": part.needed,
+        }
+        for one in found
+        for part in one.finding.parts
+    )
+
+
+def families(found: list[Judged]) -> Iterator[str]:
+    """What each family is, with its runs and tasks."""
+    for name in sorted({one.family for one in found}):
+        evidence, _ = evidence_of(RESULTS / f"{name}.csv", RESULTS, None)
+        board = evidence.board
+        tuned = board[finished(board) & (board["role"] != "source")]
+        about = re.search(r"^about: (.*)$", (GRIDS / f"{name}.yaml").read_text(), re.M)
+        hours = board["seconds"].sum() / 3600
+        yield (
+            f"| [{name}](../../grids/evidence/{name}.yaml) | {about[1] if about else ''} | "
+            f"{len(board)} | {tuned['task'].nunique()} | {hours:.1f} |"
+        )
+
+
+_INTRODUCTION = """\
+# Which claims of the four papers hold on real photographs
+
+`python scripts/evidence.py` makes this page from the leaderboards in this folder. Designs, tasks,
+the smallest effects of interest and the rules of the verdicts were fixed before the runs, in
+[docs/experiments.md](../../docs/experiments.md); a family is repeated by
+
+    bench grid grids/evidence/NAME.yaml --data-root FOLDER
+"""
+_READING = """\
+An effect is positive in the direction that the claim predicts. Its 95 % interval is over tasks of
+this kind, and p is adjusted (Holm) for everything that the family's leaderboard allows to be
+tested. A verdict in bold speaks of further tasks of the same kind, *on these tasks* of the tasks
+as drawn alone. *Not decided* is a result too: what lies outside the interval is excluded. Of a
+claim with several parts the table shows the one that decides, and [claims.csv](claims.csv) all.
+
+| claim | what it says | verdict | effect, 95 % interval | over | p (Holm) | in the paper | family |
+| --- | --- | --- | --- | --- | ---: | --- | --- |
+"""
+_FAMILIES = """
+## Families
+
+Runs that several families share, such as their sources, count in each.
+
+| grid | what it varies | runs | tasks | core-hours of training |
+| --- | --- | ---: | ---: | ---: |
+"""
+
+
+def page(found: list[Judged]) -> str:
+    """The text of `results/evidence/README.md`."""
+    decided = Counter(one.finding.verdict for one in found)
+    without = sorted({c.id for c in CLAIMS} - {one.finding.claim for one in found})
+    said = ", ".join(f"{n} {name}" for name, n in decided.most_common())
+    counts = f"{counted(len(found), 'verdict', 'verdicts')}: {said}."
+    if without:
+        counts += f" Without runs here: {listed(without, len(without))}."
+    cells = "\n".join(f"| {' | '.join(row)} |" for row in rows(found))
+    parts = [_INTRODUCTION, textwrap.fill(counts, 100) + "\n", _READING + cells]
+    return "\n".join(parts) + "\n" + _FAMILIES + "\n".join(families(found)) + "\n"
+
+
+def main() -> None:
+    """Write the page and the table of parts."""
+    found = list(judged())
+    for name in {one.finding.claim for one in found}:
+        find_claim(name)
+    write_atomic(RESULTS / "README.md", page(found))
+    write_atomic(RESULTS / "claims.csv", parts_table(found).to_csv(index=False))
+
+
+if __name__ == "__main__":
+    main()
