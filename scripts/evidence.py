@@ -142,7 +142,11 @@ def drawn(found: list[Judged]) -> bytes:
     """The verdicts as a picture, in SVG: in print, here, and on these tasks alone."""
     ordered = sorted(found, key=_place)
     lines = table([one.finding for one in ordered])
-    lines["text"] = [f"{one.finding.text} [{one.family}]" for one in ordered]
+    twice = Counter(one.finding.claim for one in ordered)
+    lines["text"] = [
+        f"{one.family}: {one.finding.text}" if twice[one.finding.claim] > 1 else one.finding.text
+        for one in ordered
+    ]
     figure, _ = claims(lines)
     return to_svg(figure)
 
