@@ -12,7 +12,7 @@ demo: $(VENV)/.installed
 	$(BIN)/bench findings grids/quickstart.yaml
 
 test: $(VENV)/.installed-test lint
-	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --doctest-modules --ignore=bench/__main__.py tests bench analysis
+	$(BIN)/python -m pytest --numprocesses 2 --dist loadfile --no-loadscope-reorder --doctest-modules --ignore=bench/__main__.py tests bench analysis
 	$(MAKE) --no-print-directory test-slurm
 
 # Real faults on real daemons, on two private clusters side by side. Needs Debian's slurm-wlm and

@@ -11,6 +11,7 @@ could speak to counts in the family's correction for many comparisons and is not
 from __future__ import annotations
 
 import re
+import textwrap
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -29,8 +30,8 @@ ROOT = Path(__file__).parents[1]
 GRIDS = ROOT / "grids" / "evidence"
 RESULTS = ROOT / "results" / "evidence"
 CAVEATS = {
-    "SFT-C5": "identities are digits and expressions their slants, as the paper's faces cannot be had",
-    "SFT-C6": "as SFT-C5",
+    "SFT-C5": "digits stand for persons and their slants for expressions",
+    "SFT-C6": "digits and slants, as above",
     "LI-C11": "classes of all tasks are pooled, so the class is the unit",
 }
 _NAMES = re.compile(r"(?:SFT|GE|LI|CHU)-C\d+")
@@ -50,9 +51,9 @@ def claims_of(grid: Path) -> list[str]:
         return _NAMES.findall(file.readline())
 
 
-def judged() -> Iterator[Judged]:
+def judged(families: str = "*") -> Iterator[Judged]:
     """Every claim on every family that was written for it and has a leaderboard."""
-    for grid in sorted(GRIDS.glob("*.yaml")):
+    for grid in sorted(GRIDS.glob(f"{families}.yaml")):
         board = RESULTS / f"{grid.stem}.csv"
         if board.is_file():
             evidence, _ = evidence_of(board, RESULTS, None)
@@ -130,42 +131,46 @@ def families(found: list[Judged]) -> Iterator[str]:
         )
 
 
+_INTRODUCTION = """\
+# Which claims of the four papers hold on real photographs
+
+`python scripts/evidence.py` makes this page from the leaderboards in this folder. Designs, tasks,
+the smallest effects of interest and the rules of the verdicts were fixed before the runs, in
+[docs/experiments.md](../../docs/experiments.md); a family is repeated by
+
+    bench grid grids/evidence/NAME.yaml --data-root FOLDER
+"""
+_READING = """\
+An effect is positive in the direction that the claim predicts. Its 95 % interval is over tasks of
+this kind, and p is adjusted (Holm) for everything that the family's leaderboard allows to be
+tested. A verdict in bold speaks of further tasks of the same kind, *on these tasks* of the tasks
+as drawn alone. *Not decided* is a result too: what lies outside the interval is excluded. Of a
+claim with several parts the table shows the one that decides, and [claims.csv](claims.csv) all.
+
+| claim | what it says | verdict | effect, 95 % interval | over | p (Holm) | in the paper | family |
+| --- | --- | --- | --- | --- | ---: | --- | --- |
+"""
+_FAMILIES = """
+## Families
+
+Runs that several families share, such as their sources, count in each.
+
+| grid | what it varies | runs | tasks | core-hours of training |
+| --- | --- | ---: | ---: | ---: |
+"""
+
+
 def page(found: list[Judged]) -> str:
     """The text of `results/evidence/README.md`."""
     decided = Counter(one.finding.verdict for one in found)
     without = sorted({c.id for c in CLAIMS} - {one.finding.claim for one in found})
     said = ", ".join(f"{n} {name}" for name, n in decided.most_common())
-    lines = [
-        "# Which claims of the four papers hold on real photographs",
-        "",
-        "Made by `python scripts/evidence.py` from the leaderboards in this folder; designs, tasks, the",
-        "smallest effects of interest and the rules of the verdicts were fixed before the runs, in",
-        "[docs/experiments.md](../../docs/experiments.md). `bench grid grids/evidence/NAME.yaml --data-root FOLDER`",
-        "repeats a family.",
-        "",
-        f"{counted(len(found), 'row')}: {said}."
-        + (f" Without runs: {listed(without)}." if without else ""),
-        "",
-        "An effect is positive in the direction that the claim predicts, with its 95 % interval over tasks of",
-        "this kind; p is adjusted (Holm) for everything that the family's leaderboard allows to be tested.",
-        "*Not decided* is a result: effects outside the interval are excluded. A verdict in bold speaks of",
-        "further tasks of the same kind; *on these tasks* speaks of the tasks as drawn alone. Of a claim with",
-        "several parts the one that decides is shown; [claims.csv](claims.csv) has them all.",
-        "",
-        "| claim | what it says | verdict | effect, 95 % interval | over | p (Holm) | in the paper | family |",
-        "| --- | --- | --- | --- | --- | ---: | --- | --- |",
-        *(f"| {' | '.join(cells)} |" for cells in rows(found)),
-        "",
-        "## Families",
-        "",
-        "| grid | what it varies | runs | tasks | core-hours of training |",
-        "| --- | --- | ---: | ---: | ---: |",
-        *families(found),
-        "",
-        "Runs that several families share, such as their sources, count in each.",
-        "",
-    ]
-    return "\n".join(lines)
+    counts = f"{counted(len(found), 'verdict', 'verdicts')}: {said}."
+    if without:
+        counts += f" Without runs here: {listed(without, len(without))}."
+    cells = "\n".join(f"| {' | '.join(row)} |" for row in rows(found))
+    parts = [_INTRODUCTION, textwrap.fill(counts, 100) + "\n", _READING + cells]
+    return "\n".join(parts) + "\n" + _FAMILIES + "\n".join(families(found)) + "\n"
 
 
 def main() -> None:

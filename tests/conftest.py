@@ -33,6 +33,25 @@ LEADERBOARDS = (
     "papers/selective-joint",
     "papers/soft-fine-tuning",
 )
+LONGEST = (
+    "commands/test_grid.py",
+    "test_calibration.py",
+    "race/test_race.py",
+    "hostile/test_hostile.py",
+    "commands/test_grid_own_images.py",
+    "launch/test_devices.py",
+    "analysis/findings/test_findings.py",
+    "models/test_trial.py",
+    "commands/test_decide.py",
+    "runs/test_distributed.py",
+)
+"""Files that take half a minute or so, longest first: begun last, one would end alone."""
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """The longest files first, the others in the order in which they were found."""
+    places = {ROOT / "tests" / name: place for place, name in enumerate(LONGEST)}
+    items.sort(key=lambda item: places.get(item.path, len(places)))
 
 
 @pytest.fixture(scope="session")

@@ -17,7 +17,7 @@ from bench.core.text import some
 from bench.data.dataset import Notes, Split
 from bench.data.files.decode import ALPHAS, DEPTHS, Reading
 from bench.data.files.mount import is_mountable
-from bench.data.files.tree import Archive, Tree, open_tree
+from bench.data.files.tree import Archive, Tree, open_tree, signature
 
 Value = str | bool | int | tuple[str, ...]
 Options = Mapping[str, Value]
@@ -232,6 +232,12 @@ class Format(Listed):
     def expected_from(self) -> str:
         """The layout, and where to get the data."""
         return f"{self.expected}; get it: {self.where}" if self.says_where else self.expected
+
+    def signature(self, root: Path) -> str:
+        """That of its tree, which changes when a file does."""
+        if self.tree_of is not None:
+            return self.tree_of(root, self.hint).signature
+        return signature(root, self.folders)
 
     def tree(self, root: Path, cache_dir: Path) -> Tree:
         """Its files.

@@ -403,7 +403,7 @@ def _deeper(dataset: Dataset) -> Iterator[str]:
     """Of a folder per class: images deeper than a class's folder."""
     if not isinstance(dataset, FileDataset) or dataset.name != "folder":
         return
-    depth = 3 if has_splits(dataset.files.sha256, dataset.files.place) else 2
+    depth = 3 if has_splits(dataset.files.table.keys(), dataset.files.place) else 2
     for label in dataset.classes:
         keys = [image.key for image in dataset.images_of(label)]
         if deeper := [key for key in keys if key.count("/") >= depth]:

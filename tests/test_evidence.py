@@ -1,0 +1,60 @@
+"""The page of verdicts on real photographs: complete, made by its script, right in its numbers."""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from scipy import stats
+
+from analysis.findings.evaluate import CLAIMS
+from scripts import evidence
+
+ROOT = Path(__file__).parents[1]
+PAGE = (ROOT / "results" / "evidence" / "README.md").read_text()
+FAMILIES = sorted(path.stem for path in evidence.GRIDS.glob("*.yaml"))
+
+
+def test_every_claim_has_a_grid_that_was_written_for_it() -> None:
+    named = {name for path in evidence.GRIDS.glob("*.yaml") for name in evidence.claims_of(path)}
+    assert {claim.id for claim in CLAIMS} - named == set()
+
+
+def test_the_design_names_the_family_of_every_claim() -> None:
+    design = (ROOT / "docs" / "experiments.md").read_text()
+    rows = re.findall(r"^\| ([^|]*) \| ([^|]*) \|", design, re.M)
+    for family in FAMILIES:
+        for claim in evidence.claims_of(evidence.GRIDS / f"{family}.yaml"):
+            paper, number = claim.split("-")
+            mine = [names for names, where in rows if where == family and paper in names]
+            assert any(number in re.findall(r"C\d+", names) for names in mine), (claim, family)
+
+
+def test_the_page_is_what_its_script_writes() -> None:
+    family = "depth"
+    for cells in evidence.rows(list(evidence.judged(family))):
+        assert f"| {' | '.join(cells)} |" in PAGE
+
+
+def _mean_of_tasks(board: pd.DataFrame, source: str, pattern: str) -> pd.Series:
+    arm = board[(board["source"] == source) & (board["pattern"] == pattern)]
+    return 100 * arm.set_index(["task", "images_per_class"])["top1_accuracy"].sort_index()
+
+
+def test_near_over_far_is_the_mean_over_tasks_of_their_differences() -> None:
+    """LI-C4 with pandas and scipy alone; the interval there allows for shared test images too."""
+    path = ROOT / "results" / "evidence" / "near-far.csv"
+    board = pd.read_csv(path, keep_default_na=False, na_values=[""])
+    board["task"] = board["experiments"] + board["class_draw"].astype(str)
+    near, far = (_mean_of_tasks(board, source, "T(1-7)R(8)") for source in ("near", "far"))
+    tasks = (near - far).groupby(level="task").mean().dropna()
+    claims = pd.read_csv(ROOT / "results" / "evidence" / "claims.csv")
+    (row,) = claims[(claims["claim"] == "LI-C4") & (claims["part"] == "near > far")].to_dict(
+        "records"
+    )
+    assert row["n"] == len(tasks) >= 10
+    assert row["effect"] == pytest.approx(tasks.mean())
+    half = stats.t.ppf(0.975, len(tasks) - 1) * tasks.std(ddof=1) / len(tasks) ** 0.5
+    assert (row["high"] - row["low"]) / 2 >= half - 1e-9
