@@ -170,8 +170,10 @@ def race(folder: Path, seconds: float, work: Path) -> dict[str, Any]:
 
     from bench.launch.devices import Machine
     from bench.race.arms import usual_trunk
+    from bench.race.budget import Budget
+    from bench.race.decisions import Stage
     from bench.race.photographs import divide as look_at
-    from bench.race.race import Race, Stage
+    from bench.race.race import Race
 
     started = start_seconds()
     for size in (96, 128, 160, 224):  # measured before the clock begins
@@ -180,12 +182,11 @@ def race(folder: Path, seconds: float, work: Path) -> dict[str, Any]:
     class Timed(Race):
         """Does not count what starting the worker of a stage takes, nor its runs' tests."""
 
-        def _run(self, stage: Stage) -> Any:
-            assert isinstance(self.clock, CpuClock)
-            self.clock.uncounted += started
-            done = super()._run(stage)
+        def _run(self, stage: Stage, reserve_s: float = 0.0) -> Any:
+            clock.uncounted += started
+            done = super()._run(stage, reserve_s)
             passes = stage.seeds * len(stage.arms) if stage.epochs else 1
-            self.clock.uncounted += passes * self.photographs.test / forward_rate(stage.size)
+            clock.uncounted += passes * self.photographs.test / forward_rate(stage.size)
             return done
 
     with tempfile.TemporaryDirectory(dir=work) as results:
@@ -194,8 +195,8 @@ def race(folder: Path, seconds: float, work: Path) -> dict[str, Any]:
         clock = CpuClock(uncounted=started)  # the process that measures the speed
         console = Console(file=words, width=200)
         runner = Timed(
-            *("race", photographs, usual_trunk(), place, seconds, Machine("cpu"), 1, console),
-            clock=clock,
+            *("race", photographs, usual_trunk(), place, Budget(seconds, clock)),
+            *(Machine("cpu"), 1, console),
             start_s=1.0,
         )
         result = runner.run()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import shlex
 from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -13,6 +14,8 @@ from bench.commands._options import DataRoot, Results, as_path, console, marked
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
+    from rich.console import Console
+
     from bench.data.inspection.check import Problem
     from bench.race.arms import Trunk
     from bench.race.photographs import Photographs
@@ -35,18 +38,18 @@ def finetune(
     results: Results = Path("results"),
 ) -> None:
     """Find the best way to fine-tune on a folder of images, and leave the model."""
-    import shlex
     import sys
 
-    from bench.core.text import counted, duration
     from bench.launch.devices import Machine
+    from bench.race.budget import Budget, parse_budget
+
+    time = Budget(parse_budget(budget))  # begins before what follows is imported and looked at
     from bench.race.photographs import divide
-    from bench.race.race import Race, parse_budget
+    from bench.race.race import Race
     from bench.results.lookup import check_results
     from bench.results.store import Store
 
     check_results(results, "writable")
-    budget_s = parse_budget(budget)
     out, root = console(), images.resolve()
     photographs = divide(root, {"data_root": data_root, "cache_dir": Store(results).cache})
     race = Race(
@@ -54,22 +57,13 @@ def finetune(
         photographs,
         _trunk(model),
         results,
-        budget_s,
+        time,
         Machine(device),
         workers,
         out,
         data_root,
     )
-    out.print(
-        f"{root}: {counted(photographs.classes, 'class')}, {counted(photographs.train, 'image')} "
-        f"with labels, {counted(photographs.test, 'test image')}; {photographs.words}",
-        highlight=False,
-    )
-    for problem in _problems(photographs, data_root, Store(results).cache):
-        out.print(marked("problem", "yellow", f": {problem}"))
-    out.print(f"from {race.trunk.model}, {_weights(race.trunk)}; {duration(budget_s)}")
-    if race.recall():
-        out.print("goes on from what an earlier command of this name has decided")
+    _introduce(race, root, out)
     try:
         result = race.run()
     except KeyboardInterrupt:
@@ -78,6 +72,27 @@ def finetune(
         raise typer.Exit(130) from None
     for line in _answer(race, result):
         out.print(line, highlight=False)
+
+
+def _introduce(race: Race, root: Path, out: Console) -> None:
+    """Shows what is raced on, from which weights, and takes up what is decided already."""
+    from bench.core.text import counted, duration
+    from bench.results.store import Store
+
+    photographs, budget = race.photographs, race.budget
+    out.print(
+        f"{root}: {counted(photographs.classes, 'class')}, {counted(photographs.train, 'image')} "
+        f"with labels, {counted(photographs.test, 'test image')}; {photographs.words}",
+        highlight=False,
+    )
+    for problem in _problems(photographs, race.data_root, Store(race.results).cache):
+        out.print(marked("problem", "yellow", f": {problem}"))
+    out.print(f"from {race.trunk.model}, {_weights(race.trunk)}; {duration(budget.total_s)}")
+    if race.recall():
+        out.print(
+            "goes on from what an earlier command of this name has decided, in "
+            f"{duration(budget.earlier_s)} of the time"
+        )
 
 
 def _problems(photographs: Photographs, data_root: Path | None, cache: Path) -> Sequence[Problem]:
@@ -115,31 +130,63 @@ def _weights(trunk: Trunk) -> str:
 
 
 def _answer(race: Race, result: Result) -> list[str]:
-    """The ten lines at the end; writes the model folder and the mistakes."""
+    """The lines at the end; writes the model folder and the mistakes."""
     from bench.commands.errors import write_mistakes
     from bench.core.text import counted, duration
-    from bench.exports.card import accuracy_with_interval, model_card
+    from bench.exports.card import Place, accuracy_with_interval, model_card
     from bench.exports.model_folder import write_model
     from bench.exports.network import exported_network
-    from bench.results.mistakes import paired_difference, read_predictions
+    from bench.race.course import best_of_families
+    from bench.results.mistakes import read_predictions
 
-    first, winner = result.final[0], result.standings[0]
+    first, kinds = result.final[0], best_of_families(result.course)
     predictions = read_predictions(first)
-    others = [read_predictions(folder) for folder in result.final[1:]]
     record = first.record()
     if record is None:
         raise BenchError("the final run has no result", hint="run the same command again")
     network = exported_network(first)
-    place = race.results / "models" / race.name
-    write_model(network, place, first.run_id, model_card(network, record, predictions))
-    write_mistakes(predictions, Path(race.photographs.target["root"]), place)
-    lines = ["", f"accuracy  {accuracy_with_interval(predictions)}"]
+    folder = race.results / "models" / race.name
+    place = Place(folder, race.results, first.run_id)
+    card = model_card(network, record, predictions, place, kinds)
+    write_model(network, folder, first.run_id, card)
+    sheets = write_mistakes(predictions, Path(race.photographs.target["root"]), folder)
+    confused = predictions.confused()[:3]
+    pairs = "; ".join(f"{label} called {named} {n}" for label, named, n in confused)
+    wrong = counted(len(predictions.wrong()), "test image")
+    report = shlex.join(["bench", "report", str(race.path), "--results", str(race.results)])
+    took = f"{duration(result.seconds)} of {duration(race.budget.total_s)}"
+    return [
+        "",
+        f"accuracy  {accuracy_with_interval(predictions)}",
+        *_compared(result),
+        "chosen on validation images; the best recipe of each kind:",
+        *(f"        {one}" for one in kinds),
+        f"mistakes  {wrong}: {pairs or 'none'}",
+        f"          {', '.join(path.name for path in sheets)} in {folder}",
+        f"          {place.errors}",
+        *_about_labels(result, folder),
+        f"model     {folder}",
+        f"          {place.predict}",
+        f"the race  {race.path}, {took}",
+        f"          {report}",
+    ]
+
+
+def _compared(result: Result) -> list[str]:
+    """The winner's recipe and other seeds, and the model beside the floor and random weights."""
+    from bench.core.text import counted
+    from bench.results.mistakes import paired_difference, read_predictions
+
+    winner, first = result.standings[0], result.final[0]
+    predictions, *others = (read_predictions(folder) for folder in result.final)
+    lines = []
     if others:
         shares = [100 * float((p.named == p.labels).mean()) for p in [predictions, *others]]
         seeds = ", ".join(f"{share:.1f}" for share in shares)
         lines.append(f"          {counted(len(shares), 'seed')}: {seeds} %; the model is the first")
-    epochs = _epochs(winner.arm.epochs(winner.stage.epochs))
-    lines.append(f"recipe    {winner.arm.words}, {winner.stage.size} pixels, {epochs}")
+    epochs = winner.arm.epochs(winner.stage.epochs)
+    trained = counted(epochs, "epoch") if epochs else "no training of the network"
+    lines.append(f"recipe    {winner.arm.words}, {winner.stage.size} pixels, {trained}")
     floor, words = result.floor
     if floor.run_id != first.run_id:
         than = paired_difference(predictions, read_predictions(floor))
@@ -147,22 +194,6 @@ def _answer(race: Race, result: Result) -> list[str]:
     if result.scratch is not None:
         than = paired_difference(predictions, read_predictions(result.scratch))
         lines.append(f"          {than} against random weights")
-    close = [
-        f"{s.arm.words} {100 * s.accuracy:.1f} %"
-        for s in result.standings[1:4]
-        if s.stage.name == winner.stage.name or not s.stage.epochs
-    ]
-    if close:
-        shown = f"{100 * winner.accuracy:.1f} % on validation images; then {'; '.join(close)}"
-        lines.append(f"          {shown}")
-    confused = predictions.confused()[:3]
-    pairs = "; ".join(f"{label} called {named} {n}" for label, named, n in confused)
-    lines.append(f"mistakes  {counted(len(predictions.wrong()), 'test image')}: {pairs or 'none'}")
-    lines.append(f"          {place / 'mistakes.png'}, mistakes.csv, classes.csv")
-    lines += _about_labels(result, place)
-    lines.append(f"model     {place}")
-    lines.append(f"          bench predict {place} FOLDER --out classes.csv")
-    lines.append(f"the race  {race.path}, {duration(result.seconds)}; bench report {race.path}")
     return lines
 
 
@@ -185,12 +216,6 @@ def _about_labels(result: Result, place: Path) -> list[str]:
         f"          twice as many labels gave a classifier on features {gain:+.1f} points "
         f"(from {100 * labels.with_half:.1f} to {100 * labels.accuracy:.1f} %)",
     ]
-
-
-def _epochs(count: int) -> str:
-    from bench.core.text import counted
-
-    return counted(count, "epoch") if count else "no training of the network"
 
 
 def register(app: typer.Typer) -> None:

@@ -141,7 +141,7 @@ def _decide(
     dry_run: bool,
 ) -> None:
     from bench.commands._decide import Decider, decide_grid
-    from bench.race.race import parse_budget
+    from bench.race.budget import parse_budget
 
     budget_s = None if questions.budget is None else parse_budget(questions.budget)
     asked = questions.decide or ()

@@ -22,7 +22,7 @@ def export(
     results: Results = Path("results"),
 ) -> None:
     """Write a run's network as a folder that timm and `bench predict` read."""
-    from bench.exports.card import accuracy_with_interval, model_card
+    from bench.exports.card import Place, accuracy_with_interval, model_card
     from bench.exports.model_folder import read_model, write_model, write_onnx
     from bench.exports.network import exported_network
     from bench.results.lookup import find_run
@@ -33,7 +33,7 @@ def export(
     record = folder.record()
     assert record is not None
     place = out or results / "models" / folder.path.name[:-24]
-    card = model_card(network, record, predictions)
+    card = model_card(network, record, predictions, Place(place, results, folder.run_id))
     write_model(network, place, folder.run_id, card)
     say(f"accuracy: {accuracy_with_interval(predictions)}")
     if onnx:

@@ -2,7 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 from scipy.stats import binomtest
@@ -13,13 +17,30 @@ from bench.results.lookup import Network
 from bench.results.mistakes import Predictions
 from bench.results.records import source_label
 
-_WITH_TIMM = [
-    "or with timm:",
-    "",
-    '    model = timm.create_model("local-dir:FOLDER-OF-THIS-FILE", pretrained=True).eval()',
-    "    transform = timm.data.create_transform(**timm.data.resolve_data_config(model=model))",
-    "",
-]
+
+@dataclass(frozen=True)
+class Place:
+    """Where a model and its run lie, for commands that can be pasted.
+
+    Attributes:
+        model: the model folder.
+        results: the results folder.
+        run_id: the run.
+    """
+
+    model: Path
+    results: Path
+    run_id: str
+
+    @property
+    def predict(self) -> str:
+        """The command that names the classes of new images."""
+        return shlex.join(["bench", "predict", str(self.model), "PHOTOS", "--out", "classes.csv"])
+
+    @property
+    def errors(self) -> str:
+        """The command that shows the mistakes on the test images."""
+        return shlex.join(["bench", "errors", self.run_id[:12], "--results", str(self.results)])
 
 
 def accuracy_with_interval(predictions: Predictions) -> str:
@@ -44,8 +65,22 @@ def share(value: float | None) -> str:
     return "–" if value is None else f"{100 * value:.1f} %"
 
 
-def model_card(network: Network, record: Mapping[str, Any], predictions: Predictions) -> str:
-    """Text of `README.md`, in Markdown."""
+def model_card(
+    network: Network,
+    record: Mapping[str, Any],
+    predictions: Predictions,
+    place: Place,
+    race: Sequence[object] = (),
+) -> str:
+    """Text of `README.md`, in Markdown.
+
+    Args:
+        network: the model.
+        record: of its run.
+        predictions: of the test images.
+        place: where model and run lie.
+        race: lines on what it was chosen from.
+    """
     spec, row = network.spec, record["row"]
     data, train = spec.data, spec.train
     images = counted(row["train_images"], "training image")
@@ -77,12 +112,34 @@ def model_card(network: Network, record: Mapping[str, Any], predictions: Predict
             for one in predictions.by_class()
         ),
         "",
-        "Use:",
+        *_usage(network, place),
+    ]
+    if race:
+        lines += ["Chosen on validation images; the best recipe of each kind:", ""]
+        lines += [*(f"* {_plain(str(line).strip())}" for line in race), ""]
+    return "\n".join(lines)
+
+
+def _usage(network: Network, place: Place) -> list[str]:
+    """How the model is used, and its mistakes are seen."""
+    lines = [
+        "Use, and see what it got wrong:",
         "",
-        "    bench predict FOLDER-OF-THIS-FILE photographs/ --out classes.csv",
+        f"    {place.predict}",
+        f"    {place.errors}",
         "",
     ]
-    return "\n".join(lines + (_WITH_TIMM if type(network.model).__module__[:5] == "timm." else []))
+    if type(network.model).__module__[:5] == "timm.":
+        folder = json.dumps(f"local-dir:{place.model}", ensure_ascii=False)
+        lines += [
+            "or with timm:",
+            "",
+            f"    model = timm.create_model({folder}, pretrained=True).eval()",
+            "    data = timm.data.resolve_data_config(model=model)",
+            "    transform = timm.data.create_transform(**data)",
+            "",
+        ]
+    return lines
 
 
 def _plain(text: str) -> str:

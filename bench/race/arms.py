@@ -32,6 +32,15 @@ class Trunk:
         return depth_of(self.model)
 
 
+FEATURES, HEAD_FIRST, AT_ONCE, UPPER = FAMILIES = (
+    "a classifier on features of the frozen network",
+    "the classifier first, then all layers",
+    "all layers at once",
+    "the classifier first, then the upper layers",
+)
+"""Kinds of recipes."""
+
+
 @dataclass(frozen=True)
 class Arm:
     """A recipe.
@@ -39,12 +48,14 @@ class Arm:
     Attributes:
         name: part of an experiment's name.
         words: what it is, on the screen.
+        family: its kind, of `FAMILIES`; empty where it is only compared with.
         cell: keys of a grid's cell.
         cost: seconds of an epoch, in those of a recipe that trains all layers.
     """
 
     name: str
     words: str
+    family: str
     cell: Mapping[str, Any]
     cost: float = 1.0
 
@@ -70,7 +81,7 @@ def floor_arms(trunk: Trunk) -> list[Arm]:
 
     def arm(method: str, words: str, c: float, **options: Any) -> Arm:
         cell = {**frozen, "method": {"name": method, "c": c, **options}}
-        return Arm(f"{method}-{c:g}", f"frozen, {words}, C = {c:g}", cell)
+        return Arm(f"{method}-{c:g}", f"frozen, {words}, C = {c:g}", FEATURES, cell)
 
     logistic = [arm("probe", "logistic regression", c) for c in (1.0, 0.1, 0.01)]
     return [*logistic, arm("svm", "SVM", 0.01, normalise=False)]
@@ -108,11 +119,12 @@ def tuned_arms(trunk: Trunk) -> list[Arm]:
         Arm(
             "moving",
             "all layers at once, a tenth of the classifier's rate",
+            AT_ONCE,
             {**_fitted("", "", 0.01).cell, **moving},
         ),
         _fitted("parts", "all layers on random parts of images", 3e-4, parts),
         _fitted("decay", "rates that fall with depth", 1e-3, {"train.layer_lr_decay": 0.8}),
-        Arm("sgd", "all layers at once, SGD", sgd),
+        Arm("sgd", "all layers at once, SGD", AT_ONCE, sgd),
     ]
 
 
@@ -128,11 +140,13 @@ def _fitted(
     steps = {"train.optimizer": "adamw", "train.weight_decay": 0.05, "train.lr": lr}
     first = {"train.head": "probe", "train.copied_statistics": "fixed"}
     words = f"classifier first, then {rest}, rate {lr:.5g}"
-    return Arm(name, words, {"pattern": "tune", **steps, **first, **(more or {})}, cost)
+    cell = {"pattern": "tune", **steps, **first, **(more or {})}
+    return Arm(name, words, HEAD_FIRST if cell["pattern"] == "tune" else UPPER, cell, cost)
 
 
 SCRATCH = Arm(
     "scratch",
     "from random weights",
+    "",
     {"pattern": "scratch", "weights": "none", "train.lr": 0.03, "train.nesterov": True},
 )

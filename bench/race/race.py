@@ -4,15 +4,15 @@ The file lies in the results folder and grows by a stage at a time; what is fini
 again, so the same command goes on after an interruption, and `bench grid FILE` repeats everything.
 Every choice is made on validation images. The winner is trained anew on training and validation
 images together, over several seeds; the model is the first seed's, whatever the test says.
+
+Nothing is begun whose forecast does not fit the budget. What takes longer than its forecast is
+stopped, and the recipe is given up: the model is then the best of what is finished.
 """
 
 from __future__ import annotations
 
 import csv
-import json
-import re
-import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -25,12 +25,15 @@ from bench.core.files import write_atomic
 from bench.core.text import counted, duration
 from bench.launch.devices import Machine, context_of, placement
 from bench.launch.local.run import run_here
+from bench.planning.forecast import Forecast
 from bench.planning.workspace import Session, open_session
 from bench.race.arms import SCRATCH, Arm, Trunk, floor_arms, tuned_arms
+from bench.race.budget import Budget
+from bench.race.decisions import Decisions, Plan, Stage
 from bench.race.labels import Labels, look_at_labels
 from bench.race.photographs import VALIDATION_SHARE, Photographs
 from bench.race.schedule import FLOOR_SHARE, RACE_SHARE, Rung, alone, cost, rungs
-from bench.race.speed import training_rates
+from bench.race.speed import measure_speed
 from bench.results.store import RunFolder
 from bench.runs.build import Context
 
@@ -46,6 +49,15 @@ _WISHED_ALONE = 2.0
 _FORWARD = 4.0
 """Images that a network classifies in the time in which it trains on one, at least."""
 
+_PLANNING_S = 2.0
+"""Seconds in which a stage is planned, before its workers start."""
+
+_KEEP_EVERY_S = 5.0
+"""Seconds after which it is written down again how much of the budget is spent."""
+
+LABELS_SHARE = 0.15
+"""Of the time: looking at the labels, at most, where it is left free."""
+
 _MOST_SEEDS = 5
 _RECIPE = {
     "schedule": "cosine",
@@ -57,55 +69,27 @@ _RECIPE = {
 
 
 @dataclass(frozen=True)
-class Stage:
-    """An experiment for each of some arms.
-
-    Attributes:
-        name: `floor`, `rung-1` …, `final`, `scratch`.
-        arms: names of the arms.
-        epochs: the time of each, in epochs of a recipe that trains all layers; 0 where nothing is
-            trained by steps.
-        size: side of the images.
-        seeds: how many.
-        on_all: trains on validation images too, without choosing anything.
-    """
-
-    name: str
-    arms: tuple[str, ...]
-    epochs: int
-    size: int
-    seeds: int
-    on_all: bool = False
-
-
-@dataclass(frozen=True)
-class Plan:
-    """The side of the images in the race, and its rungs."""
-
-    size: int
-    rungs: tuple[Rung, ...]
-
-
-@dataclass(frozen=True)
 class Standing:
     """An arm with what its validation images say, mean over its draws.
 
     Attributes:
         arm: the recipe.
         stage: of which stage.
-        accuracy: top-1, a fraction.
+        accuracy: top-1, a fraction; None where no run of it is finished.
         loss: cross-entropy in nats, which decides between equals.
+        end: why it went no further; empty while it may.
     """
 
     arm: Arm
     stage: Stage
-    accuracy: float
+    accuracy: float | None
     loss: float
+    end: str = ""
 
     @property
     def order(self) -> tuple[float, float]:
         """What sorts the best first."""
-        return -self.accuracy, self.loss
+        return -(self.accuracy or 0.0), self.loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -114,16 +98,21 @@ class Result:
 
     Attributes:
         session: the grid in the end.
-        standings: of all arms in their last rungs, best first; the first is the winner.
-        final: folders of the winner's runs on all labels, by seed; the first is the model's.
+        standings: of the arms that were left in the end, best first; the first is the winner.
+        course: all arms that began, each with the last stage that it was judged in, in their order.
+        stopped: what the time was over for: experiments, with the epochs trained and wanted.
+        final: folders of the winner's runs by seed, on all labels where there was time; the first
+            is the model's.
         floor: the run of the better frozen arm on all labels, and its words.
         scratch: the run from random weights; None where there was no time.
         labels: what features say of the labels; None where a class has too few images.
-        seconds: that the command took.
+        seconds: of the budget that were spent.
     """
 
     session: Session
     standings: Sequence[Standing]
+    course: Sequence[Standing]
+    stopped: Mapping[str, tuple[int, int]]
     final: Sequence[RunFolder]
     floor: tuple[RunFolder, str]
     scratch: RunFolder | None
@@ -140,40 +129,41 @@ class Race:
         photographs: the images.
         trunk: the weights to start from.
         results: where the grid file, the runs and the model lie.
-        budget_s: seconds, from `begun`.
+        budget: the time for everything.
         machine, workers: on what it computes.
         console: where progress is shown.
         data_root: see `open_session`.
-        clock: seconds that count; `begun` is its time at the start.
-        start_s: seconds that starting the workers of a stage, and a run, takes beside its training.
+        start_s: seconds that starting the workers of a stage takes; None measures them.
     """
 
     name: str
     photographs: Photographs
     trunk: Trunk
     results: Path
-    budget_s: float
+    budget: Budget
     machine: Machine
     workers: int | None
     console: Console
     data_root: Path | None = None
-    clock: Callable[[], float] = time.monotonic
-    start_s: float = 12.0
-    begun: float = field(init=False)
+    start_s: float | None = None
     stages: list[Stage] = field(default_factory=list)
-    _past: dict[str, Stage] = field(default_factory=dict)
-    _plan: Plan | None = None
-    _is_done: bool = False
+    decisions: Decisions = field(init=False)
+    _labels_s: float = 0.0
+    _course: dict[str, Standing] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
-        self.begun = self.clock()
+        of = {"target": dict(self.photographs.target), "trunk": asdict(self.trunk)}
+        self.decisions = Decisions(self.path.with_suffix(".json"), of)
 
-    # --- time ---
+    def recall(self) -> int:
+        """Takes up what an earlier command of this name has decided and spent; how many stages.
 
-    @property
-    def left_s(self) -> float:
-        """Seconds of the budget that are left."""
-        return self.budget_s - (self.clock() - self.begun)
+        Raises:
+            BenchError: it was about other images, weights or recipes.
+        """
+        self.decisions.recall(self._arms().keys())
+        self.budget.earlier_s = self.decisions.spent_s
+        return len(self.decisions.stages)
 
     # --- the grid file ---
 
@@ -186,14 +176,15 @@ class Race:
         arms = [*floor_arms(self.trunk), *tuned_arms(self.trunk), SCRATCH]
         return {arm.name: arm for arm in arms}
 
-    def _grid(self) -> dict[str, Any]:
+    def _write(self) -> None:
+        """The grid file as far as the race is, and what is decided."""
         arms = self._arms()
         experiments = {
             f"{stage.name}-{name}": self._experiment(stage, arms[name])
             for stage in self.stages
             for name in stage.arms
         }
-        return {
+        grid = {
             "name": self.name,
             "about": f"a race of recipes on {self.photographs.target['root']}",
             "defaults": {
@@ -204,6 +195,13 @@ class Race:
             },
             "experiments": experiments,
         }
+        write_atomic(self.path, yaml.safe_dump(grid, sort_keys=False, allow_unicode=True))
+        self._keep()
+
+    def _keep(self) -> None:
+        if not self.decisions.done:
+            self.decisions.spent_s = self.budget.spent_s
+        self.decisions.keep()
 
     @property
     def _batch(self) -> int:
@@ -221,83 +219,48 @@ class Race:
             cell["train.evaluate_every"] = epochs
         if stage.on_all:
             cell |= {"target.val_from": "extra", "target.val_per_class": 0}
-        return {"about": arm.words, "set": cell, "axes": {"seed": list(range(stage.seeds))}}
-
-    # --- what an interrupted command had decided ---
-
-    @property
-    def _state(self) -> Path:
-        return self.path.with_suffix(".json")
-
-    @property
-    def _of(self) -> dict[str, Any]:
-        """What the race is about; another one must have another name."""
-        return {"target": dict(self.photographs.target), "trunk": asdict(self.trunk)}
-
-    def recall(self) -> int:
-        """Takes up what an earlier command of this name has decided; how many stages.
-
-        Raises:
-            BenchError: it was about other images or weights.
-        """
-        try:
-            state = json.loads(self._state.read_text(encoding="utf-8"))
-            stages = [Stage(**{**one, "arms": tuple(one["arms"])}) for one in state["stages"]]
-            plan = state["plan"]
-            if plan is not None:
-                plan = Plan(plan["size"], tuple(Rung(**rung) for rung in plan["rungs"]))
-        except FileNotFoundError:
-            return 0
-        except (OSError, ValueError, TypeError, KeyError, AttributeError):
-            raise BenchError(
-                f"{self._state} cannot be read", hint="delete it to begin the race anew"
-            ) from None
-        if state.get("of") != self._of:
-            raise BenchError(
-                f"a race of the name {self.name!r} on other images or weights lies in {self.path}",
-                hint="give this one another --name, or another --results",
-            )
-        gone = sorted({name for stage in stages for name in stage.arms} - self._arms().keys())
-        if gone:
-            raise BenchError(
-                f"{self._state} names the recipe {gone[0]!r}, which there is no more",
-                hint="give this race another --name, or delete the file to begin it anew",
-            )
-        self._past = {stage.name: stage for stage in stages}
-        self._plan, self._is_done = plan, bool(state.get("done"))
-        return len(self._past)
-
-    def _keep(self, *, done: bool = False) -> None:
-        """Writes down what has been decided."""
-        decided = self._past | {stage.name: stage for stage in self.stages}
-        state = {
-            "of": self._of,
-            "plan": None if self._plan is None else asdict(self._plan),
-            "stages": [asdict(stage) for stage in decided.values()],
-            "done": done or self._is_done,
-        }
-        write_atomic(self._state, json.dumps(state, indent=1))
-
-    def _decided(self, stage: Stage) -> Stage:
-        """The stage as it was decided before, if it was."""
-        return self._past.get(stage.name, stage)
+        stopped = self.decisions.stopped.get(f"{stage.name}-{arm.name}")
+        about = arm.words if stopped is None else f"{arm.words}; {given_up(stopped)}"
+        return {"about": about, "set": cell, "axes": {"seed": list(range(stage.seeds))}}
 
     # --- stages ---
 
-    def _run(self, stage: Stage) -> Session:
-        """Runs what is missing of a stage.
+    def _run(self, stage: Stage, reserve_s: float = 0.0) -> Session:
+        """Runs what is missing of a stage; what the time is over for is given up.
+
+        Args:
+            stage: what to run.
+            reserve_s: seconds that are left for what comes after it.
 
         Raises:
             BenchError: a run failed.
         """
         self.stages.append(stage)
-        grid = yaml.safe_dump(self._grid(), sort_keys=False, allow_unicode=True)
-        write_atomic(self.path, grid)
-        self._keep()
-        session = self._open(stage)
-        where = placement(self.workers, self.machine)
-        tally = run_here(session, self.console, self.machine, where, retry_failed=True)
+        self.decisions.stages[stage.name] = stage
+        self._write()
+        session, decisions = self._open(stage), self.decisions
+        if not session.only:
+            return session
+        kept_at = self.budget.clock()
+
+        def is_over() -> bool:
+            nonlocal kept_at
+            if self.budget.clock() - kept_at > _KEEP_EVERY_S:
+                kept_at = self.budget.clock()
+                self._keep()
+            return not decisions.done and self.budget.left_s < reserve_s
+
+        tally = run_here(
+            session,
+            self.console,
+            self.machine,
+            placement(self.workers, self.machine),
+            retry_failed=True,
+            forecast=Forecast({}),
+            is_over=is_over,
+        )
         if tally.interrupted:
+            self._keep()
             raise KeyboardInterrupt
         if tally.failures:
             raise BenchError(
@@ -305,39 +268,55 @@ class Race:
                 f"{tally.failures[0][1]}",
                 hint=f"bench logs {tally.failures[0][0][:12]} --results {self.results} has more",
             )
+        for key, epochs in tally.stopped.items():
+            for name in session.plan.runs[key].experiments:
+                decisions.stopped[name] = min(epochs, decisions.stopped.get(name, epochs))
+        for name in sorted(decisions.stopped.keys() & set(session.only)):
+            words = self._arms()[name.removeprefix(f"{stage.name}-")].words
+            self._say(f"  {words}: {given_up(decisions.stopped[name])}")
+        if tally.stopped:
+            self._write()
         return session
 
     def _open(self, stage: Stage | None) -> Session:
+        """The grid; of a stage the experiments that are not given up."""
         only = [f"{stage.name}-{arm}" for arm in stage.arms] if stage else []
         return open_session(
             self.path,
             results=self.results,
             data_root=self.data_root,
-            only=only,
+            only=[name for name in only if name not in self.decisions.stopped],
             folder="writable",
         )
 
     def _folders(self, session: Session, stage: Stage, arm: str) -> list[RunFolder]:
-        """The runs of an arm, by seed."""
+        """The finished runs of an arm, by seed."""
         wanted = [
             run
             for run in session.plan.runs.values()
             if f"{stage.name}-{arm}" in run.experiments and run.role != "source"
         ]
         wanted.sort(key=lambda run: run.spec.seeds.order)
-        return [session.store.folder(run.id, run.spec) for run in wanted]
+        folders = [session.store.folder(run.id, run.spec) for run in wanted]
+        return [folder for folder in folders if folder.record_path.is_file()]
 
-    def _standings(self, session: Session, stage: Stage) -> list[Standing]:
-        """The arms of a stage, the best first; a run that diverged counts as chance.
+    def _judge(self, session: Session, stage: Stage) -> list[Standing]:
+        """The arms of a stage that are finished, the best first; one that diverged is at chance.
 
         All stages are judged on the same draws of validation images.
         """
         arms, found = self._arms(), []
         for name in stage.arms:
-            folders = self._folders(session, stage, name)[: self._seeds]
-            pairs = [_validated(folder) for folder in folders]
-            accuracy, loss = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
-            found.append(Standing(arms[name], stage, accuracy, loss))
+            pairs = [_validated(f) for f in self._folders(session, stage, name)[: self._seeds]]
+            if len(pairs) == self._seeds:
+                accuracy, loss = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
+                found.append(Standing(arms[name], stage, accuracy, loss))
+        self._course |= {standing.arm.name: standing for standing in found}
+        for name in stage.arms:
+            epochs = self.decisions.stopped.get(f"{stage.name}-{name}")
+            before = self._course.get(name, Standing(arms[name], stage, None, float("inf")))
+            if epochs is not None and before not in found:
+                self._course[name] = replace(before, end=given_up(epochs))
         return sorted(found, key=lambda standing: standing.order)
 
     # --- the whole ---
@@ -350,102 +329,207 @@ class Race:
             KeyboardInterrupt: it was interrupted; the same command goes on.
         """
         rates = self._rates()
-        size = self._size(rates) if self._plan is None else self._plan.size
+        size = self._size(rates) if self.decisions.plan is None else self.decisions.plan.size
         epoch_s = self._epoch_s(rates[size])
-        frozen = tuple(arm.name for arm in floor_arms(self.trunk))
-        side = self._floor_size(rates)
-        floor = self._decided(Stage("floor", frozen, 0, side, self.photographs.draws))
-        self._say(f"floor: classifiers on features at {floor.size} pixels")
-        best = self._standings(self._run(floor), floor)
-        self._say_standings(best)
-        seeds = self._seeds
-        if self._plan is None:
-            self._plan = Plan(size, self._rungs(epoch_s))
-        for number, rung in enumerate(self._plan.rungs, 1):
+        floor, best = self._floor(rates)
+        if self.decisions.plan is None:
+            self.decisions.plan = Plan(size, self._rungs(epoch_s))
+        for number, rung in enumerate(self.decisions.plan.rungs, 1):
             kept = [s.arm.name for s in best if s.arm.name not in floor.arms]
             names = (kept or [arm.name for arm in tuned_arms(self.trunk)])[: rung.arms]
-            stage = Stage(f"rung-{number}", tuple(names), rung.epochs, size, seeds)
+            stage = Stage(f"rung-{number}", tuple(names), rung.epochs, size, self._seeds)
             least = max((s.stage.epochs for s in best), default=0) + 1
             stage = self._decided(self._in_time(stage, epoch_s, least))
-            if not stage.epochs or (self._is_done and stage.name not in self._past):
+            is_new = stage.name not in self.decisions.stages
+            if not stage.epochs or (self.decisions.done and is_new):
                 self._say(f"{stage.name} is left out: there is no time for it")
                 break
+            self._drop(best, stage)
             self._say(
-                f"{stage.name}: {counted(len(names), 'recipe')}, "
+                f"{stage.name}: {counted(len(stage.arms), 'recipe')}, "
                 f"the time of {counted(stage.epochs, 'epoch')} each at {stage.size} pixels, "
                 f"about {duration(self._stage_s(stage, epoch_s))}"
             )
-            before = self.clock()
-            standings = self._standings(self._run(stage), stage)
-            epoch_s *= self._correction(stage, epoch_s, self.clock() - before)
-            others = [s for s in best if s.arm.name in floor.arms]
+            before = self.budget.clock()
+            # What was judged before can win: time to train it on all labels is left to it.
+            trained = [s.stage for s in best if s.stage.epochs]
+            reserve_s = self._final_s(trained[0], epoch_s, 1) if trained else 0.0
+            standings = self._judge(self._run(stage, reserve_s), stage)
+            if len(standings) == len(stage.arms):
+                epoch_s *= self._correction(stage, epoch_s, self.budget.clock() - before)
+            finished = {s.arm.name for s in standings}
+            others = [s for s in best if s.arm.name in {*floor.arms, *stage.arms} - finished]
             best = sorted([*standings, *others], key=lambda standing: standing.order)
             self._say_standings(best)
+            if len(standings) < len(stage.arms):
+                break
         return self._finish(best, floor, epoch_s)
+
+    def _drop(self, best: Sequence[Standing], stage: Stage) -> None:
+        """Notes which arms a rung goes on without."""
+        for standing in best:
+            name = standing.arm.name
+            if standing.stage.epochs and name not in stage.arms:
+                end = f"dropped after {standing.stage.name}"
+                self._course[name] = replace(standing, end=end)
+
+    def _floor(self, rates: Mapping[int, float]) -> tuple[Stage, list[Standing]]:
+        """The classifiers on features, which every other arm has to beat.
+
+        Raises:
+            BenchError: there is no time for them.
+        """
+        frozen = tuple(arm.name for arm in floor_arms(self.trunk))
+        side = self._floor_size(rates)
+        floor = self._decided(Stage("floor", frozen, 0, side, self.photographs.draws))
+        needed = self._features_s(rates[floor.size]) + self._started_s
+        if floor.name not in self.decisions.stages and needed > self.budget.left_s:
+            total = self.budget.spent_s + needed + self.budget.end_s
+            raise BenchError(
+                f"classifiers on features of {counted(self._images, 'image')} take about "
+                f"{duration(needed)} here, and --budget leaves "
+                f"{duration(max(0.0, self.budget.left_s))} for them",
+                hint=f"--budget {-(-int(1.5 * total) // 60)}m is enough for an answer, or name a "
+                "smaller network with --model",
+            )
+        self._say(f"floor: classifiers on features at {floor.size} pixels")
+        session = self._run(floor)
+        best = self._judge(session, floor)
+        if not best:
+            self.decisions.stopped.clear()
+            self._write()
+            raise BenchError(
+                f"the budget of {duration(self.budget.total_s)} is spent before a classifier on "
+                "features was fitted",
+                hint="the same command with a longer --budget goes on",
+            )
+        folders = [f for arm in floor.arms for f in self._folders(session, floor, arm)]
+        self._reserve_labels(max(_seconds(folder) for folder in folders))
+        self._say_standings(best)
+        return floor, best
 
     def _finish(self, best: Sequence[Standing], floor: Stage, epoch_s: float) -> Result:
         winner = best[0]
         stage = winner.stage
-        if winner.arm.name in floor.arms:
-            final = floor
-        elif self._keeps(stage, epoch_s):
-            final = stage
-            self._say(f"final: {winner.arm.words}, as it is: there is no time to train it on all")
-        else:
-            seeds = next(
-                (
-                    n
-                    for n in range(_MOST_SEEDS, 1, -1)
-                    if self._final_s(stage, epoch_s, n) < self.left_s
-                ),
-                1,
-            )
-            names = (winner.arm.name,)
-            final = Stage("final", names, stage.epochs, stage.size, seeds, on_all=True)
-            final = self._decided(final)
-            seeds = final.seeds
-            self._say(
-                f"final: {winner.arm.words}, on all labels, {counted(seeds, 'seed')}, "
-                f"about {duration(self._final_s(stage, epoch_s, seeds))}"
-            )
-            self._run(final)
-        scratch = None
+        final = floor if winner.arm.name in floor.arms else self._final(winner, epoch_s)
         one = Stage("scratch", (SCRATCH.name,), max(stage.epochs, 8), stage.size, 1, on_all=True)
-        in_time = stage.epochs and not self._is_done
-        if one.name in self._past or (in_time and self._final_s(one, epoch_s, 1) < self.left_s):
-            scratch = self._decided(one)
+        in_time = stage.epochs and not self.decisions.done
+        in_time = in_time and self._final_s(one, epoch_s, 1) < self.budget.left_s
+        scratch = []
+        if one.name in self.decisions.stages or in_time:
+            one = self._decided(one)
             self._say(f"scratch: for comparison, about {duration(self._stage_s(one, epoch_s))}")
-            self._run(scratch)
-        self._keep(done=True)
+            scratch = self._folders(self._run(one), one, SCRATCH.name)
         session = self._open(None)
         frozen = min((s for s in best if s.arm.name in floor.arms), key=lambda s: s.order)
         floor_run = self._folders(session, floor, frozen.arm.name)[0]
-        self._say("labels: each image by classifiers that were not fitted to it")
-        context = Context(**context_of(session, self.machine))
-        labels = look_at_labels(floor_run, context)
+        labels = self._labels(floor_run, session)
+        self._keep()
+        self.decisions.done = True
+        self._keep()
         return Result(
             session,
             best,
+            self._ended(best),
+            self.decisions.stopped,
             self._folders(session, final, winner.arm.name),
             (floor_run, frozen.arm.words),
-            self._folders(session, scratch, SCRATCH.name)[0] if scratch else None,
+            scratch[0] if scratch else None,
             labels,
-            self.clock() - self.begun,
+            self.decisions.spent_s,
         )
+
+    def _final(self, winner: Standing, epoch_s: float) -> Stage:
+        """Trains the winner on all labels; gives the stage whose runs are the model."""
+        stage = winner.stage
+        if self._keeps(stage, epoch_s):
+            self._say(f"final: {winner.arm.words}, as it is: there is no time to train it on all")
+            return stage
+        fitting = (
+            n
+            for n in range(_MOST_SEEDS, 1, -1)
+            if self._final_s(stage, epoch_s, n) < self.budget.left_s
+        )
+        names, seeds = (winner.arm.name,), next(fitting, 1)
+        final = Stage("final", names, stage.epochs, stage.size, seeds, on_all=True)
+        final = self._decided(final)
+        self._say(
+            f"final: {winner.arm.words}, on all labels, {counted(final.seeds, 'seed')}, "
+            f"about {duration(self._final_s(stage, epoch_s, final.seeds))}"
+        )
+        if self._folders(self._run(final), final, winner.arm.name):
+            return final
+        self._say("  the model is the one that won, trained without the validation images")
+        return stage
+
+    def _ended(self, best: Sequence[Standing]) -> list[Standing]:
+        """The course of all arms, with why each of them ended."""
+        winner = best[0].arm.name
+        return [
+            replace(s, end="chosen" if name == winner else s.end or "behind the winner")
+            for name, s in self._course.items()
+        ]
+
+    def _labels(self, floor: RunFolder, session: Session) -> Labels | None:
+        """What features say of the labels, if there is time to compute them."""
+        left_s = self.budget.left_s + self.budget.end_s - self._writing_s
+        if not self.decisions.done and self._labels_s > left_s:
+            self._say("labels: not checked: there is no time")
+            return None
+        self._say("labels: each image by classifiers that were not fitted to it")
+        return look_at_labels(floor, Context(**context_of(session, self.machine)))
 
     # --- what things cost ---
 
     def _rates(self) -> dict[int, float]:
         sizes = [round(self.trunk.size * share / 32) * 32 for share in SMALLER]
-        of_cpu = self.clock is not time.monotonic
-        rates = training_rates(self.trunk.model, sizes, self.machine.device, of_cpu=of_cpu)
-        return {size: rate for size, rate in rates.items() if rate > 0}
+        of_cpu = self.start_s is not None
+        speed = measure_speed(self.trunk.model, sizes, self.machine.device, of_cpu=of_cpu)
+        if self.start_s is None:
+            self.start_s = speed.start_s + _PLANNING_S
+        self.budget.end_s = self._writing_s
+        return {size: rate for size, rate in speed.images_per_s.items() if rate > 0}
+
+    @property
+    def _started_s(self) -> float:
+        """Seconds until the workers of a stage train."""
+        return self.start_s or 0.0
+
+    @property
+    def _writing_s(self) -> float:
+        """Seconds that the model, its card and the sheet of mistakes take; libraries, mostly."""
+        return 0.5 * self._started_s
+
+    @property
+    def _images(self) -> int:
+        return self.photographs.train + self.photographs.test
+
+    @property
+    def _workers(self) -> int:
+        return placement(self.workers, self.machine).workers
+
+    def _features_s(self, rate: float) -> float:
+        """Seconds of one worker for the features of all images, at a size's rate of training."""
+        return self._images / (_FORWARD * rate)
+
+    def _reserve_labels(self, fit_s: float) -> None:
+        """Leaves time to look at the labels, unless it is much.
+
+        Args:
+            fit_s: what the features of all labelled images and a classifier on them took.
+        """
+        self._labels_s = 1.5 * fit_s + 1.0
+        if self._labels_s < LABELS_SHARE * self.budget.total_s:
+            self.budget.end_s = self._writing_s + self._labels_s
 
     def _epoch_s(self, rate: float) -> float:
         """Wall-clock seconds of an epoch of one arm, all workers busy."""
-        workers = placement(self.workers, self.machine).workers
-        crowded = 1.2 if workers > 1 else 1.0  # processes share caches and memory
-        return self.photographs.train * crowded / rate / workers
+        crowded = 1.2 if self._workers > 1 else 1.0  # processes share caches and memory
+        return self.photographs.train * crowded / rate / self._workers
+
+    def _decided(self, stage: Stage) -> Stage:
+        """The stage as it was decided before, if it was."""
+        return self.decisions.stages.get(stage.name, stage)
 
     @property
     def _seeds(self) -> int:
@@ -454,13 +538,12 @@ class Race:
 
     def _floor_size(self, rates: Mapping[int, float]) -> int:
         """The largest side whose features are computed in `FLOOR_SHARE` of the time."""
-        images = self.photographs.train + self.photographs.test
-        room = self.budget_s * FLOOR_SHARE * placement(self.workers, self.machine).workers
-        fitting = [size for size, rate in rates.items() if images / (_FORWARD * rate) <= room]
+        room = self.budget.total_s * FLOOR_SHARE * self._workers
+        fitting = [size for size, rate in rates.items() if self._features_s(rate) <= room]
         return max(fitting, default=min(rates))
 
     def _size(self, rates: Mapping[int, float]) -> int:
-        room = self.budget_s * RACE_SHARE - 4 * self.start_s
+        room = self.budget.total_s * RACE_SHARE - self.budget.spent_s - 4 * self._started_s
         fitting = [
             size
             for size, rate in rates.items()
@@ -473,11 +556,14 @@ class Race:
         return max(fitting, default=min(rates))
 
     def _rungs(self, epoch_s: float) -> tuple[Rung, ...]:
-        room = self.budget_s * RACE_SHARE - (self.clock() - self.begun) - 3 * self.start_s
+        room = self.budget.total_s * RACE_SHARE - self.budget.spent_s - 3 * self._started_s
         found = rungs(len(tuned_arms(self.trunk)), max(0.0, room) / epoch_s / self._seeds)
         if not found:
             found = alone(
-                (self.left_s - self.start_s) / epoch_s / (1 - VALIDATION_SHARE) / self._seeds
+                (self.budget.left_s - self._started_s)
+                / epoch_s
+                / (1 - VALIDATION_SHARE)
+                / self._seeds
             )
         if not found:
             self._say("there is no time to train the network: a longer --budget has some")
@@ -490,9 +576,9 @@ class Race:
 
     def _keeps(self, stage: Stage, epoch_s: float) -> bool:
         """Whether a run of a stage is the model as it is."""
-        if self._is_done or "final" in self._past:
-            return "final" not in self._past
-        return self._is_alone(stage) and self._final_s(stage, epoch_s, 1) > self.left_s
+        if self.decisions.done or "final" in self.decisions.stages:
+            return "final" not in self.decisions.stages
+        return self._final_s(stage, epoch_s, 1) > self.budget.left_s
 
     def _is_alone(self, stage: Stage) -> bool:
         """Whether a stage is all that there is time for, so that nothing is trained after it."""
@@ -508,34 +594,50 @@ class Race:
             needed = self._stage_s(fitting, epoch_s)
             if not self._is_alone(stage):
                 needed += self._final_s(fitting, epoch_s, 1)
-            if needed <= self.left_s:
+            if needed <= self.budget.left_s:
                 return fitting
         return replace(stage, epochs=0)
 
     def _stage_s(self, stage: Stage, epoch_s: float) -> float:
-        workers = placement(self.workers, self.machine).workers
         runs = len(stage.arms) * stage.seeds
-        full = -(-runs // workers) * workers  # the last runs leave workers without work
+        full = -(-runs // self._workers) * self._workers  # the last runs leave workers without work
         share = 1.0 if stage.on_all else 1.0 - VALIDATION_SHARE
-        return self.start_s + full * stage.epochs * share * epoch_s
+        return self._started_s + full * stage.epochs * share * epoch_s
 
     def _final_s(self, stage: Stage, epoch_s: float, seeds: int) -> float:
         one = Stage("final", stage.arms[:1], stage.epochs, stage.size, seeds, on_all=True)
         return self._stage_s(one, epoch_s)
 
     def _correction(self, stage: Stage, epoch_s: float, took_s: float) -> float:
-        expected = self._stage_s(stage, epoch_s) - self.start_s
-        return min(3.0, max(0.5, (took_s - self.start_s / 2) / expected)) if took_s > 5 else 1.0
+        expected = self._stage_s(stage, epoch_s) - self._started_s
+        return min(3.0, max(0.5, (took_s - self._started_s / 2) / expected)) if took_s > 5 else 1.0
 
     # --- words ---
 
     def _say(self, text: str) -> None:
-        spent = duration(self.clock() - self.begun)
+        spent = duration(self.budget.spent_s)
         self.console.print(f"{spent:>12}  {text}", highlight=False)
 
     def _say_standings(self, best: Sequence[Standing]) -> None:
-        shown = ", ".join(f"{s.arm.words} {100 * s.accuracy:.1f} %" for s in best[:4])
+        shown = ", ".join(f"{s.arm.words} {100 * (s.accuracy or 0.0):.1f} %" for s in best[:4])
         self._say(f"  on validation images: {shown}")
+
+
+def given_up(epochs: tuple[int, int]) -> str:
+    """Why an arm has no result, where the time was over.
+
+    >>> given_up((3, 10)), given_up((0, 0))
+    ('given up after 3 of 10 epochs, as the time was over', 'given up, as the time was over')
+    """
+    trained, of = epochs
+    after = f" after {trained} of {counted(of, 'epoch')}" if of else ""
+    return f"given up{after}, as the time was over"
+
+
+def _seconds(folder: RunFolder) -> float:
+    """What a finished run took."""
+    record = folder.record()
+    return 0.0 if record is None else float(record["row"]["seconds"])
 
 
 def _validated(folder: RunFolder) -> tuple[float, float]:
@@ -549,20 +651,3 @@ def _validated(folder: RunFolder) -> tuple[float, float]:
     if "c" in last:  # a classifier on features: a row for each C, the best is kept
         last = max(rows, key=lambda row: float(row["val_top1_accuracy"]))
     return float(last["val_top1_accuracy"]), float(last["val_loss"])
-
-
-def parse_budget(text: str) -> float:
-    """Seconds of a text such as `30m`, `1h`, `1h30m`, `90s`.
-
-    Raises:
-        BenchError: it is none.
-
-    >>> parse_budget("1h30m"), parse_budget("20m")
-    (5400.0, 1200.0)
-    """
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip().lower())
-    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
-    total = float(hours * 3600 + minutes * 60 + seconds)
-    if not total:
-        raise BenchError(f"--budget is {text!r}", hint="write a time such as 30m, 1h or 1h30m")
-    return total

@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from bench.core.errors import BenchError
-from bench.race.race import parse_budget
+from bench.race.budget import Budget, parse_budget
 from bench.race.schedule import LEAST_EPOCHS, MOST_EPOCHS, cost, rungs
 from bench.results.mistakes import paired_interval
 
@@ -50,6 +50,15 @@ def test_budgets_are_times(text: str, seconds: int) -> None:
 def test_what_is_no_time_is_refused(text: str) -> None:
     with pytest.raises(BenchError, match="write a time such as"):
         parse_budget(text)
+
+
+def test_a_budget_goes_on_with_what_earlier_commands_have_spent() -> None:
+    now = 100.0
+    budget = Budget(60.0, lambda: now)
+    now = 110.0
+    assert (budget.spent_s, budget.left_s) == (10.0, 50.0)
+    budget.earlier_s, budget.end_s = 20.0, 5.0
+    assert (budget.spent_s, budget.left_s) == (30.0, 25.0)
 
 
 @pytest.mark.parametrize(("images", "only_one", "only_other"), [(60, 0.08, 0.03), (200, 0.1, 0.1)])

@@ -297,9 +297,10 @@ class Format(Listed):
             value = str(value)
         parts = value if isinstance(value, tuple) else (value,)
         wrong = [part for part in parts if option.choices and part not in option.choices]
+        wrong += [part for part in parts if type(part) is int and part < 1 and not option.choices]
         if type(value) is not type(option.default) or wrong:
             shown = wrong[0] if wrong else value
-            kind = {bool: "true or false", int: "a whole number", str: "a text"}
+            kind = {bool: "true or false", int: "a whole number above 0", str: "a text"}
             allowed = nearest(str(shown), map(str, option.choices)) if option.choices else ""
             raise DataError(
                 f"option {name} of data set {self.name!r}: {shown!r} is not allowed",

@@ -24,6 +24,9 @@ from bench.specs.planned import Plan, PlannedRun
 _MOST_ATTEMPTS = 3
 """At a run whose worker died."""
 
+_GRACE_S = 8.0
+"""For a step and a checkpoint, once the time is over."""
+
 Listener = Callable[[Mapping[str, Any]], None]
 
 
@@ -49,6 +52,8 @@ class Pool:
         where: the number of processes, and the GPUs, of which each sees one or a team of them.
         listener: receives every event.
         environment: laid over that of the workers.
+        is_over: asked in each turn; once true, workers write their checkpoints and end, those
+            that take longer than `_GRACE_S` by force.
     """
 
     def __init__(
@@ -59,6 +64,7 @@ class Pool:
         where: Placement,
         listener: Listener,
         environment: Mapping[str, str] | None = None,
+        is_over: Callable[[], bool] = lambda: False,
     ) -> None:
         self.plan, self.store, self.context, self.where = plan, store, context, where
         self.listener, self.environment = listener, dict(environment or {})
@@ -68,6 +74,8 @@ class Pool:
         self.workers: list[_Worker] = []
         self.children = Children("bench.launch.local.worker")
         self.stopping = False
+        self.is_over = is_over
+        self.over_at: float | None = None
         self.failed_starts = 0
         self.usable: set[str] = set()
         self.unusable: set[str] = set()
@@ -107,6 +115,8 @@ class Pool:
 
     def _step(self) -> bool:
         self._remove_dead()
+        if not self.stopping and self.is_over():
+            self.stopping, self.over_at = True, time.monotonic()
         if self.stopping:
             return self._drain()
         self._repeat_due()
@@ -127,6 +137,8 @@ class Pool:
     def _drain(self) -> bool:
         self._send_stop()
         self._listen(0.1)
+        if self.over_at is not None and time.monotonic() - self.over_at > _GRACE_S:
+            return False
         return not all(worker.child.is_dead for worker in self.workers)
 
     def _ready(self, batch: Batch) -> bool:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import signal
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from types import FrameType
 from typing import Any
@@ -30,13 +30,21 @@ _FAILURES_SHOWN = 5
 
 @dataclass
 class Tally:
-    """What became of the runs of one command; `table` has the leaderboard's rows."""
+    """What became of the runs of one command.
+
+    Attributes:
+        failures: run id and message of each.
+        table: the leaderboard's rows.
+        interrupted: by the user.
+        stopped: runs that the time was over for: (epochs trained, epochs of the run) by id.
+    """
 
     done: int = 0
     diverged: int = 0
     failures: list[tuple[str, str]] = field(default_factory=list)
     table: list[dict[str, Any]] = field(default_factory=list)
     interrupted: bool = False
+    stopped: dict[str, tuple[int, int]] = field(default_factory=dict)
 
 
 def run_here(
@@ -46,8 +54,14 @@ def run_here(
     where: Placement,
     *,
     retry_failed: bool,
+    forecast: Forecast | None = None,
+    is_over: Callable[[], bool] = lambda: False,
 ) -> Tally:
     """Runs what is missing of a grid with local workers; writes the leaderboards at the end.
+
+    Args:
+        forecast: what the runs cost; None measures it.
+        is_over: once true, the runs that are not finished are stopped, see `Pool`.
 
     Ctrl-C asks the workers to write a checkpoint and ends; the same command continues. Runs that
     others start from are trained by `machine.gpus` processes each, see `bench.runs.distributed`.
@@ -64,7 +78,8 @@ def run_here(
         check_gpus(sources, machine.gpus, str(session.grid.path))
         say = functools.partial(console.print, highlight=False)
         environment = check_before(todo, machine.device, say, machine.gpus)
-        forecast = forecast_here(session, machine, retry_failed=retry_failed)
+        if forecast is None:
+            forecast = forecast_here(session, machine, retry_failed=retry_failed)
         cost = {run.id: forecast.seconds(run) or 10.0 for run in session.plan.runs.values()}
         display = _Display(console, session, todo, cost, tally, where.workers)
         pool = Pool(
@@ -74,6 +89,7 @@ def run_here(
             where,
             display.on_event,
             environment,
+            is_over,
         )
         bad = {"diverged", "damaged"} | (set() if retry_failed else {"failed", "blocked"})
         with display, _polite_interrupt(pool, display):
@@ -82,7 +98,9 @@ def run_here(
                 usable=[key for key, state in states.items() if state == "done"],
                 unusable=[key for key, state in states.items() if state in bad],
             )
-        tally.interrupted = pool.stopping
+        over = pool.over_at is not None
+        tally.interrupted = pool.stopping and not over
+        tally.stopped = {key: display.at.get(key, (0, 0)) for key in display.left} if over else {}
     tally.table = leaderboard.write(session.plan, session.store, session.board, session.records)
     return tally
 
@@ -157,7 +175,7 @@ class _Display:
         self.total = sum(cost[run.id] for run in todo)
         self.begun = time.monotonic()
         self.first_start: float | None = None
-        self.part: dict[str, float] = {}
+        self.at: dict[str, tuple[int, int]] = {}
         self.said_at = 0.0
         self.count = len(todo)
         self.progress = Progress(
@@ -186,7 +204,7 @@ class _Display:
             self.first_start = self.first_start or time.monotonic()
             self._now(f"{self._name(run_id)}")
         elif kind == "epoch":
-            self.part[run_id] = event["epoch"] / event["epochs"]
+            self.at[run_id] = (event["epoch"], event["epochs"])
             accuracy = event.get("val_top1_accuracy")
             shown = f" val {100 * accuracy:.1f} %" if accuracy is not None else ""
             self._now(f"{self._name(run_id)} epoch {event['epoch']}/{event['epochs']}{shown}")
@@ -206,7 +224,7 @@ class _Display:
         if status in ("elsewhere", "stopped") or run_id not in self.left:
             return
         self.left.discard(run_id)
-        self.part.pop(run_id, None)
+        self.at.pop(run_id, None)
         self.tally.done += status in ("done", "already")
         self.tally.diverged += status == "diverged"
         if status == "failed":
@@ -227,7 +245,8 @@ class _Display:
         """From the share of the forecast work that is done, once there is some."""
         if self.first_start is None:
             return ""
-        left = sum(self.cost[key] * (1 - self.part.get(key, 0.0)) for key in self.left)
+        parts = {key: done / epochs for key, (done, epochs) in self.at.items()}
+        left = sum(self.cost[key] * (1 - parts.get(key, 0.0)) for key in self.left)
         worked = time.monotonic() - self.first_start
         done = self.total - left
         if worked < 2 or done <= 0:
