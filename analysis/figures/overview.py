@@ -30,12 +30,14 @@ def verdicts(table: pd.DataFrame, ax: Axes) -> Axes:
     """Each claim of the papers: what their numbers say, and what was measured here.
 
     Args:
-        table: of `analysis.findings.evaluate.table`: claim, text, verdict, published_verdict.
+        table: of `analysis.findings.evaluate.table`: claim, text, verdict, here (the verdict on
+            these tasks alone), published_verdict.
     """
-    require(table, "the findings", ("claim", "text", "verdict", "published_verdict"))
+    columns = {"published_verdict": "published", "verdict": "here", "here": "on these\ntasks"}
+    require(table, "the findings", ("claim", "text", *columns))
     rows = table.to_dict("records")
     for y, row in enumerate(rows):
-        for x, name in enumerate(("published_verdict", "verdict")):
+        for x, name in enumerate(columns):
             colour, marker, fill = VERDICT_LOOKS[row[name]]
             ax.plot(
                 x,
@@ -52,8 +54,8 @@ def verdicts(table: pd.DataFrame, ax: Axes) -> Axes:
     for y in range(1, len(rows)):
         ax.axhline(y - 0.5, color="#E6E6E6", linewidth=0.6)
     ax.set_ylim(len(rows) - 0.4, -0.6)
-    ax.set_xlim(-9.4, 1.4)
-    ax.set_xticks([0, 1], ["published", "here"])
+    ax.set_xlim(-9.4, 2.4)
+    ax.set_xticks(range(len(columns)), list(columns.values()))
     ax.xaxis.tick_top()
     ax.tick_params(length=0)
     ax.grid(visible=False)

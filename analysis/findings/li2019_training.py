@@ -66,7 +66,7 @@ def c13(evidence: Evidence) -> list[Part]:
     runs = b[at_rate & b["status"].isin(["done", "diverged", NOT_CONVERGED])]
     if "not_converged" in runs.columns:
         runs = runs[runs["not_converged"] != "source"]
-    needed = f"train.lr: [{_TOO_HIGH:g}] for fine-tuning, seed: [0, 1, 2] or more class draws"
+    needed = f"train.lr: [{_TOO_HIGH:g}] for fine-tuning with more seeds or class draws"
     if runs.empty:
         return [missing(_AWAY, f"no run at rate {_TOO_HIGH:g}", needed)]
     unit = "task" if runs["task"].nunique() > 1 else "seed"

@@ -10,6 +10,7 @@ single values, so there an ordering is read as printed.
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import KW_ONLY, dataclass, replace
 from typing import Any, Literal
@@ -60,7 +61,8 @@ class Part:
         here: the verdict on these tasks alone.
         effect: in `unit`; the sign that the claim predicts is positive, unless `detail` says
             otherwise. `low` and `high` are the ends of its interval over `n` of what is `counted`.
-        p: unadjusted; `p_holm` adjusted for all comparisons that the leaderboard allows.
+        p: unadjusted; `p_holm` of the test that gave the verdict, adjusted for all comparisons that
+            the leaderboard allows.
         needed: what to run where there is not enough; `wanted` how many repetitions would do in
             all (`repetitions_wanted`), where there are some.
         test: what decides it; None for published numbers and where nothing can be tested.
@@ -119,7 +121,8 @@ class Part:
         general, here = (EQUAL if same and not sign else _VERDICTS[sign] for sign, same in levels)
         one = self.test.p_general is None
         verdict = here if one else general
-        part = replace(self, verdict=verdict, here=here, p_holm=decision.p)
+        decides = equal if verdict == EQUAL and equal is not None else decision
+        part = replace(self, verdict=verdict, here=here, p_holm=decides.p)
         if EQUAL in (verdict, here) and equal is not None:
             small = f"within ±{self.interest:g} {self.unit}, p (Holm) {p_value(equal.p)}"
             part = replace(part, detail="; ".join(t for t in (self.detail, small) if t))
@@ -236,18 +239,29 @@ def _to_run(parts: Sequence[Part]) -> list[str]:
     for part in parts:
         if part.needed and part.main:
             asked.setdefault(part.needed, []).append(part)
-    return [_how_many(group) + needed for needed, group in asked.items()]
+    return [_with_number(group, needed, len(parts) > 1) for needed, group in asked.items()]
 
 
-def _how_many(group: Sequence[Part]) -> str:
+_SEEDS = re.compile(r"[,;] seed: \[0, 1, 2\]| with three or more seeds( or class draws)?")
+
+
+def _with_number(group: Sequence[Part], needed: str, several: bool) -> str:
+    """What to run, and how often where that can be told; seeds are then not named besides."""
     counted = [part for part in group if part.wanted is not None]
     if not counted:
-        return ""
+        return needed
     most = max(counted, key=lambda part: part.wanted or 0)
     unit = most.counted if most.counted.endswith("s") else f"{most.counted}s"
-    if (most.wanted or 0) > MOST_REPETITIONS:
-        return f"over {MOST_REPETITIONS} {unit} instead of {most.n}, small as the effect is: "
-    return f"about {most.wanted} {unit} instead of {most.n}: "
+    if (most.wanted or 0) <= MOST_REPETITIONS:
+        number = f"about {most.wanted} {unit} instead of {most.n}"
+    elif several:
+        number = f"over {MOST_REPETITIONS} {unit} instead of {most.n} to decide {most.name!r} too"
+    else:
+        number = (
+            f"over {MOST_REPETITIONS} {unit} instead of {most.n}, as the effect is small beside "
+            "its spread"
+        )
+    return f"{number}: {_SEEDS.sub('', needed)}"
 
 
 # --- parts from published numbers ---------------------------------------------------------------
@@ -287,7 +301,7 @@ def ordered(
     bad = {label: d for label, d in differences.items() if d < least}
     estimate = student(list(differences.values()), unit="published row")
     if len(rows) < 3:
-        estimate = replace(estimate, low=None, high=None, p=None, note="")
+        estimate = replace(estimate, low=None, high=None, error=None, df=None, note="")
     text = _signed(differences)
     text = f"against it {_signed(bad)}; {text}" if bad else text
     return from_estimate(name, FAILS if bad else HOLDS, estimate, text, unit)
@@ -377,7 +391,13 @@ def _with_here(detail: str, e: Estimate, unit: str, rules: Rules) -> str:
     if here is None or here.low is None or here.high is None:
         return detail
     text = f"on these {e.n} tasks alone {here.value:+.3g} ({here.low:+.3g} to {here.high:+.3g})"
-    return "; ".join(part for part in (detail, f"{text} {unit}") if part)
+    text = f"{text} {unit}"
+    if e.low is not None and e.high is not None and e.high - e.low < here.high - here.low:
+        text += (
+            f", wider as it has the errors of seeds and test images, and the means of {e.n} tasks "
+            "may differ little by chance"
+        )
+    return "; ".join(part for part in (detail, text) if part)
 
 
 @dataclass(frozen=True)

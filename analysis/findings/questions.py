@@ -27,7 +27,7 @@ from bench.core.errors import DataError
 from bench.results.intervals import Estimate
 
 State = Literal["open", "decided", "stopped", "untested"]
-FUTILE = 0.1
+FUTILE = 0.06
 """A question is stopped whose chance of a verdict at the last look is smaller."""
 
 

@@ -24,10 +24,11 @@ from analysis.paper_tables.text import TITLE, paper_tables
 from analysis.report import other_tables as rest_of
 from analysis.report import tables as tables_of
 from analysis.report.figures import Numbers, Picture, gallery, numbers
-from analysis.report.summary import headline, unfinished
+from analysis.report.summary import headline, is_race, unfinished
 from analysis.text_tables import Table
 from bench.core.errors import DataError
 from bench.core.files import write_atomic
+from bench.core.paths import grid_file
 from bench.core.text import counted
 
 Mistakes = tuple[Sequence[str], Sequence[Table], Sequence[Picture]]
@@ -102,7 +103,8 @@ def build(
         )
     if done.empty:
         raise DataError(
-            f"{name}: none of {counted(len(board), 'run')} is finished", hint="run: bench grid GRID"
+            f"{name}: none of {counted(len(board), 'run')} is finished",
+            hint=f"run: bench grid {grid_file(name)}",
         )
     return compose(name, numbers(evidence, measured), png, more, mistakes)
 
@@ -128,7 +130,10 @@ def compose(
     return Report(
         title=f"How to fine-tune: {name}",
         about=tables_of.about(board),
-        headline=(*unfinished(board), *headline(found.gains, found.crossings, found.rates)),
+        headline=(
+            *unfinished(board),
+            *headline(found.gains, found.crossings, found.rates, is_race(board)),
+        ),
         sections=tuple(
             _own_first(
                 _sections(name, found, drawn[len(sheets) :]),

@@ -12,6 +12,7 @@ from analysis.figures import charts as figures
 from analysis.figures import features as figures_features
 from analysis.figures import overview as figures_overview
 from analysis.figures.style import canvas
+from analysis.findings.parts import UNDECIDED
 from analysis.leaderboard.labels import number
 from analysis.measurements.tables import Measurements
 from analysis.report.captions import moved
@@ -121,12 +122,15 @@ def claims(table: pd.DataFrame) -> tuple[Figure, str]:
     figure, (ax,) = canvas(height=0.9 + 0.23 * len(table))
     figures_overview.verdicts(table, ax)
     figures.legend_below(ax)
-    held, failed = (int((table["verdict"] == word).sum()) for word in ("holds", "fails"))
-    held_here, failed_here = (int((table["here"] == word).sum()) for word in ("holds", "fails"))
+    counts = [table[name].value_counts() for name in ("verdict", "here")]
+    here, alone = (
+        ", ".join(f"{n} {word}" for word, n in count.items() if word != UNDECIDED) or "none"
+        for count in counts
+    )
     return figure, (
-        f"Of {len(table)} claims {held} hold here, {failed} fail, and "
-        f"{len(table) - held - failed} lack evidence; read as statements about these tasks alone, "
-        f"{held_here} hold and {failed_here} fail. Left: the verdicts on the papers' own numbers."
+        f"Verdicts on {len(table)} claims, from the left on the papers' own numbers, here (as a "
+        "statement about tasks of this kind where there are three or more), and on these tasks "
+        f"alone. Decided here: {here}. On these tasks: {alone}."
     )
 
 

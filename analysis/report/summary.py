@@ -6,6 +6,7 @@ A recommendation is made only where a difference is decided together with all ot
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -53,7 +54,9 @@ def gain_text(row: Row, sign: int = 1) -> str:
     return f"{points} points ({interval_text(turned)})"
 
 
-def headline(gains: pd.DataFrame, crossings: pd.DataFrame, lr: pd.DataFrame) -> list[str]:
+def headline(
+    gains: pd.DataFrame, crossings: pd.DataFrame, lr: pd.DataFrame, race: bool = False
+) -> list[str]:
     """Three sentences: whether to copy, whether to tune or freeze, and what else matters most.
 
     A sentence about sources or methods is about what the sentence on tuning and freezing advises,
@@ -63,6 +66,7 @@ def headline(gains: pd.DataFrame, crossings: pd.DataFrame, lr: pd.DataFrame) -> 
         gains: of `analysis.findings.evaluate.examine`.
         crossings: of `analysis.comparisons.ratio_tables.crossings`.
         lr: of `analysis.comparisons.curves.lr_curves`.
+        race: whether the runs are those of `bench finetune`, see `is_race`.
     """
     main = gains[gains["main"]] if len(gains) else gains
     treatment = _Treatment.of(main)
@@ -74,10 +78,28 @@ def headline(gains: pd.DataFrame, crossings: pd.DataFrame, lr: pd.DataFrame) -> 
         for text, what in zip(said, ("training from scratch", "freezing"), strict=True)
         if not text
     ]
-    if len(found) < 3:
+    if len(found) < 3 and race:
+        found.append(_A_RACE)
+    elif len(found) < 3:
         more = " and ".join(missing) or "another source, another method or other learning rates"
-        found.append(f"The rest was not compared: add {more} to the grid.")
+        what = "The rest was not compared" if found else "No two recipes are compared here"
+        found.append(f"{what}: add {more} to the grid.")
     return found[:3]
+
+
+_STAGE = re.compile(r"(floor|rung-\d+|scratch|final)-.+")
+_A_RACE = (
+    "These runs are a race, in which validation images stop all recipes but the best, so no two "
+    "are compared to the end: which one won, and its accuracy, stand in the model's card "
+    "(README.md beside it); to compare recipes with intervals, run grids/own-images.yaml."
+)
+
+
+def is_race(board: pd.DataFrame) -> bool:
+    """Whether all runs are of the stages of `bench finetune`."""
+    cells = board["experiments"].dropna() if "experiments" in board.columns else []
+    names = {name for cell in cells for name in str(cell).split(";") if name}
+    return bool(names) and all(_STAGE.fullmatch(name) for name in names)
 
 
 def unfinished(board: pd.DataFrame) -> list[str]:

@@ -12,6 +12,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.comparisons.contrasts import QUESTIONS
+from analysis.findings.parts import UNDECIDED
 from analysis.leaderboard.labels import number
 from analysis.report.figures import Numbers
 from analysis.text_tables import DASH, Table
@@ -99,7 +100,9 @@ def how_to_read(n: Numbers) -> tuple[str, ...]:
         "counts at chance.",
         f"{n.evidence.rules.sentence()} Tested here: {counted(family, 'comparison')}, this page's "
         "answers and claims together. A verdict holds in general, for tasks of this kind, or on "
-        "these tasks alone.",
+        "these tasks alone. The interval in general comes from how much the tasks' means differ, "
+        "that of these tasks from seeds and test images: of few tasks the means may agree by "
+        "chance, and the interval in general is then the narrower one.",
     )
 
 
@@ -273,9 +276,12 @@ FINDINGS_TEXT = (
 
 
 def findings(table: pd.DataFrame) -> Table:
-    """Of `analysis.findings.evaluate.table`: measured beside published."""
-    lines = []
+    """Of `analysis.findings.evaluate.table`: measured beside published, where there are runs."""
+    lines, without = [], []
     for row in table.to_dict("records"):
+        if not is_known(row["effect"]) and row["verdict"] == row["here"] == UNDECIDED:
+            without.append(str(row["claim"]))
+            continue
         lines.append(
             (
                 f"{row['claim']}: {row['text']}",
@@ -304,8 +310,15 @@ def findings(table: pd.DataFrame) -> Table:
         ),
         tuple(lines),
         (4, 6),
-        "No effect: the runs or the published numbers that it needs do not exist. What would "
-        "decide a claim stands under Gaps.",
+        "No effect: the published numbers that it needs do not exist. What would decide a claim "
+        "stands under Gaps."
+        + (
+            f" {counted(len(without), 'claim has', 'claims have')} no runs here "
+            f"({', '.join(without)}); bench findings --published lists what the papers' numbers "
+            "say of them."
+            if without
+            else ""
+        ),
     )
 
 

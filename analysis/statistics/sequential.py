@@ -1,8 +1,10 @@
 """Tests that are looked at several times: boundaries that keep the level, and adjusted p-values.
 
-The level is spent over the looks as Lan and DeMets (1983, Biometrika 70) proposed, by their
-function of O'Brien and Fleming's type: very little at the first looks. What each look may spend is
-found by recursive integration (Armitage, McPherson, Rowe, 1969). Tests other than z-tests compare
+The level is spent over the looks as Lan and DeMets (1983, Biometrika 70) proposed, by the square of
+the information's share (the power family of Kim and DeMets, 1987, Biometrika 74): little at the
+first looks, and more than by O'Brien and Fleming's type, which needs more runs for the same power
+here (`benchmarks/SEQUENTIAL.md`). What each look may spend is found by recursive integration
+(Armitage, McPherson, Rowe, 1969). Tests other than z-tests compare
 their p-value with a look's nominal level (Jennison and Turnbull, 2000, ch. 3.3 and 11). The
 adjusted p-value is the smallest level of the whole at which its look's boundary is crossed; Holm's
 procedure on these is the group-sequential one of Ye et al. (2013, Statistics in Medicine 32).
@@ -12,7 +14,7 @@ from __future__ import annotations
 
 import functools
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -27,6 +29,8 @@ SHARES = (0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 1.0)
 """Of a grid's tasks, at which it is looked at."""
 LEAST_TASKS = 3
 """Of the first look."""
+POWER = 2
+"""Of the share of the information, by which the level is spent."""
 _NODES = 64
 _LEAST, _MOST = 1e-13, 0.999
 """Levels between which adjusted p-values are computed; above they are 1."""
@@ -36,28 +40,31 @@ def spent(share: float, level: float) -> float:
     """The part of a two-sided level that is spent by a share of the information.
 
     >>> round(spent(0.5, 0.05), 5), round(spent(1.0, 0.05), 5)
-    (0.00305, 0.05)
+    (0.0125, 0.05)
     """
-    return float(4 * special.ndtr(special.ndtri(level / 4) / math.sqrt(share)))
+    return level * share**POWER
 
 
 @functools.lru_cache(maxsize=4096)
-def boundaries(times: tuple[float, ...], level: float) -> tuple[float, ...]:
+def boundaries(
+    times: tuple[float, ...], level: float, spending: Callable[[float, float], float] = spent
+) -> tuple[float, ...]:
     """The absolute z-values that end a test at each of its looks.
 
     Args:
         times: shares of the information at the looks, rising, at most 1.
         level: two-sided, of all looks together.
+        spending: gives the part of the level that is spent by a share.
 
     >>> [round(z, 3) for z in boundaries((0.2, 0.4, 0.6, 0.8, 1.0), 0.05)]
-    [4.877, 3.357, 2.68, 2.29, 2.031]
+    [3.09, 2.714, 2.473, 2.28, 2.114]
     """
     found: list[float] = []
     nodes, weights = np.polynomial.legendre.leggauss(_NODES)
     # Where the sum of what was seen is while no look has ended the test, and with which mass.
     sums, masses, before, paid = np.zeros(1), np.ones(1), 0.0, 0.0
     for time in times:
-        step, paying = math.sqrt(time - before), spent(time, level)
+        step, paying = math.sqrt(time - before), spending(time, level)
         root = math.sqrt(time)
         side = (paying - paid) / 2
         z = _root(sums, masses, root, step, side)
@@ -84,7 +91,7 @@ def nominal_level(times: tuple[float, ...], level: float) -> float:
     """The two-sided level of the last of the looks alone.
 
     >>> round(nominal_level((0.5, 1.0), 0.05), 4)
-    0.049
+    0.0436
     """
     return level if times == (1.0,) else float(2 * special.ndtr(-boundaries(times, level)[-1]))
 
@@ -92,14 +99,13 @@ def nominal_level(times: tuple[float, ...], level: float) -> float:
 def adjusted_p(p: float, times: tuple[float, ...]) -> float:
     """The smallest level of all looks together at which the last of them ends the test.
 
-    >>> round(adjusted_p(0.05, (1.0,)), 4), round(adjusted_p(0.00305, (0.5,)), 4)
+    >>> round(adjusted_p(0.05, (1.0,)), 4), round(adjusted_p(0.0125, (0.5,)), 4)
     (0.05, 0.05)
     """
     if times == (1.0,):
         return p
     if len(times) == 1:
-        quantile = special.ndtri(max(p, 1e-300) / 4) * math.sqrt(times[0])
-        return min(1.0, float(4 * special.ndtr(quantile)))
+        return min(1.0, p / times[0] ** POWER)
     levels, ends = _table(times)
     z = -float(special.ndtri(max(p, 1e-300) / 2))
     if z >= ends[0]:
@@ -192,7 +198,7 @@ def conditional_power(p: float, looks: Looks, tasks: int, level: float) -> float
 
     >>> looks = Looks((4, 6, 8, 10))
     >>> round(conditional_power(0.5, looks, 6, 0.05), 2), conditional_power(0.5, looks, 10, 0.05)
-    (0.03, 0.0)
+    (0.02, 0.0)
     """
     share = tasks / looks.sizes[-1]
     if share >= 1:

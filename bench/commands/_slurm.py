@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import json
 import time
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from rich.console import Console, Group
 from rich.table import Table
+from rich.text import Text
 
 from bench.commands._options import marked
-from bench.commands._tables import status_table
-from bench.core.errors import BenchError, GridError, nearest
+from bench.commands._tables import RunState, status_table
+from bench.core.errors import BenchError, GridError, StoreError, nearest, refuse_repeated
 from bench.core.text import duration
 from bench.grid.expand import check_experiments
 from bench.grid.yaml import scalar
@@ -24,6 +26,7 @@ from bench.launch.slurm.settings import Kind, SlurmSettings, read_settings
 from bench.launch.slurm.states import STATES, RunView, Situation
 from bench.launch.slurm.submission import GridOnCluster, Outcome
 from bench.planning.workspace import Session
+from bench.results.leaderboard import read_rows
 from bench.results.lookup import find_run
 from bench.results.store import Store
 from bench.runs.distributed import check_gpus
@@ -41,6 +44,7 @@ def slurm_overrides(texts: Sequence[str] | None, **common: Any) -> list[tuple[st
     Raises:
         GridError: a text is not KEY=VALUE.
     """
+    refuse_repeated(texts or (), "--slurm-set")
     found: list[tuple[str, Any]] = []
     for text in texts or ():
         key, equals, value = text.partition("=")
@@ -177,7 +181,10 @@ def status_page(session: Session, outcome: Outcome) -> Group:
     """Counts by experiment, then the runs that run, wait, failed or are blocked."""
     found = outcome.situation
     states = {key: view.state for key, view in found.runs.items()}
-    parts: list[Any] = [status_table(session, _as_known(states)), _counted(found)]
+    known = _as_known(states)
+    counted = [RunState(run.experiments, run.role, known[run.id]) for run in session.wanted]
+    counts = status_table([e.name for e in session.experiments], counted)
+    parts: list[Any] = [counts, _counted(found)]
     if found.cluster == "down":
         parts.append(marked(found.trouble, "red"))
     table = Table("run", "state", "job", "detail", box=None, pad_edge=False)
@@ -195,6 +202,58 @@ def status_page(session: Session, outcome: Outcome) -> Group:
     notes = [*outcome.notes, *found.notes]
     parts += [marked(note, "yellow") for note in notes]
     return Group(*parts)
+
+
+def show_written_status(
+    session: Session, console: Console, note: Text, *, as_json: bool = False
+) -> None:
+    """`bench status` where the grid's images are not there: the states of its leaderboard.
+
+    Runs that have got a record since are counted by it.
+    """
+    names = {experiment.name for experiment in session.experiments}
+    rows = []
+    for row in read_rows(session.leaderboard()):
+        own = [name for name in str(row["experiments"] or "").split(";") if name]
+        if not own or names & set(own):
+            rows.append(row | {"experiments": own, "status": _since(row, session.store)})
+    counts = Counter(row["status"] for row in rows)
+    if as_json:
+        runs = [
+            {"id": row["run_id"], "experiments": row["experiments"], "state": row["status"]}
+            | {"reason": row.get("reason") or ""}
+            for row in rows
+        ]
+        whole = {
+            "grid": session.plan.name,
+            "results": str(session.store.root),
+            "leaderboard": str(session.leaderboard()),
+            "counts": {state: counts[state] for state in STATES},
+            "notes": [note.plain],
+            "runs": runs,
+        }
+        console.out(json.dumps(whole, indent=1), highlight=False)
+        return
+    states = [RunState(r["experiments"], str(r.get("role")), r["status"]) for r in rows]
+    console.print(status_table([e.name for e in session.experiments], states))
+    console.print(", ".join(f"{n} {state}" for state, n in counts.items()), highlight=False)
+    for row in [row for row in rows if row["status"] not in ("done", "diverged")][:_SHOWN]:
+        console.print(f"{row['run_id'][:12]}  {row['status']}  {row.get('reason') or ''}")
+    console.print(note, highlight=False)
+
+
+def _since(row: Mapping[str, Any], store: Store) -> str:
+    """The state of a leaderboard's run, by the record that it may have got since."""
+    state = str(row["status"])
+    if state in ("done", "diverged"):
+        return state
+    for folder in store.find(str(row["run_id"])):
+        try:
+            record = folder.record()
+        except StoreError:
+            return "damaged"
+        state = state if record is None else str(record["row"]["status"])
+    return state
 
 
 def _as_known(states: Mapping[str, str]) -> dict[str, str]:

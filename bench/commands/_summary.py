@@ -6,10 +6,11 @@ import itertools
 import re
 from collections import Counter
 from collections.abc import Sequence
+from typing import Literal
 
 from rich.text import Text
 
-from bench.commands._options import marked
+from bench.commands._options import GridChoice, marked
 from bench.commands.record_details import omitted_by_condition
 from bench.core.text import counted
 from bench.grid.presets import split_presets
@@ -31,6 +32,37 @@ def missing_lines(messages: Sequence[str]) -> list[str]:
         f"{', '.join(names)}\n  bench data list {names[0]}, for example, says where to get it and "
         "how it must lie; then --data-root FOLDER, where a folder per data set lies"
     ]
+
+
+def open_or_written(
+    chosen: GridChoice, folder: Literal["any", "existing"] = "existing"
+) -> tuple[Session, Text | None]:
+    """Opens a grid; where its images are not there, to show what was written of it last.
+
+    Returns:
+        The session, and where its ids are not the runs' because the images are not there, a line
+        that says so: what is shown is then the leaderboard.
+
+    Raises:
+        MissingDataError: the images are not there, and no leaderboard either.
+    """
+    from bench.data.places import MissingDataError
+
+    try:
+        return chosen.open(folder), None
+    except MissingDataError as error:
+        session = chosen.open(folder, allow_missing=True)
+        path = session.leaderboard()
+        if not path.is_file():
+            raise MissingDataError(
+                error.message,
+                place=error.place,
+                hint=f"{error.hint}; without its images the ids of the grid's runs are not known, "
+                f"and no leaderboard of them lies at {path}; bench show RUN works for each run in "
+                f"{session.store.runs}",
+            ) from None
+        text = f" {error.message}; what is shown is the leaderboard that lies at {path}"
+        return session, marked("images not found", "yellow", text)
 
 
 def leaderboard_lines(session: Session) -> list[str]:

@@ -20,6 +20,7 @@ from bench.results.aggregate import (
     of_experiment,
     setting_columns,
 )
+from bench.results.leaderboard import read_conditions
 from bench.results.states import to_do
 from bench.specs.planned import PlannedRun
 
@@ -121,24 +122,30 @@ def _totals(
     return text
 
 
-def status_table(session: Session, states: Mapping[str, str]) -> Table:
+class RunState(NamedTuple):
+    """What became of a run, and which experiments want it."""
+
+    experiments: Collection[str]
+    role: str
+    state: str
+
+
+def status_table(experiments: Sequence[str], runs: Sequence[RunState]) -> Table:
     """Counts of states per experiment."""
     names: tuple[str, ...] = ("done", "diverged", "failed", "damaged", "blocked", "missing")
-    if "damaged" not in states.values():
+    if not any(run.state == "damaged" for run in runs):
         names = tuple(name for name in names if name != "damaged")
     table = Table("experiment", box=None, pad_edge=False)
     for name in names:
         table.add_column(name, justify="right", style=_STYLES.get(name))
-    experiments = [e.name for e in session.experiments] + list(_WITHOUT_EXPERIMENT)
-    for experiment in experiments:
-        runs = [
-            run
-            for run in session.wanted
+    for experiment in (*experiments, *_WITHOUT_EXPERIMENT):
+        counts = Counter(
+            run.state
+            for run in runs
             if experiment in run.experiments
             or (not run.experiments and _WITHOUT_EXPERIMENT.get(experiment) == run.role)
-        ]
-        counts = Counter(states[run.id] for run in runs)
-        if runs:
+        )
+        if counts:
             table.add_row(experiment, *(str(counts[name]) for name in names))
     return table
 
@@ -170,6 +177,20 @@ def leaderboard_tables(
         for e in session.experiments
         for found in [conditions(of_experiment(table, e.name), baselines_of(e.name, session.plan))]
     ]
+
+
+def written_tables(session: Session, choose: Sequence[str] = ()) -> list[ExperimentView]:
+    """As `leaderboard_tables`, of the leaderboard as it was written last."""
+    rows = read_conditions(session.store, session.board or session.plan.name)
+    views = []
+    for experiment in session.experiments:
+        name, about = experiment.name, experiment.about
+        if found := [row for row in rows if row["experiment"] == name]:
+            views.append(experiment_table(name, about, best_of(found, choose), choose))
+        else:
+            text = f"{name}: {session.leaderboard()} has no row of this experiment"
+            views.append(ExperimentView((text,), Table()))
+    return views
 
 
 def experiment_table(

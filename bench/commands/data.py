@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import shlex
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -10,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 
 from bench.commands._options import DataRoot, Results, console, grouped, say
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, refuse_repeated
 
 if TYPE_CHECKING:
     from bench.data.inspection.compare import Side
@@ -84,6 +85,7 @@ def data_check(
 
     Ends with status 1 when there is a problem.
     """
+    from bench.data.datasets import DATASETS
     from bench.data.inspection.check import check
     from bench.data.inspection.compare import Side
 
@@ -92,6 +94,12 @@ def data_check(
         raise BenchError(
             "--against-option and --pairs are about another data set",
             hint="add --against OTHER PATH, or leave them out",
+        )
+    if path is None and name not in DATASETS and Path(name).exists():
+        kind = "manifest" if Path(name).suffix == ".csv" else "folder"
+        raise BenchError(
+            f"{name!r} is where images lie, not the name of a data set",
+            hint=f"bench data check {kind} {shlex.quote(name)}; names: bench data list",
         )
     side = Side(name, path, _options(option))
     report = check(
@@ -110,7 +118,7 @@ def data_check(
     bad = bool(report.problems)
     if against is not None:
         where = None if against[1] == "-" else against[1]
-        other = Side(against[0], where, _options(comparison.against_option))
+        other = Side(against[0], where, _options(comparison.against_option, "--against-option"))
         bad = _compare(side, other, comparison, data_root, results) or bad
     if bad:
         raise typer.Exit(1)
@@ -142,16 +150,17 @@ def _compare(
     return found.leaks > 0
 
 
-def _options(texts: list[str] | None) -> tuple[tuple[str, Any], ...]:
+def _options(texts: list[str] | None, flag: str = "--option") -> tuple[tuple[str, Any], ...]:
     """KEY=VALUE pairs, values read as in a grid."""
     from bench.grid.yaml import scalar
     from bench.specs.data import DataSpec
 
+    refuse_repeated(texts or (), flag)
     given = {}
     for text in texts or ():
         key, sign, value = text.partition("=")
         if not sign or not key:
-            raise BenchError(f"--option {text!r} is not KEY=VALUE", hint="such as partial=true")
+            raise BenchError(f"{flag} {text!r} is not KEY=VALUE", hint="such as partial=true")
         given[key] = scalar(value)
     return DataSpec(dataset="any", options=given).options  # type: ignore[arg-type]
 

@@ -12,6 +12,7 @@ import typer
 
 from bench.commands._options import (
     DataRoot,
+    GridChoice,
     Results,
     Set,
     VerdictRules,
@@ -21,6 +22,7 @@ from bench.commands._options import (
 )
 from bench.core.errors import BenchError
 from bench.core.files import write_atomic
+from bench.core.paths import grid_file
 from bench.core.text import counted, p_value
 
 if TYPE_CHECKING:
@@ -146,26 +148,23 @@ def evidence_of(
     from analysis.measurements import beside
     from analysis.measurements import tables as measuring
 
+    remarks = []
     if source.suffix in (".yaml", ".yml"):
         from analysis.leaderboard.of_grid import grid_board
-        from bench.commands._summary import damage_lines
-        from bench.planning.workspace import open_session
+        from bench.commands._summary import damage_lines, open_or_written
 
-        session = open_session(
-            source,
-            results=results,
-            data_root=data_root,
-            overrides=overrides,
-            folder="existing",
-        )
-        board = grid_board(session.plan, session.store, str(source))
-        board = boards.with_not_converged(board) if with_not_converged else board
-        found = measuring.measurements(session.plan, session.store)
-        heading = [_counts(board, str(source)), *_not_measured(found.missing)]
-        heading += beside.save(found, session.leaderboard())
-        heading += [str(line) for line in damage_lines(session)]
-        judged = with_looks(measuring.evidence(board, found), session.leaderboard())
-        return judged, heading
+        chosen = GridChoice(source, results, data_root, set_=list(overrides))
+        session, written = open_or_written(chosen)
+        if written is None:
+            board = grid_board(session.plan, session.store, str(source))
+            board = boards.with_not_converged(board) if with_not_converged else board
+            found = measuring.measurements(session.plan, session.store)
+            heading = [_counts(board, str(source)), *_not_measured(found.missing)]
+            heading += beside.save(found, session.leaderboard())
+            heading += [str(line) for line in damage_lines(session)]
+            judged = with_looks(measuring.evidence(board, found), session.leaderboard())
+            return judged, heading
+        source, overrides, remarks = session.leaderboard(), (), [str(written)]
     if overrides:
         raise BenchError("--set belongs to a grid", hint="give a grid file, or leave --set out")
     if source.is_dir():
@@ -179,7 +178,7 @@ def evidence_of(
     notes = [f"note: {note}" for note in board.attrs.get("notes", [])]
     measured = None if source.is_dir() else beside.load(source)
     judged = with_looks(measuring.evidence(board, measured), source)
-    return judged, [_counts(board, said), *notes]
+    return judged, [_counts(board, said), *notes, *remarks]
 
 
 def _not_measured(sentences: Sequence[str], most: int = 2) -> list[str]:
@@ -201,7 +200,8 @@ def _counts(board: pd.DataFrame, place: str) -> str:
         text = f"{place}: none of {counted(len(statuses), 'run')} on a target"
         at_chance = int((statuses == NOT_CONVERGED).sum())
         if not at_chance:
-            return f"{text} has a result; run: bench grid GRID"
+            grid = place if place.endswith((".yaml", ".yml")) else grid_file(Path(place).stem)
+            return f"{text} has a result; run: bench grid {grid}"
         rest = len(statuses) - at_chance
         return (
             f"{text} can be compared: {at_chance} never left chance in training, or start from one "
@@ -241,20 +241,20 @@ def findings_text(
     Args:
         measured: on a user's runs; empty shows the published numbers alone.
         published: the same claims on the papers' numbers.
-        details: every claim with its parts, also those without a run.
+        details: below the table every claim with its parts, also those without a run.
         rules: what a verdict needs, below the table.
     """
     from analysis.findings.parts import UNDECIDED
 
     found = list(measured) or list(published)
     ranked = sorted(found, key=lambda f: (f.verdict == UNDECIDED, f.main.effect is None))
-    shown = [f for f in ranked if details or any(p.effect is not None for p in f.parts)]
+    shown = [f for f in ranked if any(p.effect is not None for p in f.parts)]
     left = [f for f in ranked if f not in shown]
     parts: list[Table | str] = []
     if shown:
         parts.append(_table(shown, {f.claim: f for f in published}, bool(measured)))
         parts += ["", *([_SIGNS, *rules] if measured else [_AS_PRINTED])]
-    return parts + _below(shown, left, details, bool(measured))
+    return parts + (_details(ranked) if details else _below(shown, left, bool(measured)))
 
 
 _SIGNS = (
@@ -345,17 +345,18 @@ def _in_print(f: Finding) -> str:
     return f"{f.verdict}: {_main(f) if f.verdict == FAILS else effect_text(f.main)}"
 
 
-def _below(
-    shown: Sequence[Finding], left: Sequence[Finding], details: bool, measured: bool
-) -> list[Table | str]:
+def _details(found: Sequence[Finding]) -> list[str]:
+    lines = []
+    for f in found:
+        lines += ["", f"{f.claim}  {f.verdict}: {f.text}", *(f"  {p}" for p in _parts(f))]
+        lines += [f"  to decide it, run: {f.needed}"] if f.needed else []
+    return lines
+
+
+def _below(shown: Sequence[Finding], left: Sequence[Finding], measured: bool) -> list[str]:
     from analysis.findings.parts import FAILS, UNDECIDED
 
-    lines: list[Table | str] = []
-    if details:
-        for f in shown:
-            lines += ["", f"{f.claim}  {f.verdict}: {f.text}", *(f"  {p}" for p in _parts(f))]
-            lines += [f"  to decide it, run: {f.needed}"] if f.needed else []
-        return lines
+    lines = []
     for f in shown:
         if f.verdict == FAILS and not measured:
             lines.append(f"{f.claim} fails: {_name(f)}{f.main.detail}")
@@ -368,7 +369,7 @@ def _below(
         ids = [f.claim for f in left] + ([] if measured else [f"{name} in part" for name in partly])
         what = "have no runs here" if measured else "rest on values that are only drawn"
         lines += ["", f"{len(ids)} claims {what}: {', '.join(ids)}"]
-        lines += ["What each needs: add --details, or --claim ID"] if measured else []
+        lines[-1] += "; to see what each needs, add --details, or --claim ID" if measured else ""
     return lines
 
 

@@ -10,6 +10,7 @@ import typer
 
 from bench.commands._options import (
     DataRoot,
+    GridChoice,
     Results,
     Set,
     VerdictRules,
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from analysis.measurements.tables import Measurements
     from analysis.report.build import Mistakes
     from analysis.report.figures import Picture
+    from bench.planning.workspace import Session
 
 
 @grouped
@@ -84,27 +86,41 @@ def _material(
     from analysis.measurements import beside
     from analysis.measurements import tables as measuring
 
-    if source.suffix not in (".yaml", ".yml"):
-        if overrides:
-            raise BenchError("--set belongs to a grid", hint="give a grid file, or leave it out")
-        if source.is_dir():
-            raise BenchError(
-                f"{source} is a folder", hint="give a grid file, or one leaderboard of the folder"
-            )
-        measured = beside.load(source)
-        judged = with_looks(measuring.evidence(boards.read(source), measured), source)
-        return source.stem, judged, measured, [], None
+    if source.suffix in (".yaml", ".yml"):
+        from bench.commands._summary import open_or_written
+
+        session, written = open_or_written(
+            GridChoice(source, results, data_root, set_=overrides), folder="any"
+        )
+        if written is None:
+            return _of_grid(session)
+        console().print(written, highlight=False)
+        source, overrides = session.leaderboard(), []
+    if overrides:
+        raise BenchError("--set belongs to a grid", hint="give a grid file, or leave it out")
+    if source.is_dir():
+        raise BenchError(
+            f"{source} is a folder", hint="give a grid file, or one leaderboard of the folder"
+        )
+    measured = beside.load(source)
+    judged = with_looks(measuring.evidence(boards.read(source), measured), source)
+    return source.stem, judged, measured, [], None
+
+
+def _of_grid(
+    session: Session,
+) -> tuple[str, Evidence, Measurements | None, list[Picture], Mistakes | None]:
+    from analysis.findings.looks import with_looks
     from analysis.leaderboard.of_grid import grid_board
+    from analysis.measurements import tables as measuring
     from analysis.report import epoch_figures
     from analysis.report.mistakes import mistakes
     from analysis.report.run_figures import figures
     from bench.commands._summary import damage_lines
-    from bench.planning.workspace import open_session
 
-    session = open_session(source, results=results, data_root=data_root, overrides=overrides)
     for line in damage_lines(session):
         console().print(line, highlight=False, soft_wrap=True)
-    board = grid_board(session.plan, session.store, str(source))
+    board = grid_board(session.plan, session.store, str(session.grid.path))
     found = measuring.measurements(session.plan, session.store)
     drawn = figures(session.plan, session.store, found, session.data_root)
     drawn = [*epoch_figures.figures(session.plan, session.store, board), *drawn]

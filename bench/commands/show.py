@@ -18,17 +18,28 @@ def leaderboard(
         typer.Option(help="a column, such as lr, whose best value on validation data is shown"),
     ] = None,
 ) -> None:
-    """Print a grid's results, and write its CSV files anew from the records."""
-    from bench.commands._summary import damage_lines
-    from bench.commands._tables import ABOUT_INTERVALS, leaderboard_tables
+    """Print a grid's results, and write its CSV files anew from the records.
+
+    Where the grid's images are not there, the leaderboard that lies there is shown as it is.
+    """
+    from bench.commands._summary import damage_lines, open_or_written
+    from bench.commands._tables import ABOUT_INTERVALS, leaderboard_tables, written_tables
     from bench.results.leaderboard import rows, save
 
     out = console()
-    session = chosen.open()
-    table = rows(session.plan, session.store, session.records)
-    for view in leaderboard_tables(session, table, choose or ()):
+    session, written = open_or_written(chosen)
+    table = [] if written else rows(session.plan, session.store, session.records)
+    views = (
+        written_tables(session, choose or ())
+        if written
+        else leaderboard_tables(session, table, choose or ())
+    )
+    for view in views:
         view.show(out)
     out.print(ABOUT_INTERVALS, highlight=False)
+    if written:
+        out.print(written, highlight=False)
+        return
     for line in damage_lines(session):
         out.print(line, highlight=False)
     save(table, session.plan, session.store, session.board)

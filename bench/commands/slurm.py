@@ -82,10 +82,18 @@ def status(
     as_json: Annotated[bool, typer.Option("--json", help="one JSON document")] = False,
     every: Annotated[float, typer.Option(min=1.0, help="seconds between updates")] = 10.0,
 ) -> None:
-    """Show how a grid stands: done, running, pending, failed, blocked, missing; and why."""
-    from bench.commands._slurm import show_status
+    """Show how a grid stands: done, running, pending, failed, blocked, missing; and why.
 
-    show_status(_open(chosen), console(), watch=watch, as_json=as_json, every_s=every)
+    Where the grid's images are not there, the states are those of its leaderboard.
+    """
+    from bench.commands._slurm import show_status, show_written_status
+    from bench.commands._summary import open_or_written
+
+    session, written = open_or_written(replace(chosen, results=chosen.results.resolve()))
+    if written:
+        show_written_status(session, console(), written, as_json=as_json)
+    else:
+        show_status(session, console(), watch=watch, as_json=as_json, every_s=every)
 
 
 @grouped

@@ -4,28 +4,41 @@ from __future__ import annotations
 
 import difflib
 import errno
+import re
 from collections.abc import Iterable
 from pathlib import Path
 
-from bench.core.text import brief
+from bench.core.text import brief, one_line
 
 
 class BenchError(Exception):
     """An error whose text is meant for the user, not for a programmer; overlong lines are cut.
 
+    A line begins anew only where the next one is indented, so that a name with a newline in it
+    shows as `\\n`.
+
     Args:
         message: what is wrong, with the value in it.
         place: where, as `file:line` or a path; shown before the message.
         hint: what to do about it; shown on its own line.
+        value: the text that is wrong, as it was given, by which its line is found.
 
     >>> str(BenchError("lr is 'fast'", place="grids/a.yaml:7", hint="write a number"))
     "grids/a.yaml:7: lr is 'fast'\\n  write a number"
     """
 
-    def __init__(self, message: str, *, place: str | None = None, hint: str | None = None) -> None:
-        self.message, self.place, self.hint = message, place, hint
-        text = f"{place}: {message}" if place else message
-        super().__init__(brief(f"{text}\n  {hint}" if hint else text))
+    def __init__(
+        self,
+        message: str,
+        *,
+        place: str | None = None,
+        hint: str | None = None,
+        value: str | None = None,
+    ) -> None:
+        self.message, self.place, self.hint, self.value = message, place, hint, value
+        text = f"{one_line(place)}: {message}" if place else message
+        text = f"{text}\n  {hint}" if hint else text
+        super().__init__(brief(re.sub(r"\n(?![ \t])", r"\\n", text)))
 
 
 class GridError(BenchError):
@@ -42,6 +55,26 @@ class ModelError(BenchError):
 
 class StoreError(BenchError):
     """A file below the results folder is missing, torn or not ours."""
+
+
+def refuse_repeated(texts: Iterable[str], flag: str) -> None:
+    """Refuses two of an option's `KEY=VALUE` texts that have the same key.
+
+    >>> refuse_repeated(["lr=1", "seed=0", "lr=2"], "--set")
+    Traceback (most recent call last):
+    ...
+    bench.core.errors.GridError: lr is given twice: --set lr=1 and --set lr=2
+      leave one of the two out
+    """
+    first: dict[str, str] = {}
+    for text in texts:
+        key = text.partition("=")[0].strip()
+        if key in first:
+            raise GridError(
+                f"{key} is given twice: {flag} {first[key]} and {flag} {text}",
+                hint="leave one of the two out",
+            )
+        first[key] = text
 
 
 _WAYS_OUT = {

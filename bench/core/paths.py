@@ -9,6 +9,7 @@ import errno
 import os
 import stat
 from pathlib import Path
+from shlex import quote
 from typing import TypedDict
 
 from bench.core.errors import BenchError
@@ -46,6 +47,19 @@ def user_path(text: str | os.PathLike[str], place: str | None = None) -> Path:
             place=place,
             hint=f"in {str(path)!r}: write the whole path, or ~/ for your own home folder",
         ) from None
+
+
+def grid_file(name: str) -> str:
+    """The grid whose runs a leaderboard called `name` has, as it is typed; else the word GRID.
+
+    It is looked for in the present folder and below `grids`.
+
+    >>> grid_file("no such name")
+    'GRID'
+    """
+    places = (*Path().glob("*.yaml"), *Path("grids").glob("**/*.yaml"))
+    found = [path for path in places if path.stem == name]
+    return quote(str(found[0])) if len(found) == 1 else "GRID"
 
 
 def read_regular(path: Path, limit: int) -> bytes:

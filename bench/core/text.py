@@ -19,6 +19,15 @@ def printable(text: str) -> str:
     return "".join(c if c.isprintable() or c in "\n\t" else ascii(c)[1:-1] for c in text)
 
 
+def one_line(text: str) -> str:
+    """A name or a path from outside as `printable` shows it, newlines and tabs as escapes too.
+
+    >>> one_line("a\\nb")
+    'a\\\\nb'
+    """
+    return printable(text).replace("\n", "\\n").replace("\t", "\\t")
+
+
 def brief(text: str, longest: int = LONGEST) -> str:
     """The text with the middle of each overlong line left out, and how much that is.
 

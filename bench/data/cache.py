@@ -186,8 +186,9 @@ def _check_room(cache_dir: Path, wanted: int) -> None:
         raise DataError(
             f"the decoded images take {needed}, and {room} are free",
             place=str(cache_dir),
-            hint="free some space, choose another --results folder, or set a smaller image_size or "
-            "fewer images_per_class",
+            hint="free some space, choose another --results folder, set a smaller image_size or "
+            "fewer images_per_class, or set the environment variable BENCH_DECODE=always, with "
+            "which images are decoded from their files each time they are shown",
         )
 
 

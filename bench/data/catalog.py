@@ -8,9 +8,11 @@ from __future__ import annotations
 
 import json
 import logging
-from collections.abc import Sequence
+import os
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
+from itertools import islice
 from pathlib import Path
 
 import numpy as np
@@ -24,6 +26,7 @@ from bench.data.files.files import taken_warnings
 from bench.data.formats.contract import Format, Value
 from bench.data.opened import open_format
 from bench.data.places import resolve_root
+from bench.data.rows import OnDemand, Rows
 from bench.data.selection.classes import Selection, select
 from bench.data.selection.pools import Pool
 from bench.data.selection.splits import Splits, split_pools
@@ -226,11 +229,14 @@ def fingerprint(
 
     Paths of the machine play no part.
     """
-    lines = [dataset.name, dataset.version, json.dumps(list(classes))]
-    for name, images in (("train", train), ("val", val), ("test", test)):
-        lines.append(f"{name} {len(images)}")
-        lines += [f"{image.sha256} {image.label}\0{image.key}" for image in images]
-    return digest(lines)
+
+    def lines() -> Iterator[str]:
+        yield from (dataset.name, dataset.version, json.dumps(list(classes)))
+        for name, images in (("train", train), ("val", val), ("test", test)):
+            yield f"{name} {len(images)}"
+            yield from (f"{image.sha256} {image.label}\0{image.key}" for image in images)
+
+    return digest(lines())
 
 
 @dataclass(frozen=True, eq=False)
@@ -239,7 +245,7 @@ class Loaded:
 
     Attributes:
         images: (N, V size, size, 3) uint8 RGB, V views one above the other (1 without `views:`); a
-            read-only memory map: index it to get a copy.
+            read-only memory map, or rows that are decoded when asked for: index it to get a copy.
         labels: (N,) places in `classes`.
         train, val, test: rows of `images`, ascending; disjoint, together all N.
         classes: names.
@@ -247,7 +253,7 @@ class Loaded:
         crop: side of the part that the network is shown, where images are kept larger (`resize`).
     """
 
-    images: UInt8
+    images: UInt8 | Rows
     labels: Int64
     train: Int64
     val: Int64
@@ -287,6 +293,43 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
     )
 
 
+def _pixels(
+    dataset: Dataset, images: Sequence[Image], data: DataSpec, cache_dir: Path, fingerprint: str
+) -> UInt8 | Rows:
+    """(N, V size, size, 3), decoded once and mapped, or with BENCH_DECODE=always on demand."""
+    viewed, views, side = (
+        view_images(dataset, images, data.views),
+        len(data.views) or 1,
+        data.kept_size,
+    )
+    read = partial(read_views, dataset) if data.views else dataset.read
+    how = os.environ.get("BENCH_DECODE", "once")
+    if how not in ("once", "always"):
+        raise DataError(
+            f"the environment variable BENCH_DECODE is {how!r}",
+            hint="set it to once (images are decoded once and kept in the cache) or always (each "
+            "time they are shown), or leave it out",
+        )
+    if how == "once":
+        pixels = cached_images(
+            viewed,
+            side,
+            read,
+            cache_dir=cache_dir,
+            fingerprint=fingerprint,
+            version=dataset.version,
+        )
+        return pixels.reshape(len(images), -1, side, 3)
+
+    def decoded(rows: Int64) -> Iterator[UInt8]:
+        wanted = [viewed[row * views + view] for row in rows.tolist() for view in range(views)]
+        each = read(wanted, side)
+        return (np.concatenate(list(islice(each, views))) for _ in rows)
+
+    shape = (len(images), views * side, side, 3)
+    return Rows(OnDemand(decoded, shape), np.arange(len(images)))
+
+
 _ATTEMPTS = 3
 
 
@@ -300,21 +343,17 @@ def load_parts(
     cache_dir: Path,
     notes: Notes,
 ) -> Loaded:
-    """The pixels of training, validation and test images, which `fingerprint` covers."""
+    """The pixels of training, validation and test images, which `fingerprint` covers.
+
+    With the environment variable BENCH_DECODE=always none are kept on the disk.
+    """
     images = [image for part in parts for image in part]
     for left in reversed(range(_ATTEMPTS)):
         dataset = open_dataset(
             data.dataset, data.root, data_root=data_root, cache_dir=cache_dir, options=data.options
         )
         try:
-            pixels = cached_images(
-                view_images(dataset, images, data.views),
-                data.kept_size,
-                partial(read_views, dataset) if data.views else dataset.read,
-                cache_dir=cache_dir,
-                fingerprint=fingerprint,
-                version=dataset.version,
-            )
+            pixels = _pixels(dataset, images, data, cache_dir, fingerprint)
         except DataError as error:
             gone = Path(error.place or "")
             if not left or gone.suffix != ".pack" or gone.exists():
@@ -328,7 +367,7 @@ def load_parts(
     rows = np.arange(len(images), dtype=np.int64)
     train, val, test = np.split(rows, np.cumsum([len(part) for part in parts[:2]]))
     return Loaded(
-        images=pixels.reshape(len(images), -1, data.kept_size, 3),
+        images=pixels,
         labels=np.array([place[image.label] for image in images], dtype=np.int64),
         train=train,
         val=val,

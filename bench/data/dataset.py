@@ -6,6 +6,7 @@ import hashlib
 import re
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Any, Literal, Protocol
 
 import numpy as np
@@ -66,7 +67,12 @@ def all_wnids(names: Iterable[str]) -> bool:
 
 def digest(lines: Iterable[str]) -> str:
     """SHA-256 of the lines, in hexadecimal; no line may hold a line break."""
-    return hashlib.sha256("\n".join(lines).encode()).hexdigest()
+    found, rest = hashlib.sha256(), iter(lines)
+    before = b""
+    while block := list(islice(rest, 4096)):
+        found.update(before + "\n".join(block).encode())
+        before = b"\n"
+    return found.hexdigest()
 
 
 def rank(text: str) -> bytes:

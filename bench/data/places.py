@@ -40,7 +40,7 @@ def resolve_root(name: str, root: str | None, data_root: Path | None) -> Path | 
         return None
     environment = os.environ.get("BENCH_DATA")
     given_places = (data_root, user_path(environment, "BENCH_DATA") if environment else None)
-    folders = [path for path in given_places if path]
+    folders = list(dict.fromkeys(path for path in given_places if path))
     if root is not None:
         given = _home(root)
         places = [given, *(folder / given for folder in folders if not given.is_absolute())]
@@ -50,7 +50,7 @@ def resolve_root(name: str, root: str | None, data_root: Path | None) -> Path | 
         for candidate in (place, *(place / guess for guess in entry.guesses)):
             if _lies_at(entry, candidate):
                 return candidate.resolve()
-    raise _missing(name, entry, places)
+    raise _missing(name, entry, places, root or name)
 
 
 def _lies_at(entry: Format, place: Path) -> bool:
@@ -76,16 +76,18 @@ def _entry(name: str) -> Callable[[], Dataset] | Format:
         raise DataError(
             f"data set {name!r} is not known",
             hint=f"data sets: {nearest(name, DATASETS)}; your own images: folder or manifest",
+            value=name,
         )
     return DATASETS[name]
 
 
-def _missing(name: str, entry: Format, places: Sequence[Path]) -> MissingDataError:
+def _missing(name: str, entry: Format, places: Sequence[Path], value: str) -> MissingDataError:
     found = "; ".join(f"{place} {_contents(place)}" for place in places)
     return MissingDataError(
         f"data set {name!r} was not found: {found or 'no place to look for it is given'}",
         hint=f"{entry.hint}; say where it lies with root: in the grid, "
         "--data-root FOLDER or the environment variable BENCH_DATA (nothing is downloaded)",
+        value=value,
     )
 
 

@@ -7,7 +7,7 @@ them in the file, whose pages all processes of a machine share.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import numpy as np
@@ -55,6 +55,42 @@ class Joined:
         return found if np.ndim(wanted) else found[0]
 
 
+class OnDemand:
+    """Images that are read anew each time they are asked for, as rows of an array.
+
+    Args:
+        read: gives the pixels of some rows, in their order.
+        shape: (N, height, width, 3) of all.
+
+    >>> read = lambda rows: (np.full((1, 1, 3), n * n, np.uint8) for n in rows)
+    >>> squares = OnDemand(read, (9, 1, 1, 3))
+    >>> squares[np.array([3, 1])].ravel().tolist()
+    [9, 9, 9, 1, 1, 1]
+    """
+
+    dtype = np.dtype(np.uint8)
+    ndim = 4
+
+    def __init__(
+        self,
+        read: Callable[[NDArray[np.int64]], Iterable[NDArray[np.uint8]]],
+        shape: tuple[int, int, int, int],
+    ) -> None:
+        self._read, self.shape = read, shape
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def __getitem__(self, which: int | slice | NDArray[Any]) -> NDArray[np.uint8]:
+        """Rows by number, slice, numbers or mask, as of an array."""
+        wanted = np.arange(len(self))[which]
+        rows = np.atleast_1d(wanted)
+        found = np.empty((len(rows), *self.shape[1:]), np.uint8)
+        for place, pixels in enumerate(self._read(rows)):
+            found[place] = pixels
+        return found if np.ndim(wanted) else found[0]
+
+
 class Rows:
     """What `images[index]` would be, without the copy: the same shape, the same elements.
 
@@ -72,16 +108,19 @@ class Rows:
     ((3,), [9, 1], [1, 9])
     """
 
-    def __init__(self, images: NDArray[Any] | Rows | Joined, index: NDArray[np.int64]) -> None:
+    def __init__(
+        self, images: NDArray[Any] | Rows | Joined | OnDemand, index: NDArray[np.int64]
+    ) -> None:
         index = np.asarray(index, dtype=np.int64)
         if len(index) and not -len(images) <= int(index.min()) <= int(index.max()) < len(images):
             raise IndexError(f"rows {index.min()} to {index.max()} of {len(images)} images")
-        self._images: NDArray[Any] | Joined
+        self._images: NDArray[Any] | Joined | OnDemand
         self._index: NDArray[np.int64]
         if isinstance(images, Rows):
             self._images, self._index = images._images, images._index[index]
         else:
-            self._images = images if isinstance(images, Joined) else np.asarray(images)
+            ready = isinstance(images, Joined | OnDemand)
+            self._images = images if ready else np.asarray(images)
             self._index = index
 
     @property

@@ -26,17 +26,19 @@ Expansion is pure and imports no torch. Every error carries file and line.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
-from bench.core.errors import BenchError, GridError, nearest
+from bench.core.errors import BenchError, GridError, nearest, refuse_repeated
+from bench.core.text import brief
 from bench.grid.cell import SECTIONS, RunBuilder, merge
 from bench.grid.cells import Assignment, Place, Value, assign, matches, product, undot
 from bench.grid.errors import CellError
 from bench.grid.measures import read_measures
 from bench.grid.names import Names, check_name
+from bench.grid.other_files import no_grid
 from bench.grid.overrides import Origins, Override, check_laid, laid_over, read_override, sweeps
 from bench.grid.presets import split_presets, with_presets
 from bench.grid.seed_repeats import Repeats
@@ -48,8 +50,9 @@ from bench.specs.run import RunSpec, Seeds, canonical_json
 
 MAX_CELLS = 200_000
 """Of one experiment; a hundred thousand are planned in seconds."""
+_SHOWN = 80
 _TEXTS = ("name", "about", "root")
-_TOP = (*_TEXTS, "defaults", "sources", "targets", "experiments", "measure", "slurm")
+_TOP = (*_TEXTS, "defaults", "sources", "targets", "experiments", "presets", "measure", "slurm")
 _EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude", "baseline")
 
 
@@ -58,6 +61,7 @@ class Experiment:
     """A named question, the runs that answer it in the order of the file, and its line.
 
     `baselines` has the run that each of `runs` is compared with; it is empty without `baseline:`.
+    `find` gives the place of a text in the experiment or in what it uses, None where it is not.
     """
 
     name: str
@@ -65,6 +69,11 @@ class Experiment:
     runs: tuple[RunSpec, ...]
     place: str
     baselines: tuple[RunSpec, ...] = ()
+    find: Callable[[str], str | None] = field(default=lambda text: None, repr=False, compare=False)
+
+    def place_of(self, text: str | None) -> str:
+        """Where a text of the experiment stands; the experiment's line where that is not known."""
+        return (text and self.find(text)) or self.place
 
 
 @dataclass(frozen=True)
@@ -99,9 +108,13 @@ def load_grid(path: Path | str, *, overrides: Sequence[str] = ()) -> Grid:
     """
     path = Path(path)
     presets, overrides = split_presets(overrides)
-    document = with_presets(_with_roots(read_yaml(path), path), presets)
-    top = _mapping(document, (), document.value, _TOP)
-    experiments = _mapping(document, ("experiments",), top.get("experiments"), None)
+    refuse_repeated(overrides, "--set")
+    try:
+        document = with_presets(_with_roots(read_yaml(path), path), presets)
+        top = _mapping(document, (), document.value, _TOP)
+        experiments = _mapping(document, ("experiments",), top.get("experiments"), None)
+    except GridError as error:
+        raise no_grid(path) or error from None
     if not experiments:
         raise document.error((), "there are no experiments", "add experiments:")
     _texts(document, top)
@@ -168,7 +181,8 @@ def _mapping(
     what = str(path[-1]) if path else "the grid"
     if not isinstance(value, dict):
         hint = f"keys: {', '.join(known)}" if known else "write {key: value}"
-        raise document.error(path, f"{what}: expected a mapping, found {shown(value)}", hint)
+        found = brief(shown(value), _SHOWN)
+        raise document.error(path, f"{what}: expected a mapping, found {found}", hint)
     for key in value:
         if known is not None and key not in known:
             hint = f"known: {nearest(key, known, len(known))}"
@@ -193,6 +207,12 @@ def _in_order(assignment: Assignment, overrides: Sequence[Override]) -> list[tup
     """What a cell is assigned: whole sections first, then dotted keys of them."""
     given = [*assignment.items(), *((one.key, one.value) for one in overrides)]
     return sorted(given, key=lambda item: "." in item[0])
+
+
+def _holds(value: Any, text: str) -> bool:
+    """Whether a value is a text, or has it somewhere inside."""
+    parts = value.values() if isinstance(value, dict) else value if isinstance(value, list) else ()
+    return bool(value == text) or any(_holds(part, text) for part in parts)
 
 
 class _Expander:
@@ -247,7 +267,13 @@ class _Expander:
             )
         place = self.document.place(self.path)
         about = str(self.raw.get("about", ""))
-        return Experiment(self.name, about, tuple(runs), place, tuple(baselines))
+        return Experiment(self.name, about, tuple(runs), place, tuple(baselines), self._find)
+
+    def _find(self, text: str) -> str | None:
+        """The `--set` that gives a text, or its line."""
+        by_set = (one.text for one in self.given if _holds(one.value, text))
+        homes: list[Place] = [self.path, ("sources",), ("targets",), ("defaults",)]
+        return next(by_set, None) or self.document.place_of(text, homes)
 
     def _baseline(self) -> Assignment | None:
         """What distinguishes the baseline from the experiment's own cells; {} is its base cell."""

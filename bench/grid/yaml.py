@@ -9,6 +9,7 @@ than `MAX_VALUES` values.
 from __future__ import annotations
 
 import re
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from shlex import quote
@@ -18,6 +19,7 @@ import yaml
 
 from bench.core.errors import GridError
 from bench.core.paths import read_regular
+from bench.grid.other_files import grids_here
 
 MAX_BYTES = 4_000_000
 MAX_VALUES = 500_000
@@ -116,6 +118,24 @@ class Document:
             path = path[:-1]
         return f"{self.name}:{self.lines.get(path, 1)}"
 
+    def place_of(self, text: str, homes: Sequence[Path_]) -> str | None:
+        """`file:line` of a text below the first of `homes` that has it.
+
+        >>> Document("a.yaml", {"x": ["b", "c"]}, {("x", 1): 4}).place_of("c", [("x",)])
+        'a.yaml:4'
+        """
+        for home in homes:
+            for path, line in self.lines.items():
+                if path[: len(home)] == home and self._at(path) == text:
+                    return f"{self.name}:{line}"
+        return None
+
+    def _at(self, path: Path_) -> Any:
+        value = self.value
+        for key in path:
+            value = value[key]
+        return value
+
     def error(self, path: Path_, message: str, hint: str | None = None) -> GridError:
         """An error at the line of the value at `path`."""
         return GridError(message, place=self.place(path), hint=hint)
@@ -131,8 +151,7 @@ def read_yaml(path: Path) -> Document:
     try:
         raw = read_regular(path, MAX_BYTES)
     except OSError as error:
-        found = sorted(str(p) for p in Path("grids").glob("**/*.yaml"))[:6]
-        hint = f"grids here: {', '.join(found)}" if found else "give the path of a YAML file"
+        hint = grids_here(name)
         if isinstance(error, PermissionError):
             hint = f"let yourself read it: chmod u+r {quote(name)}"
         where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"

@@ -8,8 +8,6 @@ before several workers would; afterwards nobody asks the network again.
 from __future__ import annotations
 
 import os
-import urllib.error
-import urllib.request
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -107,6 +105,9 @@ def _hub() -> str:
 
 def _answers(address: str, timeout_s: float = 10.0) -> bool:
     """Whether anybody answers there, be it with a refusal."""
+    import urllib.error
+    import urllib.request
+
     try:
         with urllib.request.urlopen(address, timeout=timeout_s):
             return True

@@ -147,7 +147,8 @@ class _Planner:
             what = "measure" if isinstance(asked, Measure) else "experiment"
             where = f"{error.place}: " if error.place else ""
             message = f"{where}{error.message} ({what} {asked.name})"
-            raise type(error)(message, place=asked.place, hint=error.hint) from None
+            place = asked.place if isinstance(asked, Measure) else asked.place_of(error.value)
+            raise type(error)(message, place=place, hint=error.hint) from None
 
     def _add(self, spec: RunSpec, asked: Experiment | Measure) -> str:
         parent_id, bank_id = (

@@ -317,7 +317,8 @@ def _check_data_are_there(experiments: Sequence[Experiment], root: Path | None) 
     go_on = f"; {' '.join(rest)} runs the experiments that have theirs" if rest else ""
     asking = f"experiment{'s' * (len(lacking) > 1)} {', '.join(lacking)}"
     message = f"{error.message} ({asking})"
-    raise MissingDataError(message, place=first.place, hint=f"{error.hint}{go_on}")
+    place = first.place_of(error.value)
+    raise MissingDataError(message, place=place, hint=f"{error.hint}{go_on}")
 
 
 def _selections(runs: Iterable[RunSpec], looked: set[int]) -> Iterator[DataSpec]:

@@ -136,7 +136,7 @@ def _summary(members: Sequence[Row]) -> Row:
         "class_draws": len({row["class_draw"] for row in used}),
         "tasks": len({_task(row) for row in used}),
         "unit": None,
-        "train_images_used": _images_used(done),
+        "train_images_used": images_used(members),
     }
     for name in ("train_images", "val_images", "test_images"):
         counts = sorted({int(row[name]) for row in done if row.get(name) is not None})
@@ -281,10 +281,12 @@ def _merit(row: Row) -> tuple[bool, bool, float]:
     return mean is not None, not row["n_diverged"], -1.0 if mean is None else mean
 
 
-def _images_used(done: Sequence[Row]) -> str | None:
+def images_used(members: Sequence[Row]) -> str | None:
     """How many training images there were where they are not as many as asked for: `51 of 60`."""
     counts: set[tuple[int, int]] = set()
-    for row in done:
+    for row in members:
+        if row["status"] != "done":
+            continue
         asked, classes, used = (
             row.get(name) for name in ("images_per_class", "target_classes", "train_images")
         )

@@ -19,6 +19,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
@@ -38,7 +39,6 @@ class Estimate:
 
     Attributes:
         n: how many units the interval counts; `unit` names them (task or seed).
-        p: two-sided p-value of "the mean is zero", by the same method as the interval.
         error, df: standard error and degrees of freedom behind the interval; None without one.
         here: the same mean as a statement about these tasks alone, where `n` counts tasks.
         diverged: runs behind it that diverged and count at chance.
@@ -54,7 +54,6 @@ class Estimate:
     unit: str = "value"
     method: str = "Student t"
     level: float = 0.95
-    p: float | None = None
     note: str = ""
     error: float | None = None
     df: float | None = None
@@ -69,6 +68,17 @@ class Estimate:
         if self.low is None or self.high is None:
             return 0
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
+
+    @cached_property
+    def p(self) -> float | None:
+        """Two-sided p-value of "the mean is zero", by the same method as the interval."""
+        if self.error is None or self.df is None:
+            return None
+        if self.terms:
+            return _two_sided(abs(self.value), self.terms)
+        from scipy.special import stdtr
+
+        return float(2 * stdtr(self.df, -abs(self.value) / self.error))
 
     def p_above(self, margin: float) -> float | None:
         """One-sided p-value of "the mean is at most `margin`"; None without an interval."""
@@ -125,13 +135,8 @@ def from_errors(
     >>> round(from_errors(1.0, 0.5, 4, 5, "seed").high, 3)
     2.388
     """
-    from scipy.special import stdtr, stdtrit
-
-    half = float(stdtrit(df, 0.5 + level / 2)) * error
-    p = float(2 * stdtr(df, -abs(value) / error))
-    return Estimate(
-        value, value - half, value + half, n, unit, "Student t", level, p, note, error, df
-    )
+    half = _quantile(df, 1 - level) * error
+    return Estimate(value, value - half, value + half, n, unit, "Student t", level, note, error, df)
 
 
 def student(
@@ -387,9 +392,8 @@ def _of_terms(mean: float, terms: Sequence[Term], n: int, note: str, level: floa
     error = math.sqrt(math.fsum(_error(term) ** 2 for term in terms))
     known = [df for term in terms for _, df in term]
     df = _degrees_of(half / error, known, 1 - level)
-    p = _two_sided(abs(mean), terms)
-    found = Estimate(mean, mean - half, mean + half, n, "seed", "Student t", level, p, note)
-    return replace(found, error=error, df=df, terms=tuple(terms))
+    found = Estimate(mean, mean - half, mean + half, n, "seed", "Student t", level, note, error, df)
+    return replace(found, terms=tuple(terms))
 
 
 def _error(term: Term) -> float:
@@ -432,12 +436,12 @@ def _term_degrees(term: Term, level: float) -> float:
 
 def _degrees_of(wide: float, degrees: Sequence[float], alpha: float) -> float:
     """The degrees, among those given, at which Student's quantile is so wide."""
-    from scipy.optimize import brentq
+    from scipy.special import stdtridf
 
     least, most = min(degrees), max(degrees)
-    if wide >= _quantile(least, alpha) or wide <= _quantile(most, alpha):
-        return least if wide >= _quantile(least, alpha) else most
-    return float(brentq(lambda d: _quantile(d, alpha) - wide, least, most))
+    if wide >= _quantile(least, alpha):
+        return least
+    return most if wide <= _quantile(most, alpha) else float(stdtridf(1 - alpha / 2, wide))
 
 
 def all_equal(array: Array) -> bool:

@@ -8,14 +8,24 @@ the specs (`bench.results.conditions`). The leaderboard is a view: it can be del
 
 from __future__ import annotations
 
+import csv
+import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
 from bench.core.errors import GridError, StoreError
 from bench.core.files import csv_text, write_atomic
-from bench.results.aggregate import aggregate, describe_order, setting_columns
+from bench.core.paths import read_regular
+from bench.results.aggregate import (
+    aggregate,
+    describe_order,
+    images_used,
+    of_experiment,
+    setting_columns,
+)
 from bench.results.conditions import Settings, differing
 from bench.results.predictions import add_predictions
 from bench.results.records import COLUMNS, describe_run
@@ -260,3 +270,64 @@ def columns_of(table: Sequence[Row]) -> list[str]:
     names = [column.name for column in COLUMNS]
     place = 1 + max(i for i, column in enumerate(COLUMNS) if column.kind == "factor")
     return [*names[:place], *setting_columns(table), *names[place:]]
+
+
+# --- what lies there already ---
+
+_MOST_CSV = 1 << 30
+
+
+def read_rows(path: Path, needed: Iterable[str] = ("experiments", "run_id", "status")) -> list[Row]:
+    """The rows of a leaderboard as it was written: numbers as numbers, None for an empty cell.
+
+    Raises:
+        StoreError: it is not there, or is no leaderboard with the columns `needed`.
+    """
+    try:
+        text = read_regular(path, _MOST_CSV).decode("utf-8-sig")
+        found = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
+        lacking = sorted(set(needed) - set(found[0] if found else needed))
+        reason = f"there is no column {lacking[0]!r}" if lacking else None
+    except (OSError, UnicodeDecodeError, csv.Error) as error:
+        reason = error.strerror if isinstance(error, OSError) else "it is not a CSV file in UTF-8"
+    if reason:
+        raise StoreError(
+            f"the leaderboard cannot be read: {reason}",
+            place=str(path),
+            hint="where the grid's images lie, bench leaderboard GRID writes it anew",
+        )
+    return [{name: _value(cell or "") for name, cell in row.items() if name} for row in found]
+
+
+def _value(cell: str) -> Any:
+    """What `_cell` wrote; text that only looks like a number, such as 007, stays text."""
+    if cell in ("", "True", "False"):
+        return {"": None, "True": True, "False": False}[cell]
+    for kind in (int, float):
+        try:
+            value = kind(cell)
+        except ValueError:
+            continue
+        if _cell(value) == cell:
+            return value
+    return cell
+
+
+_OF_CONDITIONS = ("experiment", "condition_id", "method", "unit", "top1_over_baseline_mean")
+
+
+def read_conditions(store: Store, name: str) -> list[Row]:
+    """The conditions that `save` wrote, one row for each experiment that a condition is part of.
+
+    Raises:
+        StoreError: they or their runs are not there, or are no leaderboard.
+    """
+    of_condition: dict[Any, list[Row]] = {}
+    for row in read_rows(store.leaderboard(name)):
+        of_condition.setdefault(row.get("condition_id"), []).append(row)
+    found = read_rows(store.leaderboard(name, "-aggregated"), _OF_CONDITIONS)
+    for condition in found:
+        own = str(condition.get("experiment"))
+        runs = of_experiment(of_condition.get(condition.get("condition_id"), []), own)
+        condition["train_images_used"] = images_used(runs)
+    return found

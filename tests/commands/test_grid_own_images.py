@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import os
 import shutil
 import signal
@@ -15,7 +16,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.core.errors import BenchError
 from bench.launch import preflight
+from bench.planning.workspace import open_session
 
 GRID = """\
 defaults:
@@ -158,6 +161,87 @@ def test_tables_of_other_runs_have_a_name_of_their_own(copy: Path) -> None:
     same = bench("leaderboard", "grid.yaml", "--set", "target.on_short=cap", cwd=copy)
     assert "rows: results/grid.csv" in same
     assert plain.read_bytes() == before
+
+
+def test_errors_have_the_line_of_what_is_wrong(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    draw(tmp_path / "images", 0)
+    monkeypatch.chdir(tmp_path)
+
+    def error(old: str, new: str, *more: str) -> str:
+        Path("wrong.yaml").write_text(GRID.replace(old, new), encoding="utf-8")
+        with pytest.raises(BenchError) as caught:
+            open_session(Path("wrong.yaml"), results=Path("results"), overrides=more)
+        return str(caught.value)
+
+    listed = "experiments:\n  all: {axes: {seed: [0]}}\n  two:\n    set:\n      target.classes: "
+    listed += "{recipe: listed,\n        names: [cat,\n          dgo]}\n    axes: {seed: [0]}\n#"
+    no_dgo = "data set 'folder' has no class dgo (experiment two)\n  nearest to 'dgo': dog"
+    assert error("experiments:", listed).startswith(f"wrong.yaml:20: {no_dgo}")
+    by_set = "target.classes={recipe: listed, names: [cat, dgo]}"
+    assert error("", "", by_set).startswith(f"--set {by_set}: data set 'folder' has no class dgo")
+    assert error("folder", "foldr").startswith("wrong.yaml:3: data set 'foldr' is not known")
+    assert error("    test_per_class: 4\n", "") == (
+        "wrong.yaml:14: test_per_class is not set, and the data set has no test split of its own "
+        "(experiment sizes)\n  set test_per_class: N to cut N images of each class out of the "
+        "training images, or name the folder with the test images test/"
+    )
+    shutil.copytree("images", "more/train")
+    shutil.copytree("images", "more/val")
+    without = error("    root: images\n", "    root: more\n", "target.test_per_class=null")
+    assert without.endswith("or name the folder with the test images test/, or set test_from: val")
+
+
+def test_a_path_is_no_name_of_a_data_set(tmp_path: Path) -> None:
+    (tmp_path / "images").mkdir()
+    assert (
+        "error: 'images' is where images lie, not the name of a data set\n"
+        "  bench data check folder images; names: bench data list"
+    ) in bench("data", "check", "images", cwd=tmp_path, code=2)
+
+
+def test_results_are_shown_where_the_images_are_gone(copy: Path) -> None:
+    views = bench("leaderboard", "grid.yaml", cwd=copy).split("rows:")[0]
+    table = copy / "results" / "grid.csv"
+    before = table.read_bytes()
+    (copy / "images").rename(copy / "elsewhere")
+    without = bench("leaderboard", "grid.yaml", cwd=copy)
+    words, _, note = without.partition("images not found")
+    assert words == views
+    assert "51 of 60" in words
+    assert note == (
+        " data set 'folder' was not found: images does not exist (experiment sizes); "
+        "what is shown is the leaderboard that lies at results/grid.csv\n"
+    )
+    assert table.read_bytes() == before
+    status = bench("status", "grid.yaml", cwd=copy)
+    assert "2 done" in status
+    assert "what is shown is the leaderboard that lies at" in status
+    found = json.loads(bench("status", "grid.yaml", "--json", cwd=copy))
+    assert found["counts"]["done"] == len(found["runs"]) == 2
+    of_table, of_grid = (bench("findings", name, cwd=copy) for name in (str(table), "grid.yaml"))
+    assert of_table.replace(str(table), "results/grid.csv").splitlines()[1:] == [
+        line for line in of_grid.splitlines()[1:] if not line.startswith("images not found")
+    ]
+    assert "images not found data set 'folder' was not found" in of_grid
+    table.unlink()
+    for command in ("leaderboard", "status", "findings"):
+        wrong = bench(command, "grid.yaml", cwd=copy, code=2)
+        assert "error: grid.yaml:4: data set 'folder' was not found" in wrong
+        assert "the ids of the grid's runs are not known" in wrong
+        assert "results/grid.csv; bench show RUN works for each run in" in wrong
+
+
+def test_a_leaderboard_shows_the_states_that_runs_got_since(copy: Path) -> None:
+    table = copy / "results" / "grid.csv"
+    table.write_text(table.read_text().replace("sizes,done", "sizes,missing"))
+    (copy / "images").rename(copy / "elsewhere")
+    (path,) = (copy / "results" / "runs").glob("*20pc*")
+    shutil.rmtree(path)
+    assert "1 missing, 1 done" in bench("status", "grid.yaml", cwd=copy).replace(
+        "1 done, 1 missing", "1 missing, 1 done"
+    )
 
 
 def test_two_folders_of_images_have_two_tables(copy: Path) -> None:

@@ -170,3 +170,14 @@ def test_images_deeper_down_are_told(splits, photos, tmp_path):
     front = "train/" if splits else ""
     assert f"1 image lies in folders below 'dog' and counts as 'dog': {front}dog/more/d.png" in text
     assert "hidden" not in text
+
+
+def test_a_folder_s_name_is_on_one_line(photos, tmp_path):
+    odd = photos.rename(tmp_path / "bi\nrds\x1b[31m")
+    heading = run(odd, tmp_path).lines()[0]
+    assert heading == f"folder in {tmp_path}/bi\\nrds\\x1b[31m"
+    with pytest.raises(DataError) as caught:
+        run(odd / "gone", tmp_path)
+    first, second = str(caught.value).split("\n")
+    assert first.endswith("rds\x1b[31m/gone does not exist")
+    assert second.startswith("  expected a folder with")

@@ -8,7 +8,9 @@ from typing import cast
 
 import pytest
 
+from bench.commands._slurm import slurm_overrides
 from bench.commands._summary import leaderboard_lines
+from bench.commands.data import _options as options_of
 from bench.core.errors import GridError
 from bench.grid.expand import Grid, load_grid
 from bench.grid.weights import check_weights_file
@@ -140,3 +142,17 @@ def test_a_list_where_a_value_is_meant_is_an_axis(tmp_path: Path) -> None:
         with pytest.raises(GridError) as caught:
             read(text, path=path)
         assert str(caught.value).startswith(f"--set {text}: {message}")
+
+
+def test_of_two_values_for_one_key_none_is_taken() -> None:
+    with pytest.raises(GridError) as caught:
+        read("train.lr=0.1", "seed=1", " train.lr =0.01")
+    assert str(caught.value) == (
+        "train.lr is given twice: --set train.lr=0.1 and --set  train.lr =0.01\n"
+        "  leave one of the two out"
+    )
+    with pytest.raises(GridError, match="partition is given twice: --slurm-set partition=a and"):
+        slurm_overrides(["partition=a", "partition=b"])
+    with pytest.raises(GridError, match="partial is given twice: --against-option partial=true"):
+        options_of(["partial=true", "partial=false"], "--against-option")
+    assert {run.train.lr for run in read("train={epochs: 2}", "train.lr=0.1").runs} == {0.1}

@@ -19,6 +19,7 @@ from bench.data.dataset import Image, Notes, UInt8, all_wnids, digest
 from bench.data.files.decode import Reading, UnreadableError, decode, decode_whole
 from bench.data.files.files import ahead
 from bench.data.files.mount import Span
+from bench.data.files.table import Table
 
 READABLE_FORMAT = "bench readable images 2"
 
@@ -29,18 +30,12 @@ class ImageFiles:
 
     Attributes:
         place: for messages.
-        sha256: of each image: of its file, or of its file and the part that it is.
-        spans: where each file lies.
-        contents: SHA-256 of each file.
-        crops: the part of the file that the image is.
+        table: where each lies, and what is in it.
         reading: how pixels are read.
     """
 
     place: Path
-    sha256: Mapping[str, str]
-    spans: Mapping[str, Span]
-    contents: Mapping[str, str]
-    crops: Mapping[str, tuple[int, int, int, int]]
+    table: Table
     reading: Reading
 
     def read(self, key: str) -> bytes:
@@ -49,11 +44,11 @@ class ImageFiles:
         Raises:
             DataError: when they are not those that were indexed.
         """
-        crop = self.crops.get(key)
+        row = self.table.row(key)
+        span, content, crop = self.table.span(row), self.table.content(row), self.table.crop(row)
         if crop is None:
-            return self._whole(key)
-        picture = self._picture(self.spans[key], self.contents[key], key)
-        return _encoded(_part(picture, crop))
+            return _whole(span, content, key)
+        return _encoded(_part(self._picture(span, content, key), crop))
 
     def decoded(self, key: str) -> UInt8:
         """The whole upright image, (height, width, 3).
@@ -79,35 +74,35 @@ class ImageFiles:
                 "replace the file; `bench data check … --all` lists all of them",
             ) from error
 
-    def _whole(self, key: str) -> bytes:
-        span = self.spans[key]
-        try:
-            data = span.read()
-        except OSError as error:
-            raise self._changed(key, f"cannot be read ({error.strerror})") from error
-        if hashlib.sha256(data).hexdigest() != self.contents[key]:
-            raise self._changed(key, "is not what it was when the data were indexed")
-        return data
-
-    def _changed(self, key: str, what: str) -> DataError:
-        path = self.spans[key].path
-        return DataError(
-            f"image {key!r} {what}",
-            place=path,
-            hint="delete this file of the cache; the next command makes it anew"
-            if path.endswith(".pack")
-            else "start the command again; it indexes the data as they are now",
-        )
-
     @cached_property
     def _picture(self) -> Callable[[Span, str, str], UInt8]:
         """Decodes a file; the last few are kept, because their parts are asked for in a row."""
 
         @lru_cache(maxsize=8)
         def decoded(span: Span, content: str, key: str) -> UInt8:
-            return decode_whole(self._whole(key), self.reading)
+            return decode_whole(_whole(span, content, key), self.reading)
 
         return decoded
+
+
+def _whole(span: Span, content: str, key: str) -> bytes:
+    try:
+        data = span.read()
+    except OSError as error:
+        raise _changed(span, key, f"cannot be read ({error.strerror})") from error
+    if hashlib.sha256(data).hexdigest() != content:
+        raise _changed(span, key, "is not what it was when the data were indexed")
+    return data
+
+
+def _changed(span: Span, key: str, what: str) -> DataError:
+    return DataError(
+        f"image {key!r} {what}",
+        place=span.path,
+        hint="delete this file of the cache; the next command makes it anew"
+        if span.path.endswith(".pack")
+        else "start the command again; it indexes the data as they are now",
+    )
 
 
 def _part(picture: UInt8, crop: tuple[int, int, int, int]) -> UInt8:
@@ -145,25 +140,28 @@ class FileDataset:
 
     name: str
     files: ImageFiles
-    by_label: Mapping[str, tuple[Image, ...]]
     cache_dir: Path
     columns: Mapping[str, Mapping[str, str]] = field(default_factory=dict)
-    notes: Notes = field(default_factory=dict)
 
-    @cached_property
+    @property
     def classes(self) -> tuple[str, ...]:
         """Sorted."""
-        return tuple(self.by_label)
+        return self.files.table.labels
+
+    @property
+    def notes(self) -> Notes:
+        """What was not taken as it lies in the files."""
+        return self.files.table.notes
 
     @cached_property
     def wnid_keyed(self) -> bool:
         """Whether every class is a WordNet id."""
-        return all_wnids(self.by_label)
+        return all_wnids(self.classes)
 
-    @cached_property
+    @property
     def has_test(self) -> bool:
         """Whether the layout has a test split."""
-        return any(image.split == "test" for images in self.by_label.values() for image in images)
+        return "test" in self.files.table.splits
 
     @property
     def version(self) -> str:
@@ -173,13 +171,11 @@ class FileDataset:
     @cached_property
     def fingerprint(self) -> str:
         """Of the names and contents of all images."""
-        rows = (image for images in self.by_label.values() for image in images)
-        lines = (f"{row.label}\0{row.split}\0{row.key}\0{row.sha256}" for row in rows)
-        return digest([self.name, self.version, *lines])
+        return self.files.table.fingerprint(self.name, self.version)
 
     def images_of(self, label: str) -> tuple[Image, ...]:
         """All images of a class, sorted by key."""
-        return self.by_label[label]
+        return self.files.table.images_of(label)
 
     def read(self, images: Sequence[Image], size: int) -> Iterator[UInt8]:
         """Decodes `images` in their order; (size, size, 3) each."""
@@ -194,7 +190,7 @@ class FileDataset:
 
         Every image is decoded once; the result is kept by the content of the class.
         """
-        images = self.by_label[label]
+        images = self.images_of(label)
         reading = self.files.reading
         limits = [self.version, str(reading.max_megapixels)]
         content = digest([*limits, *(image.sha256 for image in images)])

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import csv
-import hashlib
 import io
 import json
 from bisect import bisect_left
@@ -15,6 +14,7 @@ from typing import Any
 
 from bench.core.errors import DataError
 from bench.core.text import some
+from bench.data.dataset import digest
 from bench.data.files.files import begins_like_image, is_image, placeholder, walk
 from bench.data.files.mount import Span, is_mountable, mounted
 
@@ -188,27 +188,44 @@ def open_tree(
     """
     known = tuple(archives)
     empty: tuple[str, ...] = ()
+    found = list(_looked(root, folders))
     if root.is_file():
         entry = next((one for one in known if fnmatchcase(root.name, one.name)), None)
         nested = entry is not None and entry.nested
         spans = mounted(root, cache_dir, nested=nested)
-        info = root.stat()
-        lines = [f"{root.name}|{info.st_size}|{info.st_mtime_ns}"]
     else:
-        found = list(_walked(root, None if folders is None else tuple(folders)))
-        lines = [f"{path}|{size}|{mtime_ns}" for path, size, mtime_ns in found]
         spans = {path: Span(f"{root}/{path}") for path, _, _ in found if path[-1] != "/"}
         empty = tuple(path for path, _, _ in found if path[-1] == "/")
         _mount(root, cache_dir, known, spans)
     spans = _without(spans, tuple(inner), packed=root.is_file())
-    signature = hashlib.sha256("\n".join(sorted(lines)).encode()).hexdigest()
-    return Tree(root, dict(sorted(spans.items())), hint, signature, empty)
+    return Tree(root, dict(sorted(spans.items())), hint, _signed(found), empty)
 
 
-def _walked(root: Path, folders: tuple[str, ...] | None) -> Iterator[tuple[str, int, int]]:
-    if folders is None:
+_File = tuple[str, int, int]
+"""Path, size in bytes, and modification time in ns."""
+
+
+def signature(root: Path, folders: Iterable[str] | None) -> str:
+    """That of the tree that `open_tree` gives; nothing is kept, for a million files."""
+    return _signed(_looked(root, folders))
+
+
+def _signed(files: Iterable[_File]) -> str:
+    return digest(f"{path}|{size}|{mtime_ns}" for path, size, mtime_ns in files)
+
+
+def _looked(root: Path, folders: Iterable[str] | None) -> Iterator[_File]:
+    """The files on the disk, in one order."""
+    if root.is_file():
+        info = root.stat()
+        yield root.name, info.st_size, info.st_mtime_ns
+    elif folders is None:
         yield from walk(root)
-        return
+    else:
+        yield from _walked(root, tuple(folders))
+
+
+def _walked(root: Path, folders: tuple[str, ...]) -> Iterator[_File]:
     seen: dict[tuple[int, int], str] = {}
     for entry in sorted(root.iterdir()):
         name = entry.name

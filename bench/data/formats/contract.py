@@ -17,7 +17,7 @@ from bench.core.text import some
 from bench.data.dataset import Notes, Split
 from bench.data.files.decode import ALPHAS, DEPTHS, Reading
 from bench.data.files.mount import is_mountable
-from bench.data.files.tree import Archive, Tree, open_tree
+from bench.data.files.tree import Archive, Tree, open_tree, signature
 
 Value = str | bool | int | tuple[str, ...]
 Options = Mapping[str, Value]
@@ -233,6 +233,12 @@ class Format(Listed):
         """The layout, and where to get the data."""
         return f"{self.expected}; get it: {self.where}" if self.says_where else self.expected
 
+    def signature(self, root: Path) -> str:
+        """That of its tree, which changes when a file does."""
+        if self.tree_of is not None:
+            return self.tree_of(root, self.hint).signature
+        return signature(root, self.folders)
+
     def tree(self, root: Path, cache_dir: Path) -> Tree:
         """Its files.
 
@@ -291,9 +297,10 @@ class Format(Listed):
             value = str(value)
         parts = value if isinstance(value, tuple) else (value,)
         wrong = [part for part in parts if option.choices and part not in option.choices]
+        wrong += [part for part in parts if type(part) is int and part < 1 and not option.choices]
         if type(value) is not type(option.default) or wrong:
             shown = wrong[0] if wrong else value
-            kind = {bool: "true or false", int: "a whole number", str: "a text"}
+            kind = {bool: "true or false", int: "a whole number above 0", str: "a text"}
             allowed = nearest(str(shown), map(str, option.choices)) if option.choices else ""
             raise DataError(
                 f"option {name} of data set {self.name!r}: {shown!r} is not allowed",

@@ -17,7 +17,7 @@ from pathlib import Path
 from statistics import median
 
 from bench.core.files import write_atomic
-from bench.core.text import counted, some
+from bench.core.text import counted, one_line, some
 from bench.data.catalog import open_dataset
 from bench.data.dataset import Dataset, Image, Split, remarks
 from bench.data.files.files import taken_warnings
@@ -93,7 +93,7 @@ class Report:
     def lines(self, *, every: bool = False) -> list[str]:
         """The report as text; `every` names all images of a problem, each on a line."""
         keyed = ", WordNet ids" if self.wnid_keyed else ""
-        text = [f"{self.name}{f' in {self.place}' if self.place else ''}"]
+        text = [f"{self.name}{f' in {one_line(str(self.place))}' if self.place else ''}"]
         text.append(f"  {len(self.classes)} classes{keyed}: {some(self.classes, limit=4)}")
         text += [
             f"  {split}: {counted(count.images, 'image')}, per class {count.fewest} to "
@@ -403,7 +403,7 @@ def _deeper(dataset: Dataset) -> Iterator[str]:
     """Of a folder per class: images deeper than a class's folder."""
     if not isinstance(dataset, FileDataset) or dataset.name != "folder":
         return
-    depth = 3 if has_splits(dataset.files.sha256, dataset.files.place) else 2
+    depth = 3 if has_splits(dataset.files.table.keys(), dataset.files.place) else 2
     for label in dataset.classes:
         keys = [image.key for image in dataset.images_of(label)]
         if deeper := [key for key in keys if key.count("/") >= depth]:

@@ -27,6 +27,7 @@ from scipy import fft
 
 from bench.core.errors import DataError
 from bench.data.dataset import UInt8
+from bench.data.rows import Rows
 from bench.data.wordnet.hierarchy import taxonomy
 
 Kind = Literal["exact", "similar", "mirrored"]
@@ -59,7 +60,7 @@ class Pictures:
 
     keys: Sequence[str]
     sha256: Sequence[str]
-    pixels: UInt8 | None = None
+    pixels: UInt8 | Rows | None = None
 
     def __post_init__(self) -> None:
         lengths = {len(self.keys), len(self.sha256)}
@@ -214,7 +215,7 @@ class _Described:
     smooth: npt.NDArray[np.intp]
 
 
-def _described(pixels: UInt8, mirror: bool) -> _Described:
+def _described(pixels: UInt8 | Rows, mirror: bool) -> _Described:
     blocks = []
     for start in range(0, len(pixels), _BLOCK):
         bright = luma(np.asarray(pixels[start : start + _BLOCK]), _SIDE)

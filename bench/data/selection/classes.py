@@ -155,6 +155,7 @@ def _listed(names: tuple[str, ...], pool: _Pool) -> tuple[str, ...]:
             + f"; bench classes --dataset {pool.dataset} lists all"
             if pool.wnid_keyed
             else f"nearest to {missing[0]!r}: {nearest(missing[0], pool.classes)}",
+            value=missing[0],
         )
     twice = sorted(name for name, count in Counter(names).items() if count > 1)
     if twice:

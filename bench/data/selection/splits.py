@@ -11,7 +11,7 @@ one, by group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 from functools import lru_cache
 
@@ -67,7 +67,7 @@ def split_pools(
     """
     if data.test_from == "val":
         pools = _val_as_test(tuple(pools))
-    given_test = _given_test(data, any("test" in pool.parts for pool in pools))
+    given_test = _given_test(data, frozenset[Split]().union(*(pool.parts for pool in pools)))
     val_part: Split = "val" if any("val" in pool.parts for pool in pools) else "train"
     budget = data.val_from == "budget"
     kept, dropped = kept_keys(tuple(pools), given_test)
@@ -162,8 +162,9 @@ def _val_as_test(pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
     )
 
 
-def _given_test(data: DataSpec, has_test: bool) -> bool:
-    """Whether the test images are those that the data set comes with."""
+def _given_test(data: DataSpec, parts: Collection[Split]) -> bool:
+    """Whether the test images are those that the data set comes with, which has these splits."""
+    has_test = "test" in parts
     if data.test_from == "given" and not has_test:
         raise DataError(
             "test_from is 'given', but these classes come without test images",
@@ -172,10 +173,11 @@ def _given_test(data: DataSpec, has_test: bool) -> bool:
     given = has_test if data.test_from == "auto" else data.test_from != "pool"
     if not given and data.test_per_class is None:
         reason = "test_from is 'pool'" if has_test else "the data set has no test split of its own"
+        val = "val" in parts and not has_test
         raise DataError(
             f"test_per_class is not set, and {reason}",
-            hint="set test_per_class: N to cut N images of each class out of the training images "
-            "(or name the folder with the test images test/)",
+            hint="set test_per_class: N to cut N images of each class out of the training images, "
+            f"or name the folder with the test images test/{', or set test_from: val' * val}",
         )
     return given
 

@@ -260,7 +260,7 @@ class Taxonomy:
                 ". The table has every synset above an ILSVRC2012 class; for any other, install "
                 "nltk's data: python -m nltk.downloader wordnet"
             )
-        return DataError(message, hint=near)
+        return DataError(message, hint=near, value=asked)
 
     @cached_property
     def _known_above(self) -> dict[Rule, dict[str, frozenset[str]]]:

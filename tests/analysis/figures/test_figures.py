@@ -175,6 +175,7 @@ def claims() -> pd.DataFrame:
             "claim": ["LI-C1", "LI-C2"],
             "text": ["more is better", "few is worse"],
             "verdict": ["holds", "fails"],
+            "here": ["holds", "not enough evidence"],
             "published_verdict": ["not enough evidence", "holds"],
         }
     )
@@ -261,6 +262,29 @@ def test_an_empty_table_is_an_error_and_no_chart(
 def test_a_table_of_gains_without_a_column_is_an_error_that_names_it(column: str) -> None:
     with pytest.raises(DataError, match=f"the table for gains has no column {column}"):
         figures.gain_dots(gains().drop(columns=column), Figure().subplots())
+
+
+def test_verdicts_are_drawn_in_print_here_and_on_these_tasks() -> None:
+    with styled():
+        _, (ax,) = canvas()
+        figures_overview.verdicts(claims(), ax)
+    labels = [label.get_text() for label in ax.get_xticklabels()]
+    assert labels == ["published", "here", "on these\ntasks"]
+    drawn = {
+        (int(x), int(y)): (line.get_marker(), line.get_markerfacecolor() != "none")
+        for line in ax.lines
+        if line.get_linestyle() == "None" and len(line.get_xdata())
+        for x, y in zip(line.get_xdata(), line.get_ydata(), strict=True)
+    }
+    ring, disc, cross = ("o", False), ("o", True), ("X", True)
+    assert drawn == {
+        (0, 0): ring,
+        (1, 0): disc,
+        (2, 0): disc,
+        (0, 1): disc,
+        (1, 1): cross,
+        (2, 1): ring,
+    }
 
 
 def test_the_drawn_values_are_the_tables() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import zlib
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
@@ -14,11 +15,13 @@ from scipy import stats
 
 from analysis.comparisons.evidence import Evidence
 from analysis.findings.evaluate import CLAIMS, examine, find_claim, on_published, table
-from analysis.findings.parts import Finding, Part, combine, ordered, slope, trend
+from analysis.findings.parts import Finding, Part, combine, judge, ordered, slope, trend
 from analysis.leaderboard.read import parse, prepare
 from analysis.papers import published
 from analysis.statistics.decisions import Rules
 from bench.core.errors import DataError
+from bench.core.text import p_value
+from bench.results.intervals import Estimate
 from bench.results.records import COLUMNS
 
 TUNE, FREEZE, SCRATCH = "T(1-7)R(8)", "F(1-7)R(8)", "R(1-8)"
@@ -409,6 +412,51 @@ def _tasks(gain: float, spread: float, tasks: int, seed: int = 0) -> Rows:
 )
 def test_what_differs_too_little_is_about_equal(gain: float, tasks: int, verdict: str) -> None:
     assert _judged("SFT-C1", _tasks(gain, 0.3, tasks)).verdict == verdict
+
+
+def test_about_equal_has_the_p_value_of_the_test_of_equality() -> None:
+    rows = _tasks(0.3, 0.3, 10)
+    found = _judged("SFT-C1", rows)
+    assert found.main.estimate is not None
+    # two one-sided t tests at ±1 point by scipy; there is one row a task, so one level alone
+    pairs = zip(rows[::2], rows[1::2], strict=True)
+    values = [100 * (a["top1_accuracy"] - b["top1_accuracy"]) for a, b in pairs]
+    below = stats.ttest_1samp(values, 1.0, alternative="less").pvalue
+    above = stats.ttest_1samp(values, -1.0, alternative="greater").pvalue
+    assert found.main.p_holm == pytest.approx(max(below, above), rel=1e-4)
+    assert f"p (Holm) {p_value(found.main.p_holm)}" in found.detail
+
+
+def test_what_to_run_names_no_seeds_beside_their_number() -> None:
+    claim = find_claim("SFT-C2")
+
+    def needed(*parts: Part) -> str:
+        return combine(claim, "measured", parts).needed
+
+    few = Part("a", "not enough evidence", effect=5.0, n=3, counted="seed", wanted=5,
+               needed="pattern: [tune, freeze], seed: [0, 1, 2]")  # fmt: skip
+    many = replace(few, name="b", effect=0.4, wanted=31)
+    none = replace(few, effect=None, n=0, wanted=None)
+    assert needed(few) == "about 5 seeds instead of 3: pattern: [tune, freeze]"
+    assert needed(none) == "pattern: [tune, freeze], seed: [0, 1, 2]"
+    assert needed(many) == (
+        "over 30 seeds instead of 3, as the effect is small beside its spread: "
+        "pattern: [tune, freeze]"
+    )
+    assert needed(few, many) == (
+        "over 30 seeds instead of 3 to decide 'b' too: pattern: [tune, freeze]"
+    )
+
+
+def test_an_interval_in_general_that_is_the_narrower_one_is_explained() -> None:
+    agreeing = Estimate(3.0, 2.9, 3.1, 3, "task", here=Estimate(3.0, 1.0, 5.0, 3, "seed"))
+    apart = replace(agreeing, low=0.0, high=6.0)
+    text = "x; on these 3 tasks alone +3 (+1 to +5) points"
+    assert judge("a", apart, "", Rules(), "p", "x").detail == text
+    assert judge("a", agreeing, "", Rules(), "p", "x").detail == (
+        f"{text}, wider as it has the errors of seeds and test images, and the means of 3 tasks "
+        "may differ little by chance"
+    )
 
 
 def test_a_difference_of_just_one_point_is_seldom_called_equal() -> None:

@@ -202,7 +202,13 @@ def test_one_run_gives_a_page_that_says_what_is_missing(committed: Path) -> None
     text = page(report)
     assert "No question can be answered" in text
     assert report.headline == (
-        "The rest was not compared: add training from scratch and freezing to the grid.",
+        "No two recipes are compared here: add training from scratch and freezing to the grid.",
+    )
+    race = one.assign(experiments="floor-logistic-1;rung-1-frozen")
+    assert build("race", Evidence(race), png=False).headline == (
+        "These runs are a race, in which validation images stop all recipes but the best, so no "
+        "two are compared to the end: which one won, and its accuracy, stand in the model's card "
+        "(README.md beside it); to compare recipes with intervals, run grids/own-images.yaml.",
     )
     assert set(report.files) == {"findings.svg"}
 
@@ -283,10 +289,16 @@ def test_the_answers_say_how_much_was_tested_and_where_a_verdict_holds(
 def test_findings_stand_with_both_verdicts(found: Numbers, photographs: Report) -> None:
     (table,) = next(s for s in photographs.sections if s.id == "findings").tables
     cells = [dict(zip(table.head, row, strict=True)) for row in table.rows]
+    there = found.findings[found.findings["effect"].notna()]
     assert [(c["verdict"], c["on these tasks"]) for c in cells] == [
-        (row["verdict"], row["here"]) for row in found.findings.to_dict("records")
+        (row["verdict"], row["here"]) for row in there.to_dict("records")
     ]
-    assert [c["claim"].split(":")[0] for c in cells] == list(found.findings["claim"])
+    assert [c["claim"].split(":")[0] for c in cells] == list(there["claim"])
+    others = found.findings.loc[found.findings["effect"].isna(), "claim"]
+    assert (
+        f"{len(others)} claims have no runs here ({', '.join(others)}); bench findings --published "
+        "lists what the papers' numbers say of them."
+    ) in table.note
     assert {c["on these tasks"] for c in cells} > {"not enough evidence"}
 
 

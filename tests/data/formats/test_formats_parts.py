@@ -71,6 +71,8 @@ def test_data_sets_without_options_refuse_them(name, tmp_path):
         ("oulu-casia", {"lights": ("Strong", "Bright")}, r"'Bright'(.|\n)*Strong"),
         ("oulu-casia", {"lights": True}, "a list of texts|Dark"),
         ("moorea-corals", {"patch": "61"}, "a whole number"),
+        ("moorea-corals", {"patch": -1}, r"-1 is not allowed(.|\n)*a whole number above 0"),
+        ("sun-397", {"max_megapixels": 0}, r"0 is not allowed(.|\n)*a whole number above 0"),
     ],
 )
 def test_values_are_of_the_option_s_type_and_among_its_choices(name, options, says):

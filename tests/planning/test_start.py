@@ -1,0 +1,74 @@
+"""What a command costs before anything runs: no torch where all is remembered, no scipy to plan."""
+
+from __future__ import annotations
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+GRID = """\
+defaults:
+  target: {dataset: folder, root: images, image_size: 32, val_per_class: 1, test_per_class: 1}
+  model: narrow8_32
+  pattern: scratch
+  train: {epochs: 1, batch_size: 4}
+experiments:
+  rates:
+    axes: {train.lr: [0.01, 0.02]}
+"""
+WATCHED = """\
+import atexit, os, sys
+watched = ("torch", "timm", "pandas", "nltk", "scipy.optimize", "urllib.request")
+atexit.register(
+    lambda: open(os.environ["LOADED"], "a").write(
+        f"{[name for name in watched if name in sys.modules]}\\n"
+    )
+)
+"""
+"""Every process of a command adds a line: which of these modules it has imported."""
+
+
+def _dry_run(folder: Path) -> list[str]:
+    loaded = folder / "loaded.txt"
+    loaded.unlink(missing_ok=True)
+    paths = [str(folder / "watch"), str(Path(__file__).parents[2])]
+    subprocess.run(
+        [sys.executable, "-m", "bench", "grid", "grid.yaml", "--dry-run"],
+        cwd=folder,
+        env=os.environ | {"PYTHONPATH": os.pathsep.join(paths), "LOADED": str(loaded)},
+        check=True,
+        stdout=subprocess.DEVNULL,
+    )
+    return loaded.read_text().splitlines()
+
+
+def test_a_second_dry_run_of_own_images_imports_no_torch_in_any_process(tmp_path: Path) -> None:
+    (tmp_path / "watch").mkdir()
+    (tmp_path / "watch" / "sitecustomize.py").write_text(WATCHED)
+    (tmp_path / "grid.yaml").write_text(GRID)
+    rng = np.random.default_rng(0)
+    for number in range(10):
+        path = tmp_path / "images" / "ab"[number % 2] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(rng.integers(0, 256, (8, 8, 3), dtype=np.uint8)).save(path)
+    first = _dry_run(tmp_path)
+    assert first[-1] == "[]", "the command itself, which ends last"
+    assert _dry_run(tmp_path) == ["[]"]
+
+
+def test_intervals_of_a_leaderboard_import_no_solver() -> None:
+    code = (
+        "import sys\n"
+        "from bench.results.intervals import Observation, estimate\n"
+        "values = [(0.1, 0.2), (0.4, 0.1), (0.2, 0.2)]\n"
+        "rows = enumerate(values)\n"
+        "found = [Observation('a', str(n), v, image_variance=i) for n, (v, i) in rows]\n"
+        "assert estimate(found).df\n"
+        "print('scipy.optimize' in sys.modules)"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
+    assert done.stdout == "False\n"
