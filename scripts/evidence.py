@@ -4,7 +4,7 @@
 
 Reads the leaderboards `results/evidence/NAME.csv` with what was measured beside them, and writes
 `results/evidence/README.md`, a row for each claim, `claims.svg`, the same as a picture, and
-`claims.csv`, a row for each of its parts.
+`claims.csv`, a row for each of its parts; and the sentences of the README that rest on them.
 The claims of a family are those that the first line of its grid names: what other claims its runs
 could speak to counts in the family's correction for many comparisons and is not printed.
 """
@@ -32,11 +32,81 @@ from bench.core.text import counted, listed, p_value
 ROOT = Path(__file__).parents[1]
 GRIDS = ROOT / "grids" / "evidence"
 RESULTS = ROOT / "results" / "evidence"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- written by scripts/evidence.py -->", "<!-- end -->"
 CAVEATS = {
     "SFT-C5": "digits stand for persons and their slants for expressions",
     "SFT-C6": "digits and slants, as above",
     "LI-C11": "classes of all tasks are pooled, so the class is the unit",
 }
+FEW = "with few images and a near source, freeze > tune"
+MANY = "with 100 images per class or more, tune > freeze"
+SENTENCES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
+    ("Copy from classes near the target: over far ones {}", "near-far", (("LI-C4", "near > far"),)),
+    (
+        "A far source is better than none: {} over scratch",
+        "near-far",
+        (("LI-C4", "far > scratch"),),
+    ),
+    (
+        "With 100 images per class tune all layers: the accuracy is {} that of frozen layers "
+        "from a near source, {} from a far one",
+        "near-far",
+        (("CHU-C2", f"{MANY}, from near"), ("CHU-C2", f"{MANY}, from far")),
+    ),
+    (
+        "With 20 or fewer, freezing gives {} the accuracy of tuning from a near source, {} from "
+        "a far one",
+        "near-far",
+        (("CHU-C3", f"{FEW}, from near"), ("CHU-C3", f"{FEW}, from far")),
+    ),
+    (
+        "Freeze the first layer or not: tuning it gains {} from far sources; tuning the first five "
+        "gains {}",
+        "depth",
+        (
+            ("LI-C8", "tuning all layers > freezing 1, from far"),
+            ("LI-C8", "tuning all layers > freezing 5, from far"),
+        ),
+    ),
+    (
+        "Where a far network stays frozen, train its last three layers anew: freezing all but the "
+        "last gives {} the accuracy",
+        "depth",
+        (("CHU-C1", "last layer random ≥ last 3 random, freeze, from far"),),
+    ),
+    (
+        "The rate decides more than the source: LI's best, 0.001, against 0.02 gives {}",
+        "rates",
+        (("LI-C5", "0.001 > 0.02"),),
+    ),
+    (
+        "Fine-tuning converges {} earlier than training from scratch (95 % of the last epoch's "
+        "training accuracy), from a near source",
+        "near-far",
+        (
+            (
+                "LI-C12",
+                "fine-tuning converges in fewer epochs than training from scratch, from near",
+            ),
+        ),
+    ),
+    (
+        "Expanding the images offline helps training from scratch: {}; it has {} "
+        "less to give to fine-tuning",
+        "augmentation",
+        (
+            ("LI-C9", "augmentation helps scratch"),
+            ("LI-C9", "it helps scratch more than fine-tuning from near"),
+        ),
+    ),
+    (
+        "Borrowed source images gain little: soft fine-tuning {}, selective joint {} over plain",
+        "borrowing",
+        (("SFT-C1", "soft > fine-tuning"), ("GE-C3", "gain of 2 to 10 points, from near")),
+    ),
+)
+"""What a practitioner can use: a sentence, the family, and the parts whose effects it shows."""
 _NAMES = re.compile(r"(?:SFT|GE|LI|CHU)-C\d+")
 
 
@@ -97,6 +167,26 @@ def rows(found: list[Judged]) -> Iterator[list[str]]:
             printed[f.claim].verdict if printed[f.claim].verdict != UNDECIDED else "drawn only",
             f"[{one.family}]({one.family}.csv)",
         ]
+
+
+def bullets(found: list[Judged]) -> Iterator[str]:
+    """The sentences on these families with their numbers, as the README shows them."""
+    parts = {(j.family, j.finding.claim, p.name): p for j in found for p in j.finding.parts}
+    families = {one.family for one in found}
+    for sentence, family, names in (one for one in SENTENCES if one[1] in families):
+        shown = [parts[family, *name] for name in names]
+        marks = ["" if p.verdict != UNDECIDED else ", not decided" for p in shown]
+        effects = [f"**{effect_text(p).split(' (')[0]}**" for p in shown]
+        ends = [re.search(r"\((.*)\)(.*)", effect_text(p)) for p in shown]
+        texts = [
+            f"{effect}{end[2] if end else ''} ({end[1] if end else 'no interval'}{mark})"
+            for effect, end, mark in zip(effects, ends, marks, strict=True)
+        ]
+        over = counted(shown[0].n, shown[0].counted)
+        line = f"{sentence.format(*texts)}; {over}, [{family}](results/evidence/{family}.csv)."
+        yield textwrap.fill(
+            line, 118, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=False
+        )
 
 
 def parts_table(found: list[Judged]) -> pd.DataFrame:
@@ -200,6 +290,9 @@ def main() -> None:
     found = list(judged())
     write_atomic(RESULTS / "README.md", page(found))
     write_atomic(RESULTS / "claims.svg", drawn(found))
+    above, rest = README.read_text().split(BEGIN)
+    below = rest.split(END)[1]
+    write_atomic(README, "\n".join([f"{above}{BEGIN}", *bullets(found), f"{END}{below}"]))
     write_atomic(RESULTS / "claims.csv", parts_table(found).to_csv(index=False))
 
 
