@@ -182,11 +182,13 @@ def race(folder: Path, seconds: float, work: Path) -> dict[str, Any]:
     class Timed(Race):
         """Does not count what starting the worker of a stage takes, nor its runs' tests."""
 
-        def _run(self, stage: Stage, reserve_s: float = 0.0) -> Any:
+        def _run(self, *stages: Stage, reserve_s: float = 0.0) -> Any:
             clock.uncounted += started
-            done = super()._run(stage, reserve_s)
-            passes = stage.seeds * len(stage.arms) if stage.epochs else 1
-            clock.uncounted += passes * self.photographs.test / forward_rate(stage.size)
+            done = super()._run(*stages, reserve_s=reserve_s)
+            for stage in stages:
+                passes = stage.seeds * len(stage.arms) if stage.epochs else 1
+                tested = passes * stage.tested * self.photographs.test
+                clock.uncounted += tested / forward_rate(stage.size)
             return done
 
     with tempfile.TemporaryDirectory(dir=work) as results:

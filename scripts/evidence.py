@@ -3,7 +3,8 @@
     python scripts/evidence.py
 
 Reads the leaderboards `results/evidence/NAME.csv` with what was measured beside them, and writes
-`results/evidence/README.md`, a row for each claim, and `claims.csv`, a row for each of its parts.
+`results/evidence/README.md`, a row for each claim, `claims.svg`, the same as a picture, and
+`claims.csv`, a row for each of its parts.
 The claims of a family are those that the first line of its grid names: what other claims its runs
 could speak to counts in the family's correction for many comparisons and is not printed.
 """
@@ -19,9 +20,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.findings.evaluate import CLAIMS, examine, find_claim, on_published
+from analysis.figures.style import to_svg
+from analysis.findings.evaluate import CLAIMS, examine, on_published, table
 from analysis.findings.parts import UNDECIDED, Finding, Part
 from analysis.leaderboard.read import finished
+from analysis.report.feature_figures import claims
 from bench.commands.findings import effect_text, evidence_of
 from bench.core.files import write_atomic
 from bench.core.text import counted, listed, p_value
@@ -70,11 +73,15 @@ def verdict(part: Part | Finding) -> str:
     return f"on these tasks {part.here}" if part.here != UNDECIDED else "not decided"
 
 
+def _place(one: Judged) -> tuple[int, str]:
+    """Where a row stands: the claims in the papers' order, their families by name."""
+    return [claim.id for claim in CLAIMS].index(one.finding.claim), one.family
+
+
 def rows(found: list[Judged]) -> Iterator[list[str]]:
     """The cells of the table, the claims in the papers' order."""
     printed = {f.claim: f for f in on_published()}
-    order = [claim.id for claim in CLAIMS]
-    for one in sorted(found, key=lambda j: (order.index(j.finding.claim), j.family)):
+    for one in sorted(found, key=_place):
         f = one.finding
         name = f"{f.main.name}: " if len(f.parts) > 1 else ""
         same = sum(part.verdict == f.verdict for part in f.parts)
@@ -131,6 +138,19 @@ def families(found: list[Judged]) -> Iterator[str]:
         )
 
 
+def drawn(found: list[Judged]) -> bytes:
+    """The verdicts as a picture, in SVG: in print, here, and on these tasks alone."""
+    ordered = sorted(found, key=_place)
+    lines = table([one.finding for one in ordered])
+    twice = Counter(one.finding.claim for one in ordered)
+    lines["text"] = [
+        f"{one.family}: {one.finding.text}" if twice[one.finding.claim] > 1 else one.finding.text
+        for one in ordered
+    ]
+    figure, _ = claims(lines)
+    return to_svg(figure)
+
+
 _INTRODUCTION = """\
 # Which claims of the four papers hold on real photographs
 
@@ -139,6 +159,8 @@ the smallest effects of interest and the rules of the verdicts were fixed before
 [docs/experiments.md](../../docs/experiments.md); a family is repeated by
 
     bench grid grids/evidence/NAME.yaml --data-root FOLDER
+
+![The verdict on each claim: in print, here, and on these tasks alone](claims.svg)
 """
 _READING = """\
 An effect is positive in the direction that the claim predicts. Its 95 % interval is over tasks of
@@ -176,9 +198,8 @@ def page(found: list[Judged]) -> str:
 def main() -> None:
     """Write the page and the table of parts."""
     found = list(judged())
-    for name in {one.finding.claim for one in found}:
-        find_claim(name)
     write_atomic(RESULTS / "README.md", page(found))
+    write_atomic(RESULTS / "claims.svg", drawn(found))
     write_atomic(RESULTS / "claims.csv", parts_table(found).to_csv(index=False))
 
 

@@ -137,6 +137,7 @@ EXAMPLES: Mapping[str, Examples] = {
         "resize": ("{image_size: 224, resize: 256}", "pixels"),
         "val_from": "{val_from: budget}",
         "val_share": "{val_from: budget, val_share: 0.3}",
+        "tested": "false",
     },
     "recipe all": {"take": ("5", "classes")},
     "recipe listed": {"names": "[cat, dog]", "take": ("1", "classes")},

@@ -49,7 +49,7 @@ def table_of(found: Sequence[Mapping[str, Any]]) -> pd.DataFrame:
 
 
 def _correct(plan: Plan, store: Store, row: Mapping[Any, Any]) -> npt.NDArray[np.bool_] | None:
-    if row["status"] != "done" or row["role"] == "source":
+    if row["status"] != "done" or row["role"] == "source" or pd.isna(row["top1_accuracy"]):
         return None
     run = plan.runs[row["run_id"]]
     return correct_images(store.folder(run.id, run.spec), float(row["top1_accuracy"]))

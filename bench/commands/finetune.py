@@ -177,7 +177,7 @@ def _compared(result: Result) -> list[str]:
     from bench.core.text import counted
     from bench.results.mistakes import paired_difference, read_predictions
 
-    winner, first = result.standings[0], result.final[0]
+    winner = result.standings[0]
     predictions, *others = (read_predictions(folder) for folder in result.final)
     lines = []
     if others:
@@ -187,8 +187,8 @@ def _compared(result: Result) -> list[str]:
     epochs = winner.arm.epochs(winner.stage.epochs)
     trained = counted(epochs, "epoch") if epochs else "no training of the network"
     lines.append(f"recipe    {winner.arm.words}, {winner.stage.size} pixels, {trained}")
-    floor, words = result.floor
-    if floor.run_id != first.run_id:
+    if result.floor is not None and winner.stage.epochs:
+        floor, words = result.floor
         than = paired_difference(predictions, read_predictions(floor))
         lines.append(f"          {than} against the floor ({words})")
     if result.scratch is not None:
@@ -206,8 +206,8 @@ def _about_labels(result: Result, place: Path) -> list[str]:
     from bench.race.labels import Suspicious
 
     labels = result.labels
-    if labels is None:
-        return ["labels    not checked: too few of some class"]
+    if isinstance(labels, str):
+        return [f"labels    not checked: {labels}"]
     columns = [field.name for field in fields(Suspicious)]
     write_csv(place / "suspicious.csv", [vars(one) for one in labels.suspicious], columns)
     gain = 100 * (labels.accuracy - labels.with_half)

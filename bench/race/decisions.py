@@ -12,19 +12,23 @@ from bench.core.errors import BenchError
 from bench.core.files import write_atomic
 from bench.race.schedule import Rung
 
+_RULES = 2
+"""Raise it when a race that is gone on with would run other things than it had begun."""
+
 
 @dataclass(frozen=True)
 class Stage:
     """An experiment for each of some arms.
 
     Attributes:
-        name: `floor`, `rung-1` …, `final`, `scratch`.
+        name: `floor`, `rung-1` …, `final` or `winner`, `compared`, `scratch`.
         arms: names of the arms.
         epochs: the time of each, in epochs of a recipe that trains all layers; 0 where nothing is
             trained by steps.
         size: side of the images.
         seeds: how many.
         on_all: trains on validation images too, without choosing anything.
+        tested: reads the test images: only what has been chosen, and what it is compared with.
     """
 
     name: str
@@ -33,6 +37,7 @@ class Stage:
     size: int
     seeds: int
     on_all: bool = False
+    tested: bool = False
 
 
 @dataclass(frozen=True)
@@ -90,8 +95,13 @@ class Decisions:
             raise BenchError(
                 f"{self.path} cannot be read", hint="delete it to begin the race anew"
             ) from None
+        grid = self.path.with_suffix(".yaml")
+        if state.get("rules") != _RULES:
+            raise BenchError(
+                f"a race of an earlier version of the name {self.path.stem!r} lies in {grid}",
+                hint="give this one another --name, or another --results",
+            )
         if state.get("of") != self.of:
-            grid = self.path.with_suffix(".yaml")
             raise BenchError(
                 f"a race of the name {self.path.stem!r} on other images or weights lies in {grid}",
                 hint="give this one another --name, or another --results",
@@ -108,6 +118,7 @@ class Decisions:
     def keep(self) -> None:
         """Writes it."""
         state = {
+            "rules": _RULES,
             "of": self.of,
             "plan": None if self.plan is None else asdict(self.plan),
             "stages": [asdict(stage) for stage in self.stages.values()],

@@ -2,8 +2,9 @@
 
 The file lies in the results folder and grows by a stage at a time; what is finished is not run
 again, so the same command goes on after an interruption, and `bench grid FILE` repeats everything.
-Every choice is made on validation images. The winner is trained anew on training and validation
-images together, over several seeds; the model is the first seed's, whatever the test says.
+Every choice is made on validation images, and until it is made no run reads a test image. The
+winner is trained anew on training and validation images together, over several seeds; the model is
+the first seed's, whatever the test says.
 
 Nothing is begun whose forecast does not fit the budget. What takes longer than its forecast is
 stopped, and the recipe is given up: the model is then the best of what is finished.
@@ -12,7 +13,7 @@ stopped, and the recipe is given up: the model is then the best of what is finis
 from __future__ import annotations
 
 import csv
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,12 @@ _PLANNING_S = 2.0
 
 _KEEP_EVERY_S = 5.0
 """Seconds after which it is written down again how much of the budget is spent."""
+
+_STOPPING_S = 10.0
+"""Seconds that stopping the workers may take."""
+
+_LATE = 0.05
+"""Of the time: what a model that is chosen may take more, so that it is tested."""
 
 LABELS_SHARE = 0.15
 """Of the time: looking at the labels, at most, where it is left free."""
@@ -103,9 +110,10 @@ class Result:
         stopped: what the time was over for: experiments, with the epochs trained and wanted.
         final: folders of the winner's runs by seed, on all labels where there was time; the first
             is the model's.
-        floor: the run of the better frozen arm on all labels, and its words.
+        floor: the run of the best frozen arm on all labels, and its words; None where there was no
+            time.
         scratch: the run from random weights; None where there was no time.
-        labels: what features say of the labels; None where a class has too few images.
+        labels: what features say of the labels, or why they were not looked at.
         seconds: of the budget that were spent.
     """
 
@@ -114,9 +122,9 @@ class Result:
     course: Sequence[Standing]
     stopped: Mapping[str, tuple[int, int]]
     final: Sequence[RunFolder]
-    floor: tuple[RunFolder, str]
+    floor: tuple[RunFolder, str] | None
     scratch: RunFolder | None
-    labels: Labels | None
+    labels: Labels | str
     seconds: float
 
 
@@ -148,6 +156,7 @@ class Race:
     start_s: float | None = None
     stages: list[Stage] = field(default_factory=list)
     decisions: Decisions = field(init=False)
+    _fit_s: float = 0.0
     _labels_s: float = 0.0
     _course: dict[str, Standing] = field(default_factory=dict)
 
@@ -219,37 +228,30 @@ class Race:
             cell["train.evaluate_every"] = epochs
         if stage.on_all:
             cell |= {"target.val_from": "extra", "target.val_per_class": 0}
+        if not stage.tested:
+            cell["target.tested"] = False
         stopped = self.decisions.stopped.get(f"{stage.name}-{arm.name}")
         about = arm.words if stopped is None else f"{arm.words}; {given_up(stopped)}"
         return {"about": about, "set": cell, "axes": {"seed": list(range(stage.seeds))}}
 
     # --- stages ---
 
-    def _run(self, stage: Stage, reserve_s: float = 0.0) -> Session:
-        """Runs what is missing of a stage; what the time is over for is given up.
+    def _run(self, *stages: Stage, reserve_s: float = 0.0) -> Session:
+        """Runs what is missing of stages; what the time is over for is given up.
 
         Args:
-            stage: what to run.
+            stages: what to run, together.
             reserve_s: seconds that are left for what comes after it.
 
         Raises:
             BenchError: a run failed.
         """
-        self.stages.append(stage)
-        self.decisions.stages[stage.name] = stage
+        self.stages += stages
+        self.decisions.stages |= {stage.name: stage for stage in stages}
         self._write()
-        session, decisions = self._open(stage), self.decisions
+        session = self._open(*stages)
         if not session.only:
             return session
-        kept_at = self.budget.clock()
-
-        def is_over() -> bool:
-            nonlocal kept_at
-            if self.budget.clock() - kept_at > _KEEP_EVERY_S:
-                kept_at = self.budget.clock()
-                self._keep()
-            return not decisions.done and self.budget.left_s < reserve_s
-
         tally = run_here(
             session,
             self.console,
@@ -257,30 +259,49 @@ class Race:
             placement(self.workers, self.machine),
             retry_failed=True,
             forecast=Forecast({}),
-            is_over=is_over,
+            is_over=self._over(reserve_s),
         )
         if tally.interrupted:
             self._keep()
             raise KeyboardInterrupt
         if tally.failures:
             raise BenchError(
-                f"{counted(len(tally.failures), 'run')} of {stage.name} failed: "
+                f"{counted(len(tally.failures), 'run')} of {stages[0].name} failed: "
                 f"{tally.failures[0][1]}",
                 hint=f"bench logs {tally.failures[0][0][:12]} --results {self.results} has more",
             )
-        for key, epochs in tally.stopped.items():
-            for name in session.plan.runs[key].experiments:
-                decisions.stopped[name] = min(epochs, decisions.stopped.get(name, epochs))
-        for name in sorted(decisions.stopped.keys() & set(session.only)):
-            words = self._arms()[name.removeprefix(f"{stage.name}-")].words
-            self._say(f"  {words}: {given_up(decisions.stopped[name])}")
         if tally.stopped:
-            self._write()
+            self._give_up(session, tally.stopped)
         return session
 
-    def _open(self, stage: Stage | None) -> Session:
-        """The grid; of a stage the experiments that are not given up."""
-        only = [f"{stage.name}-{arm}" for arm in stage.arms] if stage else []
+    def _over(self, reserve_s: float) -> Callable[[], bool]:
+        """Whether the time but `reserve_s` is over; keeps account of what is spent."""
+        kept_at = self.budget.clock()
+
+        def is_over() -> bool:
+            nonlocal kept_at
+            if self.budget.clock() - kept_at > _KEEP_EVERY_S:
+                kept_at = self.budget.clock()
+                self._keep()
+            return not self.decisions.done and self.budget.left_s < reserve_s
+
+        return is_over
+
+    def _give_up(self, session: Session, stopped: Mapping[str, tuple[int, int]]) -> None:
+        """Notes and shows which experiments are not gone on with."""
+        given = self.decisions.stopped
+        for key, epochs in stopped.items():
+            for name in session.plan.runs[key].experiments:
+                given[name] = min(epochs, given.get(name, epochs))
+        arms = self._arms()
+        words = {f"{stage.name}-{n}": arms[n].words for stage in self.stages for n in stage.arms}
+        for name in sorted(given.keys() & set(session.only)):
+            self._say(f"  {words[name]}: {given_up(given[name])}")
+        self._write()
+
+    def _open(self, *stages: Stage) -> Session:
+        """The grid; of stages the experiments that are not given up."""
+        only = [f"{stage.name}-{arm}" for stage in stages for arm in stage.arms]
         return open_session(
             self.path,
             results=self.results,
@@ -354,7 +375,8 @@ class Race:
             # What was judged before can win: time to train it on all labels is left to it.
             trained = [s.stage for s in best if s.stage.epochs]
             reserve_s = self._final_s(trained[0], epoch_s, 1) if trained else 0.0
-            standings = self._judge(self._run(stage, reserve_s), stage)
+            reserve_s = max(reserve_s, self._test_s)
+            standings = self._judge(self._run(stage, reserve_s=reserve_s), stage)
             if len(standings) == len(stage.arms):
                 epoch_s *= self._correction(stage, epoch_s, self.budget.clock() - before)
             finished = {s.arm.name for s in standings}
@@ -396,71 +418,100 @@ class Race:
         session = self._run(floor)
         best = self._judge(session, floor)
         if not best:
-            self.decisions.stopped.clear()
-            self._write()
+            self._forget(floor)
             raise BenchError(
                 f"the budget of {duration(self.budget.total_s)} is spent before a classifier on "
                 "features was fitted",
                 hint="the same command with a longer --budget goes on",
             )
         folders = [f for arm in floor.arms for f in self._folders(session, floor, arm)]
-        self._reserve_labels(max(_seconds(folder) for folder in folders))
+        self._fit_s = max(_seconds(folder) for folder in folders)
+        self._labels_s = 1.5 * self._fit_s + 1.0
+        if self._labels_s < LABELS_SHARE * self.budget.total_s:
+            self.budget.end_s = self._writing_s + self._labels_s
         self._say_standings(best)
         return floor, best
 
     def _finish(self, best: Sequence[Standing], floor: Stage, epoch_s: float) -> Result:
         winner = best[0]
         stage = winner.stage
-        final = floor if winner.arm.name in floor.arms else self._final(winner, epoch_s)
-        one = Stage("scratch", (SCRATCH.name,), max(stage.epochs, 8), stage.size, 1, on_all=True)
+        frozen = min((s for s in best if s.arm.name in floor.arms), key=lambda s: s.order)
+        compared = replace(floor, name="compared", arms=(frozen.arm.name,), seeds=1, tested=True)
+        final = self._final(winner, compared, epoch_s)
+        arms, epochs = (SCRATCH.name,), max(stage.epochs, 8)
+        one = Stage("scratch", arms, epochs, stage.size, seeds=1, on_all=True, tested=True)
         in_time = stage.epochs and not self.decisions.done
-        in_time = in_time and self._final_s(one, epoch_s, 1) < self.budget.left_s
+        in_time = in_time and self._stage_s(one, epoch_s) < self.budget.left_s
         scratch = []
         if one.name in self.decisions.stages or in_time:
             one = self._decided(one)
             self._say(f"scratch: for comparison, about {duration(self._stage_s(one, epoch_s))}")
             scratch = self._folders(self._run(one), one, SCRATCH.name)
-        session = self._open(None)
-        frozen = min((s for s in best if s.arm.name in floor.arms), key=lambda s: s.order)
-        floor_run = self._folders(session, floor, frozen.arm.name)[0]
-        labels = self._labels(floor_run, session)
+        session = self._open()
+        labels = self._labels(self._folders(session, floor, frozen.arm.name)[0], session)
         self._keep()
         self.decisions.done = True
         self._keep()
+        beside = self._folders(session, compared, frozen.arm.name)
         return Result(
             session,
             best,
             self._ended(best),
             self.decisions.stopped,
             self._folders(session, final, winner.arm.name),
-            (floor_run, frozen.arm.words),
+            (beside[0], frozen.arm.words) if beside else None,
             scratch[0] if scratch else None,
             labels,
             self.decisions.spent_s,
         )
 
-    def _final(self, winner: Standing, epoch_s: float) -> Stage:
-        """Trains the winner on all labels; gives the stage whose runs are the model."""
-        stage = winner.stage
-        if self._keeps(stage, epoch_s):
+    def _final(self, winner: Standing, compared: Stage, epoch_s: float) -> Stage:
+        """Tests the winner, trained on all labels where there is time; the stage of the model.
+
+        Raises:
+            BenchError: there was no time for any of it.
+        """
+        stage, names = winner.stage, (winner.arm.name,)
+        as_it_is = replace(stage, name="winner", arms=names, tested=True)
+        if names == compared.arms:
+            seeds = self.photographs.draws
+            final = self._decided(replace(compared, name="final", seeds=seeds))
+            self._say(f"final: {winner.arm.words}, on all labels, {counted(seeds, 'seed')}")
+            session = self._run(final, reserve_s=self._last_s)
+        elif self._keeps(stage, epoch_s):
             self._say(f"final: {winner.arm.words}, as it is: there is no time to train it on all")
-            return stage
-        fitting = (
-            n
-            for n in range(_MOST_SEEDS, 1, -1)
-            if self._final_s(stage, epoch_s, n) < self.budget.left_s
-        )
-        names, seeds = (winner.arm.name,), next(fitting, 1)
-        final = Stage("final", names, stage.epochs, stage.size, seeds, on_all=True)
-        final = self._decided(final)
-        self._say(
-            f"final: {winner.arm.words}, on all labels, {counted(final.seeds, 'seed')}, "
-            f"about {duration(self._final_s(stage, epoch_s, final.seeds))}"
-        )
-        if self._folders(self._run(final), final, winner.arm.name):
-            return final
-        self._say("  the model is the one that won, trained without the validation images")
-        return stage
+            final, session = as_it_is, self._run(as_it_is, compared, reserve_s=self._last_s)
+        else:
+            fitting = (
+                n
+                for n in range(_MOST_SEEDS, 1, -1)
+                if self._final_s(stage, epoch_s, n) < self.budget.left_s
+            )
+            seeds = next(fitting, 1)
+            final = replace(as_it_is, name="final", seeds=seeds, on_all=True)
+            final = self._decided(final)
+            self._say(
+                f"final: {winner.arm.words}, on all labels, {counted(final.seeds, 'seed')}, "
+                f"about {duration(self._final_s(stage, epoch_s, final.seeds))}"
+            )
+            session = self._run(compared, final, reserve_s=self._test_s)
+            if not self._folders(session, final, winner.arm.name):
+                self._say("  the model is the one that won, trained without validation images")
+                final, session = as_it_is, self._run(as_it_is, reserve_s=self._last_s)
+        if not self._folders(session, final, winner.arm.name):
+            self._forget(final)
+            raise BenchError(
+                f"the budget of {duration(self.budget.total_s)} was over before the winner was "
+                f"tested: {winner.arm.words}",
+                hint="the same command with a longer --budget goes on",
+            )
+        return final
+
+    def _forget(self, stage: Stage) -> None:
+        """Lets a later command with more time run what was given up of a stage."""
+        for name in stage.arms:
+            self.decisions.stopped.pop(f"{stage.name}-{name}", None)
+        self._write()
 
     def _ended(self, best: Sequence[Standing]) -> list[Standing]:
         """The course of all arms, with why each of them ended."""
@@ -470,14 +521,14 @@ class Race:
             for name, s in self._course.items()
         ]
 
-    def _labels(self, floor: RunFolder, session: Session) -> Labels | None:
-        """What features say of the labels, if there is time to compute them."""
+    def _labels(self, floor: RunFolder, session: Session) -> Labels | str:
+        """What features say of the labels, or why they are not looked at."""
         left_s = self.budget.left_s + self.budget.end_s - self._writing_s
         if not self.decisions.done and self._labels_s > left_s:
-            self._say("labels: not checked: there is no time")
-            return None
+            return "there was no time"
         self._say("labels: each image by classifiers that were not fitted to it")
-        return look_at_labels(floor, Context(**context_of(session, self.machine)))
+        labels = look_at_labels(floor, Context(**context_of(session, self.machine)))
+        return labels or "a class has too few images"
 
     # --- what things cost ---
 
@@ -512,15 +563,20 @@ class Race:
         """Seconds of one worker for the features of all images, at a size's rate of training."""
         return self._images / (_FORWARD * rate)
 
-    def _reserve_labels(self, fit_s: float) -> None:
-        """Leaves time to look at the labels, unless it is much.
+    @property
+    def _test_s(self) -> float:
+        """Seconds that testing takes: a trained network, and the frozen arm that is fitted anew."""
+        return _STOPPING_S + self._started_s + self._compared_s
 
-        Args:
-            fit_s: what the features of all labelled images and a classifier on them took.
-        """
-        self._labels_s = 1.5 * fit_s + 1.0
-        if self._labels_s < LABELS_SHARE * self.budget.total_s:
-            self.budget.end_s = self._writing_s + self._labels_s
+    @property
+    def _last_s(self) -> float:
+        """What is to be left where without a run there is no answer: labels have to wait."""
+        return self._writing_s - self.budget.end_s - _LATE * self.budget.total_s
+
+    @property
+    def _compared_s(self) -> float:
+        """Seconds of the best frozen arm's run that is tested."""
+        return self._fit_s * self._images / self.photographs.train
 
     def _epoch_s(self, rate: float) -> float:
         """Wall-clock seconds of an epoch of one arm, all workers busy."""
@@ -592,8 +648,8 @@ class Race:
         for epochs in range(stage.epochs, least - 1, -1):
             fitting = replace(stage, epochs=epochs)
             needed = self._stage_s(fitting, epoch_s)
-            if not self._is_alone(stage):
-                needed += self._final_s(fitting, epoch_s, 1)
+            alone = self._is_alone(stage)
+            needed += self._test_s if alone else self._final_s(fitting, epoch_s, 1)
             if needed <= self.budget.left_s:
                 return fitting
         return replace(stage, epochs=0)
@@ -606,7 +662,7 @@ class Race:
 
     def _final_s(self, stage: Stage, epoch_s: float, seeds: int) -> float:
         one = Stage("final", stage.arms[:1], stage.epochs, stage.size, seeds, on_all=True)
-        return self._stage_s(one, epoch_s)
+        return self._stage_s(one, epoch_s) + self._compared_s / self._workers
 
     def _correction(self, stage: Stage, epoch_s: float, took_s: float) -> float:
         expected = self._stage_s(stage, epoch_s) - self._started_s

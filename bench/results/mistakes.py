@@ -143,10 +143,12 @@ def read_predictions(folder: RunFolder) -> Predictions:
         )
     path = folder.file_named(record, "predictions")
     if path is None:
+        tested = record["row"].get("test_images") != 0
+        why = f"its status is {record['row']['status']}" if tested else "it was not tested"
         raise StoreError(
-            f"the run kept no predictions: its status is {record['row']['status']}",
+            f"the run kept no predictions: {why}",
             place=str(folder.path),
-            hint="name a run that is done",
+            hint="name a run that is done, without target.tested: false",
         )
     try:
         with np.load(io.BytesIO(path.read_bytes()), allow_pickle=False) as file:

@@ -83,4 +83,5 @@ def add_predictions(
 
 
 def _has_predictions(row: Mapping[str, Any]) -> bool:
-    return bool(row["status"] == "done" and row["role"] != "source")
+    tested = row["top1_accuracy"] is not None
+    return bool(row["status"] == "done" and row["role"] != "source" and tested)

@@ -40,6 +40,7 @@ from bench.runs.probed_head import probe_head
 from bench.runs.provenance import selected_images
 from bench.runs.record import Finished, publish
 from bench.runs.refit import both_trainings, second_job
+from bench.runs.untested import trained_untested
 from bench.specs.run import RunSpec
 from bench.training.activations import ActivationStore
 from bench.training.data_parallel import Team
@@ -219,7 +220,7 @@ def _execute_once(run: Execution) -> str:
     begin_measuring(run.device)
     run.check_identity()
     with deterministic(run.device, run.spec.train.deterministic):
-        finished = _trained(run)
+        finished = trained_untested(run) or _trained(run)
         status = finished.outcome.status
         if run.spec.train.refit and status == "done" and not run.is_on_features:
             finished = _trained_again(run, finished)

@@ -145,7 +145,7 @@ def row_of(run: Finished, context: Context) -> dict[str, Any]:
         "steps": outcome.steps,
         "train_images": len(loaded.train),
         "val_images": len(loaded.val),
-        "test_images": len(loaded.test),
+        "test_images": len(loaded.test) if spec.data.tested else 0,
         "trainable_parameters": trainable,
         "borrowed_classes": sum(i.classes_used for _, i in run.data.borrowed) or None,
         "borrowed_images": sum(len(i.rows) for _, i in run.data.borrowed) or None,
@@ -187,6 +187,19 @@ def write_files(
         return {"files": {}, "sizes": {}}
     if METHODS[run.spec.method.name].kind == "extraction":  # its files are all of its result
         return _named([folder.keep(name, run.files[name]) for name in sorted(run.files)])
+    kept = [_keep_weights(run, folder)]
+    precisions: dict[str, float] = {}
+    if run.spec.data.tested:
+        predictions, precisions = _tested(run, device, row)
+        kept.append(folder.keep("predictions.npz", predictions))
+    kept += [folder.keep(name, run.files[name]) for name in sorted(run.files)]
+    return _named(kept) | {"average_precision": precisions}
+
+
+def _tested(
+    run: Finished, device: torch.device, row: dict[str, Any]
+) -> tuple[bytes, dict[str, float]]:
+    """Adds the test metrics to `row`; gives `predictions.npz` and average precisions by class."""
     test = run.data.domain("test", run.model)
     scores = _test_scores(run, device, test)
     row["top1_accuracy"] = evaluate.top1_accuracy(scores, test.labels)
@@ -198,11 +211,9 @@ def write_files(
     content = io.BytesIO()
     names = np.array([image.key.encode() for image in run.data.resolved.test])
     np.savez(content, logits=scores, labels=test.labels, images=names)
-    kept = [_keep_weights(run, folder), folder.keep("predictions.npz", content.getvalue())]
-    kept += [folder.keep(name, run.files[name]) for name in sorted(run.files)]
     classes = run.data.loaded.classes
     named = {classes[label]: precision for label, precision in precisions.items()}
-    return _named(kept) | {"average_precision": named}
+    return content.getvalue(), named
 
 
 def _named(kept: Sequence[Kept]) -> dict[str, Any]:

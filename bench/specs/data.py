@@ -276,6 +276,8 @@ class DataSpec(Frozen):
         val_from: `extra` draws validation images beside the training images, `budget` out of
             `images_per_class`.
         val_share: with `val_from: budget`, the share of a class's images that is for validation.
+        tested: whether the run reads its test images; false keeps them away from a run that is only
+            chosen from, and its columns of test metrics empty.
     """
 
     dataset: str
@@ -294,6 +296,7 @@ class DataSpec(Frozen):
     resize: Annotated[Count | None, ADDED] = None
     val_from: Annotated[Literal["extra", "budget"], ADDED] = "extra"
     val_share: Annotated[float, Strict(), Field(gt=0, lt=1), ADDED] = 0.2
+    tested: Annotated[Bool, ADDED] = True
 
     @model_validator(mode="before")
     @classmethod

@@ -29,6 +29,7 @@ from bench.race.course import best_of_families
 from bench.race.decisions import Stage
 from bench.race.photographs import divide
 from bench.race.race import Race, Standing
+from benchmarks.finetune import CpuClock
 
 LITE = Trunk("tf_efficientnet_lite0", {"package": "efficientnet-lite0"}, size=64)
 
@@ -111,7 +112,7 @@ def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("race")
     photographs(folder / "shapes", {"disc": 60, "square": 45})
     console = Console(file=io.StringIO(), width=200)
-    race = _race(folder, console, 100)
+    race = _race(folder, console, 60)
     result = race.run()
     answer = "\n".join(_answer(race, result))
     return folder, answer
@@ -119,8 +120,9 @@ def raced(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 
 def _race(folder: Path, console: Console, budget_s: float) -> Race:
     found = divide(folder / "shapes", places(folder / "results"))  # type: ignore[arg-type]
-    time = Budget(budget_s)
-    return Race("shapes", found, LITE, folder / "results", time, Machine("cpu"), 2, console)
+    budget = Budget(budget_s, CpuClock())  # whatever else the machine does
+    place = folder / "results"
+    return Race("shapes", found, LITE, place, budget, Machine("cpu"), 1, console, start_s=6.0)
 
 
 def test_the_race_leaves_a_model_a_grid_and_an_answer(raced: tuple[Path, str]) -> None:
@@ -129,15 +131,18 @@ def test_the_race_leaves_a_model_a_grid_and_an_answer(raced: tuple[Path, str]) -
         assert word in answer
     place = folder / "results" / "models" / "shapes"
     assert read_model(place).classes == ("disc", "square")
-    for name in ("README.md", "classes.csv", "mistakes.csv", "suspicious.csv"):
+    for name in ("README.md", "classes.csv", "mistakes.csv"):
         assert (place / name).is_file()
+    assert (place / "suspicious.csv").is_file() or "not checked: there was no time" in answer
     grid = yaml.safe_load((folder / "results" / "finetune" / "shapes.yaml").read_text())
     names = list(grid["experiments"])
     assert names[:4] == [f"floor-{arm.name}" for arm in floor_arms(LITE)]
     session = open_session(
         folder / "results" / "finetune" / "shapes.yaml", results=folder / "results"
     )
-    assert set(session.states().values()) == {"done"}
+    stopped = json.loads((folder / "results" / "finetune" / "shapes.json").read_text())["stopped"]
+    for key, state in session.states().items():
+        assert state == "done" or {*session.plan.runs[key].experiments} & stopped.keys()
     config = json.loads((place / "config.json").read_text())
     final = [run.id for run in session.plan.runs.values() if run.id == config["bench"]["run_id"]]
     assert len(final) == 1
@@ -194,20 +199,42 @@ def test_of_each_kind_the_recipe_that_came_furthest_is_shown() -> None:
     ]
 
 
+def test_only_what_is_chosen_and_what_it_is_compared_with_reads_test_images(
+    raced: tuple[Path, str],
+) -> None:
+    folder, _ = raced
+    path = folder / "results" / "finetune" / "shapes.yaml"
+    session = open_session(path, results=folder / "results")
+    tested = set()
+    for run in session.plan.runs.values():
+        record = session.store.folder(run.id, run.spec).record()
+        if record is None:  # given up, on a machine that is busy
+            continue
+        stages = {name.partition("-")[0] for name in run.experiments}
+        if record["row"].get("top1_accuracy") is not None:
+            assert record["row"]["test_images"] == 35
+            tested |= stages
+        else:
+            assert stages <= {"floor", "rung"}
+            assert record["row"]["test_images"] == 0
+            assert not any(name.startswith("predictions") for name in record["files"])
+    assert {"final"} <= tested <= {"final", "compared", "scratch"}
+
+
 def test_the_same_command_goes_on_and_runs_nothing_twice(raced: tuple[Path, str]) -> None:
     folder, answer = raced
     runs = sorted(path.name for path in (folder / "results" / "runs").iterdir())
-    race = _race(folder, Console(file=io.StringIO(), width=200), 100)
+    race = _race(folder, Console(file=io.StringIO(), width=200), 60)
     assert race.recall() > 0
     result = race.run()
     assert sorted(path.name for path in (folder / "results" / "runs").iterdir()) == runs
     again = "\n".join(_answer(race, result))
-    assert again == answer
+    assert again.partition("labels")[0] == answer.partition("labels")[0]
 
 
 def test_a_race_on_other_images_needs_another_name(raced: tuple[Path, str]) -> None:
     folder, _ = raced
-    race = _race(folder, Console(file=io.StringIO()), 100)
+    race = _race(folder, Console(file=io.StringIO()), 60)
     target = {**race.photographs.target, "root": "/elsewhere"}
     race = replace(race, photographs=replace(race.photographs, target=target))
     with pytest.raises(BenchError, match="give this one another --name"):
@@ -259,8 +286,8 @@ def timed(tmp_path: Path) -> Race:
 
 def test_a_recipe_alone_has_all_the_time_and_is_the_model(timed: Race) -> None:
     stage = Stage("rung-1", ("upper",), 11, 64, 1)
-    assert timed._in_time(stage, 10.0, 1).epochs == 11  # 10 s, and 11 epochs on four fifths
-    assert timed._in_time(stage, 20.0, 1).epochs == 5
+    assert timed._in_time(stage, 10.0, 1).epochs == 8  # 10 s, 8 epochs on four fifths, 20 s
+    assert timed._in_time(stage, 20.0, 1).epochs == 4
     assert timed._keeps(stage, 10.0)
     assert not timed._keeps(stage, 5.0)  # there is time to train on all images
 
@@ -283,7 +310,7 @@ def test_the_floor_takes_smaller_images_where_features_would_take_the_time(timed
 
 
 class Jumping:
-    """A clock that is late by an hour from the moment at which a worker tells of an epoch."""
+    """A clock that can be put forward."""
 
     def __init__(self) -> None:
         self.late_s = 0.0
@@ -293,14 +320,13 @@ class Jumping:
 
 
 class Late(Race):
-    """A race whose first rung takes an hour more than forecast."""
+    """A race whose rungs take an hour more than forecast; what comes after them is in time."""
 
-    def _run(self, stage: Stage, reserve_s: float = 0.0) -> Session:
-        if stage.name.startswith("rung"):
-            clock = self.budget.clock
-            assert isinstance(clock, Jumping)
-            clock.late_s = 3600.0
-        return super()._run(stage, reserve_s)
+    def _run(self, *stages: Stage, reserve_s: float = 0.0) -> Session:
+        clock = self.budget.clock
+        assert isinstance(clock, Jumping)
+        clock.late_s = 3600.0 if stages[0].name.startswith("rung") else 0.0
+        return super()._run(*stages, reserve_s=reserve_s)
 
 
 def test_a_rung_that_overruns_is_stopped_and_the_best_that_is_finished_is_the_model(
@@ -333,7 +359,7 @@ def test_a_rung_that_overruns_is_stopped_and_the_best_that_is_finished_is_the_mo
     runs = {path.parent.name for path in (tmp_path / "results" / "runs").glob("*/record.json")}
     again = late(Jumping())
     assert again.recall() == len(race.stages)
-    assert again.budget.earlier_s == pytest.approx(3600 + spent, abs=60)
+    assert again.budget.earlier_s == pytest.approx(spent, abs=60)
     assert [f.run_id for f in again.run().final] == [f.run_id for f in result.final]
     after = {path.parent.name for path in (tmp_path / "results" / "runs").glob("*/record.json")}
     assert after == runs

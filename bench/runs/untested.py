@@ -1,0 +1,72 @@
+"""A run that differs from a finished one only in being tested takes that one's weights.
+
+Where a choice is made before any test (`target.tested: false`), the run that was chosen is asked
+for once more with its test images. Training it again would give the same weights.
+"""
+
+from __future__ import annotations
+
+import csv
+
+from bench.models import weights
+from bench.results.records import slug
+from bench.results.store import RunFolder, Store
+from bench.runs.execution import Execution
+from bench.runs.record import Finished
+from bench.specs.run import RunSpec
+from bench.training.job import Outcome, Row
+
+
+def trained_untested(run: Execution) -> Finished | None:
+    """The run as the untested one left it; None where there is none, or it must be trained."""
+    spec = run.spec
+    plain = spec.method.name == "plain" and not spec.train.refit
+    if not (spec.data.tested and plain) or run.team.size > 1:
+        return None
+    folder = _folder_of(spec, run)
+    record = None if folder is None else folder.record()
+    if folder is None or record is None or folder.damage(record):
+        return None
+    row = record["row"]
+    if row["status"] != "done" or record["images"] != run.data.resolved.fingerprint:
+        return None
+    state = weights.read_state(folder.weights_path)
+    model = run.network(run.parent_state())
+    model.load_state_dict(state)
+    outcome = Outcome(
+        status="done",
+        history=_history(folder),
+        best_epoch=int(row["best_epoch"]) - 1,
+        state=state,
+        steps=int(row["steps"]),
+        images_seen=round(row["images_per_s"] * row["seconds"]),
+        seconds=float(row["seconds"]),
+        peak_memory_bytes=round(row["peak_memory_mib"] * 2**20),
+        notes=(*record["notes"]["training"], f"weights of run {folder.run_id}, not trained again"),
+    )
+    trainable = int(row["trainable_parameters"])
+    notes = record["notes"]["method"]
+    return Finished(spec, run.data, model, outcome, notes=notes, trainable=trainable)
+
+
+def _folder_of(spec: RunSpec, run: Execution) -> RunFolder | None:
+    data = spec.data.model_copy(update={"tested": False})
+    untested = spec.model_copy(update={"data": data})
+    for path in sorted(Store(run.folder.path.parents[1]).runs.glob(f"{slug(untested)}-*/")):
+        folder = RunFolder(path, path.name.rpartition("-")[2])
+        if not folder.record_path.is_file():
+            continue
+        text = (path / "spec.json").read_text(encoding="utf-8")
+        if '"tested": false' in text and folder.spec() == untested:  # reading it is the dear part
+            return folder
+    return None
+
+
+def _history(folder: RunFolder) -> list[Row]:
+    with (folder.path / "history.csv").open(encoding="utf-8", newline="") as file:
+        rows = list(csv.DictReader(file))
+    return [
+        {name: float(text) if text else None for name, text in row.items()}
+        | {"epoch": int(row["epoch"])}
+        for row in rows
+    ]
