@@ -17,6 +17,7 @@ if TYPE_CHECKING:
     from bench.launch.devices import Machine, Placement
     from bench.planning.forecast import Forecast
     from bench.planning.workspace import Session
+    from bench.race.budget import Budget
 
 
 @dataclass(frozen=True)
@@ -46,7 +47,11 @@ class LookOptions:
         ),
     ] = None
     budget: Annotated[
-        str | None, typer.Option(help="with --decide: time for everything, such as 30m or 2h")
+        str | None,
+        typer.Option(
+            help="time for everything, such as 30m or 2h: recipes of one target race, halved rung "
+            "by rung on validation images; with --decide looks are added while there is time"
+        ),
     ] = None
 
 
@@ -68,7 +73,7 @@ def grid(
 ) -> None:
     """Run what is missing of a grid and write its leaderboards."""
     _check(machine, slurm, submission)
-    _check_looks(questions, slurm)
+    budget = _check_looks(questions, slurm)
     looks = not (accept_problems or dry_run)
     if slurm and not dry_run:
         if looks:
@@ -91,7 +96,15 @@ def grid(
     here = Machine(machine.device, machine.threads, machine.gpus)
     where = placement(machine.workers, here)
     if questions.decide:
-        _decide(session, questions, here, where, retry_failed, dry_run)
+        from bench.commands._decide import Decider, decide_grid
+
+        budget_s = None if budget is None else budget.total_s
+        asked = questions.decide
+        decider = Decider(session, asked, budget_s, here, where, retry_failed, console())
+        decide_grid(decider, dry_run)
+        return
+    if budget is not None:
+        _race(session, budget, here, where, dry_run)
         return
     forecast = forecast_here(session, here, retry_failed=retry_failed)
     _print_plan(session, where, forecast, retry_failed)
@@ -122,31 +135,43 @@ def _check(machine: MachineOptions, slurm: bool, submission: SubmitOptions) -> N
         raise BenchError("--slurm-… options are for --slurm", hint="add --slurm, or leave them out")
 
 
-def _check_looks(questions: LookOptions, slurm: bool) -> None:
-    if questions.budget is not None and not questions.decide:
-        raise BenchError("--budget belongs to --decide", hint="name a claim: --decide LI-C4")
+def _check_looks(questions: LookOptions, slurm: bool) -> Budget | None:
+    """The time that was given, from now on."""
+    from bench.race.budget import Budget, parse_budget
+
+    if questions.budget is not None and slurm:
+        raise BenchError(
+            "--budget is for this machine: a cluster's queue has a time of its own",
+            hint="leave --slurm out; or leave --budget out, which submits the whole grid",
+        )
     if questions.decide and slurm:
         raise BenchError(
             "--decide runs on this machine: a cluster's last job would go on with all tasks",
             hint="leave --slurm out; or leave --decide out, which submits the whole grid",
         )
+    return None if questions.budget is None else Budget(parse_budget(questions.budget))
 
 
-def _decide(
-    session: Session,
-    questions: LookOptions,
-    machine: Machine,
-    where: Placement,
-    retry_failed: bool,
-    dry_run: bool,
+def _race(
+    session: Session, budget: Budget, machine: Machine, where: Placement, dry_run: bool
 ) -> None:
-    from bench.commands._decide import Decider, decide_grid
-    from bench.race.budget import parse_budget
+    from bench.commands._summary import leaderboard_lines
+    from bench.core.text import duration
+    from bench.race.of_grid import GridRace
 
-    budget_s = None if questions.budget is None else parse_budget(questions.budget)
-    asked = questions.decide or ()
-    decider = Decider(session, asked, budget_s, machine, where, retry_failed, console())
-    decide_grid(decider, dry_run)
+    out = console()
+    race = GridRace(session, budget, machine, where, out)
+    if dry_run:
+        out.print("\n".join(race.plan()), highlight=False)
+        return
+    try:
+        race.run()
+    except KeyboardInterrupt:
+        out.print("stopped; finished runs are kept")
+        out.print(f"to go on: bench {shlex.join(sys.argv[1:])}", highlight=False)
+        raise typer.Exit(130) from None
+    out.print("\n".join([f"the race: {race.table}", *leaderboard_lines(session)]), highlight=False)
+    out.print(f"{duration(budget.spent_s)} of {duration(budget.total_s)}", highlight=False)
 
 
 def _print_plan(session: Session, where: Placement, forecast: Forecast, retry_failed: bool) -> None:

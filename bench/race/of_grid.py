@@ -1,0 +1,374 @@
+"""Any grid as a race within a time: successive halving over its recipes (Jamieson, Talwalkar 2016).
+
+Each recipe of one target trains for a share of its epochs, without its test images; the half that
+does better on validation images goes on with twice as many. The one that is left is run as the
+grid has it, with all its seeds and its test images. The rungs are grids like any other, so what is
+finished is not run again, and `bench grid` without a budget runs the rest.
+"""
+
+from __future__ import annotations
+
+import csv
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
+from pathlib import Path
+from typing import Any
+
+from rich.console import Console
+
+from bench.core.errors import BenchError
+from bench.core.files import write_atomic, write_csv
+from bench.core.text import counted, duration, some
+from bench.grid.expand import Experiment
+from bench.launch.devices import Machine, Placement
+from bench.launch.local.run import Tally, run_here
+from bench.methods import METHODS
+from bench.planning.forecast import Forecast, measure
+from bench.planning.plan import make_plan
+from bench.planning.workspace import FactFinder, Session
+from bench.race.budget import Budget
+from bench.results.conditions import Settings, is_repetition
+from bench.results.store import RunFolder
+from bench.specs.planned import PlannedRun
+from bench.specs.run import RunSpec
+
+_SMALLEST_SHARE = 1 / 64
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """A condition of the grid.
+
+    Attributes:
+        words: the settings that it does not share with all others.
+        runs: of the grid: its repetitions, the first of which races.
+    """
+
+    words: str
+    runs: tuple[PlannedRun, ...]
+
+    def raced(self, share: float) -> RunSpec:
+        """Its first run for a share of the epochs, untested."""
+        spec = self.runs[0].spec
+        train = spec.train
+        if METHODS[spec.method.name].kind == "steps":
+            least = max(1, math.ceil(train.warmup_epochs))
+            epochs = max(least, math.ceil(share * train.epochs))
+            every = min(train.evaluate_every, epochs)
+            train = train.model_copy(update={"epochs": epochs, "evaluate_every": every})
+        data = spec.data.model_copy(update={"tested": False})
+        return spec.model_copy(update={"train": train, "data": data})
+
+
+@dataclass(frozen=True)
+class Place:
+    """How far a recipe came: a line of the table.
+
+    Attributes:
+        recipe: its words.
+        rung: the last that it was judged in; None where it was in none.
+        epochs: of that rung.
+        val_top1_accuracy, val_loss: there, a fraction and nats; None where it was in none.
+        end: chosen, dropped after a rung, failed, or given up as the time was over.
+    """
+
+    recipe: str
+    rung: int | None = None
+    epochs: int | None = None
+    val_top1_accuracy: float | None = None
+    val_loss: float | None = None
+    end: str = ""
+
+
+@dataclass
+class GridRace:
+    """A race over the recipes of a grid.
+
+    Attributes:
+        session: the grid, with the experiments that were asked for.
+        budget: the time for everything; what earlier commands spent is added.
+        machine, where: on what it computes.
+        console: where progress is shown.
+    """
+
+    session: Session
+    budget: Budget
+    machine: Machine
+    where: Placement
+    console: Console
+    recipes: list[Recipe] = field(init=False)
+    shares: list[float] = field(default_factory=list)
+    places: dict[str, Place] = field(default_factory=dict)
+
+    def __post_init__(self) -> None:
+        self.recipes = _recipes(self.session)
+        self.places = {recipe.words: Place(recipe.words) for recipe in self.recipes}
+        try:
+            state = json.loads(self._state.read_text(encoding="utf-8"))
+            self.budget.earlier_s = float(state["spent_s"])
+            self.shares = [float(share) for share in state["shares"]]
+        except FileNotFoundError:
+            pass
+        except (OSError, ValueError, TypeError, KeyError):
+            raise BenchError(
+                f"{self._state} cannot be read", hint="delete it to begin the race anew"
+            ) from None
+
+    @property
+    def _state(self) -> Path:
+        """What is spent and planned; beside the leaderboard."""
+        return self.session.leaderboard("-race").with_suffix(".json")
+
+    @property
+    def table(self) -> Path:
+        """The course of the race as CSV."""
+        return self.session.leaderboard("-race")
+
+    def _keep(self) -> None:
+        state = {"spent_s": round(self.budget.spent_s, 1), "shares": self.shares}
+        write_atomic(self._state, json.dumps(state, indent=1))
+
+    # --- the whole ---
+
+    def plan(self) -> list[str]:
+        """The rungs that fit the time, in words.
+
+        Raises:
+            BenchError: none do.
+        """
+        sizes, forecast = _halvings(len(self.recipes)), self._forecast()
+        last_s = self._runs_s(forecast, self.recipes, None) / len(self.recipes)
+        if not self.shares:
+            self.shares = self._fitting(sizes, forecast, last_s)
+        lines = []
+        for number, (size, share) in enumerate(zip(sizes, self.shares, strict=True), 1):
+            seconds = self._runs_s(forecast, self.recipes, share) * size / len(self.recipes)
+            text = f"rung {number}: {counted(size, 'recipe')}, {100 * share:.3g} % of the epochs"
+            lines.append(f"{text}, about {duration(seconds)}")
+        lines.append(f"then the one that is left as the grid has it, about {duration(last_s)}")
+        return lines
+
+    def run(self) -> Recipe | None:
+        """Runs the race; the recipe that won, None where the time was over before its runs.
+
+        Raises:
+            BenchError: all recipes failed, or there is no time for any.
+            KeyboardInterrupt: it was interrupted; the same command goes on.
+        """
+        for line in self.plan():
+            self._say(line)
+        self._keep()
+        last_s = self._runs_s(self._forecast(), self.recipes, None) / len(self.recipes)
+        left = self.recipes
+        for number, share in enumerate(self.shares, 1):
+            found = self._rung(number, share, left, last_s)
+            if not found:
+                self._say(f"rung {number} has no result: the order before it stands")
+                break
+            left = found[: math.ceil(len(found) / 2)]
+            for recipe in found[len(left) :]:
+                self._end(recipe, f"dropped after rung {number}")
+        winner = left[0]
+        for recipe in left[1:]:
+            self._end(recipe, "behind the winner")
+        self._say(f"as the grid has it: {winner.words}")
+        ids = frozenset(run.id for run in winner.runs)
+        tally = self._launch(replace(self.session, chosen=ids), 0.0)
+        self._end(winner, "chosen")
+        write_csv(self.table, [vars(place) for place in self.places.values()])
+        if tally.stopped:
+            self._say("  the time was over before its end; bench grid without --budget goes on")
+            return None
+        rows = [_row(self.session.store.folder(run.id, run.spec)) for run in winner.runs]
+        tested = [f"{100 * row['top1_accuracy']:.1f}" for row in rows if row.get("top1_accuracy")]
+        images = rows[0].get("test_images") or 0
+        self._say(f"  {', '.join(tested) or 'none'} % of {counted(images, 'test image')}")
+        return winner
+
+    def _rung(
+        self, number: int, share: float, recipes: Sequence[Recipe], reserve_s: float
+    ) -> list[Recipe]:
+        """Runs a rung; the recipes that have a result, the best on validation images first."""
+        self._say(f"rung {number}: {counted(len(recipes), 'recipe')}")
+        specs = {recipe.words: recipe.raced(share) for recipe in recipes}
+        session = self._session(number, list(specs.values()))
+        tally = self._launch(session, reserve_s)
+        failed = dict(tally.failures)
+        by_spec = {run.spec: run for run in session.plan.runs.values()}
+        found = []
+        for recipe in recipes:
+            run = by_spec[specs[recipe.words]]
+            value = validated(session.store.folder(run.id, run.spec))
+            if value is None:
+                end = "failed" if run.id in failed else "given up, as the time was over"
+                self._end(recipe, end)
+                self._say(f"  {recipe.words}: {end}")
+                continue
+            epochs = run.spec.train.epochs
+            self.places[recipe.words] = Place(recipe.words, number, epochs, *value)
+            found.append((-value[0], value[1], recipe.words, recipe))
+        best = [recipe for *_, recipe in sorted(found, key=lambda one: one[:3])]
+        shown = [
+            f"{r.words} {100 * (self.places[r.words].val_top1_accuracy or 0):.1f} %" for r in best
+        ]
+        self._say(f"  on validation images: {some(shown, 3)}")
+        return best
+
+    def _end(self, recipe: Recipe, end: str) -> None:
+        self.places[recipe.words] = replace(self.places[recipe.words], end=end)
+
+    def _session(self, number: int, specs: Sequence[RunSpec]) -> Session:
+        """A rung as a grid of its own, in the same results folder."""
+        session, name = self.session, f"rung-{number}"
+        one = Experiment(name, "", tuple(specs), str(session.grid.path))
+        grid = replace(session.grid, experiments=(one,), measures=())
+        plan = make_plan(grid, FactFinder(session.data_root, session.store.cache))
+        board = f"{session.board or session.plan.name}-{name}"
+        return Session(grid, plan, session.store, session.data_root, board=board)
+
+    def _launch(self, session: Session, reserve_s: float) -> Tally:
+        kept_at = self.budget.clock()
+
+        def is_over() -> bool:
+            nonlocal kept_at
+            if self.budget.clock() - kept_at > 5:
+                kept_at = self.budget.clock()
+                self._keep()
+            return self.budget.left_s < reserve_s
+
+        tally = run_here(
+            session,
+            self.console,
+            self.machine,
+            self.where,
+            retry_failed=False,
+            forecast=self._forecast(session),
+            is_over=is_over,
+        )
+        self._keep()
+        if tally.interrupted:
+            raise KeyboardInterrupt
+        return tally
+
+    # --- what it takes ---
+
+    def _forecast(self, session: Session | None = None) -> Forecast:
+        runs = (session or self.session).wanted
+        return measure(runs, threads=self.machine.threads, device=self.machine.device)
+
+    def _runs_s(self, forecast: Forecast, recipes: Sequence[Recipe], share: float | None) -> float:
+        """Wall-clock seconds of a rung of these recipes; with None of all their runs."""
+        runs = [
+            run if share is None else replace(run, spec=recipe.raced(share))
+            for recipe in recipes
+            for run in (recipe.runs if share is None else recipe.runs[:1])
+        ]
+        return forecast.of_all(runs, self.where.workers)
+
+    def _fitting(self, sizes: Sequence[int], forecast: Forecast, last_s: float) -> list[float]:
+        """The share of the epochs in each rung: the largest that fit the time."""
+        states, many = self.session.states(), len(self.recipes)
+        sources = [r for r in self.session.wanted if r.role == "source" and states[r.id] != "done"]
+        sources_s = forecast.of_all(sources, self.where.workers) if sources else 0.0
+        scale, left_s = 0.5, self.budget.left_s
+        while True:
+            shares = [scale / 2**i for i in reversed(range(len(sizes)))]
+            needed_s = (
+                sources_s
+                + last_s
+                + sum(
+                    self._runs_s(forecast, self.recipes, share) * size / many
+                    for size, share in zip(sizes, shares, strict=True)
+                )
+            )
+            if needed_s <= left_s:
+                return shares
+            scale /= 2
+            if scale < _SMALLEST_SHARE:
+                raise BenchError(
+                    f"a race of {counted(many, 'recipe')} takes at least "
+                    f"{duration(needed_s)} here, and --budget leaves {duration(max(0, left_s))}",
+                    place=str(self.session.grid.path),
+                    hint="a longer --budget, or fewer recipes by --only or --set",
+                )
+
+    def _say(self, text: str) -> None:
+        self.console.print(f"{duration(self.budget.spent_s):>12}  {text}", highlight=False)
+
+
+def _row(folder: RunFolder) -> Mapping[str, Any]:
+    """A run's line of the leaderboard; empty without a result."""
+    record = folder.record()
+    return {} if record is None else record["row"]
+
+
+def validated(folder: RunFolder) -> tuple[float, float] | None:
+    """Accuracy and loss on validation images at the epoch or C that is kept; None: no result.
+
+    A run that diverged has 0 and an infinite loss.
+    """
+    record = folder.record()
+    if record is None:
+        return None
+    if record["row"]["status"] != "done":
+        return 0.0, math.inf
+    with (folder.path / "history.csv").open(encoding="utf-8", newline="") as file:
+        rows = [row for row in csv.DictReader(file) if row["val_top1_accuracy"]]
+    best = float(record["row"]["val_top1_accuracy"])
+    losses = [float(r["val_loss"]) for r in rows if float(r["val_top1_accuracy"]) == best]
+    return best, min(losses)
+
+
+def _recipes(session: Session) -> list[Recipe]:
+    """The conditions of a grid, in its order.
+
+    Raises:
+        BenchError: they have several targets, or no validation images.
+    """
+    settings, place = Settings(), str(session.grid.path)
+    groups: dict[str, list[PlannedRun]] = {}
+    for run in session.wanted:
+        if run.role == "finetune":
+            groups.setdefault(settings.condition(run.spec), []).append(run)
+    tasks = {settings.task(run.spec) for runs in groups.values() for run in runs}
+    if len(tasks) != 1:
+        raise BenchError(
+            f"--budget races the recipes of one target, and there are {len(tasks)}",
+            place=place,
+            hint="choose one by --only EXPERIMENT or --set target.…; bench grid --decide CLAIM "
+            "--budget TIME asks a question over several",
+        )
+    found = {key: settings.of(runs[0].spec) for key, runs in groups.items()}
+    names = dict.fromkeys(name for values in found.values() for name in values)
+    unlike = [n for n in names if len({str(values.get(n)) for values in found.values()}) > 1]
+    recipes = []
+    for key, runs in groups.items():
+        data = runs[0].spec.data
+        if data.val_from == "extra" and not data.val_per_class:
+            raise BenchError(
+                "--budget chooses on validation images, and a recipe has none",
+                place=place,
+                hint="set target.val_per_class, or target.val_from: budget",
+            )
+        recipes.append(Recipe(_words(found[key], unlike), tuple(runs)))
+    return recipes
+
+
+def _words(values: Mapping[str, object], unlike: Sequence[str]) -> str:
+    shown = [name for name in unlike if name in values and not is_repetition(name)]
+    return ", ".join(f"{name} {values[name]}" for name in shown) or "the only recipe"
+
+
+def _halvings(recipes: int) -> list[int]:
+    """Recipes in each rung: until one is left.
+
+    >>> _halvings(6), _halvings(1)
+    ([6, 3, 2], [])
+    """
+    sizes = []
+    while recipes > 1:
+        sizes.append(recipes)
+        recipes = math.ceil(recipes / 2)
+    return sizes

@@ -1,0 +1,79 @@
+"""A grid raced within a time: rungs halve on validation images, and one recipe is tested."""
+
+from __future__ import annotations
+
+import csv
+import json
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from bench.commands.app import app
+from bench.core.errors import BenchError
+from bench.planning.workspace import open_session
+
+GRID = """
+name: raced
+defaults:
+  target: {dataset: digits, classes: {recipe: listed, names: ['0', '1', '2']}, images_per_class: 12,
+           val_per_class: 10, test_per_class: 20, image_size: 16}
+  model: narrow8_32
+  pattern: scratch
+  train: {epochs: 8, batch_size: 12}
+experiments:
+  rates:
+    axes: {train.lr: [0.02, 0.000001, 0.01, 1000.0], seed: [0, 1]}
+"""
+
+
+def _race(folder: Path, *options: str) -> str:
+    (folder / "raced.yaml").write_text(GRID)
+    command = ["grid", str(folder / "raced.yaml"), "--results", str(folder / "results")]
+    done = CliRunner().invoke(app, [*command, "--workers", "1", "--device", "cpu", *options])
+    if done.exception is not None and not isinstance(done.exception, SystemExit):
+        raise done.exception
+    assert done.exit_code == 0, done.output
+    return done.output
+
+
+def test_rungs_halve_untested_and_the_winner_is_run_as_the_grid_has_it(tmp_path: Path) -> None:
+    shown = _race(tmp_path, "--budget", "1h")
+    assert "% of 60 test images" in shown
+    results = tmp_path / "results"
+    with (results / "raced-race.csv").open(newline="") as file:
+        places = {row["recipe"]: row for row in csv.DictReader(file)}
+    assert len(places) == 4
+    assert [row["rung"] for row in places.values()].count("1") == 2
+    assert {row["epochs"] for row in places.values() if row["rung"] == "1"} == {"2"}
+    (winner,) = [name for name, row in places.items() if row["end"] == "chosen"]
+    second = {name: row for name, row in places.items() if row["rung"] == "2"}
+    assert {row["epochs"] for row in second.values()} == {"4"}
+    assert float(second[winner]["val_top1_accuracy"]) == max(
+        float(row["val_top1_accuracy"]) for row in second.values()
+    )
+    assert "1000.0" not in winner
+    # Of the grid's eight runs the winner's two are done and tested; no rung has read a test image.
+    session = open_session(tmp_path / "raced.yaml", results=results)
+    done = [key for key, state in session.states().items() if state == "done"]
+    assert {f"lr {session.plan.runs[key].spec.train.lr}" in winner for key in done} == {True}
+    assert len(done) == 2
+    tested = set()
+    for path in (results / "runs").glob("*/record.json"):
+        record = json.loads(path.read_text())
+        if record["row"].get("top1_accuracy") is not None:
+            tested.add(record["run_id"])
+    assert tested == set(done)
+    # The same command goes on: nothing is left to run.
+    times = {path: path.stat().st_mtime_ns for path in (results / "runs").glob("*/record.json")}
+    _race(tmp_path, "--budget", "1h")
+    assert times == {p: p.stat().st_mtime_ns for p in (results / "runs").glob("*/record.json")}
+
+
+def test_a_dry_run_shows_the_rungs_and_a_time_that_is_too_short_is_refused(tmp_path: Path) -> None:
+    shown = _race(tmp_path, "--budget", "1h", "--dry-run")
+    assert "rung 1: 4 recipes, 25 % of the epochs, about" in shown
+    assert "rung 2: 2 recipes, 50 % of the epochs, about" in shown
+    with pytest.raises(BenchError, match="a race of 4 recipes takes at least"):
+        _race(tmp_path, "--budget", "1s")
+    assert not (tmp_path / "results" / "runs").exists()
