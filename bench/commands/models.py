@@ -72,7 +72,8 @@ def predict(
     counts = Counter(one.top[0][0] for one in found if one.top)
     named = ", ".join(f"{name} {count}" for name, count in counts.most_common(8))
     rest = f", and {len(counts) - 8} more classes" if len(counts) > 8 else ""
-    say(f"{counted(len(found) - len(broken), 'image')}: {named}{rest}", err=True)
+    named = f": {named}{rest}" if named else " classified"
+    say(f"{counted(len(found) - len(broken), 'image')}{named}", err=True)
     if passed:
         say(f"{counted(passed, 'file')} passed over: no images", err=True)
     for one in broken[:5]:

@@ -113,7 +113,7 @@ def known_keys(key: str, sections: Collection[str]) -> str:
     'write train.lr or pretrain.lr; known: target, train'
     """
     head = key.split(".")[0]
-    homes = {**_KINDS, "pretrain": TrainSpec}
+    homes: dict[str, type[BaseModel]] = {**_KINDS, "pretrain": TrainSpec}
     below = [f"{home}.{key}" for home in _HOMES if head in homes[home].model_fields]
     known = f"known: {nearest(head, sections, len(sections))}"
     return f"write {' or '.join(below)}; {known}" if below else known
