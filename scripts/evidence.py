@@ -3,7 +3,8 @@
     python scripts/evidence.py
 
 Reads the leaderboards `results/evidence/NAME.csv` with what was measured beside them, and writes
-`results/evidence/README.md`, a row for each claim, and `claims.csv`, a row for each of its parts.
+`results/evidence/README.md`, a row for each claim, `claims.svg`, the same as a picture, and
+`claims.csv`, a row for each of its parts; and the sentences of the README that rest on them.
 The claims of a family are those that the first line of its grid names: what other claims its runs
 could speak to counts in the family's correction for many comparisons and is not printed.
 """
@@ -19,9 +20,11 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.findings.evaluate import CLAIMS, examine, find_claim, on_published
+from analysis.figures.style import to_svg
+from analysis.findings.evaluate import CLAIMS, examine, on_published, table
 from analysis.findings.parts import UNDECIDED, Finding, Part
 from analysis.leaderboard.read import finished
+from analysis.report.feature_figures import claims
 from bench.commands.findings import effect_text, evidence_of
 from bench.core.files import write_atomic
 from bench.core.text import counted, listed, p_value
@@ -29,11 +32,81 @@ from bench.core.text import counted, listed, p_value
 ROOT = Path(__file__).parents[1]
 GRIDS = ROOT / "grids" / "evidence"
 RESULTS = ROOT / "results" / "evidence"
+README = ROOT / "README.md"
+BEGIN, END = "<!-- written by scripts/evidence.py -->", "<!-- end -->"
 CAVEATS = {
     "SFT-C5": "digits stand for persons and their slants for expressions",
     "SFT-C6": "digits and slants, as above",
     "LI-C11": "classes of all tasks are pooled, so the class is the unit",
 }
+FEW = "with few images and a near source, freeze > tune"
+MANY = "with 100 images per class or more, tune > freeze"
+SENTENCES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
+    ("Copy from classes near the target: over far ones {}", "near-far", (("LI-C4", "near > far"),)),
+    (
+        "A far source is better than none: {} over scratch",
+        "near-far",
+        (("LI-C4", "far > scratch"),),
+    ),
+    (
+        "With 100 images per class tune all layers: the accuracy is {} that of frozen layers "
+        "from a near source, {} from a far one",
+        "near-far",
+        (("CHU-C2", f"{MANY}, from near"), ("CHU-C2", f"{MANY}, from far")),
+    ),
+    (
+        "With 20 or fewer, freezing gives {} the accuracy of tuning from a near source, {} from "
+        "a far one",
+        "near-far",
+        (("CHU-C3", f"{FEW}, from near"), ("CHU-C3", f"{FEW}, from far")),
+    ),
+    (
+        "Freeze the first layer or not: tuning it gains {} from far sources; tuning the first five "
+        "gains {}",
+        "depth",
+        (
+            ("LI-C8", "tuning all layers > freezing 1, from far"),
+            ("LI-C8", "tuning all layers > freezing 5, from far"),
+        ),
+    ),
+    (
+        "Where a far network stays frozen, train its last three layers anew: freezing all but the "
+        "last gives {} the accuracy",
+        "depth",
+        (("CHU-C1", "last layer random ≥ last 3 random, freeze, from far"),),
+    ),
+    (
+        "The rate decides more than the source: LI's best, 0.001, against 0.02 gives {}",
+        "rates",
+        (("LI-C5", "0.001 > 0.02"),),
+    ),
+    (
+        "Fine-tuning converges {} earlier than training from scratch (95 % of the last epoch's "
+        "training accuracy), from a near source",
+        "near-far",
+        (
+            (
+                "LI-C12",
+                "fine-tuning converges in fewer epochs than training from scratch, from near",
+            ),
+        ),
+    ),
+    (
+        "Expanding the images offline helps training from scratch: {}; it has {} "
+        "less to give to fine-tuning",
+        "augmentation",
+        (
+            ("LI-C9", "augmentation helps scratch"),
+            ("LI-C9", "it helps scratch more than fine-tuning from near"),
+        ),
+    ),
+    (
+        "Borrowed source images gain little: soft fine-tuning {}, selective joint {} over plain",
+        "borrowing",
+        (("SFT-C1", "soft > fine-tuning"), ("GE-C3", "gain of 2 to 10 points, from near")),
+    ),
+)
+"""What a practitioner can use: a sentence, the family, and the parts whose effects it shows."""
 _NAMES = re.compile(r"(?:SFT|GE|LI|CHU)-C\d+")
 
 
@@ -70,11 +143,15 @@ def verdict(part: Part | Finding) -> str:
     return f"on these tasks {part.here}" if part.here != UNDECIDED else "not decided"
 
 
+def _place(one: Judged) -> tuple[int, str]:
+    """Where a row stands: the claims in the papers' order, their families by name."""
+    return [claim.id for claim in CLAIMS].index(one.finding.claim), one.family
+
+
 def rows(found: list[Judged]) -> Iterator[list[str]]:
     """The cells of the table, the claims in the papers' order."""
     printed = {f.claim: f for f in on_published()}
-    order = [claim.id for claim in CLAIMS]
-    for one in sorted(found, key=lambda j: (order.index(j.finding.claim), j.family)):
+    for one in sorted(found, key=_place):
         f = one.finding
         name = f"{f.main.name}: " if len(f.parts) > 1 else ""
         same = sum(part.verdict == f.verdict for part in f.parts)
@@ -90,6 +167,26 @@ def rows(found: list[Judged]) -> Iterator[list[str]]:
             printed[f.claim].verdict if printed[f.claim].verdict != UNDECIDED else "drawn only",
             f"[{one.family}]({one.family}.csv)",
         ]
+
+
+def bullets(found: list[Judged]) -> Iterator[str]:
+    """The sentences on these families with their numbers, as the README shows them."""
+    parts = {(j.family, j.finding.claim, p.name): p for j in found for p in j.finding.parts}
+    families = {one.family for one in found}
+    for sentence, family, names in (one for one in SENTENCES if one[1] in families):
+        shown = [parts[family, *name] for name in names]
+        marks = ["" if p.verdict != UNDECIDED else ", not decided" for p in shown]
+        effects = [f"**{effect_text(p).split(' (')[0]}**" for p in shown]
+        ends = [re.search(r"\((.*)\)(.*)", effect_text(p)) for p in shown]
+        texts = [
+            f"{effect}{end[2] if end else ''} ({end[1] if end else 'no interval'}{mark})"
+            for effect, end, mark in zip(effects, ends, marks, strict=True)
+        ]
+        over = counted(shown[0].n, shown[0].counted)
+        line = f"{sentence.format(*texts)}; {over}, [{family}](results/evidence/{family}.csv)."
+        yield textwrap.fill(
+            line, 118, initial_indent="* ", subsequent_indent="  ", break_on_hyphens=False
+        )
 
 
 def parts_table(found: list[Judged]) -> pd.DataFrame:
@@ -131,6 +228,19 @@ def families(found: list[Judged]) -> Iterator[str]:
         )
 
 
+def drawn(found: list[Judged]) -> bytes:
+    """The verdicts as a picture, in SVG: in print, here, and on these tasks alone."""
+    ordered = sorted(found, key=_place)
+    lines = table([one.finding for one in ordered])
+    twice = Counter(one.finding.claim for one in ordered)
+    lines["text"] = [
+        f"{one.family}: {one.finding.text}" if twice[one.finding.claim] > 1 else one.finding.text
+        for one in ordered
+    ]
+    figure, _ = claims(lines)
+    return to_svg(figure)
+
+
 _INTRODUCTION = """\
 # Which claims of the four papers hold on real photographs
 
@@ -139,6 +249,8 @@ the smallest effects of interest and the rules of the verdicts were fixed before
 [docs/experiments.md](../../docs/experiments.md); a family is repeated by
 
     bench grid grids/evidence/NAME.yaml --data-root FOLDER
+
+![The verdict on each claim: in print, here, and on these tasks alone](claims.svg)
 """
 _READING = """\
 An effect is positive in the direction that the claim predicts. Its 95 % interval is over tasks of
@@ -176,9 +288,11 @@ def page(found: list[Judged]) -> str:
 def main() -> None:
     """Write the page and the table of parts."""
     found = list(judged())
-    for name in {one.finding.claim for one in found}:
-        find_claim(name)
     write_atomic(RESULTS / "README.md", page(found))
+    write_atomic(RESULTS / "claims.svg", drawn(found))
+    above, rest = README.read_text().split(BEGIN)
+    below = rest.split(END)[1]
+    write_atomic(README, "\n".join([f"{above}{BEGIN}", *bullets(found), f"{END}{below}"]))
     write_atomic(RESULTS / "claims.csv", parts_table(found).to_csv(index=False))
 
 

@@ -38,6 +38,15 @@ def test_the_page_is_what_its_script_writes() -> None:
         assert f"| {' | '.join(cells)} |" in PAGE
 
 
+def test_the_readme_shows_what_the_script_prints() -> None:
+    readme = (ROOT / "README.md").read_text()
+    found = list(evidence.judged("near-far")) + list(evidence.judged("depth"))
+    lines = list(evidence.bullets(found))
+    assert len(lines) >= 6
+    for line in lines:
+        assert line in readme
+
+
 def _mean_of_tasks(board: pd.DataFrame, source: str, pattern: str) -> pd.Series:
     arm = board[(board["source"] == source) & (board["pattern"] == pattern)]
     return 100 * arm.set_index(["task", "images_per_class"])["top1_accuracy"].sort_index()

@@ -49,7 +49,7 @@ def verdicts(table: pd.DataFrame, ax: Axes) -> Axes:
                 linestyle="none",
             )
         ax.text(-9.4, y, row["claim"], va="center", fontsize=8.5, fontweight="bold")
-        ax.text(-8.15, y, textwrap.shorten(row["text"], 88), va="center", fontsize=8.5)
+        ax.text(-8.15, y, textwrap.shorten(row["text"], 78), va="center", fontsize=8.5)
     ax.set_yticks([])
     for y in range(1, len(rows)):
         ax.axhline(y - 0.5, color="#E6E6E6", linewidth=0.6)

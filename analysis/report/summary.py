@@ -97,7 +97,7 @@ _A_RACE = (
 
 def is_race(board: pd.DataFrame) -> bool:
     """Whether all runs are of the stages of `bench finetune`."""
-    cells = board["experiments"].dropna() if "experiments" in board.columns else []
+    cells = list(board["experiments"].dropna()) if "experiments" in board.columns else []
     names = {name for cell in cells for name in str(cell).split(";") if name}
     return bool(names) and all(_STAGE.fullmatch(name) for name in names)
 

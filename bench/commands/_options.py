@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import codecs
+import contextlib
 import dataclasses
 import functools
 import inspect
 import io
 import sys
+import threading
 import unicodedata
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TextIO, get_type_hints
@@ -95,15 +97,16 @@ class GridChoice:
         """Opens the grid, see `bench.planning.workspace.open_session`."""
         from bench.planning.workspace import open_session
 
-        return open_session(
-            self.grid,
-            results=self.results,
-            data_root=self.data_root,
-            only=self.only or (),
-            overrides=self.set_ or (),
-            allow_missing=allow_missing,
-            folder=folder,
-        )
+        with doing(f"planning the runs of {self.grid}, which looks at their images"):
+            return open_session(
+                self.grid,
+                results=self.results,
+                data_root=self.data_root,
+                only=self.only or (),
+                overrides=self.set_ or (),
+                allow_missing=allow_missing,
+                folder=folder,
+            )
 
 
 def grouped(command: Callable[..., None]) -> Callable[..., None]:
@@ -190,6 +193,24 @@ def marked(word: str, style: str, rest: str = "") -> Text:
 def say(line: object, *, err: bool = False) -> None:
     """Prints a line as it is, however long; with `err` beside the output."""
     typer.echo(printable(str(line)), err=err)
+
+
+_SILENT_S = 2.0
+
+
+@contextlib.contextmanager
+def doing(what: str, silent_s: float = _SILENT_S) -> Iterator[None]:
+    """Prints on a terminal what takes longer than a moment, as "measuring distances …"."""
+    if sys.stderr is None or not sys.stderr.isatty():
+        yield
+        return
+    timer = threading.Timer(silent_s, say, (f"{what} …",), {"err": True})
+    timer.daemon = True
+    timer.start()
+    try:
+        yield
+    finally:
+        timer.cancel()
 
 
 class Shown:

@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.commands._options import DataRoot, Results, console, grouped
+from bench.commands._options import DataRoot, Results, console, doing, grouped
 from bench.core.errors import BenchError, nearest
 from bench.core.files import write_csv
 
@@ -71,7 +71,8 @@ def distance(
     first, second = read_pair(source, target, places)
     check_sizes(first, second)
     model, words = named_network(network, second.image_size, results)
-    measured = measure_selections(first, second, model, asked, places, processor)
+    with doing("computing the features of both sides, and the distances"):
+        measured = measure_selections(first, second, model, asked, places, processor)
     n_source, n_target = measured.images
     printer = console()
     printer.print(

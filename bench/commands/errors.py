@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.commands._options import Results, as_path, console, say
+from bench.commands._options import Results, as_path, console, doing, say
 
 if TYPE_CHECKING:
     from bench.results.mistakes import Predictions
@@ -58,7 +59,10 @@ def errors(
             screen.print(f"  … and {len(wrong) - 20} more: --out FOLDER writes all of them")
         return
     spec = folder.spec()
-    for path in write_mistakes(predictions, Path(spec.data.root) if spec.data.root else None, out):
+    root = Path(spec.data.root) if spec.data.root else None
+    with doing("drawing the wrong images"):
+        written = write_mistakes(predictions, root, out)
+    for path in written:
         say(path)
 
 
@@ -68,9 +72,10 @@ _SHOWN = 40
 def write_mistakes(predictions: Predictions, root: Path | None, out: Path) -> list[Path]:
     """Writes mistakes.csv, classes.csv and, where the images lie in a folder, mistakes.png."""
     from bench.core.files import write_atomic, write_csv
+    from bench.results.mistakes import Wrong
 
     wrong = predictions.wrong()
-    write_csv(out / "mistakes.csv", [vars(one) for one in wrong])
+    write_csv(out / "mistakes.csv", [vars(one) for one in wrong], [f.name for f in fields(Wrong)])
     called = [f"called {name}" for name in predictions.classes]
     counts = predictions.confusion().tolist()
     rows = [

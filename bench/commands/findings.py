@@ -18,6 +18,7 @@ from bench.commands._options import (
     VerdictRules,
     as_path,
     console,
+    doing,
     grouped,
 )
 from bench.core.errors import BenchError
@@ -110,13 +111,15 @@ def findings(
     if shown.published:
         out.print("the papers' claims on the papers' own numbers", highlight=False)
     else:
-        evidence, heading = evidence_of(
-            source or results, results, data_root, set_ or (), with_not_converged
-        )
+        with doing(f"reading the runs of {source or results}"):
+            evidence, heading = evidence_of(
+                source or results, results, data_root, set_ or (), with_not_converged
+            )
         for line in heading:
             out.print(line, highlight=False)
         evidence = rules.applied_to(evidence)
-        examined = evaluate.examine(evidence)
+        with doing("testing the claims on these runs"):
+            examined = evaluate.examine(evidence)
         measured = [f for f in examined.findings if f.claim in {c.id for c in claims}]
         family = len({t.hypothesis for t in examined.tests if t.p is not None})
         needed = [f"{evidence.rules.sentence()} These runs allow {family}."]

@@ -200,13 +200,17 @@ def _compared(result: Result) -> list[str]:
 
 def _about_labels(result: Result, place: Path) -> list[str]:
     """What more labels would do, and which look wrong; writes them all beside the model."""
+    from dataclasses import fields
+
     from bench.core.files import write_csv
     from bench.core.text import counted
+    from bench.race.labels import Suspicious
 
     labels = result.labels
     if isinstance(labels, str):
         return [f"labels    not checked: {labels}"]
-    write_csv(place / "suspicious.csv", [vars(one) for one in labels.suspicious])
+    columns = [field.name for field in fields(Suspicious)]
+    write_csv(place / "suspicious.csv", [vars(one) for one in labels.suspicious], columns)
     gain = 100 * (labels.accuracy - labels.with_half)
     some = "; ".join(
         f"{one.image} is {one.label}, looks like {one.looks_like}" for one in labels.suspicious[:2]

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.commands._options import Results, as_path, say
+from bench.commands._options import Results, as_path, doing, say
 
 
 def export(
@@ -29,7 +29,8 @@ def export(
     from bench.results.mistakes import read_predictions
 
     folder = find_run(run, results)
-    network, predictions = exported_network(folder), read_predictions(folder)
+    with doing(f"reading the network of {folder.path.name}"):
+        network, predictions = exported_network(folder), read_predictions(folder)
     record = folder.record()
     assert record is not None
     place = out or results / "models" / folder.path.name[:-24]
@@ -60,7 +61,8 @@ def predict(
     from bench.exports.predict import image_files, predictions
 
     files, passed = image_files(images)
-    found = list(predictions(read_model(model), files))
+    with doing(f"classifying {counted(len(files), 'image')}"):
+        found = list(predictions(read_model(model), files))
     table = csv_text([one.row() for one in found])
     if out is None:
         typer.echo(printable(table) if sys.stdout.isatty() else table, nl=False)

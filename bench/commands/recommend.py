@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.commands._options import DataRoot, Results, as_path, console, grouped
+from bench.commands._options import DataRoot, Results, as_path, console, doing, grouped
 from bench.commands.findings import evidence_of
 from bench.core.errors import BenchError, DataError
 from bench.core.files import write_csv
@@ -98,7 +98,8 @@ def recommend(
     from analysis.advice.target import describe_target
     from bench.commands import _selections as given
 
-    evidence, heading = gather(runs.grid or (), runs.results, runs.data_root)
+    with doing(f"reading the runs below {runs.results}"):
+        evidence, heading = gather(runs.grid or (), runs.results, runs.data_root)
     places, device = given.places_and_device(runs.results, runs.data_root)
     origin = given.find_source(source, details.network, details.source_images, runs.results)
     size = details.image_size or origin.image_size
@@ -106,10 +107,19 @@ def recommend(
     model = None
     if origin.data is not None:
         model, _ = given.named_network(origin.network, data.image_size, runs.results)
-    situation, lines = describe_target(
-        data, origin, model, places, device, asked.images, asked.images_per_class, asked.accuracy
-    )
-    advice = advise(situation, evidence)
+    with doing("measuring how far the target is from the source"):
+        situation, lines = describe_target(
+            data,
+            origin,
+            model,
+            places,
+            device,
+            asked.images,
+            asked.images_per_class,
+            asked.accuracy,
+        )
+    with doing("comparing what the experiments say"):
+        advice = advise(situation, evidence)
     print_advice([*lines, *heading], advice, situation, evidence, regret)
     if csv is not None:
         write_csv(csv, [_csv_row(line) for line in advice])

@@ -15,6 +15,7 @@ from bench.commands._options import (
     Set,
     VerdictRules,
     console,
+    doing,
     grouped,
 )
 from bench.core.errors import BenchError
@@ -47,11 +48,13 @@ def report(
     rules: VerdictRules,
 ) -> None:
     """Write one page: what to do, answers, figures, the papers' claims, advice and gaps."""
-    name, evidence, measured, more, wrong = _material(source, results, data_root, set_ or [])
+    with doing(f"reading the runs of {source}"):
+        name, evidence, measured, more, wrong = _material(source, results, data_root, set_ or [])
     evidence = rules.applied_to(evidence)
     from analysis.report.build import build, write
 
-    made = build(name, evidence, measured, png=png, more=more, mistakes=wrong)
+    with doing("testing comparisons and claims, and drawing the figures"):
+        made = build(name, evidence, measured, png=png, more=more, mistakes=wrong)
     folder = out if out is not None else results / "reports" / name
     before = _figures(folder)
     index = write(made, folder)

@@ -8,7 +8,7 @@ from typing import Annotated
 
 import typer
 
-from bench.commands._options import DataRoot, Results, as_path, grouped, say
+from bench.commands._options import DataRoot, Results, as_path, doing, grouped, say
 from bench.core.files import write_csv
 
 
@@ -54,7 +54,8 @@ def retrieve(
     given |= {"bins": search.bins, "rounds": 1, "memory_mib": search.memory_mib}
     options = validated(SelectionOptions, given, ())
     pair = read_pair(source, target, places)
-    neighbours = find_neighbours(*pair, network, options, places, device)
+    with doing("describing the images of both sides, and searching"):
+        neighbours = find_neighbours(*pair, network, options, places, device)
     with styled():
         picture = to_png(neighbour_sheet(neighbours))
     write_csv(out / "neighbours.csv", neighbours.rows())

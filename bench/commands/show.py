@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from bench.commands._options import GridChoice, Results, console, grouped
+from bench.commands._options import GridChoice, Results, console, doing, grouped
 
 
 @grouped
@@ -28,7 +28,8 @@ def leaderboard(
 
     out = console()
     session, written = open_or_written(chosen)
-    table = [] if written else rows(session.plan, session.store, session.records)
+    with doing(f"reading the records of {chosen.grid}"):
+        table = [] if written else rows(session.plan, session.store, session.records)
     views = (
         written_tables(session, choose or ())
         if written

@@ -253,6 +253,11 @@ def csv_text(rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = 
     return text.getvalue()
 
 
-def write_csv(path: Path, rows: Iterable[Mapping[str, Any]]) -> None:
-    """Write rows of one kind to a file, atomically; see `csv_text`."""
-    write_atomic(path, csv_text(rows))
+def write_csv(
+    path: Path, rows: Iterable[Mapping[str, Any]], columns: Sequence[str] | None = None
+) -> None:
+    """Write rows of one kind to a file, atomically; see `csv_text`.
+
+    Where there may be none, `columns` keep the names of the columns.
+    """
+    write_atomic(path, csv_text(rows, columns))

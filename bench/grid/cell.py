@@ -12,9 +12,8 @@ from typing import Any, TypeVar
 
 from pydantic import BaseModel, ValidationError
 
-from bench.core.errors import nearest
 from bench.grid.borrow import is_pool, read_borrow
-from bench.grid.errors import CellError, at_key, below, cell_error
+from bench.grid.errors import CellError, at_key, below, cell_error, known_keys
 from bench.grid.pattern import read_pattern
 from bench.grid.validate import check_draws, check_sizes, check_training
 from bench.grid.weights import WeightsReader
@@ -142,7 +141,7 @@ class RunBuilder:
                     f"unknown key {key!r}",
                     f"write {key.split('.')[0]}: {{…}}; dots are for set, axes, zip and include"
                     if key.split(".")[0] in SECTIONS
-                    else f"known: {nearest(key, SECTIONS, len(SECTIONS))}",
+                    else known_keys(key, SECTIONS),
                 )
         if cell.get("parent") is not None and not isinstance(cell["parent"], Mapping):
             raise CellError(
@@ -228,7 +227,11 @@ class RunBuilder:
         """The three seeds of a cell."""
         seed, own = cell.get("seed", 0), cell.get("seeds", {})
         if not isinstance(own, Mapping):
-            raise CellError(("seeds",), f"seeds: expected a mapping, found {own!r}", "{draw: 0}")
+            raise CellError(
+                ("seeds",),
+                f"seeds: expected a mapping, found {own!r}",
+                f"write seed: {own!r}, or seeds: {{draw: 0}}",
+            )
         raw = {"draw": seed, "init": seed, "order": seed, **own}
         try:
             return self._section(Seeds, raw, "seeds")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
@@ -106,6 +106,20 @@ def cell_error(error: ValidationError, prefix: Key) -> CellError:
     return CellError(key, f"{name} is {shown(value)}: {' or '.join(map(words, either))}", hint)
 
 
+def known_keys(key: str, sections: Collection[str]) -> str:
+    """The hint for a key that is no section: where it stands, then the sections, nearest first.
+
+    >>> known_keys("lr", ["target", "train"])
+    'write train.lr or pretrain.lr; known: target, train'
+    """
+    head = key.split(".")[0]
+    homes = {**_KINDS, "pretrain": TrainSpec}
+    below = [f"{home}.{key}" for home in _HOMES if head in homes[home].model_fields]
+    known = f"known: {nearest(head, sections, len(sections))}"
+    return f"write {' or '.join(below)}; {known}" if below else known
+
+
+_HOMES = ("target", "source", "train", "pretrain", "model", "seeds")
 _FEW = 4
 
 

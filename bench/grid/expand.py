@@ -35,7 +35,7 @@ from bench.core.errors import BenchError, GridError, nearest, refuse_repeated
 from bench.core.text import brief
 from bench.grid.cell import SECTIONS, RunBuilder, merge
 from bench.grid.cells import Assignment, Place, Value, assign, matches, product, undot
-from bench.grid.errors import CellError
+from bench.grid.errors import CellError, known_keys
 from bench.grid.measures import read_measures
 from bench.grid.names import Names, check_name
 from bench.grid.other_files import no_grid
@@ -179,6 +179,7 @@ def _mapping(
 ) -> dict[str, Any]:
     """`value` as a mapping with known keys, or an error at its line."""
     what = str(path[-1]) if path else "the grid"
+    what = f"experiment {what}" if path[:1] == ("experiments",) and len(path) == 2 else what
     if not isinstance(value, dict):
         hint = f"keys: {', '.join(known)}" if known else "write {key: value}"
         found = brief(shown(value), _SHOWN)
@@ -377,14 +378,17 @@ class _Expander:
         """`value` as a mapping whose keys, dotted or not, begin with a section of a cell."""
         for key in _mapping(self.document, path, value, None):
             if key.split(".")[0] not in SECTIONS:
-                known = f"known: {nearest(key, SECTIONS, len(SECTIONS))}"
+                known = known_keys(key, SECTIONS)
                 raise self.document.error((*path, key), f"unknown key {key!r}", known)
         return value  # type: ignore[no-any-return]
 
     def _values(self, values: Any, path: Place, zipped: bool = False) -> None:
         if not isinstance(values, list) or not values:
+            alone = values not in ([], {}, None)
             raise self.document.error(
-                path, f"expected a list of values, found {values!r}", "write [a, b, …]"
+                path,
+                f"{path[-1]}: expected a list of values, found {brief(shown(values), _SHOWN)}",
+                f"write [{shown(values)}], or put it under set:" if alone else "write [a, b, …]",
             )
         seen: list[str] = []
         for n, value in enumerate(values):

@@ -9,9 +9,9 @@ from typing import Any, NamedTuple
 
 from pydantic import BaseModel
 
-from bench.core.errors import GridError, nearest
+from bench.core.errors import GridError
 from bench.grid.cells import Place
-from bench.grid.errors import Key
+from bench.grid.errors import Key, known_keys
 from bench.grid.pattern import is_scratch
 from bench.grid.yaml import Document, scalar
 from bench.specs.data import DataSpec
@@ -44,8 +44,8 @@ def read_override(text: str, sections: Mapping[str, str]) -> Override:
         raise GridError(
             f"--set {text}: "
             + (f"unknown key {key!r}" if equals else "there is no = between key and value"),
-            hint="write --set KEY=VALUE, for example --set train.epochs=5; keys begin with "
-            f"{nearest(key.split('.')[0], sections, len(sections))}",
+            hint="write --set KEY=VALUE, for example --set train.epochs=5; "
+            + known_keys(key, sections),
         )
     return Override(key, scalar(value), f"--set {text}")
 

@@ -13,7 +13,7 @@ import math
 import os
 import platform
 import statistics
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from importlib import metadata
 from pathlib import Path
@@ -104,7 +104,7 @@ class Forecast:
         if work is None or times is None:
             return None
         network = _own(run).network
-        factor = self.factors.get(network, self.factors.get(_model(run), 1.0))
+        factor = self.factors.get(network, self.factors.get(_model_of(network), 1.0))
         return work * factor + times.setup_s + _RUN_S
 
     def of_all(self, runs: Sequence[PlannedRun], workers: int) -> float:
@@ -129,16 +129,42 @@ class Forecast:
 
     def corrected(self, done: Iterable[tuple[PlannedRun, Reading]], threads: int) -> Forecast:
         """The same with what finished runs took on this machine, with as many threads."""
+
+        def is_alike(row: Mapping[str, Any], times: StepTimes) -> bool:
+            return row.get("device") == times.device and row.get("threads") == threads
+
+        return Forecast(self.times, self._factors(done, is_alike))
+
+    def elsewhere(self, done: Iterable[tuple[PlannedRun, Reading]], on_gpus: bool) -> Forecast:
+        """The same for a cluster's jobs, with what finished runs took there.
+
+        What was measured here on a device of another kind counts only where a finished run shows
+        how much longer, or shorter, the same takes there; other networks are left out.
+        """
+        factors = self._factors(done, lambda row, times: True)
+        here = processor.name()
+        times = {
+            network: times
+            for network, times in self.times.items()
+            if (times.device != here) == on_gpus or {network, _model_of(network)} & set(factors)
+        }
+        return Forecast(times, factors)
+
+    def _factors(
+        self,
+        done: Iterable[tuple[PlannedRun, Reading]],
+        counts: Callable[[Mapping[str, Any], StepTimes], bool],
+    ) -> dict[str, float]:
+        """By how much finished runs differ from what is forecast: medians of those that count."""
         ratios: dict[str, list[float]] = {}
         for run, reading in done:
             row = {} if reading.record is None else reading.record["row"]
-            times, work = self.times.get(_own(run).network), self._work(run)
-            here = times is not None and row.get("device") == times.device
-            if work and here and row.get("threads") == threads and row.get("seconds"):
-                for key in (_own(run).network, _model(run)):
+            network = _own(run).network
+            times, work = self.times.get(network), self._work(run)
+            if times is not None and work and row.get("seconds") and counts(row, times):
+                for key in (network, _model_of(network)):
                     ratios.setdefault(key, []).append(float(row["seconds"]) / work)
-        factors = {key: statistics.median(found) for key, found in ratios.items()}
-        return Forecast(self.times, factors)
+        return {key: statistics.median(found) for key, found in ratios.items()}
 
     def _work(self, run: PlannedRun) -> float | None:
         """Seconds of training and evaluation, as a record counts them."""
@@ -180,8 +206,10 @@ def _own(run: PlannedRun) -> Workload:
     return Workload.of(run, images * (1 + spec.source_domains))
 
 
-def _model(run: PlannedRun) -> str:
-    return f"{run.spec.model.name} at {run.spec.data.image_size} {run.spec.train.precision}"
+def _model_of(network: str) -> str:
+    """What a network has in common with those of other recipes and numbers of frozen layers."""
+    own = json.loads(network)
+    return f"{own['model']['name']} at {own['image_size']} {own['train']['precision']}"
 
 
 def _classes(run: PlannedRun) -> int:

@@ -6,12 +6,11 @@ pre-training because its id is equal. Pure; facts about the data come in as a fu
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass, replace
 
 from bench.core.errors import DataError, GridError
 from bench.grid.expand import Experiment, Grid
-from bench.methods.features.cost import fit_s
 from bench.results.records import selection_label, source_label
 from bench.specs.data import DataSpec
 from bench.specs.identity import RunIds, collector_paused
@@ -228,51 +227,3 @@ def _batch_key(run: PlannedRun) -> tuple[str, ...]:
 
 def _batch(runs: Sequence[PlannedRun]) -> Batch:
     return Batch(f"{runs[0].id[:12]}-{len(runs)}", tuple(runs))
-
-
-# --- how long it will take ---------------------------------------------------------------------
-
-Rates = Mapping[tuple[str, int], float]
-"""Training images per second by (model, image size), from records."""
-
-_FALLBACK_RATES = {"narrow8_32": 1500.0, "narrow8_64": 350.0}
-_OVERHEAD_S = 0.4
-
-
-def forecast_s(run: PlannedRun, rates: Rates) -> float | None:
-    """Seconds that a run will take on one worker; None when nothing like it was measured or
-    its images are not there to be counted.
-
-    A frozen prefix saves the backward pass below it, two thirds of that part's work; held-out
-    images cost a forward pass, a third of a training image, at each evaluation.
-    """
-    spec = run.spec
-    if run.facts.missing:  # the number of images is not known
-        return None
-    rate = rates.get((spec.model.name, spec.data.image_size)) or _FALLBACK_RATES.get(
-        spec.model.name
-    )
-    if rate is None:
-        return None
-    if run.role == "extract" or spec.method.name in ("probe", "svm"):  # one forward pass
-        seconds = (run.facts.train_images + run.facts.held_out_images) / 3 / rate + _OVERHEAD_S
-        if run.role == "extract":
-            return seconds
-        return seconds + fit_s(spec, run.facts.train_images, len(run.facts.classes))
-    frozen = spec.layers.frozen_prefix / spec.layers.depth
-    images = max(run.facts.train_images, (spec.train.expand_to or 0) * len(run.facts.classes))
-    val = _validation_images(run)
-    evaluations = spec.train.epochs / spec.train.evaluate_every
-    images *= 1 + spec.source_domains  # as many borrowed images as its own stand in each step
-    work = images * spec.train.epochs * (1 - 0.6 * frozen)
-    work += (val * evaluations + run.facts.held_out_images) / 3
-    if spec.train.refit:  # of as many epochs at the most
-        work += (images + val) * spec.train.epochs * (1 - 0.6 * frozen)
-    return work / rate + _OVERHEAD_S
-
-
-def _validation_images(run: PlannedRun) -> float:
-    data = run.spec.data
-    if data.val_from == "budget":
-        return run.facts.train_images * data.val_share / (1 - data.val_share)
-    return data.val_per_class * len(run.facts.classes)

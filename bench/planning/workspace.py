@@ -14,7 +14,7 @@ from bench.core.paths import user_path
 from bench.grid.expand import Experiment, Grid, check_experiments, load_grid
 from bench.grid.validate import described
 from bench.methods import options_of
-from bench.planning.plan import Rates, make_plan, unknown_facts
+from bench.planning.plan import make_plan, unknown_facts
 from bench.planning.table_names import board_name
 from bench.results.lookup import Folder, check_results
 from bench.results.states import Records
@@ -98,17 +98,6 @@ class Session:
             if found := described(run.spec):
                 seen.append((*found, place))
         check_networks(runs, self.store.cache, seen)
-
-    def rates(self) -> Rates:
-        """Training images per second by (model, image size): medians over this folder's records."""
-        found: dict[tuple[str, int], list[float]] = {}
-        for key, reading in self.records.read().items():
-            run = self.plan.runs[key]
-            rate = reading.record["row"].get("images_per_s") if reading.record else None
-            if rate and run.spec.layers.frozen_prefix == 0 and run.role != "extract":
-                named = (run.spec.model.name, run.spec.data.image_size)
-                found.setdefault(named, []).append(float(rate))
-        return {key: sorted(values)[len(values) // 2] for key, values in found.items()}
 
 
 class FactFinder:

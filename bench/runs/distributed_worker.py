@@ -52,6 +52,7 @@ def main() -> None:
 
 
 def _execute(starter: Starter) -> str:
+    from bench.data.opened import rely_on_tables
     from bench.runs.build import Context
     from bench.runs.execute import execute_rank
     from bench.specs.run import RunSpec
@@ -62,6 +63,7 @@ def _execute(starter: Starter) -> str:
     task: dict[str, Any] = starter.messages.get()
     context, rank = Context(**task["context"]), int(task["rank"])
     prepare(context.threads)
+    rely_on_tables()
     device = device_of(context, rank)
     context = replace(context, device=str(device), share=False)
     with joined(rank, context.gpus, device, Path(task["meeting_point"])) as team:

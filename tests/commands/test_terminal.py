@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ast
+import io
 import os
 import re
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 import pytest
 from rich.table import Table
 
-from bench.commands._options import Shown, console, marked, say
+from bench.commands._options import Shown, console, doing, marked, say
 
 ROOT = Path(__file__).parents[2]
 HOSTILE = "[/x] [red]a[/] \x1b[2J\x07 :smile: \u202eb\x7f"
@@ -115,3 +117,21 @@ def test_an_empty_path_is_no_path(option: str, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert done.stderr == "error: the path is empty\n  write . for the present folder\n"
     assert sorted(path.name for path in tmp_path.iterdir()) == ["g.yaml"]
+
+
+class _Terminal(io.StringIO):
+    def isatty(self) -> bool:
+        return True
+
+
+def test_what_takes_long_is_named_on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr("sys.stderr", _Terminal())
+    with doing("reading \x1b[2Jrecords", silent_s=0.01):
+        time.sleep(0.5)
+    with doing("counting", silent_s=30):
+        pass
+    assert sys.stderr.getvalue() == "reading \\x1b[2Jrecords …\n"  # type: ignore[attr-defined]
+    monkeypatch.setattr("sys.stderr", io.StringIO())  # a file, where it would only disturb
+    with doing("reading", silent_s=0.01):
+        time.sleep(0.1)
+    assert sys.stderr.getvalue() == ""  # type: ignore[attr-defined]

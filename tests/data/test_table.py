@@ -52,7 +52,7 @@ def rows_of(kind: str, folder: Path, cache: Path) -> list[Row]:
 
 def written(path: Path, rows: list[Row], folder: Path, cache: Path) -> Table:
     places = {"folder": folder, "cache_dir": cache}
-    write(path, rows, {"seen": 3}, name="some", version="decode 1", **places)
+    write(path, rows, {"seen": 3}, name="some", version="decode 1", layout="[]", **places)
     table = Table.open(path, **places)
     assert table is not None
     return table
@@ -150,6 +150,50 @@ def test_several_processes_index_a_data_set_once(tmp_path: Path) -> None:
     assert len(fingerprints) == 1
     assert len((tmp_path / "hashed").read_text()) == 80
     assert [path.suffix for path in (tmp_path / "cache/index").iterdir()] == [".table"]
+
+
+RELIES = """\
+import os, sys
+from pathlib import Path
+from bench.data import opened
+from bench.data.datasets import DATASETS
+from bench.data.files import tree
+looked = []
+walked = tree.walk
+tree.walk = lambda *given: looked.append(1) or walked(*given)
+opened.rely_on_tables()
+options = [("without_empty", True)] if "empty" in sys.argv else []
+found = opened.open_format(DATASETS["folder"], Path("photos"), Path("cache"), options)
+print(found.fingerprint, "looked" if looked else "relied")
+"""
+
+
+def test_who_executes_a_plan_opens_what_was_seen_last(tmp_path: Path) -> None:
+    root, cache, form = tmp_path / "photos", tmp_path / "cache", DATASETS["folder"]
+    assert isinstance(form, Format)
+    make_folder(root)
+
+    def relying(*options: str) -> str:
+        environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[2])}
+        command = [sys.executable, "-c", RELIES, *options]
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, check=True, capture_output=True, text=True
+        )
+        return done.stdout.strip()
+
+    first = open_format(form, root, cache).fingerprint
+    assert relying() == f"{first} relied"
+    assert relying("empty") == f"{first} looked"  # a table of other options is none of these
+    (root / "cat" / "new.png").write_bytes(b"new")
+    assert relying() == f"{first} relied"
+    second = open_format(form, root, cache).fingerprint
+    assert relying() == f"{second} relied"
+    (root / "cat" / "new.png").unlink()
+    assert open_format(form, root, cache).fingerprint == first
+    assert relying() == f"{first} relied"
+    for table in (cache / "index").iterdir():
+        table.unlink()
+    assert relying() == f"{first} looked"
 
 
 def test_what_fails_to_be_indexed_leaves_no_lock(tmp_path: Path) -> None:

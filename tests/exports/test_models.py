@@ -16,6 +16,7 @@ from typer.testing import CliRunner
 
 from analysis.report.mistakes import mistakes
 from bench.commands.app import app
+from bench.commands.errors import write_mistakes
 from bench.core.errors import BenchError, ModelError, StoreError
 from bench.data.files.decode import Reading
 from bench.exports.model_folder import read_model
@@ -232,6 +233,17 @@ def test_counts_are_those_of_scikit_learn() -> None:
     np.testing.assert_allclose([one.precision or 0 for one in found.by_class()], precision)
     assert found.by_class()[4].recall is None
     assert len(found.wrong()) == int((found.named != labels).sum())
+
+
+def test_without_a_mistake_the_table_has_its_columns(tmp_path: Path) -> None:
+    labels = np.array([0, 1, 1])
+    right = Predictions(
+        ("ant", "bee"), ("1", "2", "3"), labels, np.eye(2, dtype=np.float32)[labels]
+    )
+    write_mistakes(right, None, tmp_path)
+    assert (tmp_path / "mistakes.csv").read_text().splitlines() == [
+        "image,is_class,named,probability,of_label"
+    ]
 
 
 def test_errors_names_every_wrong_image_and_scikit_learns_recall(

@@ -8,7 +8,7 @@ import pytest
 
 from bench.core.errors import BenchError, GridError
 from bench.grid.expand import load_grid
-from bench.planning.plan import forecast_s
+from bench.planning.forecast import measure
 from bench.planning.workspace import Session, open_session
 from bench.results.records import describe_run
 from bench.specs.data import Borrowed, DataSpec
@@ -229,8 +229,8 @@ def test_borrowed_images_are_counted_and_forecast(tmp_path: Path) -> None:
     plain, joint = [run for run in plan.runs.values() if run.experiments]
     assert [facts.train_images for facts in joint.facts.borrowed] == [50]
     assert joint.parent_id == plain.parent_id
-    rates = {("narrow8_32", 32): 1000.0}
-    alone, beside = forecast_s(plain, rates), forecast_s(joint, rates)
+    forecast = measure([plain, joint], device="cpu")
+    alone, beside = forecast.seconds(plain), forecast.seconds(joint)
     assert alone is not None
     assert beside is not None
     assert beside > alone

@@ -174,7 +174,12 @@ WRONG = {
         "matches no cell",
         "exclude",
     ),
-    "axis not a list": ("a: {set: {pattern: scratch}, axes: {seed: 3}}", 10, "list", "[a, b"),
+    "axis not a list": (
+        "a: {set: {pattern: scratch}, axes: {seed: 3}}",
+        10,
+        "list",
+        "[3], or put it under set:",
+    ),
     "two origins": (
         "a: {set: {pattern: tune, source: near, weights: timm}}",
         10,

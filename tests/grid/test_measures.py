@@ -12,7 +12,8 @@ from hypothesis import strategies as st
 from bench.core.errors import GridError
 from bench.grid.extractions import extraction_pattern
 from bench.methods import METHODS, check
-from bench.planning.plan import batches, forecast_s
+from bench.planning.forecast import measure
+from bench.planning.plan import batches
 from bench.planning.workspace import Session, open_session
 from bench.results.leaderboard import rows
 from bench.specs.measures import KINDS
@@ -176,10 +177,10 @@ def test_extractions_share_the_batch_of_their_networks_children(tmp_path: Path) 
     for batch in made:
         if any(run.role == "extract" for run in batch.runs):
             assert any(run.role == "finetune" for run in batch.runs)
-    rates = {("narrow8_32", 32): 10.0}
     extraction = plan.runs[ids_by_role(plan)[0]]
     tuned = plan.runs[ids_of_finetunes(plan)[0]]
-    cost = [forecast_s(run, rates) for run in (extraction, tuned)]
+    forecast = measure([extraction, tuned], device="cpu")
+    cost = [forecast.seconds(run) for run in (extraction, tuned)]
     assert cost[0] is not None
     assert cost[1] is not None
     assert cost[0] < cost[1]

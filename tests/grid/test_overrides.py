@@ -156,3 +156,31 @@ def test_of_two_values_for_one_key_none_is_taken() -> None:
     with pytest.raises(GridError, match="partial is given twice: --against-option partial=true"):
         options_of(["partial=true", "partial=false"], "--against-option")
     assert {run.train.lr for run in read("train={epochs: 2}", "train.lr=0.1").runs} == {0.1}
+
+
+@pytest.mark.parametrize(
+    ("line", "message", "hint"),
+    [
+        ("axes: {lr: [0.1]}", "unknown key 'lr'", "write train.lr or pretrain.lr; known: allow_"),
+        ("axes: {images_per_class: [5]}", "unknown key 'images_per_class'",
+         "write target.images_per_class or source.images_per_class; known: "),
+        ("axes: {lrr: [0.1]}", "unknown key 'lrr'", "known: "),
+        ("axes: {seed: 0}", "seed: expected a list of values, found 0",
+         "write [0], or put it under set:"),
+        ("axes: {seed: []}", "seed: expected a list of values, found []", "write [a, b, …]"),
+        ("axis: {seed: [0]}", "unknown key 'axis' in experiment a", "known: axes, "),
+        ("axes: {seeds: [0, 1]}", "seeds: expected a mapping, found 0 (experiment a)",
+         "write seed: 0, or seeds: {draw: 0}"),
+    ],
+)  # fmt: skip
+def test_a_key_in_the_wrong_place_is_shown_where_it_stands(
+    line: str, message: str, hint: str, tmp_path: Path
+) -> None:
+    path = tmp_path / "a.yaml"
+    head = "defaults: {target: {dataset: digits}, model: narrow8_32, pattern: scratch}\n"
+    path.write_text(f"{head}experiments:\n  a: {{{line}}}\n")
+    with pytest.raises(GridError) as caught:
+        load_grid(path)
+    assert str(caught.value).startswith(f"{path}:3: {message}\n  {hint}")
+    with pytest.raises(GridError, match=r"train.epochs=5; write train.lr or pretrain.lr; known:"):
+        read("lr=0.1")

@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner
 
 from bench.commands.app import app
+from bench.core import processor
 from bench.core.child_process import ask
 from bench.grid.expand import load_grid
 from bench.planning import forecast
@@ -52,15 +53,16 @@ def _runs(folder: Path, augment: str = "augment: none", grid: str = GRID) -> dic
     }
 
 
-def _times(**more: object) -> StepTimes:
+def _times(device: str = "cpu", **more: object) -> StepTimes:
     """4 ms and 1 ms an image of a training pass; 0.2 ms an image of a forward pass."""
     points = [[8, 0.012], [32, 0.036]]
     given = {"train_s": points, "forward_s": [[100, 0.02]], **more}
-    return StepTimes(device="cpu", setup_s=0.5, **given)  # type: ignore[arg-type]
+    return StepTimes(device=device, setup_s=0.5, **given)  # type: ignore[arg-type]
 
 
-def _forecast(runs: dict[str, PlannedRun], **more: object) -> Forecast:
-    return Forecast({forecast._own(run).network: _times(**more) for run in runs.values()})
+def _forecast(runs: dict[str, PlannedRun], device: str = "cpu", **more: object) -> Forecast:
+    own = processor.name() if device == "cpu of this machine" else device
+    return Forecast({forecast._own(run).network: _times(own, **more) for run in runs.values()})
 
 
 def test_a_tuned_run_is_its_passes_its_evaluations_and_its_making(tmp_path: Path) -> None:
@@ -124,6 +126,29 @@ def test_finished_runs_of_this_machine_correct_it(tmp_path: Path) -> None:
     for elsewhere in ({"device": "gpu"}, {"threads": 2}, {"seconds": None}):
         assert after(record(**elsewhere)) == pytest.approx(longer)
     assert after(Reading(None)) == pytest.approx(longer)
+
+
+def test_a_cluster_is_forecast_by_what_finished_runs_took_there(tmp_path: Path) -> None:
+    runs = _runs(tmp_path)
+    measured = _forecast(runs, "cpu of this machine")
+    work = measured._work(runs["tuned 5"]) or 0.0
+    row = {"device": "another", "threads": 8, "seconds": 3 * work}
+    done = [(runs["tuned 5"], Reading({"row": row})), (runs["joint 5"], Reading(None))]
+
+    def seconds(found: Forecast, name: str) -> float | None:
+        cost = found.seconds(runs[name])
+        return None if cost is None else cost - 0.5 - forecast._RUN_S
+
+    for name in ("tuned 50", "frozen 5"):  # of the network that has run, and of its model
+        longer = pytest.approx(3 * (measured._work(runs[name]) or 0.0))
+        for on_gpus in (True, False):
+            assert seconds(measured.elsewhere(done, on_gpus), name) == longer
+        plain = pytest.approx(measured._work(runs[name]))
+        assert seconds(measured.elsewhere([], on_gpus=False), name) == plain
+        assert seconds(measured.elsewhere([], on_gpus=True), name) is None
+    of_gpu = _forecast(runs, "a GPU of this machine")
+    assert seconds(of_gpu.elsewhere([], on_gpus=True), "tuned 50") is not None
+    assert seconds(of_gpu.elsewhere([], on_gpus=False), "tuned 50") is None
 
 
 def test_a_step_is_measured_once_per_machine(

@@ -11,8 +11,8 @@ from hypothesis import strategies as st
 
 from bench.core.errors import GridError
 from bench.grid.expand import Grid, load_grid
-from bench.planning.plan import batches, forecast_s, make_plan
-from bench.specs.planned import DataFacts, Plan, PlannedRun
+from bench.planning.plan import batches, make_plan
+from bench.specs.planned import DataFacts, Plan
 from bench.specs.run import RunSpec, run_id
 
 HEAD = """\
@@ -203,20 +203,3 @@ def test_a_batch_shares_parent_data_and_network(tmp_path: Path) -> None:
     found = batches(finetunes, cost_s=lambda run: 1.0, limit_s=1e9)
     assert sorted(len(batch.runs) for batch in found) == [8, 8]
     assert all(len({run.parent_id for run in batch.runs}) == 1 for batch in found)
-
-
-def test_forecast_grows_with_work_and_is_unknown_for_strangers(tmp_path: Path) -> None:
-    text = HEAD.replace("narrow8_32", "caffenet") + (
-        "experiments: {a: {set: {source: near, target.image_size: 64},"
-        " axes: {pattern: [tune, freeze], train.epochs: [5, 50]}}}"
-    )
-    runs: dict[tuple[str, int], PlannedRun] = {
-        (run.spec.pattern, run.spec.train.epochs): run
-        for run in plan_of(tmp_path, text).runs.values()
-        if run.experiments
-    }
-    rates = {("caffenet", 64): 100.0}
-    cost = {key: forecast_s(run, rates) or 0.0 for key, run in runs.items()}
-    tune, freeze = "T(1-7)R(8)", "F(1-7)R(8)"
-    assert cost[freeze, 5] < cost[tune, 5] < cost[tune, 50]
-    assert forecast_s(runs[tune, 5], {}) is None

@@ -78,6 +78,7 @@ class Table:
         labels: the classes, sorted.
         notes: what a reader of the data set should know.
         splits: those that some image is in.
+        layout: the options that say which images there are, as text.
     """
 
     def __init__(self, mapped: mmap.mmap, folder: Path, cache_dir: Path) -> None:
@@ -99,6 +100,7 @@ class Table:
         self.labels: tuple[str, ...] = tuple(header["labels"])
         self._numbers = {label: number for number, label in enumerate(self.labels)}
         self.notes: Notes = header["notes"]
+        self.layout: str = header["layout"]
         self.splits: frozenset[Split] = frozenset(header["splits"])
 
     @classmethod
@@ -229,6 +231,7 @@ def write(
     *,
     name: str,
     version: str,
+    layout: str,
     folder: Path,
     cache_dir: Path,
 ) -> None:
@@ -239,6 +242,7 @@ def write(
         rows: in any order; no key is there twice.
         notes: what a reader of the data set should know.
         name, version: of the data set and of the decoder, for the fingerprint.
+        layout: see `Table`.
         folder, cache_dir: as for `Table.open`; both may be moved.
     """
     rows = sorted(rows, key=lambda row: row.key)
@@ -270,6 +274,7 @@ def write(
         "packs": _packs(rows, columns["base"], cache_dir),
         "fingerprints": {f"{name} {version}": fingerprint(name, version, images)},
         "notes": notes,
+        "layout": layout,
     }
     write_atomic(path, _packed(header, columns))
 

@@ -17,12 +17,14 @@ def main() -> None:
     """The process's whole life."""
     starter = Starter()  # first of all: from now on it ends with the command
 
+    from bench.data.opened import rely_on_tables
     from bench.results.failures import GpuFaultError
     from bench.runs.build import Context
     from bench.runs.execute import execute_batch
     from bench.specs.run import RunSpec
     from bench.training.process import prepare
 
+    rely_on_tables()
     starter.send({"event": "idle"})
     while not starter.stop.is_set():
         task = starter.messages.get()

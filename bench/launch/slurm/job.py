@@ -69,6 +69,9 @@ def _run(folder: Path) -> int:
 
         last_job(payload, folder, Job)
         return 0
+    from bench.data.opened import rely_on_tables
+
+    rely_on_tables()
     work = _Work(folder, payload, events, stop)
     status = work.run()
     if status == 0:

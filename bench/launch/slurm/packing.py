@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from bench.launch.slurm.ledger import Ledger
 from bench.launch.slurm.settings import Kind, Resources, SlurmSettings
 from bench.launch.slurm.states import RunView
-from bench.planning.plan import Rates, batches, forecast_s
+from bench.planning.forecast import Forecast, measure
+from bench.planning.plan import batches
+from bench.results.states import Reading
 from bench.results.store import Store
 from bench.specs.planned import PlannedRun
 
@@ -33,7 +35,7 @@ class Pack:
 def pack(
     views: Sequence[RunView],
     settings: SlurmSettings,
-    rates: Rates,
+    done: Sequence[tuple[PlannedRun, Reading]],
     ledger: Ledger,
     store: Store,
 ) -> list[Pack]:
@@ -41,7 +43,7 @@ def pack(
 
     Args:
         views: what is to be submitted.
-        rates: for the forecast; see `bench.planning.workspace.Session.rates`.
+        done: finished runs, whose seconds correct the forecast.
         ledger, store: for the reasons of earlier attempts: more memory or time where that was it.
     """
     kinds: tuple[Kind, ...] = ("source", "finetune")
@@ -57,24 +59,46 @@ def pack(
                 alone.append(Pack((view.run,), kind, resources.scaled(memory, time)))
             else:
                 together.append(view.run)
-        packs += [Pack(runs, kind, resources) for runs in _cut(together, settings, rates)]
+        packs += [Pack(runs, kind, resources) for runs in _cut(together, settings, resources, done)]
         packs += alone
     return packs
 
 
 def _cut(
-    runs: Sequence[PlannedRun], settings: SlurmSettings, rates: Rates
+    runs: Sequence[PlannedRun],
+    settings: SlurmSettings,
+    resources: Resources,
+    done: Sequence[tuple[PlannedRun, Reading]],
 ) -> list[tuple[PlannedRun, ...]]:
-    count = settings.runs_per_job
-    cost: Mapping[str, float] = {
-        run.id: 1.0 if count else forecast_s(run, rates) or _UNKNOWN_COST_S for run in runs
-    }
-    pieces = batches(
-        runs,
-        cost_s=lambda run: cost[run.id],
-        limit_s=float(count) if count else settings.job_min * 60,
-    )
+    if count := settings.runs_per_job:
+        pieces = batches(runs, cost_s=lambda run: 1.0, limit_s=float(count))
+    else:
+        forecast = _forecast(runs, settings, resources, done)
+        cost = {run.id: forecast.seconds(run) or _UNKNOWN_COST_S for run in runs}
+        limit_s = settings.job_min * 60
+        pieces = batches(runs, cost_s=lambda run: cost[run.id], limit_s=limit_s)
     return [piece.runs for piece in pieces]
+
+
+def _forecast(
+    runs: Sequence[PlannedRun],
+    settings: SlurmSettings,
+    resources: Resources,
+    done: Sequence[tuple[PlannedRun, Reading]],
+) -> Forecast:
+    """How long runs take in the jobs: measured on this host, and corrected by finished runs.
+
+    What this host measures says nothing of a GPU that it lacks until a run has finished there.
+    """
+    on_gpus = settings.device == "cuda" or (settings.device != "cpu" and resources.gpus_asked)
+    models = {run.spec.model.name for run in runs}
+    done = [(run, reading) for run, reading in done if run.spec.model.name in models]
+    if not runs or (on_gpus and not done):
+        return Forecast({})
+    both = [*runs, *(run for run, _ in done)]
+    device = "auto" if on_gpus else "cpu"
+    found = measure(both, threads=settings.threads, device=device)
+    return found.elsewhere(done, bool(on_gpus))
 
 
 def _killed_a_job(run: PlannedRun, ledger: Ledger) -> bool:

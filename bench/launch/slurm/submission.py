@@ -93,8 +93,9 @@ class Submission:
         """
         outcome = Outcome(self.found)
         missing = self.found.of("missing")
-        rates = self.grid.session.rates() if missing else {}
-        packs = pack(missing, self.settings, rates, self.ledger, self.grid.session.store)
+        session = self.grid.session
+        done = [(session.plan.runs[key], one) for key, one in session.records.read().items()]
+        packs = pack(missing, self.settings, done, self.ledger, session.store)
         chosen = self._choose(packs)
         if chosen:
             self._submit(chosen, outcome)
