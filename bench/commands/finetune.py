@@ -154,7 +154,8 @@ def _answer(race: Race, result: Result) -> list[str]:
     pairs = "; ".join(f"{label} called {named} {n}" for label, named, n in confused)
     wrong = counted(len(predictions.wrong()), "test image")
     report = shlex.join(["bench", "report", str(race.path), "--results", str(race.results)])
-    took = f"{duration(result.seconds)} of {duration(race.budget.total_s)}"
+    spent_s = result.seconds if race.budget.earlier_s >= result.seconds else race.budget.spent_s
+    took = f"{duration(spent_s)} of {duration(race.budget.total_s)}"
     return [
         "",
         f"accuracy  {accuracy_with_interval(predictions)}",

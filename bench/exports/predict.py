@@ -17,7 +17,8 @@ from bench.exports.model_folder import Model
 from bench.training.domain import Domain
 from bench.training.evaluation import predict, softmax
 
-_BLOCK = 64
+_PIXELS = 16 * 256 * 256
+"""Of the images that are decoded and classified together: EfficientNet-Lite0 then takes 1 GB."""
 _MOST_BYTES = 1 << 30
 
 
@@ -100,8 +101,9 @@ def predictions(
         files: of `image_files`.
         on_block: is told how many files are done.
     """
-    for start in range(0, len(files), _BLOCK):
-        block = files[start : start + _BLOCK]
+    many = max(1, _PIXELS // model.kept_size**2)
+    for start in range(0, len(files), many):
+        block = files[start : start + many]
         pixels = [_pixels(path, model) for path in block]
         readable = [one for one in pixels if not isinstance(one, str)]
         shares = iter(list(softmax(scores(model, np.stack(readable)))) if readable else [])

@@ -114,7 +114,7 @@ class Result:
             time.
         scratch: the run from random weights; None where there was no time.
         labels: what features say of the labels, or why they were not looked at.
-        seconds: of the budget that were spent.
+        seconds: of the budget that are spent, without the writing of the model.
     """
 
     session: Session
@@ -549,7 +549,7 @@ class Race:
     @property
     def _writing_s(self) -> float:
         """Seconds that the model, its card and the sheet of mistakes take; libraries, mostly."""
-        return 0.5 * self._started_s
+        return self._started_s
 
     @property
     def _images(self) -> int:

@@ -23,12 +23,25 @@ Labels = NDArray[np.int64]
 BATCH_SIZE = 256
 """Images per forward pass. One size for all, since it can move the last bit of a prediction."""
 
+_PIXELS = BATCH_SIZE * 96 * 96
+"""Of a pass in host memory, at most: 256 images of 224 pixels take EfficientNet-Lite0 4 GB."""
+
+
+def images_per_pass(data: Domain) -> int:
+    """`BATCH_SIZE`, or fewer where images are larger than 96 pixels.
+
+    >>> large = Domain("large", np.zeros((3, 224, 224, 3), np.uint8), np.zeros(3, np.int64), 1)
+    >>> images_per_pass(large)
+    47
+    """
+    return max(16, min(BATCH_SIZE, _PIXELS // (data.images.shape[1] * data.images.shape[2])))
+
 
 def predict(
     forward: Callable[[Tensor], Tensor],
     data: Domain,
     *,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     device: torch.device | str = "cpu",
     precision: str = "float32",
     channels_last: bool = True,
@@ -54,7 +67,7 @@ def predict(
 def predict_feed(
     forward: Callable[[Tensor], Tensor],
     feed: Feed,
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
     team: Team = ALONE,
 ) -> Logits:
     """As `predict`, from batches that are already prepared (perhaps past a frozen prefix).
@@ -62,6 +75,9 @@ def predict_feed(
     The batches are shared out over the processes of `team`, who all get the logits of all images.
     """
     options, size = feed.options, feed.domain.size
+    if batch_size is None:
+        on_cpu = options.device.type == "cpu"
+        batch_size = images_per_pass(feed.domain) if on_cpu else BATCH_SIZE
     if not size:
         raise DataError(f"domain {feed.domain.name!r} has no image to predict")
     chunks = {}

@@ -130,3 +130,17 @@ def test_a_domain_names_what_does_not_fit(
 ) -> None:
     with pytest.raises(DataError, match=match):
         Domain("d", images, labels, 2)
+
+
+def test_large_images_pass_in_smaller_batches_with_the_same_predictions() -> None:
+    seen: list[int] = []
+    pixels = np.random.default_rng(0).integers(0, 255, (100, 224, 224, 3), np.uint8)
+
+    def means(x: torch.Tensor) -> torch.Tensor:
+        seen.append(len(x))
+        return x.mean((2, 3))
+
+    large = Domain("large", pixels, np.zeros(100, np.int64), 1)
+    found = evaluate.predict(means, large)
+    assert seen == [47, 47, 6]
+    np.testing.assert_allclose(found, evaluate.predict(means, large, batch_size=100), rtol=1e-5)

@@ -34,10 +34,6 @@ from bench.training.features import LayerTap, Stage
 from bench.training.job import Outcome, Row
 from bench.training.process import peak_memory_bytes
 
-BATCH_SIZE = 256
-_PIXELS = 256 * 96 * 96
-"""Of a batch, at most: 256 images of 224 pixels take EfficientNet-Lite0 5 GB."""
-
 
 class FeatureModel(nn.Module):
     """Normalised images (n, 3, S, S) to scores (n, C) of a linear classifier on features (n, D)."""
@@ -278,7 +274,7 @@ class _Extract:
     def blocks(self, data: Domain) -> Iterator[NDArray[np.float32]]:
         """In the order of the images, each made when it is asked for."""
         feed = self._feed(data)
-        count = max(16, min(BATCH_SIZE, _PIXELS // (data.images.shape[1] * data.images.shape[2])))
+        count = evaluate.images_per_pass(data)
         for start in range(0, data.size, count):
             yield self._block(feed, start, start + count)
 
