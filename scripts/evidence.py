@@ -224,7 +224,8 @@ def families(found: list[Judged]) -> Iterator[str]:
         hours = board["seconds"].sum() / 3600
         yield (
             f"| [{name}](../../grids/evidence/{name}.yaml) | {about[1] if about else ''} | "
-            f"{len(board)} | {tuned['task'].nunique()} | {hours:.1f} |"
+            f"{len(board)} | {tuned['task'].nunique()} | {hours:.1f} | "
+            f"[page](../reports/evidence/{name}/index.html) |"
         )
 
 
@@ -267,8 +268,8 @@ _FAMILIES = """
 
 Runs that several families share, such as their sources, count in each.
 
-| grid | what it varies | runs | tasks | core-hours of training |
-| --- | --- | ---: | ---: | ---: |
+| grid | what it varies | runs | tasks | core-hours of training | report |
+| --- | --- | ---: | ---: | ---: | --- |
 """
 
 
