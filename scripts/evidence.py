@@ -42,9 +42,14 @@ CAVEATS = {
 FEW = "with few images and a near source, freeze > tune"
 MANY = "with 100 images per class or more, tune > freeze"
 SENTENCES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
-    ("Copy from classes near the target: over far ones {}", "near-far", (("LI-C4", "near > far"),)),
     (
-        "A far source is better than none: {} over scratch",
+        "Copy from classes near the target: over far ones {}, tuned, mean of 5, 20 "
+        "and 100 images per class",
+        "near-far",
+        (("LI-C4", "near > far"),),
+    ),
+    (
+        "A far source is better than none: {} over scratch, tuned, mean of the same",
         "near-far",
         (("LI-C4", "far > scratch"),),
     ),
@@ -55,14 +60,14 @@ SENTENCES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         (("CHU-C2", f"{MANY}, from near"), ("CHU-C2", f"{MANY}, from far")),
     ),
     (
-        "With 20 or fewer, freezing gives {} the accuracy of tuning from a near source, {} from "
-        "a far one",
+        "With 5 and 20 (their mean), freezing gives {} the accuracy of tuning from a near "
+        "source, {} from a far one",
         "near-far",
         (("CHU-C3", f"{FEW}, from near"), ("CHU-C3", f"{FEW}, from far")),
     ),
     (
-        "Freeze the first layer or not: tuning it gains {} from far sources; tuning the first five "
-        "gains {}",
+        "Freeze the first layer or not: with 100 images per class tuning it gains {} "
+        "from far sources; tuning the first five gains {}",
         "depth",
         (
             ("LI-C8", "tuning all layers > freezing 1, from far"),
@@ -70,19 +75,19 @@ SENTENCES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         ),
     ),
     (
-        "Where a far network stays frozen, train its last three layers anew: freezing all but the "
-        "last gives {} the accuracy",
+        "Of a far network do not freeze all but the last layer: that gives {} the accuracy of "
+        "training the last three anew, mean of 5 and 100 images per class",
         "depth",
         (("CHU-C1", "last layer random ≥ last 3 random, freeze, from far"),),
     ),
     (
-        "The rate decides more than the source: LI's best, 0.001, against 0.02 gives {}",
+        "Try rates first: with 50 images per class LI's best rate, 0.001, gives {} against 0.02",
         "rates",
         (("LI-C5", "0.001 > 0.02"),),
     ),
     (
         "Fine-tuning converges {} earlier than training from scratch (95 % of the last epoch's "
-        "training accuracy), from a near source",
+        "training accuracy), from a near source, mean of 5, 20 and 100 images per class",
         "near-far",
         (
             (
@@ -92,7 +97,7 @@ SENTENCES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         ),
     ),
     (
-        "Expanding the images offline helps training from scratch: {}; it has {} "
+        "Expanding 5 or 20 images per class to 100 helps training from scratch: {}; it has {} "
         "less to give to fine-tuning",
         "augmentation",
         (
@@ -101,7 +106,8 @@ SENTENCES: tuple[tuple[str, str, tuple[tuple[str, str], ...]], ...] = (
         ),
     ),
     (
-        "Borrowed source images gain little: soft fine-tuning {}, selective joint {} over plain",
+        "Borrowed source images gain little, with 20 images per class: soft fine-tuning {}, "
+        "selective joint {} over plain",
         "borrowing",
         (("SFT-C1", "soft > fine-tuning"), ("GE-C3", "gain of 2 to 10 points, from near")),
     ),
