@@ -277,6 +277,35 @@ Runs that several families share, such as their sources, count in each.
 | grid | what it varies | runs | tasks | core-hours of training | report |
 | --- | --- | ---: | ---: | ---: | --- |
 """
+_REPEATED = """
+## Repeated with another seed
+
+The same tasks and sources with `--set seed=1`: other initialisations of what is not copied, and
+another order of the images. *Inside* says whether the new effect lies in the committed interval.
+
+| family | claim | part | committed | again | inside |
+| --- | --- | --- | --- | --- | --- |
+"""
+
+
+def repeated(found: list[Judged]) -> Iterator[str]:
+    """A row for each part of the families in `again/`: committed, and with another seed."""
+    for path in sorted((RESULTS / "again").glob("*.csv")):
+        before = {j.finding.claim: j.finding for j in found if j.family == path.stem}
+        evidence, _ = evidence_of(path, RESULTS, None)
+        for finding in examine(evidence).findings:
+            if finding.claim not in before:
+                continue
+            parts = {part.name: part for part in before[finding.claim].parts}
+            for again in finding.parts:
+                first = parts[again.name]
+                if first.effect is None or again.effect is None:
+                    continue
+                inside = first.low is not None and first.low <= again.effect <= (first.high or 0.0)
+                yield (
+                    f"| {path.stem} | {finding.claim} | {again.name} | {effect_text(first)} | "
+                    f"{effect_text(again)} | {'yes' if inside else 'no'} |"
+                )
 
 
 def page(found: list[Judged]) -> str:
@@ -289,7 +318,8 @@ def page(found: list[Judged]) -> str:
         counts += f" Without runs here: {listed(without, len(without))}."
     cells = "\n".join(f"| {' | '.join(row)} |" for row in rows(found))
     parts = [_INTRODUCTION, textwrap.fill(counts, 100) + "\n", _READING + cells]
-    return "\n".join(parts) + "\n" + _FAMILIES + "\n".join(families(found)) + "\n"
+    text = "\n".join(parts) + "\n" + _FAMILIES + "\n".join(families(found)) + "\n"
+    return text + _REPEATED + "\n".join(repeated(found)) + "\n"
 
 
 def main() -> None:
