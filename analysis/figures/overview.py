@@ -30,10 +30,11 @@ def verdicts(table: pd.DataFrame, ax: Axes) -> Axes:
     """Each claim of the papers: what their numbers say, and what was measured here.
 
     Args:
-        table: of `analysis.findings.evaluate.table`: claim, text, verdict, here (the verdict on
-            these tasks alone), published_verdict.
+        table: of `analysis.findings.evaluate.table`: claim, text, verdict, published_verdict, and
+            where it is shown too here (the verdict on these tasks alone).
     """
-    columns = {"published_verdict": "published", "verdict": "here", "here": "on these\ntasks"}
+    columns = {"published_verdict": "published", "verdict": "here"}
+    columns |= {"here": "on these\ntasks"} if "here" in table else {}
     require(table, "the findings", ("claim", "text", *columns))
     rows = table.to_dict("records")
     for y, row in enumerate(rows):

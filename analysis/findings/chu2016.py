@@ -142,7 +142,7 @@ def _tune_freeze(evidence: Evidence) -> Ratios:
 )
 def c2(evidence: Evidence) -> list[Part]:
     rows = _tune_freeze(evidence).frame
-    much = rows[[_in_band(n, "large") for n in rows["n_per_class"]]]
+    much = rows[rows["n_per_class"].map(lambda n: _in_band(n, "large")).astype(bool)]
     needed = f"images_per_class of 100 or more, pattern: [tune, freeze], {_SEEDED}"
     name = "with 100 images per class or more, tune > freeze"
     return _log_ratio(evidence, name, much, needed, "with 100 images per class or more")
@@ -160,8 +160,8 @@ def c3(evidence: Evidence) -> list[Part]:
         return [
             missing(name, "no distance known" if len(rows) else "no pairs", f"{runs}; {_DISTANCE}")
         ]
-    few = rows[[_in_band(n, "low") for n in rows["n_per_class"]]]
-    near = few[[band == "low" for band in distance_bands(few)]]
+    few = rows[rows["n_per_class"].map(lambda n: _in_band(n, "low")).astype(bool)]
+    near = few[pd.Series(distance_bands(few), few.index, dtype=object) == "low"]
     parts = _log_ratio(evidence, name, near, f"{runs}, at a cosine distance below 0.2", "", sign=-1)
     said = [parts[0].detail, _sources(near), between_bands(few)]
     return [replace(parts[0], detail="; ".join(text for text in said if text)), *parts[1:]]

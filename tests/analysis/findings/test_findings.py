@@ -679,6 +679,13 @@ def test_the_exception_of_chu_c1_is_left_out_and_shown() -> None:
     assert "mean ratios where the rule is excepted" in found.detail
 
 
+def test_a_board_without_few_images_has_no_pair_for_chu_c3() -> None:
+    rows = [row | {"images_per_class": 400} for row in PLANTED["CHU-C3"](1)]
+    found = _judged("CHU-C3", rows, distances=COSINES)
+    assert found.verdict == "not enough evidence"
+    assert found.needed
+
+
 # --- the table ---
 
 
