@@ -88,9 +88,10 @@ class GridRace:
 
     Attributes:
         session: the grid, with the experiments that were asked for.
-        budget: the time for everything; what earlier commands spent is added.
+        budget: the time for everything; what earlier commands spent on the same recipes is added.
         machine, where: on what it computes.
         console: where progress is shown.
+        shares: of the epochs in each rung; None before they are planned.
     """
 
     session: Session
@@ -99,7 +100,7 @@ class GridRace:
     where: Placement
     console: Console
     recipes: list[Recipe] = field(init=False)
-    shares: list[float] = field(default_factory=list)
+    shares: list[float] | None = None
     places: dict[str, Place] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
@@ -107,8 +108,9 @@ class GridRace:
         self.places = {recipe.words: Place(recipe.words) for recipe in self.recipes}
         try:
             state = json.loads(self._state.read_text(encoding="utf-8"))
-            self.budget.earlier_s = float(state["spent_s"])
-            self.shares = [float(share) for share in state["shares"]]
+            if state["recipes"] == self._ids:  # else the grid has changed since
+                self.budget.earlier_s = float(state["spent_s"])
+                self.shares = [float(share) for share in state["shares"]]
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, KeyError):
@@ -122,12 +124,18 @@ class GridRace:
         return self.session.leaderboard("-race").with_suffix(".json")
 
     @property
+    def _ids(self) -> list[str]:
+        """What the race is about: the run of each recipe that races."""
+        return [recipe.runs[0].id for recipe in self.recipes]
+
+    @property
     def table(self) -> Path:
         """The course of the race as CSV."""
         return self.session.leaderboard("-race")
 
     def _keep(self) -> None:
-        state = {"spent_s": round(self.budget.spent_s, 1), "shares": self.shares}
+        spent_s = round(self.budget.spent_s, 1)
+        state = {"spent_s": spent_s, "shares": self.shares, "recipes": self._ids}
         write_atomic(self._state, json.dumps(state, indent=1))
 
     # --- the whole ---
@@ -140,7 +148,7 @@ class GridRace:
         """
         sizes, forecast = _halvings(len(self.recipes)), self._forecast()
         last_s = self._runs_s(forecast, self.recipes, None) / len(self.recipes)
-        if not self.shares:
+        if self.shares is None:
             self.shares = self._fitting(sizes, forecast, last_s)
         lines = []
         for number, (size, share) in enumerate(zip(sizes, self.shares, strict=True), 1):
@@ -162,7 +170,7 @@ class GridRace:
         self._keep()
         last_s = self._runs_s(self._forecast(), self.recipes, None) / len(self.recipes)
         left = self.recipes
-        for number, share in enumerate(self.shares, 1):
+        for number, share in enumerate(self.shares or (), 1):
             found = self._rung(number, share, left, last_s)
             if not found:
                 self._say(f"rung {number} has no result: the order before it stands")

@@ -9,11 +9,10 @@ from __future__ import annotations
 import csv
 
 from bench.models import weights
-from bench.results.records import slug
 from bench.results.store import RunFolder, Store
 from bench.runs.execution import Execution
 from bench.runs.record import Finished
-from bench.specs.run import RunSpec
+from bench.specs.run import run_id
 from bench.training.job import Outcome, Row
 
 
@@ -23,13 +22,11 @@ def trained_untested(run: Execution) -> Finished | None:
     plain = spec.method.name == "plain" and not spec.train.refit
     if not (spec.data.tested and plain) or run.team.size > 1:
         return None
-    folder = _folder_of(spec, run)
-    record = None if folder is None else folder.record()
-    if folder is None or record is None or folder.damage(record):
+    folder = _folder_of(run)
+    record = folder.record()
+    if record is None or folder.damage(record) or record["row"]["status"] != "done":
         return None
     row = record["row"]
-    if row["status"] != "done" or record["images"] != run.data.resolved.fingerprint:
-        return None
     state = weights.read_state(folder.weights_path)
     model = run.network(run.parent_state())
     model.load_state_dict(state)
@@ -49,17 +46,12 @@ def trained_untested(run: Execution) -> Finished | None:
     return Finished(spec, run.data, model, outcome, notes=notes, trainable=trainable)
 
 
-def _folder_of(spec: RunSpec, run: Execution) -> RunFolder | None:
-    data = spec.data.model_copy(update={"tested": False})
-    untested = spec.model_copy(update={"data": data})
-    for path in sorted(Store(run.folder.path.parents[1]).runs.glob(f"{slug(untested)}-*/")):
-        folder = RunFolder(path, path.name.rpartition("-")[2])
-        if not folder.record_path.is_file():
-            continue
-        text = (path / "spec.json").read_text(encoding="utf-8")
-        if '"tested": false' in text and folder.spec() == untested:  # reading it is the dear part
-            return folder
-    return None
+def _folder_of(run: Execution) -> RunFolder:
+    """Where the untested run lies: its id covers the images of the runs that it starts from too."""
+    data = run.spec.data.model_copy(update={"tested": False})
+    untested = run.spec.model_copy(update={"data": data})
+    store = Store(run.folder.path.parents[1])
+    return store.folder(run_id(untested, run.context.fingerprint), untested)
 
 
 def _history(folder: RunFolder) -> list[Row]:

@@ -25,10 +25,11 @@ experiments:
   rates:
     axes: {train.lr: [0.02, 0.000001, 0.01, 1000.0], seed: [0, 1]}
 """
+ONE = GRID.replace("[0.02, 0.000001, 0.01, 1000.0]", "[0.02]").replace("epochs: 8", "epochs: 1")
 
 
-def _race(folder: Path, *options: str) -> str:
-    (folder / "raced.yaml").write_text(GRID)
+def _race(folder: Path, *options: str, grid: str = GRID) -> str:
+    (folder / "raced.yaml").write_text(grid)
     command = ["grid", str(folder / "raced.yaml"), "--results", str(folder / "results")]
     done = CliRunner().invoke(app, [*command, "--workers", "1", "--device", "cpu", *options])
     if done.exception is not None and not isinstance(done.exception, SystemExit):
@@ -77,3 +78,14 @@ def test_a_dry_run_shows_the_rungs_and_a_time_that_is_too_short_is_refused(tmp_p
     with pytest.raises(BenchError, match="a race of 4 recipes takes at least"):
         _race(tmp_path, "--budget", "1s")
     assert not (tmp_path / "results" / "runs").exists()
+
+
+def test_the_time_of_a_race_goes_on_and_one_of_other_recipes_has_its_own(tmp_path: Path) -> None:
+    _race(tmp_path, "--budget", "1h", grid=ONE)
+    state = tmp_path / "results" / "raced-race.json"
+    state.write_text(json.dumps(json.loads(state.read_text()) | {"spent_s": 3599.9}))
+    # The same recipe goes on, although all of its runs would not fit what is left.
+    assert "% of 60 test images" in _race(tmp_path, "--budget", "1h", grid=ONE)
+    # Of the four that the grid has now nothing is planned or spent yet.
+    shown = _race(tmp_path, "--budget", "1h", "--dry-run")
+    assert "rung 2: 2 recipes, 50 % of the epochs, about" in shown

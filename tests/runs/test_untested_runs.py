@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from bench.planning.workspace import Session
 from bench.results import leaderboard
 from bench.results.mistakes import read_predictions
 from bench.results.store import RunFolder
+from tests.data.test_catalog import make_folder
 
 Run = Callable[[Path, Path], Session]
 GRID = """
@@ -27,6 +29,17 @@ defaults:
 experiments:
   scratch: {set: {pattern: scratch}, axes: {seed: [0, 1]}}
   probe: {set: {pattern: scratch, method: {name: probe, c: 1.0}}}
+"""
+FROM_SOURCE = """
+name: untested
+defaults:
+  source: {dataset: folder, root: ROOT, val_per_class: 2, test_per_class: 2, image_size: 16}
+  target: {dataset: digits, classes: {recipe: listed, names: ['0', '1', '2']}, images_per_class: 12,
+           val_per_class: 10, test_per_class: 20, image_size: 16, tested: TESTED}
+  model: narrow8_32
+  train: {epochs: 2, batch_size: 12, lr: 0.05}
+experiments:
+  tune: {set: {pattern: tune}}
 """
 
 
@@ -86,3 +99,22 @@ def test_the_tested_run_takes_the_weights_and_is_what_training_gives(
         history = [(f.path / "history.csv").read_bytes() for f in (folder, trained[name])]
         assert history[0] == history[1]
         assert np.isfinite(mine["row"]["top1_accuracy"])
+
+
+def test_weights_that_began_from_other_source_images_are_not_taken(
+    tmp_path: Path, run_here: Run
+) -> None:
+    def run(results: str, tested: str) -> RunFolder:
+        path = tmp_path / f"{tested}.yaml"
+        path.write_text(FROM_SOURCE.replace("ROOT", str(source)).replace("TESTED", tested))
+        session = run_here(path, tmp_path / results)
+        (run,) = (run for run in session.plan.runs.values() if run.role == "finetune")
+        return session.store.folder(run.id, run.spec)
+
+    source = make_folder(tmp_path / "source", n=12)
+    run("results", "false")
+    shutil.rmtree(source)
+    make_folder(source, n=14)
+    taken, trained = run("results", "true"), run("other", "true")
+    assert taken.run_id == trained.run_id
+    assert _record(taken)["files"] == _record(trained)["files"]
