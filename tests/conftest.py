@@ -63,6 +63,9 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """
     folder = tmp_path_factory.mktemp("committed")
     (folder / "papers").mkdir()
+    (folder / "evidence").mkdir()
+    for name in ("README.md", "claims.csv", "near-far.csv"):
+        (folder / "evidence" / name).write_bytes(_as_committed(f"results/evidence/{name}"))
     for name in LEADERBOARDS:
         for file in (f"{name}.csv", f"{name}-aggregated.csv"):
             (folder / file).write_bytes(_as_committed(f"results/{file}"))

@@ -13,7 +13,6 @@ from analysis.findings.evaluate import CLAIMS
 from scripts import evidence
 
 ROOT = Path(__file__).parents[1]
-PAGE = (ROOT / "results" / "evidence" / "README.md").read_text()
 FAMILIES = sorted(path.stem for path in evidence.GRIDS.glob("*.yaml"))
 
 
@@ -32,10 +31,10 @@ def test_the_design_names_the_family_of_every_claim() -> None:
             assert any(number in re.findall(r"C\d+", names) for names in mine), (claim, family)
 
 
-def test_the_page_is_what_its_script_writes() -> None:
-    family = "depth"
+def test_the_page_is_what_its_script_writes(committed: Path) -> None:
+    page, family = (committed / "evidence" / "README.md").read_text(), "depth"
     for cells in evidence.rows(list(evidence.judged(family))):
-        assert f"| {' | '.join(cells)} |" in PAGE
+        assert f"| {' | '.join(cells)} |" in page
 
 
 def test_the_readme_shows_what_the_script_prints() -> None:
@@ -52,14 +51,14 @@ def _mean_of_tasks(board: pd.DataFrame, source: str, pattern: str) -> pd.Series:
     return 100 * arm.set_index(["task", "images_per_class"])["top1_accuracy"].sort_index()
 
 
-def test_near_over_far_is_the_mean_over_tasks_of_their_differences() -> None:
+def test_near_over_far_is_the_mean_over_tasks_of_their_differences(committed: Path) -> None:
     """LI-C4 with pandas and scipy alone; the interval there allows for shared test images too."""
-    path = ROOT / "results" / "evidence" / "near-far.csv"
+    path = committed / "evidence" / "near-far.csv"
     board = pd.read_csv(path, keep_default_na=False, na_values=[""])
     board["task"] = board["experiments"] + board["class_draw"].astype(str)
     near, far = (_mean_of_tasks(board, source, "T(1-7)R(8)") for source in ("near", "far"))
     tasks = (near - far).groupby(level="task").mean().dropna()
-    claims = pd.read_csv(ROOT / "results" / "evidence" / "claims.csv")
+    claims = pd.read_csv(committed / "evidence" / "claims.csv")
     mine = (claims["claim"] == "LI-C4") & (claims["part"] == "near > far")
     (row,) = claims[mine & claims["images_per_class"].isna()].to_dict("records")
     assert row["n"] == len(tasks) >= 10

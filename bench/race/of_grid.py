@@ -155,7 +155,7 @@ class GridRace:
             seconds = self._runs_s(forecast, self.recipes, share) * size / len(self.recipes)
             text = f"rung {number}: {counted(size, 'recipe')}, {100 * share:.3g} % of the epochs"
             lines.append(f"{text}, about {duration(seconds)}")
-        lines.append(f"then the one that is left as the grid has it, about {duration(last_s)}")
+        lines.append(f"then the one that is left, as the grid has it, about {duration(last_s)}")
         return lines
 
     def run(self) -> Recipe | None:
@@ -202,21 +202,29 @@ class GridRace:
         self._say(f"rung {number}: {counted(len(recipes), 'recipe')}")
         specs = {recipe.words: recipe.raced(share) for recipe in recipes}
         session = self._session(number, list(specs.values()))
-        tally = self._launch(session, reserve_s)
-        failed = dict(tally.failures)
+        self._launch(session, reserve_s)
+        states = session.states()
         by_spec = {run.spec: run for run in session.plan.runs.values()}
         found = []
         for recipe in recipes:
             run = by_spec[specs[recipe.words]]
             value = validated(session.store.folder(run.id, run.spec))
             if value is None:
-                end = "failed" if run.id in failed else "given up, as the time was over"
+                failed = states[run.id] in ("failed", "blocked")
+                end = "failed" if failed else "given up, as the time was over"
                 self._end(recipe, end)
                 self._say(f"  {recipe.words}: {end}")
                 continue
             epochs = run.spec.train.epochs
             self.places[recipe.words] = Place(recipe.words, number, epochs, *value)
             found.append((-value[0], value[1], recipe.words, recipe))
+        ids = [by_spec[spec].id for spec in specs.values()]
+        if all(states[run_id] in ("failed", "blocked") for run_id in ids):
+            raise BenchError(
+                f"all recipes of rung {number} failed",
+                place=str(self.session.grid.path),
+                hint=f"bench show {ids[0][:12]} prints why the first did",
+            )
         best = [recipe for *_, recipe in sorted(found, key=lambda one: one[:3])]
         shown = [
             f"{r.words} {100 * (self.places[r.words].val_top1_accuracy or 0):.1f} %" for r in best

@@ -13,6 +13,7 @@ stopped, and the recipe is given up: the model is then the best of what is finis
 from __future__ import annotations
 
 import csv
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -85,6 +86,7 @@ class Standing:
         accuracy: top-1, a fraction; None where no run of it is finished.
         loss: cross-entropy in nats, which decides between equals.
         end: why it went no further; empty while it may.
+        images: validation images of all draws.
     """
 
     arm: Arm
@@ -92,6 +94,7 @@ class Standing:
     accuracy: float | None
     loss: float
     end: str = ""
+    images: int = 0
 
     @property
     def order(self) -> tuple[float, float]:
@@ -330,8 +333,9 @@ class Race:
         for name in stage.arms:
             pairs = [_validated(f) for f in self._folders(session, stage, name)[: self._seeds]]
             if len(pairs) == self._seeds:
-                accuracy, loss = (sum(values) / len(pairs) for values in zip(*pairs, strict=True))
-                found.append(Standing(arms[name], stage, accuracy, loss))
+                sums = [sum(values) for values in zip(*pairs, strict=True)]
+                accuracy, loss = (total / len(pairs) for total in sums[:2])
+                found.append(Standing(arms[name], stage, accuracy, loss, images=int(sums[2])))
         self._course |= {standing.arm.name: standing for standing in found}
         for name in stage.arms:
             epochs = self.decisions.stopped.get(f"{stage.name}-{name}")
@@ -385,7 +389,20 @@ class Race:
             self._say_standings(best)
             if len(standings) < len(stage.arms):
                 break
-        return self._finish(best, floor, epoch_s)
+        return self._finish(self._simplest(best, floor), floor, epoch_s)
+
+    def _simplest(self, best: Sequence[Standing], floor: Stage) -> Sequence[Standing]:
+        """The best first, but the best classifier on features where nothing is shown to beat it."""
+        top = best[0]
+        frozen = next(s for s in best if s.arm.name in floor.arms)
+        if top is frozen or is_better(top.accuracy or 0.0, frozen.accuracy or 0.0, top.images):
+            return best
+        end = (
+            f"not shown to be better than the classifier: {top.images} validation images cannot "
+            "tell them apart"
+        )
+        self._course[top.arm.name] = replace(top, end=end)
+        return [frozen, *(s for s in best if s is not frozen)]
 
     def _drop(self, best: Sequence[Standing], stage: Stage) -> None:
         """Notes which arms a rung goes on without."""
@@ -679,6 +696,20 @@ class Race:
         self._say(f"  on validation images: {shown}")
 
 
+def is_better(accuracy: float, other: float, images: int) -> bool:
+    """Whether an accuracy is above another by more than a standard error, each of so many images.
+
+    The rule of one standard error (Breiman et al. 1984), with two more right and two more wrong
+    answers each (Agresti and Coull 1998), without which few images look too sure.
+
+    >>> is_better(1.0, 0.9, 20), is_better(0.9, 0.87, 400)
+    (False, True)
+    """
+    shares = [(share * images + 2) / (images + 4) for share in (accuracy, other)]
+    variance = sum(share * (1 - share) for share in shares) / (images + 4)
+    return shares[0] - shares[1] > math.sqrt(variance)
+
+
 def given_up(epochs: tuple[int, int]) -> str:
     """Why an arm has no result, where the time was over.
 
@@ -696,14 +727,18 @@ def _seconds(folder: RunFolder) -> float:
     return 0.0 if record is None else float(record["row"]["seconds"])
 
 
-def _validated(folder: RunFolder) -> tuple[float, float]:
-    """Accuracy and loss of a run on its validation images, at the epoch or C that it keeps."""
+def _validated(folder: RunFolder) -> tuple[float, float, int]:
+    """Accuracy and loss of a run on its validation images, at the epoch or C that it keeps.
+
+    The last is how many images these are.
+    """
     record = folder.record()
     if record is None or record["row"]["status"] != "done":
-        return 0.0, float("inf")
+        return 0.0, float("inf"), 0
     with (folder.path / "history.csv").open(encoding="utf-8", newline="") as file:
         rows = [row for row in csv.DictReader(file) if row["val_top1_accuracy"]]
     last = rows[-1]
     if "c" in last:  # a classifier on features: a row for each C, the best is kept
         last = max(rows, key=lambda row: float(row["val_top1_accuracy"]))
-    return float(last["val_top1_accuracy"]), float(last["val_loss"])
+    images = int(record["row"]["val_images"])
+    return float(last["val_top1_accuracy"]), float(last["val_loss"]), images

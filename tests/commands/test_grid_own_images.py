@@ -172,7 +172,7 @@ def test_errors_have_the_line_of_what_is_wrong(
     def error(old: str, new: str, *more: str) -> str:
         Path("wrong.yaml").write_text(GRID.replace(old, new), encoding="utf-8")
         with pytest.raises(BenchError) as caught:
-            open_session(Path("wrong.yaml"), results=Path("results"), overrides=more)
+            open_session(Path("wrong.yaml"), results=tmp_path / "results", overrides=more)
         return str(caught.value)
 
     listed = "experiments:\n  all: {axes: {seed: [0]}}\n  two:\n    set:\n      target.classes: "

@@ -133,7 +133,7 @@ def counted(span):
         file.write("x")
     return hashed(span)
 opened._hash = counted
-print(opened.open_format(DATASETS["folder"], Path("photos"), Path("cache")).fingerprint)
+print(opened.open_format(DATASETS["folder"], Path("photos"), Path() / "cache").fingerprint)
 """
 
 
@@ -163,7 +163,7 @@ walked = tree.walk
 tree.walk = lambda *given: looked.append(1) or walked(*given)
 opened.rely_on_tables()
 options = [("without_empty", True)] if "empty" in sys.argv else []
-found = opened.open_format(DATASETS["folder"], Path("photos"), Path("cache"), options)
+found = opened.open_format(DATASETS["folder"], Path("photos"), Path() / "cache", options)
 print(found.fingerprint, "looked" if looked else "relied")
 """
 

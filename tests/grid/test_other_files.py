@@ -20,13 +20,13 @@ def here(tmp_path: Path, committed: Path, monkeypatch: pytest.MonkeyPatch) -> Pa
     Path("grids").mkdir()
     for name in ("tiny-imagenet", "borrowing"):
         Path(f"grids/{name}.yaml").write_text(f"{HEAD}  e: {{axes: {{seed: [0]}}}}\n")
-    Path("results").mkdir()
+    (tmp_path / "results").mkdir()
     for suffix in ("", "-aggregated"):
         shutil.copy(committed / f"tiny-imagenet{suffix}.csv", "results")
     Path("my birds/robin").mkdir(parents=True)
     Image.new("RGB", (8, 8)).save("my birds/robin/1.png")
-    Path("results/runs/a-1").mkdir(parents=True)
-    Path("results/runs/a-1/record.json").write_text("{}")
+    (tmp_path / "results/runs/a-1").mkdir(parents=True)
+    (tmp_path / "results/runs/a-1/record.json").write_text("{}")
     Path("list.csv").write_text("path,label,split\n1.png,robin,train\n")
     Path("other.csv").write_text("a,b\n1,2\n")
     Path("empty.csv").write_text("")

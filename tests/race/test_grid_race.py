@@ -4,9 +4,12 @@ from __future__ import annotations
 
 import csv
 import json
+import re
 from pathlib import Path
 
+import numpy as np
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from bench.commands.app import app
@@ -89,3 +92,19 @@ def test_the_time_of_a_race_goes_on_and_one_of_other_recipes_has_its_own(tmp_pat
     # Of the four that the grid has now nothing is planned or spent yet.
     shown = _race(tmp_path, "--budget", "1h", "--dry-run")
     assert "rung 2: 2 recipes, 50 % of the epochs, about" in shown
+
+
+def test_a_rung_in_which_all_recipes_fail_is_an_error(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name in "ab":
+        (tmp_path / "images" / name).mkdir(parents=True)
+        for number in range(30):
+            pixels = rng.integers(256, size=(16, 16, 3), dtype=np.uint8)
+            Image.fromarray(pixels).save(tmp_path / "images" / name / f"{number}.png")
+    for torn in (tmp_path / "images" / "a").iterdir():
+        torn.write_bytes(torn.read_bytes()[:200])
+    target = "{dataset: folder, root: images, image_size: 16, val_per_class: 8, test_per_class: 8}"
+    grid = re.sub(r"target: \{.*?\}.*?\}", f"target: {target}", GRID, flags=re.S)
+    for _ in range(2):  # the second command finds them as the first has left them
+        with pytest.raises(BenchError, match="all recipes of rung 1 failed"):
+            _race(tmp_path, "--budget", "1h", "--accept-problems", grid=grid)

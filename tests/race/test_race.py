@@ -306,6 +306,22 @@ def test_the_floor_takes_smaller_images_where_features_would_take_the_time(timed
     assert timed._floor_size(rates) == 32
 
 
+def test_few_validation_images_leave_the_classifier_on_features(timed: Race) -> None:
+    floor = Stage("floor", tuple(arm.name for arm in floor_arms(LITE)), 0, 64, 2)
+    rung = Stage("rung-1", ("upper",), 8, 64, 2)
+    simple = Standing(floor_arms(LITE)[0], floor, 0.9, 0.3, images=20)
+    arms = {arm.name: arm for arm in tuned_arms(LITE)}
+
+    def first(accuracy: float, images: int) -> Standing:
+        trained = Standing(arms["upper"], rung, accuracy, 0.1, images=images)
+        return timed._simplest([trained, simple], floor)[0]
+
+    assert first(1.0, 20) is simple  # two of twenty images
+    assert timed._course["upper"].end.startswith("not shown to be better than the classifier: 20")
+    assert first(1.0, 200).arm.name == "upper"
+    assert first(0.91, 200) is simple
+
+
 # --- the budget ---
 
 

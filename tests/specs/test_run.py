@@ -152,7 +152,7 @@ def test_fields_that_came_later_carry_the_mark() -> None:
     }
     assert marked == {
         *(f"DataSpec.{name}" for name in ("options", "views", "train_where", "resize")),
-        *(f"DataSpec.{name}" for name in ("val_from", "val_share")),
+        *(f"DataSpec.{name}" for name in ("val_from", "val_share", "tested")),
         *(f"TrainSpec.{name}" for name in ("tuned", "layer_lr_decay", "l2_sp", "refit")),
         *(f"TrainSpec.{name}" for name in ("step_iterations", "restart_every")),
         *(f"TrainSpec.scale_{name}" for name in ("least_area", "most_aspect", "antialias")),
