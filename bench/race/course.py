@@ -41,7 +41,7 @@ def best_of_families(course: Sequence[Standing]) -> list[FamilyBest]:
     for family in FAMILIES:
         members = [standing for standing in course if standing.arm.family == family]
         if not members:
-            found.append(FamilyBest(family, None, "not begun, as there was no time"))
+            found.append(FamilyBest(family, None, "not begun, as the rungs had no place for it"))
             continue
         best = min(members, key=_furthest)
         epochs = best.arm.epochs(best.stage.epochs)

@@ -193,7 +193,7 @@ def test_of_each_kind_the_recipe_that_came_furthest_is_shown() -> None:
     assert list(map(str, best_of_families(course))) == [
         " 98.0 %  frozen, logistic regression, C = 1: chosen",
         " 96.0 %  classifier first, then all layers, rate 0.001, 4 epochs: behind the winner",
-        "      –  all layers at once: not begun, as there was no time",
+        "      –  all layers at once: not begun, as the rungs had no place for it",
         "      –  classifier first, then the upper two thirds of the layers, rate 0.001, 3 epochs: "
         "given up after 1 of 3 epochs, as the time was over",
     ]
