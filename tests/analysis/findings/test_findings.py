@@ -497,8 +497,8 @@ def test_an_interval_in_general_that_is_the_narrower_one_is_explained() -> None:
 
 
 def test_a_difference_of_just_one_point_is_seldom_called_equal() -> None:
-    boards = [_judged("SFT-C1", _tasks(1.0, 0.5, 8, seed)).verdict for seed in range(60)]
-    assert boards.count("about equal") <= 7  # five in a hundred, give or take
+    boards = [_judged("SFT-C1", _tasks(1.0, 0.5, 8, seed)).verdict for seed in range(40)]
+    assert boards.count("about equal") <= 5  # five in a hundred, give or take
     assert boards.count("fails") == 0
 
 
