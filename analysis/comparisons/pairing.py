@@ -104,6 +104,8 @@ def pair(
         raise DataError(f"the leaderboard has no column {metric}")
     done = finished(board, metric)
     settings = varying(board)
+    if varies("pattern", vary) and any(_all_frozen(board[done & rows]) for rows in (left, right)):
+        vary = (*vary, *_OF_TUNED)
     held = [name for name in settings if not varies(name, vary)]
     if not varies("source", vary):
         held = [*held, "parent_id"]
@@ -116,6 +118,17 @@ def pair(
     matched = [(sides, f"{own} − {kind}") for (_, own, kind), sides in found.items()]
     frame = _matched(arms, matched, metric, [n for n in held if repetition(n)])
     return Pairs(frame.assign(lr_rule=lr), alone, int(((left | right) & ~done).sum()))
+
+
+_OF_TUNED = (
+    *("tuned", "layer_lr_decay", "l2_sp"),
+    *("train.unfreeze_every", "train.copied_statistics"),
+)
+"""Options that a frozen network cannot have, so that they belong to the tuning it is beside."""
+
+
+def _all_frozen(arm: pd.DataFrame) -> bool:
+    return len(arm) > 0 and "treatment" in arm and bool((arm["treatment"] == "freeze").all())
 
 
 def own_rates(

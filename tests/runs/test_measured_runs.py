@@ -236,7 +236,8 @@ targets:
   dark: {dataset: folder, root: dark, image_size: 32, val_per_class: 2, test_per_class: 2}
   bright: {dataset: folder, root: bright, image_size: 32, val_per_class: 2, test_per_class: 2}
 sources:
-  digits: {dataset: digits, classes: {recipe: random, n: 3}, images_per_class: 10, test_per_class: 5}
+  digits:
+    {dataset: digits, classes: {recipe: random, n: 3}, images_per_class: 10, test_per_class: 5}
 experiments:
   a: {set: {source: digits}, axes: {target: [dark, bright]}}
 measure:
