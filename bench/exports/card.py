@@ -12,10 +12,11 @@ from typing import Any
 from scipy.stats import binomtest
 
 from bench.core.text import counted
-from bench.exports.network import ON_FEATURES
+from bench.methods import METHODS
 from bench.results.lookup import Network
 from bench.results.mistakes import Predictions
 from bench.results.records import source_label
+from bench.specs.run import RunSpec
 
 
 @dataclass(frozen=True)
@@ -97,12 +98,7 @@ def model_card(
         "the same kind, at 95 %.",
         f"* Mean accuracy over classes: {share(row['mean_class_accuracy'])}.",
         f"* Trained on: {images}. Tested on {counted(row['test_images'], 'test image')}.",
-        f"* Starts from: {source_label(spec)}; layers {spec.pattern}, method {spec.method.name}"
-        + (
-            "."
-            if spec.method.name in ON_FEATURES
-            else f", learning rate {train.lr:g}, {counted(train.epochs, 'epoch')}."
-        ),
+        f"* Starts from: {source_label(spec)}; layers {spec.pattern}, {_method(spec)}.",
         f"* Run {record['run_id']}; {row['versions']}.",
         "",
         "| class | test images | recall | precision |",
@@ -118,6 +114,20 @@ def model_card(
         lines += ["Chosen on validation images; the best recipe of each kind:", ""]
         lines += [*(f"* {_plain(str(line).strip())}" for line in race), ""]
     return "\n".join(lines)
+
+
+def _method(spec: RunSpec) -> str:
+    """The method and, of one that trains the network, for how long."""
+    name, train = spec.method.name, spec.train
+    match METHODS[name].kind:
+        case "steps":
+            return f"method {name}, learning rate {train.lr:g}, {counted(train.epochs, 'epoch')}"
+        case "weights":
+            return ", ".join(
+                [f"method {name}", *(f"{o} {value}" for o, value in spec.method.options)]
+            )
+        case _:
+            return f"method {name}"
 
 
 def _usage(network: Network, place: Place) -> list[str]:
