@@ -72,6 +72,7 @@ def model_card(
     predictions: Predictions,
     place: Place,
     race: Sequence[object] = (),
+    soup: Sequence[str] = (),
 ) -> str:
     """Text of `README.md`, in Markdown.
 
@@ -81,6 +82,7 @@ def model_card(
         predictions: of the test images.
         place: where model and run lie.
         race: lines on what it was chosen from.
+        soup: lines on the runs that it is a mean of; none for the network of one run.
     """
     spec, row = network.spec, record["row"]
     data, train = spec.data, spec.train
@@ -98,8 +100,7 @@ def model_card(
         "the same kind, at 95 %.",
         f"* Mean accuracy over classes: {share(row['mean_class_accuracy'])}.",
         f"* Trained on: {images}. Tested on {counted(row['test_images'], 'test image')}.",
-        f"* Starts from: {source_label(spec)}; layers {spec.pattern}, {_method(spec)}.",
-        f"* Run {record['run_id']}; {row['versions']}.",
+        *(soup or _of_run(spec, record)),
         "",
         "| class | test images | recall | precision |",
         "| --- | ---: | ---: | ---: |",
@@ -108,12 +109,19 @@ def model_card(
             for one in predictions.by_class()
         ),
         "",
-        *_usage(network, place),
+        *_usage(network, place, of_run=not soup),
     ]
     if race:
         lines += ["Chosen on validation images; the best recipe of each kind:", ""]
         lines += [*(f"* {_plain(str(line).strip())}" for line in race), ""]
     return "\n".join(lines)
+
+
+def _of_run(spec: RunSpec, record: Mapping[str, Any]) -> list[str]:
+    return [
+        f"* Starts from: {source_label(spec)}; layers {spec.pattern}, {_method(spec)}.",
+        f"* Run {record['run_id']}; {record['row']['versions']}.",
+    ]
 
 
 def _method(spec: RunSpec) -> str:
@@ -130,13 +138,13 @@ def _method(spec: RunSpec) -> str:
             return f"method {name}"
 
 
-def _usage(network: Network, place: Place) -> list[str]:
-    """How the model is used, and its mistakes are seen."""
+def _usage(network: Network, place: Place, of_run: bool) -> list[str]:
+    """How the model is used, and its mistakes are seen where it is the network of one run."""
     lines = [
-        "Use, and see what it got wrong:",
+        "Use, and see what it got wrong:" if of_run else "Use:",
         "",
         f"    {place.predict}",
-        f"    {place.errors}",
+        *([f"    {place.errors}"] if of_run else []),
         "",
     ]
     if type(network.model).__module__[:5] == "timm.":

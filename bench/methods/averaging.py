@@ -104,7 +104,7 @@ def uniform_soup(states: Sequence[State]) -> dict[str, Tensor]:
 
 
 def greedy_soup(
-    states: Sequence[State], accuracy_of: Callable[[State], float]
+    states: Sequence[State], alone: Sequence[float], accuracy_of: Callable[[State], float]
 ) -> tuple[dict[str, Tensor], tuple[int, ...]]:
     """The mean of those networks that do not lower the accuracy on validation images.
 
@@ -113,7 +113,8 @@ def greedy_soup(
 
     Args:
         states: the networks.
-        accuracy_of: on validation images, of any weights.
+        alone: accuracy of each on validation images.
+        accuracy_of: the same of a mean.
 
     Returns:
         The mean, and the places of those in it, the best first.
@@ -122,7 +123,6 @@ def greedy_soup(
         ModelError: there is none, or they differ in names or shapes.
     """
     _check(states)
-    alone = [accuracy_of(state) for state in states]
     first, *others = sorted(range(len(states)), key=lambda n: (-alone[n], n))
     inside, best = [first], alone[first]
     for number in others:

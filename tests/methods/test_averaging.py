@@ -55,7 +55,7 @@ def test_a_uniform_soup_is_torchs_average() -> None:
 def test_a_soup_of_equal_networks_is_that_network() -> None:
     state = _networks(1)[0].state_dict()
     assert _equal(uniform_soup([state, state, state]), state)
-    assert _equal(greedy_soup([state], lambda _: 0.5)[0], state)
+    assert _equal(greedy_soup([state], [0.5], lambda _: 0.5)[0], state)
 
 
 def _near(target: float) -> list[State]:
@@ -66,7 +66,11 @@ def _near(target: float) -> list[State]:
 
 def test_a_greedy_soup_takes_what_does_not_lower_the_accuracy() -> None:
     states = _near(0.0)
-    soup, inside = greedy_soup(states, lambda state: -abs(float(state["w"])))
+
+    def accuracy(state: State) -> float:
+        return -abs(float(state["w"]))
+
+    soup, inside = greedy_soup(states, [accuracy(state) for state in states], accuracy)
     assert inside == (1, 2)  # -2, then the mean with 2 is 0; 4 and -40 lead away
     assert float(soup["w"]) == 0.0
 
@@ -80,7 +84,7 @@ def test_a_greedy_soup_is_never_worse_than_the_best_alone() -> None:
         def accuracy(state: State, wanted: torch.Tensor = wanted) -> float:
             return -float((state["w"] - wanted).norm())
 
-        soup, inside = greedy_soup(states, accuracy)
+        soup, inside = greedy_soup(states, [accuracy(state) for state in states], accuracy)
         assert accuracy(soup) >= max(map(accuracy, states))
         assert _equal(soup, uniform_soup([states[n] for n in inside]))
 
