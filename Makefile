@@ -37,10 +37,12 @@ $(BIN)/python:
 	$(PYTHON) -m venv $(VENV)
 
 $(VENV)/.installed: pyproject.toml | $(BIN)/python
+	@echo 'Installing PyTorch and the other packages into $(VENV): up to 6 GB on Linux, some minutes'
 	$(BIN)/python -m pip install --quiet --editable .
 	touch $@
 
 $(VENV)/.installed-test: pyproject.toml | $(BIN)/python
+	@echo 'Installing PyTorch, the other packages and those of the tests into $(VENV): up to 6 GB on Linux, some minutes'
 	$(BIN)/python -m pip install --quiet --editable ".[test]"
 	touch $@ $(VENV)/.installed
 
