@@ -262,13 +262,13 @@ def given_weights(text: str, network: str | None) -> Weights | None:
     raw = _weights_mapping(text)
     if raw is None:
         return None
-    named = raw.pop("model", network)
-    if set(raw) == {"package"} and isinstance(raw["package"], str):
-        find_package(raw["package"])  # first of all whether there is one of this name
-        model, size = PACKAGES[raw["package"]].model, None
-    else:
-        architecture, size = _beside(Path(str(raw["file"])))
-        model = architecture if named is None else str(named).removeprefix("timm:")
+    named, package = raw.pop("model", network), raw.get("package")
+    model, size = (None, None) if "package" in raw else _beside(Path(str(raw["file"])))
+    if isinstance(package, str):
+        find_package(package)  # first of all whether there is one of this name
+        model = PACKAGES[package].model
+    elif named is not None:
+        model = str(named).removeprefix("timm:")
     init = WeightsReader()(raw, ModelSpec(name=model or ""))
     assert isinstance(init, FromFile)
     if model is None:
@@ -286,6 +286,8 @@ def _weights_mapping(text: str) -> dict[str, Any] | None:
     if text.startswith("{"):
         raw = scalar(text)
         return dict(raw) if isinstance(raw, Mapping) and {"file", "package"} & set(raw) else None
+    if not text:
+        return None
     path = user_path(text)
     if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
         return {"file": str(path / "model.safetensors")}

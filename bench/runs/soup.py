@@ -115,9 +115,7 @@ def make_soup(folders: Sequence[RunFolder], recipe: Recipe, context: Context) ->
     return Soup(network, ingredients, own, predictions, {**record, "row": {**record["row"], **row}})
 
 
-def _tested(
-    network: Network, data: Data, context: Context
-) -> tuple[Predictions, dict[str, object]]:
+def _tested(network: Network, data: Data, context: Context) -> tuple[Predictions, dict[str, float]]:
     """The predictions of the test images, and columns of a row."""
     test = data.domain("test", network.model)
     logits = predict(network.model, test, device=context.torch_device())

@@ -149,6 +149,24 @@ def test_the_record_shows_that_nothing_was_trained(done: Session) -> None:
     assert shown == {"alpha=0.0", "alpha=0.25", "alpha=1.0"}
 
 
+@pytest.mark.parametrize("column", ["method.alpha", "method_options"])
+def test_the_share_that_validation_chose_is_shown(done: Session, column: str) -> None:
+    command = ["leaderboard", str(done.grid.path), "--results", str(done.store.root)]
+    result = CliRunner().invoke(app, [*command, "--choose", column], env={"COLUMNS": "200"})
+    assert result.exit_code == 0, repr(result.exception)
+    shown = result.output.split("wise\n")[1].split("Intervals are")[0].splitlines()
+    heading, *lines = [line.split() for line in shown[1:] if line.strip()]
+    place = heading.index(column)
+    assert len(lines) == 2
+    for line in lines:
+        head = line[heading.index("source.train.head")]
+        best = max(
+            (0, 0.25, 1),
+            key=lambda alpha: _record(_folder(done, head, alpha)[0])["row"]["val_top1_accuracy"],
+        )
+        assert float(line[place].removeprefix("alpha=")) == best
+
+
 def test_an_average_is_exported_with_its_share(done: Session, tmp_path: Path) -> None:
     folder = _folder(done, "random", 0.25)[0]
     command = ["export", str(folder.path), "--out", str(tmp_path / "m")]
