@@ -289,6 +289,7 @@ EXAMPLES: Mapping[str, Examples] = {
         "solver": "streaming",
         "normalise": "false",
     },
+    "method wise": {"alpha": "0.3"},
     "method extract": {
         "layers": "'5,penultimate'",
         "stage": "post",
@@ -511,6 +512,7 @@ def sections() -> dict[str, tuple[type[BaseModel], Examples, tuple[str, ...]]]:
         "method: svm": (own["svm"], EXAMPLES["method svm"], ()),
         "method: probe": (own["probe"], EXAMPLES["method svm"], ()),
         "method: extract": (own["extract"], EXAMPLES["method extract"], ()),
+        "method: wise": (own["wise"], EXAMPLES["method wise"], ()),
         **{
             f"measure: {name}": (kind, EXAMPLES[f"measure.{name}"], ())
             for name, kind in KINDS.items()
@@ -528,6 +530,12 @@ BEFORE = {
     "of all.",
     "method: selective, and soft_selective": "Beside these, `selective` has the keys of `joint`, "
     "and `soft_selective` those of `soft`.",
+    "method: wise": "WiSE-FT (Wortsman et al. 2022) trains nothing: the run's weights lie on the "
+    "line from those that its parent, a fine-tuning of the same target, began with to those that "
+    "it ended with. Layers that began at random are the fine-tuned ones at both ends, the "
+    "classifier too; with `train.head: probe` the classifier began as that regression. BatchNorm's "
+    "running statistics are averaged as weights are. `{source: none, pattern: F(1-8), parent: "
+    "{source: near, pattern: tune}}` goes with it.",
     "slurm": "What jobs ask for, and how they are sent. `source`, `finetune` and `leaderboard` "
     "have the keys from `partition` to `additional` and are laid over them.",
 }

@@ -16,6 +16,8 @@ from typing import Any
 import matplotlib as mpl
 import seaborn as sns
 from matplotlib.axes import Axes
+from matplotlib.backends.backend_agg import FigureCanvasAgg
+from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 
 COLOURS = ("#0072B2", "#C24E00", "#117733", "#882255", "#6F6F6F", "#3B2A8C", "#8A6A00")
@@ -115,7 +117,7 @@ def to_svg(figure: Figure) -> bytes:
     out = io.BytesIO()
     nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
     with styled():
-        figure.savefig(out, format="svg", metadata=nothing)
+        _printable(figure, FigureCanvasSVG).print_svg(out, metadata=nothing)
     text = out.getvalue().decode()
     # Verdana has the widths of DejaVu Sans, where that is not installed.
     return text.replace("'DejaVu Sans'", "'DejaVu Sans', Verdana, sans-serif").encode()
@@ -125,8 +127,25 @@ def to_png(figure: Figure) -> bytes:
     """The figure as PNG, 150 dots per inch."""
     out = io.BytesIO()
     with styled():
-        figure.savefig(out, format="png", metadata={"Software": None})
+        _printable(figure, FigureCanvasAgg).print_png(out, metadata={"Software": None})
     return out.getvalue()
+
+
+_SVG_DPI = 72
+
+
+def _printable(figure: Figure, kind: type[FigureCanvasSVG | FigureCanvasAgg]) -> Any:
+    """The canvas of a figure, which is laid out once: `savefig` does it for each format anew, and
+    draws everything twice.
+    """
+    made = kind(figure)
+    engine = figure.get_layout_engine()
+    if engine is not None:
+        figure.dpi = _SVG_DPI if kind is FigureCanvasSVG else mpl.rcParams["savefig.dpi"]
+        engine.execute(figure)
+        figure.set_layout_engine("none")
+    figure.dpi = mpl.rcParams["savefig.dpi"]
+    return made
 
 
 _ID = re.compile(r'(\bid="|url\(#|href="#)')

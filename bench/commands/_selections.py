@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -12,11 +14,12 @@ from bench.commands._options import say
 from bench.core.errors import BenchError, DataError, StoreError
 from bench.core.paths import user_path
 from bench.grid.errors import cell_error
+from bench.grid.weights import WEIGHTS_FILES, WeightsReader
 from bench.grid.yaml import scalar
-from bench.models.published import PACKAGES, check_package, find_package
+from bench.models.published import PACKAGES, find_package
 from bench.results.store import Store
 from bench.specs.data import ClassRecipe, DataSpec
-from bench.specs.run import FromFile, FromTimm
+from bench.specs.run import FromFile, FromTimm, ModelSpec
 
 if TYPE_CHECKING:
     import torch
@@ -182,8 +185,8 @@ def named_network(text: str, image_size: int, results: Path) -> tuple[nn.Module,
     """The network that an option means, and its description.
 
     Args:
-        text: a run, `timm:NAME` for pretrained weights, `package:NAME` for those that pip
-            installs, or `scratch` or `scratch:NAME` for a random network.
+        text: a run, `timm:NAME` for pretrained weights, `scratch` or `scratch:NAME` for a random
+            network, or weights as `given_weights` takes them.
         image_size: of the images that it is to see.
         results: where runs lie.
 
@@ -195,10 +198,9 @@ def named_network(text: str, image_size: int, results: Path) -> tuple[nn.Module,
         return _random(name or _RANDOM, image_size), f"{name or _RANDOM}, random weights"
     if kind == "timm":
         return _pretrained(name, image_size), f"{name}, timm's weights"
-    if kind == "package":
-        path, model_name = _package(name)
-        init = FromFile(path=str(path), sha256=PACKAGES[name].sha256, package=name)
-        return _with_weights(model_name, init, None, image_size), f"{model_name}, weights {name}"
+    weights = given_weights(text, None)
+    if weights is not None:
+        return _with_weights(weights.model, weights.init, None, image_size), weights.words
     from bench.results.lookup import find_run, read_network
 
     network = read_network(find_run(text, results))
@@ -218,11 +220,105 @@ def _random(name: str, image_size: int) -> nn.Module:
     return layers.create(ModelSpec(name=name), 1, seed=0, image_size=image_size)
 
 
-def _package(name: str) -> tuple[Path, str]:
-    """The file of a package of weights and its network, checked; raises a ModelError."""
-    find_package(name)  # first of all whether there is one of this name
-    model = PACKAGES[name].model
-    return check_package(name, model), model
+@dataclass(frozen=True)
+class Weights:
+    """A file of weights, that of a package included.
+
+    Attributes:
+        model: name of the network.
+        init: what a run would copy from.
+        image_size: that the network was trained on; None: not known.
+    """
+
+    model: str
+    init: FromFile
+    image_size: int | None
+
+    @property
+    def words(self) -> str:
+        """The network and its weights, for people."""
+        return f"{self.model}, weights {self.init.package or Path(self.init.path).name}"
+
+    @property
+    def text(self) -> str:
+        """What `given_weights` reads as these."""
+        if self.init.package is not None:
+            return f"package:{self.init.package}"
+        given = self.init.model_dump(mode="json", exclude_none=True, exclude={"kind", "sha256"})
+        return json.dumps({"file": given.pop("path"), "model": self.model, **given})
+
+
+def given_weights(text: str, network: str | None) -> Weights | None:
+    """The file of weights that an option means; None where it means something else.
+
+    Args:
+        text: `package:NAME`, a file, a folder of `bench export`, or a mapping as `weights:` of a
+            grid has it, which may name its model: `{file: PATH, model: resnet18}`.
+        network: name of the network, where neither the text nor a config.json beside names it.
+
+    Raises:
+        BenchError: no such package or file, or one that cannot be read.
+    """
+    raw = _weights_mapping(text)
+    if raw is None:
+        return None
+    named, package = raw.pop("model", network), raw.get("package")
+    model, size = (None, None) if "package" in raw else _beside(Path(str(raw["file"])))
+    if isinstance(package, str):
+        find_package(package)  # first of all whether there is one of this name
+        model = PACKAGES[package].model
+    elif named is not None:
+        model = str(named).removeprefix("timm:")
+    init = WeightsReader()(raw, ModelSpec(name=model or ""))
+    assert isinstance(init, FromFile)
+    if model is None:
+        raise BenchError(
+            f"the weights file {init.path} does not name its network, and no config.json beside it "
+            "does",
+            hint="name it, for example --network resnet18, or write {file: PATH, model: resnet18}",
+        )
+    return Weights(model, init, size or _published_size(model))
+
+
+def _weights_mapping(text: str) -> dict[str, Any] | None:
+    if text.startswith("package:"):
+        return {"package": text.removeprefix("package:")}
+    if text.startswith("{"):
+        raw = scalar(text)
+        return dict(raw) if isinstance(raw, Mapping) and {"file", "package"} & set(raw) else None
+    if not text:
+        return None
+    path = user_path(text)
+    if (path / "config.json").is_file() and (path / "model.safetensors").is_file():
+        return {"file": str(path / "model.safetensors")}
+    of_run = (path.parent / "record.json").is_file()
+    return {"file": text} if path.suffix in WEIGHTS_FILES and not of_run else None
+
+
+def _beside(file: Path) -> tuple[str | None, int | None]:
+    """Network and image size, by timm's `config.json` beside weights, where that is there."""
+    try:
+        config = json.loads((user_path(file).parent / "config.json").read_text(encoding="utf-8"))
+        size = config.get("pretrained_cfg", config).get("input_size", [None])[-1]
+        return config.get("architecture"), size
+    except (OSError, ValueError, AttributeError):
+        return None, None
+
+
+def _published_size(model: str) -> int | None:
+    """The side of the images that timm's own weights of a network were trained on, if it has any.
+
+    Raises:
+        BenchError: there is no network of this name.
+    """
+    import timm
+
+    from bench.models import layers
+
+    layers.register_networks()
+    layers.check_name(model)
+    config = timm.get_pretrained_cfg(model, allow_unregistered=True)
+    return None if config is None else int(config.input_size[-1])
 
 
 def _pretrained(name: str, image_size: int) -> nn.Module:
@@ -236,13 +332,16 @@ def _with_weights(
     from bench.grid.extractions import extraction_pattern
     from bench.models import layers, weights
     from bench.models.depths import depth_of
-    from bench.models.inputs import attach, published_statistics
+    from bench.models.inputs import InputStatistics, attach, published_statistics
     from bench.specs.pattern import LayerPattern
 
     pattern = LayerPattern.parse(extraction_pattern(init, depth_of(name)))
     model = _random(name, image_size)
     layers.apply_pattern(model, pattern, weights.load_state(init, name, image_size=image_size))
-    attach(model, published_statistics(name, tag))
+    statistics = published_statistics(name, tag)
+    if isinstance(init, FromFile) and init.mean is not None and init.std is not None:
+        statistics = InputStatistics(init.mean, init.std)
+    attach(model, statistics)
     return model
 
 
@@ -253,9 +352,10 @@ def find_source(text: str, network: str | None, source_images: str | None, resul
     """The source of weights that `bench recommend` is given.
 
     Args:
-        text: a run, a selection, timm:MODEL or package:NAME.
-        network: for a selection, see `named_network`; None looks for a run that learned it.
-        source_images: for timm:MODEL and package:NAME, the selection that they learned from.
+        text: a run, a selection, timm:MODEL, or weights as `given_weights` takes them.
+        network: for a selection, see `named_network`; None looks for a run that learned it. For a
+            file of weights the name of its network.
+        source_images: for timm:MODEL and weights, the selection that they learned from.
         results: where runs lie.
 
     Raises:
@@ -269,16 +369,15 @@ def find_source(text: str, network: str | None, source_images: str | None, resul
         name = text.removeprefix("timm:")
         size = _size_of_timm(name)
         return Source(text, f"timm's {name}", name.partition(".")[0], data, image_size=size)
-    if text.startswith("package:"):
+    weights = given_weights(text, network)
+    if weights is not None:
         data = None if source_images is None else parse_selection("source", source_images)
-        _, model = _package(text.removeprefix("package:"))
-        words = f"{model}, weights {text.removeprefix('package:')}"
-        return Source(text, words, model, data, image_size=_size_of_timm(model))
+        return Source(weights.text, weights.words, weights.model, data, 0, weights.image_size)
     if text.startswith("{") or _is_dataset(text):
         return _source_of_selection(parse_selection("source", text), network, results)
     if source_images is not None:
         raise BenchError(
-            "--source-images is for a source of timm, or of a package",
+            "--source-images is for a source of timm, of a package or of a file of weights",
             hint="leave it out: a run's record names the images that it learned from",
         )
     return _source_of_run(text, results)
@@ -319,6 +418,10 @@ def _source_of_selection(data: DataSpec, network: str | None, results: Path) -> 
         if kind in ("timm", "scratch"):
             model = name.partition(".")[0] or None
             return Source(network, "a selection", model, data, image_size=data.image_size)
+        weights = given_weights(network, None)
+        if weights is not None:
+            words = f"a selection; {weights.words}"
+            return Source(weights.text, words, weights.model, data, image_size=data.image_size)
         run = _source_of_run(network, results)
         words = f"a selection; {run.words}"
         return Source(run.network, words, run.model, data, image_size=run.image_size)

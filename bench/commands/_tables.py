@@ -201,7 +201,7 @@ def experiment_table(
     Args:
         choose: columns that validation settled; they are always shown.
     """
-    found = [_with_options(row) for row in found]
+    found = [_with_options(row, choose) for row in found]
     keys = _telling(found)
     keys += [key for key in choose if key not in keys]
     title = f"{name}: {about}" if about else name
@@ -266,21 +266,24 @@ _TYPED = ("source_kind", "source_side", "source_origin", "source_links", "source
 """The parts of the source's label, as values for analyses."""
 
 
-def _with_options(row: Mapping[str, Any]) -> dict[str, Any]:
-    """The row with one column of what is not usual about its method and recipe."""
+def _with_options(row: Mapping[str, Any], choose: Sequence[str]) -> dict[str, Any]:
+    """The row with one column of what is not usual about its method and recipe.
+
+    What is in `choose` stays a column of its own.
+    """
     from bench.methods import check
 
     defaults = check(str(row["method"]), {}).model_dump()
     parts = [
         f"{name.removeprefix('method.')}={_value(value)}"
         for name, value in row.items()
-        if name.startswith("method.") and value is not None
+        if name.startswith("method.") and value is not None and name not in choose
         if defaults.get(name.removeprefix("method.")) != value
     ]
     for name, unset in (("tuned", "all"), ("layer_lr_decay", 1.0), ("l2_sp", 0.0)):
-        if row.get(name) not in (None, unset):
+        if row.get(name) not in (None, unset) and name not in choose:
             parts.append(f"{name}={_value(row[name])}")
-    gathered = [k for k in row if k in _GATHERED or k.startswith("method.")]
+    gathered = {k for k in row if k in _GATHERED or k.startswith("method.")} - set(choose)
     kept = {key: value for key, value in row.items() if key not in gathered}
     return kept | {"options": "; ".join(parts) or None}
 

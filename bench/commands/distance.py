@@ -26,7 +26,11 @@ class Features:
     """Which images a distance is measured on, as which layer of which network shows them."""
 
     network: Annotated[
-        str, typer.Option(help="a run's id, timm:NAME, or scratch[:NAME] for random weights")
+        str,
+        typer.Option(
+            help="a run's id, timm:NAME, package:NAME, '{file: PATH, model: NAME}', or "
+            "scratch[:NAME] for random weights"
+        ),
     ] = "scratch"
     layer: Annotated[str, typer.Option(help="penultimate, a layer's number or a module's name")] = (
         "penultimate"

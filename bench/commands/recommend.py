@@ -33,11 +33,15 @@ class SourceDetails:
     """What is to be known of some sources beside their name."""
 
     network: Annotated[
-        str | None, typer.Option(help="for a selection as source: RUN, timm:NAME or scratch:NAME")
+        str | None,
+        typer.Option(
+            help="for a selection as source: RUN, timm:NAME, package:NAME, FILE or scratch:NAME; "
+            "for a FILE as source its network's name"
+        ),
     ] = None
     source_images: Annotated[
         str | None,
-        typer.Option(help="for timm: or package: the selection it learned from"),
+        typer.Option(help="for timm:, package: or FILE the selection it learned from"),
     ] = None
     image_size: Annotated[
         int | None, typer.Option(min=8, help="side of the images; the source's if left out")
@@ -79,7 +83,9 @@ def recommend(
     ],
     source: Annotated[
         str,
-        typer.Option(help="what is copied: a run, a selection, timm:MODEL or package:NAME"),
+        typer.Option(
+            help="what is copied: a run, a selection, timm:MODEL, package:NAME, or FILE.safetensors"
+        ),
     ],
     *,
     details: SourceDetails,

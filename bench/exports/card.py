@@ -12,10 +12,11 @@ from typing import Any
 from scipy.stats import binomtest
 
 from bench.core.text import counted
-from bench.exports.network import ON_FEATURES
+from bench.methods import METHODS
 from bench.results.lookup import Network
 from bench.results.mistakes import Predictions
 from bench.results.records import source_label
+from bench.specs.run import RunSpec
 
 
 @dataclass(frozen=True)
@@ -71,6 +72,7 @@ def model_card(
     predictions: Predictions,
     place: Place,
     race: Sequence[object] = (),
+    soup: Sequence[str] = (),
 ) -> str:
     """Text of `README.md`, in Markdown.
 
@@ -80,6 +82,7 @@ def model_card(
         predictions: of the test images.
         place: where model and run lie.
         race: lines on what it was chosen from.
+        soup: lines on the runs that it is a mean of; none for the network of one run.
     """
     spec, row = network.spec, record["row"]
     data, train = spec.data, spec.train
@@ -97,13 +100,7 @@ def model_card(
         "the same kind, at 95 %.",
         f"* Mean accuracy over classes: {share(row['mean_class_accuracy'])}.",
         f"* Trained on: {images}. Tested on {counted(row['test_images'], 'test image')}.",
-        f"* Starts from: {source_label(spec)}; layers {spec.pattern}, method {spec.method.name}"
-        + (
-            "."
-            if spec.method.name in ON_FEATURES
-            else f", learning rate {train.lr:g}, {counted(train.epochs, 'epoch')}."
-        ),
-        f"* Run {record['run_id']}; {row['versions']}.",
+        *(soup or _of_run(spec, record)),
         "",
         "| class | test images | recall | precision |",
         "| --- | ---: | ---: | ---: |",
@@ -112,7 +109,7 @@ def model_card(
             for one in predictions.by_class()
         ),
         "",
-        *_usage(network, place),
+        *_usage(network, place, of_run=not soup),
     ]
     if race:
         lines += ["Chosen on validation images; the best recipe of each kind:", ""]
@@ -120,13 +117,34 @@ def model_card(
     return "\n".join(lines)
 
 
-def _usage(network: Network, place: Place) -> list[str]:
-    """How the model is used, and its mistakes are seen."""
+def _of_run(spec: RunSpec, record: Mapping[str, Any]) -> list[str]:
+    return [
+        f"* Starts from: {source_label(spec)}; layers {spec.pattern}, {_method(spec)}.",
+        f"* Run {record['run_id']}; {record['row']['versions']}.",
+    ]
+
+
+def _method(spec: RunSpec) -> str:
+    """The method and, of one that trains the network, for how long."""
+    name, train = spec.method.name, spec.train
+    match METHODS[name].kind:
+        case "steps":
+            return f"method {name}, learning rate {train.lr:g}, {counted(train.epochs, 'epoch')}"
+        case "weights":
+            return ", ".join(
+                [f"method {name}", *(f"{o} {value}" for o, value in spec.method.options)]
+            )
+        case _:
+            return f"method {name}"
+
+
+def _usage(network: Network, place: Place, of_run: bool) -> list[str]:
+    """How the model is used, and its mistakes are seen where it is the network of one run."""
     lines = [
-        "Use, and see what it got wrong:",
+        "Use, and see what it got wrong:" if of_run else "Use:",
         "",
         f"    {place.predict}",
-        f"    {place.errors}",
+        *([f"    {place.errors}"] if of_run else []),
         "",
     ]
     if type(network.model).__module__[:5] == "timm.":

@@ -18,7 +18,7 @@ from bench.grid.errors import CellError, at_key
 from bench.models.published import PACKAGES, check_package, check_tag
 from bench.specs.run import FromFile, FromTimm, ModelSpec
 
-_SUFFIXES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
+WEIGHTS_FILES = (".safetensors", ".pth", ".pt", ".ckpt", ".bin", ".tar")
 _MEANT = (
     "weights: timm, {timm: TAG}, {package: efficientnet-lite0}, {file: net.safetensors}, none; a "
     "file may have sha256: …, and "
@@ -55,7 +55,7 @@ class WeightsReader:
             return self._package(model, raw["package"])
         if isinstance(raw, Mapping) and "file" in raw and set(raw) <= _OF_FILES:
             return self._file(raw)
-        if isinstance(raw, str) and raw.endswith(_SUFFIXES):
+        if isinstance(raw, str) and raw.endswith(WEIGHTS_FILES):
             raise CellError(("weights",), f"weights is {raw!r}", f"write {{file: {raw}}}")
         if isinstance(raw, Mapping) and "name" in raw:  # what a dotted key makes of weights: timm
             key, value = next((pair for pair in raw.items() if pair[0] != "name"), ("file", "PATH"))
@@ -124,7 +124,7 @@ def check_weights_file(path: Path) -> str:
     Raises:
         BenchError: when it is missing, unreadable, torn, or no file of weights.
     """
-    kinds = f"give a {', '.join(_SUFFIXES[:-1])} or {_SUFFIXES[-1]} file"
+    kinds = f"give a {', '.join(WEIGHTS_FILES[:-1])} or {WEIGHTS_FILES[-1]} file"
     if not path.is_file():
         there = "a folder, no file" if path.is_dir() else "not there"
         where = "" if path.is_absolute() else f" (looked for in {Path.cwd()})"
@@ -133,7 +133,7 @@ def check_weights_file(path: Path) -> str:
             f"the weights file {path} is {there}{where}",
             hint=f"{kinds}; there are: {beside}" if beside else kinds,
         )
-    if path.suffix not in _SUFFIXES:
+    if path.suffix not in WEIGHTS_FILES:
         raise BenchError(
             f"the weights file {path} is of another kind ({path.suffix!r})", hint=kinds
         )
@@ -182,7 +182,9 @@ def _beside(path: Path) -> str:
     """Files of weights in the same folder, or in the folder that was given for a file."""
     folder = path if path.is_dir() else path.parent
     try:
-        names = [one.name for one in folder.iterdir() if one.suffix in _SUFFIXES and one.is_file()]
+        names = [
+            one.name for one in folder.iterdir() if one.suffix in WEIGHTS_FILES and one.is_file()
+        ]
     except OSError:
         return ""
     return nearest(path.name, names)

@@ -34,11 +34,13 @@ class MethodEntry:
 
     Attributes:
         module: import path.
-        method: class, built from (Ingredients, options), or from options alone.
+        method: class, built from (Ingredients, options), or from options alone; of kind `weights`
+            a function of two networks' weights.
         options: class of the method's own options, a `MethodOptions`.
         summary: one line for lists.
         kind: `steps` names the images of optimiser steps for the training loop; `features` fits
-            a classifier to features of the network as it is; `extraction` keeps the features.
+            a classifier to features of the network as it is; `extraction` keeps the features;
+            `weights` computes a network from those of other runs.
         borrows: the least and the greatest number of selections that a run with this method
             borrows (`RunSpec.borrow`).
     """
@@ -48,7 +50,7 @@ class MethodEntry:
     options: str
     summary: str
     borrows: tuple[int, int] = (0, 0)
-    kind: Literal["steps", "features", "extraction"] = "steps"
+    kind: Literal["steps", "features", "extraction", "weights"] = "steps"
 
     def load(self, name: str) -> Any:
         """The class `name` of the module."""
@@ -110,6 +112,13 @@ METHODS: dict[str, MethodEntry] = {
         "ExtractOptions",
         "features of the network as it is, kept as a file for measurements",
         kind="extraction",
+    ),
+    "wise": MethodEntry(
+        "bench.methods.averaging",
+        "interpolated",
+        "WiseOptions",
+        "the mean of a run's weights as it began and as it ended, without training (WiSE-FT)",
+        kind="weights",
     ),
 }
 
@@ -213,6 +222,14 @@ def check_run(spec: RunSpec) -> None:
         raise GridError(
             f"method {name!r} trains no layer, but pattern {spec.pattern} says that some are tuned",
             hint="write F for the copied layers: freeze, or for example F(1-7)R(8)",
+        )
+    parent = spec.parent
+    if kind == "weights" and parent is not None and METHODS[parent.method.name].kind != "steps":
+        raise GridError(
+            f"method {name!r} averages networks, and method {parent.method.name!r} of its parent "
+            "trains none",
+            hint="give parent a method with steps: "
+            + ", ".join(key for key, entry in METHODS.items() if entry.kind == "steps"),
         )
     if kind == "extraction" and spec.train.refit:
         raise GridError(

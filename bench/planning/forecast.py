@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from bench.core import processor
 from bench.core.child_process import ChildDiedError, ask
 from bench.core.files import write_atomic
+from bench.methods import METHODS
 from bench.methods.features.cost import fit_s
 from bench.results.states import Reading
 from bench.specs.planned import PlannedRun
@@ -178,11 +179,12 @@ class Forecast:
             (count, seconds) = times.forward_s[-1]
             return images * views * seconds / count
 
-        if run.role == "extract" or spec.method.name in ("probe", "svm"):
+        kind = METHODS[spec.method.name].kind
+        if kind == "weights":
+            return forward(facts.held_out_images)
+        if kind != "steps":
             seconds = forward(facts.train_images + facts.held_out_images)
-            fitted = (
-                0.0 if run.role == "extract" else fit_s(spec, facts.train_images, _classes(run))
-            )
+            fitted = 0.0 if kind == "extraction" else fit_s(spec, facts.train_images, _classes(run))
             return seconds + fitted
         validation = _validation_images(run)
         evaluations = spec.train.epochs / spec.train.evaluate_every

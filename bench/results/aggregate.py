@@ -269,7 +269,12 @@ def best_of(found: Sequence[Row], columns: Sequence[str]) -> list[Row]:
                 f"conditions have no column {column!r}",
                 hint=f"factors: {nearest(column, settings)}",
             )
-    held = [n for n in settings if n not in columns]
+    free = set(columns)
+    if "method_options" in free:
+        free |= {name for name in settings if name.startswith("method.")}
+    elif any(name.startswith("method.") for name in free):
+        free.add("method_options")  # it repeats the options that have columns
+    held = [name for name in settings if name not in free]
     groups: dict[tuple[Any, ...], list[Row]] = {}
     for row in found:
         groups.setdefault(tuple(row.get(name) for name in held), []).append(row)

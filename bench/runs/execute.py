@@ -20,10 +20,12 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench.core.errors import BenchError
+from bench.methods import METHODS
 from bench.models import layers
 from bench.models.tuning import add_low_rank, merge, merged_state, unfreezing
 from bench.results.failures import GPU_FAULT, GPU_MEMORY, GpuFaultError, failure_of
 from bench.results.store import RunFolder, Store
+from bench.runs.averaged import averaged
 from bench.runs.build import (
     Context,
     Loader,
@@ -220,7 +222,8 @@ def _execute_once(run: Execution) -> str:
     begin_measuring(run.device)
     run.check_identity()
     with deterministic(run.device, run.spec.train.deterministic):
-        finished = trained_untested(run) or _trained(run)
+        average = METHODS[run.spec.method.name].kind == "weights"
+        finished = averaged(run) if average else trained_untested(run) or _trained(run)
         status = finished.outcome.status
         if run.spec.train.refit and status == "done" and not run.is_on_features:
             finished = _trained_again(run, finished)

@@ -166,8 +166,8 @@ def row_of(run: Finished, context: Context) -> dict[str, Any]:
     if outcome.status == "diverged":
         row["reason"] = f"loss not finite or exploded in epoch {(outcome.diverged_epoch or 0) + 1}"
         row["reason"] += " of the second training (train.refit)" if outcome.refit else ""
-    if best is not None and METHODS[spec.method.name].kind == "features":
-        # Its history has a row per C, not per epoch.
+    if best is not None and METHODS[spec.method.name].kind != "steps":
+        # Its history has a row per C, or one of an average; not one per epoch.
         row |= {"train_loss": best["train_loss"], "best_epoch": None, "epochs_run": None}
         row |= {"epochs_to_threshold": None, "epochs_to_converge": None}
     return {key: None if _not_finite(value) else value for key, value in row.items()}

@@ -149,6 +149,84 @@ def test_a_package_of_weights_is_a_source(place: Path, tmp_path: Path) -> None:
     text = said("recommend", *arguments, "--source-images", digits, "--images", "20")
     assert "no distance and no overlap" not in text
     assert "distance" in text
+    as_in_grids = [a.replace("package:efficientnet-lite0", WEIGHTS) for a in arguments]
+    again = said("recommend", *as_in_grids, "--source-images", digits, "--images", "20")
+    assert again == text
+    as_network = [a.replace("package:efficientnet-lite0", digits) for a in arguments]
+    named = ("--network", "package:efficientnet-lite0", "--images", "20")
+    text = said("recommend", *as_network, *named)
+    assert "source: a selection; tf_efficientnet_lite0, weights efficientnet-lite0" in text
+
+
+WEIGHTS = "{package: efficientnet-lite0}"
+
+
+def _distances(text: str) -> str:
+    """The distances, from their heading to the next line's."""
+    return text.partition("distances at")[2].partition("shared images")[0]
+
+
+def test_a_file_of_weights_is_a_source(place: Path, tmp_path: Path) -> None:
+    run = _run_of_source(place)
+    (stored,) = (place / "results" / "runs").glob(f"*{run}/model-*.safetensors")
+    file, model = tmp_path / "near.safetensors", tmp_path / "model"
+    file.write_bytes(stored.read_bytes())
+    results = ("--results", str(place / "results"))
+    said("export", run, "--out", str(model), *results)
+    common = ("--target", str(place / "birds"), *results, "--images", "12")
+    expected = said("recommend", *common, "--source", run)
+    theirs = (*common, "--source-images", NEAR)
+    bare = ("--source", str(file), "--network", "narrow8_32")
+    mapped = ("--source", f"{{file: {file}, model: narrow8_32}}")
+    for source, name in (
+        (bare, file.name),
+        (mapped, file.name),
+        (("--source", str(model)), "model.safetensors"),
+        (("--source", str(model / "model.safetensors")), "model.safetensors"),
+    ):
+        text = said("recommend", *theirs, *source)
+        assert f"source: narrow8_32, weights {name}" in text
+        assert "cosine 0." in _distances(text)
+        assert _distances(text) == _distances(expected)
+    text = said("recommend", *common, *bare)
+    assert "no distance and no overlap (name them with --source-images" in text
+    text = said("recommend", *common, "--source", NEAR, "--network", str(model))
+    assert "source: a selection; narrow8_32, weights model.safetensors" in text
+    grey = ", mean: [0.5, 0.5, 0.5], std: [1.0, 1.0, 1.0]}"
+    text = said("recommend", *theirs, "--source", mapped[1].replace("}", grey))
+    assert _distances(text) != _distances(expected)
+    network = ("--network", mapped[1], *results, "--images", "12")
+    assert "of narrow8_32, weights near.safetensors" in said(
+        "distance", "--source", NEAR, "--target", NEAR.replace("side: near", "side: far"), *network
+    )
+
+
+def test_a_file_of_weights_that_cannot_be_read_is_an_error(place: Path, tmp_path: Path) -> None:
+    file = tmp_path / "near.safetensors"
+    (stored,) = (place / "results" / "runs").glob(f"*{_run_of_source(place)}/model-*.safetensors")
+    file.write_bytes(stored.read_bytes())
+    common = ("--target", str(place / "birds"), "--results", str(place / "results"))
+    for source, message, hint in (
+        (
+            (str(file),),
+            f"the weights file {file} does not name its network, and no config.json beside it does",
+            "name it, for example --network resnet18, or write {file: PATH, model: resnet18}",
+        ),
+        (
+            (str(file), "--network", "narow8_32"),
+            None,
+            "give a name from timm.list_models(), caffenet or narrow8_32",
+        ),
+        (
+            (str(tmp_path / "far.safetensors"), "--network", "narrow8_32"),
+            f"the weights file {tmp_path / 'far.safetensors'} is not there",
+            "give a .safetensors, .pth, .pt, .ckpt, .bin or .tar file; there are: near.safetensors",
+        ),
+    ):
+        with pytest.raises(BenchError) as caught:
+            said("recommend", *common, "--source", *source)
+        assert message is None or caught.value.message == message
+        assert caught.value.hint == hint
 
 
 def test_what_is_wrong_is_said(place: Path) -> None:

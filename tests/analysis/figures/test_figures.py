@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import itertools
 import re
 import xml.etree.ElementTree as ET
@@ -248,6 +249,29 @@ def test_a_figure_draws_on_the_axis_it_is_given_and_leaves_its_table_alone(
     assert "<text" in svg
     assert "nan" not in re.sub(r"<text.*?</text>", "", svg).lower()
     assert to_png(figure).startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize(("draw", "table"), EVERY, ids=NAMES)
+def test_a_figure_that_is_laid_out_once_is_the_one_that_savefig_writes(
+    draw: Draw, table: Callable[[], pd.DataFrame]
+) -> None:
+    def made() -> Figure:
+        figure, (ax,) = canvas()
+        draw(table(), ax)
+        return figure
+
+    with styled():
+        svg, png = io.BytesIO(), io.BytesIO()
+        nothing = dict.fromkeys(("Date", "Creator", "Format", "Type"))
+        made().savefig(svg, format="svg", metadata=nothing)
+        made().savefig(png, format="png", metadata={"Software": None})
+        figure, other = made(), made()
+    fonts = b"'DejaVu Sans'", b"'DejaVu Sans', Verdana, sans-serif"
+    assert to_svg(figure) == svg.getvalue().replace(*fonts)
+    assert to_png(other) == png.getvalue()
+    places = [ax.get_position().bounds for ax in figure.axes]
+    to_png(figure)
+    assert [ax.get_position().bounds for ax in figure.axes] == places
 
 
 @pytest.mark.parametrize(("draw", "table"), EVERY, ids=NAMES)
