@@ -20,7 +20,8 @@ _MARKS = {
 _LOOKED_AT = 4096
 _SHOWN = 40
 _QUOTING = (
-    'a cell with commas, quotation marks or line breaks stands in "…", and a " within is written ""'
+    "a cell with commas, quotes or line breaks stands in double quotes, and a double quote in it "
+    "is written twice"
 )
 _OF_NO_TEXT = re.compile(rb"[\x00-\x08\x0e-\x1a\x1c-\x1f]")
 
