@@ -43,10 +43,15 @@ CAVEATS = {
     "GE-C4": "the network that is started from changes with what is borrowed",
     "LI-C1": "fewer classes are fewer steps of the source too",
     "LI-C2": "fewer classes are fewer steps of the source too",
-    "LI-C3": "at ten epochs, which leave scratch unfinished; the self source is ten epochs more",
-    "LI-C6": "at schedules that leave scratch unfinished at 100 images per class",
-    "LI-C8": "by images per class below",
-    "LI-C9": "expanded images are more steps too",
+    "LI-C3 on source-size": "at ten epochs, which leave scratch unfinished; "
+    "the self source is ten epochs more",
+    "LI-C3 on converged": "at forty epochs, which finish scratch",
+    "LI-C6 on near-far": "at schedules that leave scratch unfinished at 100 images per class",
+    "LI-C6 on converged": "at schedules that finish scratch",
+    "LI-C8 on depth": "by images per class below",
+    "LI-C8 on strong-source": "by images per class below",
+    "LI-C9 on augmentation": "expanded images are more steps too",
+    "LI-C9 on augmentation-steps": "at the same number of steps",
     "LI-C11": "classes of all tasks are pooled, so the class is the unit",
     "LI-C13": "this network was known to converge at that rate",
     "CHU-C1": "the mean of 5 and 100 images per class, which differ: see below",
@@ -219,7 +224,8 @@ def rows(found: list[Judged]) -> Iterator[list[str]]:
         name = f"{f.main.name}: " if len(f.parts) > 1 else ""
         same = sum(part.verdict == f.verdict for part in f.parts)
         parts = f" ({same} of {len(f.parts)} parts)" if len(f.parts) > 1 else ""
-        note = f" ({CAVEATS[f.claim]})" if f.claim in CAVEATS else ""
+        caveat = CAVEATS.get(f"{f.claim} on {one.family}", CAVEATS.get(f.claim))
+        note = f" ({caveat})" if caveat else ""
         yield [
             f"{f.claim}",
             f"{f.text}{note}",
