@@ -85,14 +85,12 @@ def _missing(
     name: str, entry: Format, places: Sequence[Path], root: str | None
 ) -> MissingDataError:
     found = "; ".join(f"{place} {_contents(place)}" for place in places)
-    data_folders = "--data-root FOLDER or the environment variable BENCH_DATA"
-    if root is None:
-        how = f"say where it lies with root: in the grid, {data_folders} (nothing is downloaded)"
+    if root is not None and _home(root).is_absolute():
+        how = "check the path"
     else:
-        how = "check the path" + (
-            ""
-            if _home(root).is_absolute()
-            else f": it is looked for in the present folder, then below {data_folders}"
+        how = (
+            "say where it lies with root: in the grid, --data-root FOLDER or the environment "
+            "variable BENCH_DATA (nothing is downloaded)"
         )
     return MissingDataError(
         f"data set {name!r} was not found: {found or 'no place to look for it is given'}",

@@ -42,21 +42,17 @@ def test_a_path_that_leads_nowhere_is_named_as_it_was_given(here: Path) -> None:
     assert not (here / "results").exists()
 
 
-@pytest.mark.parametrize(
-    ("path", "way"),
-    [
-        (
-            "brids",
-            "check the path: it is looked for in the present folder, then below --data-root FOLDER "
-            "or the environment variable BENCH_DATA",
-        ),
-        ("/brids", "check the path"),
-    ],
-)
-def test_who_gives_the_place_of_a_data_set_is_not_asked_for_it(
-    here: Path, path: str, way: str
-) -> None:
-    message = error_of("data", "check", "folder", path)
-    assert message.startswith(f"data set 'folder' was not found: {path} does not exist\n  expected")
-    assert message.endswith(f"or a .tar or .tar.gz of it; {way}")
+def test_who_gives_the_place_of_a_data_set_is_not_asked_for_it(here: Path) -> None:
+    assert error_of("data", "check", "folder", "brids") == (
+        "data set 'folder' was not found: brids does not exist\n"
+        "  check the path 'brids': one that does not begin with / is looked for in the present "
+        "folder, then below --data-root FOLDER or the environment variable BENCH_DATA; bench data "
+        "list folder shows how the files lie"
+    )
     assert "root: in the grid" in error_of("data", "check", "cub-200-2011")
+    (here / "notes.txt").write_text("no images")
+    wrong = error_of("finetune", "notes.txt")
+    assert wrong.startswith(
+        f"data set 'folder' was not found: {here}/notes.txt is a file of another"
+    )
+    assert wrong.endswith("or a .tar or .tar.gz of it; check the path")
