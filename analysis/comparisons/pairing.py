@@ -23,7 +23,16 @@ from analysis.leaderboard.read import SIZES, finished, key_of, repetition, varie
 from bench.core.errors import DataError
 
 LrRule = Literal["same", "best"]
-TASK = ("dataset", "target", "class_draw", "target.root", "target.classes.*", "target.options.*")
+TASK = (
+    "dataset",
+    "target",
+    "class_draw",
+    "target.root",
+    "target.classes.*",
+    "target.options.*",
+    "target.test_from",
+    "target.test_per_class",
+)
 """Settings that name the task."""
 _RELATIVE = re.compile(
     r"(?P<data>(source|bank|borrow\d*)\.(source\.)*)"

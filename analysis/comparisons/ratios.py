@@ -25,8 +25,12 @@ from analysis.leaderboard.read import COPIED, PATTERN, SOURCE, key_of
 from analysis.papers.chu2016_bands import SureBand, data_band, sure_distance_band
 from bench.core.errors import DataError
 
-DISTANCE_KEYS = ("dataset", "target", "class_draw", "source", "model")
-"""Columns of a table of distances that say which target and source a distance belongs to."""
+DISTANCE_WORDS = ("dataset", "target", "class_draw", "source", "model")
+DISTANCE_KEYS = (*DISTANCE_WORDS, "task_id")
+"""Columns of a table of distances that say which target and source a distance belongs to.
+
+Two folders of photographs have the same words and other ids. Tables of earlier versions have none.
+"""
 
 
 @dataclass(frozen=True)
@@ -61,6 +65,11 @@ def with_distance(frame: pd.DataFrame, distances: pd.DataFrame | None) -> pd.Dat
     result = frame.drop(columns=list(columns), errors="ignore")
     if distances is None or distances.empty:
         return result.assign(**dict.fromkeys(columns, math.nan))
+    if "task_id" in distances.columns and (old := distances["task_id"].isna()).any():
+        first = with_distance(frame, distances[~old])
+        return first.fillna(
+            with_distance(frame, distances[old].drop(columns="task_id"))[[*columns]]
+        )
     keys = [name for name in DISTANCE_KEYS if name in distances.columns]
     if not keys or "cosine" not in distances.columns:
         raise DataError(

@@ -18,7 +18,7 @@ from scipy import stats
 from analysis.comparisons.evidence import Evidence
 from analysis.comparisons.pairing import comparisons
 from analysis.comparisons.ratios import (
-    DISTANCE_KEYS,
+    DISTANCE_WORDS,
     Ratios,
     between_bands,
     copy_ratios,
@@ -265,7 +265,7 @@ def c5(evidence: Evidence) -> list[Part]:
     others = [c for c in _OTHERS if table is not None and c in table.columns]
     if table is None or "cosine" not in table.columns or not others:
         return [missing("all distances give one ordering", "fewer than two distances", needed)]
-    keys = [c for c in DISTANCE_KEYS if c in table.columns]
+    keys = [c for c in DISTANCE_WORDS if c in table.columns]
     parts = []
     for other in others:
         known = table[table["cosine"].notna() & table[other].notna()]

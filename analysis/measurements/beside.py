@@ -11,13 +11,13 @@ from pathlib import Path
 
 import pandas as pd
 
-from analysis.comparisons.ratios import DISTANCE_KEYS
+from analysis.comparisons.ratios import DISTANCE_WORDS
 from analysis.measurements.tables import Measurements
 from bench.core.errors import DataError
 from bench.core.files import write_atomic
 
 _NEEDED = {
-    "distances": (*DISTANCE_KEYS, "distance", "value", "low", "high"),
+    "distances": (*DISTANCE_WORDS, "distance", "value", "low", "high"),
     "sensitivities": ("layer", "a", "b", "percentage", "reverse_percentage", "n_classes"),
 }
 """Each table, and the columns that claims read."""

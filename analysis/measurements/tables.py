@@ -28,6 +28,8 @@ from analysis.measurements.filters import sensitivity
 from analysis.measurements.rows import concept_rows, distance_rows, filter_rows, score_rows
 from bench.core.errors import BenchError
 from bench.core.files import write_atomic
+from bench.results.conditions import task_id
+from bench.results.leaderboard import describe
 from bench.results.predictions import read_scores
 from bench.results.store import Store
 from bench.specs.measures import (
@@ -129,6 +131,13 @@ class _Reading:
     def __init__(self, plan: Plan, store: Store) -> None:
         self.plan, self.store = plan, store
         self.missing: list[str] = []
+        rows = describe(plan)
+        self._tasks = {task_id(plan.runs[key].spec): row["task_id"] for key, row in rows.items()}
+
+    def keys(self, part: Part) -> Row:
+        """Its `DISTANCE_KEYS`, the task by the id that it has on the leaderboard."""
+        task = part.task
+        return asdict(task) | {"task_id": self._tasks[task.task_id]}
 
     def run(self, key: str) -> PlannedRun:
         return self.plan.runs[key]
@@ -182,11 +191,6 @@ def _options(measure: Measure) -> dict[str, Any]:
     return measure.asked.model_dump(mode="json", exclude={"experiments", "where"})
 
 
-def _keys(part: Part) -> Row:
-    found = asdict(part.task)
-    return {name: found[name] for name in DISTANCE_KEYS}
-
-
 def _words(part: Part) -> str:
     task = part.task
     draw = "" if task.class_draw is None else f" draw {task.class_draw}"
@@ -219,7 +223,7 @@ def _distance_tables(measure: Measure, ids: Mapping[int, str], reading: _Reading
             named += [("concept_points", point) for point in points]
             return [{"table": table, **row} for table, row in named]
 
-        keys = _keys(part) | {"network": part.network, "layer": asked.layer}
+        keys = reading.keys(part) | {"network": part.network, "layer": asked.layer}
         names = [distance.__name__ for distance in DISTANCES]
         for row in reading.kept(["distances", names, _options(measure), both, wnids], compute):
             table = str(row.pop("table"))
@@ -227,13 +231,16 @@ def _distance_tables(measure: Measure, ids: Mapping[int, str], reading: _Reading
                 yield table, keys | row
 
 
+_OF_FILTERS = ("dataset", "target", "class_draw", "model", "task_id")
+
+
 def _filter_tables(measure: Measure, ids: Mapping[int, str], reading: _Reading) -> Rows:
     asked = measure.asked
     assert isinstance(asked, FiltersAsked)
     nets: dict[Any, dict[str, tuple[Part, str]]] = {}
     for number, part in enumerate(measure.parts):
-        target = (part.task.dataset, part.task.target, part.task.class_draw, part.task.model)
-        key = (*target, part.network, part.seed)
+        task = part.task
+        key = (task.task_id, task.model, part.network, part.seed)
         nets.setdefault(key, {})[part.role] = (part, ids[number])
     for net in nets.values():
         part = net["judged"][0]
@@ -248,8 +255,7 @@ def _filter_tables(measure: Measure, ids: Mapping[int, str], reading: _Reading) 
                 return None
             return filter_rows(present[0], present[1] if len(present) > 1 else None, asked)
 
-        names = ("dataset", "target", "class_draw", "model")
-        keys = {name: _keys(part)[name] for name in names}
+        keys = {name: reading.keys(part)[name] for name in _OF_FILTERS}
         keys |= {"images_per_class": part.images_per_class}
         keys |= {"network": part.network, "seed": part.seed}
         for row in reading.kept(["filters", _options(measure), wanted], compute):
@@ -275,7 +281,10 @@ def _score_tables(measure: Measure, ids: Mapping[int, str], reading: _Reading) -
                 return None
             return score_rows(found, asked, name=name, source_accuracy=accuracy)
 
-        keys = _keys(part) | {"images_per_class": part.images_per_class, "layer": asked.layer}
+        keys = reading.keys(part) | {
+            "images_per_class": part.images_per_class,
+            "layer": asked.layer,
+        }
         what = ["transferability", _options(measure), key, name, accuracy]
         for row in reading.kept(what, compute):
             yield "transferability", keys | row
@@ -291,7 +300,7 @@ _ROWS: Mapping[str, Callable[[Measure, Mapping[int, str], _Reading], Rows]] = {
 def _sensitivities(filters: pd.DataFrame) -> pd.DataFrame | None:
     """Every ordered pair of networks, layer by layer (LI Fig. 9); None without two networks."""
     known = filters[filters["mean_ap"].notna()]
-    known = known.assign(place=key_of(known, ["dataset", "target", "class_draw", "model"]))
+    known = known.assign(place=key_of(known, [n for n in _OF_FILTERS if n in known.columns]))
     rows: list[Row] = []
     for layer in known["layer"].drop_duplicates():
         here = known[known["layer"] == layer]
@@ -361,7 +370,7 @@ def wide_distances(distances: pd.DataFrame | None) -> pd.DataFrame | None:
     for row in distances.to_dict("records"):
         name = _WIDE.get(str(row["distance"]))
         if name is not None and pd.notna(row["value"]):
-            keys = {key: row[key] for key in DISTANCE_KEYS}
+            keys = {key: row[key] for key in DISTANCE_KEYS if key in row}
             wide = rows.setdefault(tuple(str(v) for v in keys.values()), keys)
             ends = {"": "value", "_low": "low", "_high": "high"}
             wide |= {f"{name}{end}": row[column] for end, column in ends.items()}

@@ -16,7 +16,7 @@ import pandas as pd
 from analysis.leaderboard.read import SOURCE, key_of, repetition, varies, varying
 from analysis.measurements.transferability import agreement
 
-_TARGET = ("dataset", "target", "class_draw")
+_TARGET = ("dataset", "target", "class_draw", "task_id")
 _MEASURES = ("weighted_tau", "spearman", "regret_points")
 
 
@@ -39,7 +39,7 @@ def rankings(board: pd.DataFrame, transferability: pd.DataFrame | None) -> pd.Da
         return None
     rows = []
     for score, group in every.groupby("score", sort=False):
-        tasks = group.groupby(list(_TARGET), sort=False, dropna=False)[list(_MEASURES)].mean()
+        tasks = group.groupby(_of_target(group), sort=False, dropna=False)[list(_MEASURES)].mean()
         low, high = int(group["n"].min()), int(group["n"].max())
         rows.append(
             {
@@ -67,7 +67,7 @@ def target_rankings(
     if transferability is None or transferability.empty:
         return None
     rows: list[dict[str, Any]] = []
-    where = [*_TARGET, "images_per_class"]
+    where = [*_of_target(transferability), "images_per_class"]
     for _, scored in transferability.groupby(key_of(transferability, where), sort=False):
         accuracies = measured_accuracies(board, scored)
         if len(accuracies) < 2:
@@ -107,7 +107,7 @@ def measured_accuracies(board: pd.DataFrame, scored: pd.DataFrame) -> Mapping[st
         board: from `analysis.leaderboard.read.prepare`.
         scored: rows of one target in the table of transferability.
     """
-    keys = [*_TARGET, "images_per_class"]
+    keys = [*_of_target(scored), "images_per_class"]
     done = board[
         (key_of(board, keys) == key_of(scored.iloc[[0]], keys).iloc[0])
         & board["status"].isin(["done", "diverged"])
@@ -129,6 +129,10 @@ def measured_accuracies(board: pd.DataFrame, scored: pd.DataFrame) -> Mapping[st
     means = done.groupby(["candidate", "condition"])[measures].mean().reset_index()
     best = means.sort_values("val_top1_accuracy", kind="stable").groupby("candidate").last()
     return {str(name): float(value) for name, value in best["top1_accuracy"].items()}
+
+
+def _of_target(table: pd.DataFrame) -> list[str]:
+    return [name for name in _TARGET if name in table.columns]
 
 
 def _names(frame: pd.DataFrame) -> list[str]:

@@ -156,8 +156,9 @@ def gather(
     tables = [one.distances for one, _ in found.values() if one.distances is not None]
     distances = None
     if tables:
-        keys = list(DISTANCE_KEYS)
-        distances = pd.concat(tables, ignore_index=True).drop_duplicates(keys)
+        distances = pd.concat(tables, ignore_index=True)
+        keys = [name for name in DISTANCE_KEYS if name in distances]
+        distances = distances.drop_duplicates(keys)
     board = join({name: one.board for name, (one, _) in found.items()})
     return Evidence(board, distances=distances), heading
 

@@ -15,6 +15,7 @@ from typing import Any, Literal
 from bench.core.errors import GridError, ModelError
 from bench.methods import resolved
 from bench.models.depths import depth_of
+from bench.results.conditions import task_id
 from bench.results.records import source_label
 from bench.specs.data import DataSpec
 from bench.specs.measures import (
@@ -51,7 +52,8 @@ class Wanted:
     @cached_property
     def task(self) -> Task:
         """Its target, source and network."""
-        return Task(**{name: self.row[name] for name in Task.__dataclass_fields__})
+        words = ("dataset", "target", "class_draw", "source", "model")
+        return Task(**{name: self.row[name] for name in words}, task_id=task_id(self.run))
 
     @property
     def source(self) -> RunSpec | None:

@@ -127,13 +127,19 @@ KINDS: Mapping[str, type[Asked]] = {
 
 @dataclass(frozen=True)
 class Task:
-    """A target and what its runs start from, in the words of the leaderboard's columns."""
+    """A target and what its runs start from, in the words of the leaderboard's columns.
+
+    Attributes:
+        task_id: of `bench.results.conditions`; it tells apart what has one name, such as two
+            folders of photographs.
+    """
 
     dataset: str
     target: str
     class_draw: int | None
     source: str
     model: str
+    task_id: str
 
 
 @dataclass(frozen=True)

@@ -10,6 +10,7 @@ import numpy as np
 import pandas as pd
 import pytest
 import torch
+from PIL import Image
 from sklearn.metrics import average_precision_score
 
 from analysis.comparisons.evidence import Evidence
@@ -63,11 +64,12 @@ measure:
 class Bench:
     """A grid, and its runs executed one by one."""
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, grid: str = GRID) -> None:
         self.file = folder / "grid.yaml"
-        self.file.write_text(GRID)
-        self.session: Session = open_session(self.file, results=folder / "results")
-        self.context = Context(results=str(folder / "results"), device="cpu")
+        self.file.write_text(grid)
+        places = {"results": folder / "results", "data_root": folder}
+        self.session: Session = open_session(self.file, **places)
+        self.context = Context(**{name: str(path) for name, path in places.items()}, device="cpu")
 
     @property
     def measured(self) -> Measurements:
@@ -222,6 +224,46 @@ def test_wide_distances_join_the_leaderboard(done: Bench) -> None:
     assert board.loc[~tuned, "distance"].isna().all()
     assert board.loc[tuned, "distance"].nunique() == 2
     assert wide_distances(None) is None
+
+
+TWO_FOLDERS = """\
+defaults:
+  model: narrow8_32
+  pattern: freeze
+  train: {epochs: 1, batch_size: 8}
+  pretrain: {epochs: 1, batch_size: 8}
+targets:
+  dark: {dataset: folder, root: dark, image_size: 32, val_per_class: 2, test_per_class: 2}
+  bright: {dataset: folder, root: bright, image_size: 32, val_per_class: 2, test_per_class: 2}
+sources:
+  digits: {dataset: digits, classes: {recipe: random, n: 3}, images_per_class: 10, test_per_class: 5}
+experiments:
+  a: {set: {source: digits}, axes: {target: [dark, bright]}}
+measure:
+  distances: {images: 12, split: trainval, resamples: 5, permutations: 5, cnn_epochs: 1}
+"""
+
+
+def test_two_folders_of_images_have_distances_of_their_own(tmp_path: Path) -> None:
+    rng = np.random.default_rng(0)
+    for name, level in (("dark", 40), ("bright", 200)):
+        for label in ("a", "b"):
+            (tmp_path / name / label).mkdir(parents=True)
+            for number in range(10):
+                pixels = rng.integers(level, level + 40, (32, 32, 3), dtype=np.uint8)
+                Image.fromarray(pixels).save(tmp_path / name / label / f"{number}.png")
+    bench = Bench(tmp_path, TWO_FOLDERS)
+    assert set(bench.run()) == {"done"}
+    found = bench.measured
+    assert found.missing == ()
+    board = with_distance(bench.board(), wide_distances(found.distances))
+    tuned = board[board["role"] == "finetune"]
+    assert tuned["distance"].notna().all()
+    assert tuned["distance"].nunique() == len(tuned) == 2
+    wide = wide_distances(found.distances)
+    assert wide is not None
+    without = with_distance(bench.board(), wide.iloc[:1].drop(columns="task_id"))
+    assert without.loc[without["role"] == "finetune", "distance"].nunique() == 1  # by words alone
 
 
 def test_filters_are_judged_by_their_average_precision(done: Bench) -> None:
