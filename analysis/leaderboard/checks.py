@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import csv
-import io
 from collections import Counter
 from collections.abc import Sequence
 from typing import Any
@@ -12,6 +10,7 @@ import numpy as np
 import pandas as pd
 
 from bench.core.errors import DataError
+from bench.core.tables import at_line, csv_rows
 from bench.core.text import counted
 
 NEEDED = ("status", "dataset", "target", "class_draw", "source", "model", "pattern", "method")
@@ -48,18 +47,12 @@ def read_cells(text: str, place: str | None) -> pd.DataFrame:
     bench.core.errors.DataError: x.csv:2: this row has 1 cell, but there are 2 columns
       bench leaderboard GRID writes the file again
     """
-    reader = csv.reader(io.StringIO(text, newline=""), strict=True)
     rows: list[list[str]] = []
-    try:
-        for row in reader:
-            if rows and row and len(row) != len(rows[0]):
-                count = f"{counted(len(row), 'cell')}, but there are {len(rows[0])} columns"
-                where = _at(place, reader.line_num)
-                raise DataError(f"this row has {count}", place=where, hint=_AGAIN)
-            rows += [row] if row else []
-    except csv.Error as error:
-        where = _at(place, reader.line_num)
-        raise DataError(f"this is no CSV table: {error}", place=where, hint=WHICH_FILE) from None
+    for line, row in csv_rows(text, place, DataError, wanted=WHICH_FILE):
+        if rows and len(row) != len(rows[0]):
+            count = f"{counted(len(row), 'cell')}, but there are {len(rows[0])} columns"
+            raise DataError(f"this row has {count}", place=at_line(place, line), hint=_AGAIN)
+        rows.append(row)
     if not rows:
         raise DataError("the file is empty", place=place, hint=WHICH_FILE)
     twice = [name for name, count in Counter(rows[0]).items() if count > 1]
@@ -141,11 +134,7 @@ def line_of(values: pd.Series[Any], place: str | None, numbered: bool = True) ->
     """The line of a CSV that the first of some rows stands in, behind the file's name."""
     if not numbered or not str(values.index[0]).isdigit():
         return place
-    return _at(place, int(str(values.index[0])) + 2)
-
-
-def _at(place: str | None, line: int) -> str:
-    return f"{place}:{line}" if place else f"line {line}"
+    return at_line(place, int(str(values.index[0])) + 2)
 
 
 def _check_numbers(values: pd.Series[Any], name: str, place: str | None) -> None:

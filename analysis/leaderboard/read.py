@@ -21,6 +21,7 @@ from analysis.leaderboard.checks import WHICH_FILE, check, line_of, once, read_c
 from analysis.leaderboard.earlier import described
 from bench.core.errors import BenchError, DataError
 from bench.core.paths import read_regular
+from bench.core.tables import utf8_text
 from bench.results.aggregate import REPETITION_COLUMNS
 from bench.results.conditions import is_repetition
 from bench.results.records import COLUMNS
@@ -82,15 +83,7 @@ def read(path: Path) -> pd.DataFrame:
         raise DataError(
             f"cannot read the leaderboard: {error.strerror}", place=str(path), hint=WHICH_FILE
         ) from None
-    try:
-        text = raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        raise DataError(
-            f"this is not a text file in UTF-8: byte 0x{raw[error.start]:02x}",
-            place=f"{path}:{raw.count(10, 0, error.start) + 1}",
-            hint=WHICH_FILE,
-        ) from None
-    return parse(text, str(path))
+    return parse(utf8_text(raw, str(path), DataError, wanted=WHICH_FILE), str(path))
 
 
 def parse(text: str, place: str | None = None) -> pd.DataFrame:

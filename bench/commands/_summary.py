@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import itertools
 import re
+import shlex
 from collections import Counter
 from collections.abc import Sequence
 from typing import Literal
@@ -16,6 +17,7 @@ from bench.core.text import counted
 from bench.grid.presets import split_presets
 from bench.planning.workspace import Session
 from bench.results.resolved import PRECISION
+from bench.results.store import Store
 
 
 def missing_lines(messages: Sequence[str]) -> list[str]:
@@ -112,7 +114,21 @@ def ending_lines(session: Session) -> tuple[list[str | Text], int]:
         lines.append("the run is done")
     else:
         lines.append(f"all {len(found)} runs are done")
-    return lines, bad
+    return [*lines, *cache_lines(session.store)], bad
+
+
+_LARGE_CACHE_GIB = 5.0
+
+
+def cache_lines(store: Store) -> list[str]:
+    """How much the cache takes, where that is much, and how to free it."""
+    size_gib = store.cache_bytes() / 2**30
+    if size_gib < _LARGE_CACHE_GIB:
+        return []
+    return [
+        f"the cache {store.cache} takes {size_gib:.1f} GiB; what is needed of it is made again, so "
+        f"while no run goes on it may be removed: rm -r {shlex.quote(str(store.cache))}"
+    ]
 
 
 def omission_lines(session: Session) -> list[Text]:

@@ -88,6 +88,7 @@ def data_check(
     from bench.data.datasets import DATASETS
     from bench.data.inspection.check import check
     from bench.data.inspection.compare import Side
+    from bench.data.places import MissingDataError
 
     against = comparison.against
     if against is None and (comparison.against_option or comparison.pairs is not None):
@@ -102,14 +103,17 @@ def data_check(
             hint=f"bench data check {kind} {shlex.quote(name)}; names: bench data list",
         )
     side = Side(name, path, _options(option))
-    report = check(
-        name,
-        path,
-        data_root=data_root,
-        cache_dir=results / "cache",
-        options=side.options,
-        most_pairs=0 if comparison.bytes_only else math.inf,
-    )
+    try:
+        report = check(
+            name,
+            path,
+            data_root=data_root,
+            cache_dir=results / "cache",
+            options=side.options,
+            most_pairs=0 if comparison.bytes_only else math.inf,
+        )
+    except MissingDataError as error:
+        raise error if path is None else _not_at(path, name, error) from None
     for line in report.lines(every=every):
         say(line)
     if table is not None:
@@ -122,6 +126,16 @@ def data_check(
         bad = _compare(side, other, comparison, data_root, results) or bad
     if bad:
         raise typer.Exit(1)
+
+
+def _not_at(path: str, name: str, error: BenchError) -> BenchError:
+    """That a data set is not where a user has just said that it is."""
+    return BenchError(
+        error.message,
+        hint=f"check the path {path!r}: one that does not begin with / is looked for in the "
+        "present folder, then below --data-root FOLDER or the environment variable BENCH_DATA; "
+        f"bench data list {name} shows how the files lie",
+    )
 
 
 def _compare(

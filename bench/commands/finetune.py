@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from bench.commands._options import DataRoot, Results, as_path, console, marked
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, nearest
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -49,6 +49,8 @@ def finetune(
     from bench.results.lookup import check_results
     from bench.results.store import Store
 
+    if not images.exists():
+        raise _absent(images)
     check_results(results, "writable")
     out, root = console(), images.resolve()
     photographs = divide(root, {"data_root": data_root, "cache_dir": Store(results).cache})
@@ -72,6 +74,19 @@ def finetune(
         raise typer.Exit(130) from None
     for line in _answer(race, result):
         out.print(line, highlight=False)
+
+
+def _absent(images: Path) -> BenchError:
+    """What is wrong with a path that leads nowhere, as it was given."""
+    beside = images.absolute().parent
+    here = [path.name for path in beside.iterdir()] if beside.is_dir() else []
+    there = f"{beside} has {nearest(images.name, here) or 'nothing in it'}"
+    return BenchError(
+        f"there are no images: {str(images)!r} does not exist",
+        hint=f"{there if beside.is_dir() else f'{beside} does not exist either'}; give a folder "
+        "with a folder of images per class, an archive of it, or a CSV with the columns path and "
+        "label",
+    )
 
 
 def _introduce(race: Race, root: Path, out: Console) -> None:
@@ -211,15 +226,13 @@ def _about_labels(result: Result, place: Path) -> list[str]:
         return [f"labels    not checked: {labels}"]
     columns = [field.name for field in fields(Suspicious)]
     write_csv(place / "suspicious.csv", [vars(one) for one in labels.suspicious], columns)
-    gain = 100 * (labels.accuracy - labels.with_half)
     some = "; ".join(
         f"{one.image} is {one.label}, looks like {one.looks_like}" for one in labels.suspicious[:2]
     )
     return [
         f"labels    {counted(len(labels.suspicious), 'label')} of {labels.images} may be wrong"
         + (f": {some} (suspicious.csv)" if some else ""),
-        f"          twice as many labels gave a classifier on features {gain:+.1f} points "
-        f"(from {100 * labels.with_half:.1f} to {100 * labels.accuracy:.1f} %)",
+        f"          twice as many labels gave a classifier on features {labels.doubled}",
     ]
 
 

@@ -91,6 +91,8 @@ def grid(
     session = chosen.open("any" if dry_run else "writable", allow_missing=dry_run)
     if looks:
         _check_images(session)
+    elif dry_run and not accept_problems:
+        _foresee(session)
     if not session.missing_data:
         session.try_networks()
     here = Machine(machine.device, machine.threads, machine.gpus)
@@ -116,6 +118,17 @@ def _check_images(session: Session) -> None:
     from bench.planning.images import check_images
 
     for note in check_images(session):
+        console().print(marked("note", "yellow", f" {note}"))
+
+
+def _foresee(session: Session) -> None:
+    """Shows what of the images a run would refuse."""
+    from bench.planning.images import foreseen
+
+    refused, notes = foreseen(session)
+    for line in refused:
+        console().print(marked("problem", "red", f" {line}"))
+    for note in notes:
         console().print(marked("note", "yellow", f" {note}"))
 
 

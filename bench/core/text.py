@@ -44,11 +44,13 @@ def brief(text: str, longest: int = LONGEST) -> str:
 
 
 def duration(seconds: float) -> str:
-    """Seconds in the units of a clock.
+    """Seconds in the units of a clock; less than one with its first digit that is not 0.
 
-    >>> duration(42), duration(130), duration(7300)
-    ('42 s', '2 min 10 s', '2 h 01 min')
+    >>> duration(42), duration(130), duration(7300), duration(0.0312), duration(0)
+    ('42 s', '2 min 10 s', '2 h 01 min', '0.03 s', '0 s')
     """
+    if 0.001 <= seconds < 0.95:
+        return f"{seconds:.1g} s"
     whole = round(seconds)
     if whole < 60:
         return f"{whole} s"

@@ -50,7 +50,7 @@ def resolve_root(name: str, root: str | None, data_root: Path | None) -> Path | 
         for candidate in (place, *(place / guess for guess in entry.guesses)):
             if _lies_at(entry, candidate):
                 return candidate.resolve()
-    raise _missing(name, entry, places, root or name)
+    raise _missing(name, entry, places, root)
 
 
 def _lies_at(entry: Format, place: Path) -> bool:
@@ -81,13 +81,21 @@ def _entry(name: str) -> Callable[[], Dataset] | Format:
     return DATASETS[name]
 
 
-def _missing(name: str, entry: Format, places: Sequence[Path], value: str) -> MissingDataError:
+def _missing(
+    name: str, entry: Format, places: Sequence[Path], root: str | None
+) -> MissingDataError:
     found = "; ".join(f"{place} {_contents(place)}" for place in places)
+    if root is not None and _home(root).is_absolute():
+        how = "check the path"
+    else:
+        how = (
+            "say where it lies with root: in the grid, --data-root FOLDER or the environment "
+            "variable BENCH_DATA (nothing is downloaded)"
+        )
     return MissingDataError(
         f"data set {name!r} was not found: {found or 'no place to look for it is given'}",
-        hint=f"{entry.hint}; say where it lies with root: in the grid, "
-        "--data-root FOLDER or the environment variable BENCH_DATA (nothing is downloaded)",
-        value=value,
+        hint=f"{entry.hint}; {how}",
+        value=root or name,
     )
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import csv
 import itertools
 import mimetypes
 import os
@@ -12,9 +11,11 @@ from shlex import quote
 
 from bench.core.errors import GridError, nearest
 from bench.core.paths import grid_file
-from bench.core.text import listed
+from bench.core.tables import csv_rows, utf8_text
+from bench.core.text import brief, listed
 
 _MOST_NAMES = 500
+_HEAD_BYTES = 1 << 16
 _ARCHIVES = ("zip", "x-tar", "gzip", "x-bzip2", "x-xz")
 
 
@@ -22,6 +23,9 @@ def no_grid(path: Path) -> GridError | None:
     """What is wrong with a path that is no grid; None where it may be one, or is not there.
 
     A file that ends in .yaml or .yml is taken for a grid, and text of no known kind may be one.
+
+    Raises:
+        GridError: it is a table that cannot be read.
     """
     if path.suffix in (".yaml", ".yml"):
         return None
@@ -70,16 +74,25 @@ def _kind(path: Path) -> tuple[str, str]:
 
 
 def _is_leaderboard(path: Path) -> bool:
-    return path.suffix == ".csv" and {"experiments", "run_id"} <= set(_header(path))
+    try:
+        return path.suffix == ".csv" and {"experiments", "run_id"} <= set(_header(path))
+    except GridError:
+        return False
 
 
 def _header(path: Path) -> list[str]:
-    """The names of a table's columns; none of a file that is no table."""
+    """The names of a table's columns; none of a file that is empty or cannot be read.
+
+    Raises:
+        GridError: it is not text in UTF-8, or no table.
+    """
     try:
-        with path.open(encoding="utf-8-sig", newline="") as file:
-            return next(csv.reader([file.readline(1 << 16)]), [])
-    except (OSError, UnicodeDecodeError, csv.Error):
+        with path.open("rb") as file:
+            raw = file.read(_HEAD_BYTES)
+    except OSError:
         return []
+    text = utf8_text(raw, str(path), GridError, whole=len(raw) < _HEAD_BYTES)
+    return next((cells for _, cells in csv_rows(text, str(path), GridError)), [])
 
 
 def _file(path: Path) -> tuple[str, str] | None:
@@ -118,7 +131,7 @@ def _table(path: Path) -> tuple[str, str]:
             f"bench finetune {name} finds the best way to fine-tune on them; in a grid: target: "
             f"{{dataset: manifest, root: {path}}}"
         )
-    shown = listed(sorted(columns), 8)
+    shown = listed([brief(name, 40) for name in sorted(columns)], 8)
     return f"a table of the columns {shown}" if columns else "an empty table", (
         "bench findings takes a leaderboard that bench grid wrote, bench finetune a CSV with the "
         "columns path and label"

@@ -19,6 +19,7 @@ import yaml
 
 from bench.core.errors import GridError
 from bench.core.paths import read_regular
+from bench.core.tables import utf8_text
 from bench.grid.other_files import grids_here
 
 MAX_BYTES = 4_000_000
@@ -163,7 +164,7 @@ def read_yaml(path: Path) -> Document:
 
 def parse_yaml(raw: bytes | str, name: str) -> Document:
     """As `read_yaml`, from text."""
-    text = raw if isinstance(raw, str) else _decoded(raw, name)
+    text = raw if isinstance(raw, str) else utf8_text(raw, name, GridError)
     try:
         loader = _Loader(text)
         node = loader.get_single_node()
@@ -181,18 +182,6 @@ def parse_yaml(raw: bytes | str, name: str) -> Document:
     reader = _Reader(loader, name)
     value = reader.build(node, ())
     return Document(name, value, reader.lines)
-
-
-def _decoded(raw: bytes, name: str) -> str:
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw.count(b"\n", 0, error.start) + 1
-        raise GridError(
-            f"this is not text in UTF-8: byte 0x{raw[error.start]:02x}",
-            place=f"{name}:{line}",
-            hint="save the file as UTF-8",
-        ) from None
 
 
 def _not_yaml(error: yaml.YAMLError, name: str) -> GridError:

@@ -18,6 +18,7 @@ from bench.data.dataset import Image
 from bench.exports.network import trunk_of
 from bench.methods.features.linear_probe import features_of
 from bench.methods.features.solvers import fit_in_memory
+from bench.results.mistakes import paired_interval
 from bench.results.store import RunFolder
 from bench.runs.build import Context, Loader
 from bench.training.evaluation import predict, softmax
@@ -54,12 +55,25 @@ class Labels:
         images: how many were looked at.
         suspicious: the surest first.
         accuracy, with_half: out of fold, fitted to four fifths of the images, and to half of these.
+        gain: 95 % interval of the difference, over the images; None where these come in groups.
     """
 
     images: int
     suspicious: tuple[Suspicious, ...]
     accuracy: float
     with_half: float
+    gain: tuple[float, float] | None = None
+
+    @property
+    def doubled(self) -> str:
+        """What twice as many labels gave, and whether that can be told from no gain."""
+        points = f"{100 * (self.accuracy - self.with_half):+.1f}"
+        shares = f"from {100 * self.with_half:.1f} to {100 * self.accuracy:.1f} %"
+        if self.gain is None:
+            return f"{points} points ({shares}; no interval, as images come in groups)"
+        low, high = (100 * value for value in self.gain)
+        told = "" if low > 0 or high < 0 else ", not distinguishable from no gain"
+        return f"{points} ({low:+.1f} to {high:+.1f}) points{told} ({shares})"
 
 
 def _group(image: Image) -> tuple[str, str]:
@@ -86,13 +100,16 @@ def look_at_labels(folder: RunFolder, context: Context) -> Labels | None:
     groups = np.array([numbers[_group(image)] for image in images])
     shares = out_of_fold(x, domain.labels, domain.num_classes, groups)
     half = out_of_fold(x, domain.labels, domain.num_classes, groups, share=0.5)
+    right, half_right = (found.argmax(1) == domain.labels for found in (shares, half))
+    gain = paired_interval(right, half_right)[1:] if len(numbers) == len(images) else None
     names = data.loaded.classes
     keys = [image.key for image in images]
     return Labels(
         domain.size,
         suspicious(keys, names, domain.labels, shares),
-        float(np.mean(shares.argmax(1) == domain.labels)),
-        float(np.mean(half.argmax(1) == domain.labels)),
+        float(np.mean(right)),
+        float(np.mean(half_right)),
+        gain,
     )
 
 

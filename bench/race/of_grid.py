@@ -8,7 +8,6 @@ finished is not run again, and `bench grid` without a budget runs the rest.
 
 from __future__ import annotations
 
-import csv
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -30,6 +29,7 @@ from bench.planning.plan import make_plan
 from bench.planning.workspace import FactFinder, Session
 from bench.race.budget import Budget
 from bench.results.conditions import Settings, is_repetition
+from bench.results.history import validated
 from bench.results.store import RunFolder
 from bench.specs.planned import PlannedRun
 from bench.specs.run import RunSpec
@@ -216,8 +216,10 @@ class GridRace:
                 self._say(f"  {recipe.words}: {end}")
                 continue
             epochs = run.spec.train.epochs
-            self.places[recipe.words] = Place(recipe.words, number, epochs, *value)
-            found.append((-value[0], value[1], recipe.words, recipe))
+            self.places[recipe.words] = Place(
+                recipe.words, number, epochs, value.accuracy, value.loss
+            )
+            found.append((-value.accuracy, value.loss, recipe.words, recipe))
         ids = [by_spec[spec].id for spec in specs.values()]
         if all(states[run_id] in ("failed", "blocked") for run_id in ids):
             raise BenchError(
@@ -318,23 +320,6 @@ def _row(folder: RunFolder) -> Mapping[str, Any]:
     """A run's line of the leaderboard; empty without a result."""
     record = folder.record()
     return {} if record is None else record["row"]
-
-
-def validated(folder: RunFolder) -> tuple[float, float] | None:
-    """Accuracy and loss on validation images at the epoch or C that is kept; None: no result.
-
-    A run that diverged has 0 and an infinite loss.
-    """
-    record = folder.record()
-    if record is None:
-        return None
-    if record["row"]["status"] != "done":
-        return 0.0, math.inf
-    with (folder.path / "history.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["val_top1_accuracy"]]
-    best = float(record["row"]["val_top1_accuracy"])
-    losses = [float(r["val_loss"]) for r in rows if float(r["val_top1_accuracy"]) == best]
-    return best, min(losses)
 
 
 def _recipes(session: Session) -> list[Recipe]:

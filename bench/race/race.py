@@ -12,7 +12,6 @@ stopped, and the recipe is given up: the model is then the best of what is finis
 
 from __future__ import annotations
 
-import csv
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
@@ -36,6 +35,7 @@ from bench.race.labels import Labels, look_at_labels
 from bench.race.photographs import VALIDATION_SHARE, Photographs
 from bench.race.schedule import FLOOR_SHARE, RACE_SHARE, Rung, alone, cost, rungs
 from bench.race.speed import measure_speed
+from bench.results.history import validated
 from bench.results.store import RunFolder
 from bench.runs.build import Context
 
@@ -331,10 +331,11 @@ class Race:
         """
         arms, found = self._arms(), []
         for name in stage.arms:
-            pairs = [_validated(f) for f in self._folders(session, stage, name)[: self._seeds]]
-            if len(pairs) == self._seeds:
-                sums = [sum(values) for values in zip(*pairs, strict=True)]
-                accuracy, loss = (total / len(pairs) for total in sums[:2])
+            folders = self._folders(session, stage, name)[: self._seeds]
+            judged = [one for one in map(validated, folders) if one is not None]
+            if len(judged) == self._seeds:
+                sums = [sum(values) for values in zip(*judged, strict=True)]
+                accuracy, loss = (total / len(judged) for total in sums[:2])
                 found.append(Standing(arms[name], stage, accuracy, loss, images=int(sums[2])))
         self._course |= {standing.arm.name: standing for standing in found}
         for name in stage.arms:
@@ -725,20 +726,3 @@ def _seconds(folder: RunFolder) -> float:
     """What a finished run took."""
     record = folder.record()
     return 0.0 if record is None else float(record["row"]["seconds"])
-
-
-def _validated(folder: RunFolder) -> tuple[float, float, int]:
-    """Accuracy and loss of a run on its validation images, at the epoch or C that it keeps.
-
-    The last is how many images these are.
-    """
-    record = folder.record()
-    if record is None or record["row"]["status"] != "done":
-        return 0.0, float("inf"), 0
-    with (folder.path / "history.csv").open(encoding="utf-8", newline="") as file:
-        rows = [row for row in csv.DictReader(file) if row["val_top1_accuracy"]]
-    last = rows[-1]
-    if "c" in last:  # a classifier on features: a row for each C, the best is kept
-        last = max(rows, key=lambda row: float(row["val_top1_accuracy"]))
-    images = int(record["row"]["val_images"])
-    return float(last["val_top1_accuracy"]), float(last["val_loss"]), images

@@ -8,10 +8,9 @@ the specs (`bench.results.conditions`). The leaderboard is a view: it can be del
 
 from __future__ import annotations
 
-import csv
-import io
 import json
 from collections.abc import Iterable, Mapping, Sequence
+from itertools import zip_longest
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -19,6 +18,7 @@ from typing import Any
 from bench.core.errors import GridError, StoreError
 from bench.core.files import csv_text, write_atomic
 from bench.core.paths import read_regular
+from bench.core.tables import csv_rows, utf8_text
 from bench.results.aggregate import (
     aggregate,
     describe_order,
@@ -284,19 +284,25 @@ def read_rows(path: Path, needed: Iterable[str] = ("experiments", "run_id", "sta
         StoreError: it is not there, or is no leaderboard with the columns `needed`.
     """
     try:
-        text = read_regular(path, _MOST_CSV).decode("utf-8-sig")
-        found = list(csv.DictReader(io.StringIO(text, newline=""), strict=True))
-        lacking = sorted(set(needed) - set(found[0] if found else needed))
-        reason = f"there is no column {lacking[0]!r}" if lacking else None
-    except (OSError, UnicodeDecodeError, csv.Error) as error:
-        reason = error.strerror if isinstance(error, OSError) else "it is not a CSV file in UTF-8"
+        text = utf8_text(read_regular(path, _MOST_CSV), str(path), StoreError)
+        rows = [row for _, row in csv_rows(text, str(path), StoreError)]
+        columns = rows[0] if rows else []
+        lacking = sorted(set(needed) - set(columns)) if len(rows) > 1 else []
+        reason, place = f"there is no column {lacking[0]!r}" if lacking else None, str(path)
+    except OSError as error:
+        reason, place = error.strerror or str(error), str(path)
+    except StoreError as error:
+        reason, place = error.message, error.place or str(path)
     if reason:
         raise StoreError(
             f"the leaderboard cannot be read: {reason}",
-            place=str(path),
+            place=place,
             hint="where the grid's images lie, bench leaderboard GRID writes it anew",
         )
-    return [{name: _value(cell or "") for name, cell in row.items() if name} for row in found]
+    return [
+        {name: _value(cell) for name, cell in zip_longest(columns, row, fillvalue="") if name}
+        for row in rows[1:]
+    ]
 
 
 def _value(cell: str) -> Any:

@@ -339,6 +339,15 @@ class Store:
         """Decoded images and indices; may be deleted at any time."""
         return self.root / "cache"
 
+    def cache_bytes(self) -> int:
+        """What the cache takes on the disk."""
+        total = 0
+        for folder, _, names in os.walk(self.cache):
+            for name in names:
+                with contextlib.suppress(OSError):  # one that is gone by now
+                    total += os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118
+        return total
+
     @property
     def runs(self) -> Path:
         """One folder per run."""

@@ -18,7 +18,7 @@ from bench.core.files import temporary_beside
 from bench.methods import METHODS
 from bench.models import layers, weights
 from bench.models.multiview import viewing
-from bench.results.records import describe_run
+from bench.results.records import COST_COLUMNS, describe_run
 from bench.results.store import Kept, RunFolder
 from bench.runs.build import Context, Data
 from bench.runs.evaluation import verify_run
@@ -52,6 +52,8 @@ class Finished:
         sharing: what the run shared with others, for the record.
         files: what the method publishes besides, as name (`features.npz`) and bytes, or a finished
             file in the run's folder.
+        earlier: the record of the run that trained these weights; None where they were trained
+            here.
     """
 
     spec: RunSpec
@@ -66,6 +68,7 @@ class Finished:
     past_prefix: Callable[[Domain], evaluate.Logits] | None = None
     sharing: Mapping[str, str] = field(default_factory=dict)
     files: Mapping[str, bytes | Path] = field(default_factory=dict)
+    earlier: Mapping[str, Any] | None = None
 
 
 def publish(run: Finished, folder: RunFolder, context: Context) -> str:
@@ -110,9 +113,12 @@ def _record_of(run: Finished, folder: RunFolder, context: Context) -> dict[str, 
         notes |= verify_run(run.model, run.data, device, row)
     if run.sharing:
         notes["sharing"] = dict(run.sharing)
-    if (bits := arithmetic(device)) is not None:
+    if run.earlier is not None:
+        bits, resolved = run.earlier["notes"].get("arithmetic"), run.earlier.get("resolved")
+    else:
+        bits, resolved = arithmetic(device), resolved_settings(run.spec, context)
+    if bits is not None:
         notes["arithmetic"] = bits
-    resolved = resolved_settings(run.spec, context)
     return {
         "run_id": folder.run_id,
         "row": row,
@@ -133,30 +139,33 @@ def row_of(run: Finished, context: Context) -> dict[str, Any]:
     if trainable is None:
         trainable = layers.trainable_parameters(run.scorer or run.model)
     best = None if outcome.best_epoch is None else history[outcome.best_epoch]
-    row: dict[str, Any] = describe_run(spec) | {
-        "status": outcome.status,
-        "target_classes": len(loaded.classes),
-        "val_top1_accuracy": best["val_top1_accuracy"] if best else None,
-        "train_loss": history[-1]["train_loss"] if history else None,
-        "best_epoch": None if outcome.best_epoch is None else outcome.best_epoch + 1,
-        "epochs_run": len(history),
-        "epochs_to_threshold": evaluate.epochs_to_threshold(history, spec.train.threshold),
-        "epochs_to_converge": evaluate.epochs_to_converge(history),
-        "steps": outcome.steps,
-        "train_images": len(loaded.train),
-        "val_images": len(loaded.val),
-        "test_images": len(loaded.test) if spec.data.tested else 0,
-        "trainable_parameters": trainable,
-        "borrowed_classes": sum(i.classes_used for _, i in run.data.borrowed) or None,
-        "borrowed_images": sum(len(i.rows) for _, i in run.data.borrowed) or None,
-        "source_test_overlap": overlap_with_tests(spec, run.data, context),
-        "seconds": outcome.seconds,
-        "images_per_s": outcome.images_seen / max(outcome.seconds, 1e-9),
-        "peak_memory_mib": outcome.peak_memory_bytes / 2**20,
-        "device": device_name(context.torch_device(), context.gpus),
-        "threads": torch.get_num_threads(),
-        "versions": f"torch {torch.__version__}, timm {timm.__version__}",
-    }
+    row: dict[str, Any] = (
+        describe_run(spec)
+        | {
+            "status": outcome.status,
+            "target_classes": len(loaded.classes),
+            "val_top1_accuracy": best["val_top1_accuracy"] if best else None,
+            "train_loss": history[-1]["train_loss"] if history else None,
+            "best_epoch": None if outcome.best_epoch is None else outcome.best_epoch + 1,
+            "epochs_run": len(history),
+            "epochs_to_threshold": evaluate.epochs_to_threshold(history, spec.train.threshold),
+            "epochs_to_converge": evaluate.epochs_to_converge(history),
+            "steps": outcome.steps,
+            "train_images": len(loaded.train),
+            "val_images": len(loaded.val),
+            "test_images": len(loaded.test) if spec.data.tested else 0,
+            "trainable_parameters": trainable,
+            "borrowed_classes": sum(i.classes_used for _, i in run.data.borrowed) or None,
+            "borrowed_images": sum(len(i.rows) for _, i in run.data.borrowed) or None,
+            "source_test_overlap": overlap_with_tests(spec, run.data, context),
+            "seconds": outcome.seconds,
+            "images_per_s": outcome.images_seen / max(outcome.seconds, 1e-9),
+            "peak_memory_mib": outcome.peak_memory_bytes / 2**20,
+        }
+        | machine_of(context)
+    )
+    if run.earlier is not None:
+        row |= {name: run.earlier["row"][name] for name in COST_COLUMNS}
     if outcome.status == "done" and METHODS[spec.method.name].kind == "steps":
         losses = [epoch["train_loss"] for epoch in history]
         labels = loaded.labels[loaded.train]
@@ -171,6 +180,15 @@ def row_of(run: Finished, context: Context) -> dict[str, Any]:
         row |= {"train_loss": best["train_loss"], "best_epoch": None, "epochs_run": None}
         row |= {"epochs_to_threshold": None, "epochs_to_converge": None}
     return {key: None if _not_finite(value) else value for key, value in row.items()}
+
+
+def machine_of(context: Context) -> dict[str, Any]:
+    """The columns of what computes here."""
+    return {
+        "device": device_name(context.torch_device(), context.gpus),
+        "threads": torch.get_num_threads(),
+        "versions": f"torch {torch.__version__}, timm {timm.__version__}",
+    }
 
 
 def write_files(

@@ -284,7 +284,7 @@ def test_effects_are_printed_in_their_unit() -> None:
         ("", "the file is empty"),
         ("a,b\n1,2\n", "this is not a leaderboard: it has no column status, dataset"),
         ('a,"b\n1', "no CSV table"),
-        (b"\x89PNG\r\n\x1a\n\xff\xfe", "not a text file"),
+        (b"\x89PNG\r\n\x1a\n\xff\xfe", "not text in UTF-8: byte 0x89"),
     ],
 )
 def test_a_file_that_is_no_leaderboard(tmp_path: Path, content: str | bytes, message: str) -> None:

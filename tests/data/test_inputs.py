@@ -246,7 +246,7 @@ def test_class_names_of_any_text_go_through_lists_and_folders(names):
         with (root / "manifest.csv").open("w", newline="", encoding="utf-8") as file:
             csv.writer(file).writerows(rows)
         if any(set(name) & set("\n\0") for name in names):
-            with pytest.raises(DataError, match=r"manifest\.csv:\d+: label|not a CSV line"):
+            with pytest.raises(DataError, match=r"manifest\.csv:\d+: label|no CSV table"):
                 here.open(root, "manifest")
         else:
             assert here.open(root, "manifest").classes == tuple(sorted(names))

@@ -73,6 +73,46 @@ def test_something_else_is_named_with_the_command_that_takes_it(name: str, here:
     assert str(caught.value) == f"{name}: this is {what}, not a grid\n  {hint}"
 
 
+UNREADABLE = {
+    "latin.csv": (
+        "experiments,run_id,café\n".encode("latin-1"),
+        "1: this is not text in UTF-8: byte 0xe9 in 'experiments,run_id,café'\n  save it as UTF-8",
+    ),
+    "utf16.csv": (
+        "experiments,run_id\n".encode("utf-16"),
+        "1: this is text in UTF-16, not in UTF-8",
+    ),
+    "utf16be.csv": (
+        "experiments,run_id\n".encode("utf-16-be"),
+        "1: this is text in UTF-16BE, not in UTF-8\n  save it as UTF-8 (in a spreadsheet: CSV "
+        "UTF-8), or: iconv -f utf-16be -t utf-8 utf16be.csv > NEW",
+    ),
+    "open.csv": (
+        b'"a,b\n' + b"1,2\n" * 10**5,
+        "1: this is no CSV table: the quotation marks of this row are not closed\n  a cell with",
+    ),
+}
+
+
+@pytest.mark.parametrize("name", UNREADABLE)
+def test_a_table_that_cannot_be_read_is_no_empty_table(name: str, here: Path) -> None:
+    content, message = UNREADABLE[name]
+    Path(name).write_bytes(content)
+    with pytest.raises(GridError) as caught:
+        load_grid(name)
+    assert str(caught.value).startswith(f"{name}:{message}")
+    assert len(str(caught.value)) < 300
+    with pytest.raises(GridError, match=r"this is a (results )?folder, not a grid"):
+        load_grid(".")
+
+
+def test_long_names_of_columns_are_cut(here: Path) -> None:
+    Path("wide.csv").write_text(",".join(f"{'c' * 5000}{n}" for n in range(50)) + "\n")
+    with pytest.raises(GridError, match=r"c{20} … \(4,961 characters\) … c{19}0, ") as caught:
+        load_grid("wide.csv")
+    assert len(str(caught.value)) < 900
+
+
 def test_text_may_be_a_grid_and_its_contents_are_not_printed(here: Path) -> None:
     Path("notes.txt").write_text("word " * 200)
     with pytest.raises(GridError) as caught:

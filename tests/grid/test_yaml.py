@@ -131,8 +131,15 @@ BROKEN: dict[str, tuple[str | bytes, str]] = {
     "unknown alias": ("a: *b\n", "1: this is not YAML: found undefined alias 'b'\n  define it"),
     "at": ("about: x\na: @b\n", "2: this is not YAML: found character '@'"),
     "open list": ("a: [1,\n2\nb: 3\n", "3: this is not YAML: expected ',' or ']', but got ':'"),
-    "latin": ("about: é\n".encode("latin1"), "1: this is not text in UTF-8: byte 0xe9\n  save"),
-    "utf16": ("a: 1\n".encode("utf16"), "1: this is not text in UTF-8: byte 0xff"),
+    "latin": (
+        "about: é\n".encode("latin1"),
+        "1: this is not text in UTF-8: byte 0xe9 in 'about: é'\n"
+        "  save it as UTF-8, or: iconv -f latin1 ",
+    ),
+    "utf16": (
+        "a: 1\n".encode("utf16"),
+        "1: this is text in UTF-16, not in UTF-8\n  save it as UTF-8, or: iconv -f utf-16 ",
+    ),
     "nul": (b"about: x\na: b\0c\n", "2: character '\\x00' is not allowed in YAML\n  remove it"),
     "key": ("{[1]: 2}\n", "1: a key must be a word"),
     "twice": ("a: 1\na: 2\n", "2: key 'a' is given twice (first at line 1)\n  keep one"),

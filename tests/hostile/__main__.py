@@ -30,10 +30,15 @@ traceback, names its place and says what to do.
 
 def preload() -> None:
     """Import what the commands use, once, so that a case costs milliseconds."""
-    import pandas  # noqa: F401
+    import rich.console  # noqa: F401
+    import timm  # noqa: F401
     import torch
 
+    import analysis.findings.evaluate  # noqa: F401
+    import analysis.leaderboard.read  # noqa: F401
     import bench.commands.app  # noqa: F401
+    import bench.data.inspection.check  # noqa: F401
+    import bench.planning.workspace  # noqa: F401
 
     torch.set_num_threads(1)
 

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import itertools
+import os
+import time
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from bench.core.errors import DataError
+from bench.core.errors import BenchError, DataError
+from bench.methods.retrieval import descriptors
 from bench.methods.retrieval.descriptors import content_key, describe, edges_of
 from bench.methods.retrieval.filter_banks import GaborBank, Group
 from bench.methods.retrieval.histograms import (
@@ -22,7 +25,7 @@ from bench.methods.retrieval.histograms import (
     equal_mass_edges,
     learn_edges,
 )
-from bench.methods.retrieval.responses import count_sorted
+from bench.methods.retrieval.responses import count_sorted, describe_sorted, sorted_mib
 from bench.training.domain import Domain
 
 RNG = np.random.default_rng(0)
@@ -265,6 +268,62 @@ def test_damaged_responses_are_made_again_and_large_ones_are_not_kept(tmp_path: 
     next(tmp_path.glob("descriptors-*")).unlink()
     again = describe(bank, source, edges, cache=tmp_path, responses_mib=9)
     assert np.array_equal(again.counts, whole.counts)
+
+
+def test_all_responses_together_are_bounded_and_the_longest_unused_go_first(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    rng = np.random.default_rng(0)
+    bank = GaborBank(16)
+
+    def domain(count: int) -> Domain:
+        images = rng.integers(0, 256, (count, 16, 16, 3), dtype=np.uint8)
+        return Domain("toy", images, np.zeros(count, np.int64), 1)
+
+    sources, target = [domain(40) for _ in range(4)], domain(5)
+    edges = equal_mass_edges_of(bank, target)
+    plain = [describe(bank, source, edges).counts for source in sources]
+    kept: list[set[Path]] = []
+    size = sorted_mib(bank, sources[0]) / 1024
+    monkeypatch.setenv("BENCH_RESPONSES_GIB", str(2.1 * size))  # two of them
+    for number in (0, 1, 0, 2, 3):
+        for old in tmp_path.glob("descriptors-*"):
+            old.unlink()
+        found = describe(bank, sources[number], edges, cache=tmp_path, responses_mib=100)
+        assert np.array_equal(found.counts, plain[number])
+        kept.append(set(tmp_path.glob("responses-*.npy")))
+        time.sleep(0.02)  # a file system's clock may have ticks of 10 ms
+    (first,), second = kept[0], kept[1] - kept[0]
+    assert [len(files) for files in kept] == [1, 2, 2, 2, 2]
+    assert kept[3] == {first, *(kept[3] - kept[2])}  # the second was unused for longer
+    assert not kept[4] & (second | {first})
+    monkeypatch.setenv("BENCH_RESPONSES_GIB", "0")
+    found = describe(bank, domain(9), edges, cache=tmp_path, responses_mib=100)
+    assert set(tmp_path.glob("responses-*.npy")) == kept[4]
+    monkeypatch.setenv("BENCH_RESPONSES_GIB", "ten")
+    with pytest.raises(BenchError, match="BENCH_RESPONSES_GIB is 'ten'\n  write the GiB that"):
+        describe(bank, domain(8), edges, cache=tmp_path, responses_mib=100)
+
+
+@pytest.mark.parametrize("loss", ["removed", "cut"])
+def test_responses_that_go_while_they_are_read_are_computed(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, loss: str
+) -> None:
+    images = np.random.default_rng(0).integers(0, 256, (600, 16, 16, 3), dtype=np.uint8)
+    source, bank = Domain("toy", images, np.zeros(600, np.int64), 1), GaborBank(16)
+    edges = equal_mass_edges_of(bank, Domain("toy", images[:9], np.zeros(9, np.int64), 1))
+    plain = describe(bank, source, edges).counts
+    describe(bank, source, edges, cache=tmp_path, responses_mib=999)
+    next(tmp_path.glob("descriptors-*")).unlink()
+    (path,) = tmp_path.glob("responses-*")
+
+    def going(*arguments: Any) -> Any:
+        path.unlink() if loss == "removed" else os.truncate(path, path.stat().st_size // 2)
+        yield from describe_sorted(*arguments)
+
+    monkeypatch.setattr(descriptors, "describe_sorted", going)
+    found = describe(bank, source, edges, cache=tmp_path, responses_mib=999)
+    assert np.array_equal(found.counts, plain)
 
 
 def equal_mass_edges_of(bank: GaborBank, target: Domain) -> Any:

@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 
 from bench.commands.app import app
 from bench.core.errors import DataError
-from bench.planning.images import check_images
+from bench.planning.images import check_images, foreseen
 from bench.planning.workspace import Session, open_session
 
 GRID = """\
@@ -115,3 +115,48 @@ def test_a_published_set_is_not_looked_over(tmp_path: Path) -> None:
     text = GRID.replace("dataset: folder, root: {root}, ", "dataset: digits, test_per_class: 2, ")
     (tmp_path / "g.yaml").write_text(text.format(more="on_short: cap"))
     check_images(open_session(tmp_path / "g.yaml", results=tmp_path / "results"))
+
+
+def dry(images: Path, *more: str) -> str:
+    command = ["grid", str(images.parent / "g.yaml"), "--dry-run", "--device", "cpu"]
+    done = CliRunner().invoke(app, [*command, "--results", str(images.parent / "results"), *more])
+    assert done.exit_code == 0, done.output
+    assert "2 runs" in done.output  # the plan is there whatever is wrong with images
+    return " ".join(done.output.split())
+
+
+def test_a_dry_run_shows_what_the_run_would_refuse(
+    images: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    shutil.copy(images / "train/cat/1.png", images / "train/dog/x.png")
+    session = opened(images.parent, "on_short: cap")
+    with pytest.raises(DataError) as caught:
+        check_images(session)
+    problem = caught.value.message.partition("of the images: ")[2]
+    assert foreseen(session) == (
+        [
+            f"{images}: {problem}",
+            f"bench grid refuses to run with this; bench data check folder {images} shows it; "
+            "--accept-problems runs with the rules of the splits",
+        ],
+        [],
+    )
+    shown = dry(images)
+    assert f"problem {images}: 1 image is in two classes" in shown
+    assert "problem bench grid refuses to run with this" in shown
+    assert "problem" not in dry(images, "--accept-problems").replace("--accept-problems", "")
+    monkeypatch.setattr("bench.planning.images.MOST_IN_DRY_RUN", 36)
+    monkeypatch.setattr("bench.data.inspection.check.check", None)  # would look at all images
+    assert foreseen(session) == (
+        [],
+        [
+            f"the 37 images of {images} are looked over when the grid is run, and not in a dry "
+            f"run; bench data check folder {images} does it now"
+        ],
+    )
+
+
+def test_a_dry_run_without_the_images_has_nothing_to_look_at(images: Path) -> None:
+    opened(images.parent, "on_short: cap")
+    shutil.rmtree(images)
+    assert "problem" not in dry(images)

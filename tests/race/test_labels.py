@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 from sklearn.datasets import load_digits
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import StratifiedGroupKFold
 
-from bench.race.labels import FOLDS, C, out_of_fold, suspicious
+from bench.race.labels import FOLDS, C, Labels, out_of_fold, suspicious
 
 
 def test_labels_that_were_changed_are_suspicious() -> None:
@@ -41,3 +43,16 @@ def test_folds_are_those_of_scikit_learn_with_groups_together() -> None:
         model = LogisticRegression(C=C, max_iter=300, tol=1e-5).fit(x[fitted], y[fitted])
         literal[held] = model.predict_proba(x[held])
     np.testing.assert_allclose(found, literal, atol=1e-3)
+
+
+def test_what_more_labels_gave_comes_with_an_interval() -> None:
+    seen = Labels(244, (), 0.967, 0.959)
+    assert (
+        seen.doubled == "+0.8 points (from 95.9 to 96.7 %; no interval, as images come in groups)"
+    )
+    assert replace(seen, gain=(-0.012, 0.028)).doubled == (
+        "+0.8 (-1.2 to +2.8) points, not distinguishable from no gain (from 95.9 to 96.7 %)"
+    )
+    assert replace(seen, accuracy=0.999, gain=(0.01, 0.07)).doubled == (
+        "+4.0 (+1.0 to +7.0) points (from 95.9 to 99.9 %)"
+    )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import json
 import shutil
 from collections.abc import Callable
 from pathlib import Path
@@ -15,6 +16,7 @@ from bench.core.errors import StoreError
 from bench.planning.workspace import Session
 from bench.results import leaderboard
 from bench.results.mistakes import read_predictions
+from bench.results.records import COST_COLUMNS, sign
 from bench.results.store import RunFolder
 from tests.data.test_catalog import make_folder
 
@@ -118,3 +120,30 @@ def test_weights_that_began_from_other_source_images_are_not_taken(
     taken, trained = run("results", "true"), run("other", "true")
     assert taken.run_id == trained.run_id
     assert _record(taken)["files"] == _record(trained)["files"]
+
+
+def test_the_tested_run_has_the_device_of_its_training_and_notes_that_of_its_test(
+    tmp_path: Path, run_here: Run
+) -> None:
+    untested = _folders(tmp_path, "results", "false", run_here)
+    there = {"device": "GPU of another machine", "threads": 7, "versions": "torch 2.0, timm 1.0"}
+    for folder in untested.values():  # as if trained elsewhere
+        record = _record(folder)
+        here = record["row"]
+        record |= {"row": here | there, "resolved": {"train.precision": "bfloat16"}}
+        record["notes"]["arithmetic"] = {"tf32": ["convolutions"]}
+        folder.record_path.write_text(json.dumps(sign(record)))
+    for name, folder in _folders(tmp_path, "results", "true", run_here).items():
+        record, was = _record(folder), _record(untested[name])
+        if not name.startswith("plain"):  # fitted anew
+            assert record["row"]["device"] == here["device"]
+            assert record.get("resolved") != was["resolved"]
+            continue
+        for column in COST_COLUMNS:
+            assert record["row"][column] == was["row"][column]
+        assert record["resolved"] == was["resolved"]
+        assert record["notes"]["arithmetic"] == was["notes"]["arithmetic"]
+        assert record["notes"]["training"][-1] == (
+            f"weights of run {untested[name].run_id}, not trained again; tested on "
+            f"{here['device']}, {here['threads']} thread, {here['versions']}"
+        )

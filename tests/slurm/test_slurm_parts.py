@@ -19,6 +19,7 @@ from bench.commands._slurm import slurm_overrides
 from bench.core.errors import GridError, StoreError
 from bench.core.text import printable
 from bench.grid.yaml import parse_yaml
+from bench.launch.slurm import permissions
 from bench.launch.slurm.client import ClusterError, Queue, QueuedJob, never_starts
 from bench.launch.slurm.events import CANCEL, read_events
 from bench.launch.slurm.job import _in_vain
@@ -636,3 +637,82 @@ def test_settings_that_were_written_down_ask_for_the_same(section: dict[str, obj
     again = SlurmSettings.model_validate(json.loads(settings.model_dump_json()))
     for kind in ("source", "finetune", "leaderboard"):
         assert again.resources(kind) == settings.resources(kind)  # type: ignore[arg-type]
+
+
+def _nfs4_acl(*entries: tuple[int, int, int, str]) -> bytes:
+    """As XDR (RFC 4506) has it: whole numbers of four bytes, texts filled up to a multiple."""
+    parts = [struct.pack(">I", len(entries))]
+    for kind, flags, mask, name in entries:
+        who = name.encode()
+        parts.append(struct.pack(">IIII", kind, flags, mask, len(who)) + who)
+        parts.append(b"\0" * (-len(who) % 4))
+    return b"".join(parts)
+
+
+OWNER = (0, 0, 0x1601FF, "OWNER@")
+NFS4 = {
+    "as a server makes it of mode 755": (
+        (OWNER, (0, 0x40, 0x1200A9, "GROUP@"), (0, 0, 0x1200A9, "EVERYONE@")),
+        [],
+    ),
+    "of mode 775, which the mode shows": ((OWNER, (0, 0x40, 0x1201E7, "GROUP@")), []),
+    "a reader": ((OWNER, (0, 0, 0x1200A9, "eve@example.org")), []),
+    "a writer": ((OWNER, (0, 0, 0x1201E7, "eve@example.org")), ["user eve@example.org"]),
+    "a writing group": ((OWNER, (0, 0x40, 0x1201E7, "lab@example.org")), ["group lab@example.org"]),
+    "who may change the list": ((OWNER, (0, 0, 0x40000, "1234")), ["user 1234"]),
+    "all may delete": ((OWNER, (0, 0, 0x40, "EVERYONE@")), ["user EVERYONE@"]),
+    "root": ((OWNER, (0, 0, 0x1601FF, "root@example.org"), (0, 0, 0x1601FF, "0")), []),
+    "oneself": ((OWNER, (0, 0, 0x1601FF, str(os.geteuid()))), []),
+    "for what is created below": ((OWNER, (0, 0xB, 0x1201E7, "eve@example.org")), []),
+    "denied and watched": ((OWNER, (1, 0, 0x1201E7, "eve"), (2, 0, 0x1201E7, "eve")), []),
+}
+
+
+@pytest.mark.parametrize(("entries", "writers"), NFS4.values(), ids=NFS4.keys())
+def test_an_nfs4_list_names_who_may_change_a_folder(
+    entries: tuple[tuple[int, int, int, str], ...], writers: list[str]
+) -> None:
+    raw = _nfs4_acl(*entries)
+    assert permissions._nfs4_writers(raw) == writers
+    for torn in (b"", raw[:3], raw[:-4], raw + b"\0\0\0\0", b"\xff" * 8):
+        with pytest.raises((ValueError, struct.error)):
+            permissions._nfs4_writers(torn)
+
+
+def test_an_nfs4_list_as_its_bytes_are() -> None:
+    """Two entries, written out: A::OWNER@:rwaDxtTnNcCoy and A::bob@x:w."""
+    raw = bytes.fromhex(
+        "00000002"
+        "00000000 00000000 001601ff 00000006 4f574e455240 0000"
+        "00000000 00000000 00000002 00000005 626f624078 000000"
+    )
+    assert permissions._nfs4_writers(raw) == ["user bob@x"]
+
+
+def test_a_folder_that_an_nfs4_list_opens_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """No file system here has such lists, so the call that reads one is replaced."""
+    lists: dict[Path, bytes] = {}
+
+    def getxattr(path: Path, name: str) -> bytes:
+        if name != "system.nfs4_acl" or path not in lists:
+            raise OSError(95, "Operation not supported")
+        return lists[path]
+
+    folder = make_private(tmp_path / "lab" / "slurm")
+    monkeypatch.setattr(os, "getxattr", getxattr)
+    lists[folder] = lists[folder.parent] = _nfs4_acl(OWNER, (0, 0, 0x1200A9, "eve@example.org"))
+    check_private(folder)
+    lists[folder.parent] = _nfs4_acl(OWNER, (0, 0, 0x1201E7, "eve@example.org"))
+    with pytest.raises(StoreError) as caught:
+        check_private(folder)
+    assert str(caught.value) == (
+        f"{folder.parent}: its NFSv4 access control list lets user eve@example.org change what "
+        "lies here, and so exchange what jobs execute\n"
+        f"  nfs4_setfacl -e {folder.parent} edits the list, or keep results elsewhere: "
+        "--results FOLDER"
+    )
+    lists[folder.parent] = b"\0\0\0\1"
+    with pytest.raises(StoreError, match="NFSv4 access control list cannot be read, so it is not"):
+        check_private(folder)

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property, lru_cache
 from pathlib import Path
+from shlex import quote
 from typing import Any
 
 import numpy as np
@@ -89,20 +90,22 @@ def _whole(span: Span, content: str, key: str) -> bytes:
     try:
         data = span.read()
     except OSError as error:
-        raise _changed(span, key, f"cannot be read ({error.strerror})") from error
+        raise DataError(
+            f"image {key!r} cannot be read ({error.strerror})",
+            place=span.path,
+            hint="put the file back, or let yourself read it, and start the command again; a file "
+            "that was removed is no longer in the data then",
+        ) from error
     if hashlib.sha256(data).hexdigest() != content:
-        raise _changed(span, key, "is not what it was when the data were indexed")
+        raise DataError(
+            f"image {key!r} is not what it was when the data were indexed",
+            place=span.path,
+            hint="delete this file of the cache; the next command makes it anew"
+            if span.path.endswith(".pack")
+            else f"type touch {quote(span.path)} and start the command again: by its new time of "
+            "change the file is seen to be another, and the data are indexed as they are now",
+        )
     return data
-
-
-def _changed(span: Span, key: str, what: str) -> DataError:
-    return DataError(
-        f"image {key!r} {what}",
-        place=span.path,
-        hint="delete this file of the cache; the next command makes it anew"
-        if span.path.endswith(".pack")
-        else "start the command again; it indexes the data as they are now",
-    )
 
 
 def _part(picture: UInt8, crop: tuple[int, int, int, int]) -> UInt8:

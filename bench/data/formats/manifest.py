@@ -9,14 +9,14 @@ path, and columns without a meaning here are passed over.
 
 from __future__ import annotations
 
-import csv
 import hashlib
-import io
 from collections.abc import Iterator
 from pathlib import Path, PurePosixPath
 from typing import cast
 
 from bench.core.errors import DataError, nearest
+from bench.core.tables import at_line, csv_rows, utf8_text
+from bench.core.text import brief
 from bench.data.dataset import Split
 from bench.data.files.files import placeholder
 from bench.data.files.mount import Span
@@ -71,35 +71,23 @@ def _text(table: Path) -> str:
         ) from None
     if instead := placeholder(raw):
         raise DataError(f"the manifest is {instead}", place=str(table))
-    try:
-        return raw.decode("utf-8-sig")
-    except UnicodeDecodeError as error:
-        line = raw[: error.start].count(b"\n") + 1
-        shown = raw[: error.end].split(b"\n")[-1][-40:].decode("latin-1")
-        utf16 = raw.startswith((b"\xff\xfe", b"\xfe\xff"))
-        raise DataError(
-            f"the manifest is not UTF-8 text: {shown!r}",
-            place=f"{table}:{line}",
-            hint="save it as UTF-8 (in a spreadsheet: CSV UTF-8), or: iconv -f "
-            f"{'utf-16' if utf16 else 'latin1'} -t utf-8 {table.name} > new.csv",
-        ) from None
+    return utf8_text(raw, str(table), DataError)
 
 
 def _rows(table: Path, text: str) -> Iterator[Entry]:
-    reader = csv.DictReader(io.StringIO(text, newline=""), strict=True)
+    rows = csv_rows(text, str(table), DataError)
     folder = table.parent.resolve()
     seen: set[str] = set()
-    try:
-        reader.fieldnames = _columns(table, list(reader.fieldnames or ()))
-        for row in reader:
-            place = f"{table}:{reader.line_num}"
-            yield _row(place, folder, row, seen)
-    except csv.Error as error:
-        raise DataError(
-            f"not a CSV line ({error})",
-            place=f"{table}:{max(reader.reader.line_num, 1)}",
-            hint="fields with commas, quotes or line breaks stand in double quotes",
-        ) from None
+    columns = _columns(table, next(rows, (0, []))[1])
+    for line, cells in rows:
+        place = at_line(str(table), line)
+        if len(cells) != len(columns):
+            raise DataError(
+                "the line has not as many fields as there are columns",
+                place=place,
+                hint="every line has a field for every column, if only an empty one between commas",
+            )
+        yield _row(place, folder, dict(zip(columns, cells, strict=True)), seen)
 
 
 def _columns(table: Path, columns: list[str]) -> list[str]:
@@ -117,7 +105,8 @@ def _columns(table: Path, columns: list[str]) -> list[str]:
     missing = [name for name in _COLUMNS[:2] if name not in columns]
     if unknown or missing or len(set(columns)) != len(columns):
         wrong = (
-            f"column {unknown[0]!r} is not known; nearest: {nearest(unknown[0], _COLUMNS)}"
+            f"column {brief(repr(unknown[0]), 80)} is not known; nearest: "
+            f"{nearest(unknown[0], _COLUMNS)}"
             if unknown
             else f"column {missing[0]!r} is missing"
             if missing
@@ -129,14 +118,8 @@ def _columns(table: Path, columns: list[str]) -> list[str]:
     return columns
 
 
-def _row(place: str, folder: Path, row: dict[str | None, str | None], seen: set[str]) -> Entry:
-    if None in row or None in row.values():
-        raise DataError(
-            "the line has not as many fields as there are columns",
-            place=place,
-            hint="every line has a field for every column, if only an empty one between commas",
-        )
-    path, label = row["path"] or "", row["label"] or ""
+def _row(place: str, folder: Path, row: dict[str, str], seen: set[str]) -> Entry:
+    path, label = row["path"], row["label"]
     split = row.get("split") or "train"
     if not path or not label:
         raise DataError("path or label is empty", place=place, hint="fill it or remove the line")
@@ -154,9 +137,7 @@ def _row(place: str, folder: Path, row: dict[str | None, str | None], seen: set[
             f"path {path!r} is listed twice", place=place, hint="an image has one label: keep one"
         )
     seen.add(key)
-    extra = tuple(
-        (name, text or "") for name, text in row.items() if name and is_extra_column(name)
-    )
+    extra = tuple((name, text) for name, text in row.items() if is_extra_column(name))
     for name, text in extra:
         if name.startswith("box") and text:
             parse_box(text, place)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import os
 import stat
@@ -63,6 +64,7 @@ def check_private(folder: Path) -> None:
             place=str(folder),
             hint=f"chmod 700 {quote(str(folder))}",
         )
+    _check_nfs4(folder)
     for parent in folder.parents:
         found = parent.stat()
         if found.st_uid not in (os.geteuid(), 0):
@@ -78,6 +80,7 @@ def check_private(folder: Path) -> None:
                 hint=f"setfacl -b {quote(str(parent))}, or keep results elsewhere: "
                 "--results FOLDER",
             )
+        _check_nfs4(parent)
         shared = found.st_mode & (stat.S_IWOTH | stat.S_IWGRP)
         if found.st_mode & stat.S_IWGRP and _own_group(found.st_gid):
             shared &= ~stat.S_IWGRP
@@ -114,6 +117,81 @@ def _named_writers(folder: Path) -> str:
         if tag in (_USER, _GROUP) and allowed & mask & _WRITE and (tag, number) not in own
     ]
     return listed(named)
+
+
+_NFS4_ACL = "system.nfs4_acl"
+_ALLOW, _INHERITED_ONLY, _IS_GROUP = 0, 0x8, 0x40
+_ADD_FILE, _DELETE_CHILD, _WRITE_ACL, _WRITE_OWNER = 0x2, 0x40, 0x40000, 0x80000
+_CHANGES = _ADD_FILE | _DELETE_CHILD | _WRITE_ACL | _WRITE_OWNER
+
+
+def _check_nfs4(folder: Path) -> None:
+    """Refuses a folder whose NFSv4 access control list lets others change what lies in it.
+
+    Raises:
+        StoreError: it does, or cannot be read.
+    """
+    try:
+        raw = os.getxattr(folder, _NFS4_ACL)
+    except OSError:  # no list, or no such lists on this file system
+        return
+    shown = quote(str(folder))
+    elsewhere = "or keep results elsewhere: --results FOLDER"
+    try:
+        writers = _nfs4_writers(raw)
+    except (struct.error, ValueError):
+        raise StoreError(
+            "its NFSv4 access control list cannot be read, so it is not known who else may write",
+            place=str(folder),
+            hint=f"nfs4_getfacl {shown} may show it; {elsewhere}",
+        ) from None
+    if writers:
+        raise StoreError(
+            f"its NFSv4 access control list lets {listed(writers)} change what lies here, and so "
+            "exchange what jobs execute",
+            place=str(folder),
+            hint=f"nfs4_setfacl -e {shown} edits the list, {elsewhere}",
+        )
+
+
+def _nfs4_writers(raw: bytes) -> list[str]:
+    """Others than the owner and root who are allowed to change a folder, in words.
+
+    The list is in XDR (RFC 7530, 6.2.1): a count, and for each entry type, flags, mask and name.
+    What is denied is not subtracted. OWNER@, GROUP@ and EVERYONE@ count by what a mode cannot show:
+    the right to add files is one of its bits.
+
+    Raises:
+        ValueError, struct.error: these are not the bytes of such a list.
+    """
+    (count,), place, found = struct.unpack_from(">I", raw), 4, []
+    for _ in range(count):
+        kind, flags, mask, size = struct.unpack_from(">4I", raw, place)
+        name = raw[place + 16 : place + 16 + size].decode()
+        place += 16 + size + -size % 4
+        if kind != _ALLOW or flags & _INHERITED_ONLY or not mask & _CHANGES or _is_own(name, flags):
+            continue
+        hidden = mask & (_WRITE_ACL | _WRITE_OWNER) or not mask & _ADD_FILE
+        if not name.endswith("@") or hidden:
+            found.append(f"{'group' if flags & _IS_GROUP else 'user'} {name}")
+    if place != len(raw):
+        raise ValueError(f"{len(raw)} bytes, of which the entries take {place}")
+    return found
+
+
+def _is_own(name: str, flags: int) -> bool:
+    """Whether an entry is about the owner, root or this user."""
+    import pwd
+
+    if name == "OWNER@":
+        return True
+    plain = name.partition("@")[0]
+    if flags & _IS_GROUP:
+        return False
+    own = {"root", "0", str(os.geteuid())}
+    with contextlib.suppress(KeyError):
+        own.add(pwd.getpwuid(os.geteuid()).pw_name)
+    return bool(plain) and plain in own
 
 
 def _own_group(gid: int) -> bool:

@@ -8,8 +8,10 @@ and is checked when it is opened: each filter's counts must add up to its number
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import io
+import math
 import os
 import zipfile
 from collections.abc import Callable, Iterator
@@ -31,10 +33,12 @@ from bench.methods.retrieval.histograms import (
     learn_edges,
 )
 from bench.methods.retrieval.responses import (
+    are_sorted,
     describe_sorted,
     fill_sorted,
+    make_room,
+    most_bytes,
     open_mapped,
-    open_sorted,
     sorted_mib,
 )
 from bench.training.domain import Domain
@@ -152,16 +156,20 @@ def _blocks(
     bank: Bank, data: Domain, edges: Edges, content: str, cache: Path, responses_mib: int
 ) -> Iterator[tuple[int, Counts]]:
     """From the responses that are kept, or kept from now on; else from the images."""
-    if sorted_mib(bank, data) > responses_mib:
-        return describe_blocks(bank, data, edges)
-    path = cache / f"responses-{hash_of('responses 1', bank.identity, content)}.npy"
-    shape, kind = (data.size, sum(group.responses for group in bank.groups)), np.dtype(np.float32)
-    kept = _kept(
-        lambda: open_sorted(path, bank, data),
-        lambda: _build(path, shape, kind, lambda x: fill_sorted(x, bank, data), data.name),
-        path,
-    )
-    return describe_sorted(bank.groups, kept, edges)
+    wanted_mib, most = sorted_mib(bank, data), most_bytes()
+    if wanted_mib <= responses_mib and wanted_mib * 2**20 <= most:
+        path = cache / f"responses-{hash_of('responses 1', bank.identity, content)}.npy"
+        if not are_sorted(path, bank, data):
+            path.unlink(missing_ok=True)
+            make_room(cache, math.ceil(wanted_mib * 2**20), most)
+            shape = (data.size, sum(group.responses for group in bank.groups))
+            kind = np.dtype(np.float32)
+            _build(path, shape, kind, lambda x: fill_sorted(x, bank, data), data.name)
+        with contextlib.suppress(OSError):  # another process may remove it, to make room
+            os.utime(path)
+            yield from describe_sorted(bank.groups, path, data.size, edges)
+            return
+    yield from describe_blocks(bank, data, edges)
 
 
 def _kept(read: Callable[[], Kept | None], build: Callable[[], None], path: Path) -> Kept:

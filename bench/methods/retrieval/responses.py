@@ -3,11 +3,17 @@
 The bins come from the target (GE-2), so a source's histograms are another target's no use; the
 responses are. Sorted within each map they give any histogram by as many binary searches as there
 are edges: the same counts as `count_responses`, bit for bit, in a fraction of the time. They take
-4 bytes per place, filter and image, which is why they are bounded (`responses_mib`).
+4 bytes per place, filter and image, which is why they are bounded: those of one source by
+`responses_mib`, all in a cache by the environment variable BENCH_RESPONSES_GIB, for which those
+that were not used for the longest time are removed.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import math
+import os
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -17,6 +23,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from bench.core.errors import BenchError
 from bench.methods.retrieval.filter_banks import Bank, Group
 from bench.methods.retrieval.histograms import (
     BATCH_SIZE,
@@ -32,6 +39,48 @@ _CHECKED_ROWS = 32
 
 Sorted = NDArray[np.float32]
 
+KEPT_GIB = 10.0
+"""What all responses in a cache may take where the environment says nothing else."""
+
+
+def most_bytes() -> int:
+    """What all responses in a cache may take.
+
+    Raises:
+        BenchError: the environment variable BENCH_RESPONSES_GIB is no size.
+    """
+    text = os.environ.get("BENCH_RESPONSES_GIB", str(KEPT_GIB))
+    try:
+        size = float(text)
+    except ValueError:
+        size = math.nan
+    if not 0 <= size < 2**20:
+        raise BenchError(
+            f"the environment variable BENCH_RESPONSES_GIB is {text!r}",
+            hint="write the GiB that responses of Gabor filters may take in the cache, such as 10; "
+            "0 keeps none",
+        )
+    return int(size * 2**30)
+
+
+def make_room(folder: Path, wanted: int, most: int) -> None:
+    """Removes responses, those longest unused first, until `wanted` more bytes are within `most`.
+
+    A process that reads them meanwhile goes on without, see `describe_sorted`.
+    """
+    found = []
+    for path in folder.glob("responses-*.npy"):
+        with contextlib.suppress(OSError):
+            info = path.stat()
+            found.append((info.st_mtime_ns, path, info.st_size))
+    total = wanted + sum(size for *_, size in found)
+    for _, path, size in sorted(found):
+        if total <= most:
+            break
+        with contextlib.suppress(OSError):
+            path.unlink()
+            total -= size
+
 
 def sorted_mib(bank: Bank, data: Domain) -> float:
     """What the responses of a domain take on disk."""
@@ -45,19 +94,19 @@ def fill_sorted(found: Sorted, bank: Bank, data: Domain) -> None:
         found[start : start + len(flat)] = flat.cpu().numpy()
 
 
-def open_sorted(path: Path, bank: Bank, data: Domain) -> Sorted | None:
-    """What the file holds, when it is whole: shape, type, and the order within some rows."""
+def are_sorted(path: Path, bank: Bank, data: Domain) -> bool:
+    """Whether the file is whole: shape, type, and the order within some rows."""
     widths = [group.responses for group in bank.groups]
     found = open_mapped(path, (data.size, sum(widths)), np.dtype(np.float32))
     if found is None:
-        return None
+        return False
     rows = np.unique(np.linspace(0, data.size - 1, _CHECKED_ROWS).astype(int))
     ends = np.cumsum(widths)[:-1]
     for group, part in zip(bank.groups, np.split(found[rows], ends, 1), strict=True):
         maps = part.reshape(-1, group.places)
         if not bool((maps[:, :-1] <= maps[:, 1:]).all()):
-            return None
-    return found
+            return False
+    return True
 
 
 def open_mapped(path: Path, shape: tuple[int, int], kind: np.dtype[Any]) -> NDArray[Any] | None:
@@ -85,15 +134,28 @@ def count_sorted(responses: Tensor, edges: Tensor) -> Tensor:
 
 
 def describe_sorted(
-    groups: Sequence[Group], found: Sorted, edges: Edges
+    groups: Sequence[Group], path: Path, size: int, edges: Edges
 ) -> Iterator[tuple[int, Counts]]:
-    """As `describe_blocks`, from responses that `fill_sorted` made."""
+    """As `describe_blocks`, from a file of responses that `fill_sorted` made.
+
+    It is read and not mapped: a map of a file that another machine removes ends the process.
+
+    Raises:
+        OSError: the file was removed or cut meanwhile.
+    """
     parts, kind = edges_of_groups(groups, edges), counts_dtype(groups)
     widths = [group.responses for group in groups]
-    for start in range(0, len(found), BATCH_SIZE):
-        block = torch.from_numpy(np.array(found[start : start + BATCH_SIZE]))
-        counts = [
-            count_sorted(maps.reshape(-1, group.filters, group.places), own).flatten(1)
-            for maps, group, own in zip(torch.split(block, widths, 1), groups, parts, strict=True)
-        ]
-        yield start, cast(Counts, torch.cat(counts, 1).numpy().astype(kind))
+    with path.open("rb") as file:
+        np.lib.format.read_magic(file)
+        np.lib.format.read_array_header_1_0(file)
+        for start in range(0, size, BATCH_SIZE):
+            shape = (min(BATCH_SIZE, size - start), sum(widths))
+            read = np.fromfile(file, np.float32, math.prod(shape))
+            if read.size < math.prod(shape):
+                raise OSError(errno.ESTALE, "the file was cut or removed", str(path))
+            maps_of_groups = torch.split(torch.from_numpy(read.reshape(shape)), widths, 1)
+            counts = [
+                count_sorted(maps.reshape(-1, group.filters, group.places), own).flatten(1)
+                for maps, group, own in zip(maps_of_groups, groups, parts, strict=True)
+            ]
+            yield start, cast(Counts, torch.cat(counts, 1).numpy().astype(kind))

@@ -46,11 +46,14 @@ WRONG = {
         {"top1_accuracy": "50"},
         "top1_accuracy is 50, not a fraction between 0 and 1\n  divide percentages by 100",
     ),
-    "an open quote": ({"model": '"a'}, "this is no CSV table: unexpected end of data"),
+    "an open quote": (
+        {"model": '"a'},
+        "this is no CSV table: the quotation marks of this row are not closed",
+    ),
     "one cell more": ({"model": "a,b"}, f"this row has 16 cells, but there are 15 columns{AGAIN}"),
     "a huge cell": (
         {"model": "x" * 200_000},
-        "this is no CSV table: field larger than field limit",
+        "this is no CSV table: a cell of this row has more than 131,072 characters",
     ),
     "a long number": ({"lr": "x" * 100_000}, "lr is 'xxx"),
 }
@@ -64,8 +67,7 @@ def test_a_wrong_cell_is_named_with_its_line(name: str, tmp_path: Path) -> None:
     with pytest.raises(DataError) as caught:
         read(path)
     found = str(caught.value)
-    line = 4 if name == "an open quote" else 3
-    assert found.startswith(f"{path}:{line}: {message}")
+    assert found.startswith(f"{path}:3: {message}")
     assert "\n  " in found
     assert len(found) < 2500
 
@@ -78,8 +80,8 @@ def test_a_sound_board_is_read_whatever_else_its_cells_hold() -> None:
 
 BYTES = {
     "a column twice": (board().replace("method,lr", "lr,lr").encode(), ": column 'lr' is there"),
-    "latin": (board(model="é").encode("latin1"), ":3: this is not a text file in UTF-8: byte 0xe9"),
-    "utf16": (board().encode("utf16"), ":1: this is not a text file in UTF-8: byte 0xff"),
+    "latin": (board(model="é").encode("latin1"), ":3: this is not text in UTF-8: byte 0xe9"),
+    "utf16": (board().encode("utf16"), ":1: this is text in UTF-16, not in UTF-8"),
     "semicolons": (board().replace(",", ";").encode(), ": this is not a leaderboard"),
     "half a row": (board()[:-30].encode(), ":4: this row has"),
     "nothing": (b"", ": the file is empty"),
