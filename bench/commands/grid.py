@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shlex
 import sys
+import time
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from bench.planning.forecast import Forecast
     from bench.planning.workspace import Session
     from bench.race.budget import Budget
+
+
+NO_BUDGET = "none"
+"""What `--budget` takes for no end."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +55,8 @@ class LookOptions:
         str | None,
         typer.Option(
             help="time for everything, such as 30m or 2h: recipes of one target race, halved rung "
-            "by rung on validation images; with --decide looks are added while there is time"
+            "by rung on validation images; none runs the whole grid in spite of its race: section; "
+            "with --decide looks are added while there is time"
         ),
     ] = None
 
@@ -72,8 +78,9 @@ def grid(
     questions: LookOptions,
 ) -> None:
     """Run what is missing of a grid and write its leaderboards."""
+    begun = time.monotonic()
     _check(machine, slurm, submission)
-    budget = _check_looks(questions, slurm)
+    _check_looks(questions, slurm)
     looks = not (accept_problems or dry_run)
     if slurm and not dry_run:
         if looks:
@@ -95,6 +102,7 @@ def grid(
         session.try_networks()
     here = Machine(machine.device, machine.threads, machine.gpus)
     where = placement(machine.workers, here)
+    budget = _budget(questions, session, begun)
     if questions.decide:
         from bench.commands._decide import Decider, decide_grid
 
@@ -135,21 +143,33 @@ def _check(machine: MachineOptions, slurm: bool, submission: SubmitOptions) -> N
         raise BenchError("--slurm-… options are for --slurm", hint="add --slurm, or leave them out")
 
 
-def _check_looks(questions: LookOptions, slurm: bool) -> Budget | None:
-    """The time that was given, from now on."""
-    from bench.race.budget import Budget, parse_budget
+def _check_looks(questions: LookOptions, slurm: bool) -> None:
+    from bench.race.budget import parse_budget
 
-    if questions.budget is not None and slurm:
-        raise BenchError(
-            "--budget is for this machine: a cluster's queue has a time of its own",
-            hint="leave --slurm out; or leave --budget out, which submits the whole grid",
-        )
+    if questions.budget not in (None, NO_BUDGET):
+        parse_budget(questions.budget)
+        if slurm:
+            raise BenchError(
+                "--budget is for this machine: a cluster's queue has a time of its own",
+                hint="leave --slurm out; or leave --budget out, which submits the whole grid",
+            )
     if questions.decide and slurm:
         raise BenchError(
             "--decide runs on this machine: a cluster's last job would go on with all tasks",
             hint="leave --slurm out; or leave --decide out, which submits the whole grid",
         )
-    return None if questions.budget is None else Budget(parse_budget(questions.budget))
+
+
+def _budget(questions: LookOptions, session: Session, begun: float) -> Budget | None:
+    """The time that the command has: by `--budget`, else by the grid's `race:`; None for no end."""
+    from bench.race.budget import Budget, parse_budget
+
+    text, race = questions.budget, session.grid.race
+    if text is None and race is not None and not questions.decide:
+        text = race.budget
+        out = f"{session.grid.race_place}: its recipes race, within {text}; "
+        console().print(f"{out}--budget {NO_BUDGET} runs the whole grid", highlight=False)
+    return None if text in (None, NO_BUDGET) else Budget(parse_budget(text), begun=begun)
 
 
 def _race(
