@@ -364,6 +364,7 @@ EXAMPLES: Mapping[str, Examples] = {
         "threads": "4",
         "device": "cuda",
         "last_job": "false",
+        "tensorboard": "true",
     },
     "race": {
         "budget": ("1h30m", "hours, minutes, seconds"),

@@ -5,12 +5,12 @@ from __future__ import annotations
 import shlex
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.commands._options import GridChoice, RetryFailed, console, grouped, marked
+from bench.commands._options import GridChoice, RetryFailed, Tensorboard, console, grouped, marked
 from bench.commands.slurm import SubmitOptions, submit
 from bench.core.errors import BenchError
 
@@ -61,16 +61,24 @@ class LookOptions:
     ] = None
 
 
+@dataclass(frozen=True)
+class RunOptions:
+    """What is run, and what is shown of it."""
+
+    dry_run: Annotated[bool, typer.Option(help="show what would run, and stop")] = False
+    retry_failed: RetryFailed = False
+    accept_problems: Annotated[
+        bool, typer.Option(help="run although bench data check finds problems in your images")
+    ] = False
+    tensorboard: Tensorboard = False
+
+
 @grouped
 def grid(
     chosen: GridChoice,
     *,
-    dry_run: Annotated[bool, typer.Option(help="show what would run, and stop")] = False,
+    how: RunOptions,
     machine: MachineOptions,
-    retry_failed: RetryFailed = False,
-    accept_problems: Annotated[
-        bool, typer.Option(help="run although bench data check finds problems in your images")
-    ] = False,
     slurm: Annotated[
         bool, typer.Option("--slurm", help="submit to the SLURM cluster, and return")
     ] = False,
@@ -79,45 +87,60 @@ def grid(
 ) -> None:
     """Run what is missing of a grid and write its leaderboards."""
     begun = time.monotonic()
-    _check(machine, slurm, submission)
+    _check(how, machine, slurm, submission)
     _check_looks(questions, slurm)
-    looks = not (accept_problems or dry_run)
-    if slurm and not dry_run:
-        if looks:
-            _check_images(chosen.open("writable"))
-        submit(
-            chosen,
-            submission,
-            retry_failed,
-            threads=machine.threads if machine.threads != 1 else None,
-            device=machine.device if machine.device != "auto" else None,
-        )
-    from bench.launch.devices import Machine, placement
-    from bench.launch.local.run import forecast_here
-
+    looks, dry_run = not (how.accept_problems or how.dry_run), how.dry_run
+    if slurm:  # jobs find it from wherever they begin
+        chosen = replace(chosen, results=chosen.results.resolve())
     session = chosen.open("any" if dry_run else "writable", allow_missing=dry_run)
     if looks:
         _check_images(session)
+    if how.tensorboard and not dry_run:
+        session = _with_event_files(session)
+    budget = _budget(questions, session)
+    if slurm and not dry_run:
+        submit(
+            session,
+            submission,
+            how.retry_failed,
+            budget,
+            chosen.set_ or (),
+            threads=machine.threads if machine.threads != 1 else None,
+            device=machine.device if machine.device != "auto" else None,
+            tensorboard=how.tensorboard or None,
+        )
+    from bench.launch.devices import Machine, placement
+    from bench.launch.local.run import forecast_here
+    from bench.race.budget import Budget, parse_budget
+
     if not session.missing_data:
         session.try_networks()
     here = Machine(machine.device, machine.threads, machine.gpus)
     where = placement(machine.workers, here)
-    budget = _budget(questions, session, begun)
+    time_ = None if budget is None else Budget(parse_budget(budget), begun=begun)
     if questions.decide:
         from bench.commands._decide import Decider, decide_grid
 
-        budget_s = None if budget is None else budget.total_s
+        budget_s = None if time_ is None else time_.total_s
         asked = questions.decide
-        decider = Decider(session, asked, budget_s, here, where, retry_failed, console())
+        decider = Decider(session, asked, budget_s, here, where, how.retry_failed, console())
         decide_grid(decider, dry_run)
         return
-    if budget is not None:
-        _race(session, budget, here, where, dry_run)
+    if time_ is not None:
+        _race(session, time_, here, where, dry_run)
         return
-    forecast = forecast_here(session, here, retry_failed=retry_failed)
-    _print_plan(session, where, forecast, retry_failed)
+    forecast = forecast_here(session, here, retry_failed=how.retry_failed)
+    _print_plan(session, where, forecast, how.retry_failed)
     if not dry_run:
-        _run(session, here, where, retry_failed)
+        _run(session, here, where, how.retry_failed)
+
+
+def _with_event_files(session: Session) -> Session:
+    """The grid whose runs write event files; those that have ended get theirs."""
+    from bench.exports.tensorboard import write_missing
+
+    write_missing(session.store.folder(run.id, run.spec) for run in session.wanted)
+    return replace(session, tensorboard=True)
 
 
 def _check_images(session: Session) -> None:
@@ -127,12 +150,19 @@ def _check_images(session: Session) -> None:
         console().print(marked("note", "yellow", f" {note}"))
 
 
-def _check(machine: MachineOptions, slurm: bool, submission: SubmitOptions) -> None:
+def _check(
+    how: RunOptions, machine: MachineOptions, slurm: bool, submission: SubmitOptions
+) -> None:
+    if how.tensorboard:
+        from bench.exports.tensorboard import check_tensorboard
+
+        check_tensorboard()
     if machine.device not in ("auto", "cpu", "cuda"):
         raise BenchError(f"--device {machine.device!r} is not known", hint="one of auto, cpu, cuda")
     if slurm and machine.workers is not None:
         raise BenchError(
-            "--workers is for this machine", hint="with --slurm use --slurm-set max_jobs=N"
+            "--workers is for this machine",
+            hint="with --slurm use --slurm-set max_jobs=N; for a race --slurm-set cpus_per_task=N",
         )
     if slurm and machine.gpus > 1:
         raise BenchError(
@@ -148,11 +178,6 @@ def _check_looks(questions: LookOptions, slurm: bool) -> None:
 
     if questions.budget not in (None, NO_BUDGET):
         parse_budget(questions.budget)
-        if slurm:
-            raise BenchError(
-                "--budget is for this machine: a cluster's queue has a time of its own",
-                hint="leave --slurm out; or leave --budget out, which submits the whole grid",
-            )
     if questions.decide and slurm:
         raise BenchError(
             "--decide runs on this machine: a cluster's last job would go on with all tasks",
@@ -160,16 +185,14 @@ def _check_looks(questions: LookOptions, slurm: bool) -> None:
         )
 
 
-def _budget(questions: LookOptions, session: Session, begun: float) -> Budget | None:
-    """The time that the command has: by `--budget`, else by the grid's `race:`; None for no end."""
-    from bench.race.budget import Budget, parse_budget
-
+def _budget(questions: LookOptions, session: Session) -> str | None:
+    """The time of the command: that of `--budget`, else of the grid's `race:`; None: no end."""
     text, race = questions.budget, session.grid.race
     if text is None and race is not None and not questions.decide:
         text = race.budget
         out = f"{session.grid.race_place}: its recipes race, within {text}; "
         console().print(f"{out}--budget {NO_BUDGET} runs the whole grid", highlight=False)
-    return None if text in (None, NO_BUDGET) else Budget(parse_budget(text), begun=begun)
+    return None if text == NO_BUDGET else text
 
 
 def _race(

@@ -108,7 +108,7 @@ class GridRace:
         self.recipes = _recipes(self.session)
         self.places = {recipe.words: Place(recipe.words) for recipe in self.recipes}
         try:
-            state = json.loads(self._state.read_text(encoding="utf-8"))
+            state = json.loads(self.state.read_text(encoding="utf-8"))
             if state["recipes"] == self._ids:  # else the grid has changed since
                 self.budget.earlier_s = float(state["spent_s"])
                 self.shares = [float(share) for share in state["shares"]]
@@ -117,11 +117,11 @@ class GridRace:
             pass
         except (OSError, ValueError, TypeError, KeyError):
             raise BenchError(
-                f"{self._state} cannot be read", hint="delete it to begin the race anew"
+                f"{self.state} cannot be read", hint="delete it to begin the race anew"
             ) from None
 
     @property
-    def _state(self) -> Path:
+    def state(self) -> Path:
         """What is spent and planned; beside the leaderboard."""
         return self.session.leaderboard("-race").with_suffix(".json")
 
@@ -137,9 +137,13 @@ class GridRace:
 
     def _keep(self) -> None:
         spent_s = round(self.budget.spent_s, 1)
-        state = {"spent_s": spent_s, "shares": self.shares, "recipes": self._ids}
-        state["chosen"] = self._chosen
-        write_atomic(self._state, json.dumps(state, indent=1))
+        state = {
+            "spent_s": spent_s,
+            "shares": self.shares,
+            "recipes": self._ids,
+            "chosen": self._chosen,
+        }
+        write_atomic(self.state, json.dumps(state, indent=1))
 
     # --- the whole ---
 
@@ -262,7 +266,8 @@ class GridRace:
         grid = replace(session.grid, experiments=(one,), measures=())
         plan = make_plan(grid, FactFinder(session.data_root, session.store.cache))
         board = f"{session.board or session.plan.name}-{name}"
-        return Session(grid, plan, session.store, session.data_root, board=board)
+        rung = Session(grid, plan, session.store, session.data_root, board=board)
+        return replace(rung, tensorboard=session.tensorboard)
 
     def _launch(self, session: Session, reserve_s: float) -> Tally:
         kept_at = self.budget.clock()

@@ -145,6 +145,7 @@ class Race:
         console: where progress is shown.
         data_root: see `open_session`.
         start_s: seconds that starting the workers of a stage takes; None measures them.
+        tensorboard: whether runs write event files, see `bench.exports.tensorboard`.
     """
 
     name: str
@@ -157,6 +158,7 @@ class Race:
     console: Console
     data_root: Path | None = None
     start_s: float | None = None
+    tensorboard: bool = False
     stages: list[Stage] = field(default_factory=list)
     decisions: Decisions = field(init=False)
     _fit_s: float = 0.0
@@ -176,6 +178,18 @@ class Race:
         self.decisions.recall(self._arms().keys())
         self.budget.earlier_s = self.decisions.spent_s
         return len(self.decisions.stages)
+
+    def answered(self) -> tuple[str, ...]:
+        """The answer of an earlier command; empty where the race is not at its end.
+
+        So it is too where its images have changed since: their runs are others.
+        """
+        if not (self.decisions.done and self.decisions.answer):
+            return ()
+        session = self._open(*self.decisions.stages.values())
+        states = session.states()
+        done = all(states[run.id] in ("done", "diverged") for run in session.wanted)
+        return self.decisions.answer if done else ()
 
     # --- the grid file ---
 
@@ -305,13 +319,14 @@ class Race:
     def _open(self, *stages: Stage) -> Session:
         """The grid; of stages the experiments that are not given up."""
         only = [f"{stage.name}-{arm}" for stage in stages for arm in stage.arms]
-        return open_session(
+        session = open_session(
             self.path,
             results=self.results,
             data_root=self.data_root,
             only=[name for name in only if name not in self.decisions.stopped],
             folder="writable",
         )
+        return replace(session, tensorboard=self.tensorboard)
 
     def _folders(self, session: Session, stage: Stage, arm: str) -> list[RunFolder]:
         """The finished runs of an arm, by seed."""
