@@ -110,8 +110,9 @@ class RaceOnCluster:
         return found
 
     def _workers(self, resources: Resources) -> int:
-        cpus = resources.cpus_per_task or 1
-        return resources.gpus_asked or max(1, cpus // self.settings.threads)
+        cpus, settings = resources.cpus_per_task or 1, self.settings
+        gpus = None if settings.device == "cpu" else resources.gpus_asked
+        return gpus or max(1, cpus // settings.threads)
 
     def machine_options(self) -> list[str]:
         """The options of the command on the node: what the job has, not what the node has."""
@@ -185,7 +186,7 @@ class RaceOnCluster:
                 entry: dict[str, Any] = {"kind": "begin", "runs": [], "forgiven": {}}
                 entry |= {"grid": self.key, "command": {"name": self.name}}
                 self.submissions.write(ledger, entry)
-            name, resources = job_name(self.name, ledger, RACE), self._timed(left_s)
+            name, resources = job_name(self.name, ledger, RACE), self.timed(left_s)
             asked = resources.model_dump(exclude_none=True)
             job = ledgers.Job(name, RACE, (), self.key, asked, code_digest())
             self.log.parent.mkdir(parents=True, exist_ok=True)
@@ -210,7 +211,7 @@ class RaceOnCluster:
                 raise
             return JobOfRace(job, QueuedJob(number, name, "PENDING", "just submitted"))
 
-    def _timed(self, left_s: float) -> Resources:
+    def timed(self, left_s: float) -> Resources:
         """With the time of the job: what the budget has, and a reserve, at most what is allowed."""
         reserve_s = _LATE * left_s + _RESERVE_S + self.settings.signal_delay_s
         minutes = math.ceil((max(0.0, left_s) + reserve_s) / 60)
