@@ -369,6 +369,7 @@ class Race:
             KeyboardInterrupt: it was interrupted; the same command goes on.
         """
         rates = self._rates()
+        self._plan_again()
         size = self._size(rates) if self.decisions.plan is None else self.decisions.plan.size
         epoch_s = self._epoch_s(rates[size])
         floor, best = self._floor(rates)
@@ -405,6 +406,17 @@ class Race:
             if len(standings) < len(stage.arms):
                 break
         return self._finish(self._simplest(best, floor), floor, epoch_s)
+
+    def _plan_again(self) -> None:
+        """Forgets that there was no time for a race, and what followed: there may be time now."""
+        decided = self.decisions
+        if decided.plan is None or decided.plan.rungs or decided.done:
+            return
+        decided.plan = None
+        for name in ("compared", "final"):
+            if (stage := decided.stages.pop(name, None)) is not None:
+                for arm in stage.arms:
+                    decided.stopped.pop(f"{name}-{arm}", None)
 
     def _simplest(self, best: Sequence[Standing], floor: Stage) -> Sequence[Standing]:
         """The best first, but the best classifier on features where nothing is shown to beat it."""

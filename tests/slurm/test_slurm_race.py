@@ -33,10 +33,10 @@ def log_of(g: Any) -> str:
 
 
 def test_a_race_that_is_put_back_into_the_queue_goes_on(grid: Make, wait_until: Any) -> None:
-    g = grid(experiments=RATES, epochs=400, slurm={"partition": "low"})
+    g = grid(experiments=RATES, epochs=1500, slurm={"partition": "low"})
     shown = g.submit("--budget", "30m")
     assert "the race is submitted: job " in shown
-    assert "one node, no GPU, 1 CPU, 1.5 GiB, at most 40 min 00 s" in shown
+    assert "one node, no GPU, 1 CPU, 1.5 GiB, at most 20 min 00 s" in shown
     assert f"log: {g.results / 'tiny-race.log'}" in shown
     wait_until("the first rung", lambda: "rung 1: 3 recipes\n" in log_of(g), 120)
     again = g.submit("--budget", "30m")
@@ -61,7 +61,7 @@ def test_a_race_that_is_put_back_into_the_queue_goes_on(grid: Make, wait_until: 
 
 
 def test_a_race_is_cancelled_and_what_cannot_start_is_shown(grid: Make, wait_until: Any) -> None:
-    g = grid(experiments=RATES, epochs=400)
+    g = grid(experiments=RATES, epochs=1500)
     g.path.write_text(g.path.read_text() + "race: {budget: 30m}\n")
     refused = g.submit("--slurm-set", "memory_gib=900", expect=None)
     assert "can never start" in refused or "the cluster refuses the job" in refused
