@@ -37,13 +37,13 @@ LONGEST = (
     "commands/test_grid.py",
     "test_calibration.py",
     "race/test_race.py",
-    "hostile/test_hostile.py",
     "commands/test_grid_own_images.py",
+    "runs/test_distributed.py",
+    "hostile/test_hostile.py",
     "launch/test_devices.py",
     "analysis/findings/test_findings.py",
     "models/test_trial.py",
     "commands/test_decide.py",
-    "runs/test_distributed.py",
 )
 """Files that take half a minute or so, longest first: begun last, one would end alone."""
 

@@ -42,6 +42,7 @@ from analysis.findings.parts import (
 from analysis.papers import published
 from analysis.papers.chu2016_bands import Band, data_band, distance_band
 from analysis.statistics.decisions import LOG_RATIO, Hypothesis, hypothesis_name
+from bench.core.text import counted
 
 _PAPER = "chu-2016"
 _claim = partial(claim, _PAPER)
@@ -183,20 +184,21 @@ _LEAST_DISTANCES = 4
     drawn("Fig. 2", "tune / freeze grows with distance"),
 )
 def c4(evidence: Evidence) -> list[Part]:
-    """The slope over tasks: each is one point, the mean over its sources and runs.
+    """The slope over targets: each is one point, the mean over its class draws, sources and runs.
 
-    The sources of one task share its images, so they are no further units.
+    Draws of one data set are as far from a source as one another, and gain alike, so of several
+    targets they are no further units; of one target alone each draw is. Nor are sources of one
+    task, which share its images.
     """
     name, rows = "tune / freeze grows with distance", _tune_freeze(evidence).frame
     needed = f"four or more targets, pattern: [tune, freeze], {_SEEDED}; {_DISTANCE}"
     known = rows[rows["distance"].notna()]
     if known.empty:
         return [missing(name, "no distance known" if len(rows) else "no pairs", needed)]
-    known = next(comparisons(known))
-    points = known.groupby("task")[["distance", "log_ratio"]].mean()
+    unit, points = max(map(_points, comparisons(known)), key=lambda of: len(of[1]))
     apart = (points["distance"] / 0.05).round().nunique()
     if apart < _LEAST_DISTANCES:
-        said = f"{apart} distances a twentieth apart, over {len(points)} tasks"
+        said = f"{apart} distances a twentieth apart, over {counted(len(points), unit)}"
         return [missing(name, f"{said}; {_LEAST_DISTANCES} are needed", needed)]
     line = stats.linregress(points["distance"], 100 * points["log_ratio"])
     slope, p, n = float(line.slope), float(line.pvalue), len(points)
@@ -210,12 +212,20 @@ def c4(evidence: Evidence) -> list[Part]:
             high=slope + half,
             n=n,
             unit=f"{LOG_RATIO} per unit of cosine distance",
-            counted="task",
+            counted=unit,
             p=p,
             needed=f"more targets: {needed}",
             test=Hypothesis("slope on distance", 1 if slope > 0 else -1, p, None, n),
         )
     ]
+
+
+def _points(rows: pd.DataFrame) -> tuple[str, pd.DataFrame]:
+    """What is one point, and the mean distance and log ratio of each."""
+    of_target = [n for n in ("dataset", "target", "target.root") if n in rows.columns]
+    tasks = rows.groupby(["task", *of_target], dropna=False)[["distance", "log_ratio"]].mean()
+    targets = tasks.groupby(level=of_target, dropna=False).mean()
+    return ("target", targets) if len(targets) > 1 else ("task", tasks)
 
 
 # --- CHU-C5: one ordering by all distances ---

@@ -29,7 +29,7 @@ defaults:
 experiments:
   patterns:
     axes:
-      class_draw: [0, 1, 2, 3, 4, 5]
+      class_draw: [0, 1, 2, 3, 4]
       pattern: [tune, freeze, "T(1-5)R(6-8)"]
 """
 FROZEN, COPIED = "categories 5, tuned − frozen", "last layer random − last 3, tuned"
@@ -61,7 +61,7 @@ def grown(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
 def test_only_runs_of_the_open_question_are_added(grown: tuple[Path, str]) -> None:
     folder, text = grown
     looks = table(folder / "results/growing-looks.csv")
-    assert {row["looks"] for row in looks} == {"3;4;5;6"}
+    assert {row["looks"] for row in looks} == {"3;4;5"}
     assert [int(row["look"]) for row in looks] == list(range(len(looks)))
     runs = table(folder / "results/growing.csv")
     done = [row for row in runs if row["status"] == "done" and row["role"] != "source"]
@@ -73,7 +73,7 @@ def test_only_runs_of_the_open_question_are_added(grown: tuple[Path, str]) -> No
         both = {"T(1-7)R(8)": 1, "F(1-7)R(8)": 1}
         assert own == (both | {"T(1-5)R(6-8)": 1} if place < 3 else both if place < last else {})
     assert looks[-1]["state"] in ("decided", "stopped")
-    assert f"look {looks[-1]['look']} of 4: {last} of 6 tasks" in text
+    assert f"look {looks[-1]['look']} of 3: {last} of 5 tasks" in text
     assert "results/growing-looks.csv" in text
 
 
@@ -81,8 +81,8 @@ def test_looks_are_named_where_the_leaderboard_is_judged(grown: tuple[Path, str]
     folder, _ = grown
     for source in ("growing.yaml", "results/growing.csv", "results"):
         text = " ".join(bench("findings", source, cwd=folder).split())
-        assert "Tasks were added in looks fixed beforehand (after 3, 4, 5, 6 of 6 tasks)" in text
-        assert "3 tasks, look 1 of 4" in text  # of the claim on what is copied, which was not asked
+        assert "Tasks were added in looks fixed beforehand (after 3, 4, 5 of 5 tasks)" in text
+        assert "3 tasks, look 1 of 3" in text  # of the claim on what is copied, which was not asked
 
 
 def test_the_same_command_has_nothing_left_to_do(grown: tuple[Path, str]) -> None:
@@ -110,11 +110,11 @@ def test_a_budget_that_is_too_short_says_how_long_the_look_takes(
 
 def test_a_longer_grid_has_looks_of_its_own(grown: tuple[Path, str]) -> None:
     folder, _ = grown
-    (folder / "longer.yaml").write_text(GRID.replace("4, 5]", "4, 5, 6]"))
+    (folder / "longer.yaml").write_text(GRID.replace("3, 4]", "3, 4, 5, 6]"))
     with pytest.raises(BenchError) as caught:
         bench("grid", "longer.yaml", "--decide", FROZEN, cwd=folder)
     text = str(caught.value)
-    assert "growing-looks.csv has looks after 3, 4, 5, 6 tasks, and the grid has 7 tasks" in text
+    assert "growing-looks.csv has looks after 3, 4, 5 tasks, and the grid has 7 tasks" in text
     assert "another --results" in text
 
 
@@ -138,7 +138,7 @@ def table_of(text: str) -> list[dict[str, str]]:
 def test_a_dry_run_shows_the_looks_and_runs_nothing(tmp_path: Path) -> None:
     (tmp_path / "growing.yaml").write_text(GRID)
     text = bench("grid", "growing.yaml", "--decide", FROZEN, "--dry-run", cwd=tmp_path)
-    assert "looks after 3, 4, 5, 6 of 6 tasks, fixed before the first run" in text
+    assert "looks after 3, 4, 5 of 5 tasks, fixed before the first run" in text
     assert "the next look has 9 runs" in text
     assert not (tmp_path / "results/growing-looks.csv").exists()
 
@@ -147,8 +147,8 @@ def test_a_dry_run_shows_the_looks_and_runs_nothing(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (("--decide", "near - nothing"), "there is no claim or comparison 'near - nothing'"),
-        (("--budget", "1h"), "a race compares the recipes of one target, and there are 6"),
-        (("--budget", "1h", "--slurm"), "--budget is for this machine"),
+        (("--budget", "1h"), "a race compares the recipes of one target, and there are 5"),
+        (("--budget", "1h", "--slurm"), "a race compares the recipes of one target"),
         (("--decide", "LI-C4", "--slurm"), "--decide runs on this machine"),
         (("--decide", "LI-C4", "--budget", "long"), "--budget is 'long'"),
     ],
@@ -161,7 +161,7 @@ def test_what_cannot_be_is_refused(tmp_path: Path, options: tuple[str, ...], mes
 
 
 def test_three_tasks_are_too_few_for_looks(tmp_path: Path) -> None:
-    (tmp_path / "few.yaml").write_text(GRID.replace("[0, 1, 2, 3, 4, 5]", "[0, 1, 2]"))
+    (tmp_path / "few.yaml").write_text(GRID.replace("[0, 1, 2, 3, 4]", "[0, 1, 2]"))
     with pytest.raises(BenchError) as caught:
         bench("grid", "few.yaml", "--decide", FROZEN, cwd=tmp_path)
     assert "and this grid has 3 tasks" in str(caught.value)

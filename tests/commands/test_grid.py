@@ -56,17 +56,22 @@ def bench(*arguments: str, cwd: Path, code: int = 0) -> str:
     return output
 
 
-def here(*arguments: str, cwd: Path) -> str:
-    """As `bench`, in this process: for commands that start nothing."""
+def here(*arguments: str, cwd: Path, code: int = 0) -> str:
+    """As `bench`, in this process, which need not be started."""
     with contextlib.chdir(cwd):
         result = CliRunner().invoke(app, arguments)
-    assert result.exit_code == 0, result.output
+    assert result.exit_code == code, result.output
     return result.output
 
 
-def start(folder: Path, *more: str) -> subprocess.Popen[str]:
+def again(folder: Path, *more: str, code: int = 0) -> str:
+    """Runs what is left of the grid, with one worker, as each start of one takes seconds."""
+    return here("grid", "grid.yaml", "--workers", "1", *more, cwd=folder, code=code)
+
+
+def start(folder: Path, *more: str, workers: int = 2) -> subprocess.Popen[str]:
     return subprocess.Popen(
-        [sys.executable, "-m", "bench", "grid", "grid.yaml", "--workers", "2", *more],
+        [sys.executable, "-m", "bench", "grid", "grid.yaml", "--workers", str(workers), *more],
         cwd=folder,
         stdout=subprocess.PIPE,
         stderr=subprocess.STDOUT,
@@ -190,7 +195,7 @@ def test_kill_at_any_moment_changes_nothing(
     if victim == "worker":
         assert process.returncode == 0, output
     else:
-        bench("grid", "grid.yaml", "--workers", "2", cwd=tmp_path)
+        again(tmp_path)
     after = published(tmp_path)
     assert {name: after[name] for name in survived} == survived
     assert deterministic(tmp_path) == deterministic(finished)
@@ -204,13 +209,13 @@ def test_ctrl_c_stops_cleanly_and_says_how_to_go_on(finished: Path, tmp_path: Pa
     output, _ = process.communicate(timeout=60)
     assert process.returncode == 130, output
     assert "to go on: bench grid grid.yaml" in output
-    bench("grid", "grid.yaml", "--workers", "2", cwd=tmp_path)
+    again(tmp_path)
     assert deterministic(tmp_path) == deterministic(finished)
 
 
 def test_two_commands_at_once_share_the_work(finished: Path, tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text(GRID)
-    first, second = start(tmp_path), start(tmp_path)
+    first, second = (start(tmp_path, workers=1) for _ in range(2))
     for process in (first, second):
         output, _ = process.communicate(timeout=300)
         assert process.returncode == 0, output
@@ -220,10 +225,10 @@ def test_two_commands_at_once_share_the_work(finished: Path, tmp_path: Path) -> 
 
 def test_a_failing_source_blocks_its_children_alone(tmp_path: Path) -> None:
     (tmp_path / "grid.yaml").write_text(GRID)
-    bench("grid", "grid.yaml", "--dry-run", cwd=tmp_path)
+    here("grid", "grid.yaml", "--dry-run", cwd=tmp_path)
     text = GRID.replace("pretrain: {lr: 0.02, epochs: 4", "pretrain: {lr: 1000000.0, epochs: 4")
     (tmp_path / "grid.yaml").write_text(text)
-    output = bench("grid", "grid.yaml", "--workers", "2", cwd=tmp_path, code=1)
+    output = again(tmp_path, code=1)
     assert "1 run diverged" in output
     states = {(row["source"], row["role"]): row["status"] for row in rows(tmp_path)}
     assert states[("categories 5", "finetune")] == "blocked"
@@ -251,17 +256,16 @@ def test_damaged_source_weights_are_told_and_can_be_had_again(
         assert "its result stands; it is trained again when a new run starts from it" in said
         assert "all 7 runs are done" in here("grid", "grid.yaml", cwd=tmp_path)
     shorter = ("--set", "train.epochs=2")
-    arguments = ("grid", "grid.yaml", "--workers", "2", *shorter)
     if how == "changed":  # its size is right, so only who reads it notices
-        output = bench(*arguments, cwd=tmp_path, code=1)
+        output = again(tmp_path, *shorter, code=1)
         assert "of the source" in " ".join(output.split())
         assert "damaged" in " ".join(output.split())
         assert str(weights.name) in "".join(output.split())
         assert "which is the source's" in here("status", "grid.yaml", *shorter, cwd=tmp_path)
         weights.unlink()
-        bench(*arguments, "--retry-failed", cwd=tmp_path)
+        again(tmp_path, *shorter, "--retry-failed")
     else:
-        assert "trained again" in " ".join(bench(*arguments, cwd=tmp_path).split())
+        assert "trained again" in " ".join(again(tmp_path, *shorter).split())
     assert weights.read_bytes() == content
     assert published(tmp_path).items() >= before.items()  # its record stands as it was
 
@@ -330,7 +334,7 @@ def test_logs_of_a_run_that_failed_on_this_machine_have_its_traceback(tmp_path: 
 def test_the_history_of_a_run_grows_while_it_trains(tmp_path: Path) -> None:
     text = GRID.replace("epochs: 4, batch_size: 16}\nexp", "epochs: 2000, batch_size: 16}\nexp")
     (tmp_path / "grid.yaml").write_text(text)
-    process = start(tmp_path, "--only", "patterns", "--workers", "1")
+    process = start(tmp_path, "--only", "patterns", workers=1)
     try:
         seen: list[int] = []
         deadline = time.monotonic() + 120

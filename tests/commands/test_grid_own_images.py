@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import csv
+import io
 import json
 import os
 import shutil
@@ -16,6 +18,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
+from bench.commands.app import main
 from bench.core.errors import BenchError
 from bench.launch import preflight
 from bench.planning.workspace import open_session
@@ -42,7 +45,25 @@ experiments:
 ASCII = {"LC_ALL": "C", "PYTHONUTF8": "0", "PYTHONCOERCECLOCALE": "0"}
 
 
-def bench(*arguments: str, cwd: Path, code: int = 0, **environment: str) -> str:
+def bench(*arguments: str, cwd: Path, code: int = 0) -> str:
+    """What the command prints, in this process, which need not be started."""
+    shown, wrong = io.StringIO(), io.StringIO()
+    with (
+        contextlib.chdir(cwd),
+        contextlib.redirect_stdout(shown),
+        contextlib.redirect_stderr(wrong),
+        pytest.MonkeyPatch.context() as patch,
+    ):
+        patch.setattr(sys, "argv", ["bench", *arguments])
+        with pytest.raises(SystemExit) as end:
+            main()
+    output = shown.getvalue() + wrong.getvalue()
+    assert (end.value.code or 0) == code, output
+    return output
+
+
+def started(*arguments: str, cwd: Path, code: int = 0, **environment: str) -> str:
+    """As `bench`, in a process of its own, as a user starts it."""
     result = subprocess.run(
         [sys.executable, "-m", "bench", *arguments],
         cwd=cwd,
@@ -81,7 +102,7 @@ def ended(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, str]:
     folder = tmp_path_factory.mktemp("own")
     draw(folder / "images", 0)
     (folder / "grid.yaml").write_text(GRID, encoding="utf-8")
-    return folder, bench("grid", "grid.yaml", "--workers", "1", cwd=folder)
+    return folder, started("grid", "grid.yaml", "--workers", "1", cwd=folder)
 
 
 @pytest.fixture
@@ -264,7 +285,7 @@ def test_two_folders_of_images_have_two_tables(copy: Path) -> None:
 
 def test_a_terminal_without_these_letters(copy: Path) -> None:
     for words in (("grid", "--dry-run"), ("status",), ("leaderboard",)):
-        said = bench(words[0], "grid.yaml", *words[1:], cwd=copy, **ASCII)
+        said = started(words[0], "grid.yaml", *words[1:], cwd=copy, **ASCII)
         assert said.isascii()
         assert words[0] == "status" or "LI section 4.3, naive" in said
 
@@ -343,7 +364,7 @@ def test_weights_that_cannot_be_had_are_told_once_before_anything_runs(copy: Pat
     (copy / "grid.yaml").write_text(text, encoding="utf-8")
     places = {"HF_HOME": str(copy / "hub"), "TORCH_HOME": str(copy / "hub")}
     command = ("grid", "grid.yaml", "--workers", "1", "--results", "new")
-    said = bench(*command, cwd=copy, code=2, HF_HUB_OFFLINE="1", **places)
+    said = started(*command, cwd=copy, code=2, HF_HUB_OFFLINE="1", **places)
     assert said.count("neither cached nor could they be fetched") == 1
     assert "2 of the 2 runs to do start from them" in said
     assert not list((copy / "new").glob("runs/*"))
@@ -356,7 +377,7 @@ def test_a_hub_that_does_not_answer_is_known_at_once() -> None:
 
 def test_a_gpu_that_is_not_there_is_told_before_anything_runs(copy: Path) -> None:
     command = ("grid", "grid.yaml", "--device", "cuda", "--results", "new", "--workers", "1")
-    said = bench(*command, cwd=copy, code=2, CUDA_VISIBLE_DEVICES="")
+    said = started(*command, cwd=copy, code=2, CUDA_VISIBLE_DEVICES="")
     assert "torch finds no GPU" in said
     assert "--device cpu or auto" in said
     assert not list((copy / "new").glob("runs/*"))

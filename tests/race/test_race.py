@@ -7,8 +7,10 @@ import json
 import re
 import shlex
 import time
+from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -23,6 +25,7 @@ from bench.core.errors import BenchError, DataError
 from bench.exports.model_folder import read_model
 from bench.launch.devices import Machine
 from bench.planning.workspace import Session, open_session
+from bench.race import race as race_module
 from bench.race.arms import Trunk, floor_arms, tuned_arms
 from bench.race.budget import Budget
 from bench.race.course import best_of_families
@@ -30,6 +33,7 @@ from bench.race.decisions import Plan, Stage
 from bench.race.photographs import divide
 from bench.race.race import Race, Standing
 from bench.race.schedule import Rung
+from bench.race.speed import Speed, measure_speed
 from benchmarks.finetune import CpuClock
 
 LITE = Trunk("tf_efficientnet_lite0", {"package": "efficientnet-lite0"}, size=64)
@@ -105,6 +109,22 @@ def test_problems_of_the_images_are_printed_before_the_race(tmp_path: Path) -> N
 
 
 # --- the race ---
+
+
+@pytest.fixture(scope="module", autouse=True)
+def measured_once() -> Iterator[None]:
+    """A process measures how fast the network trains once; later races are given its answer."""
+    with pytest.MonkeyPatch.context() as patch:
+        answers: dict[str, Speed] = {}
+
+        def measure(*asked: Any, **more: Any) -> Speed:
+            key = repr((asked, more))
+            if key not in answers:
+                answers[key] = measure_speed(*asked, **more)
+            return answers[key]
+
+        patch.setattr(race_module, "measure_speed", measure)
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -356,7 +376,7 @@ def test_a_rung_that_overruns_is_stopped_and_the_best_that_is_finished_is_the_mo
 
     def late(clock: Jumping) -> Late:
         return Late(
-            *("shapes", found, LITE, tmp_path / "results", Budget(600, clock), Machine("cpu"), 2),
+            *("shapes", found, LITE, tmp_path / "results", Budget(600, clock), Machine("cpu"), 1),
             Console(file=screen, width=200),
         )
 
