@@ -34,7 +34,7 @@ def check_tensorboard() -> None:
     if find_spec("tensorboard") is None:
         raise BenchError(
             "--tensorboard writes with the package tensorboard, which is not installed",
-            hint='pip install "finetuning-factors[tensorboard]", or pip install tensorboard',
+            hint='pip install -e ".[tensorboard]", or pip install tensorboard',
         )
 
 

@@ -121,4 +121,4 @@ def test_without_the_package_the_extra_is_named(
     done = CliRunner().invoke(app, [command, str(tmp_path / "watched.yaml"), "--tensorboard"])
     assert isinstance(done.exception, BenchError)
     assert "package tensorboard, which is not installed" in str(done.exception)
-    assert "finetuning-factors[tensorboard]" in str(done.exception.hint)
+    assert done.exception.hint == 'pip install -e ".[tensorboard]", or pip install tensorboard'
