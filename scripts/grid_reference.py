@@ -23,6 +23,7 @@ from bench.methods.retrieval.neighbours import SelectionOptions
 from bench.specs.data import Borrowed, ClassRecipe, DataSpec
 from bench.specs.evaluation import EvaluateSpec, VerificationSpec
 from bench.specs.measures import KINDS
+from bench.specs.race import RaceSpec
 from bench.specs.recipes import RECIPES
 from bench.specs.run import ModelSpec, Seeds, TrainSpec
 
@@ -67,6 +68,12 @@ TOP = {
     ),
     "measure": ("see below", "", "measurements beside accuracy.", "measure: {distances: {}}"),
     "slurm": ("see below", "", "what is asked of a cluster.", "slurm: {partition: gpu}"),
+    "race": (
+        "see below",
+        "all runs",
+        "`bench grid` races the recipes within a time.",
+        "race: {budget: 30m}",
+    ),
 }
 
 EXPERIMENT = {
@@ -358,6 +365,11 @@ EXAMPLES: Mapping[str, Examples] = {
         "threads": "4",
         "device": "cuda",
         "last_job": "false",
+        "tensorboard": "true",
+    },
+    "race": {
+        "budget": ("1h30m", "hours, minutes, seconds"),
+        "seeds": ("{budget: 2h, seeds: 3}", "runs"),
     },
 }
 
@@ -518,6 +530,7 @@ def sections() -> dict[str, tuple[type[BaseModel], Examples, tuple[str, ...]]]:
             for name, kind in KINDS.items()
         },
         "slurm": (SlurmSettings, EXAMPLES["slurm"], ()),
+        "race": (RaceSpec, EXAMPLES["race"], ()),
     }
 
 
@@ -538,6 +551,8 @@ BEFORE = {
     "{source: near, pattern: tune}}` goes with it.",
     "slurm": "What jobs ask for, and how they are sent. `source`, `finetune` and `leaderboard` "
     "have the keys from `partition` to `additional` and are laid over them.",
+    "race": "The recipes of one target race as with `bench grid --budget`: rungs of growing epochs "
+    "are halved on validation images, and the one that is left is run as the grid has it.",
 }
 
 

@@ -18,6 +18,7 @@ NEEDED: dict[str, dict[str, Any]] = {
     "model": {"name": "resnet18"},
     "borrow": {"data": {"dataset": "wordnet-shapes"}},
     "evaluate": {"verification": {}},
+    "race": {"budget": "30m"},
 }
 """What a section cannot do without, beside the key of an example."""
 

@@ -75,6 +75,9 @@ Set = Annotated[
         callback=as_overrides,
     ),
 ]
+Tensorboard = Annotated[
+    bool, typer.Option("--tensorboard", help="write event files, in RESULTS/tensorboard")
+]
 RetryFailed = Annotated[bool, typer.Option(help="run failed runs again")]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
@@ -14,11 +15,13 @@ from rich.table import Table
 from rich.text import Text
 
 from bench.commands._options import marked
+from bench.commands._summary import leaderboard_lines
 from bench.commands._tables import RunState, status_table
 from bench.core.errors import BenchError, GridError, StoreError, nearest, refuse_repeated
 from bench.core.text import duration
 from bench.grid.expand import check_experiments
 from bench.grid.yaml import scalar
+from bench.launch.devices import Machine, Placement
 from bench.launch.slurm.job import Job
 from bench.launch.slurm.ledger import Command, Ledger, SubmissionStore
 from bench.launch.slurm.reconcile import Reconciler
@@ -26,6 +29,9 @@ from bench.launch.slurm.settings import Kind, SlurmSettings, read_settings
 from bench.launch.slurm.states import STATES, RunView, Situation
 from bench.launch.slurm.submission import GridOnCluster, Outcome
 from bench.planning.workspace import Session
+from bench.race.budget import Budget, parse_budget
+from bench.race.of_grid import GridRace
+from bench.race.on_cluster import RaceOnCluster
 from bench.results.leaderboard import read_rows
 from bench.results.lookup import find_run
 from bench.results.store import Store
@@ -110,6 +116,70 @@ def submit_grid(
     return 1 if counts["failed"] or counts["damaged"] or counts["blocked"] else 0
 
 
+# --- a race as one job ---
+
+
+def race_grid(
+    session: Session, budget: str, console: Console, overrides: Sequence[tuple[str, Any]] = ()
+) -> int:
+    """`bench grid --slurm` with a budget: the race as one job, or its result; the exit status."""
+    settings = read_settings(session.grid.slurm, overrides, place=str(session.grid.path))
+    machine, spent = Machine(settings.device, settings.threads), Budget(parse_budget(budget))
+    race = GridRace(session, spent, machine, Placement(1), console)
+    winner = race.finished()
+    if winner is not None:
+        lines = [f"chosen: {winner.words}: {race.tested(winner)}", f"the race: {race.table}"]
+        lines += leaderboard_lines(session)
+        lines.append(f"{duration(spent.earlier_s)} of {duration(spent.total_s)}")
+        console.print("\n".join(lines), highlight=False)
+        return 0
+    job = RaceOnCluster(session.plan.name, race.state, session.store.root, settings)
+    arguments = ["grid", str(session.grid.path.resolve()), *session.given, "--budget", budget]
+    arguments += ["--accept-problems", "--threads", str(settings.threads)]
+    arguments += ["--tensorboard"] if settings.tensorboard else []
+    return submit_race(job, arguments, spent, console, session.command("status", "--watch"))
+
+
+def submit_race(
+    job: RaceOnCluster, arguments: Sequence[str], budget: Budget, console: Console, watch: str
+) -> int:
+    """Submits the job of a race, unless there is one; how it stands; the exit status.
+
+    Args:
+        arguments: of bench, the race's command without what the job has.
+        budget: with what earlier commands have spent.
+        watch: the command that shows its runs.
+    """
+
+    def show(text: str, style: str | None = None) -> None:
+        console.print(text, style=style, highlight=False)
+
+    found = job.look()
+    if found is not None and found.ending is None:
+        show(f"the race is on its way already: {found}; {job.words(found.job)}")
+        for line in job.last_lines():
+            show(f"  {line}")
+    else:
+        if found is not None:
+            show(f"the race did not come to its end; {found}", "yellow")
+            for line in job.why(found):
+                show(f"  {line}")
+        for line in job.remarks():
+            show(line)
+        left_s = budget.total_s - budget.earlier_s
+        found = job.submit([*arguments, *job.machine_options()], left_s)
+        show(f"the race is submitted: {found}; {job.words(found.job)}")
+        time.sleep(_GLANCE_S)
+        seen = job.look()
+        if seen is not None and seen.ending and seen.ending.state == "CANNOT_START":
+            show(f"it can never start and was cancelled: {seen.ending.reason}", "red")
+            return 1
+    show(f"log: {job.log}")
+    show(f"to follow it: tail -F {shlex.quote(str(job.log))}; once it has begun, {watch}")
+    show("its answer: the same command again, when it has ended")
+    return 0
+
+
 def _print_remarks(step: Reconciler, session: Session, console: Console) -> None:
     """What the settings may not mean, before anything is submitted."""
     roles = {"source" if run.role == "source" else "finetune" for run in session.wanted}
@@ -173,6 +243,7 @@ def status_json(session: Session, outcome: Outcome) -> dict[str, Any]:
         "trouble": found.trouble,
         "counts": {state: found.counts[state] for state in STATES},
         "notes": [*outcome.notes, *found.notes],
+        "race": found.race,
         "runs": [{"name": _name(session, view), **view.to_json()} for view in found.runs.values()],
     }
 
@@ -187,6 +258,8 @@ def status_page(session: Session, outcome: Outcome) -> Group:
     parts: list[Any] = [counts, _counted(found)]
     if found.cluster == "down":
         parts.append(marked(found.trouble, "red"))
+    if found.race:
+        parts.append(found.race)
     table = Table("run", "state", "job", "detail", box=None, pad_edge=False)
     for state in ("running", "failed", "pending", "blocked", "cancelled", "missing"):
         views = found.of(state)

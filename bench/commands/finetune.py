@@ -5,13 +5,24 @@ from __future__ import annotations
 import re
 import shlex
 from collections.abc import Sequence
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 import typer
 
-from bench.commands._options import DataRoot, Results, as_path, console, marked
+from bench.commands._options import (
+    DataRoot,
+    Results,
+    Tensorboard,
+    as_path,
+    console,
+    grouped,
+    marked,
+)
+from bench.commands.slurm import SubmitOptions
 from bench.core.errors import BenchError, nearest
+from bench.core.text import counted, duration
 
 if TYPE_CHECKING:
     from rich.console import Console
@@ -22,28 +33,41 @@ if TYPE_CHECKING:
     from bench.race.race import Race, Result
 
 
+@dataclass(frozen=True)
+class RaceOptions:
+    """What races, for how long, and on what."""
+
+    budget: Annotated[str, typer.Option(help="time for everything, such as 20m or 1h30m")] = "30m"
+    name: Annotated[str | None, typer.Option(help="of grid and model; else the folder's")] = None
+    model: Annotated[
+        str | None, typer.Option(help="a network of timm's with published weights")
+    ] = None
+    workers: Annotated[int | None, typer.Option(min=1, help="processes; else one per core")] = None
+    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto"
+    tensorboard: Tensorboard = False
+
+
+@grouped
 def finetune(
     images: Annotated[
         Path,
         typer.Argument(help="a folder per class, an archive or a CSV of them", parser=as_path),
     ],
-    budget: Annotated[str, typer.Option(help="time for everything, such as 20m or 1h30m")] = "30m",
-    name: Annotated[str | None, typer.Option(help="of grid and model; else the folder's")] = None,
-    model: Annotated[
-        str | None, typer.Option(help="a network of timm's with published weights")
-    ] = None,
-    workers: Annotated[int | None, typer.Option(min=1, help="processes; else one per core")] = None,
-    device: Annotated[str, typer.Option(help="auto, cpu or cuda")] = "auto",
+    *,
+    asked: RaceOptions,
     data_root: DataRoot = None,
     results: Results = Path("results"),
+    slurm: Annotated[
+        bool, typer.Option("--slurm", help="race on a node of the SLURM cluster, as one job")
+    ] = False,
+    submission: SubmitOptions,
 ) -> None:
     """Find the best way to fine-tune on a folder of images, and leave the model."""
-    import sys
-
     from bench.launch.devices import Machine
     from bench.race.budget import Budget, parse_budget
 
-    time = Budget(parse_budget(budget))  # begins before what follows is imported and looked at
+    _check(asked, slurm, submission)
+    time = Budget(parse_budget(asked.budget))  # begins before what follows is imported
     from bench.race.photographs import divide
     from bench.race.race import Race
     from bench.results.lookup import check_results
@@ -55,25 +79,89 @@ def finetune(
     out, root = console(), images.resolve()
     photographs = divide(root, {"data_root": data_root, "cache_dir": Store(results).cache})
     race = Race(
-        name or _name_of(root),
+        asked.name or _name_of(root),
         photographs,
-        _trunk(model),
-        results,
+        _trunk(asked.model),
+        results.resolve() if slurm else results,
         time,
-        Machine(device),
-        workers,
+        Machine(asked.device),
+        asked.workers,
         out,
         data_root,
+        tensorboard=asked.tensorboard,
     )
     _introduce(race, root, out)
+    if slurm:
+        raise typer.Exit(_submit(race, root, asked, submission))
+    if race.recall():
+        out.print(
+            "goes on from what an earlier command of this name has decided, in "
+            f"{duration(race.budget.earlier_s)} of the time"
+        )
+    for problem in _problems(photographs, data_root, Store(results).cache):
+        out.print(marked("problem", "yellow", f": {problem}"))
+    _run(race)
+
+
+def _check(asked: RaceOptions, slurm: bool, submission: SubmitOptions) -> None:
+    if slurm and asked.workers is not None:
+        raise BenchError(
+            "--workers is for this machine", hint="with --slurm use --slurm-set cpus_per_task=N"
+        )
+    if asked.tensorboard:
+        from bench.exports.tensorboard import check_tensorboard
+
+        check_tensorboard()
+    if submission.given and not slurm:
+        raise BenchError("--slurm-… options are for --slurm", hint="add --slurm, or leave them out")
+
+
+def _run(race: Race) -> None:
+    import sys
+
+    out = race.console
     try:
         result = race.run()
     except KeyboardInterrupt:
         out.print("stopped; finished runs are kept")
         out.print(f"to go on: bench {shlex.join(sys.argv[1:])}", highlight=False)
         raise typer.Exit(130) from None
-    for line in _answer(race, result):
-        out.print(line, highlight=False)
+    if race.tensorboard:
+        from bench.exports.tensorboard import write_missing
+
+        store = result.session.store
+        write_missing(store.folder(run.id, run.spec) for run in result.session.wanted)
+    race.decisions.answer = tuple(_answer(race, result))
+    race.decisions.keep()
+    out.print("\n".join(race.decisions.answer), highlight=False)
+
+
+def _submit(race: Race, root: Path, asked: RaceOptions, submission: SubmitOptions) -> int:
+    """The race as a job of the cluster, or its answer where there is one; the exit status."""
+    from bench.commands._slurm import submit_race
+    from bench.launch.slurm.settings import read_settings
+    from bench.race.on_cluster import RaceOnCluster
+
+    race.recall()
+    if answer := race.answered():
+        race.console.print("\n".join(answer), highlight=False)
+        return 0
+    device = None if asked.device == "auto" else asked.device
+    settings = read_settings({}, submission.overrides(device=device), place="--slurm-set")
+    if settings.threads != 1:
+        raise BenchError(
+            f"threads is {settings.threads}, and here each process has one",
+            place="--slurm-set",
+            hint="leave it out; cpus_per_task is the number of processes",
+        )
+    job = RaceOnCluster(race.name, race.decisions.path, race.results, settings)
+    arguments = ["finetune", str(root), "--budget", asked.budget, "--name", race.name]
+    arguments += ["--results", str(race.results)]
+    arguments += ["--tensorboard"] if race.tensorboard else []
+    arguments += ["--model", asked.model] if asked.model else []
+    arguments += ["--data-root", str(race.data_root.resolve())] if race.data_root else []
+    watch = shlex.join(["bench", "status", str(race.path), "--results", str(race.results)])
+    return submit_race(job, arguments, race.budget, race.console, f"{watch} --watch")
 
 
 def _absent(images: Path) -> BenchError:
@@ -90,24 +178,15 @@ def _absent(images: Path) -> BenchError:
 
 
 def _introduce(race: Race, root: Path, out: Console) -> None:
-    """Shows what is raced on, from which weights, and takes up what is decided already."""
-    from bench.core.text import counted, duration
-    from bench.results.store import Store
-
-    photographs, budget = race.photographs, race.budget
+    """Shows what is raced on, and from which weights."""
+    photographs = race.photographs
     out.print(
         f"{root}: {counted(photographs.classes, 'class')}, {counted(photographs.train, 'image')} "
         f"with labels, {counted(photographs.test, 'test image')}; {photographs.words}",
         highlight=False,
     )
-    for problem in _problems(photographs, race.data_root, Store(race.results).cache):
-        out.print(marked("problem", "yellow", f": {problem}"))
-    out.print(f"from {race.trunk.model}, {_weights(race.trunk)}; {duration(budget.total_s)}")
-    if race.recall():
-        out.print(
-            "goes on from what an earlier command of this name has decided, in "
-            f"{duration(budget.earlier_s)} of the time"
-        )
+    text = f"from {race.trunk.model}, {_weights(race.trunk)}; {duration(race.budget.total_s)}"
+    out.print(text)
 
 
 def _problems(photographs: Photographs, data_root: Path | None, cache: Path) -> Sequence[Problem]:
@@ -147,7 +226,6 @@ def _weights(trunk: Trunk) -> str:
 def _answer(race: Race, result: Result) -> list[str]:
     """The lines at the end; writes the model folder and the mistakes."""
     from bench.commands.errors import write_mistakes
-    from bench.core.text import counted, duration
     from bench.exports.card import Place, accuracy_with_interval, model_card
     from bench.exports.model_folder import write_model
     from bench.exports.network import exported_network
@@ -190,7 +268,6 @@ def _answer(race: Race, result: Result) -> list[str]:
 
 def _compared(result: Result) -> list[str]:
     """The winner's recipe and other seeds, and the model beside the floor and random weights."""
-    from bench.core.text import counted
     from bench.results.mistakes import paired_difference, read_predictions
 
     winner = result.standings[0]
@@ -218,7 +295,6 @@ def _about_labels(result: Result, place: Path) -> list[str]:
     from dataclasses import fields
 
     from bench.core.files import write_csv
-    from bench.core.text import counted
     from bench.race.labels import Suspicious
 
     labels = result.labels

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import shlex
 import sys
-from dataclasses import dataclass
+import time
+from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
-from bench.commands._options import GridChoice, RetryFailed, console, grouped, marked
+from bench.commands._options import GridChoice, RetryFailed, Tensorboard, console, grouped, marked
 from bench.commands.slurm import SubmitOptions, submit
 from bench.core.errors import BenchError
 
@@ -18,6 +19,10 @@ if TYPE_CHECKING:
     from bench.planning.forecast import Forecast
     from bench.planning.workspace import Session
     from bench.race.budget import Budget
+
+
+NO_BUDGET = "none"
+"""What `--budget` takes for no end."""
 
 
 @dataclass(frozen=True)
@@ -50,21 +55,30 @@ class LookOptions:
         str | None,
         typer.Option(
             help="time for everything, such as 30m or 2h: recipes of one target race, halved rung "
-            "by rung on validation images; with --decide looks are added while there is time"
+            "by rung on validation images; none runs the whole grid in spite of its race: section; "
+            "with --decide looks are added while there is time"
         ),
     ] = None
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """What is run, and what is shown of it."""
+
+    dry_run: Annotated[bool, typer.Option(help="show what would run, and stop")] = False
+    retry_failed: RetryFailed = False
+    accept_problems: Annotated[
+        bool, typer.Option(help="run although bench data check finds problems in your images")
+    ] = False
+    tensorboard: Tensorboard = False
 
 
 @grouped
 def grid(
     chosen: GridChoice,
     *,
-    dry_run: Annotated[bool, typer.Option(help="show what would run, and stop")] = False,
+    how: RunOptions,
     machine: MachineOptions,
-    retry_failed: RetryFailed = False,
-    accept_problems: Annotated[
-        bool, typer.Option(help="run although bench data check finds problems in your images")
-    ] = False,
     slurm: Annotated[
         bool, typer.Option("--slurm", help="submit to the SLURM cluster, and return")
     ] = False,
@@ -72,46 +86,63 @@ def grid(
     questions: LookOptions,
 ) -> None:
     """Run what is missing of a grid and write its leaderboards."""
-    _check(machine, slurm, submission)
-    budget = _check_looks(questions, slurm)
-    looks = not (accept_problems or dry_run)
-    if slurm and not dry_run:
-        if looks:
-            _check_images(chosen.open("writable"))
-        submit(
-            chosen,
-            submission,
-            retry_failed,
-            threads=machine.threads if machine.threads != 1 else None,
-            device=machine.device if machine.device != "auto" else None,
-        )
-    from bench.launch.devices import Machine, placement
-    from bench.launch.local.run import forecast_here
-
+    begun = time.monotonic()
+    _check(how, machine, slurm, submission)
+    _check_looks(questions, slurm)
+    looks, dry_run = not (how.accept_problems or how.dry_run), how.dry_run
+    if slurm:  # jobs find it from wherever they begin
+        chosen = replace(chosen, results=chosen.results.resolve())
     session = chosen.open("any" if dry_run else "writable", allow_missing=dry_run)
     if looks:
         _check_images(session)
-    elif dry_run and not accept_problems:
+    elif dry_run and not how.accept_problems:
         _foresee(session)
+    if how.tensorboard and not dry_run:
+        session = _with_event_files(session)
+    budget = _budget(questions, session)
+    if slurm and not dry_run:
+        submit(
+            session,
+            submission,
+            how.retry_failed,
+            budget,
+            chosen.set_ or (),
+            threads=machine.threads if machine.threads != 1 else None,
+            device=machine.device if machine.device != "auto" else None,
+            tensorboard=how.tensorboard or None,
+        )
+    from bench.launch.devices import Machine, placement
+    from bench.launch.local.run import forecast_here
+    from bench.race.budget import Budget, parse_budget
+
     if not session.missing_data:
         session.try_networks()
     here = Machine(machine.device, machine.threads, machine.gpus)
     where = placement(machine.workers, here)
+    time_ = None if budget is None else Budget(parse_budget(budget), begun=begun)
     if questions.decide:
         from bench.commands._decide import Decider, decide_grid
 
-        budget_s = None if budget is None else budget.total_s
+        budget_s = None if time_ is None else time_.total_s
         asked = questions.decide
-        decider = Decider(session, asked, budget_s, here, where, retry_failed, console())
+        decider = Decider(session, asked, budget_s, here, where, how.retry_failed, console())
         decide_grid(decider, dry_run)
         return
-    if budget is not None:
-        _race(session, budget, here, where, dry_run)
+    if time_ is not None:
+        _race(session, time_, here, where, dry_run)
         return
-    forecast = forecast_here(session, here, retry_failed=retry_failed)
-    _print_plan(session, where, forecast, retry_failed)
+    forecast = forecast_here(session, here, retry_failed=how.retry_failed)
+    _print_plan(session, where, forecast, how.retry_failed)
     if not dry_run:
-        _run(session, here, where, retry_failed)
+        _run(session, here, where, how.retry_failed)
+
+
+def _with_event_files(session: Session) -> Session:
+    """The grid whose runs write event files; those that have ended get theirs."""
+    from bench.exports.tensorboard import write_missing
+
+    write_missing(session.store.folder(run.id, run.spec) for run in session.wanted)
+    return replace(session, tensorboard=True)
 
 
 def _check_images(session: Session) -> None:
@@ -132,12 +163,19 @@ def _foresee(session: Session) -> None:
         console().print(marked("note", "yellow", f" {note}"))
 
 
-def _check(machine: MachineOptions, slurm: bool, submission: SubmitOptions) -> None:
+def _check(
+    how: RunOptions, machine: MachineOptions, slurm: bool, submission: SubmitOptions
+) -> None:
+    if how.tensorboard:
+        from bench.exports.tensorboard import check_tensorboard
+
+        check_tensorboard()
     if machine.device not in ("auto", "cpu", "cuda"):
         raise BenchError(f"--device {machine.device!r} is not known", hint="one of auto, cpu, cuda")
     if slurm and machine.workers is not None:
         raise BenchError(
-            "--workers is for this machine", hint="with --slurm use --slurm-set max_jobs=N"
+            "--workers is for this machine",
+            hint="with --slurm use --slurm-set max_jobs=N; for a race --slurm-set cpus_per_task=N",
         )
     if slurm and machine.gpus > 1:
         raise BenchError(
@@ -148,21 +186,26 @@ def _check(machine: MachineOptions, slurm: bool, submission: SubmitOptions) -> N
         raise BenchError("--slurm-… options are for --slurm", hint="add --slurm, or leave them out")
 
 
-def _check_looks(questions: LookOptions, slurm: bool) -> Budget | None:
-    """The time that was given, from now on."""
-    from bench.race.budget import Budget, parse_budget
+def _check_looks(questions: LookOptions, slurm: bool) -> None:
+    from bench.race.budget import parse_budget
 
-    if questions.budget is not None and slurm:
-        raise BenchError(
-            "--budget is for this machine: a cluster's queue has a time of its own",
-            hint="leave --slurm out; or leave --budget out, which submits the whole grid",
-        )
+    if questions.budget not in (None, NO_BUDGET):
+        parse_budget(questions.budget)
     if questions.decide and slurm:
         raise BenchError(
             "--decide runs on this machine: a cluster's last job would go on with all tasks",
             hint="leave --slurm out; or leave --decide out, which submits the whole grid",
         )
-    return None if questions.budget is None else Budget(parse_budget(questions.budget))
+
+
+def _budget(questions: LookOptions, session: Session) -> str | None:
+    """The time of the command: that of `--budget`, else of the grid's `race:`; None: no end."""
+    text, race = questions.budget, session.grid.race
+    if text is None and race is not None and not questions.decide:
+        text = race.budget
+        out = f"{session.grid.race_place}: its recipes race, within {text}; "
+        console().print(f"{out}--budget {NO_BUDGET} runs the whole grid", highlight=False)
+    return None if text == NO_BUDGET else text
 
 
 def _race(

@@ -6,6 +6,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass, fields, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
@@ -50,18 +51,27 @@ class SubmitOptions:
 
 
 def submit(
-    chosen: GridChoice, options: SubmitOptions, retry_failed: bool, **settings: Any
+    session: Session,
+    options: SubmitOptions,
+    retry_failed: bool,
+    budget: str | None,
+    set_: Sequence[str] = (),
+    **settings: Any,
 ) -> NoReturn:
     """Does what `bench grid --slurm` does; ends the command with its exit status.
 
     Args:
+        session: with a results folder that is absolute.
+        budget: of a race of the grid, which is then one job; None submits its runs.
+        set_: as given to the command.
         settings: keys of the `slurm:` section; None leaves one as it is.
     """
-    from bench.commands._slurm import submit_grid
+    from bench.commands._slurm import race_grid, submit_grid
 
-    session = _open(chosen, "writable")
     session.try_networks()
-    overrides, set_ = options.overrides(**settings), chosen.set_ or ()
+    overrides = options.overrides(**settings)
+    if budget is not None:
+        raise typer.Exit(race_grid(session, budget, console(), overrides))
     raise typer.Exit(
         submit_grid(session, console(), overrides, set_=set_, retry_failed=retry_failed)
     )
@@ -72,7 +82,9 @@ def resume(
     chosen: GridChoice, *, retry_failed: RetryFailed = False, options: SubmitOptions
 ) -> None:
     """Go on with a grid on the cluster: submit what is neither done nor in the queue."""
-    submit(chosen, options, retry_failed)
+    session = _open(chosen, "writable")
+    race = session.grid.race
+    submit(session, options, retry_failed, race.budget if race else None, chosen.set_ or ())
 
 
 @grouped

@@ -31,6 +31,8 @@ from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
+from pydantic import ValidationError
+
 from bench.core.errors import BenchError, GridError, nearest, refuse_repeated
 from bench.core.text import brief
 from bench.grid.cell import SECTIONS, RunBuilder, merge
@@ -45,14 +47,18 @@ from bench.grid.seed_repeats import Repeats
 from bench.grid.yaml import Document, read_yaml
 from bench.specs.identity import collector_paused
 from bench.specs.measures import Measure
-from bench.specs.problems import shown
+from bench.specs.problems import shown, way_out, words
+from bench.specs.race import TIME, RaceSpec
 from bench.specs.run import RunSpec, Seeds, canonical_json
 
 MAX_CELLS = 200_000
 """Of one experiment; a hundred thousand are planned in seconds."""
 _SHOWN = 80
 _TEXTS = ("name", "about", "root")
-_TOP = (*_TEXTS, "defaults", "sources", "targets", "experiments", "presets", "measure", "slurm")
+_TOP = (
+    *(*_TEXTS, "defaults", "sources", "targets", "experiments"),
+    *("presets", "measure", "slurm", "race"),
+)
 _EXPERIMENT = ("about", "set", "axes", "zip", "include", "exclude", "baseline")
 
 
@@ -78,7 +84,10 @@ class Experiment:
 
 @dataclass(frozen=True)
 class Grid:
-    """An expanded grid file. `root` is where its data lie, if it gives one."""
+    """An expanded grid file.
+
+    `root` is where its data lie, if it gives one; `race_place` is the line of its `race:`.
+    """
 
     name: str
     path: Path
@@ -87,6 +96,8 @@ class Grid:
     experiments: tuple[Experiment, ...]
     slurm: Mapping[str, Any]
     measures: tuple[Measure, ...] = ()
+    race: RaceSpec | None = None
+    race_place: str = ""
 
     @property
     def runs(self) -> list[RunSpec]:
@@ -131,7 +142,29 @@ def load_grid(path: Path | str, *, overrides: Sequence[str] = ()) -> Grid:
         experiments=expanded,
         slurm=_mapping(document, ("slurm",), top.get("slurm") or {}, None),
         measures=read_measures(document, {each.name: each.runs for each in expanded}),
+        race=_race(document),
+        race_place=document.place(("race",)),
     )
+
+
+def _race(document: Document) -> RaceSpec | None:
+    """The section `race:`, if there is one."""
+    given = document.value.get("race")
+    if given is None:
+        return None
+    given = _mapping(document, ("race",), given, tuple(RaceSpec.model_fields))
+    if "budget" not in given:
+        raise document.error(
+            ("race",), "race: there is no budget", f"race: {{budget: 30m}}; {TIME}"
+        )
+    try:
+        return RaceSpec.model_validate(given)
+    except ValidationError as error:
+        first = error.errors()[0]
+        key = str(first["loc"][0])
+        text = f"race.{key} is {shown(given[key])}: {words(first).removeprefix('value error, ')}"
+        hint = TIME if key == "budget" else way_out(first)
+        raise document.error(("race", key), text, hint) from None
 
 
 def _with_roots(document: Document, path: Path) -> Document:

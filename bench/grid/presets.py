@@ -24,7 +24,10 @@ from bench.grid.yaml import Document
 PRESET = "preset"
 """Key of the override that names a preset (`--set preset=NAME`, the same as `--preset NAME`)."""
 
-_LAID_OVER = ("about", "root", "defaults", "sources", "targets", "measure", "experiments", "slurm")
+_LAID_OVER = (
+    *("about", "root", "defaults", "sources", "targets"),
+    *("measure", "experiments", "slurm", "race"),
+)
 _TAGS = ("recipe", "dataset")
 
 

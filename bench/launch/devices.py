@@ -48,7 +48,7 @@ def context_of(session: Session, machine: Machine, **more: Any) -> dict[str, Any
         "results": str(session.store.root.resolve()),
         "data_root": str(root.resolve()) if root else None,
     }
-    return {**places, **asdict(machine), **more}
+    return {**places, **asdict(machine), "tensorboard": session.tensorboard, **more}
 
 
 @dataclass(frozen=True)

@@ -36,6 +36,7 @@ class Session:
         board: name of the leaderboard's files, see `bench.planning.table_names.board_name`.
         given: the options that the grid was opened with, as they are typed.
         chosen: ids of the runs that are wanted beside what they start from; None: all asked for.
+        tensorboard: whether its runs write event files, see `bench.exports.tensorboard`.
     """
 
     grid: Grid
@@ -47,6 +48,7 @@ class Session:
     board: str = ""
     given: tuple[str, ...] = ()
     chosen: frozenset[str] | None = None
+    tensorboard: bool = False
 
     def leaderboard(self, suffix: str = "") -> Path:
         """The CSV of these runs; with `-aggregated` that of their conditions."""

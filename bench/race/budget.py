@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import re
 import time
 from collections.abc import Callable
 from dataclasses import dataclass, field
 
 from bench.core.errors import BenchError
+from bench.specs.race import TIME, seconds_of
 
 
 @dataclass
@@ -52,9 +52,7 @@ def parse_budget(text: str) -> float:
     >>> parse_budget("1h30m"), parse_budget("20m")
     (5400.0, 1200.0)
     """
-    found = re.fullmatch(r"(?:(\d+)h)?(?:(\d+)m)?(?:(\d+)s)?", text.strip().lower())
-    hours, minutes, seconds = (int(part or 0) for part in found.groups()) if found else (0, 0, 0)
-    total = float(hours * 3600 + minutes * 60 + seconds)
-    if not total:
-        raise BenchError(f"--budget is {text!r}", hint="write a time such as 30m, 1h or 1h30m")
+    total = seconds_of(text)
+    if total is None:
+        raise BenchError(f"--budget is {text!r}", hint=TIME)
     return total

@@ -62,6 +62,7 @@ class Decisions:
             from a schedule that was cut. Its checkpoint stays, and `bench grid FILE` finishes it.
         spent_s: seconds of the budget up to the last writing.
         done: whether the race has come to its end.
+        answer: the lines that were then shown.
     """
 
     path: Path
@@ -71,6 +72,7 @@ class Decisions:
     stopped: dict[str, tuple[int, int]] = field(default_factory=dict)
     spent_s: float = 0.0
     done: bool = False
+    answer: tuple[str, ...] = ()
 
     def recall(self, arms: Collection[str]) -> None:
         """Reads what an earlier command has written, if one has.
@@ -89,6 +91,7 @@ class Decisions:
                 plan = Plan(plan["size"], tuple(Rung(**rung) for rung in plan["rungs"]))
             stopped = {k: (int(n), int(of)) for k, (n, of) in state.get("stopped", {}).items()}
             spent_s = float(state.get("spent_s", 0.0))
+            answer = tuple(str(line) for line in state.get("answer", ()))
         except FileNotFoundError:
             return
         except (OSError, ValueError, TypeError, KeyError, AttributeError):
@@ -114,6 +117,7 @@ class Decisions:
             )
         self.plan, self.stages = plan, {stage.name: stage for stage in stages}
         self.stopped, self.spent_s, self.done = stopped, spent_s, bool(state.get("done"))
+        self.answer = answer
 
     def keep(self) -> None:
         """Writes it."""
@@ -125,5 +129,6 @@ class Decisions:
             "stopped": self.stopped,
             "spent_s": round(self.spent_s, 1),
             "done": self.done,
+            "answer": self.answer,
         }
         write_atomic(self.path, json.dumps(state, indent=1))

@@ -3,7 +3,7 @@
 Each recipe of one target trains for a share of its epochs, without its test images; the half that
 does better on validation images goes on with twice as many. The one that is left is run as the
 grid has it, with all its seeds and its test images. The rungs are grids like any other, so what is
-finished is not run again, and `bench grid` without a budget runs the rest.
+finished is not run again, and `bench grid --budget none` runs the rest.
 """
 
 from __future__ import annotations
@@ -102,24 +102,26 @@ class GridRace:
     recipes: list[Recipe] = field(init=False)
     shares: list[float] | None = None
     places: dict[str, Place] = field(default_factory=dict)
+    _chosen: str = ""
 
     def __post_init__(self) -> None:
         self.recipes = _recipes(self.session)
         self.places = {recipe.words: Place(recipe.words) for recipe in self.recipes}
         try:
-            state = json.loads(self._state.read_text(encoding="utf-8"))
+            state = json.loads(self.state.read_text(encoding="utf-8"))
             if state["recipes"] == self._ids:  # else the grid has changed since
                 self.budget.earlier_s = float(state["spent_s"])
                 self.shares = [float(share) for share in state["shares"]]
+                self._chosen = str(state.get("chosen", ""))
         except FileNotFoundError:
             pass
         except (OSError, ValueError, TypeError, KeyError):
             raise BenchError(
-                f"{self._state} cannot be read", hint="delete it to begin the race anew"
+                f"{self.state} cannot be read", hint="delete it to begin the race anew"
             ) from None
 
     @property
-    def _state(self) -> Path:
+    def state(self) -> Path:
         """What is spent and planned; beside the leaderboard."""
         return self.session.leaderboard("-race").with_suffix(".json")
 
@@ -135,8 +137,13 @@ class GridRace:
 
     def _keep(self) -> None:
         spent_s = round(self.budget.spent_s, 1)
-        state = {"spent_s": spent_s, "shares": self.shares, "recipes": self._ids}
-        write_atomic(self._state, json.dumps(state, indent=1))
+        state = {
+            "spent_s": spent_s,
+            "shares": self.shares,
+            "recipes": self._ids,
+            "chosen": self._chosen,
+        }
+        write_atomic(self.state, json.dumps(state, indent=1))
 
     # --- the whole ---
 
@@ -185,15 +192,32 @@ class GridRace:
         ids = frozenset(run.id for run in winner.runs)
         tally = self._launch(replace(self.session, chosen=ids), 0.0)
         self._end(winner, "chosen")
+        self._chosen = winner.words
+        self._keep()
         write_csv(self.table, [vars(place) for place in self.places.values()])
         if tally.stopped:
-            self._say("  the time was over before its end; bench grid without --budget goes on")
+            self._say(
+                "  the time was over before its end; a longer budget, or --budget none, goes on"
+            )
             return None
-        rows = [_row(self.session.store.folder(run.id, run.spec)) for run in winner.runs]
-        tested = [f"{100 * row['top1_accuracy']:.1f}" for row in rows if row.get("top1_accuracy")]
-        images = rows[0].get("test_images") or 0
-        self._say(f"  {', '.join(tested) or 'none'} % of {counted(images, 'test image')}")
+        self._say(f"  {self.tested(winner)}")
         return winner
+
+    def finished(self) -> Recipe | None:
+        """The recipe that an earlier command chose, where all of its runs are there."""
+        states = self.session.states()
+        for recipe in self.recipes:
+            if recipe.words == self._chosen:
+                done = all(states[run.id] in ("done", "diverged") for run in recipe.runs)
+                return recipe if done else None
+        return None
+
+    def tested(self, recipe: Recipe) -> str:
+        """The accuracies of a recipe's runs on test images, in words."""
+        rows = [_row(self.session.store.folder(run.id, run.spec)) for run in recipe.runs]
+        shares = [f"{100 * row['top1_accuracy']:.1f}" for row in rows if row.get("top1_accuracy")]
+        images = rows[0].get("test_images") or 0
+        return f"{', '.join(shares) or 'none'} % of {counted(images, 'test image')}"
 
     def _rung(
         self, number: int, share: float, recipes: Sequence[Recipe], reserve_s: float
@@ -244,7 +268,8 @@ class GridRace:
         grid = replace(session.grid, experiments=(one,), measures=())
         plan = make_plan(grid, FactFinder(session.data_root, session.store.cache))
         board = f"{session.board or session.plan.name}-{name}"
-        return Session(grid, plan, session.store, session.data_root, board=board)
+        rung = Session(grid, plan, session.store, session.data_root, board=board)
+        return replace(rung, tensorboard=session.tensorboard)
 
     def _launch(self, session: Session, reserve_s: float) -> Tally:
         kept_at = self.budget.clock()
@@ -307,9 +332,9 @@ class GridRace:
             if scale < _SMALLEST_SHARE:
                 raise BenchError(
                     f"a race of {counted(many, 'recipe')} takes at least "
-                    f"{duration(needed_s)} here, and --budget leaves {duration(max(0, left_s))}",
-                    place=str(self.session.grid.path),
-                    hint="a longer --budget, or fewer recipes by --only or --set",
+                    f"{duration(needed_s)} here, and the budget leaves {duration(max(0, left_s))}",
+                    place=_place(self.session),
+                    hint="a longer budget, or fewer recipes by --only or --set",
                 )
 
     def _say(self, text: str) -> None:
@@ -328,7 +353,7 @@ def _recipes(session: Session) -> list[Recipe]:
     Raises:
         BenchError: they have several targets, or no validation images.
     """
-    settings, place = Settings(), str(session.grid.path)
+    settings, place = Settings(), _place(session)
     groups: dict[str, list[PlannedRun]] = {}
     for run in session.wanted:
         if run.role == "finetune":
@@ -336,10 +361,10 @@ def _recipes(session: Session) -> list[Recipe]:
     tasks = {settings.task(run.spec) for runs in groups.values() for run in runs}
     if len(tasks) != 1:
         raise BenchError(
-            f"--budget races the recipes of one target, and there are {len(tasks)}",
+            f"a race compares the recipes of one target, and there are {len(tasks)}",
             place=place,
             hint="choose one by --only EXPERIMENT or --set target.…; bench grid --decide CLAIM "
-            "--budget TIME asks a question over several",
+            "--budget TIME asks a question over several; --budget none runs the whole grid",
         )
     found = {key: settings.of(runs[0].spec) for key, runs in groups.items()}
     names = dict.fromkeys(name for values in found.values() for name in values)
@@ -349,12 +374,35 @@ def _recipes(session: Session) -> list[Recipe]:
         data = runs[0].spec.data
         if data.val_from == "extra" and not data.val_per_class:
             raise BenchError(
-                "--budget chooses on validation images, and a recipe has none",
+                "a race chooses on validation images, and a recipe has none",
                 place=place,
                 hint="set target.val_per_class, or target.val_from: budget",
             )
-        recipes.append(Recipe(_words(found[key], unlike), tuple(runs)))
+        recipes.append(
+            Recipe(_words(found[key], unlike), tuple(runs[: _seeds(session, len(runs))]))
+        )
     return recipes
+
+
+def _place(session: Session) -> str:
+    """Where the grid says that it races, or its file."""
+    return session.grid.race_place if session.grid.race else str(session.grid.path)
+
+
+def _seeds(session: Session, runs: int) -> int:
+    """How many of a recipe's runs the one that is left is run with.
+
+    Raises:
+        BenchError: the grid asks for more than it has.
+    """
+    asked = session.grid.race.seeds if session.grid.race else None
+    if asked is not None and asked > runs:
+        raise BenchError(
+            f"race.seeds is {asked}, and a recipe has {counted(runs, 'run')}",
+            place=_place(session),
+            hint=f"write {runs} or less, or add values to the axis seed:",
+        )
+    return runs if asked is None else asked
 
 
 def _words(values: Mapping[str, object], unlike: Sequence[str]) -> str:

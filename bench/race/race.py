@@ -145,6 +145,7 @@ class Race:
         console: where progress is shown.
         data_root: see `open_session`.
         start_s: seconds that starting the workers of a stage takes; None measures them.
+        tensorboard: whether runs write event files, see `bench.exports.tensorboard`.
     """
 
     name: str
@@ -157,6 +158,7 @@ class Race:
     console: Console
     data_root: Path | None = None
     start_s: float | None = None
+    tensorboard: bool = False
     stages: list[Stage] = field(default_factory=list)
     decisions: Decisions = field(init=False)
     _fit_s: float = 0.0
@@ -176,6 +178,18 @@ class Race:
         self.decisions.recall(self._arms().keys())
         self.budget.earlier_s = self.decisions.spent_s
         return len(self.decisions.stages)
+
+    def answered(self) -> tuple[str, ...]:
+        """The answer of an earlier command; empty where the race is not at its end.
+
+        So it is too where its images have changed since: their runs are others.
+        """
+        if not (self.decisions.done and self.decisions.answer):
+            return ()
+        session = self._open(*self.decisions.stages.values())
+        states = session.states()
+        done = all(states[run.id] in ("done", "diverged") for run in session.wanted)
+        return self.decisions.answer if done else ()
 
     # --- the grid file ---
 
@@ -305,13 +319,14 @@ class Race:
     def _open(self, *stages: Stage) -> Session:
         """The grid; of stages the experiments that are not given up."""
         only = [f"{stage.name}-{arm}" for stage in stages for arm in stage.arms]
-        return open_session(
+        session = open_session(
             self.path,
             results=self.results,
             data_root=self.data_root,
             only=[name for name in only if name not in self.decisions.stopped],
             folder="writable",
         )
+        return replace(session, tensorboard=self.tensorboard)
 
     def _folders(self, session: Session, stage: Stage, arm: str) -> list[RunFolder]:
         """The finished runs of an arm, by seed."""
@@ -355,6 +370,7 @@ class Race:
             KeyboardInterrupt: it was interrupted; the same command goes on.
         """
         rates = self._rates()
+        self._plan_again()
         size = self._size(rates) if self.decisions.plan is None else self.decisions.plan.size
         epoch_s = self._epoch_s(rates[size])
         floor, best = self._floor(rates)
@@ -391,6 +407,17 @@ class Race:
             if len(standings) < len(stage.arms):
                 break
         return self._finish(self._simplest(best, floor), floor, epoch_s)
+
+    def _plan_again(self) -> None:
+        """Forgets that there was no time for a race, and what followed: there may be time now."""
+        decided = self.decisions
+        if decided.plan is None or decided.plan.rungs or decided.done:
+            return
+        decided.plan = None
+        for name in ("compared", "final"):
+            if (stage := decided.stages.pop(name, None)) is not None:
+                for arm in stage.arms:
+                    decided.stopped.pop(f"{name}-{arm}", None)
 
     def _simplest(self, best: Sequence[Standing], floor: Stage) -> Sequence[Standing]:
         """The best first, but the best classifier on features where nothing is shown to beat it."""

@@ -51,6 +51,7 @@ class Context:
         activations_mib: room for activations that runs share; eight times as much on the disk.
         resident: whether a GPU may hold all images of a run.
         passes: forward passes that each of a step's `train.accumulate` parts is cut into.
+        tensorboard: whether runs write event files (`bench.exports.tensorboard`).
     """
 
     results: str
@@ -63,6 +64,7 @@ class Context:
     gpus: int = 1
     resident: bool = True
     passes: int = 1
+    tensorboard: bool = False
 
     @property
     def activation_bytes(self) -> tuple[int, int]:

@@ -20,6 +20,7 @@ from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from bench.core.errors import BenchError
+from bench.exports.tensorboard import LiveScalars
 from bench.methods import METHODS
 from bench.models import layers
 from bench.models.tuning import add_low_rank, merge, merged_state, unfreezing
@@ -85,7 +86,9 @@ def execute_batch(
     kept = ActivationStore(store.cache, *context.activation_bytes) if shares else None
 
     def begin(folder: RunFolder, spec: RunSpec) -> Execution:
-        return Execution(folder, spec, load(spec), context, report, should_stop, kept)
+        scalars = LiveScalars(folder) if context.tensorboard else None
+        data = load(spec)
+        return Execution(folder, spec, data, context, report, should_stop, kept, scalars=scalars)
 
     together = Together(store, begin, report, should_stop)
     for key, spec in runs:

@@ -9,6 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from bench.core.errors import BenchError, StoreError
+from bench.exports.tensorboard import LiveScalars
 from bench.methods import METHODS
 from bench.models import layers, weights
 from bench.models.inputs import attach, statistics_of
@@ -46,6 +47,7 @@ class Execution:
     should_stop: Callable[[], bool]
     activations: ActivationStore | None = None
     team: Team = ALONE
+    scalars: LiveScalars | None = None
 
     @property
     def device(self) -> torch.device:
@@ -140,6 +142,8 @@ class Execution:
         best = max((value for value in values if value is not None), default=None)
         progress = Progress(epoch.epoch + 1, epoch.epochs, best, epoch.left_s)
         self.folder.show_progress(progress, epoch.history)
+        if self.scalars is not None:
+            self.scalars.add(epoch.history)
 
     def _outputs(self) -> int:
         """Classes of the network's own classifier; of a copied one that is not trained, its own."""

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from bench.core.files import temporary_beside
+from bench.exports.tensorboard import write_scalars
 from bench.methods import METHODS
 from bench.models import layers, weights
 from bench.models.multiview import viewing
@@ -87,6 +88,8 @@ def publish(run: Finished, folder: RunFolder, context: Context) -> str:
         if earlier is not None and folder.damage(earlier):
             folder.withdraw()
         folder.publish(record, run.outcome.history, run.spec)
+        if context.tensorboard:
+            write_scalars(folder, run.outcome.history)
         folder.sweep()
     for path in (folder.checkpoint_path, folder.refit_checkpoint_path):
         if path.is_dir():

@@ -147,8 +147,8 @@ def test_a_dry_run_shows_the_looks_and_runs_nothing(tmp_path: Path) -> None:
     ("options", "message"),
     [
         (("--decide", "near - nothing"), "there is no claim or comparison 'near - nothing'"),
-        (("--budget", "1h"), "--budget races the recipes of one target, and there are 5"),
-        (("--budget", "1h", "--slurm"), "--budget is for this machine"),
+        (("--budget", "1h"), "a race compares the recipes of one target, and there are 5"),
+        (("--budget", "1h", "--slurm"), "a race compares the recipes of one target"),
         (("--decide", "LI-C4", "--slurm"), "--decide runs on this machine"),
         (("--decide", "LI-C4", "--budget", "long"), "--budget is 'long'"),
     ],

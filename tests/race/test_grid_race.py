@@ -13,8 +13,10 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from bench.commands.app import app
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, GridError
+from bench.grid.expand import load_grid
 from bench.planning.workspace import open_session
+from bench.specs.race import RaceSpec
 
 GRID = """
 name: raced
@@ -108,3 +110,65 @@ def test_a_rung_in_which_all_recipes_fail_is_an_error(tmp_path: Path) -> None:
     for _ in range(2):  # the second command finds them as the first has left them
         with pytest.raises(BenchError, match="all recipes of rung 1 failed"):
             _race(tmp_path, "--budget", "1h", "--accept-problems", grid=grid)
+
+
+# --- the section race: ---
+
+RACED = GRID + "race: {budget: 1h, seeds: 1}\n"
+
+
+def test_the_section_races_and_the_command_line_goes_before(tmp_path: Path) -> None:
+    shown = _race(tmp_path, "--dry-run", grid=RACED)
+    assert f"{tmp_path / 'raced.yaml'}:12: its recipes race, within 1h; --budget none" in shown
+    assert "rung 2: 2 recipes, 50 % of the epochs, about" in shown
+    with pytest.raises(BenchError, match=r"takes at least .* and the budget leaves 1 s") as caught:
+        _race(tmp_path, "--dry-run", "--budget", "1s", grid=RACED)
+    assert caught.value.place == f"{tmp_path / 'raced.yaml'}:12"
+    shown = _race(tmp_path, "--dry-run", "--budget", "none", grid=RACED)
+    assert "rung" not in shown
+    assert "8 runs" in shown
+
+
+def test_the_section_changes_no_run_and_a_preset_may_lay_it_over(tmp_path: Path) -> None:
+    (tmp_path / "plain.yaml").write_text(GRID)
+    more = RACED + "presets: {short: {race: {budget: 10m}}, whole: {race: null}}\n"
+    (tmp_path / "raced.yaml").write_text(more)
+    results = tmp_path / "results"
+    plain, raced = (
+        open_session(tmp_path / f"{name}.yaml", results=results) for name in ("plain", "raced")
+    )
+    assert list(plain.plan.runs) == list(raced.plan.runs)
+    assert plain.grid.race is None
+    for preset, budget in (("short", "10m"), ("whole", None)):
+        race = load_grid(tmp_path / "raced.yaml", overrides=[f"preset={preset}"]).race
+        assert (race and race.budget) == budget
+    assert raced.grid.race == RaceSpec(budget="1h", seeds=1)
+
+
+@pytest.mark.parametrize(
+    ("section", "message"),
+    [
+        ("race: soon", "race: expected a mapping, found 'soon'; keys: budget, seeds"),
+        ("race: {budgets: 1h}", "unknown key 'budgets' in race; known: budget, seeds"),
+        ("race: {seeds: 1}", "race: there is no budget; race: {budget: 30m}; write a time such as"),
+        ("race: {budget: 30}", "race.budget is 30: expected text; write a time such as 30m"),
+        ("race: {budget: soon}", "race.budget is 'soon': not a time; write a time such as 30m"),
+        ("race: {budget: 1h, seeds: 0}", "race.seeds is 0: must be at least 1; write 1 or more"),
+    ],
+)
+def test_what_is_wrong_with_the_section_has_its_line(
+    tmp_path: Path, section: str, message: str
+) -> None:
+    (tmp_path / "raced.yaml").write_text(f"{GRID}{section}\n")
+    with pytest.raises(GridError) as caught:
+        load_grid(tmp_path / "raced.yaml")
+    assert caught.value.place == f"{tmp_path / 'raced.yaml'}:12"
+    assert f"{caught.value.message}; {caught.value.hint}".startswith(message)
+
+
+def test_the_recipe_that_is_left_has_as_many_seeds_as_the_section_says(tmp_path: Path) -> None:
+    shown = _race(tmp_path, grid=ONE + "race: {budget: 1h, seeds: 1}\n")
+    assert len(re.search(r"([\d., ]+) % of 60 test images", shown)[1].split(",")) == 1  # type: ignore[index]
+    with pytest.raises(BenchError, match=r"race.seeds is 5, and a recipe has 2 runs") as caught:
+        _race(tmp_path, "--dry-run", grid=GRID + "race: {budget: 1h, seeds: 5}\n")
+    assert caught.value.place == f"{tmp_path / 'raced.yaml'}:12"

@@ -29,9 +29,10 @@ from bench.race import race as race_module
 from bench.race.arms import Trunk, floor_arms, tuned_arms
 from bench.race.budget import Budget
 from bench.race.course import best_of_families
-from bench.race.decisions import Stage
+from bench.race.decisions import Plan, Stage
 from bench.race.photographs import divide
 from bench.race.race import Race, Standing
+from bench.race.schedule import Rung
 from bench.race.speed import Speed, measure_speed
 from benchmarks.finetune import CpuClock
 
@@ -414,3 +415,20 @@ def test_a_winner_that_cannot_be_trained_on_all_labels_in_time_stays_as_it_is(ti
     assert not timed._keeps(stage, 10.0)  # 10 s and 4 epochs of 10 s
     timed.budget.earlier_s = 55.0
     assert timed._keeps(stage, 10.0)
+
+
+def test_a_longer_budget_has_the_race_for_which_there_was_no_time(timed: Race) -> None:
+    arms = (floor_arms(LITE)[0].name,)
+    timed.decisions.plan = Plan(64, ())
+    for name in ("floor", "final"):
+        timed.decisions.stages[name] = Stage(name, arms, 0, 64, 3)
+        timed.decisions.stopped[f"{name}-{arms[0]}"] = (0, 0)
+    timed._plan_again()
+    assert timed.decisions.plan is None
+    assert set(timed.decisions.stages) == {"floor"}
+    assert set(timed.decisions.stopped) == {f"floor-{arms[0]}"}
+    # A race that has rungs, or has ended, is gone on with as it was decided.
+    for plan, done in ((Plan(64, (Rung(2, 4),)), False), (Plan(64, ()), True)):
+        timed.decisions.plan, timed.decisions.done = plan, done
+        timed._plan_again()
+        assert timed.decisions.plan == plan

@@ -89,6 +89,17 @@ class QueuedJob:
         return self.state in ALIVE
 
     @property
+    def words(self) -> str:
+        """How it stands.
+
+        >>> QueuedJob("7", "birds", "PENDING", "Resources").words
+        'job 7 waits in the queue (Resources)'
+        """
+        if self.state == "PENDING":
+            return f"job {self.id} waits in the queue ({self.reason})"
+        return f"job {self.id} is {self.state.lower()} on {self.node}"
+
+    @property
     def launch_failed(self) -> bool:
         """Put back and held because its node could not start it; it stays so until released."""
         return self.state == "PENDING" and self.reason.replace("_", " ") == LAUNCH_FAILED

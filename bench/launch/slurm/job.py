@@ -1,4 +1,4 @@
-"""What a job executes: the runs of its payload that are not published yet.
+"""What a job executes: the runs of its payload that are not published yet; or a race's command.
 
 The pickle that submitit carries holds the name of a folder; everything else is read here, from
 JSON. The job checks that its code is that of the submission, that the folder is private and that
@@ -69,18 +69,24 @@ def _run(folder: Path) -> int:
 
         last_job(payload, folder, Job)
         return 0
-    from bench.data.opened import rely_on_tables
+    next_run = None
+    if payload["role"] == "race":
+        from bench.launch.slurm.command_job import run_command
 
-    rely_on_tables()
-    work = _Work(folder, payload, events, stop)
-    status = work.run()
+        status = run_command(payload, events, stop)
+    else:
+        from bench.data.opened import rely_on_tables
+
+        rely_on_tables()
+        work = _Work(folder, payload, events, stop)
+        status, next_run = work.run(), work.next_run
     if status == 0:
         events({"event": "finished"})
     elif stop.requeue and not (folder / CANCEL).exists():
         restarts = int(os.environ.get("SLURM_RESTART_COUNT", "0"))
         if restarts < payload["max_requeues"] and not _in_vain(read_events(folder)):
             return _requeue()
-        events({"event": "limit", "id": work.next_run, "restarts": restarts})
+        events({"event": "limit", "id": next_run, "restarts": restarts})
     return status
 
 

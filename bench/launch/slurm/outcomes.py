@@ -43,6 +43,11 @@ def current_run(attempts: Sequence[Sequence[Mapping[str, Any]]]) -> str | None:
     return current
 
 
+def is_of_memory(log: str) -> bool:
+    """Whether a log shows that a job had too little memory."""
+    return _MEMORY.search(log) is not None
+
+
 def last_log_lines(folder: Path, lines: int = 12) -> str:
     """The last lines of the newest attempt's log, and of SLURM's own."""
     logs = sorted(folder.glob("log-*.txt"))[-1:] + sorted(folder.glob("*_log.err"))[-1:]
@@ -104,7 +109,7 @@ class JobClassifier:
         attempts = read_events(folder)
         if any(event["event"] in ("finished", "refused") for event in _last(attempts)):
             return self._of_dead(job, "COMPLETED", "forgotten by the cluster")
-        if all(run in self.published for run in job.runs) and job.role != "leaderboard":
+        if job.runs and all(run in self.published for run in job.runs):
             return Ending(job.name, "COMPLETED", "forgotten by the cluster")
         signs = [*sorted(folder.glob("events-*.jsonl"))[-1:], job.entry]
         age = min(self.submissions.age_s(path) for path in signs if path is not None)
@@ -134,7 +139,7 @@ class JobClassifier:
             text = f"submitted by another version of bench, whose {gone[1] or gone[2]} is not here"
             return Ending(job.name, "CODE_CHANGED", f"{text}; bench resume submits its runs again")
         why = _REASONS.get(state, "job failed")
-        if state == "FAILED" and _MEMORY.search(log):
+        if state == "FAILED" and is_of_memory(log):
             why = "out of memory"
         message = f"{state} {reason}".strip() + (f"\n{log}" if log else "")
         blamed = current_run(attempts)

@@ -8,6 +8,7 @@ last job of a grid repeats it on the cluster until nothing is left to do.
 
 from __future__ import annotations
 
+import contextlib
 import json
 import time
 from collections.abc import Mapping, Sequence
@@ -60,7 +61,8 @@ class Reconciler:
                 self._give_up(self._look(ledger, jobs))
         except (OSError, StoreError) as error:
             notes.append(f"how jobs ended could not be written down: {error}")
-        return Outcome(replace(self._look(ledger, jobs), cluster="ok"), notes=notes)
+        race = self._race(ledger, jobs)
+        return Outcome(replace(self._look(ledger, jobs), cluster="ok", race=race), notes=notes)
 
     def submit(self, *, begin: bool, retry_failed: bool = False) -> Outcome:
         """The whole step.
@@ -115,6 +117,8 @@ class Reconciler:
                 if not self._of_this_grid(job, ledger)
                 for run in job.runs
             }
+            if any(self._races(job, ledger) for job in ledger.open):  # it begins what it needs
+                unwanted &= {run for job in ledger.open for run in job.runs}
             self.submissions.write(ledger, {"kind": "cancel", "runs": sorted(unwanted)})
             ended = self._mark_jobs(ledger, unwanted, everything=not only)
             self.queue.cancel(jobs[name].id for name in ended if name in jobs)
@@ -165,8 +169,9 @@ class Reconciler:
         for job in ledger.open:
             mine = [run for run in job.runs if run in unwanted]
             others = [run for run in job.runs if run not in published and run not in unwanted]
-            last = job.role == "leaderboard" and self._of_this_grid(job, ledger) and everything
-            if last or (mine and not others):
+            last = job.role == "leaderboard" and self._of_this_grid(job, ledger)
+            whole_grid = (last or self._races(job, ledger)) and everything
+            if whole_grid or (mine and not others):
                 whole.append(job.name)
                 self._mark(job, "all")
             elif mine:
@@ -175,6 +180,21 @@ class Reconciler:
 
     def _of_this_grid(self, job: Job, ledger: Ledger) -> bool:
         return ledger.commands.get(job.grid, {}).get("name") == self.plan.name
+
+    def _races(self, job: Job, ledger: Ledger) -> bool:
+        return job.role == "race" and self._of_this_grid(job, ledger)
+
+    def _race(self, ledger: Ledger, jobs: Mapping[str, QueuedJob]) -> str:
+        """The job in the queue that races this grid, and its log, in words."""
+        for job in ledger.open:
+            if self._races(job, ledger):
+                queued = jobs.get(job.name)
+                how = f"job {job.name} is not in the queue yet" if queued is None else queued.words
+                path = self.submissions.job_folder(job.name) / "payload.json"
+                with contextlib.suppress(OSError, ValueError):
+                    how += f"; log: {json.loads(path.read_text())['log']}"
+                return f"the race: {how}"
+        return ""
 
     def _mark(self, job: Job, runs: str | Sequence[str]) -> None:
         path = self.submissions.job_folder(job.name) / CANCEL

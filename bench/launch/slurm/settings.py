@@ -219,6 +219,7 @@ class SlurmSettings(Resources):
         threads: CPU threads of a run; results are bit-identical for equal numbers only.
         device: on which runs are trained.
         last_job: whether a last job writes the leaderboards and submits what is to be tried again.
+        tensorboard: whether runs write event files, as with `bench grid --tensorboard`.
     """
 
     source: Resources = Resources()
@@ -236,6 +237,7 @@ class SlurmSettings(Resources):
     threads: Annotated[int, Strict(), Field(ge=1)] = 1
     device: Literal["auto", "cpu", "cuda"] = "auto"
     last_job: Annotated[bool, Strict()] = True
+    tensorboard: Annotated[bool, Strict()] = False
 
     def resources(self, kind: Kind) -> Resources:
         """Everything decided: the kind's own, over the common ones, over the defaults."""

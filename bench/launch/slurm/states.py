@@ -50,12 +50,16 @@ class RunView:
 
 @dataclass(frozen=True)
 class Situation:
-    """All runs of a plan by id. `cluster` is ok, down (why is in `trouble`) or unused."""
+    """All runs of a plan by id. `cluster` is ok, down (why is in `trouble`) or unused.
+
+    `race` is about a job that races the grid, in words; empty where there is none in the queue.
+    """
 
     runs: Mapping[str, RunView]
     cluster: str = "unused"
     trouble: str = ""
     notes: Sequence[str] = field(default_factory=tuple)
+    race: str = ""
 
     @property
     def counts(self) -> Counter[str]:
@@ -68,8 +72,8 @@ class Situation:
 
     @property
     def in_queue(self) -> bool:
-        """Whether a job holds any run of the plan."""
-        return bool(self.of("running", "pending"))
+        """Whether a job holds any run of the plan, or races it."""
+        return bool(self.race or self.of("running", "pending"))
 
 
 def attempts_of(run_id: str, failures: Sequence[Mapping[str, Any]], ledger: Ledger) -> int:

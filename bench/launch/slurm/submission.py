@@ -62,6 +62,27 @@ class Outcome:
     notes: list[str] = field(default_factory=list)
 
 
+def job_name(readable: str, ledger: Ledger, part: str) -> str:
+    """A name for a job: readable, at most 40 characters, and used once in the world."""
+    plain = re.sub(r"[^a-z0-9]+", "-", readable.lower()).strip("-")[:18]
+    return f"{plain or 'grid'}-{ledger.next_number:04d}-{part}-{secrets.token_hex(4)}"
+
+
+def write_down(
+    submissions: SubmissionStore,
+    ledger: Ledger,
+    jobs: Sequence[Job],
+    payloads: Sequence[Mapping[str, Any]],
+) -> None:
+    """Writes jobs that are going to be submitted into their folders, then into the ledger."""
+    for job, payload in zip(jobs, payloads, strict=True):
+        folder = submissions.job_folder(job.name)
+        folder.mkdir(mode=0o700)
+        content = {**payload, "role": job.role, "name": job.name, "code": job.code}
+        publish_new(folder / "payload.json", json.dumps(content))
+    submissions.write(ledger, {"kind": "submit", "jobs": [job.to_json() for job in jobs]})
+
+
 class Submission:
     """What is missing, packed, written down, and handed to sbatch.
 
@@ -196,23 +217,14 @@ class Submission:
         )
 
     def _name(self, n: int) -> str:
-        """Readable, at most 40 characters, and used once in the world."""
-        readable = re.sub(r"[^a-z0-9]+", "-", self.grid.session.plan.name.lower()).strip("-")[:18]
-        return f"{readable or 'grid'}-{self.ledger.next_number:04d}-{n:03d}-{secrets.token_hex(4)}"
+        return job_name(self.grid.session.plan.name, self.ledger, f"{n:03d}")
 
     def _job(self, name: str, role: str, resources: Resources, runs: tuple[str, ...] = ()) -> Job:
         asked = resources.model_dump(exclude_none=True)
         return Job(name, role, runs, self.grid.command.key, asked, self.code)
 
     def _write_down(self, jobs: Sequence[Job], payloads: Sequence[Mapping[str, Any]]) -> None:
-        """The jobs that are going to be submitted: in their folders, then in the ledger."""
-        for job, payload in zip(jobs, payloads, strict=True):
-            folder = self.submissions.job_folder(job.name)
-            folder.mkdir(mode=0o700)
-            content = {**payload, "role": job.role, "name": job.name, "code": self.code}
-            publish_new(folder / "payload.json", json.dumps(content))
-        entry = {"kind": "submit", "jobs": [job.to_json() for job in jobs]}
-        self.submissions.write(self.ledger, entry)
+        write_down(self.submissions, self.ledger, jobs, payloads)
 
     def _payload(self, piece: Pack) -> dict[str, Any]:
         settings = self.settings
@@ -227,7 +239,12 @@ class Submission:
             ],
             "lag_s": settings.lag_s,
             "max_requeues": settings.max_requeues,
-            "context": context_of(self.grid.session, machine, checkpoint_s=settings.checkpoint_s),
+            "context": context_of(
+                self.grid.session,
+                machine,
+                checkpoint_s=settings.checkpoint_s,
+                tensorboard=settings.tensorboard,
+            ),
         }
 
     # --- the last job ---
