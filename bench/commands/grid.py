@@ -89,14 +89,12 @@ def grid(
     begun = time.monotonic()
     _check(how, machine, slurm, submission)
     _check_looks(questions, slurm)
-    looks, dry_run = not (how.accept_problems or how.dry_run), how.dry_run
+    dry_run = how.dry_run
     if slurm:  # jobs find it from wherever they begin
         chosen = replace(chosen, results=chosen.results.resolve())
     session = chosen.open("any" if dry_run else "writable", allow_missing=dry_run)
-    if looks:
-        _check_images(session)
-    elif dry_run and not how.accept_problems:
-        _foresee(session)
+    if not how.accept_problems:
+        (_foresee if dry_run else _check_images)(session)
     if how.tensorboard and not dry_run:
         session = _with_event_files(session)
     budget = _budget(questions, session)
