@@ -453,7 +453,7 @@ class Race:
         if floor.name not in self.decisions.stages and needed > self.budget.left_s:
             total = self.budget.spent_s + needed + self.budget.end_s
             raise BenchError(
-                f"classifiers on features of {counted(self._images, 'image')} take about "
+                f"classifiers on features of {counted(self.photographs.train, 'image')} take about "
                 f"{duration(needed)} here, and --budget leaves "
                 f"{duration(max(0.0, self.budget.left_s))} for them",
                 hint=f"--budget {-(-int(1.5 * total) // 60)}m is enough for an answer, or name a "
@@ -605,8 +605,11 @@ class Race:
         return placement(self.workers, self.machine).workers
 
     def _features_s(self, rate: float) -> float:
-        """Seconds of one worker for the features of all images, at a size's rate of training."""
-        return self._images / (_FORWARD * rate)
+        """Seconds of one worker for the features of the labelled images, at a rate of training.
+
+        Test images are read later, by what is chosen alone.
+        """
+        return self.photographs.train / (_FORWARD * rate)
 
     @property
     def _test_s(self) -> float:

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 MOST_EPOCHS = 32
 LEAST_EPOCHS = 2
 FLOOR_SHARE = 0.3
-"""Of the time: features of all images, at most, where smaller images can do."""
+"""Of the time: features of the labelled images, at most, where smaller images can do."""
 
 RACE_SHARE = 0.6
 """Of the time: the race. The rest is for the winner's repeats on all labels, and for the ends."""

@@ -405,7 +405,7 @@ def test_what_does_not_fit_is_not_begun(timed: Race) -> None:
     timed.budget.total_s = 12.0
     with pytest.raises(BenchError, match="--budget leaves 12 s for them") as caught:
         timed._floor({64: 1.0})
-    assert "classifiers on features of 105 images take about 36 s here" in str(caught.value)
+    assert "classifiers on features of 70 images take about 28 s here" in str(caught.value)
     assert "--budget 1m is enough" in str(caught.value)
     assert not (timed.results / "runs").exists()
 
