@@ -121,8 +121,7 @@ def grid(
     if questions.decide:
         from bench.commands._decide import Decider, decide_grid
 
-        budget_s = None if time_ is None else time_.total_s
-        asked = questions.decide
+        budget_s, asked = None if time_ is None else time_.total_s, questions.decide
         decider = Decider(session, asked, budget_s, here, where, how.retry_failed, console())
         decide_grid(decider, dry_run)
         return

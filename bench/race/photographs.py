@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -72,9 +73,10 @@ def divide(root: Path, places: Places) -> Photographs:
     if given is None:
         share = min(1 / 3, max(TEST_SHARE, LEAST_TEST / min(pools.values())))
         target["test_per_class"] = share = round(share, 4)
-        test = round(share * sum(pools.values()))
+        held_back = {k: max(1, math.floor(share * n + 0.5)) for k, n in pools.items()}
+        test = sum(held_back.values())
         words = f"{100 * share:.0f} % of each class are held back for the test"
-        smallest = min(pools.values()) - round(share * min(pools.values()))
+        smallest = min(n - held_back[k] for k, n in pools.items())
         train = sum(pools.values()) - test
     else:
         if given == "val":

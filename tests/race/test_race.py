@@ -76,6 +76,8 @@ def test_a_folder_without_splits_gives_a_fifth_and_thirty_of_the_smallest_class(
     small = divide(photographs(tmp_path / "b", {"disc": 30, "square": 24}), places(tmp_path))  # type: ignore[arg-type]
     assert small.target["test_per_class"] == pytest.approx(1 / 3, abs=1e-4)
     assert small.draws == 3
+    even = divide(photographs(tmp_path / "c", {"disc": 20, "square": 20}), places(tmp_path))  # type: ignore[arg-type]
+    assert (even.train, even.test, even.smallest) == (26, 14, 13)  # 7 of each, as a run has them
 
 
 def test_validation_alone_is_the_test_set(tmp_path: Path) -> None:
