@@ -65,3 +65,21 @@ def test_near_over_far_is_the_mean_over_tasks_of_their_differences(committed: Pa
     assert row["effect"] == pytest.approx(tasks.mean())
     half = stats.t.ppf(0.975, len(tasks) - 1) * tasks.std(ddof=1) / len(tasks) ** 0.5
     assert (row["high"] - row["low"]) / 2 >= half - 1e-9
+
+
+def test_every_claim_was_measured_on_a_family_that_was_written_for_it(committed: Path) -> None:
+    table = pd.read_csv(committed / "evidence" / "claims.csv")
+    whole = table[table["images_per_class"].isna() & table["effect"].notna()]
+    assert set(whole["claim"]) == {claim.id for claim in CLAIMS}
+
+
+def test_layer_probes_are_read_from_a_leaderboard(committed: Path) -> None:
+    """LI-C10 far > self with pandas alone: the lower half of eight layers, a mean of each task."""
+    board = pd.read_csv(committed / "evidence" / "layers.csv", keep_default_na=False)
+    probes = board[(board["method"] == "probe") & board["method.layer"].isin(["1", "2", "3", "4"])]
+    means = probes.pivot_table(index="class_draw", columns="source", values="top1_accuracy")
+    claims = pd.read_csv(committed / "evidence" / "claims.csv")
+    mine = (claims["claim"] == "LI-C10") & claims["part"].str.startswith("far > self")
+    (row,) = claims[mine & (claims["family"] == "layers")].to_dict("records")
+    assert row["effect"] == pytest.approx(100 * (means["far"] - means["self"]).mean())
+    assert row["n"] == len(means) == 10

@@ -105,7 +105,7 @@ def pair(
     done = finished(board, metric)
     settings = varying(board)
     if varies("pattern", vary) and any(_all_frozen(board[done & rows]) for rows in (left, right)):
-        vary = (*vary, *_OF_TUNED)
+        vary = (*vary, _STATISTICS)
     held = [name for name in settings if not varies(name, vary)]
     if not varies("source", vary):
         held = [*held, "parent_id"]
@@ -120,11 +120,9 @@ def pair(
     return Pairs(frame.assign(lr_rule=lr), alone, int(((left | right) & ~done).sum()))
 
 
-_OF_TUNED = (
-    *("tuned", "layer_lr_decay", "l2_sp"),
-    *("train.unfreeze_every", "train.copied_statistics"),
-)
-"""Options that a frozen network cannot have, so that they belong to the tuning it is beside."""
+_STATISTICS = "train.copied_statistics"
+"""Of BatchNorm in tuned layers. Those of frozen ones never move, so beside a frozen network either
+choice changes nothing but what is tuned."""
 
 
 def _all_frozen(arm: pd.DataFrame) -> bool:

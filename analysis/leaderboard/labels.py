@@ -23,12 +23,26 @@ def _given(value: Any) -> bool:
 def options(row: Mapping[Any, Any]) -> dict[str, Any]:
     """The options of a run's method; those that the leaderboard does not state have their default.
 
+    A column of a CSV that has whole numbers and empty cells is read as numbers with a point; an
+    option that is text or a whole number by default is that again.
+
     >>> options({"method": "soft", "method.schedule": "zero"})["schedule"]
     'zero'
+    >>> options({"method": "probe", "method.layer": 7.0})["layer"]
+    '7'
     """
     found = dict(default_options(str(row["method"])))
-    stated = {k[7:]: v for k, v in row.items() if str(k).startswith("method.") and _given(v)}
-    return found | stated
+    for key, value in row.items():
+        if str(key).startswith("method.") and _given(value):
+            name = str(key)[7:]
+            found[name] = _like(found.get(name), value)
+    return found
+
+
+def _like(default: Any, value: Any) -> Any:
+    if isinstance(value, float) and value.is_integer() and isinstance(default, (str, int)):
+        return str(int(value)) if isinstance(default, str) else int(value)
+    return value
 
 
 def recipe(row: Mapping[Any, Any]) -> str:
