@@ -37,7 +37,7 @@ RESULTS = ROOT / "results" / "evidence"
 README = ROOT / "README.md"
 BEGIN, END = "<!-- written by scripts/evidence.py -->", "<!-- end -->"
 CAVEATS = {
-    "SFT-C1 on borrowing-again": "on average, 5 of 20 tasks are negative; borrowing takes 1.8 times "
+    "SFT-C1 on borrowing-again": "on average, 5 of 20 tasks are negative; it takes 1.8 times "
     "the computation",
     "SFT-C3": "it rests on one weak network of four, the other three alone give 0.57, 0.11 to 1.03",
     "GE-C3": "tested against no gain; 2 points and more lie outside the interval",
