@@ -300,9 +300,11 @@ def _beside(file: Path) -> tuple[str | None, int | None]:
     try:
         config = json.loads((user_path(file).parent / "config.json").read_text(encoding="utf-8"))
         size = config.get("pretrained_cfg", config).get("input_size", [None])[-1]
-        return config.get("architecture"), size
-    except (OSError, ValueError, AttributeError):
+        name = config.get("architecture")
+    except (OSError, ValueError, AttributeError, TypeError, LookupError):
         return None, None
+    is_size = isinstance(size, int) and not isinstance(size, bool) and size > 0
+    return name if isinstance(name, str) else None, size if is_size else None
 
 
 def _published_size(model: str) -> int | None:

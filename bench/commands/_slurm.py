@@ -164,9 +164,13 @@ def submit_race(
             show(f"the race did not come to its end; {found}", "yellow")
             for line in job.why(found):
                 show(f"  {line}")
+        left_s = budget.total_s - budget.earlier_s
+        if left_s <= 0:
+            spent, total = duration(budget.earlier_s), duration(budget.total_s)
+            show(f"{spent} of {total} are spent: a longer --budget goes on", "yellow")
+            return 1
         for line in job.remarks():
             show(line)
-        left_s = budget.total_s - budget.earlier_s
         found = job.submit([*arguments, *job.machine_options()], left_s)
         show(f"the race is submitted: {found}; {job.words(found.job)}")
         time.sleep(_GLANCE_S)

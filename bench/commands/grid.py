@@ -97,7 +97,7 @@ def grid(
         (_foresee if dry_run else _check_images)(session)
     if how.tensorboard and not dry_run:
         session = _with_event_files(session)
-    budget = _budget(questions, session)
+    budget = _budget(questions, session, how.retry_failed)
     if slurm and not dry_run:
         submit(
             session,
@@ -195,13 +195,22 @@ def _check_looks(questions: LookOptions, slurm: bool) -> None:
         )
 
 
-def _budget(questions: LookOptions, session: Session) -> str | None:
-    """The time of the command: that of `--budget`, else of the grid's `race:`; None: no end."""
+def _budget(questions: LookOptions, session: Session, retry_failed: bool) -> str | None:
+    """The time of the command: that of `--budget`, else of the grid's `race:`; None: no end.
+
+    Raises:
+        BenchError: a race is to run failed runs again.
+    """
     text, race = questions.budget, session.grid.race
     if text is None and race is not None and not questions.decide:
         text = race.budget
         out = f"{session.grid.race_place}: its recipes race, within {text}; "
         console().print(f"{out}--budget {NO_BUDGET} runs the whole grid", highlight=False)
+    if retry_failed and text not in (None, NO_BUDGET) and not questions.decide:
+        raise BenchError(
+            "--retry-failed is for a whole grid: a race goes on without recipes that failed",
+            hint=f"--budget {NO_BUDGET} --retry-failed runs the whole grid; or leave it out",
+        )
     return None if text == NO_BUDGET else text
 
 

@@ -44,7 +44,7 @@ def export(
 
     folders = [find_run(one, results) for one in run]
     folder, name = folders[0], folders[0].path.name[:-24]
-    place = out or results / "models" / (f"{name}-soup" if soup else name)
+    place = out or results / "models" / (f"{name}-{soup}-soup" if soup else name)
     if soup is not None:
         network, predictions, record, lines = _soup(folders, soup, results, data_root)
     elif len(folders) > 1:

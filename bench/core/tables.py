@@ -62,7 +62,8 @@ def utf8_text(
             hint=_way_out(wanted, _converted(encoding, name)),
         )
     try:
-        return codecs.getincrementaldecoder("utf-8-sig")().decode(raw, final=whole)
+        raw = raw.removeprefix(codecs.BOM_UTF8)
+        return codecs.getincrementaldecoder("utf-8")().decode(raw, final=whole)
     except UnicodeDecodeError as error:
         before = raw[: error.end].splitlines()[-1][-_SHOWN:].decode("latin-1")
         is_text = not _OF_NO_TEXT.search(raw[:_LOOKED_AT])

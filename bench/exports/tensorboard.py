@@ -9,13 +9,13 @@ holds. Nothing reads them here, and they are in no id: the folder may be deleted
 from __future__ import annotations
 
 import contextlib
-import csv
 from collections.abc import Iterable, Mapping, Sequence
 from importlib.util import find_spec
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, StoreError
+from bench.results.history import read_history
 from bench.results.store import RunFolder
 
 if TYPE_CHECKING:
@@ -67,19 +67,20 @@ def write_scalars(run: RunFolder, history: Iterable[Row]) -> None:
 
 
 def write_missing(runs: Iterable[RunFolder]) -> None:
-    """Writes those of runs that ended before somebody wanted them."""
+    """Writes those of runs that ended before somebody wanted them, or without whom.
+
+    A run whose history is damaged is left out: other commands name it.
+    """
     for run in runs:
-        if run.record_path.is_file() and not any(events_folder(run).glob("events.*")):
-            with (run.path / "history.csv").open(encoding="utf-8", newline="") as file:
-                rows = [{k: _number(v) for k, v in row.items()} for row in csv.DictReader(file)]
-            write_scalars(run, rows)
+        with contextlib.suppress(StoreError, OSError):
+            if run.record_path.is_file() and not _is_written(run):
+                write_scalars(run, read_history(run))
 
 
-def _number(text: str) -> float | None:
-    try:
-        return float(text)
-    except ValueError:  # no value in this row
-        return None
+def _is_written(run: RunFolder) -> bool:
+    """Whether there are event files, and the run has not ended after they were written."""
+    ended = run.record_path.stat().st_mtime
+    return any(path.stat().st_mtime >= ended for path in events_folder(run).glob("events.*"))
 
 
 def _anew(run: RunFolder) -> SummaryWriter:

@@ -213,8 +213,9 @@ class RaceOnCluster:
 
     def timed(self, left_s: float) -> Resources:
         """With the time of the job: what the budget has, and a reserve, at most what is allowed."""
+        left_s = max(0.0, left_s)
         reserve_s = _LATE * left_s + _RESERVE_S + self.settings.signal_delay_s
-        minutes = math.ceil((max(0.0, left_s) + reserve_s) / 60)
+        minutes = math.ceil((left_s + reserve_s) / 60)
         given = self.settings.finetune.timeout_min or self.settings.timeout_min
         return self.resources.model_copy(update={"timeout_min": min(minutes, given or minutes)})
 

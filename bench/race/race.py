@@ -670,7 +670,10 @@ class Race:
                 / self._seeds
             )
         if not found:
-            self._say("there is no time to train the network: a longer --budget has some")
+            self._say(
+                "there is no time to train the network: a longer --budget has some, under another "
+                "--name"
+            )
         else:
             self._say(
                 f"the race: {counted(cost(found) * self._seeds, 'epoch')} of "

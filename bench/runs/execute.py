@@ -170,7 +170,9 @@ def execute_rank(
     The first of the team publishes. Who started them holds the claim, and keeps failures.
     """
     folder, data = Store(Path(context.results)).folder(key, spec), Loader(context)(spec)
-    return _execute(Execution(folder, spec, data, context, report, should_stop, team=team))
+    scalars = LiveScalars(folder) if context.tensorboard and team.leads else None
+    run = Execution(folder, spec, data, context, report, should_stop, team=team, scalars=scalars)
+    return _execute(run)
 
 
 def _execute(run: Execution) -> str:

@@ -164,11 +164,19 @@ def _difference(one: RunSpec, other: RunSpec) -> str | None:
     """What two runs must share and do not; None where they share all of it."""
     same = {"tested": True}
     data = [spec.data.model_copy(update=same).identity() for spec in (one, other)]
+    last = one.layers.depth
+    anew = [{n for n in spec.layers.layers("R") if n != last} for spec in (one, other)]
+    drawn = bool(anew[0] | anew[1]) and one.seeds.init != other.seeds.init
+    copied = one.init.kind != "scratch"  # otherwise nothing is shared, whatever the layers
     sources = [spec.init.model_dump(exclude={"path"}) for spec in (one, other)]
     for what, differs in (
         ("model", one.model != other.model),
         ("source", sources[0] != sources[1]),
         ("target", data[0] != data[1]),
+        (
+            "layers that begin at random below the classifier",
+            copied and (anew[0] != anew[1] or drawn),
+        ),
     ):
         if differs:
             return what

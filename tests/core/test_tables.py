@@ -42,6 +42,11 @@ def test_text_in_another_encoding_is_named_and_the_hint_converts_it(
     assert utf8_text(new.read_bytes(), str(new)) == TEXT
 
 
+def test_the_place_of_a_wrong_byte_does_not_count_a_mark_before_the_text() -> None:
+    with pytest.raises(DataError, match=r"x\.csv:2: .*byte 0xe9 in 'aé'"):
+        utf8_text(b"\xef\xbb\xbfpath,label\na\xe9,b\n", "x.csv", DataError)
+
+
 def test_utf8_comes_with_and_without_a_mark_and_may_be_cut() -> None:
     for encoding in ("utf-8", "utf-8-sig"):
         assert utf8_text(TEXT.encode(encoding), "a.csv") == TEXT

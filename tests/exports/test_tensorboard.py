@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import os
 import shutil
 import sys
 from pathlib import Path
@@ -12,8 +13,9 @@ from typer.testing import CliRunner
 
 from bench.commands.app import app
 from bench.core.errors import BenchError
-from bench.exports.tensorboard import LiveScalars, events_folder
+from bench.exports.tensorboard import LiveScalars, events_folder, write_scalars
 from bench.planning.workspace import Session, open_session
+from bench.results.history import read_history
 from bench.results.store import RunFolder
 
 GRID = """
@@ -74,9 +76,15 @@ def test_events_are_the_history_and_those_of_finished_runs_are_written_later(
     folders = [session.store.folder(one.id, one.spec) for one in session.wanted]
     names = sorted(path.name for path in (results / "tensorboard").iterdir())
     assert names == sorted(folder.path.name for folder in folders)
-    for again in (False, True):
-        if again:  # the runs are finished, and nothing is trained
+    for again in ("", "removed", "of half a training"):
+        if again == "removed":
             shutil.rmtree(results / "tensorboard")
+        elif again:
+            for folder in folders:
+                write_scalars(folder, read_history(folder)[:1])
+                for path in events_folder(folder).iterdir():
+                    os.utime(path, (1, 1))
+        if again:  # the runs are finished, and nothing is trained
             run(tmp_path, "--tensorboard")
         for folder in folders:
             expected, found = history(folder.path), read(events_folder(folder))

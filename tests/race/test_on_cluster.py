@@ -25,6 +25,7 @@ def race(folder: Path, name: str = "birds", **section: Any) -> RaceOnCluster:
         ({"signal_delay_s": 60}, 1800, 39),
         ({"timeout_min": 20}, 1800, 20),  # the job goes back into the queue
         ({"timeout_min": 240}, 1800, 40),
+        ({}, -5400, 7),  # nothing is left: never below the reserve
         ({"finetune": {"timeout_min": 25}, "timeout_min": 20}, 1800, 25),
     ],
 )

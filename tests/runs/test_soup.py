@@ -147,7 +147,7 @@ def test_untested_runs_are_tested_as_a_soup_alone(tmp_path: Path, run_here: Run)
     assert len(soup.predictions.labels) == 60
     assert "against that run" not in words
     (model,) = (session.store.root / "models").iterdir()
-    assert model.name == f"{folders[0].path.name[:-24]}-soup"
+    assert model.name == f"{folders[0].path.name[:-24]}-greedy-soup"
 
 
 def _refusal(folders: list[RunFolder], recipe: Recipe, session: Session) -> tuple[str, str | None]:
