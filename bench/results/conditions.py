@@ -161,6 +161,8 @@ class Settings:
             values, silent = self._part(part)
             found |= {prefix + name: value for name, value in values.items()}
             quiet |= {prefix + name for name in silent}
+        if found.get("weights.package"):  # it is installed wherever this machine has its packages
+            found.pop("weights.path")
         found |= {"pattern": spec.pattern, "allow_overlap": spec.allow_overlap}
         found["borrow.pooled"] = spec.borrow_pooled
         quiet |= set() if spec.borrow_pooled else {"borrow.pooled"}

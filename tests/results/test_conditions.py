@@ -313,3 +313,16 @@ def test_momentum_and_optimizers_are_rows_of_their_own() -> None:
     assert found["sgd"]["n_diverged"] == 0
     assert found["adamw"]["n_diverged"] == 1
     assert found["adamw"]["top1_accuracy_mean"] == 0.5  # two classes: chance
+
+
+def test_where_a_package_lies_is_no_setting_but_where_a_file_lies_is() -> None:
+    def of(path: str, package: str | None) -> RunSpec:
+        weights = FromFile(path=path, sha256="0" * 64, package=package)
+        data = DataSpec(dataset="d", classes=ListedClasses(names=("a", "b")))
+        return RunSpec(data=data, model=ModelSpec(name="m"), pattern="T(1-7)R(8)", init=weights)
+
+    here, there = (of(f"/{place}/lite0.pth", "efficientnet-lite0") for place in ("a", "b"))
+    assert "weights.path" not in settings(here)
+    assert settings(here) == settings(there)
+    assert settings(here)["weights.package"] == "efficientnet-lite0"
+    assert settings(of("/a/mine.pth", None))["weights.path"] == "/a/mine.pth"
