@@ -6,7 +6,7 @@ import functools
 import shlex
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any, ClassVar, Protocol
 
@@ -20,13 +20,16 @@ from analysis.findings.evaluate import Examined, examine
 from analysis.findings.looks import LookRow, looks_file, read_looks, write_looks
 from analysis.findings.questions import (
     FUTILE,
+    MEASURED,
     Standing,
     find_questions,
+    needed_measures,
     recipes_of,
     standings,
 )
 from analysis.leaderboard.of_grid import grid_board
-from analysis.measurements.tables import evidence
+from analysis.measurements import beside
+from analysis.measurements.tables import evidence, measurements
 from analysis.statistics.decisions import Rules
 from analysis.statistics.sample_size import MOST_REPETITIONS
 from analysis.statistics.sequential import LEAST_TASKS, Looks, looks_at
@@ -35,8 +38,10 @@ from bench.core.text import counted, duration, listed, p_value, some
 from bench.launch.devices import Machine, Placement
 from bench.launch.local.run import forecast_here, run_here
 from bench.planning.workspace import Session
+from bench.results.conditions import task_id
 from bench.results.leaderboard import describe
 from bench.results.states import to_do
+from bench.specs.measures import Measure
 from bench.specs.planned import PlannedRun
 
 
@@ -135,6 +140,10 @@ class Decider:
     def __post_init__(self) -> None:
         wanted = {run.id for run in self.session.wanted}
         described = describe(self.session.plan)
+        plan = self.session.plan
+        self._task_ids = {
+            task_id(plan.runs[key].spec): r["task_id"] for key, r in described.items()
+        }
         self.runs: Mapping[str, Mapping[str, Any]] = {
             key: row for key, row in described.items() if key in wanted and row["role"] != "source"
         }
@@ -146,6 +155,9 @@ class Decider:
         self._check(recorded)
         self.look = max((row.look for row in self.rows), default=0)
         self.questions = find_questions(self.asked, self._board())
+        asked = {measure.name for measure, _ in self.session.plan.measures}
+        place = str(self.session.grid.path)
+        self.measured = needed_measures(self.questions, asked, place)
 
     def _check(self, recorded: Looks | None) -> None:
         """Refuses a grid that cannot be looked at several times."""
@@ -195,7 +207,25 @@ class Decider:
         """
         board, seen = self._board(), self.tasks[: self.looks.sizes[self.look - 1]]
         board = board[(board["role"] == "source") | board["task_id"].isin(seen)]
-        return replace(evidence(board), rules=Rules(looks=self.looks))
+        measures = tuple(self._measures(seen))
+        plan = replace(self.session.plan, measures=measures)
+        measured = measurements(plan, self.session.store)
+        if measures:
+            for line in beside.save(measured, self.session.leaderboard()):
+                self._say(line)
+        return replace(evidence(board, measured), rules=Rules(looks=self.looks))
+
+    def _measures(self, tasks: Collection[str]) -> Iterator[tuple[Measure, tuple[str, ...]]]:
+        """The grid's measurements, of some tasks alone, each with its extractions' ids."""
+        for measure, ids in self.session.plan.measures:
+            both = [
+                (part, key)
+                for part, key in zip(measure.parts, ids, strict=True)
+                if self._task_ids[part.task.task_id] in tasks
+            ]
+            if both:
+                parts, keys = zip(*both, strict=True)
+                yield replace(measure, parts=parts), keys
 
     def run(self) -> None:
         """Looks until every question is closed or the budget is spent."""
@@ -254,11 +284,23 @@ class Decider:
             and row["task_id"] in tasks
             and (recipes is None or row["recipe_id"] in recipes)
         )
+        if recipes is None or MEASURED.get(standing.question) in self.measured:
+            ids |= self._extractions(tasks) & todo
         if not ids:
             return Next(standing, recipes, ids, 0.0)
         session = replace(self.session, chosen=ids)
         left = [run for run in session.wanted if run.id in todo]
         return Next(standing, recipes, ids, self.launcher.seconds(session, left))
+
+    def _extractions(self, tasks: Collection[str]) -> set[str]:
+        """Extractions of features of some tasks, on which a question rests."""
+        wanted = {run.id for run in self.session.wanted}
+        return wanted & {
+            key
+            for measure, ids in self._measures(tasks)
+            if measure.name in self.measured
+            for key in ids
+        }
 
     @property
     def _todo(self) -> set[str]:

@@ -187,3 +187,27 @@ def test_three_tasks_are_too_few_for_looks(tmp_path: Path) -> None:
         bench("grid", "few.yaml", "--decide", FROZEN, cwd=tmp_path)
     assert "and this grid has 3 tasks" in str(caught.value)
     assert "class_draw: [0, 1, …]" in str(caught.value)
+
+
+NEAR = GRID.replace("name: growing", "name: near").replace(
+    'pattern: [tune, freeze, "T(1-5)R(6-8)"]', "pattern: [tune, freeze]"
+)
+DISTANCES = "measure: {distances: {images: 40, resamples: 20, permutations: 20, cnn_epochs: 1}}\n"
+
+
+def test_a_claim_on_distances_has_those_of_the_tasks_of_each_look(tmp_path: Path) -> None:
+    (tmp_path / "near.yaml").write_text(NEAR)
+    with pytest.raises(BenchError, match="it rests on distances, and the grid measures none"):
+        bench("grid", "near.yaml", "--decide", "CHU-C3", cwd=tmp_path)
+    assert not (tmp_path / "results/near-looks.csv").exists()
+    (tmp_path / "near.yaml").write_text(NEAR + DISTANCES)
+    text = bench("grid", "near.yaml", "--decide", "CHU-C3", "--workers", "1", cwd=tmp_path)
+    last = table(tmp_path / "results/near-looks.csv")[-1]
+    size = int(last["looks"].split(";")[int(last["look"]) - 1])
+    assert f"look {last['look']} of 3: {size} of 5 tasks" in text
+    measured = table(tmp_path / "results/near-distances.csv")
+    runs = table(tmp_path / "results/near.csv")
+    tasks = sorted({row["task_id"] for row in runs if row["role"] != "source"})
+    assert {row["task_id"] for row in measured} == set(tasks[:size])
+    assert "no distance known" not in text
+    assert "CHU-C3" in bench("findings", "near.yaml", cwd=tmp_path)
