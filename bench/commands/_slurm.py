@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import time
@@ -34,8 +35,8 @@ from bench.launch.slurm.submission import GridOnCluster, Outcome
 from bench.launch.slurm.wave import run_wave
 from bench.planning.workspace import Session
 from bench.race.budget import Budget, parse_budget
-from bench.race.of_grid import GridRace
-from bench.race.on_cluster import RaceOnCluster
+from bench.race.of_grid import GridRace, race_state
+from bench.race.on_cluster import RACE, RaceOnCluster, key_of_race
 from bench.results.leaderboard import read_rows
 from bench.results.lookup import find_run
 from bench.results.store import Store
@@ -178,6 +179,70 @@ class Waves:
 
 
 # --- a race as one job ---
+
+
+def budget_to_resume(session: Session) -> str | None:
+    """The time of the race that `bench resume` goes on with; None where the runs are submitted.
+
+    That of the newest job's command, if it raced this grid; else of the grid's `race:` section.
+
+    Raises:
+        BenchError: the grid is run look by look or by `bench finetune`, or a race's command is not
+            known any more.
+    """
+    from analysis.findings.looks import looks_file
+
+    looks = looks_file(session.leaderboard())
+    if looks.is_file():
+        raise BenchError(
+            "this grid is run look by look, and bench resume would run all of its tasks",
+            place=str(looks),
+            hint=f"{session.command('grid', '--slurm', '--decide', 'CLAIM')} goes on with the "
+            f"looks; {session.command('grid', '--slurm')} runs the whole grid without further ones",
+        )
+    submissions = SubmissionStore(session.store.root.resolve() / "slurm")
+    ledger = submissions.read()
+    for job in reversed(ledger.jobs.values()):
+        if ledger.commands.get(job.grid, {}).get("name") != session.plan.name:
+            continue
+        if job.role != RACE:
+            break
+        arguments = _arguments(submissions.job_folder(job.name))
+        if job.grid == key_of_race(race_state(session), session.store.root):
+            return _budget_of(arguments, session)
+        if arguments[:1] == ["finetune"]:
+            raise BenchError(
+                "this grid is a race of bench finetune, and bench resume would submit its runs as "
+                "they are",
+                place=str(session.grid.path),
+                hint=f"bench {shlex.join(itertools.takewhile(_is_asked, arguments))} --slurm goes "
+                "on with the race, or has its answer",
+            )
+    race = session.grid.race
+    return race.budget if race else None
+
+
+def _arguments(folder: Path) -> list[str]:
+    """The command of a race's job; empty where it is not written down any more."""
+    try:
+        return [str(a) for a in json.loads((folder / "payload.json").read_text())["arguments"]]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _is_asked(argument: str) -> bool:
+    return argument != "--device"  # from there on it is what the job has
+
+
+def _budget_of(arguments: Sequence[str], session: Session) -> str:
+    if "--budget" not in arguments:
+        raise BenchError(
+            "the newest job of this grid was a race, and its command is not written down any more",
+            place=str(session.grid.path),
+            hint=f"{session.command('grid', '--slurm', '--budget', 'TIME')} goes on with the race; "
+            "with --budget none it submits the whole grid",
+        )
+    return arguments[arguments.index("--budget") + 1]
 
 
 def race_grid(
