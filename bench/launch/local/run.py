@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import signal
 import time
@@ -76,28 +77,30 @@ def run_here(
     if todo:
         sources = (run.spec for run in todo if run.role == "source")
         check_gpus(sources, machine.gpus, str(session.grid.path))
-        say = functools.partial(console.print, highlight=False)
-        environment = check_before(todo, machine.device, say, machine.gpus)
-        if forecast is None:
-            forecast = forecast_here(session, machine, retry_failed=retry_failed)
-        cost = {run.id: forecast.seconds(run) or 10.0 for run in session.plan.runs.values()}
-        display = _Display(console, session, todo, cost, tally, where.workers)
-        pool = Pool(
-            session.plan,
-            session.store,
-            context_of(session, machine),
-            where,
-            display.on_event,
-            environment,
-            is_over,
-        )
-        bad = {"diverged", "damaged"} | (set() if retry_failed else {"failed", "blocked"})
-        with display, _polite_interrupt(pool, display):
-            pool.run(
-                _pieces(todo, cost, machine, where),
-                usable=[key for key, state in states.items() if state == "done"],
-                unusable=[key for key, state in states.items() if state in bad],
+        with _polite_interrupt() as interrupt:
+            say = functools.partial(console.print, highlight=False)
+            environment = check_before(todo, machine.device, say, machine.gpus)
+            if forecast is None:
+                forecast = forecast_here(session, machine, retry_failed=retry_failed)
+            cost = {run.id: forecast.seconds(run) or 10.0 for run in session.plan.runs.values()}
+            display = _Display(console, session, todo, cost, tally, where.workers)
+            pool = Pool(
+                session.plan,
+                session.store,
+                context_of(session, machine),
+                where,
+                display.on_event,
+                environment,
+                is_over,
             )
+            bad = {"diverged", "damaged"} | (set() if retry_failed else {"failed", "blocked"})
+            with display:
+                interrupt.asks(pool, display)
+                pool.run(
+                    _pieces(todo, cost, machine, where),
+                    usable=[key for key, state in states.items() if state == "done"],
+                    unusable=[key for key, state in states.items() if state in bad],
+                )
         over = pool.over_at is not None
         tally.interrupted = pool.stopping and not over
         tally.stopped = {key: display.at.get(key, (0, 0)) for key in display.left} if over else {}
@@ -134,24 +137,44 @@ def _pieces(
 
 
 class _polite_interrupt:  # noqa: N801 -- a context manager, used like a function
-    """First Ctrl-C or SIGTERM asks the pool to stop; the second ends at once."""
+    """First Ctrl-C or SIGTERM asks the pool to stop; a second Ctrl-C ends at once.
 
-    def __init__(self, pool: Pool, display: _Display) -> None:
-        self.pool, self.display = pool, display
+    Before there is a pool the first ends at once. It is remembered, so that the pool does not begin
+    where the exception came in a finaliser, which Python goes on after. SIGTERM may come twice of
+    one request: a cluster's job hands it on to its command, which had it from the cluster too.
+    """
+
+    def __init__(self) -> None:
+        self.pool: Pool | None = None
+        self.display: _Display | None = None
         self.previous: dict[int, Any] = {}
+        self.asked: set[int] = set()
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> _polite_interrupt:
         for number in (signal.SIGINT, signal.SIGTERM):
             self.previous[number] = signal.signal(number, self._handle)
+        return self
+
+    def asks(self, pool: Pool, display: _Display) -> None:
+        """From now on a signal asks this pool, and at once where one has come already."""
+        self.pool, self.display = pool, display
+        if self.asked:
+            pool.stop()
 
     def _handle(self, number: int, frame: FrameType | None) -> None:
-        if self.pool.stopping:
+        if number == signal.SIGTERM and number in self.asked:
+            return
+        self.asked.add(number)
+        if self.pool is None or self.display is None or self.pool.stopping:
             raise KeyboardInterrupt
-        text = "stopping after the present step; once more to end at once"
-        self.display.say(text, "yellow")
         self.pool.stop()
+        again = "; once more to end at once" if number == signal.SIGINT else ""
+        with contextlib.suppress(RuntimeError):  # the signal came while a line was written
+            self.display.say(f"stopping after the present step{again}", "yellow")
 
     def __exit__(self, *_: object) -> None:
+        if signal.SIGTERM in self.asked:  # the command ends now, and it may come once more
+            self.previous[signal.SIGTERM] = signal.SIG_IGN
         for number, handler in self.previous.items():
             signal.signal(number, handler)
 
