@@ -12,7 +12,7 @@ import math
 from collections.abc import Hashable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from statistics import fmean
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, cast
 
 import pandas as pd
 
@@ -158,49 +158,51 @@ class _Advisor:
 
     def __init__(self, evidence: Evidence) -> None:
         self.evidence, self.pairs = evidence, tune_freeze_pairs(evidence)
-        self.kinds = _kinds(self.pairs)
-        self.answers: dict[tuple[object, ...], Advice] = {}
-        self.depths: dict[tuple[object, ...], str | None] = {}
+        self.answers: dict[tuple[object, ...], tuple[Advice, str | None]] = {}
 
-    def depth(self, pair: Row) -> str | None:
-        """The pattern that `bench recommend` advises over tuning or freezing all but the last."""
-        images, cosine = float(pair["n_per_class"]), _cosine(pair)
-        band = None if cosine is None else distance_band(cosine)
-        key = (pair["task"], pair["model"], data_band(images), band)
-        if key not in self.depths:
-            board = self.evidence.board
-            others = replace(self.evidence, board=board[board["task"] != pair["task"]])
-            classes = int(pair["target_classes"])
-            lines = advise(Situation(images, classes, cosine, model=pair["model"]), others)
-            self.depths[key] = next((line.pattern for line in lines if line.pattern), None)
-        return self.depths[key]
+    def ways(self, pair: Row) -> tuple[dict[str, Advice], str | None]:
+        """Every way of choosing that names an arm, or both, before anything is trained.
 
-    def ways(self, pair: Row) -> dict[str, Advice]:
-        """Every way of choosing that names an arm, or both, before anything is trained."""
-        task, comparison, images = pair["task"], pair["comparison"], float(pair["n_per_class"])
-        cosine, kind = _cosine(pair), _kinds(pd.DataFrame([pair])).iloc[0]
-        elsewhere = self.pairs["task"] != task
-        like = (self.pairs["comparison"] == comparison) & (self.pairs["n_per_class"] == images)
+        Returns:
+            What each says, and the pattern that `bench recommend` advises over all of them.
+        """
+        board, images, cosine = self.evidence.board, float(pair["n_per_class"]), _cosine(pair)
+        elsewhere = board["task"] != pair["task"]
+        advice, pattern = self._page((pair["task"],), elsewhere, pair)
+        like = self.pairs[
+            (self.pairs["task"] != pair["task"])
+            & (self.pairs["comparison"] == pair["comparison"])
+            & (self.pairs["n_per_class"] == images)
+        ]
         found: dict[str, Advice] = {
             TUNE: "tune",
             FREEZE: "freeze",
-            ADVICE: self._advice((task,), elsewhere, cosine, images),
-            LIKE: self._advice((task, comparison, images), elsewhere & like, cosine, images),
+            ADVICE: advice,
+            LIKE: decide(like, cosine, images).advice,
         }
-        if self.kinds.nunique() > 1:
-            others = elsewhere & (self.kinds != kind)
-            found[OTHER_KINDS] = self._advice((task, kind), others, cosine, images)
+        kinds = _kinds(self.pairs)
+        if kinds.nunique() > 1:
+            (kind,) = _kinds(pd.DataFrame([pair]))
+            others = elsewhere & (_kinds(board) != kind)
+            found[OTHER_KINDS], _ = self._page((pair["task"], kind), others, pair)
         if cosine is not None:
             found[PRINTED] = printed_advice(distance_band(cosine), data_band(images))
-        return found
+        return found, pattern
 
-    def _advice(
-        self, key: tuple[object, ...], rows: pd.Series[bool], cosine: float | None, images: float
-    ) -> Advice:
+    def _page(
+        self, key: tuple[object, ...], rows: pd.Series[bool], pair: Row
+    ) -> tuple[Advice, str | None]:
+        """What `bench recommend` prints from these rows: freeze or tune, and the pattern if any."""
+        images, cosine = float(pair["n_per_class"]), _cosine(pair)
         band = None if cosine is None else distance_band(cosine)
-        key = (*key, band, data_band(images))
+        key = (*key, pair["model"], data_band(images), band)
         if key not in self.answers:
-            self.answers[key] = decide(self.pairs[rows], cosine, images).advice
+            some = replace(self.evidence, board=self.evidence.board[rows])
+            classes = int(pair["target_classes"])
+            lines = advise(Situation(images, classes, cosine, model=pair["model"]), some)
+            (answer,) = (line.answer for line in lines if line.topic == "freeze or tune")
+            pattern = next((line.pattern for line in lines if line.pattern), None)
+            self.answers[key] = cast("Advice", answer), pattern
         return self.answers[key]
 
 
@@ -238,10 +240,10 @@ def outcomes(evidence: Evidence, early: pd.DataFrame | None = None) -> pd.DataFr
             if pair is None:
                 continue
             others = inside[inside["task"] != task].groupby("arm")["accuracy"].mean().to_dict()
-            here, advised = group.to_dict("records"), advisor.ways(pair)
+            here, (advised, pattern) = group.to_dict("records"), advisor.ways(pair)
             got, said = dict(_choices(here, others, advised)), dict[str, str](advised)
             if ALL in got:
-                deep = [row for row in here if row["arm"] == advisor.depth(pair)]
+                deep = [row for row in here if row["arm"] == pattern]
                 said[WHOLE] = deep[0]["arm"] if deep else advised[ADVICE]
                 got[WHOLE] = _choice(deep) if deep else got[ADVICE]
             for way, choice in got.items():
