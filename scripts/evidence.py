@@ -4,7 +4,8 @@
 
 Reads the leaderboards `results/evidence/NAME.csv` with what was measured beside them, and writes
 `results/evidence/README.md`, a row for each claim, `claims.svg`, the same as a picture, and
-`claims.csv`, a row for each of its parts; and the sentences of the README that rest on them.
+`claims.csv`, a row for each of its parts; the sentences of the README that rest on them; and what
+following `bench recommend` gives on tasks left out, the last section and `advice.csv`.
 The claims of a family are those that the first line of its grid names: what other claims its runs
 could speak to counts in the family's correction for many comparisons and is not printed.
 """
@@ -20,6 +21,7 @@ from pathlib import Path
 
 import pandas as pd
 
+from analysis.advice import left_out_tables
 from analysis.comparisons.evidence import Evidence
 from analysis.figures.charts import legend_below
 from analysis.figures.overview import verdicts
@@ -441,8 +443,9 @@ def page(found: list[Judged]) -> str:
 
 def main() -> None:
     """Write the page and the table of parts."""
-    found = list(judged())
-    write_atomic(RESULTS / "README.md", page(found))
+    found, advice = list(judged()), left_out_tables.of_folder(RESULTS)
+    write_atomic(RESULTS / "advice.csv", advice.to_csv(index=False))
+    write_atomic(RESULTS / "README.md", page(found) + left_out_tables.section(advice))
     write_atomic(RESULTS / "claims.svg", drawn(found))
     above, rest = README.read_text().split(BEGIN)
     below = rest.split(END)[1]
