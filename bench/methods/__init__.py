@@ -120,6 +120,13 @@ METHODS: dict[str, MethodEntry] = {
         "the mean of a run's weights as it began and as it ended, without training (WiSE-FT)",
         kind="weights",
     ),
+    "soup": MethodEntry(
+        "bench.methods.averaging",
+        "uniform_soup",
+        "SoupOptions",
+        "the mean of the weights of runs that differ in what is stated, without training",
+        kind="weights",
+    ),
 }
 
 
@@ -218,13 +225,13 @@ def check_run(spec: RunSpec) -> None:
     _check_views(spec, options)
     options.check_spec(spec)
     kind = METHODS[name].kind
-    if kind != "steps" and spec.layers.layers("T"):
+    if kind != "steps" and spec.layers.layers("T") and not spec.method.over:
         raise GridError(
             f"method {name!r} trains no layer, but pattern {spec.pattern} says that some are tuned",
             hint="write F for the copied layers: freeze, or for example F(1-7)R(8)",
         )
     parent = spec.parent
-    if kind == "weights" and parent is not None and METHODS[parent.method.name].kind != "steps":
+    if name == "wise" and parent is not None and METHODS[parent.method.name].kind != "steps":
         raise GridError(
             f"method {name!r} averages networks, and method {parent.method.name!r} of its parent "
             "trains none",

@@ -9,6 +9,7 @@ or of what was left at its default.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -155,6 +156,12 @@ class MethodSpec(Frozen):
 
     name: str = "plain"
     options: tuple[tuple[str, str | bool | int | float | None], ...] = ()
+
+    @property
+    def over(self) -> dict[str, list[Any]]:
+        """The settings that a soup varies, each with its values; empty for other methods."""
+        text = dict(self.options).get("over")
+        return json.loads(text) if isinstance(text, str) else {}
 
 
 class TrainSpec(Frozen):
@@ -482,9 +489,34 @@ class RunSpec(Frozen):
         return self.init.run if isinstance(self.init, FromRun) else None
 
     @property
+    def ingredients(self) -> tuple[RunSpec, ...]:
+        """The runs that a soup averages: itself by plain training, with each combination of the
+        values of its `over`. Empty for other methods."""
+        over = self.method.over
+        if not over:
+            return ()
+        plain = self.model_copy(update={"method": MethodSpec()})
+        every = itertools.product(*over.values())
+        return tuple(plain.with_settings(dict(zip(over, values, strict=True))) for values in every)
+
+    def with_settings(self, values: Mapping[str, Any]) -> RunSpec:
+        """The run with some of its `train.…` and `seeds.…` set.
+
+        Raises:
+            ValidationError: a value that the setting, or the run, does not take.
+        """
+        parts = dict(self)
+        for name, kind in (("train", TrainSpec), ("seeds", Seeds)):
+            given = {key.partition(".")[2]: v for key, v in values.items() if key.startswith(name)}
+            if given:
+                parts[name] = kind.model_validate(parts[name].model_dump() | given)
+        return RunSpec(**parts)
+
+    @property
     def needs(self) -> tuple[RunSpec, ...]:
-        """The runs whose networks this one reads: its parent and its bank."""
-        return tuple(run for run in (self.parent, self.bank) if run is not None)
+        """The runs whose networks this one reads: its parent, its bank, a soup's ingredients."""
+        found = (self.parent, self.bank, *self.ingredients)
+        return tuple(run for run in found if run is not None)
 
     def ancestors(self) -> Iterator[RunSpec]:
         """Parent, parent's parent and so on."""
