@@ -192,6 +192,8 @@ def _wrong_option(name: str, schema: type[MethodOptions], error: ValidationError
         return GridError(
             f"method {name!r} has no option {option!r}", hint=schema.gone.get(option, names)
         )
+    if first["type"] == "missing":
+        return GridError(f"method {name!r} needs {option}", hint=f"add {option}: …")
     if not option:  # of several options together
         return GridError(f"method {name!r}: {first['msg'].removeprefix('Value error, ')}")
     text = f"method {name!r}: {option} is {shown(first['input'])}: {words(first)}"
@@ -212,6 +214,18 @@ def resolved(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     False
     """
     return check(name, options).identity()
+
+
+def defaults_of(name: str) -> dict[str, Any]:
+    """A method's options at their defaults, without those that must be given; none of a method that
+    this version does not have.
+
+    >>> defaults_of("soup"), defaults_of("no such")
+    ({'choose': 'uniform'}, {})
+    """
+    entry = METHODS.get(name)
+    fields = entry.load(entry.options).model_fields if entry else {}
+    return {key: field.default for key, field in fields.items() if not field.is_required()}
 
 
 def check_run(spec: RunSpec) -> None:
