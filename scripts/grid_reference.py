@@ -230,6 +230,7 @@ EXAMPLES: Mapping[str, Examples] = {
         "lora_rank": "{tuned: lora, lora_rank: 8}",
         "lora_alpha": "{tuned: lora, lora_alpha: 16.0}",
         "deterministic": "true",
+        "cached_views": ("4", "views"),
     },
     "seeds": {"draw": "1", "init": "1", "order": "1"},
     "borrow": {

@@ -250,6 +250,10 @@ class TrainSpec(Frozen):
             For a classifier on fixed features the same is done with the chosen C.
         deterministic: on a GPU, compute only by algorithms that give the same bits each time; that
             is slower, and a network with a layer that has none fails. A CPU has no others.
+        cached_views: augmented views of each training image, drawn once from `seeds.order`; the
+            epochs show one after the other, counted round. Frozen first layers then compute each
+            view once, and runs that differ in rates share it, where its activations have room.
+            None augments anew in each epoch.
     """
 
     optimizer: Optimizer = "sgd"
@@ -307,6 +311,7 @@ class TrainSpec(Frozen):
     lora_rank: Annotated[Count, ADDED] = 4
     lora_alpha: Annotated[Positive | None, ADDED] = None
     deterministic: Annotated[Bool, ADDED] = False
+    cached_views: Annotated[Count | None, ADDED] = None
 
     @model_validator(mode="after")
     def _parts_of_an_option_have_it(self) -> TrainSpec:
@@ -342,6 +347,23 @@ class TrainSpec(Frozen):
                 f"warmup_epochs is {self.warmup_epochs}, but restart_every is "
                 f"{self.restart_every}: the schedule would begin anew before the learning rate is "
                 "reached; shorten the warm-up, or restart later"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _views_are_of_an_augmentation(self) -> TrainSpec:
+        shown = f"cached_views is {self.cached_views}"
+        if self.cached_views is not None and (self.mixup or self.cutmix):
+            raise ValueError(
+                f"{shown}, but mixup or cutmix mixes images anew in each step, so no view comes "
+                "back; leave one of the two out"
+            )
+        changing = self.augment not in ("none", "flip")
+        changing |= self.policy != "none" or self.random_erasing > 0
+        if self.cached_views is not None and not changing:
+            raise ValueError(
+                f"{shown}, but augment is {self.augment}, which needs no views: leave cached_views "
+                "out, or set augment: crop_flip"
             )
         return self
 
@@ -438,6 +460,19 @@ class RunSpec(Frozen):
             raise ValueError(
                 f"train.{used[0]} is about copied and tuned layers, and pattern {self.pattern} has "
                 "none: leave it out, or give a layer T"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _cached_views_are_behind_frozen_layers(self) -> RunSpec:
+        views, first = self.train.cached_views, LayerPattern.parse(self.pattern).frozen_prefix
+        if views is not None and (not first or self.method.name not in ("plain", "soup")):
+            why = f"pattern {self.pattern} freezes no first layers"
+            if first:
+                why = f"method {self.method.name} does not train on them alone"
+            raise ValueError(
+                f"train.cached_views is {views}, but {why}: leave it out, or write pattern: freeze "
+                "and method: plain"
             )
         return self
 

@@ -103,7 +103,9 @@ class FrozenPrefix:
         kept = self.store.get(self._key(training))
         size = "" if kept is None else f", {kept.size_bytes / 2**20:.2g} MiB"
         share = f"{self.share:.0%} of the forward pass"
-        return f"layers 1 to {self.layers} of {self.depth}, {share}, once per image{size}"
+        views = training.options.fixed
+        once = "once per image" if views is None else f"once per image and view of {views.count}"
+        return f"layers 1 to {self.layers} of {self.depth}, {share}, {once}{size}"
 
     def _refusal(self, training: Feed) -> str | None:
         """Why the training images' activations are not kept; None: they are now."""
@@ -153,6 +155,9 @@ class FrozenPrefix:
         parts: list[object] = [self.identity, self.layers, domain.images_sha256, form, mirrored]
         parts += [resolved(options.precision, options.device), options.channels_last]
         parts += [options.device, torch.get_num_threads()]
+        if options.fixed is not None:
+            parts += [options.fixed, options.augment, options.crop_pad, options.scale]
+            parts += [options.policy, options.erasing]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     # --- the trial ---
@@ -173,9 +178,15 @@ class FrozenPrefix:
         indices = _trial_batch(self.first_steps(), self.recipe.accumulate)
         if (key, len(indices)) in self.store.proven:
             return True
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(len(indices), 6, generator=generator)
-        shown = Shown.of(indices, noise, feed.options.device)
+        fixed = feed.options.fixed
+        if fixed is None:
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.rand(len(indices), 6, generator=generator)
+            shown = Shown.of(indices, noise, feed.options.device)
+        else:  # the last, whose rows are the last
+            view = fixed.count - 1
+            noise = fixed.noise(feed.domain.size, view)[indices]
+            shown = Shown.of(indices, noise, feed.options.device, view)
         kept = feed.training_batch(shown)
         computed = feed.without_cache().training_batch(shown)
         if not (torch.equal(kept, computed) and _layout(kept) == _layout(computed)):
