@@ -252,8 +252,8 @@ class TrainSpec(Frozen):
             is slower, and a network with a layer that has none fails. A CPU has no others.
         cached_views: augmented views of each training image, drawn once from `seeds.order`; the
             epochs show one after the other, counted round. Frozen first layers then compute each
-            view once, and runs that differ in rates share it, where its activations have room.
-            None augments anew in each epoch.
+            view once, and runs that differ in rates share it, where its activations have room and
+            equal those of a batch to 1e-5. None augments anew in each epoch.
     """
 
     optimizer: Optimizer = "sgd"

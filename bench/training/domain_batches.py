@@ -92,7 +92,7 @@ class FeedOptions:
             policy=policy_of(train),
             erasing=train.random_erasing,
             mixes=mixes and bool(train.mixup or train.cutmix),
-            fixed=None if count is None else FixedViews(count, seed, further),
+            fixed=None if count is None else FixedViews(min(count, train.epochs), seed, further),
         )
 
     @property

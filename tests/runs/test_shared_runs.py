@@ -472,6 +472,7 @@ def test_heads_equal_torch_one_by_one(
         {"tuned": "lora", "ema": 0.9, "mixup": 0.4, "clip_norm": 1.0},
         {"unfreeze_every": 1, "policy": "trivialaugment", "optimizer": "lamb", "ema": 0.5},
         {"sampling": "balanced", "cutmix": 1.0, "random_erasing": 0.5, "refit": True},
+        {"augment": "crop_flip", "cached_views": 3},
     ],
 )
 def test_recipes_of_today_resume_to_the_bit(
