@@ -186,6 +186,26 @@ def test_views_are_computed_once_for_all_rates(
     assert made[3:] == [(40, 80), (20, 20), (32, 32)]  # another batch, and other views
 
 
+@pytest.mark.parametrize(("error", "kept"), [(0.0, True), (5e-6, True), (2e-5, False)])
+def test_kept_views_may_differ_from_a_batch_by_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: float, kept: bool
+) -> None:
+    """Kernels for few images add in another order than those for many."""
+
+    def other_order(feed: Feed, **options: Any) -> Activations:
+        made = cache_prefix(feed, **options)
+        made.data.add_(error * made.data.abs().max())
+        return made
+
+    cache_prefix = Feed.cache_prefix
+    monkeypatch.setattr(Feed, "cache_prefix", other_order)
+    here = Bench(tmp_path)
+    views, plain = child(augment="crop_flip", cached_views=2), child(augment="flip")
+    assert here.run([views, plain]) == ["done"] * 2
+    assert here.sharing(views)["prefix"].startswith("cached" if kept else "recomputed: a training")
+    assert here.sharing(plain)["prefix"].startswith("recomputed: a " if error else "cached")
+
+
 def test_epochs_show_one_view_after_the_other(tmp_path: Path) -> None:
     here = Bench(tmp_path)
     runs = [child(augment="crop_flip", cached_views=views) for views in (2, 3, 9)]
