@@ -108,9 +108,10 @@ class _Training:
         plain = FeedOptions(
             job.device, recipe.channels_last, recipe.precision, resident=job.resident
         )
+        target, seed = job.method.target, job.order_seed
         self.feeds = [
-            Feed(domain, plain.augmented(recipe, mixes=number == job.method.target), job.prefix)
-            for number, domain in enumerate(job.method.domains)
+            Feed(d, plain.augmented(recipe, mixes=number == target, seed=seed), job.prefix)
+            for number, d in enumerate(job.method.domains)
         ]
         self.validation = (
             Feed(job.validation, plain, job.prefix)
@@ -164,7 +165,7 @@ class _Training:
         borrowed = [d for d in range(len(job.method.domains)) if d != job.method.target]
         self.weights = {domain: mean_weight(steps, domain) for domain in borrowed}
         extra = further_noise(job.train)
-        images = shown_in(steps, job.order_seed, self.epoch, job.device, extra)
+        images = shown_in(steps, job.order_seed, self.epoch, job.device, extra, self.feeds)
         self.model.train()
         job.set_modes()
         job.stage(self.epoch)

@@ -161,7 +161,10 @@ def test_fields_that_came_later_carry_the_mark() -> None:
         *(f"TrainSpec.{name}" for name in ("clip_norm", "drop_path", "ema")),
         *(f"TrainSpec.{name}" for name in ("class_weights", "sampling", "unfreeze_every")),
         *(f"TrainSpec.lora_{name}" for name in ("rank", "alpha")),
-        *(f"TrainSpec.{name}" for name in ("copied_statistics", "head", "deterministic")),
+        *(
+            f"TrainSpec.{name}"
+            for name in ("copied_statistics", "head", "deterministic", "cached_views")
+        ),
         *(f"SelectionOptions.{name}" for name in ("oversample_hard", "responses_mib", "partners")),
     }
 
