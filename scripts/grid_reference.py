@@ -145,6 +145,7 @@ EXAMPLES: Mapping[str, Examples] = {
         "val_from": "{val_from: budget}",
         "val_share": "{val_from: budget, val_share: 0.3}",
         "tested": "false",
+        "stored_as": "jpeg",
     },
     "recipe all": {"take": ("5", "classes")},
     "recipe listed": {"names": "[cat, dog]", "take": ("1", "classes")},
