@@ -18,8 +18,8 @@ from torch import Tensor, nn
 from bench.core.errors import ModelError, nearest
 from bench.models import caffenet, halved, narrow
 from bench.models.eight import register
+from bench.models.equivalents import save_once, take_pixels_first
 from bench.models.numbering import Layer, numbered_layers
-from bench.models.pointwise import take_pixels_first
 from bench.specs.pattern import LayerPattern
 from bench.specs.run import ModelSpec, TrainSpec
 
@@ -82,6 +82,7 @@ def create(
         if spec.filler == "li2019":
             caffenet.fill_li2019(model)
     take_pixels_first(model)
+    save_once(model)
     return model
 
 
