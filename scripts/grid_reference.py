@@ -231,6 +231,7 @@ EXAMPLES: Mapping[str, Examples] = {
         "lora_rank": "{tuned: lora, lora_rank: 8}",
         "lora_alpha": "{tuned: lora, lora_alpha: 16.0}",
         "deterministic": "true",
+        "batch_norm_parts": ("4", "parts"),
     },
     "seeds": {"draw": "1", "init": "1", "order": "1"},
     "borrow": {

@@ -243,6 +243,10 @@ class TrainSpec(Frozen):
             For a classifier on fixed features the same is done with the chosen C.
         deterministic: on a GPU, compute only by algorithms that give the same bits each time; that
             is slower, and a network with a layer that has none fails. A CPU has no others.
+        batch_norm_parts: BatchNorm that is trained normalises each of so many even parts of a batch
+            by itself, and the first part moves its running statistics: what data-parallel training
+            without SyncBatchNorm does on as many GPUs, which then exchange no statistics. One GPU
+            computes the same. 1 normalises the whole batch, on any number of GPUs.
     """
 
     optimizer: Optimizer = "sgd"
@@ -300,6 +304,7 @@ class TrainSpec(Frozen):
     lora_rank: Annotated[Count, ADDED] = 4
     lora_alpha: Annotated[Positive | None, ADDED] = None
     deterministic: Annotated[Bool, ADDED] = False
+    batch_norm_parts: Annotated[Count, ADDED] = 1
 
     @model_validator(mode="after")
     def _parts_of_an_option_have_it(self) -> TrainSpec:
@@ -321,6 +326,16 @@ class TrainSpec(Frozen):
                     "move, and none of them can be drawn back or join later; leave one of the two "
                     "out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_a_batch_have_images(self) -> TrainSpec:
+        if self.batch_norm_parts > 1 and self.batch_size < 2 * self.batch_norm_parts:
+            raise ValueError(
+                f"batch_norm_parts is {self.batch_norm_parts}, but batch_size is "
+                f"{self.batch_size}: each part needs two images or more, so set a larger "
+                "batch_size, or fewer parts"
+            )
         return self
 
     @model_validator(mode="after")
@@ -444,6 +459,16 @@ class RunSpec(Frozen):
                 f"train.head is probe, but pattern {self.pattern} "
                 + ("borrows images" if self.borrow else "has no copied features below a new one")
                 + ": leave head out, or tune copied layers below a random classifier"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_a_batch_are_of_one_domain(self) -> RunSpec:
+        if self.train.batch_norm_parts > 1 and self.borrow:
+            raise ValueError(
+                f"train.batch_norm_parts is {self.train.batch_norm_parts}, but the run borrows "
+                "images: a batch then holds those of several domains, whose statistics "
+                "method.batch_norm is about; leave batch_norm_parts out, or set borrow: none"
             )
         return self
 
