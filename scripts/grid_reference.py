@@ -232,6 +232,7 @@ EXAMPLES: Mapping[str, Examples] = {
         "lora_alpha": "{tuned: lora, lora_alpha: 16.0}",
         "deterministic": "true",
         "batch_norm_parts": ("4", "parts"),
+        "prefix_tolerance": ("0.001", "a share of the largest value"),
     },
     "seeds": {"draw": "1", "init": "1", "order": "1"},
     "borrow": {

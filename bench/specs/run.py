@@ -247,6 +247,11 @@ class TrainSpec(Frozen):
             by itself, and the first part moves its running statistics: what data-parallel training
             without SyncBatchNorm does on as many GPUs, which then exchange no statistics. One GPU
             computes the same. 1 normalises the whole batch, on any number of GPUs.
+        prefix_tolerance: what frozen first layers give is computed once per image where it differs
+            from what a training batch gives by at most this share of the largest value; 0 is equal
+            to the last bit. On a GPU the size of a batch may decide last bits. One unit of them is
+            1e-7 in float32, 1e-3 in TF32, 8e-3 in bfloat16. It is tried on the smallest batch, and
+            the record has the difference.
     """
 
     optimizer: Optimizer = "sgd"
@@ -305,6 +310,7 @@ class TrainSpec(Frozen):
     lora_alpha: Annotated[Positive | None, ADDED] = None
     deterministic: Annotated[Bool, ADDED] = False
     batch_norm_parts: Annotated[Count, ADDED] = 1
+    prefix_tolerance: Annotated[_Share, ADDED] = 0.0
 
     @model_validator(mode="after")
     def _parts_of_an_option_have_it(self) -> TrainSpec:

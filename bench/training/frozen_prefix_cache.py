@@ -3,13 +3,15 @@
 Whether it changes nothing is not assumed but tried: the network must be a chain at the boundary
 (`bench.models.prefix`), and the smallest batch that training will use must give the same bits,
 row by row, computed as training computes them (training mode, active dropout and all) and kept.
-Held-out images are never augmented and see no dropout, so they may be kept where training images
-may not.
+On a GPU the size of a batch may decide which kernel computes it, and so last bits;
+`train.prefix_tolerance` allows a difference, as a share of the largest value. Held-out images are
+never augmented and see no dropout, so they may be kept where training images may not.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -65,6 +67,7 @@ class FrozenPrefix:
     set_modes: Callable[[], object]
     first_steps: Callable[[], Sequence[Step]]
     notes: dict[str, str] = field(default_factory=dict)
+    _close: str = ""
 
     def __call__(self, feeds: Sequence[Feed], validation: Feed | None) -> None:
         """Keeps the activations of these feeds where that is right and pays.
@@ -103,7 +106,9 @@ class FrozenPrefix:
         kept = self.store.get(self._key(training))
         size = "" if kept is None else f", {kept.size_bytes / 2**20:.2g} MiB"
         share = f"{self.share:.0%} of the forward pass"
-        return f"layers 1 to {self.layers} of {self.depth}, {share}, once per image{size}"
+        return (
+            f"layers 1 to {self.layers} of {self.depth}, {share}, once per image{size}{self._close}"
+        )
 
     def _refusal(self, training: Feed) -> str | None:
         """Why the training images' activations are not kept; None: they are now."""
@@ -115,14 +120,20 @@ class FrozenPrefix:
         if training.options.ever_new is not None:
             return f"{training.options.ever_new} gives ever new images"
         key = self._key(training)
-        if (key, 0) not in self.store.proven and not self._steady(training):
+        if (key, 0) not in self.store.differences and not self._steady(training):
             return "dropout in frozen layers is active (frozen_dropout: true)"
-        self.store.proven.add((key, 0))
+        self.store.differences[key, 0] = 0.0
         if not self._keep(training):
             return "its activations exceed the room for them in memory and on the disk"
-        if not self._equal(training, key):
+        difference, allowed = self._difference(training, key), self.recipe.prefix_tolerance
+        if difference > allowed:
             training.forget()
-            return "a training batch gives other last bits here than all images at once"
+            return (
+                "a training batch gives other values here than all images at once, by "
+                f"{difference:.1e} of the largest; train.prefix_tolerance is {allowed:g}"
+            )
+        if difference:
+            self._close = f", within {difference:.1e} of what a training batch gives"
         return None
 
     def _keep(self, feed: Feed) -> bool:
@@ -168,23 +179,39 @@ class FrozenPrefix:
         self.model.eval()
         return torch.equal(first, second) and torch.equal(first, images(0, count))
 
-    def _equal(self, feed: Feed, key: str) -> bool:
-        """Whether kept rows are those that a batch of training gives, bit for bit."""
+    def _difference(self, feed: Feed, key: str) -> float:
+        """How far kept rows are from those that a batch of training gives, see `_difference`."""
         indices = _trial_batch(self.first_steps(), self.recipe.accumulate)
-        if (key, len(indices)) in self.store.proven:
-            return True
+        if (key, len(indices)) in self.store.differences:
+            return self.store.differences[key, len(indices)]
         generator = torch.Generator().manual_seed(0)
         noise = torch.rand(len(indices), 6, generator=generator)
         shown = Shown.of(indices, noise, feed.options.device)
         kept = feed.training_batch(shown)
         computed = feed.without_cache().training_batch(shown)
-        if not (torch.equal(kept, computed) and _layout(kept) == _layout(computed)):
-            return False
-        self.store.proven.add((key, len(indices)))
-        return True
+        found = _difference(kept, computed)
+        self.store.differences[key, len(indices)] = found
+        return found
 
     def _cuda(self, feed: Feed) -> list[torch.device]:
         return [feed.options.device] if feed.options.device.type == "cuda" else []
+
+
+def _difference(kept: Tensor, computed: Tensor) -> float:
+    """The largest difference as a share of the largest value; 0 is equal to the last bit.
+
+    Infinite where the next layer would be handed another memory layout, or values are not finite.
+
+    >>> _difference(torch.tensor([1.0, 4.5]), torch.tensor([1.0, 5.0]))
+    0.1
+    """
+    if _layout(kept) != _layout(computed):
+        return math.inf
+    if torch.equal(kept, computed):
+        return 0.0
+    largest = computed.double().abs().max()
+    share = float((kept.double() - computed.double()).abs().max() / largest)
+    return share if math.isfinite(share) else math.inf
 
 
 def _layout(batch: Tensor) -> tuple[bool, bool]:

@@ -162,7 +162,7 @@ def test_fields_that_came_later_carry_the_mark() -> None:
         *(f"TrainSpec.{name}" for name in ("class_weights", "sampling", "unfreeze_every")),
         *(f"TrainSpec.lora_{name}" for name in ("rank", "alpha")),
         *(f"TrainSpec.{name}" for name in ("copied_statistics", "head", "deterministic")),
-        "TrainSpec.batch_norm_parts",
+        *(f"TrainSpec.{name}" for name in ("batch_norm_parts", "prefix_tolerance")),
         *(f"SelectionOptions.{name}" for name in ("oversample_hard", "responses_mib", "partners")),
     }
 
