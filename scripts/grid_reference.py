@@ -145,6 +145,7 @@ EXAMPLES: Mapping[str, Examples] = {
         "val_from": "{val_from: budget}",
         "val_share": "{val_from: budget, val_share: 0.3}",
         "tested": "false",
+        "stored_as": "jpeg",
     },
     "recipe all": {"take": ("5", "classes")},
     "recipe listed": {"names": "[cat, dog]", "take": ("1", "classes")},
@@ -231,6 +232,8 @@ EXAMPLES: Mapping[str, Examples] = {
         "lora_alpha": "{tuned: lora, lora_alpha: 16.0}",
         "deterministic": "true",
         "cached_views": ("4", "views"),
+        "batch_norm_parts": ("4", "parts"),
+        "prefix_tolerance": ("0.001", "a share of the largest value"),
     },
     "seeds": {"draw": "1", "init": "1", "order": "1"},
     "borrow": {

@@ -45,7 +45,7 @@ SECTIONS = {
     "allow_overlap": "true lets source and target share classes",
 }
 
-_KEPT = ("image_size", "resize", "on_short", "on_corrupt")
+_KEPT = ("image_size", "resize", "stored_as", "on_short", "on_corrupt")
 _INHERITED = (*_KEPT, "dataset", "root", "options", "val_per_class", "test_per_class", "test_from")
 Model = TypeVar("Model")
 Section = TypeVar("Section", bound=BaseModel)

@@ -254,6 +254,15 @@ class TrainSpec(Frozen):
             epochs show one after the other, counted round. Frozen first layers then compute each
             view once, and runs that differ in rates share it, where its activations have room and
             equal those of a batch to 1e-5. None augments anew in each epoch.
+        batch_norm_parts: BatchNorm that is trained normalises each of so many even parts of a batch
+            by itself, and the first part moves its running statistics: what data-parallel training
+            without SyncBatchNorm does on as many GPUs, which then exchange no statistics. One GPU
+            computes the same. 1 normalises the whole batch, on any number of GPUs.
+        prefix_tolerance: what frozen first layers give is computed once per image where it differs
+            from what a training batch gives by at most this share of the largest value; 0 is equal
+            to the last bit. On a GPU the size of a batch may decide last bits. One unit of them is
+            1e-7 in float32, 1e-3 in TF32, 8e-3 in bfloat16. It is tried on the smallest batch, and
+            the record has the difference.
     """
 
     optimizer: Optimizer = "sgd"
@@ -312,6 +321,8 @@ class TrainSpec(Frozen):
     lora_alpha: Annotated[Positive | None, ADDED] = None
     deterministic: Annotated[Bool, ADDED] = False
     cached_views: Annotated[Count | None, ADDED] = None
+    batch_norm_parts: Annotated[Count, ADDED] = 1
+    prefix_tolerance: Annotated[_Share, ADDED] = 0.0
 
     @model_validator(mode="after")
     def _parts_of_an_option_have_it(self) -> TrainSpec:
@@ -333,6 +344,16 @@ class TrainSpec(Frozen):
                     "move, and none of them can be drawn back or join later; leave one of the two "
                     "out"
                 )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_a_batch_have_images(self) -> TrainSpec:
+        if self.batch_norm_parts > 1 and self.batch_size < 2 * self.batch_norm_parts:
+            raise ValueError(
+                f"batch_norm_parts is {self.batch_norm_parts}, but batch_size is "
+                f"{self.batch_size}: each part needs two images or more, so set a larger "
+                "batch_size, or fewer parts"
+            )
         return self
 
     @model_validator(mode="after")
@@ -486,6 +507,16 @@ class RunSpec(Frozen):
                 f"train.head is probe, but pattern {self.pattern} "
                 + ("borrows images" if self.borrow else "has no copied features below a new one")
                 + ": leave head out, or tune copied layers below a random classifier"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_a_batch_are_of_one_domain(self) -> RunSpec:
+        if self.train.batch_norm_parts > 1 and self.borrow:
+            raise ValueError(
+                f"train.batch_norm_parts is {self.train.batch_norm_parts}, but the run borrows "
+                "images: a batch then holds those of several domains, whose statistics "
+                "method.batch_norm is about; leave batch_norm_parts out, or set borrow: none"
             )
         return self
 

@@ -3,15 +3,17 @@
 Whether it changes nothing is not assumed but tried: the network must be a chain at the boundary
 (`bench.models.prefix`), and the smallest batch that training will use must give the same bits,
 row by row, computed as training computes them (training mode, active dropout and all) and kept.
-Fixed views (`train.cached_views`) are asked for, to be kept: there float32 activations may differ
-in their last bits, as kernels for few images add in another order than those for many.
-Held-out images are never augmented and see no dropout, so they may be kept where training images
-may not.
+On a GPU the size of a batch may decide which kernel computes it, and so last bits;
+`train.prefix_tolerance` allows a difference, as a share of the largest value. Fixed views
+(`train.cached_views`) are asked for, to be kept: there float32 activations may always differ by
+`CLOSE`. Held-out images are never augmented and see no dropout, so they may be kept where training
+images may not.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -70,6 +72,7 @@ class FrozenPrefix:
     set_modes: Callable[[], object]
     first_steps: Callable[[], Sequence[Step]]
     notes: dict[str, str] = field(default_factory=dict)
+    _close: str = ""
 
     def __call__(self, feeds: Sequence[Feed], validation: Feed | None) -> None:
         """Keeps the activations of these feeds where that is right and pays.
@@ -110,7 +113,8 @@ class FrozenPrefix:
         share = f"{self.share:.0%} of the forward pass"
         views = training.options.fixed
         once = "once per image" if views is None else f"once per image and view of {views.count}"
-        return f"layers 1 to {self.layers} of {self.depth}, {share}, {once}{size}"
+        about = f"layers 1 to {self.layers} of {self.depth}, {share}, {once}"
+        return f"{about}{size}{self._close}"
 
     def _refusal(self, training: Feed) -> str | None:
         """Why the training images' activations are not kept; None: they are now."""
@@ -122,15 +126,27 @@ class FrozenPrefix:
         if training.options.ever_new is not None:
             return f"{training.options.ever_new} gives ever new images"
         key = self._key(training)
-        if (key, 0) not in self.store.proven and not self._steady(training):
+        if (key, 0) not in self.store.differences and not self._steady(training):
             return "dropout in frozen layers is active (frozen_dropout: true)"
-        self.store.proven.add((key, 0))
+        self.store.differences[key, 0] = 0.0
         if not self._keep(training):
             return "its activations exceed the room for them in memory and on the disk"
-        if not self._equal(training, key):
+        difference, allowed = self._difference(training, key), self._allowed(training)
+        if difference > allowed:
             training.forget()
-            return "a training batch gives other last bits here than all images at once"
+            return (
+                "a training batch gives other values here than all images at once, by "
+                f"{difference:.1e} of the largest; train.prefix_tolerance is {allowed:g}"
+            )
+        if difference:
+            self._close = f", within {difference:.1e} of what a training batch gives"
         return None
+
+    def _allowed(self, training: Feed) -> float:
+        """How far kept rows may be from computed ones, as a share of the largest value."""
+        options, asked = training.options, self.recipe.prefix_tolerance
+        is_float32 = resolved(options.precision, options.device) == "float32"
+        return max(asked, CLOSE) if options.fixed is not None and is_float32 else asked
 
     def _keep(self, feed: Feed) -> bool:
         """Takes what is kept for the feed's images, or computes it; False without room."""
@@ -178,12 +194,11 @@ class FrozenPrefix:
         self.model.eval()
         return torch.equal(first, second) and torch.equal(first, images(0, count))
 
-    def _equal(self, feed: Feed, key: str) -> bool:
-        """Whether kept rows are those that a batch of training gives, bit for bit; those of fixed
-        views to `CLOSE`."""
+    def _difference(self, feed: Feed, key: str) -> float:
+        """How far kept rows are from those that a batch of training gives, see `_difference`."""
         indices = _trial_batch(self.first_steps(), self.recipe.accumulate)
-        if (key, len(indices)) in self.store.proven:
-            return True
+        if (key, len(indices)) in self.store.differences:
+            return self.store.differences[key, len(indices)]
         fixed = feed.options.fixed
         if fixed is None:
             generator = torch.Generator().manual_seed(0)
@@ -195,19 +210,29 @@ class FrozenPrefix:
             shown = Shown.of(indices, noise, feed.options.device, view)
         kept = feed.training_batch(shown)
         computed = feed.without_cache().training_batch(shown)
-        alike = torch.equal(kept, computed) or (fixed is not None and _close(kept, computed))
-        if not alike or _layout(kept) != _layout(computed):
-            return False
-        self.store.proven.add((key, len(indices)))
-        return True
+        found = _difference(kept, computed)
+        self.store.differences[key, len(indices)] = found
+        return found
 
     def _cuda(self, feed: Feed) -> list[torch.device]:
         return [feed.options.device] if feed.options.device.type == "cuda" else []
 
 
-def _close(kept: Tensor, computed: Tensor) -> bool:
-    most = CLOSE * float(computed.abs().max())
-    return kept.dtype == torch.float32 and float((kept - computed).abs().max()) <= most
+def _difference(kept: Tensor, computed: Tensor) -> float:
+    """The largest difference as a share of the largest value; 0 is equal to the last bit.
+
+    Infinite where the next layer would be handed another memory layout, or values are not finite.
+
+    >>> _difference(torch.tensor([1.0, 4.5]), torch.tensor([1.0, 5.0]))
+    0.1
+    """
+    if _layout(kept) != _layout(computed):
+        return math.inf
+    if torch.equal(kept, computed):
+        return 0.0
+    largest = computed.double().abs().max()
+    share = float((kept.double() - computed.double()).abs().max() / largest)
+    return share if math.isfinite(share) else math.inf
 
 
 def _layout(batch: Tensor) -> tuple[bool, bool]:

@@ -268,6 +268,8 @@ class Stepper:
         if self.train.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
         self.optimizer.step()
+        if self.replica is not None:
+            self.replica.share_statistics()
         images: Counter[int] = Counter()
         for part in step:
             images[part.domain] += len(part.indices)

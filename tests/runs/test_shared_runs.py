@@ -126,6 +126,7 @@ def same_bits(on: Bench, off: Bench, spec: RunSpec) -> bool:
         ("F(1-5)T(6-7)R(8)", {"augment": "flip"}, "cached"),
         ("F(1-5)T(6-7)R(8)", {"precision": "bfloat16"}, "cached"),
         ("F(1-5)T(6-7)R(8)", {"accumulate": 2}, "cached"),
+        ("F(1-5)T(6-7)R(8)", {"prefix_tolerance": 1e-5}, "cached: layers 1 to 5 of 8"),
         ("F(1-5)T(6-7)R(8)", {"augment": "crop_flip"}, "recomputed: augment crop_flip"),
         ("F(1-5)T(6-7)R(8)", {"tuned": "lora", "lora_rank": 2}, "cached"),
         ("F(1-5)T(6-7)R(8)", {"unfreeze_every": 1}, "cached"),
