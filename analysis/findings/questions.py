@@ -30,6 +30,13 @@ State = Literal["open", "decided", "stopped", "untested"]
 FUTILE = 0.06
 """A question is stopped whose chance of a verdict at the last look is smaller."""
 
+MEASURED = {"CHU-C1": "distances", "CHU-C3": "distances", "CHU-C4": "distances"}
+"""Claims that read what is measured on features: which key of a grid's `measure:` asks for it."""
+WITHOUT = frozenset({"CHU-C1"})
+"""Those of them that can be tested without, where no distance is known."""
+OTHER_UNITS = {"CHU-C5": "orders of distances", "LI-C11": "classes"}
+"""Claims that count something else than tasks, so that looks after so many tasks are not theirs."""
+
 
 @dataclass(frozen=True)
 class Standing:
@@ -95,6 +102,38 @@ def find_questions(names: Sequence[str], board: pd.DataFrame) -> list[str]:
     return list(dict.fromkeys(found))
 
 
+def needed_measures(questions: Collection[str], asked: Collection[str], place: str) -> set[str]:
+    """The measurements that the questions rest on, as keys of `measure:`.
+
+    Args:
+        questions: from `find_questions`.
+        asked: the keys of the grid's `measure:`.
+        place: the grid's file.
+
+    Raises:
+        DataError: a claim cannot be tested, since the grid does not ask for its measurement.
+    """
+    for claim in questions:
+        if claim in OTHER_UNITS:
+            raise DataError(
+                f"{claim} is about {OTHER_UNITS[claim]}, not tasks: looks after so many tasks do "
+                "not keep its error rate",
+                place=place,
+                hint="leave it out here; bench grid runs the whole grid, and bench findings judges",
+            )
+    found = {claim: MEASURED[claim] for claim in questions if claim in MEASURED}
+    for claim, kind in found.items():
+        if kind not in asked and claim not in WITHOUT:
+            raise DataError(
+                f"{claim} cannot be decided on this grid: it rests on {kind}, and the grid "
+                "measures none",
+                place=place,
+                hint=f"add measure: {{{kind}: {{}}}} to the grid (docs/grid-reference.md): the ids "
+                "of its runs stay, and each look extracts the features of its tasks",
+            )
+    return set(found.values()) & set(asked)
+
+
 def _plain(name: str) -> str:
     return " ".join(name.replace("−", "-").replace("–", "-").lower().split())
 
@@ -157,10 +196,10 @@ class _Judge:
     def _chance(self, part: Part, verdict: str) -> float:
         """Of a part's verdict in favour (or about equal), or against the claim."""
         assert part.test is not None
-        assert part.estimate is not None
         if part.verdict != UNDECIDED:
             return float((part.verdict != FAILS) == (verdict == HOLDS))
-        against = part.test.direction < 0 or (not part.test.direction and part.estimate.value < 0)
+        value = (part.effect or 0.0) if part.estimate is None else part.estimate.value
+        against = part.test.direction < 0 or (not part.test.direction and value < 0)
         chance = 0.0
         if against == (verdict == FAILS):
             chance = self._of_test(part.test, part.estimate, part.interest)
@@ -168,12 +207,12 @@ class _Judge:
             chance = max(chance, self._of_test(part.equal, part.estimate, 0.0))
         return chance
 
-    def _of_test(self, test: Hypothesis, e: Estimate, least: float) -> float:
+    def _of_test(self, test: Hypothesis, e: Estimate | None, least: float) -> float:
         if test.p_general is None:  # too few tasks so far, or another unit
             return float(test.tasks < self.rules.least_tasks)
         level = self.level / (1 if test.p_here is None else 2)
         power = conditional_power(test.p_general, self.looks, test.tasks, level)
-        return min(power, chance_to_reach(e, least, self.looks))
+        return power if e is None else min(power, chance_to_reach(e, least, self.looks))
 
     def of_row(self, row: Mapping[Any, Any], several: bool) -> Standing:
         """A comparison at one setting and one number of images per class."""

@@ -6,10 +6,11 @@ import functools
 import shlex
 import sys
 import time
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from typing import Any
+from typing import Any, ClassVar, Protocol
 
+import pandas as pd
 import typer
 from rich.console import Console
 from rich.table import Table
@@ -19,13 +20,16 @@ from analysis.findings.evaluate import Examined, examine
 from analysis.findings.looks import LookRow, looks_file, read_looks, write_looks
 from analysis.findings.questions import (
     FUTILE,
+    MEASURED,
     Standing,
     find_questions,
+    needed_measures,
     recipes_of,
     standings,
 )
 from analysis.leaderboard.of_grid import grid_board
-from analysis.measurements.tables import evidence
+from analysis.measurements import beside
+from analysis.measurements.tables import evidence, measurements
 from analysis.statistics.decisions import Rules
 from analysis.statistics.sample_size import MOST_REPETITIONS
 from analysis.statistics.sequential import LEAST_TASKS, Looks, looks_at
@@ -34,8 +38,61 @@ from bench.core.text import counted, duration, listed, p_value, some
 from bench.launch.devices import Machine, Placement
 from bench.launch.local.run import forecast_here, run_here
 from bench.planning.workspace import Session
+from bench.results.conditions import task_id
 from bench.results.leaderboard import describe
 from bench.results.states import to_do
+from bench.specs.measures import Measure
+from bench.specs.planned import PlannedRun
+
+
+class Launcher(Protocol):
+    """Where the runs of a look are run.
+
+    Attributes:
+        retry_failed: whether failed runs are run again.
+        stopped: what is shown where it was interrupted.
+    """
+
+    @property
+    def retry_failed(self) -> bool: ...
+
+    @property
+    def stopped(self) -> str: ...
+
+    def seconds(self, session: Session, todo: Sequence[PlannedRun]) -> float:
+        """Wall-clock seconds of these runs, by the forecast."""
+
+    def run(self, session: Session) -> Sequence[tuple[str, str]]:
+        """Runs what is wanted of a session; the ids of those that failed, each with the reason.
+
+        Raises:
+            KeyboardInterrupt: it was interrupted.
+        """
+
+
+@dataclass(frozen=True)
+class Here:
+    """This machine."""
+
+    console: Console
+    machine: Machine
+    where: Placement
+    retry_failed: bool
+    stopped: ClassVar[str] = "stopped before the look; finished runs are kept"
+
+    def seconds(self, session: Session, todo: Sequence[PlannedRun]) -> float:
+        """Of these runs with all workers busy."""
+        forecast = forecast_here(session, self.machine, retry_failed=self.retry_failed)
+        return forecast.of_all(todo, self.where.workers)
+
+    def run(self, session: Session) -> list[tuple[str, str]]:
+        """Runs what is wanted with local workers."""
+        tally = run_here(
+            session, self.console, self.machine, self.where, retry_failed=self.retry_failed
+        )
+        if tally.interrupted:
+            raise KeyboardInterrupt
+        return tally.failures
 
 
 @dataclass(frozen=True)
@@ -68,23 +125,25 @@ class Decider:
         session: the grid, with the experiments that were asked for.
         asked: the questions, as written.
         budget_s: seconds from `begun`; None: no end.
-        machine, where: on what it computes.
-        retry_failed: whether failed runs are run again.
+        launcher: where it is run.
         console: where it is shown.
     """
 
     session: Session
     asked: Sequence[str]
     budget_s: float | None
-    machine: Machine
-    where: Placement
-    retry_failed: bool
+    launcher: Launcher
     console: Console
     begun: float = field(default_factory=time.monotonic)
+    _tried: set[str] = field(default_factory=set)
 
     def __post_init__(self) -> None:
         wanted = {run.id for run in self.session.wanted}
         described = describe(self.session.plan)
+        plan = self.session.plan
+        self._task_ids = {
+            task_id(plan.runs[key].spec): r["task_id"] for key, r in described.items()
+        }
         self.runs: Mapping[str, Mapping[str, Any]] = {
             key: row for key, row in described.items() if key in wanted and row["role"] != "source"
         }
@@ -94,8 +153,11 @@ class Decider:
         self.path = looks_file(self.session.leaderboard())
         recorded, self.rows = read_looks(self.path)
         self._check(recorded)
-        self.questions = find_questions(self.asked, self._evidence().board)
         self.look = max((row.look for row in self.rows), default=0)
+        self.questions = find_questions(self.asked, self._board())
+        asked = {measure.name for measure, _ in self.session.plan.measures}
+        place = str(self.session.grid.path)
+        self.measured = needed_measures(self.questions, asked, place)
 
     def _check(self, recorded: Looks | None) -> None:
         """Refuses a grid that cannot be looked at several times."""
@@ -135,9 +197,35 @@ class Decider:
 
     # --- one look ---
 
+    def _board(self) -> pd.DataFrame:
+        return grid_board(self.session.plan, self.session.store, str(self.session.grid.path))
+
     def _evidence(self) -> Evidence:
-        board = grid_board(self.session.plan, self.session.store, str(self.session.grid.path))
-        return replace(evidence(board), rules=Rules(looks=self.looks))
+        """What the look has seen: its tasks alone.
+
+        Runs of later tasks may be finished, where the next look was interrupted.
+        """
+        board, seen = self._board(), self.tasks[: self.looks.sizes[self.look - 1]]
+        board = board[(board["role"] == "source") | board["task_id"].isin(seen)]
+        measures = tuple(self._measures(seen))
+        plan = replace(self.session.plan, measures=measures)
+        measured = measurements(plan, self.session.store)
+        if measures:
+            for line in beside.save(measured, self.session.leaderboard()):
+                self._say(line)
+        return replace(evidence(board, measured), rules=Rules(looks=self.looks))
+
+    def _measures(self, tasks: Collection[str]) -> Iterator[tuple[Measure, tuple[str, ...]]]:
+        """The grid's measurements, of some tasks alone, each with its extractions' ids."""
+        for measure, ids in self.session.plan.measures:
+            both = [
+                (part, key)
+                for part, key in zip(measure.parts, ids, strict=True)
+                if self._task_ids[part.task.task_id] in tasks
+            ]
+            if both:
+                parts, keys = zip(*both, strict=True)
+                yield replace(measure, parts=parts), keys
 
     def run(self) -> None:
         """Looks until every question is closed or the budget is spent."""
@@ -196,16 +284,28 @@ class Decider:
             and row["task_id"] in tasks
             and (recipes is None or row["recipe_id"] in recipes)
         )
+        if recipes is None or MEASURED.get(standing.question) in self.measured:
+            ids |= self._extractions(tasks) & todo
         if not ids:
             return Next(standing, recipes, ids, 0.0)
         session = replace(self.session, chosen=ids)
-        forecast = forecast_here(session, self.machine, retry_failed=self.retry_failed)
         left = [run for run in session.wanted if run.id in todo]
-        return Next(standing, recipes, ids, forecast.of_all(left, self.where.workers))
+        return Next(standing, recipes, ids, self.launcher.seconds(session, left))
+
+    def _extractions(self, tasks: Collection[str]) -> set[str]:
+        """Extractions of features of some tasks, on which a question rests."""
+        wanted = {run.id for run in self.session.wanted}
+        return wanted & {
+            key
+            for measure, ids in self._measures(tasks)
+            if measure.name in self.measured
+            for key in ids
+        }
 
     @property
     def _todo(self) -> set[str]:
-        return to_do(self.session.states(), self.retry_failed)
+        """Runs without a result; what this command has tried is not tried once more."""
+        return to_do(self.session.states(), self.launcher.retry_failed) - self._tried
 
     def _ordered(self, found: Sequence[Standing], examined: Examined, seen: Evidence) -> list[Next]:
         """Open questions with their runs, the most likely verdict per second first."""
@@ -244,17 +344,16 @@ class Decider:
             f"look {number} of {of}: {counted(len(ids), 'run')} on the first {self._size} of "
             f"{len(self.tasks)} tasks"
         )
-        session = replace(self.session, chosen=frozenset(ids))
-        tally = run_here(
-            session, self.console, self.machine, self.where, retry_failed=self.retry_failed
-        )
-        if tally.interrupted:
-            self._say("stopped before the look; finished runs are kept")
+        try:
+            failures = self.launcher.run(replace(self.session, chosen=frozenset(ids)))
+        except KeyboardInterrupt:
+            self._say(self.launcher.stopped)
             self._say(f"to go on: bench {shlex.join(sys.argv[1:])}")
-            raise typer.Exit(130)
+            raise typer.Exit(130) from None
+        self._tried |= set(ids)
         self.session = replace(self.session)  # records are read anew
-        if tally.failures:
-            texts = [f"{key[:12]}: {' '.join(text.split())[:120]}" for key, text in tally.failures]
+        if failures:
+            texts = [f"{key[:12]}: {' '.join(text.split())[:120]}" for key, text in failures]
             self._say(
                 f"{counted(len(texts), 'run')} failed, and the look goes without: {some(texts, 3)}"
             )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import shlex
 import time
 from collections import Counter
 from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 from rich.console import Console, Group
 from rich.table import Table
@@ -18,24 +21,27 @@ from bench.commands._options import marked
 from bench.commands._summary import leaderboard_lines
 from bench.commands._tables import RunState, status_table
 from bench.core.errors import BenchError, GridError, StoreError, nearest, refuse_repeated
-from bench.core.text import duration
+from bench.core.text import counted, duration
 from bench.grid.expand import check_experiments
 from bench.grid.yaml import scalar
 from bench.launch.devices import Machine, Placement
 from bench.launch.slurm.job import Job
 from bench.launch.slurm.ledger import Command, Ledger, SubmissionStore
+from bench.launch.slurm.packing import seconds_of_jobs
 from bench.launch.slurm.reconcile import Reconciler
 from bench.launch.slurm.settings import Kind, SlurmSettings, read_settings
 from bench.launch.slurm.states import STATES, RunView, Situation
 from bench.launch.slurm.submission import GridOnCluster, Outcome
+from bench.launch.slurm.wave import run_wave
 from bench.planning.workspace import Session
 from bench.race.budget import Budget, parse_budget
-from bench.race.of_grid import GridRace
-from bench.race.on_cluster import RaceOnCluster
+from bench.race.of_grid import GridRace, race_state
+from bench.race.on_cluster import RACE, RaceOnCluster, key_of_race
 from bench.results.leaderboard import read_rows
 from bench.results.lookup import find_run
 from bench.results.store import Store
 from bench.runs.distributed import check_gpus
+from bench.specs.planned import PlannedRun
 
 _SHOWN = 12
 _GLANCE_S = 2.0
@@ -95,9 +101,7 @@ def submit_grid(
     to stay alive. 0 if everything is done or on its way, 1 if something failed or cannot start.
     """
     step = reconciler(session, overrides, set_)
-    for kind in ("source", "finetune"):
-        mine = (run.spec for run in session.wanted if (run.role == "source") == (kind == "source"))
-        check_gpus(mine, step.settings.resources(kind).gpus or 1, str(session.grid.path))
+    _check_gpus(step, session)
     _print_remarks(step, session, console)
     outcome = step.submit(begin=True, retry_failed=retry_failed)
     _print_outcome(console, outcome)
@@ -116,7 +120,129 @@ def submit_grid(
     return 1 if counts["failed"] or counts["damaged"] or counts["blocked"] else 0
 
 
+def _check_gpus(step: Reconciler, session: Session) -> None:
+    for kind in ("source", "finetune"):
+        mine = (run.spec for run in session.wanted if (run.role == "source") == (kind == "source"))
+        check_gpus(mine, step.settings.resources(kind).gpus or 1, str(session.grid.path))
+
+
+# --- looks as waves of jobs ---
+
+
+@dataclass
+class Waves:
+    """Where the looks of a grid are run: a wave of jobs each, which the command waits for.
+
+    Attributes:
+        overrides, set_: see `reconciler`.
+        retry_failed: whether failed runs are run again.
+        console: where it is shown.
+    """
+
+    overrides: Sequence[tuple[str, Any]]
+    set_: Sequence[str]
+    retry_failed: bool
+    console: Console
+    begun: bool = False
+    stopped: ClassVar[str] = "stopped before the look; its jobs stay in the queue"
+
+    def seconds(self, session: Session, todo: Sequence[PlannedRun]) -> float:
+        """Of these runs from their first job's start to the last one's end, by the forecast."""
+        settings = read_settings(session.grid.slurm, self.overrides, place=str(session.grid.path))
+        readings = session.records.read()
+        done = [(session.plan.runs[key], reading) for key, reading in readings.items()]
+        return seconds_of_jobs(todo, settings, done)
+
+    def run(self, session: Session) -> list[tuple[str, str]]:
+        """Submits the wanted runs, waits for their ends; those that failed, each with the reason.
+
+        Raises:
+            BenchError: the cluster refuses them, or some were cancelled.
+        """
+        # The waiting command does what a last job does, which would go on with the whole grid.
+        step = reconciler(session, [*self.overrides, ("last_job", False)], self.set_)
+        if not self.begun:
+            _check_gpus(step, session)
+            _print_remarks(step, session, self.console)
+        self.begun = True
+        found = run_wave(
+            step, partial(_print_outcome, self.console, brief=True), retry_failed=self.retry_failed
+        )
+        if cancelled := found.of("cancelled"):
+            raise BenchError(
+                f"{counted(len(cancelled), 'run of this look was', 'runs of this look were')} "
+                "cancelled, so it is not taken",
+                place=str(session.grid.path),
+                hint="the same command submits them again",
+            )
+        return [(view.run.id, view.reason) for view in found.of("failed", "damaged")]
+
+
 # --- a race as one job ---
+
+
+def budget_to_resume(session: Session) -> str | None:
+    """The time of the race that `bench resume` goes on with; None where the runs are submitted.
+
+    That of the newest job's command, if it raced this grid; else of the grid's `race:` section.
+
+    Raises:
+        BenchError: the grid is run look by look or by `bench finetune`, or a race's command is not
+            known any more.
+    """
+    from analysis.findings.looks import looks_file
+
+    looks = looks_file(session.leaderboard())
+    if looks.is_file():
+        raise BenchError(
+            "this grid is run look by look, and bench resume would run all of its tasks",
+            place=str(looks),
+            hint=f"{session.command('grid', '--slurm', '--decide', 'CLAIM')} goes on with the "
+            f"looks; {session.command('grid', '--slurm')} runs the whole grid without further ones",
+        )
+    submissions = SubmissionStore(session.store.root.resolve() / "slurm")
+    ledger = submissions.read()
+    for job in reversed(ledger.jobs.values()):
+        if ledger.commands.get(job.grid, {}).get("name") != session.plan.name:
+            continue
+        if job.role != RACE:
+            break
+        arguments = _arguments(submissions.job_folder(job.name))
+        if job.grid == key_of_race(race_state(session), session.store.root):
+            return _budget_of(arguments, session)
+        if arguments[:1] == ["finetune"]:
+            raise BenchError(
+                "this grid is a race of bench finetune, and bench resume would submit its runs as "
+                "they are",
+                place=str(session.grid.path),
+                hint=f"bench {shlex.join(itertools.takewhile(_is_asked, arguments))} --slurm goes "
+                "on with the race, or has its answer",
+            )
+    race = session.grid.race
+    return race.budget if race else None
+
+
+def _arguments(folder: Path) -> list[str]:
+    """The command of a race's job; empty where it is not written down any more."""
+    try:
+        return [str(a) for a in json.loads((folder / "payload.json").read_text())["arguments"]]
+    except (OSError, ValueError, KeyError):
+        return []
+
+
+def _is_asked(argument: str) -> bool:
+    return argument != "--device"  # from there on it is what the job has
+
+
+def _budget_of(arguments: Sequence[str], session: Session) -> str:
+    if "--budget" not in arguments:
+        raise BenchError(
+            "the newest job of this grid was a race, and its command is not written down any more",
+            place=str(session.grid.path),
+            hint=f"{session.command('grid', '--slurm', '--budget', 'TIME')} goes on with the race; "
+            "with --budget none it submits the whole grid",
+        )
+    return arguments[arguments.index("--budget") + 1]
 
 
 def race_grid(
@@ -194,11 +320,15 @@ def _print_remarks(step: Reconciler, session: Session, console: Console) -> None
             console.print(line, highlight=False)
 
 
-def _print_outcome(console: Console, outcome: Outcome) -> None:
+def _print_outcome(console: Console, outcome: Outcome, brief: bool = False) -> None:
+    """Shows what was submitted and how things stand; with `brief` no submission of nothing."""
     text = f"{outcome.runs} runs submitted in {outcome.jobs} jobs"
     if outcome.deferred:
         text += f"; {outcome.deferred} follow when the queue has room or their source is done"
-    console.print(f"{text}; {_counted(outcome.situation)}", highlight=False)
+    submitted = [] if brief and not outcome.jobs else [text]
+    console.print("; ".join([*submitted, _counted(outcome.situation)]), highlight=False)
+    if outcome.situation.trouble:
+        console.print(f"the cluster does not answer: {outcome.situation.trouble}", highlight=False)
     for note in (*outcome.notes, *outcome.situation.notes):
         console.print(note, highlight=False)
 

@@ -15,6 +15,7 @@ from bench.commands.slurm import SubmitOptions, submit
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
+    from bench.commands._decide import Launcher
     from bench.launch.devices import Machine, Placement
     from bench.planning.forecast import Forecast
     from bench.planning.workspace import Session
@@ -88,7 +89,10 @@ def grid(
     how: RunOptions,
     machine: MachineOptions,
     slurm: Annotated[
-        bool, typer.Option("--slurm", help="submit to the SLURM cluster, and return")
+        bool,
+        typer.Option(
+            "--slurm", help="submit to the SLURM cluster, and return; with --decide wait for looks"
+        ),
     ] = False,
     submission: SubmitOptions,
     questions: LookOptions,
@@ -96,7 +100,7 @@ def grid(
     """Run what is missing of a grid and write its leaderboards."""
     begun = time.monotonic()
     _check(how, machine, slurm, submission)
-    _check_looks(questions, slurm)
+    _check_looks(questions)
     dry_run = how.dry_run
     if slurm:  # jobs find it from wherever they begin
         chosen = replace(chosen, results=chosen.results.resolve())
@@ -106,41 +110,69 @@ def grid(
     if how.tensorboard and not dry_run:
         session = _with_event_files(session)
     budget = _budget(questions, session, how.retry_failed)
+    settings = {
+        "threads": machine.threads if machine.threads != 1 else None,
+        "device": machine.device if machine.device != "auto" else None,
+        "tensorboard": how.tensorboard or None,
+    }
+    if slurm and questions.decide:
+        from bench.commands._slurm import Waves
+
+        overrides = submission.overrides(**settings)
+        waves = Waves(overrides, chosen.set_ or (), how.retry_failed, console())
+        _decide(session, questions.decide, _time(budget, begun), waves, dry_run)
+        return
     if slurm and not dry_run:
-        submit(
-            session,
-            submission,
-            how.retry_failed,
-            budget,
-            chosen.set_ or (),
-            threads=machine.threads if machine.threads != 1 else None,
-            device=machine.device if machine.device != "auto" else None,
-            tensorboard=how.tensorboard or None,
-        )
+        submit(session, submission, how.retry_failed, budget, chosen.set_ or (), **settings)
+    _run_here(session, how, machine, questions, _time(budget, begun))
+
+
+def _time(budget: str | None, begun: float) -> Budget | None:
+    from bench.race.budget import Budget, parse_budget
+
+    return None if budget is None else Budget(parse_budget(budget), begun=begun)
+
+
+def _run_here(
+    session: Session,
+    how: RunOptions,
+    machine: MachineOptions,
+    questions: LookOptions,
+    time_: Budget | None,
+) -> None:
+    """Runs the grid on this machine: look by look, as a race, or all of it."""
     from bench.launch.devices import Machine, placement
     from bench.launch.local.run import forecast_here
     from bench.launch.sharing import parse_workers_per_gpu
-    from bench.race.budget import Budget, parse_budget
 
-    if not session.missing_data:
-        session.try_networks()
     here = Machine(machine.device, machine.threads, machine.gpus)
     where = placement(machine.workers, here, parse_workers_per_gpu(machine.workers_per_gpu))
-    time_ = None if budget is None else Budget(parse_budget(budget), begun=begun)
     if questions.decide:
-        from bench.commands._decide import Decider, decide_grid
+        from bench.commands._decide import Here
 
-        budget_s, asked = None if time_ is None else time_.total_s, questions.decide
-        decider = Decider(session, asked, budget_s, here, where, how.retry_failed, console())
-        decide_grid(decider, dry_run)
+        launcher = Here(console(), here, where, how.retry_failed)
+        _decide(session, questions.decide, time_, launcher, how.dry_run)
         return
+    if not session.missing_data:
+        session.try_networks()
     if time_ is not None:
-        _race(session, time_, here, where, dry_run)
+        _race(session, time_, here, where, how.dry_run)
         return
     forecast = forecast_here(session, here, retry_failed=how.retry_failed)
     _print_plan(session, where, forecast, how.retry_failed)
-    if not dry_run:
+    if not how.dry_run:
         _run(session, here, where, how.retry_failed)
+
+
+def _decide(
+    session: Session, asked: list[str], time_: Budget | None, launcher: Launcher, dry_run: bool
+) -> None:
+    from bench.commands._decide import Decider, decide_grid
+
+    if not session.missing_data:
+        session.try_networks()
+    budget_s = None if time_ is None else time_.total_s
+    decide_grid(Decider(session, asked, budget_s, launcher, console()), dry_run)
 
 
 def _with_event_files(session: Session) -> Session:
@@ -204,16 +236,11 @@ def _check(
         raise BenchError("--slurm-… options are for --slurm", hint="add --slurm, or leave them out")
 
 
-def _check_looks(questions: LookOptions, slurm: bool) -> None:
+def _check_looks(questions: LookOptions) -> None:
     from bench.race.budget import parse_budget
 
     if questions.budget not in (None, NO_BUDGET):
         parse_budget(questions.budget)
-    if questions.decide and slurm:
-        raise BenchError(
-            "--decide runs on this machine: a cluster's last job would go on with all tasks",
-            hint="leave --slurm out; or leave --decide out, which submits the whole grid",
-        )
 
 
 def _budget(questions: LookOptions, session: Session, retry_failed: bool) -> str | None:

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, NoReturn
 import typer
 
 from bench.commands._options import GridChoice, Results, RetryFailed, console, grouped, say
+from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
     from bench.planning.workspace import Session
@@ -81,10 +82,21 @@ def submit(
 def resume(
     chosen: GridChoice, *, retry_failed: RetryFailed = False, options: SubmitOptions
 ) -> None:
-    """Go on with a grid on the cluster: submit what is neither done nor in the queue."""
+    """Go on with a grid on the cluster: submit what is neither done nor in the queue.
+
+    A grid whose newest job was a race is raced on.
+    """
+    from bench.commands._slurm import budget_to_resume
+
     session = _open(chosen, "writable")
-    race = session.grid.race
-    submit(session, options, retry_failed, race.budget if race else None, chosen.set_ or ())
+    budget = budget_to_resume(session)
+    if retry_failed and budget is not None:
+        raise BenchError(
+            "--retry-failed is for a whole grid: a race goes on without recipes that failed",
+            hint=f"leave it out; {session.command('grid', '--slurm', '--budget', 'none')} "
+            "--retry-failed runs the whole grid",
+        )
+    submit(session, options, retry_failed, budget, chosen.set_ or ())
 
 
 @grouped

@@ -123,7 +123,7 @@ class GridRace:
     @property
     def state(self) -> Path:
         """What is spent and planned; beside the leaderboard."""
-        return self.session.leaderboard("-race").with_suffix(".json")
+        return race_state(self.session)
 
     @property
     def _ids(self) -> list[str]:
@@ -339,6 +339,11 @@ class GridRace:
 
     def _say(self, text: str) -> None:
         self.console.print(f"{duration(self.budget.spent_s):>12}  {text}", highlight=False)
+
+
+def race_state(session: Session) -> Path:
+    """The file in which a race of a grid keeps what it has decided."""
+    return session.leaderboard("-race").with_suffix(".json")
 
 
 def _row(folder: RunFolder) -> Mapping[str, Any]:

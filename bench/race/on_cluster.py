@@ -66,6 +66,12 @@ class JobOfRace:
         return self.queued.words
 
 
+def key_of_race(state: Path, results: Path) -> str:
+    """Identity of a race in the ledger of its results, by the file in which it keeps its state."""
+    place = state.resolve().relative_to(results.resolve()).as_posix()
+    return hashlib.sha256(f"{RACE} {place}".encode()).hexdigest()[:16]
+
+
 @dataclass(frozen=True)
 class RaceOnCluster:
     """A race that runs as a job.
@@ -92,8 +98,7 @@ class RaceOnCluster:
     @property
     def key(self) -> str:
         """Identity of the race in the ledger."""
-        place = self.state.resolve().relative_to(self.results.resolve()).as_posix()
-        return hashlib.sha256(f"{RACE} {place}".encode()).hexdigest()[:16]
+        return key_of_race(self.state, self.results)
 
     @property
     def log(self) -> Path:

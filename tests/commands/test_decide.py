@@ -95,6 +95,27 @@ def test_the_same_command_has_nothing_left_to_do(grown: tuple[Path, str]) -> Non
     assert (folder / "results/growing.csv").read_text() == runs
 
 
+def test_what_is_finished_of_the_next_look_is_not_seen_before_it(
+    grown: tuple[Path, str],
+) -> None:
+    """As after an interruption: runs of the next look's tasks are done, and it was not taken."""
+    folder, _ = grown
+    path = folder / "results/growing-looks.csv"
+    whole, looks = path.read_text(), table(path)
+    if len(looks) < 3:
+        pytest.skip("the first look decided it")
+    path.write_text("".join(whole.splitlines(keepends=True)[:3]))
+    for where in ((), ("--slurm",)):  # a dry run needs no cluster
+        options = ("--decide", FROZEN, *where, "--dry-run")
+        text = bench("grid", "growing.yaml", *options, cwd=folder)
+        assert "look 1 of 3: 3 of 5 tasks" in text
+        assert f"open: {100 * float(looks[1]['chance']):.0f} % chance of a verdict" in text
+    text = bench("grid", "growing.yaml", "--decide", FROZEN, "--workers", "1", cwd=folder)
+    assert "runs on the first" not in text
+    again = path.read_text()
+    assert again == whole.replace(",2\n", ",0\n", 1)  # the next look had no runs left
+
+
 def test_a_budget_that_is_too_short_says_how_long_the_look_takes(
     grown: tuple[Path, str],
 ) -> None:
@@ -149,7 +170,7 @@ def test_a_dry_run_shows_the_looks_and_runs_nothing(tmp_path: Path) -> None:
         (("--decide", "near - nothing"), "there is no claim or comparison 'near - nothing'"),
         (("--budget", "1h"), "a race compares the recipes of one target, and there are 5"),
         (("--budget", "1h", "--slurm"), "a race compares the recipes of one target"),
-        (("--decide", "LI-C4", "--slurm"), "--decide runs on this machine"),
+        (("--decide", "near - nothing", "--slurm"), "there is no claim or comparison 'near - no"),
         (("--decide", "LI-C4", "--budget", "long"), "--budget is 'long'"),
     ],
 )
@@ -166,3 +187,27 @@ def test_three_tasks_are_too_few_for_looks(tmp_path: Path) -> None:
         bench("grid", "few.yaml", "--decide", FROZEN, cwd=tmp_path)
     assert "and this grid has 3 tasks" in str(caught.value)
     assert "class_draw: [0, 1, …]" in str(caught.value)
+
+
+NEAR = GRID.replace("name: growing", "name: near").replace(
+    'pattern: [tune, freeze, "T(1-5)R(6-8)"]', "pattern: [tune, freeze]"
+)
+DISTANCES = "measure: {distances: {images: 40, resamples: 20, permutations: 20, cnn_epochs: 1}}\n"
+
+
+def test_a_claim_on_distances_has_those_of_the_tasks_of_each_look(tmp_path: Path) -> None:
+    (tmp_path / "near.yaml").write_text(NEAR)
+    with pytest.raises(BenchError, match="it rests on distances, and the grid measures none"):
+        bench("grid", "near.yaml", "--decide", "CHU-C3", cwd=tmp_path)
+    assert not (tmp_path / "results/near-looks.csv").exists()
+    (tmp_path / "near.yaml").write_text(NEAR + DISTANCES)
+    text = bench("grid", "near.yaml", "--decide", "CHU-C3", "--workers", "1", cwd=tmp_path)
+    last = table(tmp_path / "results/near-looks.csv")[-1]
+    size = int(last["looks"].split(";")[int(last["look"]) - 1])
+    assert f"look {last['look']} of 3: {size} of 5 tasks" in text
+    measured = table(tmp_path / "results/near-distances.csv")
+    runs = table(tmp_path / "results/near.csv")
+    tasks = sorted({row["task_id"] for row in runs if row["role"] != "source"})
+    assert {row["task_id"] for row in measured} == set(tasks[:size])
+    assert "no distance known" not in text
+    assert "CHU-C3" in bench("findings", "near.yaml", cwd=tmp_path)

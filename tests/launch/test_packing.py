@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from bench.launch.slurm.ledger import Ledger
-from bench.launch.slurm.packing import pack
+from bench.launch.slurm.packing import pack, seconds_of_jobs
 from bench.launch.slurm.settings import SlurmSettings
 from bench.launch.slurm.states import RunView
 from bench.planning.forecast import measure
@@ -68,3 +68,18 @@ def test_a_gpu_that_this_host_lacks_is_known_by_finished_runs(tmp_path: Path) ->
     assert _jobs(session, fast, **GPU) == [4]
     assert _jobs(session, slow, **GPU) == [1, 1, 1, 1]
     assert _jobs(session, slow, **GPU, runs_per_job=3) == [3, 1]
+
+
+def test_the_time_of_jobs_is_that_of_those_that_may_run_at_once(tmp_path: Path) -> None:
+    session = _session(tmp_path, 2000)
+    runs = list(session.plan.runs.values())
+    forecast = measure(runs, device="cpu")
+
+    def seconds(**settings: object) -> float:
+        return seconds_of_jobs(runs, SlurmSettings(**settings), [])  # type: ignore[arg-type]
+
+    each, two, alone = (forecast.of_all(runs, jobs) for jobs in (4, 2, 1))
+    assert each < two < alone
+    assert seconds(runs_per_job=1) == each
+    assert seconds(runs_per_job=2) == seconds(runs_per_job=1, max_jobs=2) == two
+    assert seconds(runs_per_job=4) == seconds(job_min=1e9) == alone

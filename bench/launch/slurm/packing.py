@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 
@@ -62,6 +63,25 @@ def pack(
         packs += [Pack(runs, kind, resources) for runs in _cut(together, settings, resources, done)]
         packs += alone
     return packs
+
+
+def seconds_of_jobs(
+    runs: Sequence[PlannedRun],
+    settings: SlurmSettings,
+    done: Sequence[tuple[PlannedRun, Reading]],
+) -> float:
+    """Seconds of runs on the cluster, should all jobs that are allowed at once start at once.
+
+    Args:
+        runs: parents before children.
+        done: finished runs, whose seconds correct the forecast.
+    """
+    forecast = _forecast(runs, settings, settings.resources("finetune"), done)
+    if settings.runs_per_job:
+        jobs = len(runs) / settings.runs_per_job
+    else:
+        jobs = sum(forecast.seconds(r) or _UNKNOWN_COST_S for r in runs) / settings.job_min / 60
+    return forecast.of_all(runs, min(max(1, math.ceil(jobs)), settings.max_jobs or len(runs)))
 
 
 def _cut(

@@ -10,10 +10,19 @@ import pandas as pd
 import pytest
 
 from analysis.comparisons.evidence import Evidence
-from analysis.findings.evaluate import examine
+from analysis.findings.evaluate import CLAIMS, examine
 from analysis.findings.looks import LookRow, looks_file, read_looks, with_looks, write_looks
-from analysis.findings.questions import Standing, find_questions, recipes_of, standings
-from analysis.statistics.decisions import Rules
+from analysis.findings.parts import UNDECIDED, Part
+from analysis.findings.questions import (
+    MEASURED,
+    OTHER_UNITS,
+    Standing,
+    find_questions,
+    needed_measures,
+    recipes_of,
+    standings,
+)
+from analysis.statistics.decisions import Hypothesis, Rules
 from analysis.statistics.sequential import Looks, nominal_level
 from bench.core.errors import DataError
 from benchmarks.simulated import Design, Truth, simulate
@@ -178,3 +187,56 @@ def test_a_question_without_runs_has_a_name_and_a_reason() -> None:
     one = Standing("LI-C4", "untested", "not enough evidence", "near > far", needed="runs")
     assert one.name == "LI-C4"
     assert replace(one, group=("a",)).name == "LI-C4, near > far"
+
+
+def test_the_claims_that_rest_on_measurements_are_those_that_read_them(
+    board: pd.DataFrame,
+) -> None:
+    read: set[str] = set()
+
+    class Seen(Evidence):
+        def __getattribute__(self, name: str) -> object:
+            if name in ("distances", "sensitivities"):
+                read.add("filters" if name == "sensitivities" else name)
+            return super().__getattribute__(name)
+
+    # With patterns of several depths, which the claims on what is copied ask for.
+    deeper = board.assign(reinit=board["reinit"].where(board["seed"] != 0, board["reinit"] + 2))
+    found = {}
+    for claim in CLAIMS:
+        for rows in (board, deeper, pd.concat([board, deeper])):
+            read.clear()
+            claim.on_runs(Seen(rows, rules=Rules()))
+            if read:
+                found[claim.id] = read.copy()
+    assert found.pop("CHU-C2") == {"distances"}  # in its table of ratios; its test has none
+    measured = {claim: {kind} for claim, kind in MEASURED.items()}
+    assert measured | {"CHU-C5": {"distances"}, "LI-C11": {"filters"}} == found
+    assert OTHER_UNITS.keys() == found.keys() - MEASURED.keys()
+
+
+def test_a_claim_whose_measurement_the_grid_lacks_is_refused_at_the_start() -> None:
+    assert needed_measures(["CHU-C3", "LI-C4"], ["distances", "filters"], "g") == {"distances"}
+    assert needed_measures(["CHU-C1", "LI-C4"], [], "g") == set()
+    with pytest.raises(DataError) as caught:
+        needed_measures(["CHU-C4"], ["filters"], "grid.yaml")
+    assert "CHU-C4 cannot be decided on this grid: it rests on distances" in str(caught.value)
+    assert "measure: {distances: {}}" in str(caught.value)
+    with pytest.raises(DataError, match="LI-C11 is about classes, not tasks"):
+        needed_measures(["LI-C11"], ["filters"], "grid.yaml")
+
+
+@pytest.mark.parametrize(("p", "state"), [(0.2, "open"), (0.97, "stopped")])
+def test_a_slope_on_distances_has_a_chance_by_its_p_alone(
+    board: pd.DataFrame, p: float, state: str
+) -> None:
+    """CHU-C4: a test without an estimate of units."""
+    examined = examine(judged(after(board, 4), LOOKS))
+    test = Hypothesis("slope on distance", 1, p, None, 4)
+    part = Part("slope", UNDECIDED, effect=2.0, n=4, unit="slope", counted="task", p=p, test=test)
+    findings = tuple(
+        replace(f, parts=(part,)) if f.claim == "CHU-C4" else f for f in examined.findings
+    )
+    (found,) = standings(["CHU-C4"], replace(examined, findings=findings), Rules(looks=LOOKS))
+    assert found.state == state
+    assert 0 < (found.chance or 0.0) < 1
