@@ -145,6 +145,7 @@ EXAMPLES: Mapping[str, Examples] = {
         "val_from": "{val_from: budget}",
         "val_share": "{val_from: budget, val_share: 0.3}",
         "tested": "false",
+        "stored_as": "jpeg",
     },
     "recipe all": {"take": ("5", "classes")},
     "recipe listed": {"names": "[cat, dog]", "take": ("1", "classes")},
@@ -230,6 +231,9 @@ EXAMPLES: Mapping[str, Examples] = {
         "lora_rank": "{tuned: lora, lora_rank: 8}",
         "lora_alpha": "{tuned: lora, lora_alpha: 16.0}",
         "deterministic": "true",
+        "cached_views": ("4", "views"),
+        "batch_norm_parts": ("4", "parts"),
+        "prefix_tolerance": ("0.001", "a share of the largest value"),
     },
     "seeds": {"draw": "1", "init": "1", "order": "1"},
     "borrow": {
@@ -297,6 +301,10 @@ EXAMPLES: Mapping[str, Examples] = {
         "normalise": "false",
     },
     "method wise": {"alpha": "0.3"},
+    "method soup": {
+        "choose": "greedy",
+        "over": "{train.lr: [0.01, 0.003], seeds.order: [0, 1, 2]}",
+    },
     "method extract": {
         "layers": "'5,penultimate'",
         "stage": "post",
@@ -525,6 +533,7 @@ def sections() -> dict[str, tuple[type[BaseModel], Examples, tuple[str, ...]]]:
         "method: probe": (own["probe"], EXAMPLES["method svm"], ()),
         "method: extract": (own["extract"], EXAMPLES["method extract"], ()),
         "method: wise": (own["wise"], EXAMPLES["method wise"], ()),
+        "method: soup": (own["soup"], EXAMPLES["method soup"], ()),
         **{
             f"measure: {name}": (kind, EXAMPLES[f"measure.{name}"], ())
             for name, kind in KINDS.items()
@@ -549,6 +558,14 @@ BEFORE = {
     "classifier too; with `train.head: probe` the classifier began as that regression. BatchNorm's "
     "running statistics are averaged as weights are. `{source: none, pattern: F(1-8), parent: "
     "{source: near, pattern: tune}}` goes with it.",
+    "method: soup": "A soup (Wortsman et al. 2022) trains nothing itself: its weights are the mean "
+    "of those of plain fine-tunings of one source, which are this very cell with the values of "
+    "`over` set. The plan adds them, or shares them with experiments that have them. In the paper "
+    "all begin with one classifier: write `train.head: probe`, or leave `seeds.init` out of "
+    "`over`. BatchNorm's running statistics are averaged as weights are. `{source: near, pattern: "
+    "tune, train.head: probe, method: {name: soup, choose: greedy, over: {train.lr: [0.01, "
+    "0.003], seeds.order: [0, 1, 2]}}}` averages up to six; a plain run of the same cell is what "
+    "to compare it with.",
     "slurm": "What jobs ask for, and how they are sent. `source`, `finetune` and `leaderboard` "
     "have the keys from `partition` to `additional` and are laid over them.",
     "race": "The recipes of one target race as with `bench grid --budget`: rungs of growing epochs "

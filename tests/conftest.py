@@ -64,7 +64,7 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("committed")
     (folder / "papers").mkdir()
     (folder / "evidence").mkdir()
-    for name in ("README.md", "claims.csv", "near-far.csv", "layers.csv"):
+    for name in ("README.md", "claims.csv", "advice.csv", "near-far.csv", "layers.csv"):
         (folder / "evidence" / name).write_bytes(_as_committed(f"results/evidence/{name}"))
     for name in LEADERBOARDS:
         for file in (f"{name}.csv", f"{name}-aggregated.csv"):

@@ -124,10 +124,11 @@ def copy_depth(
     signs = [significance.direction(e, rows, "ratio 1", unit) for _, e, rows in found]
     worse = [one for one, sign in zip(found, signs, strict=True) if sign < 0]
     better = [one for one, sign in zip(found, signs, strict=True) if sign > 0]
-    if worse:
+    if worse and evidence is not None:
         name, e, rows = min(worse, key=lambda one: one[1].value)
-        said = f"{name}: ratio {_ratio(e)}"
-        return AdviceLine(topic, f"re-initialise the {name}", said, supports(rows), "measured")
+        answer, said = f"re-initialise the {name}", f"{name}: ratio {_ratio(e)}"
+        pattern = str(evidence.board.loc[rows["right_place"].iloc[0], "pattern"])
+        return AdviceLine(topic, answer, said, supports(rows), "measured", pattern)
     if better:
         behind = supports(pd.concat([rows for _, _, rows in better]))
         said = "; ".join(f"over the {name} random: {_ratio(e)}" for name, e, _ in better)
@@ -204,10 +205,11 @@ def frozen_layers(
     said = "; ".join(f"{name}: {_points(e)}" for name, e, _ in found)
     topic, because = "frozen layers", f"over tuning all: {said}"
     signs = [_sign(significance, e, rows) for _, e, rows in found]
-    good = [(name, e) for (name, e, _), sign in zip(found, signs, strict=True) if sign > 0]
+    good = [one for one, sign in zip(found, signs, strict=True) if sign > 0]
     if good:
-        best = max(good, key=lambda one: one[1].value)[0]
-        return AdviceLine(topic, f"freeze the {best} layers", because, behind, "measured")
+        best, _, rows = max(good, key=lambda one: one[1].value)
+        answer, pattern = f"freeze the {best} layers", str(rows["pattern"].iloc[0])
+        return AdviceLine(topic, answer, because, behind, "measured", pattern)
     if all(sign < 0 for sign in signs):
         return AdviceLine(
             topic, "tune all: freezing first layers is worse", because, behind, "measured"

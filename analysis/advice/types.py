@@ -42,6 +42,8 @@ class AdviceLine:
         verdict: `measured` where the user's own runs or images decide, `as printed` where there are
             only the papers, `undecided` where there are runs that do not decide it,
             `no evidence` where there is nothing.
+        pattern: of the runs whose arm is advised over tuning or freezing all layers but the last;
+            None: none of them.
     """
 
     topic: str
@@ -49,6 +51,7 @@ class AdviceLine:
     because: str
     supporting: tuple[Support, ...]
     verdict: AdviceVerdict
+    pattern: str | None = None
 
     @property
     def n(self) -> int:

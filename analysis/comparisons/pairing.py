@@ -39,6 +39,7 @@ _RELATIVE = re.compile(
     r"(?P<end>dataset|root|options\..+|classes\.(root|names|synset|target_n|n|source_n))"
 )
 """Settings of a source that may follow from its target's task."""
+_BORROWED_ROOT = re.compile(r"borrow\d*\.classes\.root")
 _TARGETS = {"dataset": "dataset"}
 _OF_THE_SOURCE = "classes.source_n"
 """How many classes the source has, even where it is written with the target's classes."""
@@ -177,7 +178,7 @@ def _recipes(arms: Sequence[pd.DataFrame], settings: Sequence[str], lr: LrRule) 
     What a source has as its target has it follows from the task. So does what it has otherwise,
     such as a number of classes, unless a task has it in several ways: then it is a treatment.
     """
-    rows = one_label_a_source(pd.concat(arms))
+    rows = _one_label_a_borrowed_set(one_label_a_source(pd.concat(arms)))
     kept = [n for n in settings if n not in SIZES and not repetition(n)]
     kept = [n for n in kept if (lr == "same" or n != "lr") and not varies(n, TASK)]
     told = pd.DataFrame({n: key_of(rows, [n]) for n in kept}, index=rows.index)
@@ -206,6 +207,25 @@ def one_label_a_source(rows: pd.DataFrame) -> pd.DataFrame:
         return rows
     least = rows.groupby("parent_id")[labels].transform("min")
     return rows.assign(**least.fillna(rows[labels]))
+
+
+def _one_label_a_borrowed_set(rows: pd.DataFrame) -> pd.DataFrame:
+    """Leave the root of the target out of the labels of what is borrowed from beside it.
+
+    `animal.n.01 far` names the far classes of a task of animals: with the root one treatment would
+    have another label for each root of targets.
+    """
+    roots = [n for n in rows.columns if _BORROWED_ROOT.fullmatch(str(n))]
+    if "borrowed" not in rows.columns or "target.classes.root" not in rows.columns or not roots:
+        return rows
+    own = rows["target.classes.root"]
+    beside = rows[roots].apply(lambda root: root.isna() | (root == own)).all(axis=1)
+    labels = [
+        "" if root != root or root is None else str(label).replace(str(root), "the target's")
+        for label, root in zip(rows["borrowed"], own, strict=True)
+    ]
+    follows = beside & own.notna() & rows["borrowed"].notna()
+    return rows.assign(borrowed=rows["borrowed"].mask(follows, pd.Series(labels, rows.index)))
 
 
 def _relative(rows: pd.DataFrame, data: str) -> pd.Series[bool]:

@@ -14,7 +14,6 @@ from typing import Any
 import pandas as pd
 
 from bench import methods
-from bench.core.errors import GridError
 
 _UNKNOWN = (
     "this leaderboard was written by an earlier version: settings that had no column then are not "
@@ -36,10 +35,7 @@ _BORROWING = ("soft", "joint", "selective", "soft_selective")
 @functools.cache
 def default_options(method: str) -> Mapping[str, Any]:
     """A method's options at their defaults; none of a method that this version does not have."""
-    try:
-        return methods.check(method, {}).model_dump()
-    except GridError:
-        return {}
+    return methods.defaults_of(method)
 
 
 def described(board: pd.DataFrame) -> tuple[pd.DataFrame, list[str]]:

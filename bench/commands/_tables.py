@@ -271,9 +271,9 @@ def _with_options(row: Mapping[str, Any], choose: Sequence[str]) -> dict[str, An
 
     What is in `choose` stays a column of its own.
     """
-    from bench.methods import check
+    from bench.methods import defaults_of
 
-    defaults = check(str(row["method"]), {}).model_dump()
+    defaults = defaults_of(str(row["method"]))
     parts = [
         f"{name.removeprefix('method.')}={_value(value)}"
         for name, value in row.items()

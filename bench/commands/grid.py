@@ -38,6 +38,14 @@ class MachineOptions:
     gpus: Annotated[
         int, typer.Option(min=1, help="GPUs that train each source together; one run at a time")
     ] = 1
+    workers_per_gpu: Annotated[
+        str,
+        typer.Option(
+            metavar="N|auto",
+            help="processes that share a GPU; auto: as many as memory has room for, once a run of "
+            "each kind was measured",
+        ),
+    ] = "1"
 
 
 @dataclass(frozen=True)
@@ -135,9 +143,10 @@ def _run_here(
     """Runs the grid on this machine: look by look, as a race, or all of it."""
     from bench.launch.devices import Machine, placement
     from bench.launch.local.run import forecast_here
+    from bench.launch.sharing import parse_workers_per_gpu
 
     here = Machine(machine.device, machine.threads, machine.gpus)
-    where = placement(machine.workers, here)
+    where = placement(machine.workers, here, parse_workers_per_gpu(machine.workers_per_gpu))
     if questions.decide:
         from bench.commands._decide import Here
 
@@ -206,6 +215,18 @@ def _check(
             "--workers is for this machine",
             hint="with --slurm use --slurm-set max_jobs=N; for a race --slurm-set cpus_per_task=N",
         )
+    others = {
+        "--slurm": slurm,
+        "--workers": machine.workers is not None,
+        "--gpus": machine.gpus > 1,
+    }
+    for other in (name for name, given in others.items() if given):
+        if machine.workers_per_gpu != "1":
+            raise BenchError(
+                f"--workers-per-gpu and {other} exclude each other",
+                hint="--workers-per-gpu is for this machine's GPUs, each of which trains runs of "
+                "its own; leave one of the two out",
+            )
     if slurm and machine.gpus > 1:
         raise BenchError(
             "--gpus is for this machine",
@@ -275,6 +296,9 @@ def _print_plan(session: Session, where: Placement, forecast: Forecast, retry_fa
     out.print(totals, highlight=False)
     if where.cards:
         out.print(f"GPUs, one for each worker in turn: {', '.join(where.cards)}", highlight=False)
+    if where.most is not None:
+        text = f"up to {where.most} workers, once runs are seen to leave memory for them"
+        out.print(text, highlight=False)
     for model, factor in sorted(forecast.emulated().items()):
         text = f": this device has no bfloat16; a step of {model} takes {factor:.1f} "
         text += "times as long as in float32, as measured here; precision: auto avoids that"

@@ -13,10 +13,10 @@ from bench.commands._options import DataRoot, Results, as_path, doing, say
 from bench.core.errors import BenchError
 
 if TYPE_CHECKING:
+    from bench.methods.averaging import Recipe
     from bench.results.lookup import Network
     from bench.results.mistakes import Predictions
     from bench.results.store import RunFolder
-    from bench.runs.soup import Recipe
 
 
 def export(

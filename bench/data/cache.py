@@ -2,9 +2,11 @@
 
 `cache/<fingerprint>-<size>/` holds `images.npy` (N, size, size, 3) uint8 in the order train, val,
 test; `content.npy` (N, 32) the images' content hashes; `crc.npy` (N,) a checksum of each row; and
-`manifest.json`. An entry never changes. It is built in a folder of its own, in parts that several
-processes share (`bench.data.decoding`), and renamed. Pixels that another entry of the same size
-already has (nested training sets, the common test set) are copied and not decoded again.
+`manifest.json`. `cache/<fingerprint>-<size>-jpeg95/` keeps each image as JPEG: `images.bin`, and in
+`places.npy` (N, 2) where each begins and how long it is. An entry never changes. It is built in a
+folder of its own, in parts that several processes share (`bench.data.decoding`), and renamed.
+Images that another entry of the same size already has (nested training sets, the common test set)
+are copied and not decoded again.
 """
 
 from __future__ import annotations
@@ -26,25 +28,65 @@ import numpy.typing as npt
 from bench.core.errors import DataError, StoreError
 from bench.core.locks import exclusive
 from bench.data.dataset import Image, UInt8
-from bench.data.decoding import CRC, Parts, Rows, sweep
+from bench.data.decoding import Parts, Places, Rows, sweep
+from bench.data.files.files import ahead
+from bench.data.files.jpeg import QUALITY, decode_jpeg, encode_jpeg
 
 FORMAT = "bench decoded images 1"
 _ATTEMPTS = 4
 _CHECKED_ROWS = 256
+_SAMPLED_ROWS = 16
 _TEMPORARY = ".building-"
 _LOCK = ".lock"
 
 Read = Callable[[Sequence[Image], int], Iterator[UInt8]]
 
 
+@dataclass(frozen=True)
+class _Kind:
+    """What entries have in common that images are copied between.
+
+    Attributes:
+        size: pixels along a side.
+        version: of the decoder.
+        jpeg: whether images are kept as JPEG, and not as pixels.
+    """
+
+    size: int
+    version: str
+    jpeg: bool = False
+
+    @property
+    def suffix(self) -> str:
+        """What the names of such entries end with."""
+        return f"-{self.size}-jpeg{QUALITY}" if self.jpeg else f"-{self.size}"
+
+    @property
+    def format(self) -> str:
+        """As the manifest names it."""
+        return f"{FORMAT}, JPEG {QUALITY}" if self.jpeg else FORMAT
+
+
 @dataclass(frozen=True, eq=False)
 class _Entry:
+    """`images` are (N, size, size, 3), or as JPEG all bytes, of which `places` says whose they
+    are."""
+
     images: UInt8
     content: UInt8
     crc: npt.NDArray[np.uint32]
+    places: npt.NDArray[np.int64] | None = None
+
+    def stored(self, row: int) -> bytes:
+        if self.places is None:
+            bytes_of: UInt8 = self.images[row]
+        else:
+            start, length = self.places[row].tolist()
+            bytes_of = self.images[start : start + length]
+        return bytes_of.tobytes()
 
     def sound(self, row: int) -> bool:
-        return zlib.crc32(self.images[row].tobytes()) == int(self.crc[row])
+        return zlib.crc32(self.stored(row)) == int(self.crc[row])
 
 
 def cached_images(
@@ -67,16 +109,53 @@ def cached_images(
     Raises:
         DataError: from `read`, or when the cache cannot be written.
     """
-    folder = cache_dir / f"{fingerprint}-{size}"
+    kind = _Kind(size, version)
+    return _cached(images, read, cache_dir / f"{fingerprint}{kind.suffix}", kind).images
+
+
+def cached_jpegs(
+    images: Sequence[Image],
+    size: int,
+    read: Read,
+    *,
+    cache_dir: Path,
+    fingerprint: str,
+    version: str,
+) -> Callable[[Sequence[int]], Iterator[UInt8]]:
+    """The same, each kept as JPEG and decoded when it is asked for by its number.
+
+    Raises:
+        DataError: as `cached_images`; by what is returned also for images that were damaged since.
+    """
+    kind = _Kind(size, version, jpeg=True)
+    folder = cache_dir / f"{fingerprint}{kind.suffix}"
+    entry = _cached(images, read, folder, kind)
+
+    def pixels(row: int) -> UInt8:
+        data = entry.stored(row)
+        if zlib.crc32(data) != int(entry.crc[row]):
+            raise DataError(
+                f"image {images[row].key!r} was damaged in the cache",
+                place=str(folder),
+                hint="delete this folder, it is built again; and look after the disk",
+            )
+        return decode_jpeg(data)
+
+    return lambda rows: ahead(pixels, rows)
+
+
+def _cached(images: Sequence[Image], read: Read, folder: Path, kind: _Kind) -> _Entry:
+    """The entry, built where it is not there or damaged."""
+    cache_dir = folder.parent
     content = _content(images)
     for attempt in range(_ATTEMPTS):
-        entry = _open(folder, size, version)
+        entry = _open(folder, kind)
         if entry is not None and _is_entry_of(entry, content):
-            return entry.images
+            return entry
         try:
             cache_dir.mkdir(parents=True, exist_ok=True)
             _sweep(cache_dir)
-            _build(folder, images, content, size, read, version)
+            _build(folder, images, content, read, kind)
         except OSError as error:
             if isinstance(error, FileNotFoundError) and attempt + 1 < _ATTEMPTS:
                 continue  # somebody has deleted the cache meanwhile: it is built again
@@ -97,24 +176,29 @@ def _content(images: Sequence[Image]) -> UInt8:
     return np.frombuffer(raw, dtype=np.uint8).reshape(len(images), 32)
 
 
-def _open(folder: Path, size: int, version: str) -> _Entry | None:
+def _open(folder: Path, kind: _Kind) -> _Entry | None:
     """The entry, when its parts are there and fit each other."""
     with contextlib.suppress(OSError, ValueError, KeyError, TypeError, EOFError):
         manifest = json.loads((folder / "manifest.json").read_text(encoding="utf-8"))
-        if (manifest["format"], manifest["version"]) != (FORMAT, version):
+        if (manifest["format"], manifest["version"]) != (kind.format, kind.version):
             return None
-        images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+        count, side = manifest["images"], kind.size
         content = np.load(folder / "content.npy", allow_pickle=False)
         crc = np.load(folder / "crc.npy", allow_pickle=False)
-        count = manifest["images"]
-        shapes = (images.shape, content.shape, crc.shape)
-        types = (images.dtype, content.dtype, crc.dtype)
-        if shapes == ((count, size, size, 3), (count, 32), (count,)) and types == (
-            np.dtype(np.uint8),
-            np.dtype(np.uint8),
-            np.dtype(np.uint32),
-        ):
-            return _Entry(images, content, crc)
+        found = [(content.shape, content.dtype), (crc.shape, crc.dtype)]
+        expected = [((count, 32), np.uint8), ((count,), np.uint32)]
+        places = None
+        if kind.jpeg:
+            images: UInt8 = np.memmap(folder / "images.bin", mode="r")
+            places = np.load(folder / "places.npy", allow_pickle=False)
+            found.append((places.shape, places.dtype))
+            expected.append(((count, 2), np.int64))
+        else:
+            images = np.load(folder / "images.npy", mmap_mode="r", allow_pickle=False)
+            found.append((images.shape, images.dtype))
+            expected.append(((count, side, side, 3), np.uint8))
+        if found == expected:
+            return _Entry(images, content, crc, places)
     return None
 
 
@@ -126,38 +210,41 @@ def _is_entry_of(entry: _Entry, content: UInt8) -> bool:
     return all(entry.sound(row) for row in rows)
 
 
-def _build(
-    folder: Path,
-    images: Sequence[Image],
-    content: UInt8,
-    size: int,
-    read: Read,
-    version: str,
-) -> None:
+def _build(folder: Path, images: Sequence[Image], content: UInt8, read: Read, kind: _Kind) -> None:
     """Makes the entry, together with other processes that want it, and renames it to `folder`."""
-    digest = hashlib.sha256(f"{FORMAT} {version} ".encode() + content.tobytes()).hexdigest()
-    parts = Parts(folder.parent, f"{folder.name}-{digest[:16]}", len(images), size)
-    wanted = len(images) * size * size * 3
-    known = _Known(content, folder.parent, size, version)
+    text = f"{kind.format} {kind.version} "
+    digest = hashlib.sha256(text.encode() + content.tobytes()).hexdigest()
+    name = f"{folder.name}-{digest[:16]}"
+    parts = Parts(folder.parent, name, len(images), kind.size, jpeg=kind.jpeg)
+    known = _Known(content, folder.parent, kind)
+    encode: Callable[[UInt8], bytes] = encode_jpeg if kind.jpeg else np.ndarray.tobytes
 
-    def pixels(rows: Rows) -> UInt8:
-        found: UInt8 = np.empty((len(rows), size, size, 3), dtype=np.uint8)
-        missing = [place for place, row in enumerate(rows) if not known.copy(row, found[place])]
-        decoded = read([images[rows[place]] for place in missing], size)
-        for place, one in zip(missing, decoded, strict=True):
-            found[place] = one
-        return found
+    def stored(rows: Rows) -> list[bytes]:
+        found = {row: known.stored(row) for row in rows.tolist()}
+        missing = [row for row, data in found.items() if data is None]
+        pixels = read([images[row] for row in missing], kind.size)
+        made = ahead(encode, pixels) if kind.jpeg else map(encode, pixels)
+        found.update(zip(missing, made, strict=True))
+        return [data for row in rows.tolist() if (data := found[row]) is not None]
+
+    def room() -> int:
+        wanted = len(images) * kind.size**2 * 3
+        if kind.jpeg:
+            some = np.unique(np.linspace(0, len(images) - 1, _SAMPLED_ROWS).astype(np.int64))
+            wanted = round(1.1 * len(images) * np.mean([len(one) for one in stored(some)]))
+        _check_room(folder.parent, wanted, jpeg=kind.jpeg)
+        return wanted
 
     def is_ended() -> bool:
-        entry = _open(folder, size, version)
+        entry = _open(folder, kind)
         return entry is not None and _is_entry_of(entry, content)
 
     try:
-        crc = parts.fill(pixels, lambda: _check_room(folder.parent, wanted), is_ended)
-        while crc is not None and not is_ended():
+        places = parts.fill(stored, room, is_ended)
+        while places is not None and not is_ended():
             with parts.ending() as mine:
                 if mine:
-                    _end(parts.entry, folder, content, crc, size, version)
+                    _end(parts.entry, folder, content, places, kind)
             if not mine:
                 parts.wait()
     except Exception:
@@ -166,57 +253,68 @@ def _build(
     parts.remove()
 
 
-def _end(own: Path, folder: Path, content: UInt8, crc: CRC, size: int, version: str) -> None:
-    """Writes what stands beside the pixels, and publishes the entry."""
+def _end(own: Path, folder: Path, content: UInt8, places: Places, kind: _Kind) -> None:
+    """Writes what stands beside the images, and publishes the entry."""
     np.save(own / "content.npy", content, allow_pickle=False)
-    np.save(own / "crc.npy", crc, allow_pickle=False)
-    manifest = {"format": FORMAT, "version": version, "images": len(content), "size": size}
+    np.save(own / "crc.npy", places[:, 0].astype(np.uint32), allow_pickle=False)
+    if kind.jpeg:
+        np.save(own / "places.npy", places[:, 1:], allow_pickle=False)
+        os.truncate(own / "images.bin", int(places[:, 1:].sum(axis=1).max()))
+    manifest = {
+        "format": kind.format,
+        "version": kind.version,
+        "images": len(content),
+        "size": kind.size,
+    }
     (own / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     for file in own.iterdir():
         _sync(file)
     _sync(own)
-    _publish(own, folder, content, size, version)
+    _publish(own, folder, content, kind)
 
 
-def _check_room(cache_dir: Path, wanted: int) -> None:
+def _check_room(cache_dir: Path, wanted: int, *, jpeg: bool) -> None:
     """A disk that is too small is not filled first."""
     free = shutil.disk_usage(cache_dir).free
     if wanted > free:
         needed, room = (f"{count / 2**20:,.1f} MiB" for count in (wanted, free))
+        smaller = (
+            "" if jpeg else "target.stored_as: jpeg (about a tenth of the room, pixels differ), "
+        )
         raise DataError(
-            f"the decoded images take {needed}, and {room} are free",
+            f"the decoded images take {needed}{' as JPEG' if jpeg else ''}, and {room} are free",
             place=str(cache_dir),
-            hint="free some space, choose another --results folder, set a smaller image_size or "
-            "fewer images_per_class, or set the environment variable BENCH_DECODE=always, with "
-            "which images are decoded from their files each time they are shown",
+            hint=f"free some space, choose another --results folder, set {smaller}a smaller "
+            "image_size or fewer images_per_class, or set the environment variable "
+            "BENCH_DECODE=always, with which images are decoded from their files each time they "
+            "are shown",
         )
 
 
 class _Known:
     """Rows of the wanted content that other entries have; these are looked through once."""
 
-    def __init__(self, content: UInt8, cache_dir: Path, size: int, version: str) -> None:
+    def __init__(self, content: UInt8, cache_dir: Path, kind: _Kind) -> None:
         wanted: dict[bytes, list[int]] = {}
         for row, key in enumerate(content):
             wanted.setdefault(key.tobytes(), []).append(row)
         self._rows: dict[int, tuple[_Entry, int]] = {}
-        for folder in sorted(cache_dir.glob(f"[!.]*-{size}")):
-            entry = _open(folder, size, version) if wanted else None
+        for folder in sorted(cache_dir.glob(f"[!.]*{kind.suffix}")):
+            entry = _open(folder, kind) if wanted else None
             for place, key in enumerate(() if entry is None else entry.content):
                 if entry is not None and key.tobytes() in wanted and entry.sound(place):
                     for row in wanted.pop(key.tobytes()):
                         self._rows[row] = (entry, place)
 
-    def copy(self, row: int, to: UInt8) -> bool:
-        """Copies a row to where it belongs; false where no entry has it."""
+    def stored(self, row: int) -> bytes | None:
+        """A row as it is stored; None where no entry has it."""
         if row not in self._rows:
-            return False
+            return None
         entry, place = self._rows[row]
-        to[:] = entry.images[place]
-        return True
+        return entry.stored(place)
 
 
-def _publish(own: Path, folder: Path, content: UInt8, size: int, version: str) -> None:
+def _publish(own: Path, folder: Path, content: UInt8, kind: _Kind) -> None:
     """Renames `own` to `folder`, unless a sound entry has come there before."""
     for _ in range(3):
         try:
@@ -227,7 +325,7 @@ def _publish(own: Path, folder: Path, content: UInt8, size: int, version: str) -
         else:
             _sync(folder.parent)
             return
-        there = _open(folder, size, version)
+        there = _open(folder, kind)
         if there is not None and _is_entry_of(there, content):
             return
         broken = folder.with_name(f"{_TEMPORARY}{folder.name}-{secrets.token_hex(6)}")

@@ -9,20 +9,22 @@ from __future__ import annotations
 import json
 import logging
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache, partial
 from itertools import islice
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 
 from bench.core.errors import DataError
 from bench.core.text import some
-from bench.data.cache import cached_images
+from bench.data.cache import cached_images, cached_jpegs
 from bench.data.dataset import Dataset, Image, Int64, Notes, UInt8, digest
 from bench.data.datasets import DATASETS, check_options
-from bench.data.files.files import taken_warnings
+from bench.data.files.files import ahead, taken_warnings
+from bench.data.files.jpeg import through_jpeg
 from bench.data.formats.contract import Format, Value
 from bench.data.opened import open_format
 from bench.data.places import resolve_root
@@ -296,12 +298,10 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
 def _pixels(
     dataset: Dataset, images: Sequence[Image], data: DataSpec, cache_dir: Path, fingerprint: str
 ) -> UInt8 | Rows:
-    """(N, V size, size, 3), decoded once and mapped, or with BENCH_DECODE=always on demand."""
-    viewed, views, side = (
-        view_images(dataset, images, data.views),
-        len(data.views) or 1,
-        data.kept_size,
-    )
+    """(N, V size, size, 3): decoded once and mapped, decoded from JPEGs that are kept, or with
+    BENCH_DECODE=always from the files; the last two on demand."""
+    viewed = view_images(dataset, images, data.views)
+    views, side = len(data.views) or 1, data.kept_size
     read = partial(read_views, dataset) if data.views else dataset.read
     how = os.environ.get("BENCH_DECODE", "once")
     if how not in ("once", "always"):
@@ -310,8 +310,10 @@ def _pixels(
             hint="set it to once (images are decoded once and kept in the cache) or always (each "
             "time they are shown), or leave it out",
         )
+    each: Callable[[Sequence[int]], Iterator[UInt8]]
     if how == "once":
-        pixels = cached_images(
+        cached: Callable[..., Any] = cached_jpegs if data.stored_as == "jpeg" else cached_images
+        kept = cached(
             viewed,
             side,
             read,
@@ -319,12 +321,20 @@ def _pixels(
             fingerprint=fingerprint,
             version=dataset.version,
         )
-        return pixels.reshape(len(images), -1, side, 3)
+        if data.stored_as == "raw":
+            pixels: UInt8 = kept.reshape(len(images), -1, side, 3)
+            return pixels
+        each = kept
+    else:
+
+        def each(numbers: Sequence[int]) -> Iterator[UInt8]:
+            found = read([viewed[number] for number in numbers], side)
+            return ahead(through_jpeg, found) if data.stored_as == "jpeg" else found
 
     def decoded(rows: Int64) -> Iterator[UInt8]:
-        wanted = [viewed[row * views + view] for row in rows.tolist() for view in range(views)]
-        each = read(wanted, side)
-        return (np.concatenate(list(islice(each, views))) for _ in rows)
+        numbers = (rows[:, None] * views + np.arange(views)).ravel().tolist()
+        pixels = each(numbers)
+        return (np.concatenate(list(islice(pixels, views))) for _ in rows)
 
     shape = (len(images), views * side, side, 3)
     return Rows(OnDemand(decoded, shape), np.arange(len(images)))

@@ -47,6 +47,7 @@ class Model:
         kept_size: side at which images are decoded; the middle `size` of it is shown.
         mean, std: per colour, as fractions of 255.
         reading: how the images that it was trained on were read.
+        stored_as: how they were kept, see `DataSpec`: a JPEG changes pixels.
     """
 
     network: nn.Module
@@ -56,6 +57,7 @@ class Model:
     mean: Colours
     std: Colours
     reading: Reading
+    stored_as: str
 
 
 def write_model(network: Network, out: Path, run_id: str, card: str) -> None:
@@ -114,6 +116,7 @@ def config_of(network: Network, run_id: str) -> dict[str, Any]:
             "run_id": run_id,
             "kept_size": kept,
             **({"reading": reading} if reading else {}),
+            **({"stored_as": data.stored_as} if data.stored_as != "raw" else {}),
         },
     }
 
@@ -140,6 +143,7 @@ def read_model(folder: Path) -> Model:
         r, g, b = (float(value) for value in shown["std"])
         statistics = InputStatistics((red, green, blue), (r, g, b))
         spec = ModelSpec(name=config["architecture"])
+        stored_as = str(config.get("bench", {}).get("stored_as", "raw"))
         own = config.get("bench", {}).get("reading", {})
         reading = Reading(
             str(own.get("depth", Reading.depth)),
@@ -168,7 +172,7 @@ def read_model(folder: Path) -> Model:
         raise _damaged(folder / _WEIGHTS, str(error).strip().split("\n")[0]) from None
     attach(network, statistics)
     mean, std = statistics.mean, statistics.std
-    return Model(network.eval(), classes, size, int(kept), mean, std, reading)
+    return Model(network.eval(), classes, size, int(kept), mean, std, reading, stored_as)
 
 
 def _read_config(folder: Path) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 from bench.core.errors import DataError
 from bench.data.files.decode import UnreadableError, decode
 from bench.data.files.files import begins_like_image, is_image
+from bench.data.files.jpeg import through_jpeg
 from bench.exports.model_folder import Model
 from bench.training.domain import Domain
 from bench.training.evaluation import predict, softmax
@@ -135,7 +136,8 @@ def _pixels(path: Path, model: Model) -> NDArray[np.uint8] | str:
             return "no regular file"
         if info.st_size > _MOST_BYTES:
             return f"{info.st_size:,} bytes are too many for an image"
-        return decode(path.read_bytes(), model.kept_size, model.reading)
+        pixels = decode(path.read_bytes(), model.kept_size, model.reading)
+        return through_jpeg(pixels) if model.stored_as == "jpeg" else pixels
     except UnreadableError as error:
         if not error.way:
             return error.reason

@@ -18,6 +18,7 @@ from bench.grid.pattern import read_pattern
 from bench.grid.validate import check_draws, check_sizes, check_training
 from bench.grid.weights import WeightsReader
 from bench.methods import check_run, options_of, resolved
+from bench.methods.averaging import soup_of_its_first
 from bench.models.depths import depth_of
 from bench.models.published import check_size
 from bench.specs.data import Borrowed, DataSpec
@@ -44,7 +45,7 @@ SECTIONS = {
     "allow_overlap": "true lets source and target share classes",
 }
 
-_KEPT = ("image_size", "resize", "on_short", "on_corrupt")
+_KEPT = ("image_size", "resize", "stored_as", "on_short", "on_corrupt")
 _INHERITED = (*_KEPT, "dataset", "root", "options", "val_per_class", "test_per_class", "test_from")
 Model = TypeVar("Model")
 Section = TypeVar("Section", bound=BaseModel)
@@ -114,7 +115,16 @@ class RunBuilder:
         with at_key("method"):
             check_run(spec)
         check_sizes(spec)
-        return spec
+        return self._soup(spec) if spec.method.over else spec
+
+    @staticmethod
+    def _soup(spec: RunSpec) -> RunSpec:
+        """A soup whose runs are looked at as those of cells are."""
+        with at_key("method"):
+            for one in spec.ingredients:
+                check_training(one)
+                check_run(one)
+            return soup_of_its_first(spec)
 
     def _assemble(self, cell: Mapping[str, Any], **parts: Any) -> RunSpec:
         try:

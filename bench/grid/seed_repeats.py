@@ -2,7 +2,8 @@
 
 A grid of a hundred thousand cells repeats most of its conditions with other seeds. A condition is
 read and checked once; nothing that is checked depends on seeds, except where a run starts from
-another of the same seed (`source: self`, `parent:`), and those cells are read one by one.
+another of the same seed (`source: self`, `parent:`) or varies seeds itself (a soup), and those
+cells are read one by one.
 """
 
 from __future__ import annotations
@@ -52,7 +53,8 @@ class Repeats:
 
     def add(self, assignment: Assignment, cell: Mapping[str, Any], run: RunSpec) -> None:
         """Remembers a run that was read from a cell."""
-        if cell.get("source") != "self" and cell.get("parent") is None:
+        follows = cell.get("source") == "self" or cell.get("parent") is not None
+        if not follows and not run.method.over:
             self._runs[self._keys(assignment)[0]] = run
 
     def _keys(self, assignment: Assignment) -> tuple[Key, Key]:

@@ -3,7 +3,7 @@
 Found without torch, which the command does not import: NVIDIA's own tool lists the GPUs; a slice of
 a GPU (MIG) is one. Where there is a driver without that tool, torch is asked in a process of its
 own. A worker sees one GPU, so runs never choose one themselves, and a GPU that several workers
-share is shared because `--workers` asks for more of them than there are.
+share is shared because `--workers` or `--workers-per-gpu` asks for more of them than there are.
 """
 
 from __future__ import annotations
@@ -17,6 +17,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
 
+from bench.core.errors import BenchError
 from bench.launch.preflight import count_gpus, finds_gpu
 from bench.planning.workspace import Session
 
@@ -60,19 +61,27 @@ class Placement:
         cards: the GPUs that they take in turn; none is the CPU.
         team: GPUs of a worker that trains what other runs start from; where it is more than one,
             no two workers share a GPU.
+        most: so many workers at most once they are seen to fit on the GPUs, see `SeenMemory`; None
+            leaves it at `workers`.
     """
 
     workers: int
     cards: tuple[str, ...] = ()
     team: int = 1
+    most: int | None = None
 
 
-def placement(workers: int | None, machine: Machine) -> Placement:
+def placement(workers: int | None, machine: Machine, per_gpu: int | None = 1) -> Placement:
     """Where the runs of a command are trained.
 
     Args:
         workers: as asked for; None is one for each GPU or, without one, for each core.
         machine: where several GPUs train a run together, as many runs at a time as have room.
+        per_gpu: how many workers share a GPU, where `workers` is None; None is as many as fit, up
+            to one for each `machine.threads` cores.
+
+    Raises:
+        BenchError: workers are to share GPUs, and there is none.
     """
     cards = () if machine.device == "cpu" else visible_gpus(os.environ)
     if not cards and VISIBLE not in os.environ and machine.device != "cpu":
@@ -83,7 +92,16 @@ def placement(workers: int | None, machine: Machine) -> Placement:
     if machine.gpus > 1:
         enough = len(cards) >= machine.gpus  # else the check before the first run refuses it
         return Placement(workers or len(cards), cards, machine.gpus) if enough else Placement(1)
-    return Placement(workers or len(cards) or _cores(), cards)
+    if per_gpu != 1 and not cards:
+        raise BenchError(
+            f"--workers-per-gpu is {per_gpu or 'auto'}, and no GPU is seen here",
+            hint="leave it out; --workers N says how many processes there are",
+        )
+    if per_gpu is None:
+        return Placement(
+            len(cards), cards, most=max(len(cards), _cores() // max(1, machine.threads))
+        )
+    return Placement(workers or len(cards) * per_gpu or _cores(), cards)
 
 
 def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -120,6 +120,13 @@ METHODS: dict[str, MethodEntry] = {
         "the mean of a run's weights as it began and as it ended, without training (WiSE-FT)",
         kind="weights",
     ),
+    "soup": MethodEntry(
+        "bench.methods.averaging",
+        "uniform_soup",
+        "SoupOptions",
+        "the mean of the weights of runs that differ in what is stated, without training",
+        kind="weights",
+    ),
 }
 
 
@@ -185,6 +192,8 @@ def _wrong_option(name: str, schema: type[MethodOptions], error: ValidationError
         return GridError(
             f"method {name!r} has no option {option!r}", hint=schema.gone.get(option, names)
         )
+    if first["type"] == "missing":
+        return GridError(f"method {name!r} needs {option}", hint=f"add {option}: …")
     if not option:  # of several options together
         return GridError(f"method {name!r}: {first['msg'].removeprefix('Value error, ')}")
     text = f"method {name!r}: {option} is {shown(first['input'])}: {words(first)}"
@@ -207,6 +216,18 @@ def resolved(name: str, options: Mapping[str, Any]) -> dict[str, Any]:
     return check(name, options).identity()
 
 
+def defaults_of(name: str) -> dict[str, Any]:
+    """A method's options at their defaults, without those that must be given; none of a method that
+    this version does not have.
+
+    >>> defaults_of("soup"), defaults_of("no such")
+    ({'choose': 'uniform'}, {})
+    """
+    entry = METHODS.get(name)
+    fields = entry.load(entry.options).model_fields if entry else {}
+    return {key: field.default for key, field in fields.items() if not field.is_required()}
+
+
 def check_run(spec: RunSpec) -> None:
     """Whether the method of a run suits what the run borrows and starts from; imports no torch.
 
@@ -218,13 +239,13 @@ def check_run(spec: RunSpec) -> None:
     _check_views(spec, options)
     options.check_spec(spec)
     kind = METHODS[name].kind
-    if kind != "steps" and spec.layers.layers("T"):
+    if kind != "steps" and spec.layers.layers("T") and not spec.method.over:
         raise GridError(
             f"method {name!r} trains no layer, but pattern {spec.pattern} says that some are tuned",
             hint="write F for the copied layers: freeze, or for example F(1-7)R(8)",
         )
     parent = spec.parent
-    if kind == "weights" and parent is not None and METHODS[parent.method.name].kind != "steps":
+    if name == "wise" and parent is not None and METHODS[parent.method.name].kind != "steps":
         raise GridError(
             f"method {name!r} averages networks, and method {parent.method.name!r} of its parent "
             "trains none",

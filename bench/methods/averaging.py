@@ -10,21 +10,29 @@ or of those that do not lower the accuracy on validation images (greedy, their R
 Our reading, where the papers have CLIP and this project has none. A fine-tuning began with the
 source's weights in its copied layers. Layers that it began at random have no weights to go back
 to: they are the fine-tuned ones at both ends, the classifier too. Where `train.head: probe` fitted
-the classifier first, that one stands for the zero-shot classifier. BatchNorm's running statistics
-are averaged as weights are, not computed anew from images; counters of batches are those of the
-first network.
+the classifier first, that one stands for the zero-shot classifier. All runs of a soup in the paper
+began with one classifier, a linear probe or the zero-shot one; here `train.head: probe` gives them
+one, and so does a random one of the same `seeds.init`. Classifiers that began with other random
+weights can be averaged too, with nothing in the paper to say that it helps. BatchNorm's running
+statistics are averaged as weights are, not computed anew from images; counters of batches are
+those of the first network.
 """
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import TYPE_CHECKING, Annotated
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-from pydantic import Field, Strict
+from pydantic import BeforeValidator, Field, Strict, ValidationError
 
-from bench.core.errors import GridError, ModelError
+from bench.core.errors import GridError, ModelError, nearest
+from bench.core.text import counted
 from bench.methods.options import MethodOptions
-from bench.specs.run import RunSpec
+from bench.specs.data import validation_images
+from bench.specs.problems import shown, words
+from bench.specs.run import MethodSpec, RunSpec, Seeds, TrainSpec
 
 if TYPE_CHECKING:
     from torch import Tensor
@@ -72,6 +80,154 @@ class WiseOptions(MethodOptions):
                     f"method 'wise' is for the target of its parent, but their {what} differ",
                     hint="leave target, model and seed out of parent: it takes over the run's own",
                 )
+
+
+Recipe = Literal["uniform", "greedy"]
+"""Which of its ingredients a soup averages."""
+
+_MOST = 1000
+"""Runs that a soup may average."""
+
+
+def _read(value: Any) -> Any:
+    """What a run's spec has as text."""
+    return json.loads(value) if isinstance(value, str) and value.startswith("{") else value
+
+
+class SoupOptions(MethodOptions):
+    """Options of a soup.
+
+    Attributes:
+        choose: `uniform` averages all; `greedy` those that do not lower the accuracy on validation
+            images, from the best on.
+        over: what its runs differ in, keys of `train`, `seeds.init` and `seeds.order`, each with a
+            list of values. Each combination is a run of its own, by plain training and otherwise as
+            this one. The soup's own row shows the first value of each, and of a seed the number of
+            the draw where it is listed, so that it is compared with that run.
+    """
+
+    whole_images = True
+    choose: Recipe = "uniform"
+    over: Annotated[
+        dict[str, list[str | bool | int | float | None]],
+        BeforeValidator(_read),
+        Field(min_length=1),
+    ]
+
+    def identity(self) -> dict[str, Any]:
+        """The options, `over` as JSON."""
+        return {"choose": self.choose, "over": json.dumps(self.over, sort_keys=True)}
+
+    def check_spec(self, spec: RunSpec) -> None:
+        """Raises a GridError for runs that have no mean, or no validation images to choose by."""
+        self._check_keys()
+        try:
+            ingredients = spec.ingredients
+        except ValidationError as error:
+            found = error.errors()[0]
+            key = ".".join(map(str, found["loc"]))
+            text = found["msg"].removeprefix("Value error, ")
+            text = f"{key} is {shown(found['input'])}: {words(found)}" if key else text
+            raise GridError(f"a run of method.over cannot be: {text}") from None
+        first, *others = ingredients
+        for other in others:
+            if (unlike := difference(first, other)) is not None:
+                raise GridError(
+                    f"the runs of method.over differ in their {unlike}, so a mean of their weights "
+                    "is no network",
+                    hint="leave seeds.init out of over, or copy these layers too",
+                )
+        if others and first.init.kind == "scratch":
+            raise GridError(
+                f"{counted(len(ingredients), 'run')} from random weights have nothing in common, "
+                "so a mean of their weights is no network",
+                hint="give them a source to start from, and a pattern that copies layers",
+            )
+        if self.choose == "greedy":
+            self._check_validation(ingredients)
+
+    def _check_keys(self) -> None:
+        known = [f"train.{name}" for name in TrainSpec.model_fields]
+        known += [f"seeds.{name}" for name in Seeds.model_fields if name != "draw"]
+        for key, values in self.over.items():
+            if key in ("seed", "seeds.draw"):
+                raise GridError(
+                    f"method.over has {key}, but the runs of a soup learn the same images",
+                    hint="write seeds.order or seeds.init; an axis of seeds repeats the soup",
+                )
+            if key not in known:
+                raise GridError(
+                    f"method.over has no key {key!r}", hint=f"its keys: {nearest(key, known, 5)}"
+                )
+            if not values:
+                raise GridError(f"method.over: {key} has no values", hint="write [a, b, …]")
+        if (runs := math.prod(map(len, self.over.values()))) > _MOST:
+            raise GridError(
+                f"method.over makes {runs:,} runs, more than {_MOST:,}", hint="take fewer values"
+            )
+
+    def _check_validation(self, ingredients: Sequence[RunSpec]) -> None:
+        data, count = ingredients[0].data, ingredients[0].data.images_per_class
+        none = data.val_per_class == 0
+        if data.val_from == "budget":
+            none = count is not None and validation_images(count, data.val_share) == 0
+        why = "have none" if none else None
+        if any(one.train.refit for one in ingredients):
+            why = "learn from them too (train.refit)"
+        if why is not None:
+            raise GridError(
+                f"a greedy soup chooses on validation images, and its runs {why}",
+                hint="write choose: uniform, or keep validation images apart",
+            )
+
+
+def soup_of_its_first(spec: RunSpec) -> RunSpec:
+    """The soup with the settings of one of its runs: equal soups are one run, however written.
+
+    Raises:
+        GridError: `over` has a value twice.
+    """
+    over, ingredients = spec.method.over, spec.ingredients
+    values = {key: list(dict.fromkeys(_value(one, key) for one in ingredients)) for key in over}
+    for key, given in over.items():
+        if len(values[key]) < len(given):
+            raise GridError(
+                f"method.over: {key} has a value twice: {', '.join(map(shown, given))}",
+                hint="a run counts once in a mean",
+            )
+    draw = spec.seeds.draw
+    shows = {k: draw if k.startswith("seeds.") and draw in v else v[0] for k, v in values.items()}
+    options = dict(spec.method.options) | {"over": json.dumps(values, sort_keys=True)}
+    method = MethodSpec(name=spec.method.name, options=tuple(sorted(options.items())))
+    return spec.with_settings(shows).model_copy(update={"method": method})
+
+
+def _value(spec: RunSpec, key: str) -> Any:
+    section, _, name = key.partition(".")
+    return getattr(getattr(spec, section), name)
+
+
+def difference(one: RunSpec, other: RunSpec) -> str | None:
+    """What two runs must share for a mean of their weights, and do not; None if they share all."""
+    same = {"tested": True}
+    data = [spec.data.model_copy(update=same).identity() for spec in (one, other)]
+    last = one.layers.depth
+    anew = [{n for n in spec.layers.layers("R") if n != last} for spec in (one, other)]
+    drawn = bool(anew[0] | anew[1]) and one.seeds.init != other.seeds.init
+    copied = one.init.kind != "scratch"  # otherwise nothing is shared, whatever the layers
+    sources = [spec.init.model_dump(exclude={"path"}) for spec in (one, other)]
+    for what, differs in (
+        ("model", one.model != other.model),
+        ("source", sources[0] != sources[1]),
+        ("target", data[0] != data[1]),
+        (
+            "layers that begin at random below the classifier",
+            copied and (anew[0] != anew[1] or drawn),
+        ),
+    ):
+        if differs:
+            return what
+    return None
 
 
 def interpolated(start: State, end: State, alpha: float) -> dict[str, Tensor]:

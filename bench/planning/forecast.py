@@ -194,8 +194,10 @@ class Forecast:
         if cached is None:
             work += evaluations * forward(validation)
         else:
-            mirrored = 2 if spec.train.augment == "flip" else 1
-            work += forward(mirrored * facts.train_images + validation)
+            times_each = 2 if spec.train.augment == "flip" else 1
+            if spec.train.cached_views is not None:
+                times_each = min(spec.train.cached_views, spec.train.epochs)
+            work += forward(times_each * facts.train_images + validation)
         if spec.train.refit:  # of as many epochs at the most
             share = 1 + validation / max(1, facts.train_images)
             work += spec.train.epochs * epoch_s * share
@@ -221,7 +223,7 @@ def _classes(run: PlannedRun) -> int:
 def _repeats(run: PlannedRun) -> bool:
     """Whether frozen layers see the same images in each epoch, so that they are computed once."""
     train = run.spec.train
-    return (
+    return train.cached_views is not None or (
         train.augment in ("none", "flip")
         and run.spec.method.name == "plain"
         and not (train.policy != "none" or train.random_erasing or train.mixup or train.cutmix)

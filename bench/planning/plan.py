@@ -86,7 +86,7 @@ class _Planner:
         self._strict = True
         self._facts: dict[int, tuple[RunSpec, DataFacts]] = {}
         self._id_of = RunIds(lambda run: self._facts_of(run).fingerprint)
-        self._found: dict[str, tuple[RunSpec, str | None, str | None]] = {}
+        self._found: dict[str, tuple[RunSpec, Sequence[str | None]]] = {}
         self._experiments: dict[str, dict[str, None]] = {}
         self._measured: dict[str, dict[str, None]] = {}
         self._disjoint: set[tuple[int, int]] = set()
@@ -121,8 +121,9 @@ class _Planner:
                 self._facts_of(spec),
                 tuple(self._measured.get(key, ())),
                 bank_id,
+                tuple(key for key in ingredients if key),
             )
-            for key, (spec, parent_id, bank_id) in self._found.items()
+            for key, (spec, (parent_id, bank_id, *ingredients)) in self._found.items()
         }
 
     def _facts_of(self, spec: RunSpec) -> DataFacts:
@@ -150,14 +151,14 @@ class _Planner:
             raise type(error)(message, place=place, hint=error.hint) from None
 
     def _add(self, spec: RunSpec, asked: Experiment | Measure) -> str:
-        parent_id, bank_id = (
+        needs = [
             None if needed is None else self._id_of.known(needed) or self._add(needed, asked)
-            for needed in (spec.parent, spec.bank)
-        )
+            for needed in (spec.parent, spec.bank, *spec.ingredients)
+        ]
         if self._strict and not spec.allow_overlap:
             self._check_overlap(spec, asked)
         key = self._id_of(spec)
-        self._found.setdefault(key, (spec, parent_id, bank_id))
+        self._found.setdefault(key, (spec, needs))
         return key
 
     def _check_overlap(self, spec: RunSpec, asked: Experiment | Measure) -> None:
@@ -222,7 +223,8 @@ def _batch_key(run: PlannedRun) -> tuple[str, ...]:
     data = run.spec.data
     selection = canonical_json(data.classes.model_dump(mode="json"))
     size, model = str(data.image_size), run.spec.model.name
-    return (run.parent_id or "", run.bank_id or "", data.dataset, selection, size, model)
+    needs = (run.parent_id or "", run.bank_id or "", *run.ingredient_ids)
+    return (*needs, data.dataset, selection, size, model)
 
 
 def _batch(runs: Sequence[PlannedRun]) -> Batch:

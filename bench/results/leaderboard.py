@@ -15,7 +15,7 @@ from pathlib import Path
 from types import MappingProxyType
 from typing import Any
 
-from bench.core.errors import GridError, StoreError
+from bench.core.errors import StoreError
 from bench.core.files import csv_text, write_atomic
 from bench.core.paths import read_regular
 from bench.core.tables import csv_rows, utf8_text
@@ -65,21 +65,23 @@ def rows(plan: Plan, store: Store, records: Records | None = None) -> list[Row]:
             row |= {n: value for n, value in reading.record["row"].items() if n in row}
     for key, by in blocked(plan, {key: row["status"] for key, row in found.items()}).items():
         found[key] |= {"status": "blocked", "reason": f"by {by}, {found[by]['status']}"}
-    _mark_children(found)
+    _mark_children(found, plan)
     add_predictions(list(found.values()), plan, store, readings)
     return sort_rows(found.values())
 
 
-def _mark_children(found: Mapping[str, Row]) -> None:
-    """Marks the runs that start from one whose training never left chance."""
+def _mark_children(found: Mapping[str, Row], plan: Plan) -> None:
+    """Marks the runs that start from one whose training never left chance, and soups of such."""
 
     def stuck(key: str | None) -> bool:
         row = found.get(key or "", {})
         return row.get("not_converged") == "run" or bool(row and stuck(row["parent_id"]))
 
     for row in found.values():
-        if row["not_converged"] is None and row["status"] == "done" and stuck(row["parent_id"]):
-            row["not_converged"] = "source"
+        if row["not_converged"] is None and row["status"] == "done":
+            averaged = plan.runs[row["run_id"]].ingredient_ids
+            if stuck(row["parent_id"]) or (averaged and all(map(stuck, averaged))):
+                row["not_converged"] = "source"
 
 
 def describe(plan: Plan, resolved: Mapping[str, Values] = MappingProxyType({})) -> dict[str, Row]:
@@ -139,11 +141,13 @@ def _data_sets(plan: Plan) -> dict[DataSpec, str]:
 
 def _unusual(runs: Sequence[PlannedRun], settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
     """Options of methods and of what is borrowed that are not at their default, in any run."""
+    from bench.methods import defaults_of
+
     found: dict[str, None] = {}
     for run in runs:
         values = settings[run.id]
         if run.spec.method.options:
-            defaults = _defaults(run.spec.method.name)
+            defaults = defaults_of(run.spec.method.name)
             for name, value in run.spec.method.options:
                 if defaults.get(name, value) != value:
                     found[f"method.{name}"] = None
@@ -153,15 +157,6 @@ def _unusual(runs: Sequence[PlannedRun], settings: Mapping[str, Mapping[str, Any
                 if values[key] not in (None, False):
                     found[key] = None
     return list(found)
-
-
-def _defaults(method: str) -> Mapping[str, Any]:
-    from bench.methods import resolved
-
-    try:
-        return resolved(method, {})
-    except GridError:  # an option without a default: it is always shown
-        return {}
 
 
 def _source_classes(plan: Plan, parent_id: str | None) -> int | None:

@@ -61,14 +61,16 @@ def check_gpus(runs: Iterable[RunSpec], gpus: int, place: str = "") -> None:
         BenchError: naming the first that cannot.
     """
     for spec in runs if gpus > 1 else ():
-        why = why_one_process(spec)
+        parts = spec.train.batch_norm_parts
+        why, way = why_one_process(spec), "only methods with steps on one domain can"
+        if why is None and parts not in (1, gpus):
+            why, way = f"train.batch_norm_parts is {parts}", f"it trains on one GPU or on {parts}"
         if why is not None:
             raise BenchError(
                 f"a run cannot be trained on {gpus} GPUs: {why} (target {spec.data.dataset}, "
                 f"pattern {spec.pattern})",
                 place=place or None,
-                hint="only methods with steps on one domain can; leave gpus out, or leave the run "
-                "out with --only",
+                hint=f"{way}; leave gpus out, or leave the run out with --only",
             )
 
 

@@ -2,24 +2,65 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any, Literal
+from typing import Any
 
 from torch import Tensor
 
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, ModelError
 from bench.core.text import counted
 from bench.exports.network import exported_network
-from bench.methods.averaging import greedy_soup, uniform_soup
+from bench.methods.averaging import Recipe, difference, greedy_soup, uniform_soup
 from bench.results.lookup import Network
 from bench.results.mistakes import Predictions
 from bench.results.store import RunFolder
 from bench.runs.build import Context, Data, Loader
-from bench.specs.run import RunSpec
 from bench.training.evaluation import mean_class_accuracy, predict, top1_accuracy
 
-Recipe = Literal["uniform", "greedy"]
+
+@dataclass(frozen=True, eq=False)
+class Mean:
+    """The mean of some of several networks.
+
+    Attributes:
+        state: the weights.
+        used: places of the networks in it.
+        alone: accuracy of each network on validation images; None without any.
+        val_accuracy: the same of the mean.
+    """
+
+    state: Mapping[str, Tensor]
+    used: tuple[int, ...]
+    alone: tuple[float | None, ...]
+    val_accuracy: float | None
+
+
+def mean_of(
+    states: Sequence[Mapping[str, Tensor]],
+    choose: Recipe,
+    accuracy_of: Callable[[Mapping[str, Tensor]], float] | None,
+) -> Mean:
+    """The mean of networks by the weights of each, or of those of them that `choose` takes.
+
+    Args:
+        states: the weights.
+        choose: see `bench.methods.averaging.SoupOptions`; `greedy` needs `accuracy_of`.
+        accuracy_of: on validation images; None where there are none that no network learned.
+
+    Raises:
+        ModelError: there is nothing to choose by, or the networks differ in names or shapes.
+    """
+    if accuracy_of is None:
+        if choose == "greedy":
+            raise ModelError("a greedy soup chooses on validation images, and there are none")
+        state, every = uniform_soup(states), tuple(range(len(states)))
+        return Mean(state, every, (None,) * len(states), None)
+    alone = [accuracy_of(state) for state in states]
+    state, used = uniform_soup(states), tuple(range(len(states)))
+    if choose == "greedy":
+        state, used = greedy_soup(states, alone, accuracy_of)
+    return Mean(state, used, tuple(alone), accuracy_of(state))
 
 
 @dataclass(frozen=True)
@@ -99,20 +140,16 @@ def make_soup(folders: Sequence[RunFolder], recipe: Recipe, context: Context) ->
         held = data.domain("val", model)
         return top1_accuracy(predict(model, held, device=context.torch_device()), held.labels)
 
-    alone = [accuracy_of(state) if validated else None for state in states]
-    if recipe == "greedy":
-        state, used = greedy_soup(states, [one or 0.0 for one in alone], accuracy_of)
-    else:
-        state, used = uniform_soup(states), tuple(range(len(states)))
-    own = accuracy_of(state) if validated else None
-    model.load_state_dict(state)
+    mean = mean_of(states, recipe, accuracy_of if validated else None)
+    model.load_state_dict(mean.state)
     ingredients = tuple(
-        Ingredient(folder, accuracy, n in used)
-        for n, (folder, accuracy) in enumerate(zip(folders, alone, strict=True))
+        Ingredient(folder, accuracy, n in mean.used)
+        for n, (folder, accuracy) in enumerate(zip(folders, mean.alone, strict=True))
     )
     network = replace(networks[0], model=model)
     predictions, row = _tested(network, data, context)
-    return Soup(network, ingredients, own, predictions, {**record, "row": {**record["row"], **row}})
+    tested = {**record, "row": {**record["row"], **row}}
+    return Soup(network, ingredients, mean.val_accuracy, predictions, tested)
 
 
 def _tested(network: Network, data: Data, context: Context) -> tuple[Predictions, dict[str, float]]:
@@ -141,7 +178,7 @@ def check_alike(folders: Sequence[RunFolder]) -> Mapping[str, Any]:
             raise BenchError(
                 f"run {folder.path.name} is named twice", hint="name each run of a soup once"
             )
-        why = _difference(spec, folder.spec())
+        why = difference(spec, folder.spec())
         if why is None and (folder.record() or {}).get("images") != record["images"]:
             why = "draw of images"
         if why is not None:
@@ -158,26 +195,3 @@ def check_alike(folders: Sequence[RunFolder]) -> Mapping[str, Any]:
             hint="name runs that were tuned from the same source",
         )
     return record
-
-
-def _difference(one: RunSpec, other: RunSpec) -> str | None:
-    """What two runs must share and do not; None where they share all of it."""
-    same = {"tested": True}
-    data = [spec.data.model_copy(update=same).identity() for spec in (one, other)]
-    last = one.layers.depth
-    anew = [{n for n in spec.layers.layers("R") if n != last} for spec in (one, other)]
-    drawn = bool(anew[0] | anew[1]) and one.seeds.init != other.seeds.init
-    copied = one.init.kind != "scratch"  # otherwise nothing is shared, whatever the layers
-    sources = [spec.init.model_dump(exclude={"path"}) for spec in (one, other)]
-    for what, differs in (
-        ("model", one.model != other.model),
-        ("source", sources[0] != sources[1]),
-        ("target", data[0] != data[1]),
-        (
-            "layers that begin at random below the classifier",
-            copied and (anew[0] != anew[1] or drawn),
-        ),
-    ):
-        if differs:
-            return what
-    return None

@@ -278,6 +278,9 @@ class DataSpec(Frozen):
         val_share: with `val_from: budget`, the share of a class's images that is for validation.
         tested: whether the run reads its test images; false keeps them away from a run that is only
             chosen from, and its columns of test metrics empty.
+        stored_as: how decoded images are kept: `raw` as pixels, `jpeg` as JPEG of quality 95
+            (Pillow's), which takes about a tenth of the room, is decoded each time an image is
+            shown, and changes pixels a little.
     """
 
     dataset: str
@@ -297,6 +300,7 @@ class DataSpec(Frozen):
     val_from: Annotated[Literal["extra", "budget"], ADDED] = "extra"
     val_share: Annotated[float, Strict(), Field(gt=0, lt=1), ADDED] = 0.2
     tested: Annotated[Bool, ADDED] = True
+    stored_as: Annotated[Literal["raw", "jpeg"], ADDED] = "raw"
 
     @model_validator(mode="before")
     @classmethod

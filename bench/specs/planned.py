@@ -52,11 +52,12 @@ class PlannedRun:
     facts: DataFacts
     measures: tuple[str, ...] = ()
     bank_id: str | None = None
+    ingredient_ids: tuple[str, ...] = ()
 
     @property
     def needs(self) -> tuple[str, ...]:
-        """Ids of the runs that must be done before: the parent, and the bank of kernels."""
-        return tuple(key for key in (self.parent_id, self.bank_id) if key)
+        """Ids of the runs that must be done before: parent, bank of kernels, a soup's runs."""
+        return tuple(key for key in (self.parent_id, self.bank_id, *self.ingredient_ids) if key)
 
     @property
     def role(self) -> str:

@@ -9,6 +9,7 @@ or of what was left at its default.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import json
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Annotated, Any, Literal
@@ -156,6 +157,12 @@ class MethodSpec(Frozen):
     name: str = "plain"
     options: tuple[tuple[str, str | bool | int | float | None], ...] = ()
 
+    @property
+    def over(self) -> dict[str, list[Any]]:
+        """The settings that a soup varies, each with its values; empty for other methods."""
+        text = dict(self.options).get("over")
+        return json.loads(text) if isinstance(text, str) else {}
+
 
 class TrainSpec(Frozen):
     """Optimiser, schedule, budget, augmentation and model selection.
@@ -243,6 +250,19 @@ class TrainSpec(Frozen):
             For a classifier on fixed features the same is done with the chosen C.
         deterministic: on a GPU, compute only by algorithms that give the same bits each time; that
             is slower, and a network with a layer that has none fails. A CPU has no others.
+        cached_views: augmented views of each training image, drawn once from `seeds.order`; the
+            epochs show one after the other, counted round. Frozen first layers then compute each
+            view once, and runs that differ in rates share it, where its activations have room and
+            equal those of a batch to 1e-5. None augments anew in each epoch.
+        batch_norm_parts: BatchNorm that is trained normalises each of so many even parts of a batch
+            by itself, and the first part moves its running statistics: what data-parallel training
+            without SyncBatchNorm does on as many GPUs, which then exchange no statistics. One GPU
+            computes the same. 1 normalises the whole batch, on any number of GPUs.
+        prefix_tolerance: what frozen first layers give is computed once per image where it differs
+            from what a training batch gives by at most this share of the largest value; 0 is equal
+            to the last bit. On a GPU the size of a batch may decide last bits. One unit of them is
+            1e-7 in float32, 1e-3 in TF32, 8e-3 in bfloat16. It is tried on the smallest batch, and
+            the record has the difference.
     """
 
     optimizer: Optimizer = "sgd"
@@ -300,6 +320,9 @@ class TrainSpec(Frozen):
     lora_rank: Annotated[Count, ADDED] = 4
     lora_alpha: Annotated[Positive | None, ADDED] = None
     deterministic: Annotated[Bool, ADDED] = False
+    cached_views: Annotated[Count | None, ADDED] = None
+    batch_norm_parts: Annotated[Count, ADDED] = 1
+    prefix_tolerance: Annotated[_Share, ADDED] = 0.0
 
     @model_validator(mode="after")
     def _parts_of_an_option_have_it(self) -> TrainSpec:
@@ -324,6 +347,16 @@ class TrainSpec(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _parts_of_a_batch_have_images(self) -> TrainSpec:
+        if self.batch_norm_parts > 1 and self.batch_size < 2 * self.batch_norm_parts:
+            raise ValueError(
+                f"batch_norm_parts is {self.batch_norm_parts}, but batch_size is "
+                f"{self.batch_size}: each part needs two images or more, so set a larger "
+                "batch_size, or fewer parts"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _schedule_is_one(self) -> TrainSpec:
         if self.step_iterations is not None and self.schedule != "step":
             raise ValueError(
@@ -335,6 +368,23 @@ class TrainSpec(Frozen):
                 f"warmup_epochs is {self.warmup_epochs}, but restart_every is "
                 f"{self.restart_every}: the schedule would begin anew before the learning rate is "
                 "reached; shorten the warm-up, or restart later"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _views_are_of_an_augmentation(self) -> TrainSpec:
+        shown = f"cached_views is {self.cached_views}"
+        if self.cached_views is not None and (self.mixup or self.cutmix):
+            raise ValueError(
+                f"{shown}, but mixup or cutmix mixes images anew in each step, so no view comes "
+                "back; leave one of the two out"
+            )
+        changing = self.augment not in ("none", "flip")
+        changing |= self.policy != "none" or self.random_erasing > 0
+        if self.cached_views is not None and not changing:
+            raise ValueError(
+                f"{shown}, but augment is {self.augment}, which needs no views: leave cached_views "
+                "out, or set augment: crop_flip"
             )
         return self
 
@@ -435,6 +485,19 @@ class RunSpec(Frozen):
         return self
 
     @model_validator(mode="after")
+    def _cached_views_are_behind_frozen_layers(self) -> RunSpec:
+        views, first = self.train.cached_views, LayerPattern.parse(self.pattern).frozen_prefix
+        if views is not None and (not first or self.method.name not in ("plain", "soup")):
+            why = f"pattern {self.pattern} freezes no first layers"
+            if first:
+                why = f"method {self.method.name} does not train on them alone"
+            raise ValueError(
+                f"train.cached_views is {views}, but {why}: leave it out, or write pattern: freeze "
+                "and method: plain"
+            )
+        return self
+
+    @model_validator(mode="after")
     def _a_probed_head_has_features(self) -> RunSpec:
         pattern = LayerPattern.parse(self.pattern)
         if self.train.head == "probe" and (
@@ -444,6 +507,16 @@ class RunSpec(Frozen):
                 f"train.head is probe, but pattern {self.pattern} "
                 + ("borrows images" if self.borrow else "has no copied features below a new one")
                 + ": leave head out, or tune copied layers below a random classifier"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _parts_of_a_batch_are_of_one_domain(self) -> RunSpec:
+        if self.train.batch_norm_parts > 1 and self.borrow:
+            raise ValueError(
+                f"train.batch_norm_parts is {self.train.batch_norm_parts}, but the run borrows "
+                "images: a batch then holds those of several domains, whose statistics "
+                "method.batch_norm is about; leave batch_norm_parts out, or set borrow: none"
             )
         return self
 
@@ -482,9 +555,34 @@ class RunSpec(Frozen):
         return self.init.run if isinstance(self.init, FromRun) else None
 
     @property
+    def ingredients(self) -> tuple[RunSpec, ...]:
+        """The runs that a soup averages: itself by plain training, with each combination of the
+        values of its `over`. Empty for other methods."""
+        over = self.method.over
+        if not over:
+            return ()
+        plain = self.model_copy(update={"method": MethodSpec()})
+        every = itertools.product(*over.values())
+        return tuple(plain.with_settings(dict(zip(over, values, strict=True))) for values in every)
+
+    def with_settings(self, values: Mapping[str, Any]) -> RunSpec:
+        """The run with some of its `train.…` and `seeds.…` set.
+
+        Raises:
+            ValidationError: a value that the setting, or the run, does not take.
+        """
+        parts = dict(self)
+        for name, kind in (("train", TrainSpec), ("seeds", Seeds)):
+            given = {key.partition(".")[2]: v for key, v in values.items() if key.startswith(name)}
+            if given:
+                parts[name] = kind.model_validate(parts[name].model_dump() | given)
+        return RunSpec(**parts)
+
+    @property
     def needs(self) -> tuple[RunSpec, ...]:
-        """The runs whose networks this one reads: its parent and its bank."""
-        return tuple(run for run in (self.parent, self.bank) if run is not None)
+        """The runs whose networks this one reads: its parent, its bank, a soup's ingredients."""
+        found = (self.parent, self.bank, *self.ingredients)
+        return tuple(run for run in found if run is not None)
 
     def ancestors(self) -> Iterator[RunSpec]:
         """Parent, parent's parent and so on."""

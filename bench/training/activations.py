@@ -94,8 +94,9 @@ class ActivationStore:
         self._kept: dict[str, OrderedDict[str, Activations]] = {
             place: OrderedDict() for place in self.budget
         }
-        self.proven: set[tuple[str, int]] = set()
-        """(key, images of a batch) for which the kept rows were seen to equal computed ones."""
+        self.differences: dict[tuple[str, int], float] = {}
+        """How far kept rows are from computed ones, by key and images of a batch, see
+        `bench.training.frozen_prefix_cache`; 0 is equal to the last bit."""
 
     def get(self, key: str) -> Activations | None:
         """What an earlier run kept."""

@@ -9,7 +9,8 @@ numbers are added. That is why the number of GPUs is no part of a run's identity
   averages them; the loss of a rank is therefore multiplied by their number.
 * BatchNorm that is trained sees the whole batch (`_WholeBatchNorm`): on CUDA by the kernels of
   torch's SyncBatchNorm, on the CPU, for which torch has none, by its formula. Frozen BatchNorm is
-  left alone.
+  left alone. With `train.batch_norm_parts` it sees even parts of the batch, each by itself
+  (`_PartsBatchNorm`): on as many ranks its own images, so nothing is sent; on one all the parts.
 * Dropout draws from a stream of each rank: other masks than in one process, of the same law.
 * Only rank 0 writes; stopping is agreed on after each step; validation images are shared out.
 
@@ -33,6 +34,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 from torch import Tensor, nn
+from torch.nn.functional import batch_norm
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
@@ -90,13 +92,30 @@ class Team:
                 hint="only plain training with one domain can; leave gpus out",
             )
 
-    def check(self, steps: Sequence[Step], accumulate: int) -> None:
+    def check(self, steps: Sequence[Step], accumulate: int, parts: int = 1) -> None:
         """Looks whether every forward pass has an image for every rank.
+
+        Args:
+            steps: of an epoch.
+            accumulate: forward passes of a step.
+            parts: of a batch that BatchNorm normalises by themselves, two images at least in each.
 
         Raises:
             BenchError: naming the smallest batch.
         """
         least = min(len(part.indices) // accumulate for step in steps for part in step)
+        if parts > 1 and least < 2 * parts:
+            raise BenchError(
+                f"train.batch_norm_parts is {parts}, and a batch of {least} images has no two for "
+                "each part",
+                hint=f"set it to at most {max(1, least // 2)}, or train with a larger "
+                "train.batch_size",
+            )
+        if parts not in (1, self.size) and self.size > 1:
+            raise BenchError(
+                f"train.batch_norm_parts is {parts}, and {self.size} processes train together",
+                hint=f"train on one GPU or on {parts}",
+            )
         if least < self.size > 1:
             raise BenchError(
                 f"a batch of {least} images cannot be split over {self.size} processes",
@@ -162,9 +181,9 @@ class Team:
         dist.all_reduce(logits)
         return logits
 
-    def replica(self, model: nn.Module, forward: Forward) -> Forward:
+    def replica(self, model: nn.Module, forward: Forward, parts: int = 1) -> Forward:
         """What to train: `forward`, with gradients that are averaged over the ranks."""
-        return forward if self.size == 1 else Replica(self, model, forward)
+        return forward if self.size == 1 else Replica(self, model, forward, parts)
 
     # --- random streams of dropout ---
 
@@ -233,12 +252,17 @@ class Replica:
         team: the ranks.
         model: the network; its weights become those of rank 0.
         forward: (inputs, parts) -> logits of each part; calls `model`, or parts of it.
+        parts: `train.batch_norm_parts`; above 1 the ranks have running statistics of their own,
+            until `share_statistics`.
     """
 
-    def __init__(self, team: Team, model: nn.Module, forward: Forward) -> None:
+    def __init__(self, team: Team, model: nn.Module, forward: Forward, parts: int = 1) -> None:
         gpu = [team.device] if team.device.type == "cuda" else None
         self.team = team
         self._parallel = DistributedDataParallel(_Called(model, forward), device_ids=gpu)
+        norms = (m for m in model.modules() if isinstance(m, _BatchNorm) and parts > 1)
+        pairs = ((norm.running_mean, norm.running_var) for norm in norms)
+        self._statistics = [one for pair in pairs for one in pair if one is not None]
 
     def __call__(self, inputs: Tensor, parts: Any) -> Sequence[Tensor]:
         found: Sequence[Tensor] = self._parallel(inputs, parts)
@@ -249,6 +273,17 @@ class Replica:
         if number + 1 < passes:
             return self._parallel.no_sync()
         return contextlib.nullcontext()
+
+    def share_statistics(self) -> None:
+        """Gives all ranks the running statistics of rank 0, as DistributedDataParallel does before
+        each forward pass; done after each step, they are there for averages and evaluation."""
+        if not self._statistics:
+            return
+        together = torch.cat(self._statistics)
+        dist.broadcast(together, 0)
+        sizes = [one.numel() for one in self._statistics]
+        for one, shared in zip(self._statistics, torch.split(together, sizes), strict=True):
+            one.copy_(shared)
 
 
 class _Called(nn.Module):
@@ -269,7 +304,7 @@ class _Called(nn.Module):
 
 @contextlib.contextmanager
 def whole_batch_norm(
-    team: Team, model: nn.Module, set_modes: Callable[[], object]
+    team: Team, model: nn.Module, parts: int = 1, views: int = 1
 ) -> Iterator[None]:
     """While inside, BatchNorm that is trained has the statistics of all ranks' images.
 
@@ -277,18 +312,22 @@ def whole_batch_norm(
     and running statistics are shared with the modules that compute.
 
     Args:
-        team: the ranks; its device decides who computes, see the module's docstring.
-        model: the network; moved to the device.
-        set_modes: puts frozen layers back into evaluation mode.
+        team: the ranks.
+        model: the network.
+        parts: above 1 each of so many even parts of a batch has its own statistics.
+        views: images of a sample, which stay together.
     """
-    if team.size == 1:
+    if team.size == parts == 1:
         yield
         return
-    model.to(team.device).train()
-    set_modes()
-    found = [m for m in model.modules() if isinstance(m, _BatchNorm) and m.training]
+    found = [m for m in model.modules() if isinstance(m, _BatchNorm)]
     for module in found:
-        module.forward = _stand_in(module)  # type: ignore[assignment,method-assign]
+        other = (
+            _WholeBatchNorm(module)
+            if parts == 1
+            else _PartsBatchNorm(module, parts // team.size, views, first=team.leads)
+        )
+        module.forward = _stand_in(module, other)  # type: ignore[assignment,method-assign]
     try:
         yield
     finally:
@@ -296,8 +335,8 @@ def whole_batch_norm(
             del module.forward
 
 
-def _stand_in(module: _BatchNorm) -> Callable[[Tensor], Tensor]:
-    other, usual = _WholeBatchNorm(module), module.forward
+def _stand_in(module: _BatchNorm, other: nn.Module) -> Callable[[Tensor], Tensor]:
+    usual = module.forward
 
     def forward(x: Tensor) -> Tensor:
         y: Tensor = other(x) if module.training else usual(x)
@@ -306,20 +345,63 @@ def _stand_in(module: _BatchNorm) -> Callable[[Tensor], Tensor]:
     return forward
 
 
-class _WholeBatchNorm(nn.Module):
-    """BatchNorm in training mode over the images of all ranks."""
+class _TrainedBatchNorm(nn.Module):
+    """BatchNorm in training mode, and what timm's `BatchNormAct2d` does besides."""
 
     def __init__(self, own: _BatchNorm) -> None:
         super().__init__()
         self._own = [own]  # in a list: it is a part of the network already
 
     def forward(self, x: Tensor) -> Tensor:
-        """(n, C, ...) of this rank to the same, normalised by mean and variance over all ranks."""
+        """(n, C, ...) of this rank to the same."""
         own = self._own[0]
-        y = self._by_kernels(own, x) if x.is_cuda else self._by_formula(own, x)
-        for name in ("drop", "act"):  # timm's BatchNormAct2d has both
+        y = self._normalised(own, x)
+        for name in ("drop", "act"):
             y = getattr(own, name, nn.Identity())(y)
         return y.to(x.dtype)
+
+    def _normalised(self, own: _BatchNorm, x: Tensor) -> Tensor:
+        raise NotImplementedError
+
+    @staticmethod
+    def _share(own: _BatchNorm) -> float:
+        """The weight of one more batch in the running statistics; counts it."""
+        if own.num_batches_tracked is None:
+            return 0.0
+        own.num_batches_tracked.add_(1)
+        return own.momentum if own.momentum is not None else 1 / float(own.num_batches_tracked)
+
+
+class _PartsBatchNorm(_TrainedBatchNorm):
+    """Even parts of this rank's images, each with its own statistics.
+
+    Args:
+        own: the module; the first part moves its running statistics.
+        parts: of this rank.
+        views: images of a sample, which stay together.
+        first: whether the first part of all is here.
+    """
+
+    def __init__(self, own: _BatchNorm, parts: int, views: int, *, first: bool) -> None:
+        super().__init__(own)
+        self._parts, self._views, self._first = parts, views, first
+
+    def _normalised(self, own: _BatchNorm, x: Tensor) -> Tensor:
+        share, samples, found = self._share(own), len(x) // self._views, []
+        for rank in range(self._parts):
+            rows = Team(rank, self._parts, x.device).rows(samples)
+            part = x[rows.start * self._views : rows.stop * self._views]
+            first = self._first and not rank
+            moved = (own.running_mean, own.running_var) if first else (None, None)
+            found.append(batch_norm(part, *moved, own.weight, own.bias, True, share, own.eps))
+        return torch.cat(found)
+
+
+class _WholeBatchNorm(_TrainedBatchNorm):
+    """Normalised by mean and variance over the images of all ranks."""
+
+    def _normalised(self, own: _BatchNorm, x: Tensor) -> Tensor:
+        return self._by_kernels(own, x) if x.is_cuda else self._by_formula(own, x)
 
     def _by_kernels(self, own: _BatchNorm, x: Tensor) -> Tensor:
         statistics = (own.running_mean, own.running_var, self._share(own), own.eps)
@@ -345,14 +427,6 @@ class _WholeBatchNorm(nn.Module):
                 own.running_mean.lerp_(mean, share)
                 own.running_var.lerp_(variance * (count / (count - 1)), share)
         return y
-
-    @staticmethod
-    def _share(own: _BatchNorm) -> float:
-        """The weight of one more batch in the running statistics; counts it."""
-        if own.num_batches_tracked is None:
-            return 0.0
-        own.num_batches_tracked.add_(1)
-        return own.momentum if own.momentum is not None else 1 / float(own.num_batches_tracked)
 
 
 class _SyncBatchNorm(torch.autograd.Function):

@@ -7,7 +7,7 @@ its first step, so that no step waits for anything.
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -18,7 +18,15 @@ from torch import Tensor
 from bench.core.errors import BenchError
 from bench.data.rows import Rows
 from bench.data.transforms import erasing
-from bench.data.transforms.augment import FLIP, GOOGLENET, Scale, augment, central, normalise
+from bench.data.transforms.augment import (
+    FLIP,
+    GOOGLENET,
+    Scale,
+    augment,
+    central,
+    draw_noise,
+    normalise,
+)
 from bench.data.transforms.constants import Constants
 from bench.data.transforms.mixing import Mix
 from bench.data.transforms.policies import ImagePolicy, apply_policy, policy_of
@@ -37,6 +45,25 @@ _BLOCK_BYTES = 64 << 20
 
 
 @dataclass(frozen=True)
+class FixedViews:
+    """So many augmented views of each image, one after the other, in place of ever new ones.
+
+    Attributes:
+        count: of views; an epoch shows that of its number, counted round.
+        seed: of the random numbers.
+        further: what else needs numbers, see `further_noise`.
+    """
+
+    count: int
+    seed: int
+    further: tuple[tuple[str, int], ...] = ()
+
+    def noise(self, images: int, view: int) -> Tensor:
+        """The numbers of one view, a row for each image: those of the epoch of that number."""
+        return draw_noise(images, self.seed, view, further=dict(self.further))
+
+
+@dataclass(frozen=True)
 class FeedOptions:
     """Where and how batches are made; `mixes` is whether images of a step are mixed, `resident`
     whether a GPU may hold all of them."""
@@ -51,9 +78,12 @@ class FeedOptions:
     erasing: float = 0.0
     mixes: bool = False
     resident: bool = True
+    fixed: FixedViews | None = None
 
-    def augmented(self, train: TrainSpec, *, mixes: bool) -> FeedOptions:
-        """The same with a recipe's augmentation; `mixes` is whether the domain's images may mix."""
+    def augmented(self, train: TrainSpec, *, mixes: bool, seed: int = 0) -> FeedOptions:
+        """The same with a recipe's augmentation; `mixes` is whether the domain's images may mix,
+        `seed` that of `train.cached_views`."""
+        count, further = train.cached_views, tuple(further_noise(train).items())
         return replace(
             self,
             augment=train.augment,
@@ -62,16 +92,18 @@ class FeedOptions:
             policy=policy_of(train),
             erasing=train.random_erasing,
             mixes=mixes and bool(train.mixup or train.cutmix),
+            fixed=None if count is None else FixedViews(min(count, train.epochs), seed, further),
         )
 
     @property
     def ever_new(self) -> str | None:
-        """What makes of an image another one each time; None where it is shown as it is, or
-        mirrored."""
+        """What makes of an image another one each time; None where it is shown as it is, mirrored,
+        or in fixed views."""
+        new = self.fixed is None
         present = {
-            f"augment {self.augment}": self.augment not in ("none", "flip"),
-            "train.policy": self.policy is not None,
-            "train.random_erasing": self.erasing > 0,
+            f"augment {self.augment}": new and self.augment not in ("none", "flip"),
+            "train.policy": new and self.policy is not None,
+            "train.random_erasing": new and self.erasing > 0,
             "mixing of images": self.mixes,
         }
         return next((what for what, is_there in present.items() if is_there), None)
@@ -97,29 +129,34 @@ class Shown:
         rows: the same on the device.
         noise: float32 (n, 8 or more) on the device, rows of `draw_noise`.
         drawn: the same on the host.
+        view: number of the fixed view whose numbers these are, see `FixedViews`.
     """
 
     indices: NDArray[np.int64]
     rows: Tensor
     noise: Tensor
     drawn: Tensor
+    view: int = 0
 
     @classmethod
-    def of(cls, indices: NDArray[np.int64], drawn: Tensor, device: torch.device) -> Shown:
+    def of(
+        cls, indices: NDArray[np.int64], drawn: Tensor, device: torch.device, view: int = 0
+    ) -> Shown:
         """From what lies on the host."""
-        return cls(indices, torch.from_numpy(indices).to(device), drawn.to(device), drawn)
+        return cls(indices, torch.from_numpy(indices).to(device), drawn.to(device), drawn, view)
 
     def __len__(self) -> int:
         return len(self.indices)
 
     def __getitem__(self, own: slice) -> Shown:
         """Some of them; shares memory."""
-        return Shown(self.indices[own], self.rows[own], self.noise[own], self.drawn[own])
+        indices, rows = self.indices[own], self.rows[own]
+        return Shown(indices, rows, self.noise[own], self.drawn[own], self.view)
 
     def reversed(self) -> Shown:
         """The last first."""
         indices = self.indices[::-1].copy()
-        return Shown(indices, self.rows.flip(0), self.noise.flip(0), self.drawn.flip(0))
+        return Shown(indices, self.rows.flip(0), self.noise.flip(0), self.drawn.flip(0), self.view)
 
 
 class Pixels:
@@ -248,7 +285,9 @@ class Feed:
         """
         if self._cached is not None:
             rows = shown.rows
-            if self.options.augment == "flip":
+            if self.options.fixed is not None:
+                rows = rows + self.domain.size * shown.view
+            elif self.options.augment == "flip":
                 rows = rows + self.domain.size * (shown.noise[:, FLIP] < 0.5)
             return self._rows(self._cached, rows)
         x = self._augmented(shown)
@@ -295,7 +334,7 @@ class Feed:
     def plain_batch(self, start: int, stop: int) -> Tensor:
         """Network inputs of the images start..stop-1, all views of each, not augmented."""
         stop = min(stop, self.domain.size)
-        if self._cached is not None:
+        if self._cached is not None and self.options.fixed is None:  # those kept are augmented
             views = self.domain.views
             return self._cached.rows(slice(start * views, stop * views)).to(self.options.device)
         return self._inputs(self._plain(start, stop))
@@ -328,11 +367,16 @@ class Feed:
 
     @property
     def cached_rows(self) -> int:
-        """Rows that activations of this feed have: images x views, twice that with mirroring."""
-        return self.domain.size * self.domain.views * (2 if self.options.augment == "flip" else 1)
+        """Rows that activations of this feed have: images x views, twice that with mirroring, with
+        fixed views so many times that."""
+        times = 2 if self.options.augment == "flip" else 1
+        if self.options.fixed is not None:
+            times = self.options.fixed.count
+        return self.domain.size * self.domain.views * times
 
     def cache_prefix(self, batch_size: int = 256, room: Room = in_memory) -> Activations:
-        """Runs the frozen prefix once per image (twice with mirroring) and keeps what it gives.
+        """Runs the frozen prefix once per image (twice with mirroring, once for each of its fixed
+        views) and keeps what it gives.
 
         Only right when the prefix is a fixed function: the caller puts it into evaluation mode, so
         dropout in frozen layers is off. Pays from about four frozen layers on.
@@ -350,16 +394,30 @@ class Feed:
             raise BenchError(
                 f"activations cannot be cached: {why}",
                 hint="cache only frozen first layers, with augment none or flip and no other "
-                "change of the images",
+                "change of the images, or with train.cached_views",
             )
-        mirrors = (False, True) if self.options.augment == "flip" else (False,)
         kept, written = None, 0
-        for mirrored in mirrors:
-            for start in range(0, self.domain.size, batch_size):
-                chunk = self.boundary(start, start + batch_size, mirrored)
-                kept = kept or Activations.like(chunk, self.cached_rows, room)
-                kept.write(written, chunk)
-                written += len(chunk)
+        for chunk in self._boundaries(batch_size):
+            kept = kept or Activations.like(chunk, self.cached_rows, room)
+            kept.write(written, chunk)
+            written += len(chunk)
         assert kept is not None
         self.use(kept)
         return kept
+
+    def _boundaries(self, batch_size: int) -> Iterator[Tensor]:
+        """What the frozen prefix makes of all that may be shown, in the order of the rows."""
+        size, fixed = self.domain.size, self.options.fixed
+        starts = range(0, size, batch_size)
+        if fixed is None:
+            mirrors = (False, True) if self.options.augment == "flip" else (False,)
+            for mirrored in mirrors:
+                for start in starts:
+                    yield self.boundary(start, start + batch_size, mirrored)
+            return
+        for view in range(fixed.count):
+            drawn = fixed.noise(size, view)
+            whole = Shown.of(np.arange(size), drawn, self.options.device, view)
+            for start in starts:
+                shown = whole[start : start + batch_size]
+                yield self._past_prefix(self._augmented(shown))

@@ -3,13 +3,17 @@
 Whether it changes nothing is not assumed but tried: the network must be a chain at the boundary
 (`bench.models.prefix`), and the smallest batch that training will use must give the same bits,
 row by row, computed as training computes them (training mode, active dropout and all) and kept.
-Held-out images are never augmented and see no dropout, so they may be kept where training images
-may not.
+On a GPU the size of a batch may decide which kernel computes it, and so last bits;
+`train.prefix_tolerance` allows a difference, as a share of the largest value. Fixed views
+(`train.cached_views`) are asked for, to be kept: there float32 activations may always differ by
+`CLOSE`. Held-out images are never augmented and see no dropout, so they may be kept where training
+images may not.
 """
 
 from __future__ import annotations
 
 import hashlib
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any
@@ -32,6 +36,9 @@ LEAST_SHARE = 0.7
 """Of the forward pass's multiplications: below it, keeping gains less than 1.8 x and takes more
 room than the images (four of eight layers are 0.76 to 0.82, three 0.54 to 0.66)."""
 
+
+CLOSE = 1e-5
+"""Most that a kept activation of a fixed view may differ from the computed one, of the largest."""
 
 _NOT_FORM = ("name", "images", "labels", "num_classes")
 """Of a domain: what does not change its images' activations beyond the images themselves."""
@@ -65,6 +72,7 @@ class FrozenPrefix:
     set_modes: Callable[[], object]
     first_steps: Callable[[], Sequence[Step]]
     notes: dict[str, str] = field(default_factory=dict)
+    _close: str = ""
 
     def __call__(self, feeds: Sequence[Feed], validation: Feed | None) -> None:
         """Keeps the activations of these feeds where that is right and pays.
@@ -103,7 +111,10 @@ class FrozenPrefix:
         kept = self.store.get(self._key(training))
         size = "" if kept is None else f", {kept.size_bytes / 2**20:.2g} MiB"
         share = f"{self.share:.0%} of the forward pass"
-        return f"layers 1 to {self.layers} of {self.depth}, {share}, once per image{size}"
+        views = training.options.fixed
+        once = "once per image" if views is None else f"once per image and view of {views.count}"
+        about = f"layers 1 to {self.layers} of {self.depth}, {share}, {once}"
+        return f"{about}{size}{self._close}"
 
     def _refusal(self, training: Feed) -> str | None:
         """Why the training images' activations are not kept; None: they are now."""
@@ -115,15 +126,27 @@ class FrozenPrefix:
         if training.options.ever_new is not None:
             return f"{training.options.ever_new} gives ever new images"
         key = self._key(training)
-        if (key, 0) not in self.store.proven and not self._steady(training):
+        if (key, 0) not in self.store.differences and not self._steady(training):
             return "dropout in frozen layers is active (frozen_dropout: true)"
-        self.store.proven.add((key, 0))
+        self.store.differences[key, 0] = 0.0
         if not self._keep(training):
             return "its activations exceed the room for them in memory and on the disk"
-        if not self._equal(training, key):
+        difference, allowed = self._difference(training, key), self._allowed(training)
+        if difference > allowed:
             training.forget()
-            return "a training batch gives other last bits here than all images at once"
+            return (
+                "a training batch gives other values here than all images at once, by "
+                f"{difference:.1e} of the largest; train.prefix_tolerance is {allowed:g}"
+            )
+        if difference:
+            self._close = f", within {difference:.1e} of what a training batch gives"
         return None
+
+    def _allowed(self, training: Feed) -> float:
+        """How far kept rows may be from computed ones, as a share of the largest value."""
+        options, asked = training.options, self.recipe.prefix_tolerance
+        is_float32 = resolved(options.precision, options.device) == "float32"
+        return max(asked, CLOSE) if options.fixed is not None and is_float32 else asked
 
     def _keep(self, feed: Feed) -> bool:
         """Takes what is kept for the feed's images, or computes it; False without room."""
@@ -153,6 +176,9 @@ class FrozenPrefix:
         parts: list[object] = [self.identity, self.layers, domain.images_sha256, form, mirrored]
         parts += [resolved(options.precision, options.device), options.channels_last]
         parts += [options.device, torch.get_num_threads()]
+        if options.fixed is not None:
+            parts += [options.fixed, options.augment, options.crop_pad, options.scale]
+            parts += [options.policy, options.erasing]
         return hashlib.sha256(repr(parts).encode()).hexdigest()
 
     # --- the trial ---
@@ -168,23 +194,45 @@ class FrozenPrefix:
         self.model.eval()
         return torch.equal(first, second) and torch.equal(first, images(0, count))
 
-    def _equal(self, feed: Feed, key: str) -> bool:
-        """Whether kept rows are those that a batch of training gives, bit for bit."""
+    def _difference(self, feed: Feed, key: str) -> float:
+        """How far kept rows are from those that a batch of training gives, see `_difference`."""
         indices = _trial_batch(self.first_steps(), self.recipe.accumulate)
-        if (key, len(indices)) in self.store.proven:
-            return True
-        generator = torch.Generator().manual_seed(0)
-        noise = torch.rand(len(indices), 6, generator=generator)
-        shown = Shown.of(indices, noise, feed.options.device)
+        if (key, len(indices)) in self.store.differences:
+            return self.store.differences[key, len(indices)]
+        fixed = feed.options.fixed
+        if fixed is None:
+            generator = torch.Generator().manual_seed(0)
+            noise = torch.rand(len(indices), 6, generator=generator)
+            shown = Shown.of(indices, noise, feed.options.device)
+        else:  # the last, whose rows are the last
+            view = fixed.count - 1
+            noise = fixed.noise(feed.domain.size, view)[indices]
+            shown = Shown.of(indices, noise, feed.options.device, view)
         kept = feed.training_batch(shown)
         computed = feed.without_cache().training_batch(shown)
-        if not (torch.equal(kept, computed) and _layout(kept) == _layout(computed)):
-            return False
-        self.store.proven.add((key, len(indices)))
-        return True
+        found = _difference(kept, computed)
+        self.store.differences[key, len(indices)] = found
+        return found
 
     def _cuda(self, feed: Feed) -> list[torch.device]:
         return [feed.options.device] if feed.options.device.type == "cuda" else []
+
+
+def _difference(kept: Tensor, computed: Tensor) -> float:
+    """The largest difference as a share of the largest value; 0 is equal to the last bit.
+
+    Infinite where the next layer would be handed another memory layout, or values are not finite.
+
+    >>> _difference(torch.tensor([1.0, 4.5]), torch.tensor([1.0, 5.0]))
+    0.1
+    """
+    if _layout(kept) != _layout(computed):
+        return math.inf
+    if torch.equal(kept, computed):
+        return 0.0
+    largest = computed.double().abs().max()
+    share = float((kept.double() - computed.double()).abs().max() / largest)
+    return share if math.isfinite(share) else math.inf
 
 
 def _layout(batch: Tensor) -> tuple[bool, bool]:

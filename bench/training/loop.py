@@ -48,7 +48,8 @@ def train(job: TrainingJob) -> Outcome:
     """
     _check(job)
     cuda = [job.device] if job.device.type == "cuda" else []
-    whole = whole_batch_norm(job.team, job.model, job.set_modes)
+    parts, views = job.train.batch_norm_parts, job.method.domains[job.method.target].views
+    whole = whole_batch_norm(job.team, job.model, parts, views)
     with torch.random.fork_rng(devices=cuda), whole:
         return _Training(job).run()
 
@@ -108,9 +109,10 @@ class _Training:
         plain = FeedOptions(
             job.device, recipe.channels_last, recipe.precision, resident=job.resident
         )
+        target, seed = job.method.target, job.order_seed
         self.feeds = [
-            Feed(domain, plain.augmented(recipe, mixes=number == job.method.target), job.prefix)
-            for number, domain in enumerate(job.method.domains)
+            Feed(d, plain.augmented(recipe, mixes=number == target, seed=seed), job.prefix)
+            for number, d in enumerate(job.method.domains)
         ]
         self.validation = (
             Feed(job.validation, plain, job.prefix)
@@ -125,7 +127,7 @@ class _Training:
         job.share(self.feeds, self.validation)
         model = self.model  # a function of `self` would keep all of this until a collection
         self.forward: Forward = job.forward or (lambda inputs, parts: [model(inputs)])
-        forward = job.team.replica(self.model, self.forward)
+        forward = job.team.replica(self.model, self.forward, recipe.batch_norm_parts)
         self.stepper = Stepper(forward, self.optimizer, self.feeds, job.method.target, recipe)
 
     def _no_sums(self) -> Sums:
@@ -159,12 +161,12 @@ class _Training:
         steps = job.method.steps(self.epoch, self._predict)
         if not steps:
             raise BenchError(f"the method gives no step in epoch {self.epoch}")
-        job.team.check(steps, job.train.accumulate)
+        job.team.check(steps, job.train.accumulate, job.train.batch_norm_parts)
         self.steps_in_epoch = len(steps)
         borrowed = [d for d in range(len(job.method.domains)) if d != job.method.target]
         self.weights = {domain: mean_weight(steps, domain) for domain in borrowed}
         extra = further_noise(job.train)
-        images = shown_in(steps, job.order_seed, self.epoch, job.device, extra)
+        images = shown_in(steps, job.order_seed, self.epoch, job.device, extra, self.feeds)
         self.model.train()
         job.set_modes()
         job.stage(self.epoch)

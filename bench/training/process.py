@@ -73,6 +73,20 @@ def begin_measuring(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
+def gpu_memory_mib() -> dict[str, float]:
+    """The most that this process has reserved of its GPU since `begin_measuring`, and the GPU's
+    memory, as workers report them; nothing without a GPU.
+
+    >>> torch.cuda.is_available() or gpu_memory_mib()
+    {}
+    """
+    if not torch.cuda.is_available():
+        return {}
+    total = torch.cuda.mem_get_info()[1]
+    taken = torch.cuda.max_memory_reserved()
+    return {"gpu_taken_mib": taken / 2**20, "gpu_total_mib": total / 2**20}
+
+
 def peak_memory_bytes(device: torch.device) -> int:
     """The most that this process, or the tensors on the GPU, have taken so far."""
     if device.type == "cuda":

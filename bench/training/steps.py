@@ -104,17 +104,25 @@ def shown_in(
     epoch: int,
     device: torch.device,
     further: Mapping[str, int] | None = None,
+    feeds: Sequence[Feed] = (),
 ) -> list[tuple[Shown, ...]]:
     """The images of each part of each step with the numbers of their augmentation, on the device.
 
-    `further` names what else needs numbers, see `draw_noise`.
+    `further` names what else needs numbers, see `draw_noise`. Of `feeds`, one per domain, those
+    with fixed views have numbers by image, others by its place in the epoch.
     """
     parts = [part for step in steps for part in step]
     whole = {}
     for domain in sorted({part.domain for part in parts}):
         indices = np.concatenate([part.indices for part in parts if part.domain == domain])
-        drawn = draw_noise(len(indices), seed, epoch, domain, further=further)
-        whole[domain] = Shown.of(indices, drawn, device)
+        fixed = feeds[domain].options.fixed if feeds else None
+        if fixed is not None:
+            view = epoch % fixed.count
+            drawn = fixed.noise(feeds[domain].domain.size, view)[indices]
+            whole[domain] = Shown.of(indices, drawn, device, view)
+        else:
+            drawn = draw_noise(len(indices), seed, epoch, domain, further=further)
+            whole[domain] = Shown.of(indices, drawn, device)
     used: Counter[int] = Counter()
 
     def next_of(domain: int, count: int) -> Shown:
@@ -260,6 +268,8 @@ class Stepper:
         if self.train.clip_norm is not None:
             nn.utils.clip_grad_norm_(self.parameters, self.train.clip_norm)
         self.optimizer.step()
+        if self.replica is not None:
+            self.replica.share_statistics()
         images: Counter[int] = Counter()
         for part in step:
             images[part.domain] += len(part.indices)

@@ -25,6 +25,7 @@ ROOT = Path(__file__).parents[2]
 CASES = {
     "norm": Case({"accumulate": 2}, {"norm": True}),
     "frozen_norm": Case(net={"norm": True}, frozen_norm=True),
+    "parts": Case({"accumulate": 2, "batch_norm_parts": 2}, {"norm": True}),
     "clipped": Case({"clip_norm": 0.5, "mixup": 0.5}),
 }
 

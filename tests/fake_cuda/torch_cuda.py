@@ -106,6 +106,9 @@ class _Functions:
     def max_memory_allocated(self, device: Any = None) -> int:
         return self.gpus.peak[self._number(device)]
 
+    def max_memory_reserved(self, device: Any = None) -> int:
+        return self.gpus.reserved[self._number(device)]
+
     def reset_peak_memory_stats(self, device: Any = None) -> None:
         self.gpus.reset_peak(self._number(device))
 

@@ -89,6 +89,11 @@ def test_kept_activations_make_epochs_cheap_where_images_repeat(tmp_path: Path) 
     cropped = _runs(tmp_path, "augment: crop_flip")
     again = _forecast(cropped, cached_s=cheap)._work(cropped["frozen 5"])
     assert again == pytest.approx(5 * 3 * 0.02 + (60 + 20) * 0.0002)
+    frozen = GRID.replace("pattern: freeze, ", "pattern: freeze, train.cached_views: VIEWS, ")
+    for views, shown in ((3, 3), (9, 5)):
+        fixed = _runs(tmp_path, "augment: crop_flip", frozen.replace("VIEWS", str(views)))
+        found = _forecast(fixed, cached_s=cheap)._work(fixed["frozen 5"])
+        assert found == pytest.approx(5 * 3 * 0.001 + (shown * 48 + 20 + 60) * 0.0002)
 
 
 def test_it_is_unknown_without_the_images_or_the_measurement(tmp_path: Path) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 import torch
+from pydantic import ValidationError
 from safetensors.torch import load_file
 from typer.testing import CliRunner
 
@@ -209,6 +210,24 @@ def test_methods_that_cannot_are_named_before_anything_runs(tmp_path: Path) -> N
         check_gpus([SPEC, joint], 4)
     with pytest.raises(BenchError, match="cannot be trained on 2 GPUs"):
         execute_ranks("x", joint, Context(str(tmp_path), gpus=2), print, lambda: False)
+
+
+def test_a_batch_in_parts_is_trained_on_one_gpu_or_on_as_many() -> None:
+    train = SPEC.train.model_copy(update={"batch_norm_parts": 2})
+    parts = SPEC.model_copy(update={"train": train})
+    assert "batch_norm_parts" not in SPEC.train.identity()
+    assert parts.train.identity()["batch_norm_parts"] == 2
+    check_gpus([parts], 1)
+    check_gpus([parts], 2)
+    with pytest.raises(BenchError) as caught:
+        check_gpus([parts], 4)
+    assert "cannot be trained on 4 GPUs: train.batch_norm_parts is 2 (" in caught.value.message
+    assert caught.value.hint == (
+        "it trains on one GPU or on 2; leave gpus out, or leave the run out with --only"
+    )
+    joint = _other("joint", borrow=(Borrowed(data=DATA),))
+    with pytest.raises(ValidationError, match="batch_norm_parts is 2, but the run borrows"):
+        RunSpec.model_validate(joint.model_dump() | {"train": train.model_dump()})
 
 
 def test_gpus_are_no_part_of_a_runs_identity(tmp_path: Path) -> None:

@@ -9,12 +9,16 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from bench.core.errors import GridError
+from bench.grid.expand import load_grid
 from bench.planning.plan import batches
 from bench.planning.workspace import open_session
+from bench.results.history import read_history
 from bench.results.leaderboard import rows
 from bench.results.store import RunFolder, Store
 from bench.runs.build import Context
@@ -22,6 +26,8 @@ from bench.runs.execute import execute_batch
 from bench.runs.fused_heads import fuse_key
 from bench.specs.data import DataSpec, SourceCategories
 from bench.specs.run import FromRun, ModelSpec, RunSpec, Seeds, TrainSpec, run_id
+from bench.training.activations import Activations
+from bench.training.domain_batches import Feed
 from bench.training.fused import Head, train_heads
 from bench.training.optimizers import lr_factor
 
@@ -120,6 +126,7 @@ def same_bits(on: Bench, off: Bench, spec: RunSpec) -> bool:
         ("F(1-5)T(6-7)R(8)", {"augment": "flip"}, "cached"),
         ("F(1-5)T(6-7)R(8)", {"precision": "bfloat16"}, "cached"),
         ("F(1-5)T(6-7)R(8)", {"accumulate": 2}, "cached"),
+        ("F(1-5)T(6-7)R(8)", {"prefix_tolerance": 1e-5}, "cached: layers 1 to 5 of 8"),
         ("F(1-5)T(6-7)R(8)", {"augment": "crop_flip"}, "recomputed: augment crop_flip"),
         ("F(1-5)T(6-7)R(8)", {"tuned": "lora", "lora_rank": 2}, "cached"),
         ("F(1-5)T(6-7)R(8)", {"unfreeze_every": 1}, "cached"),
@@ -130,6 +137,21 @@ def same_bits(on: Bench, off: Bench, spec: RunSpec) -> bool:
             "F(1-5)T(6-7)R(8)",
             {"ema": 0.9, "clip_norm": 1.0, "sampling": "balanced", "class_weights": "balanced"},
             "cached",
+        ),
+        (
+            "F(1-5)T(6-7)R(8)",
+            {"augment": "crop_flip", "cached_views": 2},
+            "cached: layers 1 to 5 of 8, 97% of the forward pass, once per image and view of 2, ",
+        ),
+        (
+            "F(1-7)R(8)",
+            {"policy": "randaugment", "random_erasing": 0.5, "cached_views": 5, "refit": True},
+            "cached: layers 1 to 7 of 8",
+        ),
+        (
+            "F(1-2)T(3-7)R(8)",
+            {"augment": "crop_flip", "cached_views": 2},
+            "recomputed: layers 1 to 2 are 38% of the forward pass",
         ),
         ("F(1-2)T(3-7)R(8)", {}, "recomputed: layers 1 to 2 are 38% of the forward pass"),
     ],
@@ -143,6 +165,93 @@ def test_kept_activations_change_no_bit(
     assert same_bits(on, off, spec)
     assert on.sharing(spec)["prefix"].startswith(prefix)
     assert not off.sharing(spec)
+
+
+def test_views_are_computed_once_for_all_rates(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[tuple[int, int]] = []
+
+    def counted(feed: Feed, **options: Any) -> Activations:
+        made.append((feed.domain.size, feed.cached_rows))
+        return cache_prefix(feed, **options)
+
+    cache_prefix = Feed.cache_prefix
+    monkeypatch.setattr(Feed, "cache_prefix", counted)
+    here = Bench(tmp_path)
+    views = {"augment": "crop_flip", "cached_views": 2}
+    runs = [child(lr=rate, **views) for rate in (0.01, 0.02, 0.04)]
+    assert here.run(runs) == ["done"] * 3
+    assert made == [(40, 80), (20, 20), (32, 32)]  # training, validation and test images, once
+    here.run([child(seed=1, **views)])
+    assert made[3:] == [(40, 80), (20, 20), (32, 32)]  # another batch, and other views
+
+
+@pytest.mark.parametrize(("error", "kept"), [(0.0, True), (5e-6, True), (2e-5, False)])
+def test_kept_views_may_differ_from_a_batch_by_rounding(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, error: float, kept: bool
+) -> None:
+    """Kernels for few images add in another order than those for many."""
+
+    def other_order(feed: Feed, **options: Any) -> Activations:
+        made = cache_prefix(feed, **options)
+        made.data.add_(error * made.data.abs().max())
+        return made
+
+    cache_prefix = Feed.cache_prefix
+    monkeypatch.setattr(Feed, "cache_prefix", other_order)
+    here = Bench(tmp_path)
+    views, plain = child(augment="crop_flip", cached_views=2), child(augment="flip")
+    assert here.run([views, plain]) == ["done"] * 2
+    assert here.sharing(views)["prefix"].startswith("cached" if kept else "recomputed: a training")
+    assert here.sharing(plain)["prefix"].startswith("recomputed: a " if error else "cached")
+
+
+def test_epochs_show_one_view_after_the_other(tmp_path: Path) -> None:
+    here = Bench(tmp_path)
+    runs = [child(augment="crop_flip", cached_views=views) for views in (2, 3, 9)]
+    here.run([*runs, child(augment="crop_flip")])
+    two, three, nine = (here.weights(run) for run in runs)
+    assert all(torch.equal(three[name], nine[name]) for name in three)  # there are three epochs
+    assert any(not torch.equal(three[name], two[name]) for name in three)
+    histories = [read_history(here.folder(run)) for run in runs]
+    assert histories[0][:2] == histories[1][:2]
+    assert histories[0][2] != histories[1][2]
+
+
+@pytest.mark.parametrize(
+    ("pattern", "changes", "message"),
+    [
+        ("T(1-7)R(8)", {}, "train.cached_views is 4, but pattern T(1-7)R(8) freezes no first "),
+        ("T(1)F(2-7)R(8)", {}, "train.cached_views is 4, but pattern T(1)F(2-7)R(8) freezes no"),
+        ("F(1-7)R(8)", {"augment": "flip"}, "cached_views is 4, but augment is flip, which needs"),
+        ("F(1-7)R(8)", {"mixup": 0.2}, "cached_views is 4, but mixup or cutmix mixes images anew"),
+        ("F(1-7)R(8)", {"cached_views": 0}, "train.cached_views is 0: must be at least 1"),
+        (
+            "F(1-7)R(8)",
+            {"method": "probe"},
+            "train.cached_views is 4, but method probe does not train on them alone",
+        ),
+    ],
+)
+def test_views_that_nothing_could_keep_are_an_error_of_the_grid(
+    tmp_path: Path, pattern: str, changes: dict[str, Any], message: str
+) -> None:
+    method = changes.pop("method", "plain")
+    train = {"epochs": 2, "augment": "crop_flip", "cached_views": 4} | changes
+    cell = {
+        "target": {"dataset": "digits", "images_per_class": 5, "image_size": 32},
+        "model": "narrow8_32",
+        "source": "self",
+        "pattern": pattern,
+        "train": train,
+        "method": method,
+    }
+    (tmp_path / "grid.yaml").write_text(yaml.safe_dump({"experiments": {"a": {"set": cell}}}))
+    with pytest.raises(GridError) as caught:
+        load_grid(tmp_path / "grid.yaml")
+    assert caught.value.message.startswith(message), caught.value.message
+    assert caught.value.place is not None
 
 
 def test_active_dropout_in_frozen_layers_is_not_kept(pair: tuple[Bench, Bench]) -> None:
@@ -384,6 +493,7 @@ def test_heads_equal_torch_one_by_one(
         {"tuned": "lora", "ema": 0.9, "mixup": 0.4, "clip_norm": 1.0},
         {"unfreeze_every": 1, "policy": "trivialaugment", "optimizer": "lamb", "ema": 0.5},
         {"sampling": "balanced", "cutmix": 1.0, "random_erasing": 0.5, "refit": True},
+        {"augment": "crop_flip", "cached_views": 3},
     ],
 )
 def test_recipes_of_today_resume_to_the_bit(

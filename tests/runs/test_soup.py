@@ -14,12 +14,13 @@ from bench.commands.app import app
 from bench.core.errors import BenchError
 from bench.exports.card import accuracy_with_interval
 from bench.exports.model_folder import read_model
+from bench.methods.averaging import Recipe
 from bench.models import weights
 from bench.planning.workspace import Session
 from bench.results.mistakes import read_predictions
 from bench.results.store import RunFolder
 from bench.runs.build import Context, Loader
-from bench.runs.soup import Recipe, make_soup
+from bench.runs.soup import make_soup
 from bench.training.evaluation import predict, top1_accuracy
 
 Run = Callable[[Path, Path], Session]

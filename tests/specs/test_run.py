@@ -152,7 +152,7 @@ def test_fields_that_came_later_carry_the_mark() -> None:
     }
     assert marked == {
         *(f"DataSpec.{name}" for name in ("options", "views", "train_where", "resize")),
-        *(f"DataSpec.{name}" for name in ("val_from", "val_share", "tested")),
+        *(f"DataSpec.{name}" for name in ("val_from", "val_share", "tested", "stored_as")),
         *(f"TrainSpec.{name}" for name in ("tuned", "layer_lr_decay", "l2_sp", "refit")),
         *(f"TrainSpec.{name}" for name in ("step_iterations", "restart_every")),
         *(f"TrainSpec.scale_{name}" for name in ("least_area", "most_aspect", "antialias")),
@@ -161,7 +161,11 @@ def test_fields_that_came_later_carry_the_mark() -> None:
         *(f"TrainSpec.{name}" for name in ("clip_norm", "drop_path", "ema")),
         *(f"TrainSpec.{name}" for name in ("class_weights", "sampling", "unfreeze_every")),
         *(f"TrainSpec.lora_{name}" for name in ("rank", "alpha")),
-        *(f"TrainSpec.{name}" for name in ("copied_statistics", "head", "deterministic")),
+        *(
+            f"TrainSpec.{name}"
+            for name in ("copied_statistics", "head", "deterministic", "cached_views")
+        ),
+        *(f"TrainSpec.{name}" for name in ("batch_norm_parts", "prefix_tolerance")),
         *(f"SelectionOptions.{name}" for name in ("oversample_hard", "responses_mib", "partners")),
     }
 
@@ -187,6 +191,11 @@ def test_fields_that_came_later_carry_the_mark() -> None:
             {"tuned": "lora", "l2_sp": 0.1},
             "l2_sp is 0.1, but tuned is lora: copied weights do not move, and none of them can be "
             "drawn back or join later; leave one of the two out",
+        ),
+        (
+            {"batch_norm_parts": 5, "batch_size": 9},
+            "batch_norm_parts is 5, but batch_size is 9: each part needs two images or more, so "
+            "set a larger batch_size, or fewer parts",
         ),
     ],
 )

@@ -13,9 +13,11 @@ from bench.core.errors import BenchError
 from bench.data.rows import Rows
 from bench.data.transforms.augment import draw_noise
 from bench.data.transforms.mixing import Mix
-from bench.training.domain import Domain
-from bench.training.domain_batches import Feed, FeedOptions, Shown
+from bench.specs.run import TrainSpec
+from bench.training.domain import Domain, DomainBatch
+from bench.training.domain_batches import Feed, FeedOptions, Shown, further_noise
 from bench.training.evaluation import predict_feed
+from bench.training.steps import shown_in
 
 CPU = torch.device("cpu")
 IMAGES = np.random.default_rng(0).integers(0, 256, (9, 6, 6, 3), dtype=np.uint8)
@@ -43,6 +45,38 @@ def test_cached_activations_equal_computed_ones(augment: str) -> None:
     torch.testing.assert_close(cached.plain_batch(6, 20), computed.plain_batch(6, 20))
     assert predict_feed(lambda x: x.flatten(1), cached).shape == (9, 32)
     assert not expected.requires_grad
+
+
+CHANGES = {
+    "crop_flip": {"augment": "crop_flip", "crop_pad": 1},
+    "scale_flip": {"augment": "scale_flip"},
+    "all": {"augment": "crop_flip_color", "policy": "randaugment", "random_erasing": 0.5},
+}
+
+
+@pytest.mark.parametrize("views", [1, 2])
+@pytest.mark.parametrize("name", CHANGES)
+def test_kept_views_are_those_of_augmenting_so_often(name: str, views: int) -> None:
+    labels = DATA.labels
+    data = Domain("toy", np.concatenate([IMAGES[:, ::-1]] * views, axis=1), labels, 3, views=views)
+    train = TrainSpec.model_validate(CHANGES[name] | {"cached_views": 3})
+    options = FeedOptions(CPU).augmented(train, mixes=False, seed=7)
+    kept, computed = (Feed(data, options, _prefix()) for _ in range(2))
+    assert len(kept.cache_prefix(batch_size=4).data) == kept.cached_rows == 27 * views
+    anew = train.model_copy(update={"cached_views": None})
+    literal = Feed(data, FeedOptions(CPU).augmented(anew, mixes=False), _prefix())
+    step = (DomainBatch(0, INDICES, 1.0),)
+    seen = []
+    for epoch in range(5):
+        noise = draw_noise(9, 7, epoch % 3, further=further_noise(anew))
+        expected = literal.training_batch(_shown(INDICES, noise[INDICES]))
+        ((shown,),) = shown_in([step], 7, epoch, CPU, further_noise(train), [kept])
+        torch.testing.assert_close(kept.training_batch(shown), expected)
+        assert torch.equal(computed.training_batch(shown), expected)
+        seen.append(expected)
+    assert torch.equal(seen[0], seen[3])
+    assert not torch.equal(seen[0], seen[1])
+    assert torch.equal(kept.plain_batch(0, 9), literal.plain_batch(0, 9))
 
 
 def test_a_memory_map_gives_the_same_batches_and_is_not_read_as_a_whole(tmp_path: Path) -> None:

@@ -5,6 +5,8 @@ Run as a script, this file is one of the processes: `test_parallel.py RANK SIZE 
 
 from __future__ import annotations
 
+import contextlib
+import copy
 import json
 import subprocess
 import sys
@@ -25,7 +27,7 @@ from bench.core.errors import BenchError
 from bench.methods import Ingredients
 from bench.methods.finetuning.plain import Plain
 from bench.specs.run import TrainSpec
-from bench.training.data_parallel import ALONE, Team, joined, whole_batch_norm
+from bench.training.data_parallel import ALONE, Replica, Team, joined, whole_batch_norm
 from bench.training.domain import Domain, DomainBatch
 from bench.training.job import Interrupted, Outcome, TrainingJob
 from bench.training.loop import train
@@ -107,6 +109,9 @@ CASES = {
     "averaged": Case({"ema": 0.8, "clip_norm": 0.5, "class_weights": "balanced"}),
     "frozen_norm": Case(net={"norm": True}, frozen_norm=True),
     "norm": Case({"accumulate": 2}, {"norm": True}, double=True),
+    "parts": Case(
+        {"accumulate": 2, "ema": 0.8, "batch_norm_parts": 2}, {"norm": True}, double=True
+    ),
     "dropout": Case(net={"dropout": 0.4}),
     "dropout_resumed": Case(net={"dropout": 0.4}, stop_at=6, identity="dropout"),
     "left": Case(stop_at=5, identity="left"),
@@ -123,6 +128,27 @@ def _train_twice(case: Case, folder: Path, team: Team) -> Outcome:
         return train(case.job(folder, team))
 
 
+def _three_steps(team: Team, whose: str) -> dict[str, Tensor]:
+    """On halves of a batch of 7, by torch's DistributedDataParallel or by ours in two parts."""
+    net = _net(norm=True).double()
+    ours = Replica(team, net, lambda x, parts: [net(x)], parts=2) if whose == "ours" else None
+    theirs = nn.parallel.DistributedDataParallel(net) if ours is None else None
+    optimizer = torch.optim.SGD(net.parameters(), lr=0.1, momentum=0.9)
+    noise = torch.Generator().manual_seed(0)
+    with whole_batch_norm(team, net, parts=2) if ours else contextlib.nullcontext():
+        for _ in range(3):
+            x = torch.randn(7, 3, 8, 8, dtype=torch.float64, generator=noise)[team.rows(7)]
+            labels = torch.arange(7)[team.rows(7)] % 3
+            optimizer.zero_grad()
+            out = ours(x, None)[0] if ours else theirs(x)  # type: ignore[misc]
+            loss = nn.functional.cross_entropy(out, labels, reduction="sum") / 7
+            (loss * team.size).backward()  # type: ignore[no-untyped-call]
+            optimizer.step()
+            if ours:
+                ours.share_statistics()
+    return {name: value.clone() for name, value in net.state_dict().items()}
+
+
 def _process(rank: int, size: int, folder: Path) -> None:
     """What each of the two processes does."""
     set_threads(1)
@@ -136,6 +162,8 @@ def _process(rank: int, size: int, folder: Path) -> None:
             outcome = _train_twice(case, folder, team)
             save_file(outcome.state, folder / f"{name}-{rank}.safetensors")
             said[name] = [outcome.history, outcome.steps, outcome.images_seen, outcome.notes]
+        for whose in ("torchs", "ours"):
+            save_file(_three_steps(team, whose), folder / f"{whose}-{rank}.safetensors")
         with pytest.raises(BenchError, match="batch of 1 images cannot be split over 2 processes"):
             train(Case({"batch_size": 1}).job(folder, team))
     (folder / f"said-{rank}.json").write_text(json.dumps(said))
@@ -190,6 +218,7 @@ def _alone(name: str, folder: Path) -> Outcome:
         ("averaged", 1e-5),
         ("frozen_norm", 1e-5),
         ("norm", 1e-10),
+        ("parts", 1e-10),
     ],
 )
 def test_two_processes_train_as_one(
@@ -208,7 +237,59 @@ def test_two_processes_train_as_one(
         torch.testing.assert_close(state[key], value, rtol=tolerance, atol=tolerance)
 
 
-@pytest.mark.parametrize("name", ["plain", "norm", "dropout"])
+def test_parts_are_what_torchs_data_parallel_training_computes(both: Both) -> None:
+    """With BatchNorm as it is, and its buffers sent by rank 0 (`broadcast_buffers`)."""
+    theirs = both.state("torchs")
+    assert theirs["1.running_mean"].abs().max() > 0.01
+    for rank in (0, 1):
+        ours = both.state("ours", rank)
+        assert ours.keys() == theirs.keys()
+        for key, value in theirs.items():
+            torch.testing.assert_close(ours[key], value, rtol=1e-12, atol=1e-12)
+
+
+@pytest.mark.parametrize("views", [1, 2])
+def test_one_process_computes_parts_as_a_network_for_each(views: int) -> None:
+    """Two copies, half of the samples each, their gradients added, and the first one's buffers."""
+    net = _net(norm=True).double()
+    halves = [copy.deepcopy(net) for _ in range(2)]
+    samples = 7
+    x = torch.randn(samples * views, 3, 8, 8, dtype=torch.float64)
+    weight = torch.randn(samples * views, 3, dtype=torch.float64)
+    halves_of = (slice(4 * views), slice(4 * views, None))
+    outs = []
+    with whole_batch_norm(ALONE, net, parts=2, views=views):
+        for _ in range(2):
+            outs.append(net(x))
+            (outs[-1] * weight).sum().backward()
+    for turn in range(2):
+        found = [half(x[rows]) for half, rows in zip(halves, halves_of, strict=True)]
+        torch.testing.assert_close(torch.cat(found), outs[turn], rtol=1e-12, atol=1e-12)
+        (torch.cat(found) * weight).sum().backward()
+    for mine, one, other in zip(net.parameters(), *(h.parameters() for h in halves), strict=True):
+        assert mine.grad is not None
+        assert one.grad is not None
+        assert other.grad is not None
+        torch.testing.assert_close(mine.grad, one.grad + other.grad, rtol=1e-12, atol=1e-12)
+    for mine, first in zip(net.buffers(), halves[0].buffers(), strict=True):
+        torch.testing.assert_close(mine, first, rtol=1e-12, atol=1e-12)
+
+
+def test_batches_are_large_enough_for_parts_and_processes_as_many() -> None:
+    steps = [(DomainBatch(0, np.arange(9)),), (DomainBatch(0, np.arange(7)),)]
+    ALONE.check(steps, 1, parts=3)
+    with pytest.raises(BenchError) as caught:
+        ALONE.check(steps, 1, parts=4)
+    assert caught.value.message == (
+        "train.batch_norm_parts is 4, and a batch of 7 images has no two for each part"
+    )
+    assert caught.value.hint == "set it to at most 3, or train with a larger train.batch_size"
+    Team(0, 3, ALONE.device).check(steps, 1, parts=3)
+    with pytest.raises(BenchError, match="parts is 3, and 2 processes train together"):
+        Team(0, 2, ALONE.device).check(steps, 1, parts=3)
+
+
+@pytest.mark.parametrize("name", ["plain", "norm", "parts", "dropout"])
 def test_all_ranks_hold_the_same_weights_and_history(both: Both, name: str) -> None:
     mine, other = both.state(name), both.state(name, 1)
     assert all(torch.equal(value, other[key]) for key, value in mine.items())
@@ -251,7 +332,7 @@ def test_one_process_asks_nobody_and_changes_nothing() -> None:
     assert (ALONE.any(True), ALONE.any(False), ALONE.stream("a")) == (True, False, "a")
     assert ALONE.gather_states(state) == ALONE.own_states(state) == state
     ALONE.check([(DomainBatch(0, np.arange(1)),)], accumulate=3)
-    with whole_batch_norm(ALONE, net, lambda: None):
+    with whole_batch_norm(ALONE, net):
         assert not any("forward" in vars(module) for module in net.modules())
 
 
@@ -279,7 +360,7 @@ def test_batch_norm_over_ranks_is_torchs_where_there_is_one_rank(
     weight = torch.randn_like(x)
     found: list[list[Tensor]] = []
     cpu = torch.device("cpu")
-    pretended = whole_batch_norm(Team(0, 2, cpu), own, lambda: None)
+    pretended = whole_batch_norm(Team(0, 2, cpu), own)
     with joined(0, 1, cpu, tmp_path / "meeting-point"), pretended:
         for module in (own, theirs):
             y = x.clone().requires_grad_()

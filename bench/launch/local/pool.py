@@ -17,6 +17,7 @@ from typing import Any
 from bench.core.child_process import Child, Children, cure_of
 from bench.core.errors import BenchError
 from bench.launch.devices import VISIBLE, Placement, least_used
+from bench.launch.sharing import SeenMemory
 from bench.planning.plan import Batch
 from bench.results.store import Store
 from bench.specs.planned import Plan, PlannedRun
@@ -49,7 +50,8 @@ class Pool:
         plan: for parents and children.
         store: where results go.
         context: of the workers, see `bench.launch.devices.context_of`.
-        where: the number of processes, and the GPUs, of which each sees one or a team of them.
+        where: the number of processes, and the GPUs, of which each sees one or a team of them; with
+            `where.most` the number grows with what runs are seen to leave of their GPUs' memory.
         listener: receives every event.
         environment: laid over that of the workers.
         is_over: asked in each turn; once true, workers write their checkpoints and end, those
@@ -77,6 +79,7 @@ class Pool:
         self.is_over = is_over
         self.over_at: float | None = None
         self.failed_starts = 0
+        self.memory = SeenMemory()
         self.usable: set[str] = set()
         self.unusable: set[str] = set()
 
@@ -123,7 +126,7 @@ class Pool:
         for worker in self.workers:
             if worker.idle and not worker.stop_sent:
                 self._give(worker)
-        while len(self.workers) < min(self.where.workers, len(self.workers) + self._ready_count()):
+        while len(self.workers) < min(self._most(), len(self.workers) + self._ready_count()):
             cards = self._free_cards()
             if cards is None:
                 break
@@ -151,6 +154,16 @@ class Pool:
         return len(self._all_ready())
 
     # --- GPUs ---
+
+    def _most(self) -> int:
+        """How many workers there may be now."""
+        if self.where.most is None:
+            return self.where.workers
+        left = [run for batch in self.waiting for run in batch.runs]
+        left += [run for worker in self.workers for run in worker.batch]
+        left += [run for _, runs in self.delayed for run in runs]
+        fit = self.memory.workers_per_gpu(left) * len(self.where.cards)
+        return max(self.where.workers, min(self.where.most, fit))
 
     def _needed(self, batch: Batch) -> int:
         """The number of GPUs that train each run of a batch."""
@@ -225,6 +238,7 @@ class Pool:
             worker.running = run_id
         elif kind == "ended":
             worker.running = None
+            self.memory.add(self.plan.runs[str(run_id)], event)
             if event["status"] in ("done", "already"):
                 self.usable.add(str(run_id))
             elif event["status"] in ("failed", "diverged", "blocked"):

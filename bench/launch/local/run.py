@@ -124,7 +124,8 @@ def _pieces(
     todo: list[PlannedRun], cost: Mapping[str, float], machine: Machine, where: Placement
 ) -> list[Batch]:
     """Batches, sources and what takes longest first; runs that several GPUs train by themselves."""
-    limit_s = max(5.0, sum(cost[run.id] for run in todo) / where.workers / 8)
+    workers = where.most or where.workers
+    limit_s = max(5.0, sum(cost[run.id] for run in todo) / workers / 8)
     ordered = sorted(todo, key=lambda run: (run.role != "source", -cost[run.id]))
     groups = [ordered]
     if machine.gpus > 1:

@@ -9,6 +9,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Mapping
+from typing import Any
 
 from bench.core.child_process import Starter
 
@@ -22,7 +24,11 @@ def main() -> None:
     from bench.runs.build import Context
     from bench.runs.execute import execute_batch
     from bench.specs.run import RunSpec
-    from bench.training.process import prepare
+    from bench.training.process import gpu_memory_mib, prepare
+
+    def report(event: Mapping[str, Any]) -> None:
+        ended = (event.get("event"), event.get("status")) == ("ended", "done")
+        starter.send({**event, **(gpu_memory_mib() if ended else {})})
 
     rely_on_tables()
     starter.send({"event": "idle"})
@@ -34,7 +40,7 @@ def main() -> None:
         prepare(context.threads)
         runs = [(run["id"], RunSpec.model_validate(run["spec"])) for run in task["batch"]]
         try:
-            execute_batch(runs, context, report=starter.send, should_stop=starter.stop.is_set)
+            execute_batch(runs, context, report=report, should_stop=starter.stop.is_set)
         except GpuFaultError:
             starter.send({"event": "replace"})
             sys.stderr.flush()

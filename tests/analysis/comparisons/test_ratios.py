@@ -406,6 +406,36 @@ def test_unlike_targets_with_sources_of_their_own_are_one_comparison() -> None:
     assert (len(group), group["task"].nunique()) == (3, 3)
 
 
+@pytest.mark.parametrize(("second", "groups"), [(None, [3]), ("plant.n.02", [2, 1])])
+def test_what_is_borrowed_beside_the_target_is_one_treatment_whatever_the_targets_root(
+    second: str | None, groups: list[int]
+) -> None:
+    # A label that names the root: of the target's own it follows from the task, of another not.
+    rows = [
+        _row(
+            source="near",
+            target=root,
+            class_draw=draw,
+            method="selective",
+            borrowed=f"parent;{named} far" if both else "parent",
+            borrowed_sets=1 + both,
+            top1_accuracy=0.4 + 0.1 * both,
+            **{
+                "target.classes.root": root,
+                "borrow.classes.root": root,
+                "borrow2.classes.root": named if both else None,
+            },
+        )
+        for both in (False, True)
+        for root, draw in (("animal.n.01", 0), ("animal.n.01", 1), ("tool.n.01", 0))
+        for named in [second if second and root == "tool.n.01" else root]
+    ]
+    board = _board(rows)
+    vary = (*SOURCE, "borrowed", "borrowed_*", "borrow*")
+    found = pair(board, board["borrowed_sets"] == 2, board["borrowed_sets"] == 1, vary).frame
+    assert [len(group) for group in comparisons(found)] == groups
+
+
 def test_an_option_that_both_methods_have_is_held() -> None:
     # What BatchNorm sees is an option of joint and of soft fine-tuning, and of no plain run.
     rows = [

@@ -1,0 +1,94 @@
+"""Kept activations of frozen layers: what happens where the size of a batch decides last bits."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor, nn
+
+from bench.specs.run import TrainSpec
+from bench.training.activations import ActivationStore
+from bench.training.domain import Domain, DomainBatch
+from bench.training.domain_batches import Feed, FeedOptions, Shown
+from bench.training.frozen_prefix_cache import FrozenPrefix, _difference
+
+CPU = torch.device("cpu")
+IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+NET = nn.Conv2d(3, 4, 3)
+
+
+def prefix(x: Tensor) -> Tensor:
+    """Frozen layers whose kernels for few images give values a little larger, as on CUDA."""
+    with torch.no_grad():
+        y: Tensor = NET(x)
+        return y * (1 + 1e-4) if len(x) == 5 else y
+
+
+def tried(store: ActivationStore, tolerance: float) -> tuple[Feed, str]:
+    """A feed of 20 images, trained on in batches of 5, and what came of keeping activations."""
+    recipe = TrainSpec(augment="none", batch_size=5, prefix_tolerance=tolerance)
+    feed = Feed(Domain("toy", IMAGES, np.zeros(20, np.int64), 1), FeedOptions(CPU), prefix)
+    cut = FrozenPrefix(
+        NET,
+        prefix,
+        nn.Identity(),
+        layers=1,
+        depth=2,
+        share=1.0,
+        identity="toy",
+        recipe=recipe,
+        store=store,
+        set_modes=lambda: None,
+        first_steps=lambda: [(DomainBatch(0, np.arange(n, n + 5)),) for n in (0, 5, 10, 15)],
+    )
+    cut([feed], None)
+    return feed, cut.notes["prefix"]
+
+
+def batch_of(feed: Feed) -> Tensor:
+    return feed.training_batch(Shown.of(np.arange(3, 8), torch.zeros(5, 8), CPU))
+
+
+def test_a_difference_is_refused_unless_a_tolerance_allows_it(tmp_path: Path) -> None:
+    store = ActivationStore(tmp_path)
+    computed = batch_of(
+        Feed(Domain("t", IMAGES, np.zeros(20, np.int64), 1), FeedOptions(CPU), prefix)
+    )
+    for tolerance in (0.0, 5e-5, 0.0):  # also once the store has it for another run
+        feed, note = tried(store, tolerance)
+        assert note == (
+            "recomputed: a training batch gives other values here than all images at once, by "
+            f"1.0e-04 of the largest; train.prefix_tolerance is {tolerance:g}"
+        )
+        assert torch.equal(batch_of(feed), computed)
+    feed, note = tried(store, 2e-4)
+    assert note.startswith("cached: layers 1 to 1 of 2, 100% of the forward pass, once per image")
+    assert note.endswith(", within 1.0e-04 of what a training batch gives")
+    kept = batch_of(feed)
+    assert not torch.equal(kept, computed)
+    largest = float(computed.abs().max())
+    torch.testing.assert_close(kept, computed, rtol=0, atol=2e-4 * largest)
+
+
+@pytest.mark.parametrize(
+    ("kept", "expected"),
+    [
+        (torch.tensor([[3.0, -4.0]]), 0.0),
+        (torch.tensor([[3.0, -3.0]]), 0.25),
+        (torch.tensor([[3.0, math.nan]]), math.inf),
+        (torch.tensor([[3.0, -math.inf]]), math.inf),
+    ],
+)
+def test_the_difference_is_a_share_of_the_largest_value(kept: Tensor, expected: float) -> None:
+    assert _difference(kept, torch.tensor([[3.0, -4.0]])) == expected
+
+
+def test_another_memory_layout_is_no_small_difference() -> None:
+    x = torch.randn(2, 3, 4, 4)
+    assert _difference(x, x.clone()) == 0.0
+    assert _difference(x, x.to(memory_format=torch.channels_last)) == math.inf
+    assert _difference(x, torch.zeros_like(x)) == math.inf
