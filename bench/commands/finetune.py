@@ -93,7 +93,7 @@ def finetune(
     _introduce(race, root, out)
     if slurm:
         raise typer.Exit(_submit(race, root, asked, submission))
-    if race.recall():
+    if _recall(race, asked):
         out.print(
             "goes on from what an earlier command of this name has decided, in "
             f"{duration(race.budget.earlier_s)} of the time"
@@ -114,6 +114,27 @@ def _check(asked: RaceOptions, slurm: bool, submission: SubmitOptions) -> None:
         check_tensorboard()
     if submission.given and not slurm:
         raise BenchError("--slurm-… options are for --slurm", hint="add --slurm, or leave them out")
+
+
+def _recall(race: Race, asked: RaceOptions) -> int:
+    """Takes up what an earlier command of the name has decided; how many stages.
+
+    Raises:
+        BenchError: it came to its end, and more time is given: its rungs were planned for less,
+            and test images have been read since.
+    """
+    stages, decided = race.recall(), race.decisions
+    if decided.done and decided.budget_s is not None and race.budget.total_s > decided.budget_s:
+        raise BenchError(
+            f"the race {race.name!r} came to its end with a budget of "
+            f"{duration(decided.budget_s)}: more time cannot be added to rungs that were planned "
+            "for less",
+            place=str(race.path),
+            hint=f"--name {race.name}-{asked.budget} races for {duration(race.budget.total_s)} and "
+            "trains nothing anew that is the same; its test images are those that the first race "
+            "has shown the accuracy of. The earlier --budget shows the answer again",
+        )
+    return stages
 
 
 def _run(race: Race) -> None:
@@ -142,7 +163,7 @@ def _submit(race: Race, root: Path, asked: RaceOptions, submission: SubmitOption
     from bench.launch.slurm.settings import read_settings
     from bench.race.on_cluster import RaceOnCluster
 
-    race.recall()
+    _recall(race, asked)
     if answer := race.answered():
         race.console.print("\n".join(answer), highlight=False)
         return 0

