@@ -108,12 +108,18 @@ class Forecast:
         factor = self.factors.get(network, self.factors.get(_model_of(network), 1.0))
         return work * factor + times.setup_s + _RUN_S
 
-    def of_all(self, runs: Sequence[PlannedRun], workers: int) -> float:
-        """Wall-clock seconds of all these: shared out evenly, or their longest chain."""
+    def of_all(self, runs: Sequence[PlannedRun], workers: int, unknown_s: float = 0.0) -> float:
+        """Wall-clock seconds of all these: shared out evenly, or their longest chain.
+
+        Args:
+            runs: parents before children.
+            workers: that may run at once.
+            unknown_s: taken for each run of which nothing is measured.
+        """
         ends: dict[str, float] = {}
         total = 0.0
-        for run in runs:  # parents before children
-            cost = self.seconds(run) or 0.0
+        for run in runs:
+            cost = self.seconds(run) or unknown_s
             total += cost
             ends[run.id] = cost + max((ends.get(key, 0.0) for key in run.needs), default=0.0)
         used = min(workers, len(runs))

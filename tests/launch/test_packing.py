@@ -8,7 +8,7 @@ from bench.launch.slurm.ledger import Ledger
 from bench.launch.slurm.packing import pack, seconds_of_jobs
 from bench.launch.slurm.settings import SlurmSettings
 from bench.launch.slurm.states import RunView
-from bench.planning.forecast import measure
+from bench.planning.forecast import Forecast, measure
 from bench.planning.workspace import Session, open_session
 from bench.results.states import Reading
 from bench.specs.planned import PlannedRun
@@ -83,3 +83,19 @@ def test_the_time_of_jobs_is_that_of_those_that_may_run_at_once(tmp_path: Path) 
     assert seconds(runs_per_job=1) == each
     assert seconds(runs_per_job=2) == seconds(runs_per_job=1, max_jobs=2) == two
     assert seconds(runs_per_job=4) == seconds(job_min=1e9) == alone
+
+
+def test_runs_of_which_nothing_is_known_take_a_time_that_a_budget_counts(tmp_path: Path) -> None:
+    """On a GPU that this host lacks, before a run has finished there: two minutes each."""
+    (tmp_path / "grid.yaml").write_text(
+        GRID.replace("EPOCHS", "2").replace("pattern: scratch", "source: self\n  pattern: tune")
+    )
+    session = open_session(tmp_path / "grid.yaml", results=tmp_path / "results")
+    runs = list(session.plan.runs.values())
+    sources = [run for run in runs if run.role == "source"]
+    assert 0 < len(sources) < len(runs)
+    for jobs in (1, 2, len(runs)):
+        settings = SlurmSettings(**GPU, runs_per_job=1, max_jobs=jobs)  # type: ignore[arg-type]
+        found = seconds_of_jobs(runs, settings, [])
+        chain = 2 * 120.0  # a source and a run that starts from it
+        assert found - Forecast({}).of_all(runs, 1) == max(120.0 * len(runs) / jobs, chain)

@@ -81,7 +81,8 @@ def seconds_of_jobs(
         jobs = len(runs) / settings.runs_per_job
     else:
         jobs = sum(forecast.seconds(r) or _UNKNOWN_COST_S for r in runs) / settings.job_min / 60
-    return forecast.of_all(runs, min(max(1, math.ceil(jobs)), settings.max_jobs or len(runs)))
+    at_once = min(max(1, math.ceil(jobs)), settings.max_jobs or len(runs))
+    return forecast.of_all(runs, at_once, _UNKNOWN_COST_S)
 
 
 def _cut(
