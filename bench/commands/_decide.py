@@ -200,20 +200,30 @@ class Decider:
     def _board(self) -> pd.DataFrame:
         return grid_board(self.session.plan, self.session.store, str(self.session.grid.path))
 
-    def _evidence(self) -> Evidence:
+    def _evidence(self, *, save: bool) -> Evidence:
         """What the look has seen: its tasks alone.
 
         Runs of later tasks may be finished, where the next look was interrupted.
+
+        Args:
+            save: what is measured is written beside the leaderboard, where it is of all tasks that
+                have features; else it would replace a table of more.
         """
         board, seen = self._board(), self.tasks[: self.looks.sizes[self.look - 1]]
         board = board[(board["role"] == "source") | board["task_id"].isin(seen)]
         measures = tuple(self._measures(seen))
         plan = replace(self.session.plan, measures=measures)
         measured = measurements(plan, self.session.store)
-        if measures:
+        if save and measures and self._are_all(measures):
             for line in beside.save(measured, self.session.leaderboard()):
                 self._say(line)
         return replace(evidence(board, measured), rules=Rules(looks=self.looks))
+
+    def _are_all(self, measures: Sequence[tuple[Measure, tuple[str, ...]]]) -> bool:
+        """Whether these have every finished extraction of the grid, as `bench findings` has."""
+        every = {key for _, ids in self.session.plan.measures for key in ids}
+        taken = {key for _, ids in measures for key in ids}
+        return not (every - taken) & self.session.records.read().keys()
 
     def _measures(self, tasks: Collection[str]) -> Iterator[tuple[Measure, tuple[str, ...]]]:
         """The grid's measurements, of some tasks alone, each with its extractions' ids."""
@@ -234,7 +244,7 @@ class Decider:
                 waiting = [self._first()]
                 self._record(waiting, [Standing(name, "open", "") for name in self.questions])
             else:
-                found, examined, seen = self._judge()
+                found, examined, seen = self._judge(save=True)
                 waiting = self._ordered(found, examined, seen)
                 self._record(waiting, found)
                 self._show(found)
@@ -250,9 +260,9 @@ class Decider:
                 self._launch(ids)
             self.look = min(self.look + 1, len(self.looks.sizes))
 
-    def _judge(self) -> tuple[list[Standing], Examined, Evidence]:
+    def _judge(self, *, save: bool) -> tuple[list[Standing], Examined, Evidence]:
         """How each question stands; what an earlier look decided stays decided."""
-        seen = self._evidence()
+        seen = self._evidence(save=save)
         examined = examine(seen)
         decided = {
             (row.question, row.tested): row
@@ -412,7 +422,7 @@ class Decider:
     def show_plan(self) -> None:
         """What a dry run prints: the looks, and the runs of the next one."""
         if self.look:
-            found, examined, seen = self._judge()
+            found, examined, seen = self._judge(save=False)
             self._show(found)
             waiting = self._ordered(found, examined, seen)
         else:

@@ -8,10 +8,14 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
+from bench.commands._decide import Decider, Here
 from bench.commands.app import app
 from bench.core.errors import BenchError
+from bench.launch.devices import Machine, Placement
+from bench.planning.workspace import open_session
 
 GRID = """\
 name: growing
@@ -211,3 +215,26 @@ def test_a_claim_on_distances_has_those_of_the_tasks_of_each_look(tmp_path: Path
     assert {row["task_id"] for row in measured} == set(tasks[:size])
     assert "no distance known" not in text
     assert "CHU-C3" in bench("findings", "near.yaml", cwd=tmp_path)
+    kept = (tmp_path / "results/near-distances.csv").read_bytes()
+    (tmp_path / "results/near-distances.csv").unlink()
+    ask = ("grid", "near.yaml", "--decide", "CHU-C3")
+    assert f"look {last['look']} of 3" in bench(*ask, "--dry-run", cwd=tmp_path)
+    assert not (tmp_path / "results/near-distances.csv").exists()
+    bench(*ask, "--workers", "1", cwd=tmp_path)
+    assert (tmp_path / "results/near-distances.csv").read_bytes() == kept
+    if size == len(tasks):  # as where the next look was interrupted: its features are there
+        path = tmp_path / "results/near-looks.csv"
+        path.write_text("".join(path.read_text().splitlines(keepends=True)[:3]))
+        size = judge_one_look(tmp_path)
+        assert size < len(tasks)
+        assert (tmp_path / "results/near-distances.csv").read_bytes() == kept
+
+
+def judge_one_look(folder: Path) -> int:
+    """Judges the last look that is written down, as a look does; the number of its tasks."""
+    session = open_session(folder / "near.yaml", results=folder / "results")
+    console, machine = Console(quiet=True), Machine("cpu", 1)
+    launcher = Here(console, machine, Placement(1), retry_failed=False)
+    decider = Decider(session, ["CHU-C3"], None, launcher, console)
+    decider._judge(save=True)
+    return decider.looks.sizes[decider.look - 1]
