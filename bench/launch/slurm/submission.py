@@ -53,12 +53,13 @@ class GridOnCluster:
 
 @dataclass
 class Outcome:
-    """What a step did, and how things stand after it."""
+    """What a step did, and how things stand after it; `queue_full`: sbatch took no more jobs."""
 
     situation: Situation
     jobs: int = 0
     runs: int = 0
     deferred: int = 0
+    queue_full: bool = False
     notes: list[str] = field(default_factory=list)
 
 
@@ -186,6 +187,7 @@ class Submission:
                         or "no job of yours is in the queue, so waiting cannot help: change the "
                         "grid's slurm: section or the --slurm-… options",
                     ) from None
+                outcome.queue_full = True
                 outcome.notes.append(f"the queue is full, the rest follows: {error.message}")
                 return
             outcome.jobs += 1
