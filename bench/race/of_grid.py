@@ -356,7 +356,8 @@ def _recipes(session: Session) -> list[Recipe]:
     """The conditions of a grid, in its order.
 
     Raises:
-        BenchError: they have several targets, or no validation images.
+        BenchError: they have several targets, no validation images, or runs that have all their
+            epochs in any rung.
     """
     settings, place = Settings(), _place(session)
     groups: dict[str, list[PlannedRun]] = {}
@@ -371,6 +372,8 @@ def _recipes(session: Session) -> list[Recipe]:
             hint="choose one by --only EXPERIMENT or --set target.…; bench grid --decide CLAIM "
             "--budget TIME asks a question over several; --budget none runs the whole grid",
         )
+    if len(groups) > 1:
+        _check_epochs([runs[0] for runs in groups.values()], place)
     found = {key: settings.of(runs[0].spec) for key, runs in groups.items()}
     names = dict.fromkeys(name for values in found.values() for name in values)
     unlike = [n for n in names if len({str(values.get(n)) for values in found.values()}) > 1]
@@ -387,6 +390,24 @@ def _recipes(session: Session) -> list[Recipe]:
             Recipe(_words(found[key], unlike), tuple(runs[: _seeds(session, len(runs))]))
         )
     return recipes
+
+
+def _check_epochs(runs: Sequence[PlannedRun], place: str) -> None:
+    """Refuses means of weights: the runs that they read would keep all their epochs in each rung.
+
+    Raises:
+        BenchError: a recipe is one.
+    """
+    for run in runs:
+        name = run.spec.method.name
+        if METHODS[name].kind == "weights":
+            raise BenchError(
+                f"experiment {run.experiments[0]} has method: {name}, which averages finished "
+                "runs: in a race these would train for all their epochs, and other recipes for a "
+                "share of theirs",
+                place=place,
+                hint="--budget none runs the whole grid; or race other experiments by --only",
+            )
 
 
 def _place(session: Session) -> str:

@@ -172,3 +172,34 @@ def test_the_recipe_that_is_left_has_as_many_seeds_as_the_section_says(tmp_path:
     with pytest.raises(BenchError, match=r"race.seeds is 5, and a recipe has 2 runs") as caught:
         _race(tmp_path, "--dry-run", grid=GRID + "race: {budget: 1h, seeds: 5}\n")
     assert caught.value.place == f"{tmp_path / 'raced.yaml'}:12"
+
+
+SOUP = """  mean:
+    set:
+      source: self
+      pattern: tune
+      method: {name: soup, over: {train.lr: [0.02, 0.01]}}
+"""
+WISE = """  between:
+    set: {method: wise, source: none, pattern: F(1-8), parent: {source: self, pattern: tune}}
+"""
+
+
+@pytest.mark.parametrize(
+    ("experiment", "text"), [("mean", SOUP), ("between", WISE)], ids=["soup", "wise"]
+)
+def test_means_of_finished_runs_do_not_race(tmp_path: Path, experiment: str, text: str) -> None:
+    """Their runs would have all their epochs in a rung that gives others a share of theirs."""
+    with pytest.raises(BenchError) as caught:
+        _race(tmp_path, "--budget", "1h", "--dry-run", grid=GRID + text)
+    method = "soup" if text == SOUP else "wise"
+    assert caught.value.message == (
+        f"experiment {experiment} has method: {method}, which averages finished runs: in a race "
+        "these would train for all their epochs, and other recipes for a share of theirs"
+    )
+    assert caught.value.hint == (
+        "--budget none runs the whole grid; or race other experiments by --only"
+    )
+    _race(tmp_path, "--budget", "none", "--dry-run", grid=GRID + text)
+    shown = _race(tmp_path, "--budget", "1h", "--only", "rates", "--dry-run", grid=GRID + text)
+    assert "rung 1: 4 recipes" in shown
