@@ -25,6 +25,7 @@ from bench.core.text import counted, duration
 from bench.grid.expand import check_experiments
 from bench.grid.yaml import scalar
 from bench.launch.devices import Machine, Placement
+from bench.launch.slurm import ledger as ledgers
 from bench.launch.slurm.job import Job
 from bench.launch.slurm.ledger import Command, Ledger, SubmissionStore
 from bench.launch.slurm.packing import seconds_of_jobs
@@ -187,29 +188,33 @@ def budget_to_resume(session: Session) -> str | None:
     That of the newest job's command, if it raced this grid; else of the grid's `race:` section.
 
     Raises:
-        BenchError: the grid is run look by look or by `bench finetune`, or a race's command is not
-            known any more.
+        BenchError: the newest job was of a look, or of `bench finetune`, or there is none of a grid
+            that is run look by look; or a race's command is not known any more.
     """
-    from analysis.findings.looks import looks_file
-
-    looks = looks_file(session.leaderboard())
-    if looks.is_file():
-        raise BenchError(
-            "this grid is run look by look, and bench resume would run all of its tasks",
-            place=str(looks),
-            hint=f"{session.command('grid', '--slurm', '--decide', 'CLAIM')} goes on with the "
-            f"looks; {session.command('grid', '--slurm')} runs the whole grid without further ones",
-        )
     submissions = SubmissionStore(session.store.root.resolve() / "slurm")
     ledger = submissions.read()
-    for job in reversed(ledger.jobs.values()):
-        if ledger.commands.get(job.grid, {}).get("name") != session.plan.name:
-            continue
+    own = [
+        job
+        for job in reversed(ledger.jobs.values())
+        if ledger.commands.get(job.grid, {}).get("name") == session.plan.name
+    ]
+    if not own or _may_be_of_wave(own[0], ledger):
+        _refuse_looks(session)
+    for job in own:
         if job.role != RACE:
             break
         arguments = _arguments(submissions.job_folder(job.name))
+        if "--budget" not in arguments:
+            raise BenchError(
+                f"job {job.name} of this grid was a race, and its command is not written down any "
+                "more",
+                place=str(session.grid.path),
+                hint=f"{session.command('grid', '--slurm', '--budget', 'TIME')} goes on with the "
+                "race, and with --budget none it submits the whole grid; a race of bench finetune "
+                "goes on by the command that submitted it",
+            )
         if job.grid == key_of_race(race_state(session), session.store.root):
-            return _budget_of(arguments, session)
+            return arguments[arguments.index("--budget") + 1]
         if arguments[:1] == ["finetune"]:
             raise BenchError(
                 "this grid is a race of bench finetune, and bench resume would submit its runs as "
@@ -222,6 +227,25 @@ def budget_to_resume(session: Session) -> str | None:
     return race.budget if race else None
 
 
+def _may_be_of_wave(job: ledgers.Job, ledger: Ledger) -> bool:
+    """Whether a job was submitted without a last job, as those of a look are."""
+    settings = ledger.commands[job.grid].get("settings", {})
+    return job.role != RACE and not settings.get("last_job", True)
+
+
+def _refuse_looks(session: Session) -> None:
+    from analysis.findings.looks import looks_file
+
+    looks = looks_file(session.leaderboard())
+    if looks.is_file():
+        raise BenchError(
+            "this grid is run look by look, and bench resume would run all of its tasks",
+            place=str(looks),
+            hint=f"{session.command('grid', '--slurm', '--decide', 'CLAIM')} goes on with the "
+            f"looks; {session.command('grid', '--slurm')} runs the whole grid without further ones",
+        )
+
+
 def _arguments(folder: Path) -> list[str]:
     """The command of a race's job; empty where it is not written down any more."""
     try:
@@ -232,17 +256,6 @@ def _arguments(folder: Path) -> list[str]:
 
 def _is_asked(argument: str) -> bool:
     return argument != "--device"  # from there on it is what the job has
-
-
-def _budget_of(arguments: Sequence[str], session: Session) -> str:
-    if "--budget" not in arguments:
-        raise BenchError(
-            "the newest job of this grid was a race, and its command is not written down any more",
-            place=str(session.grid.path),
-            hint=f"{session.command('grid', '--slurm', '--budget', 'TIME')} goes on with the race; "
-            "with --budget none it submits the whole grid",
-        )
-    return arguments[arguments.index("--budget") + 1]
 
 
 def race_grid(

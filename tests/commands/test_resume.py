@@ -34,12 +34,15 @@ def session(tmp_path: Path) -> Session:
     return open_session(tmp_path / "rates.yaml", results=tmp_path / "results", folder="writable")
 
 
-def submitted(session: Session, role: str, key: str, arguments: Sequence[str] = ()) -> Path:
+def submitted(
+    session: Session, role: str, key: str, arguments: Sequence[str] = (), **settings: object
+) -> Path:
     """Writes a job down as its submission does; its folder."""
     store = SubmissionStore(session.store.root.resolve() / "slurm")
     store.prepare()
     ledger = store.read()
-    begin = {"kind": "begin", "runs": [], "forgiven": {}, "grid": key, "command": {"name": "rates"}}
+    command = {"name": "rates", "settings": settings}
+    begin = {"kind": "begin", "runs": [], "forgiven": {}, "grid": key, "command": command}
     store.write(ledger, begin)
     job = Job(f"rates-{ledger.next_number}", role, (), key, {}, "code")
     write_down(store, ledger, [job], [{"arguments": list(arguments)}])
@@ -83,7 +86,37 @@ def test_other_ways_to_go_on_are_shown(session: Session) -> None:
     with pytest.raises(BenchError) as caught:
         budget_to_resume(session)
     assert "bench finetune /birds --budget 30m --name rates --slurm goes on" in str(caught.value)
+
+
+def test_looks_are_gone_on_with_until_the_whole_grid_was_submitted(session: Session) -> None:
     session.leaderboard("-looks").write_text("")
+    text = "run look by look, and bench resume would run all of its tasks"
+    with pytest.raises(BenchError, match=text):  # no job: its looks are run on one machine
+        budget_to_resume(session)
+    submitted(session, "finetune", "wave", last_job=False)
+    with pytest.raises(BenchError, match=text):
+        budget_to_resume(session)
+    submitted(session, "finetune", "whole", last_job=True)
+    assert budget_to_resume(session) is None
+    submitted(session, "finetune", "wave", last_job=False)
+    with pytest.raises(BenchError, match=text):
+        budget_to_resume(session)
+
+
+def test_a_race_whose_command_is_gone_is_no_way_to_what_was_before_it(session: Session) -> None:
+    """Whose race it was is not known: one of these settings or others, or of a folder."""
+    submitted(session, RACE, own(session), ["grid", "rates.yaml", "--budget", "40m"])
+    folder = submitted(session, RACE, "another", ["finetune", "/birds", "--budget", "30m"])
+    (folder / "payload.json").unlink()
     with pytest.raises(BenchError) as caught:
         budget_to_resume(session)
-    assert "run look by look, and bench resume would run all of its tasks" in str(caught.value)
+    assert caught.value.message == (
+        f"job {folder.name} of this grid was a race, and its command is not written down any more"
+    )
+    grid = session.command("grid", "--slurm", "--budget", "TIME")
+    assert caught.value.hint == (
+        f"{grid} goes on with the race, and with --budget none it submits the whole grid; a race "
+        "of bench finetune goes on by the command that submitted it"
+    )
+    submitted(session, "finetune", "whole")
+    assert budget_to_resume(session) is None
