@@ -81,7 +81,8 @@ def gpu_memory_mib() -> dict[str, float]:
     >>> torch.cuda.is_initialized() or gpu_memory_mib()
     {}
     """
-    if not torch.cuda.is_initialized():  # asking would take a GPU's memory for a CPU's worker
+    # Where it has used none, asking would take a GPU's memory for a CPU's worker.
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return {}
     try:
         total = torch.cuda.mem_get_info()[1]
