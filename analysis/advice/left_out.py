@@ -72,6 +72,7 @@ def arms(board: pd.DataFrame, early: pd.DataFrame | None = None) -> pd.DataFrame
         DataError: two runs differ in more than what these columns show.
     """
     copies = board["treatment"].isin(["tune", "freeze", "partly"]) & (board["method"] == "plain")
+    copies &= board["role"] != "source"
     rows = board[copies & finished(board) & finished(board, "val_top1_accuracy")]
     table = rows[["task", "seed", *SITUATION]].assign(
         arm=rows["pattern"],

@@ -176,7 +176,7 @@ What `bench recommend` advises on tasks that it was not derived from: each task 
 with all of its runs. *Better by* is the accuracy of the advice less that of the other way on the
 same task, in points, with Student's 95 % interval over tasks, each the mean over its sources and
 numbers of images. Regret is counted from the arm that was best on average in the other tasks; the
-best by test accuracy is best by luck too, so no way can reach it. p is adjusted (Holm) for all that
+best by test accuracy is best by luck too, so no way beats it. p is adjusted (Holm) for all that
 is tested here, and what is shown is told apart by whether the mean reaches a point, the smallest
 effect of the claims above. In brackets stands how often what was advised. Trying both is done by
 the validation images that the kept epochs are chosen on too. The races are replayed from these

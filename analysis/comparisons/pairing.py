@@ -213,19 +213,21 @@ def _one_label_a_borrowed_set(rows: pd.DataFrame) -> pd.DataFrame:
     """Leave the root of the target out of the labels of what is borrowed from beside it.
 
     `animal.n.01 far` names the far classes of a task of animals: with the root one treatment would
-    have another label for each root of targets.
+    have another label for each root of targets. It stays where a set has another root or none, and
+    where labels without it are no fewer, as those of one selection for all targets.
     """
     roots = [n for n in rows.columns if _BORROWED_ROOT.fullmatch(str(n))]
-    if "borrowed" not in rows.columns or "target.classes.root" not in rows.columns or not roots:
+    needed = {"borrowed", "borrowed_sets", "target.classes.root"}
+    if not roots or not needed <= set(rows.columns):
         return rows
-    own = rows["target.classes.root"]
-    beside = rows[roots].apply(lambda root: root.isna() | (root == own)).all(axis=1)
-    labels = [
-        "" if root != root or root is None else str(label).replace(str(root), "the target's")
-        for label, root in zip(rows["borrowed"], own, strict=True)
+    own, labels = rows["target.classes.root"], rows["borrowed"]
+    follows = rows[roots].eq(own, axis=0).sum(axis=1) == rows["borrowed_sets"]
+    short = [
+        re.sub(rf"(?<![\w.]){re.escape(str(root))}(?![\w.])", "the target's", str(label))
+        for label, root in zip(labels, own, strict=True)
     ]
-    follows = beside & own.notna() & rows["borrowed"].notna()
-    return rows.assign(borrowed=rows["borrowed"].mask(follows, pd.Series(labels, rows.index)))
+    shorter = labels.mask(follows & labels.notna(), pd.Series(short, rows.index))
+    return rows.assign(borrowed=shorter) if shorter.nunique() < labels.nunique() else rows
 
 
 def _relative(rows: pd.DataFrame, data: str) -> pd.Series[bool]:

@@ -182,7 +182,10 @@ class SoupOptions(MethodOptions):
 
 
 def soup_of_its_first(spec: RunSpec) -> RunSpec:
-    """The soup with the settings of one of its runs: equal soups are one run, however written.
+    """The soup with the settings of the first of its runs, whatever the cell had beside `over`.
+
+    Values in another order give another row, and so does a key with one value: `over` is part of
+    what a row shows.
 
     Raises:
         GridError: `over` has a value twice.

@@ -75,15 +75,20 @@ def begin_measuring(device: torch.device) -> None:
 
 def gpu_memory_mib() -> dict[str, float]:
     """The most that this process has reserved of its GPU since `begin_measuring`, and the GPU's
-    memory, as workers report them; nothing without a GPU.
+    memory, as workers report them; nothing where it has computed on none, or where it cannot be
+    measured.
 
-    >>> torch.cuda.is_available() or gpu_memory_mib()
+    >>> torch.cuda.is_initialized() or gpu_memory_mib()
     {}
     """
-    if not torch.cuda.is_available():
+    # Where it has used none, asking would take a GPU's memory for a CPU's worker.
+    if not torch.cuda.is_initialized():  # type: ignore[no-untyped-call]
         return {}
-    total = torch.cuda.mem_get_info()[1]
-    taken = torch.cuda.max_memory_reserved()
+    try:
+        total = torch.cuda.mem_get_info()[1]
+        taken = torch.cuda.max_memory_reserved()
+    except RuntimeError:  # the run is published: a measurement must not end the worker
+        return {}
     return {"gpu_taken_mib": taken / 2**20, "gpu_total_mib": total / 2**20}
 
 

@@ -436,6 +436,30 @@ def test_what_is_borrowed_beside_the_target_is_one_treatment_whatever_the_target
     assert [len(group) for group in comparisons(found)] == groups
 
 
+def test_one_selection_for_all_targets_is_one_treatment() -> None:
+    # Its label names the root of one of the targets, and an arm beside it makes the column.
+    rows = [
+        _row(
+            target=root,
+            class_draw=draw,
+            method="selective",
+            borrowed=borrowed,
+            borrowed_sets=1,
+            top1_accuracy=a,
+            **{"target.classes.root": root, "borrow.classes.root": own},
+        )
+        for root, draw in (("animal.n.01", 0), ("animal.n.01", 1), ("tool.n.01", 0))
+        for borrowed, own, a in (("animal.n.01", None, 0.5), (f"{root} far", root, 0.4))
+    ]
+    board = _board(rows)
+    vary = (*SOURCE, "borrowed", "borrowed_*", "borrow*")
+    fixed = board["borrowed"] == "animal.n.01"
+    found = pair(board, fixed, ~fixed, vary).frame
+    assert {left.split(" − ")[0] for left in found["comparison"]} == {
+        found["comparison"].iloc[0].split(" − ")[0]
+    }
+
+
 def test_an_option_that_both_methods_have_is_held() -> None:
     # What BatchNorm sees is an option of joint and of soft fine-tuning, and of no plain run.
     rows = [
