@@ -190,7 +190,6 @@ def test_the_row_shows_that_nothing_was_trained_and_is_compared_with_one_run(
     assert greedy["method.over"] == '{"seeds.order": [0, 1], "train.lr": [0.02, 0.3]}'
     assert (greedy["lr"], greedy["seed_order"]) == (0.02, 0)
     plain = board[board["experiments"] == "plain"]
-    assert greedy["seconds"] < plain["seconds"].min()
     found = pair(board, board["method"] == "soup", board["method"] == "plain", LOSS).frame
     greedy_pairs = found[found["experiments"] == "greedy"]
     assert list(greedy_pairs["lr"]) == [0.02]

@@ -12,7 +12,7 @@ from analysis.papers.ambiguities import AMBIGUITIES
 from bench.data.colours import CAFFE_STD
 from bench.grid.expand import load_grid
 from bench.grid.yaml import read_yaml
-from bench.methods import METHODS, check
+from bench.methods import METHODS
 from bench.specs.run import RunSpec, TrainSpec
 
 FOLDER = Path(__file__).parents[3] / "grids" / "papers"
@@ -31,7 +31,7 @@ def options(run: RunSpec) -> dict[str, object]:
 @pytest.mark.parametrize("ambiguity", AMBIGUITIES, ids=lambda a: a.id)
 def test_options_of_methods_and_training_exist(ambiguity: object) -> None:
     text = ambiguity.option  # type: ignore[attr-defined]
-    known = {option for name in METHODS for option in type(check(name, {})).model_fields}
+    known = {option for m in METHODS.values() for option in m.load(m.options).model_fields}
     for inside in re.findall(r"method: \{([^}]*)\}", text):
         assert set(re.findall(r"(\w+):", inside)) <= known
     assert set(re.findall(r"train\.(\w+)", text)) <= set(TrainSpec.model_fields)

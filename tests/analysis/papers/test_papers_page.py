@@ -16,7 +16,7 @@ from bench.commands.app import app
 from bench.data.transforms.views import is_extra_column
 from bench.grid.expand import Grid, load_grid
 from bench.grid.yaml import read_yaml
-from bench.methods import METHODS, check
+from bench.methods import METHODS
 from bench.results.records import COLUMNS
 from bench.specs.data import Borrowed, DataSpec
 from bench.specs.run import RunSpec, TrainSpec
@@ -105,7 +105,7 @@ def test_commands_and_their_options_exist(text: str) -> None:
     assert {word for word in words if word.startswith("--")} <= options, text
 
 
-OPTIONS = {name: set(type(check(name, {})).model_fields) for name in METHODS}
+OPTIONS = {name: set(m.load(m.options).model_fields) for name, m in METHODS.items()}
 
 
 def test_options_of_methods_exist() -> None:
