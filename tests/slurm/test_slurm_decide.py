@@ -49,11 +49,17 @@ def test_looks_are_waves_of_jobs_and_those_of_a_local_run(grid: Make, tmp_path: 
     gate = g.hold("started")
     command = [*BENCH, "grid", str(g.path), *QUESTION, "--results", str(g.results), "--slurm"]
     first = subprocess.Popen(
-        command, env=g.environment(), cwd=ROOT, stdout=subprocess.PIPE, text=True
+        command,
+        env=g.environment(),
+        cwd=ROOT,
+        stdout=subprocess.PIPE,
+        text=True,
+        # A shell lets what it starts in the background ignore Ctrl-C, and so would this command.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
     )
     gate.reached()
     first.send_signal(signal.SIGINT)
-    shown, _ = first.communicate(timeout=120)
+    shown, _ = first.communicate(timeout=300)
     assert first.returncode == 130, shown
     assert "look 1 of 3: 6 runs on the first 3 of 5 tasks" in shown
     assert "9 runs submitted in " in shown
