@@ -22,12 +22,12 @@ from analysis.findings.parts import FAILS, HOLDS, UNDECIDED, Claim, Finding, Par
 from analysis.leaderboard.read import key_of, varying
 from analysis.statistics.decisions import Hypothesis, Rules
 from analysis.statistics.sample_size import repetitions_wanted
-from analysis.statistics.sequential import Looks, chance_to_reach, conditional_power
+from analysis.statistics.sequential import Looks, chance_to_reach, predictive_power
 from bench.core.errors import DataError
 from bench.results.intervals import Estimate
 
 State = Literal["open", "decided", "stopped", "untested"]
-FUTILE = 0.06
+FUTILE = 0.12
 """A question is stopped whose chance of a verdict at the last look is smaller."""
 
 MEASURED = {"CHU-C1": "distances", "CHU-C3": "distances", "CHU-C4": "distances"}
@@ -211,7 +211,7 @@ class _Judge:
         if test.p_general is None:  # too few tasks so far, or another unit
             return float(test.tasks < self.rules.least_tasks)
         level = self.level / (1 if test.p_here is None else 2)
-        power = conditional_power(test.p_general, self.looks, test.tasks, level)
+        power = predictive_power(test.p_general, self.looks, test.tasks, level)
         return power if e is None else min(power, chance_to_reach(e, least, self.looks))
 
     def of_row(self, row: Mapping[Any, Any], several: bool) -> Standing:

@@ -149,9 +149,11 @@ class Decider:
         }
         # Ids of tasks are digests, so that their order has nothing to do with what they hold.
         self.tasks = sorted({str(row["task_id"]) for row in self.runs.values()})
-        self.looks = looks_at(len(self.tasks))
         self.path = looks_file(self.session.leaderboard())
         recorded, self.rows = read_looks(self.path)
+        many = len(self.tasks)
+        same = recorded is not None and recorded.sizes[-1] == many
+        self.looks = recorded if recorded is not None and same else looks_at(many)
         self._check(recorded)
         self.look = max((row.look for row in self.rows), default=0)
         self.questions = find_questions(self.asked, self._board())

@@ -70,7 +70,7 @@ def test_with_one_look_findings_are_those_of_the_fixed_design(board: pd.DataFram
 def test_intervals_are_those_at_the_level_of_the_look(board: pd.DataFrame) -> None:
     gains = examine(judged(after(board, 6), LOOKS)).gains
     row = gains[gains["label"] == TUNED_OVER_SCRATCH].iloc[0]
-    level = nominal_level((0.5, 0.75), 0.05)
+    level = nominal_level((0.5, 0.75), 0.05 / LOOKS.excess)
     from scipy import stats
 
     e = row["estimate"]

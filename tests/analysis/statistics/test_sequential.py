@@ -13,11 +13,13 @@ from analysis.statistics.sequential import (
     Looks,
     adjusted_p,
     boundaries,
-    conditional_power,
+    chance_to_reach,
     looks_at,
     nominal_level,
+    predictive_power,
     spent,
 )
+from bench.results.intervals import student
 
 TWO = (0.5, 1.0)
 THREE = (1 / 3, 2 / 3, 1.0)
@@ -114,7 +116,8 @@ def test_boundaries_rise_as_the_level_falls() -> None:
 
 
 def test_looks_are_fixed_by_the_number_of_tasks() -> None:
-    assert looks_at(20).sizes == (8, 10, 12, 14, 16, 18, 20)
+    assert looks_at(20).sizes == tuple(range(4, 21))
+    assert looks_at(40).sizes == tuple(range(8, 41, 2))
     assert looks_at(4).sizes == (3, 4)
     assert looks_at(2).sizes == (2,)
     looks = Looks((8, 12, 16, 20))
@@ -122,13 +125,27 @@ def test_looks_are_fixed_by_the_number_of_tasks() -> None:
     assert looks.times(14) == (0.4, 0.6, 0.7)
 
 
-def test_conditional_power_is_the_share_of_walks_that_end_beyond_the_last_boundary() -> None:
+def test_predictive_power_is_the_share_of_walks_that_end_beyond_the_last_boundary() -> None:
+    """The drift is drawn from what is known of it after the look."""
     looks, p, rng = Looks((4, 6, 8, 10)), 0.05, np.random.default_rng(1)
     z = -float(special.ndtri(p / 2))
     now = z * math.sqrt(0.6)
-    ends = now + now / 0.6 * 0.4 + math.sqrt(0.4) * rng.standard_normal(200_000)
-    share = (ends >= boundaries(looks.times(10), 0.01)[-1]).mean()
-    assert conditional_power(p, looks, 6, 0.01) == pytest.approx(share, abs=0.005)
+    drift = now / 0.6 + rng.standard_normal(400_000) / math.sqrt(0.6)
+    ends = now + drift * 0.4 + math.sqrt(0.4) * rng.standard_normal(400_000)
+    share = (ends >= boundaries(looks.times(10), 0.01 / looks.excess)[-1]).mean()
+    assert predictive_power(p, looks, 6, 0.01) == pytest.approx(share, abs=0.004)
+
+
+def test_the_chance_to_reach_an_effect_is_the_share_of_last_estimates_that_do() -> None:
+    rng = np.random.default_rng(5)
+    seen = rng.normal(1.0, 2.0, 6)
+    estimate, spread = student(seen, unit="task"), float(seen.std(ddof=1))
+    truth = seen.mean() + rng.standard_normal(200_000) * spread / math.sqrt(6)
+    added = truth + rng.standard_normal(200_000) * spread / math.sqrt(4)
+    last = (6 * seen.mean() + 4 * added) / 10
+    share = (np.abs(last) >= 1.5).mean()
+    found = chance_to_reach(estimate, 1.5, Looks((4, 6, 8, 10)))
+    assert found == pytest.approx(share, abs=0.005)
 
 
 def _tests(rng: np.random.Generator, tasks: int) -> list[Hypothesis]:
@@ -156,6 +173,23 @@ def test_decisions_at_a_look_are_never_more_than_without_looks() -> None:
             assert decision.general <= plain[name].general
             assert decision.here <= plain[name].here
             assert (decision.p or 0) >= (plain[name].p or 0) * (1 - 1e-9)
+
+
+@pytest.mark.parametrize("tasks", [5, 10, 24])
+@pytest.mark.parametrize("level", [0.05, 0.01])
+def test_a_t_test_at_all_looks_rejects_no_more_than_its_level(tasks: int, level: float) -> None:
+    """Without the division by `excess` ten tasks reject in 6 of 100 at a level of 0.05."""
+    looks, rng, many = looks_at(tasks), np.random.default_rng(6), 100_000
+    values, hit = rng.standard_normal((many, tasks)), np.zeros(many, bool)
+    for size in looks.sizes:
+        seen = values[:, :size]
+        t = np.abs(seen.mean(axis=1)) / seen.std(axis=1, ddof=1) * math.sqrt(size)
+        end = optimize.brentq(  # the t-value whose adjusted p is the level
+            lambda t, n=size: (looks.adjusted(2 * stats.t.sf(t, n - 1), n) or 0) - level, 0.5, 500
+        )
+        hit |= t >= end
+    assert hit.mean() <= level + 2.6 * math.sqrt(level / many)
+    assert hit.mean() >= 0.75 * level
 
 
 def test_of_families_where_nothing_differs_one_in_twenty_has_a_verdict() -> None:
