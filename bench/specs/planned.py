@@ -19,6 +19,7 @@ class DataFacts:
         key_space: data sets whose class names mean the same share it (all WordNet-keyed ones do).
         train_images: number of training images.
         held_out_images: validation and test images.
+        validation_images: those of them for validation.
         missing: the images are not there (a dry run); the fingerprint is then made up.
         borrowed: of what the run borrows, in its order; `train_images` are those used.
         available_images: how many images the training images could be drawn from, all classes
@@ -36,6 +37,7 @@ class DataFacts:
     borrowed: tuple[DataFacts, ...] = ()
     available_images: int = 0
     dataset_fingerprint: str = ""
+    validation_images: int = 0
 
 
 @dataclass(frozen=True)
