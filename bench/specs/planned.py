@@ -44,7 +44,8 @@ class DataFacts:
 class PlannedRun:
     """A run with its id, its parent's and the experiments that want it (none for a source).
 
-    `measures` names the experiments of whose runs an extraction measures something.
+    `measures` names the experiments of whose runs an extraction measures something; `averaged` says
+    that a run is only there to be averaged by soups.
     """
 
     id: str
@@ -55,6 +56,7 @@ class PlannedRun:
     measures: tuple[str, ...] = ()
     bank_id: str | None = None
     ingredient_ids: tuple[str, ...] = ()
+    averaged: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -63,10 +65,13 @@ class PlannedRun:
 
     @property
     def role(self) -> str:
-        """`source` for a run that is only there for others to start from; `extract`: features."""
+        """`source` for a run that is only there for others to start from, `ingredient` for one that
+        is only there for soups to average, `extract` for features; else `finetune`."""
         if self.spec.method.name == "extract":
             return "extract"
-        return "finetune" if self.experiments else "source"
+        if self.experiments:
+            return "finetune"
+        return "ingredient" if self.averaged else "source"
 
 
 @dataclass(frozen=True)
