@@ -53,6 +53,8 @@ def test_a_run_that_others_start_from_is_a_source_though_a_soup_has_it(tmp_path:
     """Only what it is there for counts: here also as the parent of an experiment's run."""
     path = tmp_path / "grid.yaml"
     child = "parent: {source: self, pattern: tune, train: {lr: 0.2, epochs: 1}}, pattern: freeze"
-    path.write_text(GRID.replace("one: {set: {source: self, train.lr: 0.1}}", f"child: {{set: {{{child}}}}}"))
+    path.write_text(
+        GRID.replace("one: {set: {source: self, train.lr: 0.1}}", f"child: {{set: {{{child}}}}}")
+    )
     roles = Counter(run.role for run in open_session(path, results=tmp_path).plan.runs.values())
     assert roles == {"source": 2, "ingredient": 2, "finetune": 2}
