@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.core.errors import DataError, StoreError
+from bench.core.files import sync_folder
 from bench.core.locks import exclusive
 from bench.data.dataset import Image, UInt8
 from bench.data.decoding import Parts, Places, Rows, sweep
@@ -273,8 +274,8 @@ def _end(own: Path, folder: Path, content: UInt8, places: Places, kind: _Kind) -
     }
     (own / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     for file in own.iterdir():
-        _sync(file)
-    _sync(own)
+        sync_folder(file)
+    sync_folder(own)
     _publish(own, folder, content, kind)
 
 
@@ -330,7 +331,7 @@ def _publish(own: Path, folder: Path, content: UInt8, kind: _Kind) -> None:
             if not folder.is_dir():
                 raise
         else:
-            _sync(folder.parent)
+            sync_folder(folder.parent)
             return
         there = _open(folder, kind)
         if there is not None and _is_entry_of(there, content):
@@ -339,14 +340,6 @@ def _publish(own: Path, folder: Path, content: UInt8, kind: _Kind) -> None:
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             folder.rename(broken)
             shutil.rmtree(broken, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sweep(cache_dir: Path) -> None:
