@@ -7,7 +7,8 @@ Reads the leaderboards `results/evidence/NAME.csv` with what was measured beside
 `claims.csv`, a row for each of its parts; the sentences of the README that rest on them; and what
 following `bench recommend` gives on tasks left out, the last section and `advice.csv`.
 The claims of a family are those that the first line of its grid names: what other claims its runs
-could speak to counts in the family's correction for many comparisons and is not printed.
+could speak to counts in the family's correction for many comparisons and is not printed. Some are
+judged by the parts that `results/evidence/designed.csv` names, here and by `bench findings`.
 """
 
 from __future__ import annotations
@@ -26,8 +27,8 @@ from analysis.comparisons.evidence import Evidence
 from analysis.figures.charts import legend_below
 from analysis.figures.overview import verdicts
 from analysis.figures.style import canvas, to_svg
-from analysis.findings.evaluate import CLAIMS, examine, find_claim, on_published, table
-from analysis.findings.parts import UNDECIDED, Finding, Part, combine
+from analysis.findings.evaluate import CLAIMS, examine, on_published, table
+from analysis.findings.parts import UNDECIDED, Finding, Part
 from analysis.leaderboard.read import finished
 from bench.commands.findings import effect_text, evidence_of
 from bench.core.files import write_atomic
@@ -75,16 +76,6 @@ CAVEATS = {
     "CHU-C1": "the mean of 5 and 100 images per class, which differ: see below",
     "CHU-C3": "the mean of 5 and 20 images per class, which differ: see below",
 }
-DESIGNED = {
-    "GE-C1": re.compile(r"setting 3$|^all ≈|^all source|^random"),
-    "GE-C1 on borrowing-again": re.compile(r"^selective > all|^all ≈|^all source|^random"),
-    "GE-C1 on selective": re.compile(r"^selective > all source|^all source"),
-    "GE-C2 on selective": re.compile(r"^adaptive"),
-    "GE-C3": re.compile(r"^gain of 2 to 10 points, from near$"),
-    "CHU-C3": re.compile(r"from near$"),
-    "LI-C8 on strong-source": re.compile(r"^tuning all layers"),
-}
-"""Claims judged on those of their parts alone that the design names, in one family or in all."""
 FEW = "with few images and a near source, freeze > tune"
 MANY = "with 100 images per class or more, tune > freeze"
 EARLIER = "fine-tuning converges in fewer epochs than training from scratch, from near"
@@ -222,17 +213,7 @@ def _of_family(grid: Path, evidence: Evidence) -> Iterator[Judged]:
         found = {f.claim: f for f in examine(some).findings}
         planned = targets["task"].nunique()
         for name in claims_of(grid):
-            yield Judged(grid.stem, _as_designed(found[name], grid.stem), size, planned)
-
-
-def _as_designed(finding: Finding, family: str) -> Finding:
-    """The finding from the parts that the design names; p is still that of the whole family."""
-    pattern = DESIGNED.get(f"{finding.claim} on {family}", DESIGNED.get(finding.claim))
-    parts = [p for p in finding.parts if pattern is not None and pattern.search(p.name)]
-    if not parts:
-        return finding
-    alone = [replace(part, main=True) for part in parts]
-    return combine(find_claim(finding.claim), "measured", alone)
+            yield Judged(grid.stem, found[name], size, planned)
 
 
 def verdict(one: Finding) -> str:
@@ -385,7 +366,9 @@ seed, so initial weights of what is not copied are the same in all tasks. p is a
 everything that these runs allow to be tested; intervals are not. *Not decided* is a result too:
 what lies outside the interval is excluded. Sizes of the target's training set are averaged, as the
 claims do not name one, and stand apart below. Of a claim with several parts the table shows the one
-that decides, and [claims.csv](claims.csv) has all.
+that decides, and [claims.csv](claims.csv) has all. Some claims are judged by those parts alone that
+their design is about, which [designed.csv](designed.csv) names; `bench findings
+results/evidence/NAME.csv` reads it too and gives these verdicts.
 
 | claim | what it says | verdict | effect, 95 % interval | over | p (Holm) | in the paper | family |
 | --- | --- | --- | --- | --- | ---: | --- | --- |

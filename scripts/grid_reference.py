@@ -569,7 +569,8 @@ BEFORE = {
     "slurm": "What jobs ask for, and how they are sent. `source`, `finetune` and `leaderboard` "
     "have the keys from `partition` to `additional` and are laid over them.",
     "race": "The recipes of one target race as with `bench grid --budget`: rungs of growing epochs "
-    "are halved on validation images, and the one that is left is run as the grid has it.",
+    "are halved on validation images, and the one that is left is run as the grid has it. What a "
+    "recipe starts from has the rung's share of the epochs too where it is trained on the target.",
 }
 
 

@@ -24,6 +24,15 @@ settings.load_profile("no deadline")
 
 
 ROOT = Path(__file__).parents[1]
+EVIDENCE = (
+    "README.md",
+    "claims.csv",
+    "advice.csv",
+    "designed.csv",
+    "near-far.csv",
+    "near-far-distances.csv",
+    "layers.csv",
+)
 LEADERBOARDS = (
     "borrowing",
     "borrowing-tiny-imagenet",
@@ -64,7 +73,7 @@ def committed(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("committed")
     (folder / "papers").mkdir()
     (folder / "evidence").mkdir()
-    for name in ("README.md", "claims.csv", "advice.csv", "near-far.csv", "layers.csv"):
+    for name in EVIDENCE:
         (folder / "evidence" / name).write_bytes(_as_committed(f"results/evidence/{name}"))
     for name in LEADERBOARDS:
         for file in (f"{name}.csv", f"{name}-aggregated.csv"):

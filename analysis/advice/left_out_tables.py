@@ -56,6 +56,10 @@ VALIDATIONS = "advice-validations.csv"
 """Beside their leaderboards, written by `scripts/early_validations.py`."""
 
 
+_CHOICE = ["task", "seed", *SITUATION]
+"""Columns that say what is chosen for."""
+
+
 def against(found: pd.DataFrame, other: str, way: str = ADVICE) -> Estimate | None:
     """Points that one way of choosing gets more than another, over tasks.
 
@@ -64,9 +68,8 @@ def against(found: pd.DataFrame, other: str, way: str = ADVICE) -> Estimate | No
     Args:
         found: from `outcomes`, or some of its rows.
     """
-    keys = ["task", "seed", *SITUATION]
-    ways = [found[found["way"] == name].set_index(keys)["accuracy"] for name in (way, other)]
-    every = found[keys].drop_duplicates()
+    ways = [found[found["way"] == name].set_index(_CHOICE)["accuracy"] for name in (way, other)]
+    every = found[_CHOICE].drop_duplicates()
     if any(len(values) < len(every) for values in ways):
         return None
     rows = (ways[0] - ways[1]).rename("more").reset_index()
@@ -84,26 +87,30 @@ def compared(found: pd.DataFrame, family: str, advice: str = ADVICE) -> pd.DataF
 
     Returns:
         family, advice, images_per_class (NaN: all of them), way, accuracy, regret (points below
-        `REFERENCE`), advice_more (points that the advice gets more), low, high, n, unit, p, note,
-        over_tune (points that the way gets more than always tuning), over_tune_low,
-        over_tune_high, seconds (of training, mean), advised (what was, and how often).
+        `REFERENCE`, where other tasks have an arm of the situation), without_regret (how many
+        choices these leave out), advice_more (points that the advice gets more), low, high, n,
+        unit, p, note, over_tune (points that the way gets more than always tuning),
+        over_tune_low, over_tune_high, seconds (of training, mean), advised (what was, and how
+        often).
     """
     sizes = sorted(float(n) for n in found["n_per_class"].unique())
     rows: list[dict[str, object]] = []
     for size in (None, *(sizes if len(sizes) > 1 else ())):
         some = found if size is None else found[found["n_per_class"] == size]
         mean = dict(iter(some.groupby("way")))
+        reference = some[some["way"] == REFERENCE].set_index(_CHOICE)["accuracy"]
         for way in (name for name in WAYS if name in mean):
             e, tuned = against(some, way, advice), against(some, TUNE, way)
             if e is None or tuned is None:
                 continue
             said = Counter(mean[way]["advice"].dropna())
-            accuracy = float(mean[way]["accuracy"].mean())
+            accuracy = mean[way].set_index(_CHOICE)["accuracy"]
+            regret = (reference - accuracy).dropna()
             rows.append(
                 {"family": family, "advice": advice, "way": way}
                 | {"images_per_class": math.nan if size is None else size}
-                | {"accuracy": accuracy}
-                | {"regret": float(mean[REFERENCE]["accuracy"].mean()) - accuracy}
+                | {"accuracy": float(accuracy.mean()), "regret": float(regret.mean())}
+                | {"without_regret": len(accuracy) - len(regret)}
                 | {"advice_more": e.value, "low": e.low, "high": e.high}
                 | {"n": e.n, "unit": e.unit, "p": e.p, "note": e.note}
                 | {"over_tune": tuned.value, "over_tune_low": tuned.low}
@@ -211,7 +218,8 @@ def _cells(row: Mapping[Hashable, Any]) -> Iterator[str]:
     yield f"{row['family']}{depths}, {counted(int(row['n']), row['unit'])}"
     yield way + (f" ({row['advised']})" if way in (ADVICE, WHOLE, LIKE) else "")
     yield f"{row['accuracy']:.1f}"
-    yield f"{row['regret']:+.2f}"
+    left_out = f" ({row['without_regret']} left out)" if row["without_regret"] else ""
+    yield "" if math.isnan(row["regret"]) else f"{row['regret']:+.2f}{left_out}"
     yield "" if way == row["advice"] else _points(row, "advice_more", "low", "high")
     yield p_value(row["p_holm"]) if way in TESTED else ""
     yield "" if way == TUNE else _points(row, "over_tune", "over_tune_low", "over_tune_high")

@@ -75,7 +75,7 @@ def _lines(
         ),
         *(learning_rate(situation, own, treatment) for treatment in treatments),
         copy_depth(situation, own, treatments, significance),
-        frozen_layers(situation, own, significance),
+        frozen_layers(situation, own, treatments, significance),
         borrowing(situation, own, significance),
         *more_labels(situation, own, significance),
     ]

@@ -128,7 +128,8 @@ def copy_depth(
         name, e, rows = min(worse, key=lambda one: one[1].value)
         answer, said = f"re-initialise the {name}", f"{name}: ratio {_ratio(e)}"
         pattern = str(evidence.board.loc[rows["right_place"].iloc[0], "pattern"])
-        return AdviceLine(topic, answer, said, supports(rows), "measured", pattern)
+        only = pattern if len(treatments) == 1 else None
+        return AdviceLine(topic, answer, said, supports(rows), "measured", only)
     if better:
         behind = supports(pd.concat([rows for _, _, rows in better]))
         said = "; ".join(f"over the {name} random: {_ratio(e)}" for name, e, _ in better)
@@ -193,7 +194,10 @@ def _printed_depth(situation: Situation, found: Sequence[Found]) -> AdviceLine:
 
 
 def frozen_layers(
-    situation: Situation, evidence: Evidence | None, significance: Significance
+    situation: Situation,
+    evidence: Evidence | None,
+    treatments: Sequence[Treatment],
+    significance: Significance,
 ) -> AdviceLine | None:
     """Freezing the first layers alone against tuning all (LI §4.5); None without such runs."""
     if evidence is None:
@@ -208,7 +212,8 @@ def frozen_layers(
     good = [one for one, sign in zip(found, signs, strict=True) if sign > 0]
     if good:
         best, _, rows = max(good, key=lambda one: one[1].value)
-        answer, pattern = f"freeze the {best} layers", str(rows["pattern"].iloc[0])
+        answer = f"freeze the {best} layers"
+        pattern = str(rows["pattern"].iloc[0]) if list(treatments) == ["tune"] else None
         return AdviceLine(topic, answer, because, behind, "measured", pattern)
     if all(sign < 0 for sign in signs):
         return AdviceLine(

@@ -42,8 +42,8 @@ class AdviceLine:
         verdict: `measured` where the user's own runs or images decide, `as printed` where there are
             only the papers, `undecided` where there are runs that do not decide it,
             `no evidence` where there is nothing.
-        pattern: of the runs whose arm is advised over tuning or freezing all layers but the last;
-            None: none of them.
+        pattern: of the runs whose arm is advised over the one, tuning or freezing all layers but
+            the last, that the page advises; None: none of them was compared with it.
     """
 
     topic: str

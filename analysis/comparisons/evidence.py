@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Callable, Collection, Hashable, Mapping
 from dataclasses import dataclass, field
 from typing import Any, TypeVar
@@ -39,6 +40,8 @@ class Evidence:
         lr: whether arms are compared at equal learning rates or each at its best by validation;
             None: at its best where there are several and validation accuracies.
         rules: what a verdict needs.
+        designed: by claim what the names of the parts have that decide it; all decide one that is
+            not there, see `analysis.findings.designed`.
     """
 
     board: pd.DataFrame
@@ -50,6 +53,7 @@ class Evidence:
     outputs: Outputs | None = None
     lr: LrRule | None = None
     rules: Rules = field(default_factory=Rules)
+    designed: Mapping[str, re.Pattern[str]] = field(default_factory=dict)
     _computed: dict[Hashable, Any] = field(
         default_factory=dict, init=False, repr=False, compare=False
     )

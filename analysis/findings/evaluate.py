@@ -23,6 +23,7 @@ from analysis.findings import (
     li2019_training,
     sft2019,
 )
+from analysis.findings.designed import chosen
 from analysis.findings.parts import Claim, Finding, Part, combine
 from analysis.statistics.decisions import Decision, Hypothesis, decide
 from analysis.statistics.sequential import Looks
@@ -96,8 +97,9 @@ def examine(evidence: Evidence) -> Examined:
     both = {**decide(equal, evidence.rules), **decisions}
     looks = evidence.rules.looks
     findings = tuple(
-        combine(c, "measured", [_decided(part, both, looks) for part in of_claim])
+        combine(c, "measured", chosen(found, evidence.designed.get(c.id)))
         for c, of_claim in parts.items()
+        for found in [[_decided(part, both, looks) for part in of_claim]]
     )
     gains = decided(gains, decisions)
     if looks is not None and len(gains):

@@ -25,7 +25,7 @@ def mistakes(plan: Plan, store: Store) -> tuple[list[str], list[Table], list[Pic
     """
     best: tuple[float, PlannedRun, Predictions] | None = None
     for run in plan.runs.values():
-        if run.role == "source" or run.spec.data.dataset not in _OWN:
+        if not run.experiments or run.spec.data.dataset not in _OWN:
             continue
         folder = store.folder(run.id, run.spec)
         try:

@@ -316,8 +316,12 @@ class Decider:
 
     @property
     def _todo(self) -> set[str]:
-        """Runs without a result; what this command has tried is not tried once more."""
-        return to_do(self.session.states(), self.launcher.retry_failed) - self._tried
+        """Runs without a result; what this command has tried is not tried once more, nor what
+        starts from a run that has failed in it."""
+        states = self.session.states()
+        failed = (key for key in self._tried if states[key] == "failed")
+        left = to_do(states, self.launcher.retry_failed) - self._tried
+        return left - self.session.plan.descendants(failed).keys()
 
     def _ordered(self, found: Sequence[Standing], examined: Examined, seen: Evidence) -> list[Next]:
         """Open questions with their runs, the most likely verdict per second first."""
@@ -356,13 +360,14 @@ class Decider:
             f"look {number} of {of}: {counted(len(ids), 'run')} on the first {self._size} of "
             f"{len(self.tasks)} tasks"
         )
+        chosen = replace(self.session, chosen=frozenset(ids))
         try:
-            failures = self.launcher.run(replace(self.session, chosen=frozenset(ids)))
+            failures = self.launcher.run(chosen)
         except KeyboardInterrupt:
             self._say(self.launcher.stopped)
             self._say(f"to go on: bench {shlex.join(sys.argv[1:])}")
             raise typer.Exit(130) from None
-        self._tried |= set(ids)
+        self._tried |= {run.id for run in chosen.wanted}
         self.session = replace(self.session)  # records are read anew
         if failures:
             texts = [f"{key[:12]}: {' '.join(text.split())[:120]}" for key, text in failures]

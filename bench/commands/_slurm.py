@@ -123,8 +123,12 @@ def submit_grid(
 
 def _check_gpus(step: Reconciler, session: Session) -> None:
     for kind in ("source", "finetune"):
-        mine = (run.spec for run in session.wanted if (run.role == "source") == (kind == "source"))
-        check_gpus(mine, step.settings.resources(kind).gpus or 1, str(session.grid.path))
+        mine = [run for run in session.wanted if (run.role == "source") == (kind == "source")]
+        check_gpus(
+            ((run.spec, run.facts) for run in mine),
+            step.settings.resources(kind).gpus or 1,
+            str(session.grid.path),
+        )
 
 
 # --- looks as waves of jobs ---

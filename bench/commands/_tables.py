@@ -28,8 +28,12 @@ if TYPE_CHECKING:
     from rich.console import Console
 
 
-_WITHOUT_EXPERIMENT = {"(sources)": "source", "(features)": "extract"}
-"""Rows of runs that no experiment names, and their role."""
+_WITHOUT_EXPERIMENT = {
+    "(sources)": ("source", "trained once, shared by the runs that start from them"),
+    "(ingredients)": ("ingredient", "trained once, averaged by soups"),
+    "(features)": ("extract", "what measure: asks for; nothing is trained"),
+}
+"""Rows of runs that no experiment names, their role and what they are."""
 _STYLES = {"done": "green", "diverged": "yellow", "failed": "red", "blocked": "magenta"}
 _STYLES |= {"damaged": "red"}
 _WITHOUT_RESULT = ("diverged", "failed", "damaged", "blocked")
@@ -51,18 +55,14 @@ def plan_table(
     for heading in headings:
         table.add_column(heading, justify="right")
     groups: dict[str, list[PlannedRun]] = {e.name: [] for e in session.experiments}
-    sources = [run for run in session.wanted if run.role == "source"]
-    features = [run for run in session.wanted if run.role == "extract" and not run.experiments]
     for run in session.wanted:
         for name in set(run.experiments) & set(groups):
             groups[name].append(run)
     about = {e.name: e.about for e in session.experiments}
-    about["(sources)"] = "trained once, shared by the runs that start from them"
-    about["(features)"] = "what measure: asks for; nothing is trained"
-    if sources:
-        groups["(sources)"] = sources
-    if features:
-        groups["(features)"] = features
+    alone = [run for run in session.wanted if not run.experiments]
+    for name, (role, text) in _WITHOUT_EXPERIMENT.items():
+        if found := [run for run in alone if run.role == role]:
+            groups[name], about[name] = found, text
     for name, runs in groups.items():
         left = [run for run in runs if run.id in todo]
         done = sum(states[run.id] == "done" for run in runs)
@@ -139,11 +139,11 @@ def status_table(experiments: Sequence[str], runs: Sequence[RunState]) -> Table:
     for name in names:
         table.add_column(name, justify="right", style=_STYLES.get(name))
     for experiment in (*experiments, *_WITHOUT_EXPERIMENT):
+        role = _WITHOUT_EXPERIMENT.get(experiment, ("", ""))[0]
         counts = Counter(
             run.state
             for run in runs
-            if experiment in run.experiments
-            or (not run.experiments and _WITHOUT_EXPERIMENT.get(experiment) == run.role)
+            if experiment in run.experiments or (not run.experiments and role == run.role)
         )
         if counts:
             table.add_row(experiment, *(str(counts[name]) for name in names))

@@ -145,7 +145,7 @@ def evidence_of(
     Raises:
         BenchError: the source does not exist, is no leaderboard, or has no row.
     """
-    from analysis.findings.looks import with_looks
+    from analysis.findings.designed import as_designed
     from analysis.leaderboard import read as boards
     from analysis.leaderboard.folder import read_folder
     from analysis.measurements import beside
@@ -165,7 +165,7 @@ def evidence_of(
             heading = [_counts(board, str(source)), *_not_measured(found.missing)]
             heading += beside.save(found, session.leaderboard())
             heading += [str(line) for line in damage_lines(session)]
-            judged = with_looks(measuring.evidence(board, found), session.leaderboard())
+            judged = as_designed(measuring.evidence(board, found), session.leaderboard())
             return judged, heading
         source, overrides, remarks = session.leaderboard(), (), [str(written)]
     if overrides:
@@ -180,7 +180,13 @@ def evidence_of(
     board = boards.with_not_converged(board) if with_not_converged else board
     notes = [f"note: {note}" for note in board.attrs.get("notes", [])]
     measured = None if source.is_dir() else beside.load(source)
-    judged = with_looks(measuring.evidence(board, measured), source)
+    judged = as_designed(measuring.evidence(board, measured), source)
+    if judged.designed:
+        claims = ", ".join(sorted(judged.designed))
+        place = source.with_name("designed.csv")
+        notes.append(
+            f"note: {claims}: judged by the parts that {place} names, where they are there"
+        )
     return judged, [_counts(board, said), *notes, *remarks]
 
 

@@ -84,7 +84,7 @@ def _material(
     source: Path, results: Path, data_root: Path | None, overrides: list[str]
 ) -> tuple[str, Evidence, Measurements | None, list[Picture], Mistakes | None]:
     """The name of the report, the leaderboard, a grid's measurements, pictures and errors."""
-    from analysis.findings.looks import with_looks
+    from analysis.findings.designed import as_designed
     from analysis.leaderboard import read as boards
     from analysis.measurements import beside
     from analysis.measurements import tables as measuring
@@ -106,14 +106,14 @@ def _material(
             f"{source} is a folder", hint="give a grid file, or one leaderboard of the folder"
         )
     measured = beside.load(source)
-    judged = with_looks(measuring.evidence(boards.read(source), measured), source)
+    judged = as_designed(measuring.evidence(boards.read(source), measured), source)
     return source.stem, judged, measured, [], None
 
 
 def _of_grid(
     session: Session,
 ) -> tuple[str, Evidence, Measurements | None, list[Picture], Mistakes | None]:
-    from analysis.findings.looks import with_looks
+    from analysis.findings.designed import as_designed
     from analysis.leaderboard.of_grid import grid_board
     from analysis.measurements import tables as measuring
     from analysis.report import epoch_figures
@@ -129,7 +129,7 @@ def _of_grid(
     drawn = [*epoch_figures.figures(session.plan, session.store, board), *drawn]
     wrong = mistakes(session.plan, session.store)
     name = session.board or session.plan.name
-    judged = with_looks(measuring.evidence(board, found), session.leaderboard())
+    judged = as_designed(measuring.evidence(board, found), session.leaderboard())
     return name, judged, found, drawn, wrong
 
 

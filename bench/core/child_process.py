@@ -3,7 +3,8 @@
 A child is a module that is run by `python -m`: what needs torch, or may die, happens there. Here
 `Children` starts several and listens to all, and `ask` has one question answered. There `Starter`
 is the other end: what libraries print goes to stderr, which this end keeps for its messages, and
-the end of the input ends a child at once, so none outlives who started it.
+the end of the input ends a child at once, so none outlives who started it. Signals that a cluster
+sends to every process of a job are the starter's affair: it asks its children to stop.
 """
 
 from __future__ import annotations
@@ -255,6 +256,8 @@ class Starter:
     """
 
     def __init__(self) -> None:
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
+            signal.signal(number, signal.SIG_IGN)
         private = os.dup(1)
         os.dup2(2, 1)  # what libraries print is no part of the conversation
         sys.stdout = sys.stderr

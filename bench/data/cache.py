@@ -26,6 +26,7 @@ import numpy as np
 import numpy.typing as npt
 
 from bench.core.errors import DataError, StoreError
+from bench.core.files import sync_folder
 from bench.core.locks import exclusive
 from bench.data.dataset import Image, UInt8
 from bench.data.decoding import Parts, Places, Rows, sweep
@@ -50,11 +51,13 @@ class _Kind:
         size: pixels along a side.
         version: of the decoder.
         jpeg: whether images are kept as JPEG, and not as pixels.
+        name: of the data set, for messages.
     """
 
     size: int
     version: str
     jpeg: bool = False
+    name: str = ""
 
     @property
     def suffix(self) -> str:
@@ -97,6 +100,7 @@ def cached_images(
     cache_dir: Path,
     fingerprint: str,
     version: str,
+    name: str = "",
 ) -> UInt8:
     """The pixels of `images` in their order, as a read-only memory map (N, size, size, 3).
 
@@ -105,11 +109,12 @@ def cached_images(
         size: pixels along a side.
         read: decodes those that no entry of the cache has.
         version: of the decoder; only entries of the same one are copied from.
+        name: of the data set, for messages.
 
     Raises:
         DataError: from `read`, or when the cache cannot be written.
     """
-    kind = _Kind(size, version)
+    kind = _Kind(size, version, name=name)
     return _cached(images, read, cache_dir / f"{fingerprint}{kind.suffix}", kind).images
 
 
@@ -121,13 +126,14 @@ def cached_jpegs(
     cache_dir: Path,
     fingerprint: str,
     version: str,
+    name: str = "",
 ) -> Callable[[Sequence[int]], Iterator[UInt8]]:
     """The same, each kept as JPEG and decoded when it is asked for by its number.
 
     Raises:
         DataError: as `cached_images`; by what is returned also for images that were damaged since.
     """
-    kind = _Kind(size, version, jpeg=True)
+    kind = _Kind(size, version, jpeg=True, name=name)
     folder = cache_dir / f"{fingerprint}{kind.suffix}"
     entry = _cached(images, read, folder, kind)
 
@@ -232,7 +238,7 @@ def _build(folder: Path, images: Sequence[Image], content: UInt8, read: Read, ki
         if kind.jpeg:
             some = np.unique(np.linspace(0, len(images) - 1, _SAMPLED_ROWS).astype(np.int64))
             wanted = round(1.1 * len(images) * np.mean([len(one) for one in stored(some)]))
-        _check_room(folder.parent, wanted, jpeg=kind.jpeg)
+        _check_room(folder.parent, wanted, kind)
         return wanted
 
     def is_ended() -> bool:
@@ -268,24 +274,26 @@ def _end(own: Path, folder: Path, content: UInt8, places: Places, kind: _Kind) -
     }
     (own / "manifest.json").write_text(json.dumps(manifest), encoding="utf-8")
     for file in own.iterdir():
-        _sync(file)
-    _sync(own)
+        sync_folder(file)
+    sync_folder(own)
     _publish(own, folder, content, kind)
 
 
-def _check_room(cache_dir: Path, wanted: int, *, jpeg: bool) -> None:
+def _check_room(cache_dir: Path, wanted: int, kind: _Kind) -> None:
     """A disk that is too small is not filled first."""
     free = shutil.disk_usage(cache_dir).free
     if wanted > free:
         needed, room = (f"{count / 2**20:,.1f} MiB" for count in (wanted, free))
-        smaller = (
-            "" if jpeg else "target.stored_as: jpeg (about a tenth of the room, pixels differ), "
-        )
+        whose = f" of {kind.name!r}" if kind.name else ""
+        smaller = "stored_as: jpeg (about a tenth of the room, pixels differ), "
         raise DataError(
-            f"the decoded images take {needed}{' as JPEG' if jpeg else ''}, and {room} are free",
+            f"the decoded images{whose} take {needed}{' as JPEG' if kind.jpeg else ''}, and {room} "
+            "are free",
             place=str(cache_dir),
-            hint=f"free some space, choose another --results folder, set {smaller}a smaller "
-            "image_size or fewer images_per_class, or set the environment variable "
+            hint="free some space, choose another --results folder, give this selection (under "
+            "target:, or under sources: where it is a source or borrowed) "
+            f"{'' if kind.jpeg else smaller}a smaller image_size or fewer images_per_class, or set "
+            "the environment variable "
             "BENCH_DECODE=always, with which images are decoded from their files each time they "
             "are shown",
         )
@@ -323,7 +331,7 @@ def _publish(own: Path, folder: Path, content: UInt8, kind: _Kind) -> None:
             if not folder.is_dir():
                 raise
         else:
-            _sync(folder.parent)
+            sync_folder(folder.parent)
             return
         there = _open(folder, kind)
         if there is not None and _is_entry_of(there, content):
@@ -332,14 +340,6 @@ def _publish(own: Path, folder: Path, content: UInt8, kind: _Kind) -> None:
         with contextlib.suppress(FileNotFoundError):  # another process was faster
             folder.rename(broken)
             shutil.rmtree(broken, ignore_errors=True)
-
-
-def _sync(path: Path) -> None:
-    handle = os.open(path, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)
 
 
 def _sweep(cache_dir: Path) -> None:

@@ -320,6 +320,7 @@ def _pixels(
             cache_dir=cache_dir,
             fingerprint=fingerprint,
             version=dataset.version,
+            name=data.dataset,
         )
         if data.stored_as == "raw":
             pixels: UInt8 = kept.reshape(len(images), -1, side, 3)

@@ -19,7 +19,7 @@ _HOMES = {"source": "sources", "borrow": "sources", "target": "targets"}
 
 
 _LONGEST = 100
-_TAKEN = ("(sources)", "(features)")
+_TAKEN = ("(sources)", "(ingredients)", "(features)")
 
 
 def check_name(name: str, place: str, what: str = "name") -> None:

@@ -10,7 +10,6 @@ from __future__ import annotations
 import contextlib
 import hashlib
 import json
-import math
 from collections.abc import Iterable, Mapping, Sequence
 from importlib import metadata
 from pathlib import Path
@@ -27,18 +26,19 @@ Trial = Mapping[str, Any]
 _PASSED = "networks.json"
 
 
-def trial_of(spec: RunSpec, classes: int, images: int = 0) -> Trial | None:
+def trial_of(spec: RunSpec, classes: int, smallest: int | None = None) -> Trial | None:
     """What has to be tried for a run; None where the tables have told all.
 
     Args:
         spec: the run.
         classes: number of its classes; 0 where the data are missing.
-        images: its training images; 0 where the data are missing.
+        smallest: the fewest images of a forward pass of its training; None where there is none, or
+            the data are missing.
     """
     weights = None
     if isinstance(spec.init, FromFile):
         weights = {"pattern": spec.pattern, **spec.init.model_dump()}
-    alone = _one_at_a_time(spec, max(images, (spec.train.expand_to or 0) * classes))
+    alone = smallest == 1 and not spec.borrow and not spec.layers.layers("F")
     drop_path = spec.train.drop_path
     if weights is None and spec.model.name in SMALLEST and not alone and not drop_path:
         return None
@@ -59,25 +59,16 @@ def _plain(spec: RunSpec) -> Trial:
     return {"model": spec.model.model_dump(mode="json"), "image_size": spec.data.image_size}
 
 
-def _one_at_a_time(spec: RunSpec, images: int) -> bool:
-    """Whether a forward pass of the training has a single image, and no layer is frozen."""
-    train = spec.train
-    if not images or spec.borrow or spec.layers.layers("F"):
-        return False
-    steps = math.ceil(images / (train.batch_size * train.accumulate))
-    share = images // steps
-    return share // max(1, min(train.accumulate, share // 2)) == 1
-
-
 def check_networks(
-    runs: Iterable[tuple[RunSpec, int, int, str]],
+    runs: Iterable[tuple[RunSpec, int, int | None, str]],
     cache: Path,
     described: Iterable[tuple[RunSpec, int, str]] = (),
 ) -> None:
     """Tries out every network of a grid at the size of its images, and its weights from files.
 
     Args:
-        runs: spec, number of classes and of training images, and place in the grid file, of each.
+        runs: spec, number of classes, the fewest images of a forward pass (see `trial_of`), and
+            place in the grid file, of each.
         cache: folder in which what has passed is remembered.
         described: the run whose network's filters describe images, the side of the part of each
             image that they are shown, and the place in the grid file.
@@ -86,8 +77,8 @@ def check_networks(
         GridError: at the place of the first run whose network will not do.
     """
     wanted: dict[str, tuple[Trial, str]] = {}
-    for spec, classes, images, place in runs:
-        trial = trial_of(spec, classes, images)
+    for spec, classes, smallest, place in runs:
+        trial = trial_of(spec, classes, smallest)
         if trial is not None:
             wanted.setdefault(_key(trial), (trial, place))
     for spec, side, place in described:

@@ -192,7 +192,7 @@ class Forecast:
             seconds = forward(facts.train_images + facts.held_out_images)
             fitted = 0.0 if kind == "extraction" else fit_s(spec, facts.train_images, _classes(run))
             return seconds + fitted
-        validation = _validation_images(run)
+        validation = facts.validation_images
         evaluations = spec.train.epochs / spec.train.evaluate_every
         cached = times.cached_s if _repeats(run) else None
         epoch_s = _epoch_s(cached or times.train_s, own)
@@ -243,13 +243,6 @@ def _epoch_s(points: Points, epoch: Workload) -> float:
     slope = last_s / last if first == last else max(0.0, (last_s - first_s) / (last - first))
     least = min(first_s, last_s) * 0.2
     return epoch.passes * max(least, last_s + (count - last) * slope)
-
-
-def _validation_images(run: PlannedRun) -> float:
-    data = run.spec.data
-    if data.val_from == "budget":
-        return run.facts.train_images * data.val_share / (1 - data.val_share)
-    return data.val_per_class * _classes(run)
 
 
 # --- measuring -----------------------------------------------------------------------------------

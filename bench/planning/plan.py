@@ -112,6 +112,9 @@ class _Planner:
 
     def runs(self) -> dict[str, PlannedRun]:
         """Everything that was added, by id."""
+        needs = [ids for _, ids in self._found.values()]
+        started_from = {key for parent_id, bank_id, *_ in needs for key in (parent_id, bank_id)}
+        averaged = {key for _, _, *ingredients in needs for key in ingredients} - started_from
         return {
             key: PlannedRun(
                 key,
@@ -122,6 +125,7 @@ class _Planner:
                 tuple(self._measured.get(key, ())),
                 bank_id,
                 tuple(key for key in ingredients if key),
+                key in averaged,
             )
             for key, (spec, (parent_id, bank_id, *ingredients)) in self._found.items()
         }

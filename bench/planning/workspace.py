@@ -13,12 +13,13 @@ from bench.core.errors import DataError
 from bench.core.paths import user_path
 from bench.grid.expand import Experiment, Grid, check_experiments, load_grid
 from bench.grid.validate import described
-from bench.methods import options_of
+from bench.methods import METHODS, options_of
 from bench.planning.plan import make_plan, unknown_facts
 from bench.planning.table_names import board_name
 from bench.results.lookup import Folder, check_results
 from bench.results.states import Records
 from bench.results.store import Store
+from bench.specs.batches import smallest_batch
 from bench.specs.data import DataSpec
 from bench.specs.planned import DataFacts, Plan, PlannedRun
 from bench.specs.run import RunSpec, Seeds, canonical_json, joint_fingerprint
@@ -96,7 +97,8 @@ class Session:
         runs, seen = [], []
         for run in self.wanted:
             place = places.get(next(iter(run.experiments), ""), here)
-            runs.append((run.spec, len(run.facts.classes), run.facts.train_images, place))
+            least = _smallest_batch(run.spec, run.facts)
+            runs.append((run.spec, len(run.facts.classes), least, place))
             if found := described(run.spec):
                 seen.append((*found, place))
         check_networks(runs, self.store.cache, seen)
@@ -127,6 +129,7 @@ class FactFinder:
         facts = self._own(spec)
         if spec.borrow:
             facts = self._borrowing(spec, facts)
+        _check_parts(spec, facts)
         return facts if spec.evaluate is None or facts.missing else self._verified(spec, facts)
 
     def _verified(self, spec: RunSpec, facts: DataFacts) -> DataFacts:
@@ -225,6 +228,27 @@ class FactFinder:
             held_out_images=len(found.val) + len(found.test),
             available_images=found.available_images,
             dataset_fingerprint=found.dataset_fingerprint,
+            validation_images=len(found.val),
+        )
+
+
+def _smallest_batch(spec: RunSpec, facts: DataFacts) -> int | None:
+    """See `smallest_batch`; None for methods without training steps."""
+    return smallest_batch(spec, facts) if METHODS[spec.method.name].kind == "steps" else None
+
+
+def _check_parts(spec: RunSpec, facts: DataFacts) -> None:
+    """Looks whether BatchNorm has two images for each of its parts in every batch."""
+    parts, size = spec.train.batch_norm_parts, spec.train.batch_size
+    least = _smallest_batch(spec, facts)
+    if parts > 1 and least is not None and least < 2 * parts:
+        more = " (with train.refit also of those for validation)" if spec.train.refit else ""
+        raise DataError(
+            f"train.batch_norm_parts is {parts}, and the smallest batch of {facts.train_images} "
+            f"training images{more} at train.batch_size {size} has {least}: each part needs two "
+            "images or more",
+            hint=f"set it to at most {max(1, least // 2)}, or choose another train.batch_size: "
+            "an epoch is cut into even batches of at most as many images",
         )
 
 

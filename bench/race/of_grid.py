@@ -1,13 +1,15 @@
 """Any grid as a race within a time: successive halving over its recipes (Jamieson, Talwalkar 2016).
 
 Each recipe of one target trains for a share of its epochs, without its test images; the half that
-does better on validation images goes on with twice as many. The one that is left is run as the
-grid has it, with all its seeds and its test images. The rungs are grids like any other, so what is
-finished is not run again, and `bench grid --budget none` runs the rest.
+does better on validation images goes on with twice as many. So does what it starts from, where that
+is trained on the target too. The one that is left is run as the grid has it, with all its seeds and
+its test images. The rungs are grids like any other, so what is finished is not run again, and
+`bench grid --budget none` runs the rest.
 """
 
 from __future__ import annotations
 
+import functools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -28,11 +30,11 @@ from bench.planning.forecast import Forecast, measure
 from bench.planning.plan import make_plan
 from bench.planning.workspace import FactFinder, Session
 from bench.race.budget import Budget
-from bench.results.conditions import Settings, is_repetition
+from bench.results.conditions import Settings, is_repetition, task_id
 from bench.results.history import validated
 from bench.results.store import RunFolder
 from bench.specs.planned import PlannedRun
-from bench.specs.run import RunSpec
+from bench.specs.run import FromRun, RunSpec
 
 _SMALLEST_SHARE = 1 / 64
 
@@ -52,14 +54,29 @@ class Recipe:
     def raced(self, share: float) -> RunSpec:
         """Its first run for a share of the epochs, untested."""
         spec = self.runs[0].spec
-        train = spec.train
+        return shortened(spec, share, task_id(spec))
+
+
+def shortened(spec: RunSpec, share: float, task: str) -> RunSpec:
+    """A run of which all stages on one task have a share of their epochs, untested.
+
+    Args:
+        spec: the run, with those that it starts from.
+        share: of the epochs.
+        task: its target's, see `task_id`.
+    """
+    changed: dict[str, Any] = {}
+    parent = None if spec.parent is None else shortened(spec.parent, share, task)
+    if parent is not spec.parent:
+        changed["init"] = FromRun.model_construct(kind="run", run=parent)
+    if task_id(spec) == task:
+        changed["data"] = spec.data.model_copy(update={"tested": False})
         if METHODS[spec.method.name].kind == "steps":
-            least = max(1, math.ceil(train.warmup_epochs))
-            epochs = max(least, math.ceil(share * train.epochs))
-            every = min(train.evaluate_every, epochs)
-            train = train.model_copy(update={"epochs": epochs, "evaluate_every": every})
-        data = spec.data.model_copy(update={"tested": False})
-        return spec.model_copy(update={"train": train, "data": data})
+            train = spec.train
+            epochs = max(1, math.ceil(train.warmup_epochs), math.ceil(share * train.epochs))
+            fewer = {"epochs": epochs, "evaluate_every": min(train.evaluate_every, epochs)}
+            changed["train"] = train.model_copy(update=fewer)
+    return spec.model_copy(update=changed) if changed else spec
 
 
 @dataclass(frozen=True)
@@ -303,17 +320,36 @@ class GridRace:
 
     def _runs_s(self, forecast: Forecast, recipes: Sequence[Recipe], share: float | None) -> float:
         """Wall-clock seconds of a rung of these recipes; with None of all their runs."""
-        runs = [
-            run if share is None else replace(run, spec=recipe.raced(share))
+        runs = {
+            stage.id: stage
             for recipe in recipes
             for run in (recipe.runs if share is None else recipe.runs[:1])
-        ]
-        return forecast.of_all(runs, self.where.workers)
+            for stage in self._stages(run)
+        }
+        if share is not None:
+            raced = {key: shortened(run.spec, share, self._task) for key, run in runs.items()}
+            runs = {key: replace(run, spec=raced[key]) for key, run in runs.items()}
+        return forecast.of_all(list(runs.values()), self.where.workers)
+
+    @functools.cached_property
+    def _task(self) -> str:
+        return task_id(self.recipes[0].runs[0].spec)
+
+    def _stages(self, run: PlannedRun) -> list[PlannedRun]:
+        """What it starts from, as far as that is trained on the target, and the run itself."""
+        chain = [run]
+        while chain[-1].parent_id is not None:
+            chain.append(self.session.plan.runs[chain[-1].parent_id])
+        return [stage for stage in reversed(chain) if task_id(stage.spec) == self._task]
 
     def _fitting(self, sizes: Sequence[int], forecast: Forecast, last_s: float) -> list[float]:
         """The share of the epochs in each rung: the largest that fit the time."""
         states, many = self.session.states(), len(self.recipes)
-        sources = [r for r in self.session.wanted if r.role == "source" and states[r.id] != "done"]
+        sources = [
+            run
+            for run in self.session.wanted
+            if run.role == "source" and states[run.id] != "done" and task_id(run.spec) != self._task
+        ]
         sources_s = forecast.of_all(sources, self.where.workers) if sources else 0.0
         scale, left_s = 0.5, self.budget.left_s
         while True:
@@ -398,11 +434,15 @@ def _check_epochs(runs: Sequence[PlannedRun], place: str) -> None:
     Raises:
         BenchError: a recipe is one.
     """
+    task = task_id(runs[0].spec)
     for run in runs:
-        name = run.spec.method.name
-        if METHODS[name].kind == "weights":
+        for spec in (run.spec, *run.spec.ancestors()):
+            name = spec.method.name
+            if METHODS[name].kind != "weights" or task_id(spec) != task:
+                continue
+            has = "has" if spec is run.spec else "starts from a run that has"
             raise BenchError(
-                f"experiment {run.experiments[0]} has method: {name}, which averages finished "
+                f"experiment {run.experiments[0]} {has} method: {name}, which averages finished "
                 "runs: in a race these would train for all their epochs, and other recipes for a "
                 "share of theirs",
                 place=place,

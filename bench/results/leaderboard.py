@@ -101,7 +101,8 @@ def describe(plan: Plan, resolved: Mapping[str, Values] = MappingProxyType({})) 
     specs = specs_as_run(plan, resolved)
     settings = {run.id: known.of(specs[run.id]) for run in runs}
     conditions = {run.id: known.condition(specs[run.id]) for run in runs}
-    shown = differing([(run.role, conditions[run.id], settings[run.id]) for run in runs])
+    roles = {run.id: "finetune" if run.experiments else "source" for run in runs}
+    shown = differing([(roles[run.id], conditions[run.id], settings[run.id]) for run in runs])
     left = [PRECISION] if any(run.spec.train.precision == "auto" for run in runs) else []
     shown = list(dict.fromkeys([*shown, *_unusual(runs, settings), *left]))
     empty: Row = dict.fromkeys(column.name for column in COLUMNS)
@@ -111,7 +112,7 @@ def describe(plan: Plan, resolved: Mapping[str, Values] = MappingProxyType({})) 
         | {name: settings[run.id].get(name) for name in shown}
         | {
             "experiments": ";".join(sorted(run.experiments)),
-            "role": run.role,
+            "role": roles[run.id],
             "run_id": run.id,
             "condition_id": conditions[run.id],
             "recipe_id": known.recipe(specs[run.id]),

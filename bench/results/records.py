@@ -37,7 +37,7 @@ class Column:
 COLUMNS = (
     Column("experiments", "experiments of the grid that contain the run, joined by ;", "identity"),
     Column("status", "done, diverged, failed, damaged, blocked or missing", "identity"),
-    Column("role", "finetune, or source for a run that others start from", "identity"),
+    Column("role", "finetune, or source for a run that others start from or average", "identity"),
     Column("source", "what the layers were copied from; none for scratch", "factor"),
     Column("source_kind", "run, timm, file, or scratch where nothing is copied", "factor"),
     Column("source_side", "near, far or another side of the first source's recipe; self", "factor"),

@@ -28,6 +28,7 @@ from bench.models import layers
 from bench.models.domains import ParentHead, head_groups, new_head, with_heads
 from bench.models.inputs import attached
 from bench.results.store import Store
+from bench.specs.batches import natural_steps
 from bench.specs.run import FromRun, RunSpec
 from bench.training.domain import Domain
 from bench.training.job import Method
@@ -270,7 +271,7 @@ def build_method(
     domain = data.domain("train", model)
     steps = None
     if recipe.expand_to is not None:
-        natural = -(-domain.size // (recipe.batch_size * recipe.accumulate))
+        natural = natural_steps(domain.size, recipe.batch_size, recipe.accumulate)
         steps = natural if recipe.equal_steps else None
         images, labels = expand(
             domain.images, domain.labels, to=recipe.expand_to, seed=spec.seeds.order

@@ -18,7 +18,10 @@ from typing import TYPE_CHECKING, Any
 
 from bench.core.child_process import Child, Children
 from bench.core.errors import BenchError
+from bench.core.text import counted
 from bench.methods import METHODS
+from bench.specs.batches import smallest_batch
+from bench.specs.planned import DataFacts
 from bench.specs.run import RunSpec
 
 if TYPE_CHECKING:
@@ -54,17 +57,28 @@ def why_one_process(spec: RunSpec) -> str | None:
     return None
 
 
-def check_gpus(runs: Iterable[RunSpec], gpus: int, place: str = "") -> None:
+def check_gpus(
+    runs: Iterable[tuple[RunSpec, DataFacts | None]], gpus: int, place: str = ""
+) -> None:
     """Looks, before anything runs, whether every run can be trained on so many GPUs.
+
+    Args:
+        runs: each with the facts of its images, where they are known.
+        gpus: that train one of them together.
+        place: where they were asked for.
 
     Raises:
         BenchError: naming the first that cannot.
     """
-    for spec in runs if gpus > 1 else ():
+    for spec, facts in runs if gpus > 1 else ():
         parts = spec.train.batch_norm_parts
         why, way = why_one_process(spec), "only methods with steps on one domain can"
         if why is None and parts not in (1, gpus):
             why, way = f"train.batch_norm_parts is {parts}", f"it trains on one GPU or on {parts}"
+        least = None if why or facts is None else smallest_batch(spec, facts)
+        if least is not None and least < gpus:
+            why = f"its smallest batch has {counted(least, 'image')}"
+            way = "raise train.batch_size"
         if why is not None:
             raise BenchError(
                 f"a run cannot be trained on {gpus} GPUs: {why} (target {spec.data.dataset}, "
@@ -96,7 +110,7 @@ def execute_ranks(
     """
     from bench.results.failures import Failure, FailureError
 
-    check_gpus([spec], context.gpus)
+    check_gpus([(spec, None)], context.gpus)
     for attempt in range(1, _ATTEMPTS + 1):
         with _Ranks(key, spec, context, report) as ranks:
             try:

@@ -1,15 +1,13 @@
 """One of the processes that train a run together; started by `bench.runs.distributed`.
 
 In: `{"id", "spec", "context", "rank", "meeting_point"}`, later `{"stop": true}`. Out: the events of
-`bench.runs.execute`, then `{"event": "ended", "status"}` or `{"event": "failed", …}`. Signals that
-a cluster sends to all processes of a job are left to the one that started these.
+`bench.runs.execute`, then `{"event": "ended", "status"}` or `{"event": "failed", …}`.
 """
 
 from __future__ import annotations
 
 import os
 import re
-import signal
 import sys
 from dataclasses import replace
 from pathlib import Path
@@ -33,8 +31,6 @@ def main() -> None:
     One that failed reports first and ends at once: leaving the group in order would wait for the
     others, who wait for this one.
     """
-    for number in (signal.SIGINT, signal.SIGTERM, signal.SIGUSR2):
-        signal.signal(number, signal.SIG_IGN)
     starter = Starter()
     report = starter.send
 

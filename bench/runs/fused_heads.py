@@ -1,7 +1,11 @@
 """Runs of a batch that share work: a frozen prefix forwarded once, classifiers trained together.
 
-What is shared is chosen here for each run; what comes out is that of runs one by one: to the bit
-for kept activations, to the order of sums for fused classifiers.
+What is shared is chosen here for each run. What comes out is that of runs one by one, up to the
+order of sums for fused classifiers, and for kept activations of training images within what
+`bench.training.frozen_prefix_cache` allows: the same bits in the batch that it tries, unless
+`train.prefix_tolerance` or fixed views (`train.cached_views`) allow a difference. Those of held-out
+images are kept without a trial: where the size of a batch decides which kernel computes it, as on a
+GPU, their last bits may differ.
 """
 
 from __future__ import annotations

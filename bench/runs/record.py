@@ -49,7 +49,8 @@ class Finished:
         trainable: parameters that training may change; None counts those of the network.
         scorer: what scores images, when that is not `model`.
         logits: whether the softmax of the scores is a probability.
-        past_prefix: scores images from kept activations of frozen layers, the same to the bit.
+        past_prefix: scores images from kept activations of frozen layers: the scores of the whole
+            network, but for last bits where the size of a batch decides how it is computed.
         sharing: what the run shared with others, for the record.
         files: what the method publishes besides, as name (`features.npz`) and bytes, or a finished
             file in the run's folder.

@@ -19,6 +19,7 @@ class DataFacts:
         key_space: data sets whose class names mean the same share it (all WordNet-keyed ones do).
         train_images: number of training images.
         held_out_images: validation and test images.
+        validation_images: those of them for validation.
         missing: the images are not there (a dry run); the fingerprint is then made up.
         borrowed: of what the run borrows, in its order; `train_images` are those used.
         available_images: how many images the training images could be drawn from, all classes
@@ -36,13 +37,15 @@ class DataFacts:
     borrowed: tuple[DataFacts, ...] = ()
     available_images: int = 0
     dataset_fingerprint: str = ""
+    validation_images: int = 0
 
 
 @dataclass(frozen=True)
 class PlannedRun:
     """A run with its id, its parent's and the experiments that want it (none for a source).
 
-    `measures` names the experiments of whose runs an extraction measures something.
+    `measures` names the experiments of whose runs an extraction measures something; `averaged` says
+    that a run is only there to be averaged by soups.
     """
 
     id: str
@@ -53,6 +56,7 @@ class PlannedRun:
     measures: tuple[str, ...] = ()
     bank_id: str | None = None
     ingredient_ids: tuple[str, ...] = ()
+    averaged: bool = False
 
     @property
     def needs(self) -> tuple[str, ...]:
@@ -61,10 +65,13 @@ class PlannedRun:
 
     @property
     def role(self) -> str:
-        """`source` for a run that is only there for others to start from; `extract`: features."""
+        """`source` for a run that is only there for others to start from, `ingredient` for one that
+        is only there for soups to average, `extract` for features; else `finetune`."""
         if self.spec.method.name == "extract":
             return "extract"
-        return "finetune" if self.experiments else "source"
+        if self.experiments:
+            return "finetune"
+        return "ingredient" if self.averaged else "source"
 
 
 @dataclass(frozen=True)

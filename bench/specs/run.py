@@ -257,7 +257,8 @@ class TrainSpec(Frozen):
         batch_norm_parts: BatchNorm that is trained normalises each of so many even parts of a batch
             by itself, and the first part moves its running statistics: what data-parallel training
             without SyncBatchNorm does on as many GPUs, which then exchange no statistics. One GPU
-            computes the same. 1 normalises the whole batch, on any number of GPUs.
+            computes the same. Each part needs two images, in an epoch's smallest batch too. 1
+            normalises the whole batch, on any number of GPUs.
         prefix_tolerance: what frozen first layers give is computed once per image where it differs
             from what a training batch gives by at most this share of the largest value; 0 is equal
             to the last bit. On a GPU the size of a batch may decide last bits. One unit of them is

@@ -39,6 +39,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
 from bench.core.errors import BenchError
+from bench.specs.batches import smallest_pass
 from bench.training.domain import Step
 
 Forward = Callable[[Tensor, Any], Sequence[Tensor]]
@@ -103,7 +104,7 @@ class Team:
         Raises:
             BenchError: naming the smallest batch.
         """
-        least = min(len(part.indices) // accumulate for step in steps for part in step)
+        least = min(smallest_pass(len(p.indices), accumulate)[1] for step in steps for p in step)
         if parts > 1 and least < 2 * parts:
             raise BenchError(
                 f"train.batch_norm_parts is {parts}, and a batch of {least} images has no two for "

@@ -7,7 +7,7 @@ On a GPU the size of a batch may decide which kernel computes it, and so last bi
 `train.prefix_tolerance` allows a difference, as a share of the largest value. Fixed views
 (`train.cached_views`) are asked for, to be kept: there float32 activations may always differ by
 `CLOSE`. Held-out images are never augmented and see no dropout, so they may be kept where training
-images may not.
+images may not, and are not tried: their last bits may be those of another size of batch.
 """
 
 from __future__ import annotations
@@ -25,6 +25,7 @@ from torch import Tensor, nn
 
 from bench.models.numbering import numbered_layers
 from bench.models.prefix import prefix_suffix
+from bench.specs.batches import smallest_pass
 from bench.specs.run import TrainSpec
 from bench.training.activations import ActivationStore
 from bench.training.domain import Domain, Step
@@ -246,8 +247,7 @@ def _trial_batch(steps: Sequence[Step], accumulate: int) -> NDArray[np.int64]:
         piece
         for step in steps
         for part in step
-        for piece in np.array_split(part.indices, accumulate)
-        if len(piece)
+        for piece in np.array_split(part.indices, smallest_pass(len(part.indices), accumulate)[0])
     ]
     return min(pieces, key=len)
 

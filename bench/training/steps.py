@@ -15,6 +15,7 @@ from torch.nn.functional import cross_entropy
 
 from bench.data.transforms.augment import draw_noise
 from bench.data.transforms.mixing import Mix
+from bench.specs.batches import smallest_pass
 from bench.specs.run import TrainSpec
 from bench.training.data_parallel import Replica
 from bench.training.domain import Domain, Step
@@ -148,16 +149,6 @@ def class_weights(domain: Domain, train: TrainSpec) -> Tensor | None:
     weights = np.zeros(len(counts))
     weights[present] = domain.size / (present.sum() * counts[present])
     return torch.from_numpy(weights).float()
-
-
-def smallest_pass(images: int, accumulate: int) -> tuple[int, int]:
-    """Forward passes of a step of so many images, and the fewest images that one of them has.
-
-    >>> smallest_pass(32, 8), smallest_pass(3, 8), smallest_pass(1, 8)
-    ((8, 4), (1, 3), (1, 1))
-    """
-    passes = max(1, min(accumulate, images // 2))
-    return passes, images // passes
 
 
 def _cut(

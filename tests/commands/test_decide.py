@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import csv
 from collections import Counter
+from collections.abc import Sequence
 from pathlib import Path
 
 import pytest
@@ -15,7 +16,9 @@ from bench.commands._decide import Decider, Here
 from bench.commands.app import app
 from bench.core.errors import BenchError
 from bench.launch.devices import Machine, Placement
-from bench.planning.workspace import open_session
+from bench.planning.workspace import Session, open_session
+from bench.results.states import to_do
+from bench.specs.planned import PlannedRun
 
 GRID = """\
 name: growing
@@ -237,3 +240,41 @@ def judge_one_look(folder: Path) -> int:
     decider = Decider(session, ["CHU-C3"], None, launcher, console)
     decider._judge(save=True)
     return decider.looks.sizes[decider.look - 1]
+
+
+class Failing:
+    """Runs nothing: what each launch would have run, and whose sources fail."""
+
+    retry_failed = True
+    stopped = ""
+
+    def __init__(self) -> None:
+        self.launched: list[set[str]] = []
+
+    def seconds(self, session: Session, todo: Sequence[PlannedRun]) -> float:
+        return float(len(todo))
+
+    def run(self, session: Session) -> list[tuple[str, str]]:
+        todo = to_do(session.states(), self.retry_failed)
+        self.launched.append({run.id for run in session.wanted if run.id in todo})
+        for run in session.wanted:
+            if run.role == "source" and run.id in todo:
+                session.store.folder(run.id, run.spec).add_failure({"message": "it fails"})
+        return []
+
+
+def test_a_source_that_fails_again_is_tried_once_in_a_command(tmp_path: Path) -> None:
+    """`--retry-failed` is about failures of earlier commands, not of this one's last look."""
+    shared = "source: {classes: {recipe: listed, names: ['8', '9']}}\n  allow_overlap: true"
+    own = "source: {classes: {side: source, n: 5}, images_per_class: 60}"
+    (tmp_path / "growing.yaml").write_text(GRID.replace(own, shared))
+    session = open_session(tmp_path / "growing.yaml", results=tmp_path / "results")
+    sources = {run.id for run in session.plan.runs.values() if run.role == "source"}
+    (source,) = (session.plan.runs[key] for key in sources)
+    session.store.folder(source.id, source.spec).add_failure({"message": "as it failed before"})
+    launcher, question = Failing(), "listed, tuned − frozen"
+    decider = Decider(session, [question], None, launcher, Console(quiet=True))
+    decider._launch(decider._first().runs)
+    assert sources < launcher.launched[0]
+    decider.look = 2
+    assert not decider._first().runs  # every run of the next look starts from it

@@ -16,6 +16,7 @@ import torch
 from PIL import Image as Pillow
 
 from bench.core.errors import DataError, GridError
+from bench.core.paths import Places
 from bench.data import cache, decoding
 from bench.data.cache import cached_images, cached_jpegs
 from bench.data.catalog import Loaded, load, resolve
@@ -215,9 +216,28 @@ def test_a_disk_that_is_too_small_is_not_filled(
     assert caught.value.message == f"the decoded images take {needed}, and 0.0 MiB are free"
     assert "stored_as" not in str(caught.value)
     images = [Image("0", "a", "train", f"{0:064x}")]
-    with pytest.raises(DataError, match=r"set target\.stored_as: jpeg"):
-        cached_images(images, SIDE, Reader(), cache_dir=tmp_path, fingerprint="f", version="v")
+    places = {"cache_dir": tmp_path, "fingerprint": "f", "version": "v"}
+    with pytest.raises(DataError, match=r"images of 'photos' take 0\.0 MiB, and") as caught:
+        cached_images(images, SIDE, Reader(), **places, name="photos")
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith(
+        "free some space, choose another --results folder, give this selection (under target:, or "
+        "under sources: where it is a source or borrowed) stored_as: jpeg (about a tenth of the "
+        "room, pixels differ), a smaller image_size or fewer images_per_class, or set"
+    )
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_data_set_whose_images_have_no_room_is_named(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Be it the target's, the source's or what is borrowed: a grid has several."""
+    little = cache.shutil.disk_usage(tmp_path)._replace(free=4000)
+    monkeypatch.setattr(cache.shutil, "disk_usage", lambda path: little)
+    data = DataSpec(dataset="digits", test_per_class=5)
+    places: Places = {"data_root": None, "cache_dir": tmp_path}
+    with pytest.raises(DataError, match="the decoded images of 'digits' take"):
+        load(resolve(data, 0, **places), data, **places)
 
 
 @pytest.mark.parametrize("views", [(), ("whole", "head", "feet")])

@@ -200,6 +200,7 @@ NAMES = {
     "'a '": "'a ' begins with a dot, or begins or ends with a space",
     "é" * 51: f"{'é' * 51!r} is longer than 100 bytes",
     "(sources)": "'(sources)' is what tables call runs without an experiment",
+    "(ingredients)": "'(ingredients)' is what tables call runs without an experiment",
 }
 
 

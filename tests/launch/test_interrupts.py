@@ -7,7 +7,7 @@ import signal
 import subprocess
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from pathlib import Path
 
 import pytest
@@ -76,8 +76,11 @@ def test_a_signal_before_there_are_workers_is_not_lost(tmp_path: Path) -> None:
     assert signal.getsignal(signal.SIGINT) is before
 
 
-def stopped(folder: Path, *signals: int) -> str:
-    """What a command prints that gets the signals, one after the other, while it trains."""
+def stopped(folder: Path, *signals: int, workers_first: Sequence[int] = ()) -> str:
+    """What a command prints that gets the signals, one after the other, while it trains.
+
+    `workers_first` are sent to each process that it has started, a moment before.
+    """
     (folder / "grid.yaml").write_text(GRID.replace("EPOCHS", "100000"))
     process = subprocess.Popen(
         [sys.executable, "-m", "bench", "grid", "grid.yaml", "--workers", "1"],
@@ -87,6 +90,12 @@ def stopped(folder: Path, *signals: int) -> str:
         text=True,
     )
     wait_for(process, lambda: bool(list(folder.glob("results/runs/*/history*.csv"))))
+    below = descendants(process.pid) if workers_first else []
+    for number in workers_first:
+        assert below
+        for pid in below:
+            os.kill(pid, number)
+        time.sleep(0.3)
     for number in signals:
         process.send_signal(number)
         time.sleep(0.3)
@@ -109,5 +118,25 @@ def test_a_second_sigterm_does_no_harm(tmp_path: Path) -> None:
     assert "stopped; finished runs are kept and unfinished ones have checkpoints" in output
     assert "to go on: bench grid grid.yaml" in output
     assert "ended at once" not in output
+    (run,) = tmp_path.glob("results/runs/*")
+    assert list(run.glob("checkpoint*")), list(run.iterdir())
+
+
+def descendants(pid: int) -> list[int]:
+    """Every process that it has started, and those that these have, whatever their sessions."""
+    found = []
+    for children in Path(f"/proc/{pid}/task").glob("*/children"):
+        for child in map(int, children.read_text().split()):
+            found += [child, *descendants(child)]
+    return found
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="/proc names the children of a process")
+def test_workers_leave_the_signals_of_a_job_to_the_command(tmp_path: Path) -> None:
+    """SLURM signals every process of a job step; a worker that died would lose its last epochs."""
+    all_ = (signal.SIGUSR2, signal.SIGTERM, signal.SIGINT)
+    output = stopped(tmp_path, signal.SIGTERM, workers_first=all_)
+    assert "stopping after the present step\n" in output
+    assert "a worker was killed" not in output
     (run,) = tmp_path.glob("results/runs/*")
     assert list(run.glob("checkpoint*")), list(run.iterdir())

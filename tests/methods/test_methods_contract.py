@@ -19,11 +19,14 @@ from hypothesis import strategies as st
 from bench.core.errors import DataError, GridError
 from bench.methods import METHODS, Ingredients, build, build_features, check
 from bench.methods.features.task import FeatureTask
-from bench.methods.finetuning.plain import Plain, natural_steps
+from bench.methods.finetuning.plain import Plain
 from bench.models import layers
-from bench.specs.run import ModelSpec, TrainSpec
+from bench.specs.batches import natural_steps, smallest_batch
+from bench.specs.data import DataSpec
+from bench.specs.planned import DataFacts
+from bench.specs.run import ModelSpec, RunSpec, TrainSpec
 from bench.training import evaluation as evaluate
-from bench.training.domain import Domain, images_in
+from bench.training.domain import Domain, Step, images_in
 
 STEPPED = [name for name, entry in METHODS.items() if entry.kind == "steps"]
 FITTED = [name for name, entry in METHODS.items() if entry.kind == "features"]
@@ -177,6 +180,33 @@ def test_plain_shows_each_image_once_per_epoch_in_even_steps(
     assert len(steps) == natural_steps(count, batch_size, accumulate)
     assert max(sizes) - min(sizes) <= 1
     assert max(sizes) <= batch_size * accumulate
+
+
+@given(st.integers(1, 30), st.integers(1, 16), st.integers(1, 4), st.integers(0, 40), st.booleans())
+@settings(deadline=None)
+def test_the_smallest_batch_is_known_before_anything_runs(
+    images: int, batch_size: int, accumulate: int, more: int, equal: bool
+) -> None:
+    """Two classes of `images`, expanded to `more` above them."""
+    size, to = {"batch_size": batch_size, "accumulate": accumulate}, images + more
+    recipe = TrainSpec.model_validate({**size, "expand_to": to, "equal_steps": equal})
+    data = DataSpec(dataset="digits", images_per_class=images, val_per_class=0)
+    model = ModelSpec(name="narrow8_32")
+    spec = RunSpec(data=data, model=model, pattern="R(1-8)", train=recipe)
+    facts = DataFacts("", ("a", "b"), "digits", 2 * images, 0)
+    fixed = natural_steps(2 * images, **size) if equal else None
+    method = Plain(Ingredients(_domain(2 * to), recipe, 0, fixed))
+    passes = [piece for step in method.steps(0) for piece in _cut(step, accumulate)]
+    assert smallest_batch(spec, facts) == min(passes)
+
+
+def _cut(step: Step, accumulate: int) -> list[int]:
+    """Images of the forward passes of a step: as many as asked for that have two images each."""
+    for passes in range(accumulate, 1, -1):
+        pieces = np.array_split(step[0].indices, passes)
+        if min(map(len, pieces)) > 1:
+            return [len(piece) for piece in pieces]
+    return [len(step[0].indices)]
 
 
 @given(st.integers(1, 40), st.integers(1, 8), st.integers(1, 12), st.integers(1, 6))

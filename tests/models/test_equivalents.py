@@ -139,3 +139,29 @@ def test_only_relu6_in_place_is_changed() -> None:
     model = nn.Sequential(nn.ReLU6(inplace=True), nn.ReLU6(), nn.ReLU(inplace=True))
     assert save_once(model) == ["0"]
     assert save_once(model) == []
+
+
+@pytest.mark.parametrize(
+    ("name", "changed"),
+    [
+        ("mobilenetv2_035", 35),
+        ("tf_efficientnet_lite0", 33),
+        ("rexnet_100", 0),
+        ("starnet_s050", 0),
+    ],
+)
+def test_every_family_with_relu6_computes_the_same_bits(name: str, changed: int) -> None:
+    """None writes over what such a layer gives: the backward pass would be an error."""
+    found, images = [], torch.randn(2, 3, 64, 64)
+    for usual in (True, False):
+        network = create(ModelSpec(name=name), 3, seed=0, image_size=64)
+        assert any(isinstance(layer, nn.ReLU6) for layer in network.modules())
+        assert sum(type(layer) is SavedOnce for layer in network.modules()) == changed
+        network = _usual(network) if usual else network
+        with torch.random.fork_rng():
+            torch.manual_seed(0)
+            output = network.train()(images)
+        output.square().sum().backward()
+        found.append([output, *(p.grad for p in network.parameters() if p.grad is not None)])
+    assert len(found[0]) == len(found[1]) > 10
+    assert all(torch.equal(a, b) for a, b in zip(*found, strict=True))

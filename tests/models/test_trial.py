@@ -30,7 +30,10 @@ def run(model: str, size: int, file: Path | None = None, pattern: str = "T(1-7)R
 
 
 def test_another_process_answers(tmp_path: Path) -> None:
-    runs = [(run("test_resnet", 32), 10, 0, "g.yaml:1"), (run("test_vit", 8), 10, 0, "g.yaml:2")]
+    runs = [
+        (run("test_resnet", 32), 10, None, "g.yaml:1"),
+        (run("test_vit", 8), 10, None, "g.yaml:2"),
+    ]
     with pytest.raises(GridError, match=r"g.yaml:2: 'test_vit' .* 8 pixels"):
         check_networks(runs, tmp_path)
     assert len(json.loads((tmp_path / "networks.json").read_text())) == 1
@@ -45,11 +48,11 @@ def test_networks_and_weights_that_do_not_fit_are_found_and_good_ones_remembered
     save_file(state, good)
     save_file({f"x.{name}": value for name, value in state.items()}, other)
     fine = [
-        (run("test_resnet", 32), 10, 0, "g.yaml:1"),
-        (run("narrow8_32", 32, good), 4, 0, "g.yaml:2"),
+        (run("test_resnet", 32), 10, None, "g.yaml:1"),
+        (run("narrow8_32", 32, good), 4, None, "g.yaml:2"),
     ]
-    wrong = [(run("narrow8_32", 32, other), 4, 0, "g.yaml:3")]
-    small = [(run("test_vit", 8), 10, 0, "g.yaml:4")]
+    wrong = [(run("narrow8_32", 32, other), 4, None, "g.yaml:3")]
+    small = [(run("test_vit", 8), 10, None, "g.yaml:4")]
     with pytest.raises(GridError, match=r"g.yaml:3: .*other.safetensors.*29 missing"):
         check_networks(fine + wrong + small, tmp_path)
     monkeypatch.setattr(module, "_ask", lambda trials: pytest.fail(f"asked again: {trials}"))
@@ -60,7 +63,7 @@ def test_networks_and_weights_that_do_not_fit_are_found_and_good_ones_remembered
     good.write_bytes(other.read_bytes())
     asked: list[object] = []
     monkeypatch.setattr(module, "_ask", lambda trials: asked.extend(trials) or [None] * len(trials))
-    check_networks([(run("narrow8_32", 32, good), 4, 0, "g.yaml:2")], tmp_path)
+    check_networks([(run("narrow8_32", 32, good), 4, None, "g.yaml:2")], tmp_path)
     assert len(asked) == 1  # the file is another one now
 
 
@@ -75,9 +78,9 @@ def test_a_network_copied_for_images_of_another_size(tmp_path: Path) -> None:
         return own.model_copy(update={"init": init, "pattern": f"T(1-{depth - 1})R({depth})"})
 
     fine = [copied("test_vit", 32), copied("test_resnet", 64)]
-    check_networks([(spec, 10, 0, "g.yaml:1") for spec in fine], tmp_path)
+    check_networks([(spec, 10, None, "g.yaml:1") for spec in fine], tmp_path)
     with pytest.raises(GridError) as caught:
-        check_networks([(copied("test_vit", 64), 10, 0, "g.yaml:2")], tmp_path)
+        check_networks([(copied("test_vit", 64), 10, None, "g.yaml:2")], tmp_path)
     assert caught.value.message.startswith(
         "'test_vit' is trained on source images of 64 pixels and copied for images of 32: the "
         "weights to copy do not fit the network: 1 mis-shaped: pos_embed"
@@ -98,7 +101,7 @@ def test_a_network_that_describes_parts_of_images_takes_their_size(tmp_path: Pat
 def test_what_the_tables_know_needs_no_trial(tmp_path: Path) -> None:
     assert trial_of(run("narrow8_32", 32), 10) is None
     (tmp_path / "networks.json").write_text("{")
-    check_networks([(run("caffenet", 64), 10, 0, "g.yaml:1")], tmp_path)
+    check_networks([(run("caffenet", 64), 10, None, "g.yaml:1")], tmp_path)
     assert (tmp_path / "networks.json").read_text() == "{"
 
 
@@ -106,7 +109,7 @@ def test_a_process_that_dies_leaves_the_question_to_the_run(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(sys, "executable", "/bin/false")
-    check_networks([(run("resnet10t", 32), 10, 0, "g.yaml:1")], tmp_path)
+    check_networks([(run("resnet10t", 32), 10, None, "g.yaml:1")], tmp_path)
     assert (
         not (tmp_path / "networks.json").exists()
         or json.loads((tmp_path / "networks.json").read_text()) == []
@@ -154,9 +157,9 @@ def test_one_image_at_a_time_is_found_before_anything_runs(tmp_path: Path) -> No
     one = run("test_resnet", 32)
     one = one.model_copy(update={"train": TrainSpec(batch_size=1)})
     with pytest.raises(GridError, match=r"g.yaml:7: 'test_resnet' cannot be trained on one image"):
-        check_networks([(one, 10, 40, "g.yaml:7")], tmp_path)
+        check_networks([(one, 10, 1, "g.yaml:7")], tmp_path)
     cut = one.model_copy(update={"train": TrainSpec(batch_size=32, accumulate=8)})
-    check_networks([(cut, 10, 3, "g.yaml:8"), (one, 10, 0, "g.yaml:9")], tmp_path)
+    check_networks([(cut, 10, 3, "g.yaml:8"), (one, 10, None, "g.yaml:9")], tmp_path)
 
 
 def test_a_network_without_residual_blocks_has_no_drop_path(tmp_path: Path) -> None:
@@ -165,8 +168,8 @@ def test_a_network_without_residual_blocks_has_no_drop_path(tmp_path: Path) -> N
     none = run("narrow8_32", 32).model_copy(update={"train": dropped})
     some = run("test_vit", 160).model_copy(update={"train": dropped})
     assert trial_of(run("narrow8_32", 32), 10) is None
-    check_networks([(some, 10, 0, "g.yaml:1")], tmp_path)
+    check_networks([(some, 10, None, "g.yaml:1")], tmp_path)
     with pytest.raises(GridError) as caught:
-        check_networks([(some, 10, 0, "g.yaml:1"), (none, 10, 0, "g.yaml:2")], tmp_path)
+        check_networks([(some, 10, None, "g.yaml:1"), (none, 10, None, "g.yaml:2")], tmp_path)
     assert "g.yaml:2: timm cannot build narrow8_32 with" in str(caught.value)
     assert "leave out train.drop_path" in str(caught.value)

@@ -33,7 +33,7 @@ experiments:
   frozen: {set: {source: other, pattern: freeze, train.epochs: 5}}
   joint: {set: {source: other, pattern: tune, train.epochs: 5, borrow: parent, method: joint}}
 """
-FACTS = DataFacts("images", ("a", "b", "c", "d"), "digits", 48, 60)
+FACTS = DataFacts("images", ("a", "b", "c", "d"), "digits", 48, 60, validation_images=20)
 
 
 def _runs(folder: Path, augment: str = "augment: none", grid: str = GRID) -> dict[str, PlannedRun]:

@@ -17,6 +17,7 @@ from bench.core.errors import BenchError, GridError
 from bench.grid.expand import load_grid
 from bench.planning.workspace import open_session
 from bench.specs.race import RaceSpec
+from bench.specs.run import RunSpec
 
 GRID = """
 name: raced
@@ -121,7 +122,9 @@ def test_the_section_races_and_the_command_line_goes_before(tmp_path: Path) -> N
     shown = _race(tmp_path, "--dry-run", grid=RACED)
     assert f"{tmp_path / 'raced.yaml'}:12: its recipes race, within 1h; --budget none" in shown
     assert "rung 2: 2 recipes, 50 % of the epochs, about" in shown
-    with pytest.raises(BenchError, match=r"takes at least .* and the budget leaves 1 s") as caught:
+    with pytest.raises(
+        BenchError, match=r"takes at least .* and the budget leaves \S+ s"
+    ) as caught:
         _race(tmp_path, "--dry-run", "--budget", "1s", grid=RACED)
     assert caught.value.place == f"{tmp_path / 'raced.yaml'}:12"
     shown = _race(tmp_path, "--dry-run", "--budget", "none", grid=RACED)
@@ -203,3 +206,38 @@ def test_means_of_finished_runs_do_not_race(tmp_path: Path, experiment: str, tex
     _race(tmp_path, "--budget", "none", "--dry-run", grid=GRID + text)
     shown = _race(tmp_path, "--budget", "1h", "--only", "rates", "--dry-run", grid=GRID + text)
     assert "rung 1: 4 recipes" in shown
+
+
+CHAINS = """
+name: raced
+defaults:
+  target: {dataset: digits, classes: {recipe: listed, names: ['0', '1', '2']}, images_per_class: 12,
+           val_per_class: 10, test_per_class: 20, image_size: 16}
+  model: narrow8_32
+  train: {epochs: 2, batch_size: 12, evaluate_every: 8}
+sources:
+  others: {classes: {recipe: listed, names: ['7', '8', '9']}, val_per_class: 2}
+experiments:
+  tuned: {set: {source: others, pattern: tune, pretrain: {epochs: 5}}}
+  probed_first:
+    set:
+      pattern: tune
+      parent: {source: others, pattern: freeze, pretrain: {epochs: 5}}
+"""
+
+
+def test_what_a_recipe_starts_from_on_the_target_follows_the_rung(tmp_path: Path) -> None:
+    """A first stage on the target's images is part of the recipe; a source is none of it."""
+    _race(tmp_path, "--budget", "1h", grid=CHAINS)
+    session = open_session(tmp_path / "raced.yaml", results=tmp_path / "results")
+    epochs = []
+    for path in session.store.runs.glob("*/spec.json"):
+        spec = RunSpec.model_validate_json(path.read_text())
+        stages = [spec, *spec.ancestors()]
+        epochs.append([stage.train.epochs for stage in stages])
+        if (path.parent / "record.json").is_file() and len(stages) > 1:
+            row = json.loads((path.parent / "record.json").read_text())["row"]
+            assert ("top1_accuracy" in row) == (spec.train.epochs == 2)
+    winner = [one for one in epochs if one[0] == 2]
+    assert sorted(one for one in epochs if one[0] != 2) == [[1, 1, 5], [1, 5], [1, 5], [5]]
+    assert sorted(winner) in ([[2, 5]], [[2, 2, 5], [2, 5]])

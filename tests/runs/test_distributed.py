@@ -7,6 +7,7 @@ import os
 import signal
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from bench.runs.build import Context
 from bench.runs.distributed import check_gpus, execute_ranks, why_one_process
 from bench.runs.execute import execute_batch
 from bench.specs.data import Borrowed, DataSpec
+from bench.specs.planned import DataFacts
 from bench.specs.run import FromRun, MethodSpec, ModelSpec, RunSpec, TrainSpec
 from bench.specs.run import run_id as id_of
 
@@ -205,9 +207,9 @@ def test_methods_that_cannot_are_named_before_anything_runs(tmp_path: Path) -> N
     joint = _other("joint", borrow=(Borrowed(data=DATA),))
     assert "borrowed images" in str(why_one_process(joint))
     assert "no training steps" in str(why_one_process(_other("svm")))
-    check_gpus([joint], 1)
+    check_gpus([(joint, None)], 1)
     with pytest.raises(BenchError, match="cannot be trained on 4 GPUs: method 'joint'"):
-        check_gpus([SPEC, joint], 4)
+        check_gpus([(SPEC, None), (joint, None)], 4)
     with pytest.raises(BenchError, match="cannot be trained on 2 GPUs"):
         execute_ranks("x", joint, Context(str(tmp_path), gpus=2), print, lambda: False)
 
@@ -217,10 +219,10 @@ def test_a_batch_in_parts_is_trained_on_one_gpu_or_on_as_many() -> None:
     parts = SPEC.model_copy(update={"train": train})
     assert "batch_norm_parts" not in SPEC.train.identity()
     assert parts.train.identity()["batch_norm_parts"] == 2
-    check_gpus([parts], 1)
-    check_gpus([parts], 2)
+    check_gpus([(parts, None)], 1)
+    check_gpus([(parts, None)], 2)
     with pytest.raises(BenchError) as caught:
-        check_gpus([parts], 4)
+        check_gpus([(parts, None)], 4)
     assert "cannot be trained on 4 GPUs: train.batch_norm_parts is 2 (" in caught.value.message
     assert caught.value.hint == (
         "it trains on one GPU or on 2; leave gpus out, or leave the run out with --only"
@@ -228,6 +230,20 @@ def test_a_batch_in_parts_is_trained_on_one_gpu_or_on_as_many() -> None:
     joint = _other("joint", borrow=(Borrowed(data=DATA),))
     with pytest.raises(ValidationError, match="batch_norm_parts is 2, but the run borrows"):
         RunSpec.model_validate(joint.model_dump() | {"train": train.model_dump()})
+
+
+def test_a_batch_has_an_image_for_each_gpu() -> None:
+    """Found before anything runs, by the smallest batch of an epoch."""
+    recipe = SPEC.train.model_copy(update={"batch_size": 4})
+    spec = SPEC.model_copy(update={"train": recipe})
+    images = DataFacts("images", ("a", "b"), "digits", 9, 4)  # 3, 3 and 3
+    check_gpus([(spec, images)], 3)
+    check_gpus([(spec, replace(images, missing=True))], 4)
+    with pytest.raises(BenchError) as caught:
+        check_gpus([(spec, images)], 4)
+    assert "cannot be trained on 4 GPUs: its smallest batch has 3 images (" in caught.value.message
+    assert caught.value.hint is not None
+    assert caught.value.hint.startswith("raise train.batch_size; leave gpus out")
 
 
 def test_gpus_are_no_part_of_a_runs_identity(tmp_path: Path) -> None:

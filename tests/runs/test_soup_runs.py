@@ -102,7 +102,7 @@ def test_the_plan_has_the_runs_that_differ_in_what_is_stated(done: Session) -> N
     assert {run.spec.method.name for run in runs} == {"plain"}
     assert {run.parent_id for run in runs} == {soup.parent_id}
     assert [runs[0], runs[1]] == _planned(done, "plain")
-    assert [run.role for run in runs] == ["finetune", "finetune", "source", "source"]
+    assert [run.role for run in runs] == ["finetune", "finetune", "ingredient", "ingredient"]
     images = Context(results=str(done.store.root)).fingerprint
     assert [run_id(spec, images) for spec in soup.spec.needs] == list(soup.needs)
     together = batches(list(done.plan.runs.values()), cost_s=lambda run: 0.0, limit_s=1e9)

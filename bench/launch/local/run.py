@@ -75,7 +75,7 @@ def run_here(
     todo = [run for run in session.wanted if run.id in chosen]
     tally = Tally()
     if todo:
-        sources = (run.spec for run in todo if run.role == "source")
+        sources = ((run.spec, run.facts) for run in todo if run.role == "source")
         check_gpus(sources, machine.gpus, str(session.grid.path))
         with _polite_interrupt() as interrupt:
             say = functools.partial(console.print, highlight=False)

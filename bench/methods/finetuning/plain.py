@@ -7,7 +7,6 @@ a nearly empty last batch and no image is left out.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any
@@ -18,6 +17,7 @@ from bench.core.errors import DataError
 from bench.core.seeding import rng_from
 from bench.methods.options import MethodOptions
 from bench.methods.streams import Indices, Stateless, balanced, endless
+from bench.specs.batches import natural_steps
 from bench.specs.run import BatchNormMode
 from bench.training.domain import Domain, DomainBatch, Head, Step
 
@@ -28,15 +28,6 @@ if TYPE_CHECKING:
 
 class PlainOptions(MethodOptions):
     """Plain training has no options of its own."""
-
-
-def natural_steps(images: int, batch_size: int, accumulate: int = 1) -> int:
-    """Optimiser steps of one pass over `images`, at most batch_size x accumulate images each.
-
-    >>> natural_steps(130, 64), natural_steps(130, 64, accumulate=2)
-    (3, 2)
-    """
-    return math.ceil(images / (batch_size * accumulate))
 
 
 class Plain(Stateless):

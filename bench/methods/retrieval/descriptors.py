@@ -2,8 +2,9 @@
 
 A file's name is a hash of the bank, the bin edges and the images: targets that share edges share
 the descriptors of a source, and those that do not may share its responses
-(`bench.methods.retrieval.responses`); nothing has to be invalidated. A file is complete or absent,
-and is checked when it is opened: each filter's counts must add up to its number of places.
+(`bench.methods.retrieval.responses`, which bounds both); nothing has to be invalidated. A file is
+complete or absent, and is checked when it is opened: each filter's counts must add up to its number
+of places.
 """
 
 from __future__ import annotations
@@ -145,11 +146,15 @@ def describe(
     def fill(counts: Counts) -> None:
         _fill(counts, _blocks(bank, data, edges, content, cache, responses_mib))
 
-    return _kept(
-        lambda: _open(path, shape, kind, bank.groups, bins, key),
-        lambda: _build(path, shape, kind, fill, data.name),
-        path,
-    )
+    def build() -> None:
+        most = most_bytes()
+        _build(path, shape, kind, fill, data.name)
+        make_room(cache, 0, most)
+
+    found = _kept(lambda: _open(path, shape, kind, bank.groups, bins, key), build, path)
+    with contextlib.suppress(OSError):  # where the cache cannot be written
+        os.utime(path)
+    return found
 
 
 def _blocks(

@@ -64,9 +64,10 @@ class SelectionOptions(MethodOptions):
         memory_mib: bound on the memory of the retrieval.
         responses_mib: for Gabor: responses of a source that take no more on disk are kept in the
             cache, so that the next target only bins them anew; the result is the same. All that
-            are kept take 10 GiB at the most, or what the environment variable BENCH_RESPONSES_GIB
-            has: the longest unused are removed. (Kernels are cheaper to run than to keep, and
-            each network has its own.)
+            are kept take 10 GiB at the most together with descriptors, or what the environment
+            variable BENCH_RESPONSES_GIB has: the longest unused are removed, descriptors once they
+            were not used for a day. (Kernels are cheaper to run than to keep, and each network has
+            its own.)
     """
 
     whole_images: ClassVar[bool] = True

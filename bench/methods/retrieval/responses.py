@@ -4,8 +4,8 @@ The bins come from the target (GE-2), so a source's histograms are another targe
 responses are. Sorted within each map they give any histogram by as many binary searches as there
 are edges: the same counts as `count_responses`, bit for bit, in a fraction of the time. They take
 4 bytes per place, filter and image, which is why they are bounded: those of one source by
-`responses_mib`, all in a cache by the environment variable BENCH_RESPONSES_GIB, for which those
-that were not used for the longest time are removed.
+`responses_mib`, all in a cache, with the descriptors beside them, by the environment variable
+BENCH_RESPONSES_GIB, for which those that were not used for the longest time are removed.
 """
 
 from __future__ import annotations
@@ -14,6 +14,7 @@ import contextlib
 import errno
 import math
 import os
+import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
@@ -40,11 +41,14 @@ _CHECKED_ROWS = 32
 Sorted = NDArray[np.float32]
 
 KEPT_GIB = 10.0
-"""What all responses in a cache may take where the environment says nothing else."""
+"""What responses and descriptors in a cache may take where the environment says nothing else."""
+
+_MAPPED_S = 86_400.0
+"""For so long after its last use a file of descriptors may be mapped by a run."""
 
 
 def most_bytes() -> int:
-    """What all responses in a cache may take.
+    """What all responses and descriptors in a cache may take.
 
     Raises:
         BenchError: the environment variable BENCH_RESPONSES_GIB is no size.
@@ -57,26 +61,30 @@ def most_bytes() -> int:
     if not 0 <= size < 2**20:
         raise BenchError(
             f"the environment variable BENCH_RESPONSES_GIB is {text!r}",
-            hint="write the GiB that responses of Gabor filters may take in the cache, such as 10; "
-            "0 keeps none",
+            hint="write the GiB that filter responses and descriptors of images may take in the "
+            "cache, such as 10; 0 keeps none",
         )
     return int(size * 2**30)
 
 
 def make_room(folder: Path, wanted: int, most: int) -> None:
-    """Removes responses, those longest unused first, until `wanted` more bytes are within `most`.
+    """Removes what is longest unused until `wanted` more bytes are within `most`.
 
-    A process that reads them meanwhile goes on without, see `describe_sorted`.
+    A process that reads responses meanwhile goes on without, see `describe_sorted`. Descriptors are
+    mapped, and a map of a file that another machine removes ends the process: those that were
+    used within a day stay, and count.
     """
     found = []
-    for path in folder.glob("responses-*.npy"):
+    for path in (*folder.glob("responses-*.npy"), *folder.glob("descriptors-*.npy")):
         with contextlib.suppress(OSError):
             info = path.stat()
-            found.append((info.st_mtime_ns, path, info.st_size))
-    total = wanted + sum(size for *_, size in found)
-    for _, path, size in sorted(found):
+            found.append((info.st_mtime, path, info.st_size))
+    total, now = wanted + sum(size for *_, size in found), time.time()
+    for used, path, size in sorted(found):
         if total <= most:
             break
+        if path.name.startswith("descriptors-") and now - used < _MAPPED_S:
+            continue
         with contextlib.suppress(OSError):
             path.unlink()
             total -= size

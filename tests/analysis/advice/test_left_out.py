@@ -16,7 +16,9 @@ from scipy import stats
 from analysis.advice import left_out as ways
 from analysis.advice.left_out import arms, outcomes
 from analysis.advice.left_out_tables import FAMILIES, TESTED, against, compared, section
+from analysis.advice.recommend import advise
 from analysis.advice.tune_or_freeze import decide, tune_freeze_pairs
+from analysis.advice.types import Situation
 from analysis.comparisons.evidence import Evidence
 from analysis.leaderboard.read import prepare
 from bench.core.errors import DataError
@@ -253,6 +255,44 @@ def test_how_many_layers_to_copy_is_part_of_the_advice() -> None:
     assert list(found.loc[found["way"] == ways.ALL, "seconds"]) == [22.0] * 6
     page = section(compared(found, "planted", ways.WHOLE).assign(p_holm=0.01, verdict="better"))
     assert f"* Against *{ways.TUNE}* {ways.WHOLE}, is better on planted." in " ".join(page.split())
+
+
+def test_an_arm_that_was_only_compared_with_tuning_does_not_replace_freezing() -> None:
+    """Some frozen layers are better than none here, and worse than freezing all but the last."""
+    rng = np.random.default_rng(4)
+    rows = _tasks(6, lambda _: -0.1, rng)
+    for row in [row for row in rows if row["pattern"] == TUNE]:
+        better = row["top1_accuracy"] + 0.04 + rng.normal(0, 0.005)
+        rows.append(_run(row["class_draw"], "F(1-3)T(4-7)R(8)", better, 0.5))
+    evidence = _evidence(rows)
+    lines = advise(Situation(100, 20, model="m"), evidence)
+    said = {line.topic: (line.answer, line.pattern) for line in lines}
+    assert said["freeze or tune"] == ("freeze", None)
+    assert said["frozen layers"] == ("freeze the first 3, from near layers", None)
+    found = outcomes(evidence)
+    whole = found[found["way"] == ways.WHOLE]
+    assert set(whole["advice"]) == {"freeze"}
+    assert list(whole["accuracy"]) == list(found.loc[found["way"] == ways.FREEZE, "accuracy"])
+
+
+def test_regret_is_counted_where_another_task_has_the_situation() -> None:
+    """A number of images that one task alone has tells no best arm; it is left out, and counted."""
+    rng = np.random.default_rng(5)
+    rows = _tasks(4, lambda _: 0.05, rng)
+    alone = [row | {"images_per_class": 5} for row in rows[:2]]
+    for row in alone:
+        row["top1_accuracy"] -= 0.3
+    found = outcomes(_evidence([*rows, *alone]))
+    table = compared(found, "planted").set_index(["images_per_class", "way"])
+    everywhere, at_5 = table.loc[math.nan], table.loc[5.0]
+    assert set(everywhere["without_regret"]) == {1}
+    assert everywhere.loc[ways.TUNE, "regret"] == pytest.approx(0.0)
+    assert everywhere.loc[ways.TUNE, "accuracy"] < 40  # of all five
+    assert set(at_5["without_regret"]) == {1}
+    assert at_5["regret"].isna().all()
+    assert ways.REFERENCE not in set(at_5.index)
+    page = section(compared(found, "planted").assign(p_holm=0.01, verdict="better"))
+    assert "+0.00 (1 left out) |" in page
 
 
 def test_what_cannot_be_scored_is_an_error() -> None:
