@@ -65,6 +65,7 @@ CAVEATS = {
     "LI-C6 on near-far": "at schedules that leave scratch unfinished at 100 images per class",
     "LI-C6 on converged": "at schedules that finish scratch",
     "LI-C8 on depth": "by images per class below",
+    "LI-C8 on first-layer": "its first half for the first layer alone, from one far network",
     "LI-C8 on strong-source": "its first half alone, of ImageNet weights at 64 pixels",
     "LI-C9 on augmentation": "expanded images are more steps too; tasks of animals alone",
     "LI-C9 on augmentation-steps": "at the same number of steps; the second half as it costs "
@@ -104,11 +105,17 @@ SENTENCES: tuple[tuple[str, str, tuple[tuple[str, str, int | None], ...]], ...] 
         (("CHU-C3", f"{FEW}, from near", 5), ("CHU-C3", f"{FEW}, from near", 20)),
     ),
     (
-        "With 100 images per class tuning the first layer gains {} from far sources, tuning the "
-        "first five {}",
+        "With 100 images per class the first layer may stay frozen: tuning it too gives {}, from one "
+        "far network",
+        "first-layer",
+        (("LI-C8", "tuning all layers > freezing 1", None),),
+    ),
+    (
+        "With 100 images per class tuning the first three layers gains {} from far sources, tuning "
+        "the first five {}",
         "depth",
         (
-            ("LI-C8", "tuning all layers > freezing 1, from far", None),
+            ("LI-C8", "tuning all layers > freezing 3, from far", None),
             ("LI-C8", "tuning all layers > freezing 5, from far", None),
         ),
     ),
