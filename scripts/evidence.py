@@ -105,8 +105,8 @@ SENTENCES: tuple[tuple[str, str, tuple[tuple[str, str, int | None], ...]], ...] 
         (("CHU-C3", f"{FEW}, from near", 5), ("CHU-C3", f"{FEW}, from near", 20)),
     ),
     (
-        "With 100 images per class the first layer may stay frozen: tuning it too gives {}, from one "
-        "far network",
+        "With 100 images per class the first layer may stay frozen: tuning it too gives {}, from "
+        "one far network",
         "first-layer",
         (("LI-C8", "tuning all layers > freezing 1", None),),
     ),
