@@ -277,7 +277,7 @@ def _keep_weights(run: Finished, folder: RunFolder) -> Any:
 
 
 def _scores(run: Finished, device: torch.device, of: Domain) -> evaluate.Logits:
-    """Scores of test or validation images; log of the mean softmax where rounds are fused (GE-7)."""
+    """Scores of images; log of the mean softmax where rounds are fused (GE-7)."""
     recipe = run.spec.train
     scorer = run.scorer or viewing(run.model, run.data.views)
 

@@ -34,7 +34,7 @@ from bench.race.photographs import divide
 from bench.race.race import Race, Standing
 from bench.race.schedule import Rung
 from bench.race.speed import Speed, measure_speed
-from benchmarks.finetune import CpuClock
+from benchmarks.finetune_cells import CpuClock
 
 LITE = Trunk("tf_efficientnet_lite0", {"package": "efficientnet-lite0"}, size=64)
 
