@@ -88,7 +88,8 @@ def section(rows: Sequence[Mapping[str, str]]) -> str:
         "regret FOLDER …` writes. The race beside the whole grid of its recipes, see "
         "`benchmarks/finetune_regret.py`: regret is the test accuracy of the grid's choice less "
         "that of the race's, in points, with a 95 % interval over the test images (paired; Agresti "
-        "and Min). The oracle is chosen on the test images.",
+        "and Min; images that several splits test count as several). The oracle is chosen on the "
+        "test images.",
         "",
         "| photographs | per class | splits | race | whole grid | regret | oracle less race | "
         "CPU s of the race | of the grid | share |",
@@ -109,11 +110,18 @@ def _line(folder: str, per_class: str, rows: Sequence[Mapping[str, str]]) -> str
         for name in ("race", "grid", "oracle")
     )
     race_s, grid_s = (_mean(float(row[f"{n}_cpu_s"]) for row in rows) for n in ("race", "grid"))
-    _, low, high = (100 * value for value in paired_interval(*_answers(rows)))
     cells = [folder, per_class, str(len(rows)), f"{race:.1f}", f"{grid:.1f}"]
-    cells += [f"{grid - race:+.1f} ({low:+.1f} to {high:+.1f})", f"{oracle - race:+.1f}"]
+    cells += [f"{grid - race:+.1f}{_interval(rows)}", f"{oracle - race:+.1f}"]
     cells += [f"{race_s:.0f}", f"{grid_s:.0f}", f"{100 * race_s / grid_s:.0f} %"]
     return f"| {' | '.join(cells)} |"
+
+
+def _interval(rows: Sequence[Mapping[str, str]]) -> str:
+    """Of splits of one folder; folders of unlike size are averaged, which no count of images is."""
+    if len({row["test_images"] for row in rows}) > 1:
+        return ""
+    _, low, high = (100 * value for value in paired_interval(*_answers(rows)))
+    return f" ({low:+.1f} to {high:+.1f})"
 
 
 def _answers(rows: Sequence[Mapping[str, str]]) -> tuple[Any, Any]:

@@ -103,6 +103,8 @@ def test_regret_is_of_the_same_test_images_and_pooled_over_splits() -> None:
     # 94.4 and 95.0 of 160 images; 3.5 and 2.5 of 162 with half an image in each cell.
     cells = ["birds", "20", "2", "94.4", "95.0", "+0.6 (-2.3 to +3.6)", "+3.1"]
     assert line == f"| {' | '.join([*cells, '20', '100', '20 %'])} |"
+    other = rows[0] | {"folder": "waste", "test_images": "505"}
+    assert "| all |  | 3 | 94.6 | 95.4 | +0.8 | +2.9 |" in regrets.section([*rows, other])
     assert regrets.section([]) == ""
 
 
