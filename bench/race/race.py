@@ -12,7 +12,6 @@ stopped, and the recipe is given up: the model is then the best of what is finis
 
 from __future__ import annotations
 
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -32,10 +31,12 @@ from bench.race.arms import SCRATCH, Arm, Trunk, floor_arms, tuned_arms
 from bench.race.budget import Budget
 from bench.race.decisions import Decisions, Plan, Stage
 from bench.race.labels import Labels, look_at_labels
+from bench.race.paired import Right, as_if_independent, gains, is_better
 from bench.race.photographs import VALIDATION_SHARE, Photographs
 from bench.race.schedule import FLOOR_SHARE, RACE_SHARE, Rung, alone, cost, rungs
 from bench.race.speed import measure_speed
 from bench.results.history import validated
+from bench.results.predictions import right_on_validation
 from bench.results.store import RunFolder
 from bench.runs.build import Context
 
@@ -87,6 +88,7 @@ class Standing:
         loss: cross-entropy in nats, which decides between equals.
         end: why it went no further; empty while it may.
         images: validation images of all draws.
+        right: its answers to them, draw by draw; empty where they were not kept.
     """
 
     arm: Arm
@@ -95,6 +97,7 @@ class Standing:
     loss: float
     end: str = ""
     images: int = 0
+    right: Sequence[Right] = ()
 
     @property
     def order(self) -> tuple[float, float]:
@@ -351,7 +354,11 @@ class Race:
             if len(judged) == self._seeds:
                 sums = [sum(values) for values in zip(*judged, strict=True)]
                 accuracy, loss = (total / len(judged) for total in sums[:2])
-                found.append(Standing(arms[name], stage, accuracy, loss, images=int(sums[2])))
+                right = [one for one in map(right_on_validation, folders) if one is not None]
+                kept = tuple(right) if len(right) == self._seeds else ()
+                found.append(
+                    Standing(arms[name], stage, accuracy, loss, images=int(sums[2]), right=kept)
+                )
         self._course |= {standing.arm.name: standing for standing in found}
         for name in stage.arms:
             epochs = self.decisions.stopped.get(f"{stage.name}-{name}")
@@ -423,7 +430,10 @@ class Race:
         """The best first, but the best classifier on features where nothing is shown to beat it."""
         top = best[0]
         frozen = next(s for s in best if s.arm.name in floor.arms)
-        if top is frozen or is_better(top.accuracy or 0.0, frozen.accuracy or 0.0, top.images):
+        shown = gains(top.right, frozen.right) if top.right and frozen.right else None
+        if shown is None:  # runs of an earlier version kept no answers
+            shown = as_if_independent(top.accuracy or 0.0, frozen.accuracy or 0.0, top.images)
+        if top is frozen or is_better(shown, best_of=len(top.stage.arms)):
             return best
         end = (
             f"not shown to be better than the classifier: {top.images} validation images cannot "
@@ -729,20 +739,6 @@ class Race:
     def _say_standings(self, best: Sequence[Standing]) -> None:
         shown = ", ".join(f"{s.arm.words} {100 * (s.accuracy or 0.0):.1f} %" for s in best[:4])
         self._say(f"  on validation images: {shown}")
-
-
-def is_better(accuracy: float, other: float, images: int) -> bool:
-    """Whether an accuracy is above another by more than a standard error, each of so many images.
-
-    The rule of one standard error (Breiman et al. 1984), with two more right and two more wrong
-    answers each (Agresti and Coull 1998), without which few images look too sure.
-
-    >>> is_better(1.0, 0.9, 20), is_better(0.9, 0.87, 400)
-    (False, True)
-    """
-    shares = [(share * images + 2) / (images + 4) for share in (accuracy, other)]
-    variance = sum(share * (1 - share) for share in shares) / (images + 4)
-    return shares[0] - shares[1] > math.sqrt(variance)
 
 
 def given_up(epochs: tuple[int, int]) -> str:

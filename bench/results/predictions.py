@@ -1,4 +1,4 @@
-"""What each run predicted for each test image, from the files that records name."""
+"""What each run predicted for each test or validation image, from the files that records name."""
 
 from __future__ import annotations
 
@@ -48,17 +48,39 @@ def read_scores(
     Returns:
         None where the file is gone, as it may be to save room.
     """
+    found = _read(folder, "predictions", record)
+    return None if found is None else (found["logits"], found["labels"])
+
+
+def right_on_validation(folder: RunFolder) -> dict[str, bool] | None:
+    """Whether each validation image is named rightly, by its key, of a run that was not tested.
+
+    Returns:
+        None where the file is gone, or was not written: runs of earlier versions have none.
+    """
+    found = _read(folder, "validation", folder.record())
+    if found is None:
+        return None
+    right = found["logits"].argmax(axis=1) == found["labels"]
+    keys = [bytes(key).decode("utf-8", "replace") for key in found["images"]]
+    return dict(zip(keys, right.tolist(), strict=True))
+
+
+def _read(
+    folder: RunFolder, role: str, record: Mapping[str, Any] | None
+) -> dict[str, npt.NDArray[Any]] | None:
+    """The arrays of a file that a record names; None where there is no such file."""
     import numpy as np
 
     try:
-        path = folder.file_named(record, "predictions") if record else folder.predictions_path
+        path = folder.file_named(record, role) if record else folder.published_file(role)
         content = path.read_bytes() if path else b""
     except (StoreError, OSError):
         return None
     if not content:
         return None
     with np.load(io.BytesIO(content), allow_pickle=False) as file:
-        return file["logits"], file["labels"]
+        return dict(file)
 
 
 def add_predictions(

@@ -15,6 +15,7 @@ import torch
 from torch import nn
 
 from bench.core.files import temporary_beside
+from bench.data.dataset import Image
 from bench.exports.tensorboard import write_scalars
 from bench.methods import METHODS
 from bench.models import layers, weights
@@ -214,6 +215,8 @@ def write_files(
     if run.spec.data.tested:
         predictions, precisions = _tested(run, device, row)
         kept.append(folder.keep("predictions.npz", predictions))
+    elif (validation := _validation(run, device)) is not None:
+        kept.append(folder.keep("validation.npz", validation))
     kept += [folder.keep(name, run.files[name]) for name in sorted(run.files)]
     return _named(kept) | {"average_precision": precisions}
 
@@ -223,19 +226,38 @@ def _tested(
 ) -> tuple[bytes, dict[str, float]]:
     """Adds the test metrics to `row`; gives `predictions.npz` and average precisions by class."""
     test = run.data.domain("test", run.model)
-    scores = _test_scores(run, device, test)
+    scores = _scores(run, device, test)
     row["top1_accuracy"] = evaluate.top1_accuracy(scores, test.labels)
     row["mean_class_accuracy"] = evaluate.mean_class_accuracy(scores, test.labels)
     shares = evaluate.softmax(scores) if run.logits else scores
     precisions = evaluate.average_precisions(shares, test.labels)
     row["mean_average_precision"] = float(np.mean(list(precisions.values())))
     row["test_loss"] = evaluate.cross_entropy(scores, test.labels)
-    content = io.BytesIO()
-    names = np.array([image.key.encode() for image in run.data.resolved.test])
-    np.savez(content, logits=scores, labels=test.labels, images=names)
     classes = run.data.loaded.classes
     named = {classes[label]: precision for label, precision in precisions.items()}
-    return content.getvalue(), named
+    return _answers(scores, test, run.data.resolved.test), named
+
+
+def _validation(run: Finished, device: torch.device) -> bytes | None:
+    """`validation.npz` of a run that is judged before any test; None where it has none to show.
+
+    Runs that are compared on the same images are compared image by image (`bench.race.paired`).
+    """
+    scores, data = run.outcome.held_scores, run.data
+    if not len(data.loaded.val) or (scores is None and run.spec.train.refit):
+        return None
+    held = data.domain("val", run.model)
+    if scores is None:
+        scores = _scores(run, device, held)
+    return _answers(scores, held, data.resolved.val)
+
+
+def _answers(scores: evaluate.Logits, domain: Domain, images: Sequence[Image]) -> bytes:
+    """Scores before the softmax, labels and the images' keys, as `.npz`."""
+    content = io.BytesIO()
+    names = np.array([image.key.encode() for image in images])
+    np.savez(content, logits=scores, labels=domain.labels, images=names)
+    return content.getvalue()
 
 
 def _named(kept: Sequence[Kept]) -> dict[str, Any]:
@@ -255,8 +277,8 @@ def _keep_weights(run: Finished, folder: RunFolder) -> Any:
         path.unlink(missing_ok=True)
 
 
-def _test_scores(run: Finished, device: torch.device, test: Domain) -> evaluate.Logits:
-    """Scores of the test images; log of the mean softmax where rounds are fused (GE-7)."""
+def _scores(run: Finished, device: torch.device, of: Domain) -> evaluate.Logits:
+    """Scores of images; log of the mean softmax where rounds are fused (GE-7)."""
     recipe = run.spec.train
     scorer = run.scorer or viewing(run.model, run.data.views)
 
@@ -264,14 +286,14 @@ def _test_scores(run: Finished, device: torch.device, test: Domain) -> evaluate.
         scorer.eval()
         return evaluate.predict(
             scorer,
-            test,
+            of,
             device=device,
             precision="float32" if run.scorer else recipe.precision,
             channels_last=recipe.channels_last,
         )
 
     if run.past_prefix is not None:
-        return run.past_prefix(test)
+        return run.past_prefix(of)
     if not run.outcome.kept or run.trained is None:
         return scores()
     shares = []

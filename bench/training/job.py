@@ -176,6 +176,8 @@ class Outcome:
         refit: what the record has of a second training on training and validation images
             (`train.refit`); `history` and `best_epoch` are then of the first, `state` and `status`
             of the second, and costs of both. None: there was none.
+        held_scores: of the validation images, by a classifier on features that was not fitted to
+            them; that of `state` may be.
     """
 
     status: Literal["done", "diverged"]
@@ -190,3 +192,4 @@ class Outcome:
     notes: tuple[str, ...] = ()
     kept: tuple[dict[str, Tensor], ...] = ()
     refit: Mapping[str, Any] | None = None
+    held_scores: Logits | None = None

@@ -16,6 +16,7 @@ from bench.core.errors import StoreError
 from bench.planning.workspace import Session
 from bench.results import leaderboard
 from bench.results.mistakes import read_predictions
+from bench.results.predictions import right_on_validation
 from bench.results.records import COST_COLUMNS, sign
 from bench.results.store import RunFolder
 from tests.data.test_catalog import make_folder
@@ -79,6 +80,27 @@ def test_an_untested_run_has_weights_and_no_test_metric(tmp_path: Path, run_here
         rows = list(csv.DictReader(file))
     assert [row["top1_accuracy_mean"] for row in rows] == ["", ""]
     assert all(float(row["val_top1_accuracy_mean"]) > 0.3 for row in rows)
+
+
+def test_an_untested_run_keeps_its_answers_to_the_validation_images(
+    tmp_path: Path, run_here: Run
+) -> None:
+    path = tmp_path / "grid.yaml"
+    refit = "  refit: {set: {pattern: scratch, method: {name: probe, c: 1.0}, train.refit: true}}\n"
+    path.write_text(GRID.replace("TESTED", "false") + refit)
+    session = run_here(path, tmp_path / "results")
+    found: dict[str, list[dict[str, bool]]] = {}
+    for run in session.plan.runs.values():
+        folder = session.store.folder(run.id, run.spec)
+        right, row = right_on_validation(folder), _record(folder)["row"]
+        assert right is not None
+        assert len(right) == row["val_images"] == 30
+        # Of the classifier that was judged, where another one was fitted to these images too.
+        assert np.mean(list(right.values())) == pytest.approx(row["val_top1_accuracy"])
+        found.setdefault(str(run.spec.seeds.order), []).append(right)
+    assert len({frozenset(right) for right in found["0"]}) == 1  # of one draw the same images
+    for folder in _folders(tmp_path, "results", "true", run_here).values():
+        assert right_on_validation(folder) is None  # what was tested has its test images
 
 
 def test_the_tested_run_takes_the_weights_and_is_what_training_gives(

@@ -110,6 +110,7 @@ def fit(
         peak_memory_bytes=peak_memory_bytes(task.device),
         notes=tuple(filter(None, notes)),
         refit=again,
+        held_scores=validation[best],
     )
     on = "validation" if held else "nothing: there are no validation images"
     said = {"c": choices[best], "features": extract.columns, "solver": how, "c_chosen_on": on}
