@@ -1,10 +1,10 @@
 """Grids against their arithmetic: `python -m benchmarks.limit [CASE …]` writes LIMITS.md.
 
 The limit is forward, backward and the optimiser's step of as many images as the grid trains on, in
-batches that lie in memory, and the forward passes of its evaluations, each network's step measured
-here in the grid's own precision, before and after. The grid is trained in this process by the
-function that workers call, its data decoded before. All are seconds of the processor with one
-thread, so that what else runs on the machine moves them little. The goal is a share of 0.8.
+batches that lie in memory, and the forward passes of its evaluations, in the grid's own precision.
+The grid is trained in this process by the function that workers call, its data decoded before. All
+are seconds of the processor with one thread; a busy machine doubles them, so each network's step is
+measured in between, about once a second. The goal is a share of 0.8.
 
 `--set K=V` measures less of a case, and the page says so. `--grid FILE [--only E] [--set K=V]`
 measures another grid, prints its parts and keeps nothing.
@@ -26,7 +26,7 @@ from dataclasses import asdict, dataclass, field, replace
 from functools import cache
 from importlib import metadata
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -102,14 +102,27 @@ CASES = (
 # --- the arithmetic ------------------------------------------------------------------------------
 
 
-@cache
-def step_s(
-    model: str, size: int, frozen: int, count: int, precision: str, kept: bool = False
-) -> tuple[float, float]:
-    """Seconds of a training step and of a forward pass of `count` images in memory.
+class Steps(NamedTuple):
+    """Seconds of a training step and of a forward pass of 64 images, both in memory.
 
-    With `kept` both begin behind the frozen layers, with what those give in memory.
+    `kept_train` and `behind` are the same behind the frozen layers, with what those give in memory.
     """
+
+    train: float
+    forward: float
+    kept_train: float
+    behind: float
+
+
+Work = Callable[[], object]
+
+
+@cache
+def works(
+    model: str, size: int, frozen: int, count: int, precision: str, kept: bool = False
+) -> tuple[Work, Work]:
+    """A training step of `count` images, and a forward pass of 64; with `kept` behind the frozen
+    layers."""
     net = layers.create(ModelSpec(name=model), 10, seed=0, image_size=size)
     net.to(memory_format=torch.channels_last)
     parameters = dict(net.named_parameters())
@@ -118,7 +131,8 @@ def step_s(
             parameters[name].requires_grad_(False)
     trained = [p for p in net.parameters() if p.requires_grad]
     optimizer = torch.optim.SGD(trained, lr=0.01, momentum=0.9, nesterov=True, weight_decay=5e-4)
-    inputs = torch.randn(count, 3, size, size).contiguous(memory_format=torch.channels_last)
+    pixels = torch.randn(max(count, _HELD), 3, size, size)
+    inputs = pixels.contiguous(memory_format=torch.channels_last)
     labels = torch.arange(count) % 10
     run: Callable[[Tensor], Tensor] = net
     if kept:
@@ -128,49 +142,64 @@ def step_s(
             inputs, run = net.eval() and halves[0](inputs), halves[1]
 
     def train() -> None:
+        net.train()
         optimizer.zero_grad(set_to_none=True)
         with autocast(_CPU, precision):
-            scores = run(inputs)
+            scores = run(inputs[:count])
         cross_entropy(scores.float(), labels).backward()  # type: ignore[no-untyped-call]
         optimizer.step()
 
     def forward() -> None:
+        net.eval()
         with torch.no_grad(), autocast(_CPU, precision):
-            run(inputs)
+            run(inputs[:_HELD])
 
-    trained_s = _median(net.train() and train)
-    return trained_s, _median(net.eval() and forward)
+    return train, forward
 
 
-def _median(work: Callable[[], object]) -> float:
-    seconds = []
-    for _ in range(12):
-        begun = time.process_time()
+_HELD, _REPEATED = 64, 3
+
+
+def steps_of(run: PlannedRun) -> Steps:
+    """The passes of a run as they are at this moment; the first of each does not count."""
+    spec, train = run.spec, run.spec.train
+    frozen = spec.layers.frozen_prefix
+    passes = math.ceil(run.facts.train_images / train.batch_size)
+    count = round(run.facts.train_images / passes)
+    asked = (spec.model.name, spec.data.image_size, frozen, count, train.precision)
+    plain = [_seconds(work) for work in works(*asked)]
+    behind = [_seconds(work) for work in works(*asked, True)] if _is_kept(run) else plain
+    return Steps(*plain, *behind)
+
+
+def _seconds(work: Work) -> float:
+    work()
+    begun = time.process_time()
+    for _ in range(_REPEATED):
         work()
-        seconds.append(time.process_time() - begun)
-    return statistics.median(seconds[2:])
+    return (time.process_time() - begun) / _REPEATED
 
 
-def limit_s(run: PlannedRun, kept: bool = False) -> float:
+def _is_kept(run: PlannedRun) -> bool:
+    """Whether frozen layers see the same images in each epoch."""
+    return bool(run.spec.layers.frozen_prefix) and run.spec.train.augment == "none"
+
+
+def limit_s(run: PlannedRun, steps: Steps, kept: bool = False) -> float:
     """The arithmetic of one plain training; nothing is kept of frozen layers where images vary.
 
     With `kept` frozen layers see each image once, which is all that a run by itself needs where
     images are trained on as they are.
     """
     spec, train = run.spec, run.spec.train
-    frozen = spec.layers.frozen_prefix
-    kept = kept and bool(frozen) and train.augment == "none"
+    kept = kept and _is_kept(run)
+    step, behind = (steps.kept_train, steps.behind) if kept else (steps.train, steps.forward)
     images = run.facts.train_images
-    passes = math.ceil(images / train.batch_size)
-    of = (spec.model.name, spec.data.image_size)
-    step, _ = step_s(*of, frozen, round(images / passes), train.precision, kept)
-    _, forward = step_s(*of, 0, 64, train.precision)
-    _, behind = step_s(*of, frozen, 64, train.precision, kept) if kept else (0.0, forward)
     validation = spec.data.val_per_class * len(run.facts.classes)
     whole = run.facts.held_out_images - validation
     whole += images + validation if kept else 0
-    seen = whole * forward + validation * train.epochs / train.evaluate_every * behind
-    return train.epochs * passes * step + seen / 64
+    seen = whole * steps.forward + validation * train.epochs / train.evaluate_every * behind
+    return train.epochs * math.ceil(images / train.batch_size) * step + seen / _HELD
 
 
 # --- the grid ------------------------------------------------------------------------------------
@@ -221,56 +250,68 @@ def part_of(run: PlannedRun) -> str:
     return "sources" if run.role == "source" else str(run.spec.layers)
 
 
-def grid_s(session: Session, runs: Sequence[PlannedRun]) -> dict[str, float]:
-    """Trains the runs; seconds of the processor by part, records and evaluations included.
+class _Watch:
+    """Counts what runs take, and in between what their steps take.
 
     What happens until a run ends is counted for that run, so of runs that are trained together all
     of it for the first, which is of the same part.
+
+    Attributes:
+        took: seconds of the processor by run.
+        steps: what was measured meanwhile, by run.
     """
+
+    def __init__(self, runs: Sequence[PlannedRun]) -> None:
+        self.runs = {run.id: run for run in runs}
+        self.took = dict.fromkeys(self.runs, 0.0)
+        self.steps: dict[str, list[Steps]] = {key: [] for key in self.runs}
+        self.begun = self.looked = time.process_time()
+
+    def report(self, event: Mapping[str, Any]) -> None:
+        """Receives the events of `execute_batch`."""
+        now, key, ended = time.process_time(), str(event.get("id")), event["event"] == "ended"
+        if ended and event["status"] != "done":
+            raise SystemExit(f"a run ended as {event['status']}: {event.get('message')}")
+        if event["event"] not in ("epoch", "ended"):
+            return
+        self.took[key] += now - self.begun
+        if now - self.looked > _EVERY_S or (ended and not self.steps[key]):
+            self.steps[key].append(steps_of(self.runs[key]))
+            self.looked = time.process_time()
+        self.begun = time.process_time()
+
+    def mean(self, key: str) -> Steps:
+        """Of a run's steps."""
+        return Steps(*(statistics.fmean(column) for column in zip(*self.steps[key], strict=True)))
+
+
+_EVERY_S = 1.0
+
+
+def train_all(session: Session, runs: Sequence[PlannedRun]) -> _Watch:
+    """Trains the runs, records and evaluations included."""
     context = Context(
         str(session.store.root.resolve()),
         str(session.data_root.resolve()) if session.data_root else None,
         device="cpu",
     )
     load = Loader(context)
-    for run in runs:  # decoded by somebody before
+    for run in runs:  # decoded by somebody before, and networks of the measured steps made
         load(run.spec)
-    names = {run.id: part_of(run) for run in runs}
-    seconds = dict.fromkeys(names.values(), 0.0)
-    begun = time.process_time()
-
-    def report(event: Mapping[str, Any]) -> None:
-        nonlocal begun
-        if event["event"] != "ended":
-            return
-        if event["status"] != "done":
-            raise SystemExit(f"a run ended as {event['status']}: {event.get('message')}")
-        now = time.process_time()
-        seconds[names[event["id"]]] += now - begun
-        begun = now
-
+        steps_of(run)
+    watch = _Watch(runs)
     for batch in batches(runs, cost_s=lambda run: 1.0, limit_s=math.inf):
         execute_batch(
             [(run.id, run.spec) for run in batch.runs],
             context,
-            report=report,
+            report=watch.report,
             should_stop=lambda: False,
         )
-    return seconds
-
-
-def _arithmetic(runs: Sequence[PlannedRun]) -> Measured:
-    step_s.cache_clear()
-    found = Measured()
-    for run in runs:
-        images = run.facts.train_images * run.spec.train.epochs
-        one = Part(1, images, 0.0, limit_s(run), limit_s(run, kept=True))
-        found.parts.setdefault(part_of(run), Part()).add(one)
-    return found
+    return watch
 
 
 def measured(case: Case, data_root: Path | None) -> Measured:
-    """Trains a grid in a folder that vanishes, and measures its arithmetic before and after."""
+    """Trains a grid in a folder that vanishes, and measures its arithmetic meanwhile."""
     with tempfile.TemporaryDirectory() as fresh:
         session = open_session(
             case.grid,
@@ -283,15 +324,13 @@ def measured(case: Case, data_root: Path | None) -> Measured:
         if any(run.spec.method.name != "plain" or run.spec.train.expand_to for run in runs):
             raise SystemExit("only plain training without expansion has this limit")
         forecast = measure(runs, device="cpu")
-        before = _arithmetic(runs)
-        seconds = grid_s(session, runs)
-        found = _arithmetic(runs)
+        watch = train_all(session, runs)
+    found = Measured()
     for run in runs:
-        found.parts[part_of(run)].forecast_s += forecast.seconds(run) or 0.0
-    for name, part in found.parts.items():
-        part.took_s = seconds[name]
-        part.limit_s = (part.limit_s + before.parts[name].limit_s) / 2
-        part.kept_s = (part.kept_s + before.parts[name].kept_s) / 2
+        steps, images = watch.mean(run.id), run.facts.train_images * run.spec.train.epochs
+        arithmetic = limit_s(run, steps), limit_s(run, steps, kept=True)
+        one = Part(1, images, watch.took[run.id], *arithmetic, forecast.seconds(run) or 0.0)
+        found.parts.setdefault(part_of(run), Part()).add(one)
     return found
 
 
@@ -354,10 +393,11 @@ cores, Python {platform.python_version()}, {versions}; load average over a quart
 Seconds of the processor in one process of one thread, in float32. `took` is everything from a run's
 decoded images to its record; `arithmetic` forward, backward and the optimiser's step of as many
 images in batches that lie in memory (no backward pass through frozen layers), and the forward
-passes of the evaluations; `share` is arithmetic / took, 1 the limit of a harness that computes
-every image in every epoch. Where images are trained on as they are, frozen layers need to see each
-of them once only: `kept` is the share with that arithmetic, for each run by itself. `forecast` is
-the sum of what `bench grid` says before, from steps measured on this machine.
+passes of the evaluations, with steps measured between the grid's own; `share` is arithmetic / took,
+1 the limit of a harness that computes every image in every epoch. Where images are trained on as
+they are, frozen layers need to see each of them once only: `kept` is the share with that
+arithmetic, for each run by itself. `forecast` is the sum of what `bench grid` says before, from
+steps measured on this machine.
 
 {HEAD}
 {chr(10).join(lines)}

@@ -12,7 +12,7 @@ from bench.grid.expand import load_grid
 from bench.planning.workspace import open_session
 from bench.specs.planned import PlannedRun
 from benchmarks import limit
-from benchmarks.limit import CASES, Case, Measured, Part, limit_s, part_of, rows
+from benchmarks.limit import CASES, Case, Measured, Part, Steps, limit_s, part_of, rows, works
 
 GRID = """\
 defaults:
@@ -24,17 +24,7 @@ sources: {other: {classes: {side: source, n: 5}}}
 experiments:
   all: {axes: {pattern: [tune, freeze, F(1-5)T(6-7)R(8)]}, set: {source: other}}
 """
-STEP_S, FORWARD_S, KEPT_S, BEHIND_S = 3.0, 1.0, 0.1, 0.01
-
-
-@pytest.fixture
-def steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Each pass takes the same, whatever its images."""
-
-    def step_s(*asked: object) -> tuple[float, float]:
-        return (KEPT_S, BEHIND_S) if asked[5:] == (True,) else (STEP_S, FORWARD_S)
-
-    monkeypatch.setattr(limit, "step_s", step_s)
+STEPS = Steps(train=3.0, forward=1.0, kept_train=0.1, behind=0.01)
 
 
 def _runs(folder: Path, augment: str) -> dict[str, PlannedRun]:
@@ -44,25 +34,23 @@ def _runs(folder: Path, augment: str) -> dict[str, PlannedRun]:
     return {part_of(run): run for run in session.wanted}
 
 
-@pytest.mark.usefixtures("steps")
 def test_the_arithmetic_is_each_step_and_each_evaluation(tmp_path: Path) -> None:
     found = _runs(tmp_path, "augment: crop_flip")
     assert list(found) == ["sources", "T(1-7)R(8)", "F(1-7)R(8)", "F(1-5)T(6-7)R(8)"]
     seen = 4 * 10 + 4 * 5 * 3  # the test images once, those for validation three times
-    expected = 6 * 3 * STEP_S + seen * FORWARD_S / 64
+    expected = 6 * 3 * STEPS.train + seen * STEPS.forward / 64
     for name in list(found)[1:]:
-        assert limit_s(found[name]) == pytest.approx(expected)
-        assert limit_s(found[name], kept=True) == limit_s(found[name])
+        assert limit_s(found[name], STEPS) == pytest.approx(expected)
+        assert limit_s(found[name], STEPS, kept=True) == limit_s(found[name], STEPS)
 
 
-@pytest.mark.usefixtures("steps")
 def test_frozen_layers_see_images_that_do_not_vary_once(tmp_path: Path) -> None:
     found = _runs(tmp_path, "augment: none")
     once, again = 4 * 10 + 4 * 12 + 4 * 5, 4 * 5 * 3
-    expected = 6 * 3 * KEPT_S + (once * FORWARD_S + again * BEHIND_S) / 64
-    assert limit_s(found["F(1-7)R(8)"], kept=True) == pytest.approx(expected)
+    expected = 6 * 3 * STEPS.kept_train + (once * STEPS.forward + again * STEPS.behind) / 64
+    assert limit_s(found["F(1-7)R(8)"], STEPS, kept=True) == pytest.approx(expected)
     tuned = found["T(1-7)R(8)"]
-    assert limit_s(tuned, kept=True) == limit_s(tuned)
+    assert limit_s(tuned, STEPS, kept=True) == limit_s(tuned, STEPS)
 
 
 def test_a_part_that_was_not_measured_whole_is_named_so_on_the_page(
@@ -91,3 +79,9 @@ def test_the_grid_by_hand_has_126_fine_tunings_of_seven_kinds() -> None:
     (experiment,) = load_grid(case.grid).experiments
     assert len(experiment.runs) == len(set(experiment.runs)) == 126
     assert len({(run.pattern, run.parent) for run in experiment.runs}) == 7
+
+
+def test_a_step_behind_frozen_layers_trains_what_is_behind_them() -> None:
+    for kept in (False, True):
+        train, forward = works("narrow8_32", 32, 5, 8, "float32", kept)
+        train(), forward()
