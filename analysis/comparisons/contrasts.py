@@ -21,7 +21,17 @@ from analysis.comparisons.evidence import Evidence
 from analysis.comparisons.units import summarise
 from analysis.leaderboard import arms
 from analysis.leaderboard.labels import recipe, settings
-from analysis.leaderboard.read import COPIED, LOSS, PATTERN, SIZES, SOURCE, key_of, varying
+from analysis.leaderboard.read import (
+    COPIED,
+    LOSS,
+    PATTERN,
+    SIZES,
+    SOURCE,
+    differ_within,
+    key_of,
+    varying,
+    words_of,
+)
 from analysis.statistics.decisions import Decision, difference_test, hypothesis_name
 
 Question = Literal["start", "treatment", "source", "method", "copy", "freeze", "augment"]
@@ -293,9 +303,14 @@ def _settings(board: pd.DataFrame, frame: pd.DataFrame, contrast: Contrast) -> l
     """What tells a pair from others at its number of images: of the left arm, and of the right."""
     leave = {"images_per_class", "lr", "target_classes", *_text_columns(board, contrast)}
     rows = board.loc[list(frame["right_place"])].reset_index(drop=True)
-    row_of = key_of(frame, ["comparison", *_sizes(frame)])
+    row_of = key_of(frame, ["comparison", *_sizes(frame)]).tolist()
     # What one row repeats over, such as the target and the sources that go with it.
-    leave |= {n for n in varying(board) for side in (frame, rows) if _several(side, n, row_of)}
+    leave |= {
+        n
+        for n in varying(board)
+        for side in (frame, rows)
+        if differ_within(words_of(side[n]), row_of)
+    }
     left = settings(frame, sorted(leave), ["n_per_class"])
     right = settings(rows, sorted(leave), ["n_per_class"])
     names = [
@@ -325,10 +340,6 @@ def _settings(board: pd.DataFrame, frame: pd.DataFrame, contrast: Contrast) -> l
         f"{name or 'usual'} ({place + 1})" if place else name
         for name, place in zip(names, places, strict=True)
     ]
-
-
-def _several(rows: pd.DataFrame, name: str, groups: pd.Series[str]) -> bool:
-    return int(key_of(rows, [name]).groupby(groups).nunique().max()) > 1
 
 
 def _text_columns(board: pd.DataFrame, contrast: Contrast) -> list[str]:

@@ -19,7 +19,16 @@ import numpy.typing as npt
 import pandas as pd
 
 from analysis.leaderboard.labels import options
-from analysis.leaderboard.read import SIZES, finished, key_of, repetition, varies, varying
+from analysis.leaderboard.read import (
+    SIZES,
+    differ_within,
+    finished,
+    key_of,
+    repetition,
+    varies,
+    varying,
+    words_of,
+)
 from bench.core.errors import DataError
 
 LrRule = Literal["same", "best"]
@@ -181,19 +190,29 @@ def _recipes(arms: Sequence[pd.DataFrame], settings: Sequence[str], lr: LrRule) 
     rows = _one_label_a_borrowed_set(one_label_a_source(pd.concat(arms)))
     kept = [n for n in settings if n not in SIZES and not repetition(n)]
     kept = [n for n in kept if (lr == "same" or n != "lr") and not varies(n, TASK)]
-    told = pd.DataFrame({n: key_of(rows, [n]) for n in kept}, index=rows.index)
+    told = {name: words_of(rows[name]) for name in kept}
     relative = {name: place for name in kept if (place := _RELATIVE.fullmatch(name))}
     kept = [n for n in kept if n not in relative]
-    of_task = key_of(rows, ["task"]) + key_of(told, kept)
+    of_task = _joined([words_of(rows["task"]), *(told[name] for name in kept)], len(rows))
     for name, place in relative.items():
         of_target = _TARGETS.get(place["end"], f"target.{place['end']}")
         if of_target in rows.columns and place["end"] != _OF_THE_SOURCE:
-            same = rows[name].notna() & (told[name] == key_of(rows, [of_target]))
-            told[name] = told[name].mask(same & _relative(rows, place["data"]), "as the target")
-        if len(rows) and told[name].groupby(of_task).nunique().max() > 1:
+            follows = (rows[name].notna() & _relative(rows, place["data"])).tolist()
+            told[name] = [
+                "as the target" if may and word == target else word
+                for may, word, target in zip(
+                    follows, told[name], words_of(rows[of_target]), strict=True
+                )
+            ]
+        if differ_within(told[name], of_task):
             kept.append(name)
-    texts, left = list(key_of(told, kept)), len(arms[0])
+    texts, left = _joined([told[name] for name in kept], len(rows)), len(arms[0])
     return [texts[:left], texts[left:]]
+
+
+def _joined(columns: Sequence[Sequence[str]], rows: int) -> list[str]:
+    """The words of each row as one text; without columns it is empty."""
+    return ["|".join(row) for row in zip(*columns, strict=True)] if columns else [""] * rows
 
 
 def one_label_a_source(rows: pd.DataFrame) -> pd.DataFrame:

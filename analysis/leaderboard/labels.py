@@ -13,7 +13,7 @@ from typing import Any
 import pandas as pd
 
 from analysis.leaderboard.earlier import default_options
-from analysis.leaderboard.read import key_of, repetition, varying
+from analysis.leaderboard.read import differ_within, key_of, repetition, varying, words_of
 
 
 def _given(value: Any) -> bool:
@@ -204,13 +204,13 @@ def settings(
     counts = list(weights) or [1] * len(frame)
     names = [n for n in varying(frame) if n not in leave_out and not repetition(n)]
     names.sort(key=_order)
-    base = key_of(frame, list(beside))
+    base = key_of(frame, list(beside)).tolist()
     told, kept = base, []
     for name in names:
-        words = key_of(frame, [name])
-        if words.groupby(told).nunique().max() > 1:
+        words = words_of(frame[name])
+        if differ_within(words, told):
             kept.append((name, words, _commonest(words, base, counts)))
-            told = told + "|" + words
+            told = [f"{before}|{word}" for before, word in zip(told, words, strict=True)]
     rows = frame[[name for name, _, _ in kept]].to_dict("records")
     said: list[list[str]] = [[] for _ in range(len(frame))]
     for name, words, usual in kept:
@@ -226,7 +226,7 @@ def _order(name: str) -> int:
     return len(_FIRST) + (name in _LAST)
 
 
-def _commonest(words: pd.Series[str], base: pd.Series[str], counts: Sequence[int]) -> list[str]:
+def _commonest(words: Sequence[str], base: Sequence[str], counts: Sequence[int]) -> list[str]:
     """For each row the commonest word of its group; of equal ones what is commoner in all."""
     overall: dict[str, int] = {}
     groups: dict[str, dict[str, int]] = {}

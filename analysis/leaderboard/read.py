@@ -256,8 +256,27 @@ def key_of(frame: pd.DataFrame, columns: Sequence[str]) -> pd.Series[str]:
     """The cells of each row as one text; equal numbers give equal text whatever their type."""
     if not columns:
         return pd.Series("", index=frame.index, dtype=object)
-    words = [list(map(_word, frame[name].tolist())) for name in columns]
+    words = [words_of(frame[name]) for name in columns]
     return pd.Series(["|".join(row) for row in zip(*words, strict=True)], frame.index, dtype=object)
+
+
+def words_of(column: pd.Series[Any]) -> list[str]:
+    """Each cell as a text, as `key_of` has it.
+
+    >>> words_of(pd.Series([1.0, 0.5, None]))
+    ['1', '0.5', '-']
+    """
+    return list(map(_word, column.tolist()))
+
+
+def differ_within(words: Sequence[str], groups: Sequence[str]) -> bool:
+    """Whether some group has two words; both have an entry for each row.
+
+    >>> differ_within(["a", "b", "b"], ["x", "y", "y"]), differ_within(["a", "b"], ["x", "x"])
+    (False, True)
+    """
+    first: dict[str, str] = {}
+    return any(first.setdefault(g, w) != w for g, w in zip(groups, words, strict=True))
 
 
 def _word(value: Any) -> str:

@@ -59,6 +59,10 @@ def open_dataset(
     return _opened(name, root, data_root, cache_dir, options).dataset
 
 
+_MOST_RESOLVED = 8
+"""Selections kept of a data set: images are shared with its pools, so each takes little room."""
+
+
 @dataclass(frozen=True, eq=False)
 class _Opened:
     """A data set with what is worth keeping between two resolves of it."""
@@ -66,6 +70,16 @@ class _Opened:
     dataset: Dataset
     _pools: dict[tuple[str, bool], tuple[Pool, tuple[str, ...]]] = field(default_factory=dict)
     _selections: dict[ClassRecipe, Selection] = field(default_factory=dict)
+    _resolved: dict[tuple[DataSpec, int], Resolved] = field(default_factory=dict)
+
+    def resolved(self, data: DataSpec, draw: int) -> Resolved:
+        """The images of a selection; the last few are kept, since a run asks for its own, and for
+        those of what it starts from, several times."""
+        found = self._resolved.pop((data, draw), None) or _resolve(self, data, draw)
+        self._resolved[data, draw] = found
+        while len(self._resolved) > _MOST_RESOLVED:
+            self._resolved.pop(next(iter(self._resolved)))
+        return found
 
     def pool(self, label: str, skip_corrupt: bool) -> tuple[Pool, tuple[str, ...]]:
         """The images of a class, and the keys of those left out because they are corrupt."""
@@ -180,7 +194,11 @@ def resolve(data: DataSpec, draw: int, *, data_root: Path | None, cache_dir: Pat
     >>> len(found.classes), len(found.train), len(found.val), len(found.test)
     (10, 50, 100, 200)
     """
-    opened = _opened(data.dataset, data.root, data_root, cache_dir, data.options)
+    return _opened(data.dataset, data.root, data_root, cache_dir, data.options).resolved(data, draw)
+
+
+def _resolve(opened: _Opened, data: DataSpec, draw: int) -> Resolved:
+    """As `resolve`, of a data set that is open."""
     dataset = opened.dataset
     selection = opened.select(data.classes)
     pools = [opened.pool(name, data.on_corrupt == "skip") for name in selection.names]

@@ -7,7 +7,6 @@ import os
 import shutil
 import subprocess
 import tarfile
-import time
 import zipfile
 from collections import Counter
 from pathlib import Path
@@ -159,14 +158,26 @@ def test_every_data_set_keeps_the_contract(tmp_path, bench):
         assert (np.stack(again) == loaded.images).all()
 
 
-def test_a_thousand_resolves_of_one_data_set_are_cheap(bench):
-    data = DataSpec(dataset="wordnet-shapes", classes=RandomClasses(n=20), images_per_class=20)
-    for draw in range(2):
+def test_a_selection_is_drawn_once_and_kept_with_the_last_few(bench, monkeypatch):
+    drawn = []
+
+    def split_pools(pools, data, draw, allowed):
+        drawn.append(draw)
+        return split(pools, data, draw, allowed)
+
+    split = catalog.split_pools
+    monkeypatch.setattr(catalog, "split_pools", split_pools)
+    data = spec("wordnet-shapes", classes=RandomClasses(n=2, class_draw=7))
+    first = bench.resolve(data, 0)
+    assert bench.resolve(data.model_copy(), 0) is first
+    assert bench.resolve(data, 1) != first
+    assert bench.resolve(data, 0) is first
+    assert drawn == [0, 1]
+    for draw in range(2, 10):
         bench.resolve(data, draw)
-    start = time.process_time()
-    for draw in range(50):
-        bench.resolve(data, draw % 2)
-    assert (time.process_time() - start) / 50 < 0.005
+    again = bench.resolve(data, 0)
+    assert (again, drawn[2:]) == (first, [*range(2, 10), 0])
+    assert again is not first
 
 
 # --- where data lie -----------------------------------------------------------------------------

@@ -5,9 +5,11 @@ from __future__ import annotations
 import os
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 
-from analysis.leaderboard.read import parse, read
+from analysis.leaderboard.read import differ_within, parse, read
 from bench.core.errors import DataError
 
 COLUMNS = (
@@ -111,3 +113,13 @@ def test_pipes_and_folders_are_no_leaderboards(tmp_path: Path) -> None:
     for name, reason in (("pipe", "a pipe or a device"), (".", "a folder"), ("none", "no such")):
         with pytest.raises(DataError, match=reason):
             read(tmp_path / name)
+
+
+def test_words_that_differ_within_a_group_are_found_as_a_grouped_table_finds_them() -> None:
+    rng = np.random.default_rng(5)
+    for _ in range(200):
+        rows = int(rng.integers(1, 12))
+        words, groups = (rng.integers(0, most, rows).astype(str).tolist() for most in (2, 6))
+        counted = pd.Series(words).groupby(groups).nunique()
+        assert differ_within(words, groups) == (counted.max() > 1)
+    assert not differ_within([], [])
