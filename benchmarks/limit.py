@@ -139,7 +139,8 @@ def works(
         halves = prefix_suffix(net, frozen, size)
         assert halves is not None
         with torch.no_grad(), autocast(_CPU, precision):
-            inputs, run = net.eval() and halves[0](inputs), halves[1]
+            net.eval()
+            inputs, run = halves[0](inputs), halves[1]
 
     def train() -> None:
         net.train()
