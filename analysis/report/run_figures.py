@@ -142,6 +142,9 @@ class _Networks:
 
     @cached_property
     def all(self) -> dict[str, Trained]:
+        import torch
+
+        torch.set_num_threads(1)  # of a few small images more threads wait longer than they compute
         found = {}
         for name, run in best_runs(self.plan, self.store).items():
             if run.spec.data.image_size > _MOST_PIXELS:
