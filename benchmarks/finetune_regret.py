@@ -101,8 +101,9 @@ def section(rows: Sequence[Mapping[str, str]]) -> str:
         "`benchmarks/finetune_regret.py`: regret is the test accuracy of the grid's choice less "
         "that of the race's, in points, with a 95 % interval over the test images (paired; Agresti "
         "and Min; images that several splits test count as several). The oracle is chosen on the "
-        "test images. Other work on a machine makes CPU seconds longer, those of both alike. The grid has four "
-        "times the race's time or more, so with short races its networks train for few epochs.",
+        "test images. Other work on a machine makes CPU seconds longer, those of both alike. The "
+        "grid has four times the race's time or more, so with short races its networks train for "
+        "few epochs.",
         "",
         "| photographs | per class | splits | race | whole grid | regret | oracle less race | "
         "CPU s of the race | of the grid | share |",
