@@ -325,9 +325,9 @@ def test_bad_input_is_refused_before_training(
 def test_results_of_the_retrieval_are_kept(tmp_path: Path) -> None:
     options = {"bank": "gabor", "bins": 10, "k0": 2}
     first = build("selective", options, _ingredients(cache=tmp_path))
-    files = {path: path.stat().st_mtime_ns for path in (tmp_path / "retrieval").iterdir()}
+    files = {path: path.stat().st_ino for path in (tmp_path / "retrieval").iterdir()}
     second = build("selective", options, _ingredients(cache=tmp_path))
-    assert files == {path: path.stat().st_mtime_ns for path in (tmp_path / "retrieval").iterdir()}
+    assert files == {path: path.stat().st_ino for path in (tmp_path / "retrieval").iterdir()}
     assert len(files) == 5  # edges, responses, descriptors of both sides, neighbours
     assert isinstance(first, Selective)
     assert isinstance(second, Selective)
