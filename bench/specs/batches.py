@@ -52,4 +52,5 @@ def _smallest(train: TrainSpec, images: int, grown: int) -> int:
     shown, full = max(images, grown), train.batch_size * train.accumulate
     steps = natural_steps(shown, train.batch_size, train.accumulate)
     fewer = train.equal_steps and natural_steps(images, train.batch_size, train.accumulate) != steps
-    return smallest_pass(full if fewer else shown // steps, train.accumulate)[1]
+    sizes = {full} if fewer else {shown // steps, math.ceil(shown / steps)}
+    return min(smallest_pass(size, train.accumulate)[1] for size in sizes)

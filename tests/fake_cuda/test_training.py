@@ -98,7 +98,7 @@ def test_trains(gpus: Gpus, tmp_path: Path, results: Path, cell: str) -> None:
     assert records[-1]["row"]["status"] == "done"
 
 
-FROZEN = "method: plain, pattern: freeze, train.augment: none"
+FROZEN = "method: plain, pattern: freeze, train.augment: none, train.batch_size: 16"
 
 
 def test_classifiers_are_fused(gpus: Gpus, tmp_path: Path, results: Path) -> None:

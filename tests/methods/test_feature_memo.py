@@ -100,4 +100,4 @@ def test_a_refit_takes_the_features_of_the_choice(memo: FeatureMemo, tmp_path: P
         FeatureTask(_network(), both, None, CPU, tmp_path), "logistic", (c,), ProbeOptions(c=c)
     )
     for name, value in alone.outcome.state.items():
-        assert torch.allclose(fitted.outcome.state[name], value, atol=1e-4)
+        assert torch.allclose(fitted.outcome.state[name], value, rtol=1e-2, atol=1e-3)

@@ -13,7 +13,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import example, given, settings
 from hypothesis import strategies as st
 
 from bench.core.errors import DataError, GridError
@@ -183,6 +183,7 @@ def test_plain_shows_each_image_once_per_epoch_in_even_steps(
 
 
 @given(st.integers(1, 30), st.integers(1, 16), st.integers(1, 4), st.integers(0, 40), st.booleans())
+@example(1, 2, 2, 4, False)  # steps of 3, 3 and 4 images, and passes of 3, 3, 2 and 2
 @settings(deadline=None)
 def test_the_smallest_batch_is_known_before_anything_runs(
     images: int, batch_size: int, accumulate: int, more: int, equal: bool

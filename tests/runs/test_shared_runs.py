@@ -39,7 +39,7 @@ def _data(side: Any, n: int | None, images: int) -> DataSpec:
         dataset="digits",
         classes=SourceCategories(side=side, target_n=4, n=n),
         images_per_class=images,
-        val_per_class=5,
+        val_per_class=4,
         test_per_class=8,
     )
 
@@ -53,7 +53,7 @@ def child(pattern: str = "F(1-7)R(8)", seed: int = 0, **train: Any) -> RunSpec:
     model = train.pop("model", MODEL)
     parent = PARENT.model_copy(update={"model": model})
     return RunSpec(
-        data=_data("target", None, 10),
+        data=_data("target", None, 12),  # steps of 16 images: fewer may take another kernel
         model=model,
         pattern=pattern,
         init=FromRun(run=parent),
@@ -182,9 +182,9 @@ def test_views_are_computed_once_for_all_rates(
     views = {"augment": "crop_flip", "cached_views": 2}
     runs = [child(lr=rate, **views) for rate in (0.01, 0.02, 0.04)]
     assert here.run(runs) == ["done"] * 3
-    assert made == [(40, 80), (20, 20), (32, 32)]  # training, validation and test images, once
+    assert made == [(48, 96), (16, 16), (32, 32)]  # training, validation and test images, once
     here.run([child(seed=1, **views)])
-    assert made[3:] == [(40, 80), (20, 20), (32, 32)]  # another batch, and other views
+    assert made[3:] == [(48, 96), (16, 16), (32, 32)]  # another batch, and other views
 
 
 @pytest.mark.parametrize(("error", "kept"), [(0.0, True), (5e-6, True), (2e-5, False)])
@@ -211,12 +211,12 @@ def test_epochs_show_one_view_after_the_other(tmp_path: Path) -> None:
     here = Bench(tmp_path)
     runs = [child(augment="crop_flip", cached_views=views) for views in (2, 3, 9)]
     here.run([*runs, child(augment="crop_flip")])
-    two, three, nine = (here.weights(run) for run in runs)
+    _, three, nine = (here.weights(run) for run in runs)
     assert all(torch.equal(three[name], nine[name]) for name in three)  # there are three epochs
-    assert any(not torch.equal(three[name], two[name]) for name in three)
     histories = [read_history(here.folder(run)) for run in runs]
     assert histories[0][:2] == histories[1][:2]
     assert histories[0][2] != histories[1][2]
+    assert histories[1] == histories[2]
 
 
 @pytest.mark.parametrize(
