@@ -73,7 +73,7 @@ def run(options: argparse.Namespace) -> None:
             for per_class in options.per_class:
                 cell = Cell(copy, per_class or None, split)
                 folder, labelled = divide(cell, work)
-                seconds = budget_of(labelled)
+                seconds = round(options.times * budget_of(labelled))
                 for name in options.contestants:
                     command = [options.peers, "-m", "benchmarks.finetune_peers", name]
                     command += [str(folder), str(seconds), str(options.size), str(weights)]
@@ -90,6 +90,7 @@ def _one(path: Path, cell: Cell, name: str, budget: float, command: list[str]) -
         "per_class": str(cell.per_class or "all"),
         "split": str(cell.split),
         "contestant": OURS if name == "ours" else PEERS[name],
+        "budget_s": str(budget),
     }
     rows = list(read(path))
     if any(key.items() <= row.items() for row in rows):
@@ -101,7 +102,6 @@ def _one(path: Path, cell: Cell, name: str, budget: float, command: list[str]) -
     new = {
         **key,
         "accuracy": f"{found['accuracy']:.4f}",
-        "budget_s": str(budget),
         "cpu_s": f"{found['seconds']:.1f}",
         "epochs": str(found["epochs"]),
         "recipe": found.get("recipe") or (f"lr {found['lr']:.2g}" if "lr" in found else ""),
@@ -116,11 +116,11 @@ def _one(path: Path, cell: Cell, name: str, budget: float, command: list[str]) -
 
 def by_cell(
     rows: Iterable[Mapping[str, str]],
-) -> dict[tuple[str, str], dict[str, dict[str, float]]]:
-    """Accuracies in points: folder and size, contestant, split."""
-    found: dict[tuple[str, str], dict[str, dict[str, float]]] = {}
+) -> dict[tuple[str, str, int], dict[str, dict[str, float]]]:
+    """Accuracies in points: folder, size and budget, contestant, split."""
+    found: dict[tuple[str, str, int], dict[str, dict[str, float]]] = {}
     for row in rows:
-        cell = found.setdefault((row["folder"], row["per_class"]), {})
+        cell = found.setdefault((row["folder"], row["per_class"], int(row["budget_s"])), {})
         cell.setdefault(row["contestant"], {})[row["split"]] = 100 * float(row["accuracy"])
     return found
 
@@ -148,19 +148,14 @@ def page(rows: Sequence[Mapping[str, str]]) -> str:
         "",
         "Top-1 % of the test images, mean over the splits; in brackets the difference of "
         "`bench finetune` to it in points, paired by split, with a 95 % interval (Student's t, "
-        "corrected for training draws that overlap). The rows of `bench finetune` were measured "
-        "before its winner was compared with the classifier image by image, and before C = 3 was "
-        "among the classifiers.",
+        "corrected for training draws that overlap).",
         "",
         f"| photographs | per class | CPU s | splits | {OURS} | {' | '.join(PEERS.values())} |",
         "| --- " * (5 + len(PEERS)) + "|",
     ]
-    for (folder, size), cell in sorted(by_cell(rows).items()):
+    for (folder, size, budget), cell in sorted(by_cell(rows).items()):
         ours = cell.get(OURS, {})
-        budget = next(
-            row["budget_s"] for row in rows if (row["folder"], row["per_class"]) == (folder, size)
-        )
-        parts = [folder, size, budget, str(len(ours)), _mean(ours)]
+        parts = [folder, size, str(budget), str(len(ours)), _mean(ours)]
         for name in PEERS.values():
             other = cell.get(name, {})
             shared = {split: other[split] for split in ours.keys() & other.keys()}
@@ -204,6 +199,7 @@ def main() -> None:
     )
     all_of.add_argument("--peers", default=sys.executable, help="Python that has fastai")
     all_of.add_argument("--contestants", nargs="+", default=[*PEERS, "ours"])
+    all_of.add_argument("--times", type=float, default=1.0, help="the budget, in the usual ones")
     all_of.add_argument("--size", type=int, default=128, help="side of the peers' images")
     all_of.set_defaults(call=run)
     beside = commands.add_parser("regret", help="the race beside the whole grid of its recipes")

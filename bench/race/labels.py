@@ -16,12 +16,12 @@ from sklearn.model_selection import StratifiedGroupKFold
 
 from bench.data.dataset import Image
 from bench.exports.network import trunk_of
-from bench.methods.features.linear_probe import features_of
+from bench.methods.features.linear_probe import penultimate_features
 from bench.methods.features.solvers import fit_in_memory
 from bench.results.mistakes import paired_interval
 from bench.results.store import RunFolder
 from bench.runs.build import Context, Loader
-from bench.training.evaluation import predict, softmax
+from bench.training.evaluation import softmax
 
 FOLDS = 5
 C = 0.1
@@ -93,8 +93,7 @@ def look_at_labels(folder: RunFolder, context: Context) -> Labels | None:
         return None
     network = trunk_of(spec, folder, len(data.loaded.classes))
     domain, device = data.domain("train", network), context.torch_device()
-    features = features_of(network, "penultimate", "post", domain, device)
-    x = predict(features, domain, device=device)
+    x = penultimate_features(network, domain, device, context.cache / "features")
     images = data.resolved.train
     numbers = {name: n for n, name in enumerate(dict.fromkeys(map(_group, images)))}
     groups = np.array([numbers[_group(image)] for image in images])

@@ -51,7 +51,7 @@ _WISHED_EPOCHS = 24.0
 _WISHED_ALONE = 2.0
 """The same where there is time for one recipe alone."""
 
-_FORWARD = 4.0
+_FORWARD = 3.4
 """Images that a network classifies in the time in which it trains on one, at least."""
 
 _PLANNING_S = 2.0

@@ -317,7 +317,8 @@ def fit_features(
         validation = data.domain("val", model)
         held = validation if validation.size else None
         every = data.joined().domain("train", model) if spec.train.refit else None
-        task = FeatureTask(model, data.domain("train", model), held, device, folder, refit=every)
+        train, cache = data.domain("train", model), context.cache / "features"
+        task = FeatureTask(model, train, held, device, folder, refit=every, cache=cache)
     return methods.build_features(spec.method.name, dict(spec.method.options)).fit(task)
 
 

@@ -20,21 +20,6 @@ from bench.training.precision import autocast
 
 Logits = NDArray[np.float32]
 Labels = NDArray[np.int64]
-BATCH_SIZE = 256
-"""Images per forward pass. One size for all, since it can move the last bit of a prediction."""
-
-_PIXELS = BATCH_SIZE * 96 * 96
-"""Of a pass in host memory, at most: 256 images of 224 pixels take EfficientNet-Lite0 4 GB."""
-
-
-def images_per_pass(data: Domain) -> int:
-    """`BATCH_SIZE`, or fewer where images are larger than 96 pixels.
-
-    >>> large = Domain("large", np.zeros((3, 224, 224, 3), np.uint8), np.zeros(3, np.int64), 1)
-    >>> images_per_pass(large)
-    47
-    """
-    return max(16, min(BATCH_SIZE, _PIXELS // (data.images.shape[1] * data.images.shape[2])))
 
 
 def predict(
@@ -75,9 +60,7 @@ def predict_feed(
     The batches are shared out over the processes of `team`, who all get the logits of all images.
     """
     options, size = feed.options, feed.domain.size
-    if batch_size is None:
-        on_cpu = options.device.type == "cpu"
-        batch_size = images_per_pass(feed.domain) if on_cpu else BATCH_SIZE
+    batch_size = batch_size or feed.images_per_pass
     if not size:
         raise DataError(f"domain {feed.domain.name!r} has no image to predict")
     chunks = {}

@@ -21,7 +21,6 @@ from torch.utils.hooks import RemovableHandle
 from bench.core.errors import ModelError, nearest
 from bench.training.domain import Domain
 from bench.training.domain_batches import Feed, FeedOptions
-from bench.training.evaluation import BATCH_SIZE
 
 Stage = Literal["pre", "post", "end", "output"]
 Pool = Literal["none", "max", "mean", "flatten"]
@@ -37,7 +36,7 @@ def extract(
     *,
     stage: Stage = "post",
     pool: Pool = "none",
-    batch_size: int = BATCH_SIZE,
+    batch_size: int | None = None,
 ) -> NDArray[np.float32]:
     """Features of all images of `data` at one layer, in evaluation mode, not augmented.
 
@@ -62,8 +61,8 @@ def extract(
     """
     feed = Feed(data, FeedOptions(torch.device("cpu")))
     tap = LayerTap(model, [layer], stage, feed.plain_batch(0, 1))
-    starts = range(0, data.size, batch_size)
-    batches = (feed.plain_batch(start, start + batch_size) for start in starts)
+    size = batch_size or feed.images_per_pass
+    batches = (feed.plain_batch(start, start + size) for start in range(0, data.size, size))
     features: NDArray[np.float32] = torch.cat([pooled(tap(x)[0], pool) for x in batches]).numpy()
     return features
 

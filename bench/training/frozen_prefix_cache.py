@@ -20,7 +20,6 @@ from typing import Any
 
 import numpy as np
 import torch
-from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from bench.models.numbering import numbered_layers
@@ -197,7 +196,9 @@ class FrozenPrefix:
 
     def _difference(self, feed: Feed, key: str) -> float:
         """How far kept rows are from those that a batch of training gives, see `_difference`."""
-        indices = _trial_batch(self.first_steps(), self.recipe.accumulate)
+        size = feed.domain.size  # the last rows: of the last, perhaps the smallest pass
+        count = min(size, _smallest_pass(self.first_steps(), self.recipe.accumulate))
+        indices = np.arange(size - count, size)
         if (key, len(indices)) in self.store.differences:
             return self.store.differences[key, len(indices)]
         fixed = feed.options.fixed
@@ -241,15 +242,9 @@ def _layout(batch: Tensor) -> tuple[bool, bool]:
     return batch.is_contiguous(), last
 
 
-def _trial_batch(steps: Sequence[Step], accumulate: int) -> NDArray[np.int64]:
-    """The smallest forward pass of training: kernels are others for few images than for many."""
-    pieces = [
-        piece
-        for step in steps
-        for part in step
-        for piece in np.array_split(part.indices, smallest_pass(len(part.indices), accumulate)[0])
-    ]
-    return min(pieces, key=len)
+def _smallest_pass(steps: Sequence[Step], accumulate: int) -> int:
+    """Images of it in training: kernels are others for few images than for many."""
+    return min(smallest_pass(len(part.indices), accumulate)[1] for step in steps for part in step)
 
 
 def forward_share(model: nn.Module, n: int, image: Tensor) -> float:

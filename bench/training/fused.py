@@ -21,6 +21,7 @@ from torch import Tensor
 from bench.specs.run import TrainSpec
 from bench.training import evaluation as evaluate
 from bench.training import optimizers as optim
+from bench.training.domain_batches import BATCH_SIZE
 from bench.training.job import EpochReport, Interrupted, Row
 
 _CHECK_EVERY = 25
@@ -253,8 +254,8 @@ class _Heads:
         heads, classes, columns = self.weight.shape
         flat, bias = self.weight.reshape(-1, columns), self.bias.reshape(-1)
         chunks = [
-            torch.addmm(bias, features[start : start + evaluate.BATCH_SIZE], flat.T).cpu()
-            for start in range(0, len(features), evaluate.BATCH_SIZE)
+            torch.addmm(bias, features[start : start + BATCH_SIZE], flat.T).cpu()
+            for start in range(0, len(features), BATCH_SIZE)
         ]
         scores = torch.cat(chunks).reshape(-1, heads, classes).transpose(0, 1).contiguous()
         found: NDArray[np.float32] = scores.numpy()

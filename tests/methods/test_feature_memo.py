@@ -101,3 +101,43 @@ def test_a_refit_takes_the_features_of_the_choice(memo: FeatureMemo, tmp_path: P
     )
     for name, value in alone.outcome.state.items():
         assert torch.allclose(fitted.outcome.state[name], value, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize("held", [0, 9])
+def test_another_process_takes_what_is_kept_on_disk(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, held: int
+) -> None:
+    """With a choice of C and a fit to all images, and without."""
+    monkeypatch.setattr(linear_probe, "LEAST_S", 0.0)
+    train, validation = _domain(30), _domain(held, first=1) if held else None
+    both = None
+    if validation is not None:
+        images = np.concatenate([validation.images[:], train.images[:]])
+        both = Domain("toy", images, np.concatenate([validation.labels, train.labels]), 3)
+
+    def count(cache: Path | None, seed: int = 0) -> tuple[int, dict[str, torch.Tensor]]:
+        """Images of which features were computed, and the classifier."""
+        fresh = FeatureMemo()  # as in a new process
+        monkeypatch.setattr(linear_probe, "MEMO", fresh)
+        task = FeatureTask(
+            _network(seed), train, validation, CPU, tmp_path, refit=both, cache=cache
+        )
+        state = fit(task, "logistic", (0.1, 1.0), ProbeOptions()).outcome.state
+        return fresh.computed, state
+
+    cache = tmp_path / "features"
+    none, plain = count(None)
+    first, kept = count(cache)
+    again, taken = count(cache)
+    assert none == first == 30 + held + 1  # one image tells how many columns there are
+    assert again == 1
+    for name, value in plain.items():
+        assert torch.equal(kept[name], value)
+        assert torch.equal(taken[name], value)
+    assert count(cache, seed=1)[0] == first  # of another network
+    for path in cache.iterdir():
+        path.write_bytes(path.read_bytes()[:-5])
+    assert count(cache)[0] == first
+    if both is not None:  # what looks at the labels asks for all of them
+        linear_probe.penultimate_features(_network(), both, CPU, cache)
+        assert linear_probe.MEMO.computed == first + 1

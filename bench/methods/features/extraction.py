@@ -35,7 +35,7 @@ from bench.methods.features.extract_options import (
 from bench.methods.features.task import FeatureTask, Fitted, Selected
 from bench.models.domains import classifier_name
 from bench.training.domain import Domain
-from bench.training.domain_batches import Feed, FeedOptions
+from bench.training.domain_batches import Feed, FeedOptions, images_per_pass
 from bench.training.features import LayerTap, pooled
 from bench.training.job import Interrupted, Outcome
 from bench.training.process import peak_memory_bytes
@@ -123,6 +123,12 @@ class _Forward:
         self._tap: LayerTap | None = None
 
     def __call__(self, inputs: Tensor) -> dict[str, Tensor]:
+        height, width = inputs.shape[-2:]
+        size = images_per_pass(height, width, inputs.device)
+        passes = [self._one_pass(some) for some in torch.split(inputs, size)]
+        return {name: torch.cat([found[name] for found in passes]) for name in self.names}
+
+    def _one_pass(self, inputs: Tensor) -> dict[str, Tensor]:
         found: dict[str, Tensor] = {}
         if self._tapped:
             if self._tap is None:

@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -21,6 +22,7 @@ from torch import Tensor, nn
 from bench.core.errors import ModelError
 from bench.core.files import reserve, temporary_beside
 from bench.methods.features.cost import most_iterations
+from bench.methods.features.kept import LEAST_S, KeptFeatures
 from bench.methods.features.memo import MEMO
 from bench.methods.features.solvers import Blocks, Linear, Loss, fit_in_memory, fit_streaming
 from bench.methods.features.task import FeatureTask, Fitted
@@ -73,7 +75,7 @@ def fit(
     """
     begun = time.monotonic()
     features = features_of(task.model, options.layer, options.stage, task.train, task.device)
-    extract = _Extract(features, options.normalise, task)
+    extract = _Extract(features, options, task)
     held = 0 if task.validation is None else task.validation.size
     in_memory = (task.train.size + held) * extract.columns * 12 <= options.memory_mib * 2**20
     extract.keeps = in_memory and task.refit is not None
@@ -85,7 +87,8 @@ def fit(
         scores = _scores((x[at : at + 1024] for at in range(0, len(x), 1024)), tried)
     validation: Sequence[NDArray[np.float32] | None] = [None] * len(tried)
     if task.validation is not None and held:
-        validation = _scores(extract.blocks(task.validation), tried)
+        with extract.stored(task.validation, "validation", in_memory) as x:
+            validation = _scores((x[at : at + 1024] for at in range(0, held, 1024)), tried)
     rows = zip(choices, scores, validation, strict=True)
     history = [_row(number, c, task, own, other) for number, (c, own, other) in enumerate(rows)]
     notes = [_stopped(f"C = {c:g}", one, options) for c, one in zip(choices, tried, strict=True)]
@@ -198,6 +201,15 @@ def _measured(split: str, data: Domain | None, scores: NDArray[np.float32] | Non
 # --- features ---------------------------------------------------------------------------------
 
 
+def penultimate_features(
+    model: nn.Module, data: Domain, device: torch.device, cache: Path | None
+) -> NDArray[np.float32]:
+    """What a network's classifier is handed, float32 (N, D); kept below `cache` once computed."""
+    task = FeatureTask(model, data, None, device, Path(), cache=cache)
+    features = features_of(model, "penultimate", "post", data, device)
+    return _Extract(features, FeatureOptions(normalise=False), task).array(data)
+
+
 def features_of(
     model: nn.Module, layer: str, stage: Stage, data: Domain, device: torch.device
 ) -> Callable[[Tensor], Tensor]:
@@ -248,11 +260,17 @@ class _Extract:
     """Features of a domain, block by block or as one array."""
 
     def __init__(
-        self, features: Callable[[Tensor], Tensor], normalise: bool, task: FeatureTask
+        self, features: Callable[[Tensor], Tensor], options: FeatureOptions, task: FeatureTask
     ) -> None:
-        self.features, self.normalise, self.task = features, normalise, task
+        self.features, self.normalise, self.task = features, options.normalise, task
         self.keeps = False  # whether images come again, in another order
         self._rows: dict[bytes, NDArray[np.float32]] = {}
+        unused, stage = nn.Module(), options.stage
+        if options.layer == "penultimate":  # there is but one stage of it
+            unused, stage = task.model.get_submodule(classifier_name(task.model)), "post"
+        place = (options.layer, stage, options.normalise)
+        self._kept = KeptFeatures.of(task.cache, task.model, unused, place, task.device)
+        self._computing_s = 0.0
         self.columns = self._block(self._feed(task.train), 0, 1).shape[1]
 
     def _feed(self, data: Domain) -> Feed:
@@ -268,33 +286,53 @@ class _Extract:
         return np.stack([self._rows[name] for name in names])
 
     def _computed(self, feed: Feed, start: int, stop: int) -> NDArray[np.float32]:
+        begun = time.monotonic()
         found = self.features(feed.plain_batch(start, stop))
         block: NDArray[np.float32] = _normalised(found, self.normalise).cpu().numpy()
+        self._computing_s += time.monotonic() - begun
         return block
 
     def blocks(self, data: Domain) -> Iterator[NDArray[np.float32]]:
         """In the order of the images, each made when it is asked for."""
         feed = self._feed(data)
-        count = evaluate.images_per_pass(data)
+        count = feed.images_per_pass
         for start in range(0, data.size, count):
             yield self._block(feed, start, start + count)
+
+    def array(self, data: Domain) -> NDArray[np.float32]:
+        """All of them in memory, those that another process has kept not computed again."""
+        found = self._kept.read(data, self.columns)
+        if found is None:
+            found = np.empty((data.size, self.columns), np.float32)
+            _fill(found, self.blocks(data))
+            if self._computing_s >= LEAST_S:
+                self._kept.write(data, found)
+        elif self.keeps:
+            for start in range(0, data.size, 256):
+                rows = slice(start, start + 256)
+                names = map(_name, data.images[rows])
+                self._rows.update(zip(names, found[rows], strict=True))
+        return found
 
     @contextmanager
     def stored(self, data: Domain, name: str, in_memory: bool) -> Iterator[NDArray[np.float32]]:
         """All of them: an array, or a file that lives as long as the `with` block."""
-        shape = (data.size, self.columns)
+        if in_memory:
+            yield self.array(data)
+            return
         path = temporary_beside(self.task.folder / f"{name}.features")
         try:
-            if in_memory:
-                x: NDArray[np.float32] = np.empty(shape, np.float32)
-            else:
-                path.parent.mkdir(parents=True, exist_ok=True)
-                x = np.memmap(path, np.float32, "w+", shape=shape)
-                reserve(path)
-            at = 0
-            for block in self.blocks(data):
-                x[at : at + len(block)] = block
-                at += len(block)
+            path.parent.mkdir(parents=True, exist_ok=True)
+            x = np.memmap(path, np.float32, "w+", shape=(data.size, self.columns))
+            reserve(path)
+            _fill(x, self.blocks(data))
             yield x
         finally:
             path.unlink(missing_ok=True)
+
+
+def _fill(x: NDArray[np.float32], blocks: Iterable[NDArray[np.float32]]) -> None:
+    at = 0
+    for block in blocks:
+        x[at : at + len(block)] = block
+        at += len(block)

@@ -51,6 +51,7 @@ class FeatureTask:
         should_stop: asked between blocks by methods that can go on later.
         refit: training and validation images, to fit to once C is chosen; None keeps the
             classifier that was chosen.
+        cache: for features that another process may ask for again; None keeps none.
     """
 
     model: nn.Module
@@ -61,6 +62,7 @@ class FeatureTask:
     selection: Selected | None = None
     should_stop: Callable[[], bool] = lambda: False
     refit: Domain | None = None
+    cache: Path | None = None
 
 
 @dataclass(frozen=True, eq=False)

@@ -75,7 +75,8 @@ def make_room(folder: Path, wanted: int, most: int) -> None:
     used within a day stay, and count.
     """
     found = []
-    for path in (*folder.glob("responses-*.npy"), *folder.glob("descriptors-*.npy")):
+    kinds = ("responses", "descriptors", "features")
+    for path in (path for kind in kinds for path in folder.glob(f"{kind}-*.npy")):
         with contextlib.suppress(OSError):
             info = path.stat()
             found.append((info.st_mtime, path, info.st_size))

@@ -1,0 +1,96 @@
+"""Features of whole domains on disk, so that another process need not compute them again.
+
+A race on photographs asks for the features of the same images several times: to choose a
+classifier, to fit it to all labels, to look at the labels. A file's name is a hash of the images,
+the network and what computed them, so nothing has to be invalidated; on another machine, where the
+last bit may differ, they are computed anew. A file is complete or absent.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import io
+import os
+import platform
+from dataclasses import dataclass, fields
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+
+from bench.core.files import write_atomic
+from bench.methods.features.memo import digest_of_network
+from bench.methods.retrieval.responses import make_room, most_bytes
+from bench.training.domain import Domain
+
+LEAST_S = 2.0
+"""Seconds of computing from which on features are kept."""
+
+_NOT_FORM = ("name", "images", "labels", "num_classes")
+"""Of a domain: what does not change its images' features beyond the images themselves."""
+
+
+@dataclass(frozen=True)
+class KeptFeatures:
+    """Features that one network gives at one place.
+
+    Attributes:
+        folder: where they are kept; None keeps nothing.
+        identity: of the network, the place and the machine.
+    """
+
+    folder: Path | None
+    identity: str
+
+    @classmethod
+    def of(
+        cls,
+        folder: Path | None,
+        network: nn.Module,
+        but: nn.Module,
+        place: object,
+        device: torch.device,
+    ) -> KeptFeatures:
+        """Args: see `FeatureMemo.of`; `place` is whatever else decides the values."""
+        if folder is None:
+            return cls(None, "")
+        facts = (place, device, torch.get_num_threads(), torch.__version__, platform.node())
+        capability = torch.backends.cpu.get_cpu_capability()
+        return cls(folder, f"{digest_of_network(network, but).hex()} {facts} {capability}")
+
+    def read(self, data: Domain, columns: int) -> NDArray[np.float32] | None:
+        """Float32 (N, columns) of the images in their order; None where they are not there."""
+        if self.folder is None:
+            return None
+        path = self._path(data)
+        try:
+            found = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
+        except (OSError, ValueError, EOFError):
+            return None
+        if not isinstance(found, np.ndarray) or found.shape != (data.size, columns):
+            return None
+        if found.dtype != np.float32 or not np.isfinite(found).all():
+            return None
+        with contextlib.suppress(OSError):
+            os.utime(path)  # those that are longest unused leave first
+        return found
+
+    def write(self, data: Domain, features: NDArray[np.float32]) -> None:
+        """Keeps them where there is room; a full disk is no error."""
+        if self.folder is None or features.nbytes > most_bytes():
+            return
+        buffer = io.BytesIO()
+        np.save(buffer, features, allow_pickle=False)
+        with contextlib.suppress(OSError):
+            self.folder.mkdir(parents=True, exist_ok=True)
+            make_room(self.folder, features.nbytes, most_bytes())
+            write_atomic(self._path(data), buffer.getvalue())
+
+    def _path(self, data: Domain) -> Path:
+        assert self.folder is not None
+        form = {f.name: getattr(data, f.name) for f in fields(data) if f.name not in _NOT_FORM}
+        text = repr((self.identity, data.images_sha256, form))
+        return self.folder / f"features-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
