@@ -27,6 +27,7 @@ from bench.core.files import write_atomic
 from bench.core.text import counted, duration
 from bench.launch.devices import Machine, context_of, placement
 from bench.launch.local.run import run_here
+from bench.methods.features.kept import LEAST_S
 from bench.planning.forecast import Forecast
 from bench.planning.workspace import Session, open_session
 from bench.race.arms import SCRATCH, Arm, Trunk, floor_arms, tuned_arms
@@ -167,6 +168,7 @@ class Race:
     stages: list[Stage] = field(default_factory=list)
     decisions: Decisions = field(init=False)
     _fit_s: float = 0.0
+    _first_s: float = 0.0
     _labels_s: float = 0.0
     _course: dict[str, Standing] = field(default_factory=dict)
 
@@ -482,8 +484,9 @@ class Race:
                 hint="the same command with a longer --budget goes on",
             )
         folders = [f for arm in floor.arms for f in self._folders(session, floor, arm)]
-        self._fit_s = max(_seconds(folder) for folder in folders)
-        self._labels_s = 1.5 * self._fit_s + 1.0
+        took = [_seconds(folder) for folder in folders]
+        self._fit_s, self._first_s = min(took), max(took)
+        self._labels_s = 1.5 * self._fit_s + LEAST_S
         if self._labels_s < LABELS_SHARE * self.budget.total_s:
             self.budget.end_s = self._writing_s + self._labels_s
         self._say_standings(best)
@@ -646,8 +649,11 @@ class Race:
 
     @property
     def _compared_s(self) -> float:
-        """Seconds of the best frozen arm's run that is tested."""
-        return self._fit_s * self._images / self.photographs.train
+        """Seconds of the best frozen arm's run that is tested: features of labelled images are
+        there by then, those of test images are not."""
+        features_s = max(self._first_s - self._fit_s, self._fit_s)
+        share = self.photographs.test / self.photographs.train
+        return self._fit_s + LEAST_S + features_s * share
 
     def _epoch_s(self, rate: float) -> float:
         """Wall-clock seconds of an epoch of one arm, all workers busy."""
