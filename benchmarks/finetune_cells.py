@@ -14,6 +14,7 @@ from __future__ import annotations
 import csv
 import functools
 import json
+import math
 import os
 import subprocess
 import sys
@@ -128,13 +129,20 @@ def cpu_seconds() -> float:
     return spent
 
 
-def start_seconds() -> float:
-    """CPU time of a worker until it can be given a run: Python and its libraries."""
+def start_seconds(work: Path) -> float:
+    """CPU time of a worker until it can be given a run: Python and its libraries.
+
+    The least that was ever measured with this `work`: more would be taken off what a race spent.
+    """
+    kept = work / "start-seconds.txt"
+    earlier = float(kept.read_text()) if kept.exists() else math.inf
     before = os.times()
     imports = "import bench.runs.build, bench.runs.execute, bench.training.process"
     subprocess.run([sys.executable, "-c", imports], check=True)
     after = os.times()
-    return sum(after[2:4]) - sum(before[2:4])
+    least = min(earlier, sum(after[2:4]) - sum(before[2:4]))
+    kept.write_text(f"{least:.2f}\n")
+    return least
 
 
 @functools.cache
@@ -146,12 +154,13 @@ def forward_rate(size: int) -> float:
     torch.set_num_threads(1)
     network = timm.create_model("tf_efficientnet_lite0").eval()
     network = network.to(memory_format=torch.channels_last)
-    images = torch.randn(64, 3, size, size).contiguous(memory_format=torch.channels_last)
+    images = torch.randn(16, 3, size, size).contiguous(memory_format=torch.channels_last)
     with torch.inference_mode():
         network(images)
         begun = time.process_time()
-        network(images)
-    return 64 / (time.process_time() - begun)
+        for _ in range(3):
+            network(images)
+    return 48 / (time.process_time() - begun)
 
 
 # --- processes and tables ---

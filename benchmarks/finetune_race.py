@@ -35,12 +35,14 @@ class Timed(Race):
     def _run(self, *stages: Stage, reserve_s: float = 0.0) -> Any:
         clock = self.budget.clock
         assert isinstance(clock, CpuClock)
+        before = clock()
         clock.uncounted += self.started
         done = super()._run(*stages, reserve_s=reserve_s)
+        clock.uncounted -= max(0.0, before - clock())  # nothing was started: all was finished
         for stage in stages:
             passes = stage.seeds * len(stage.arms) if stage.epochs else 1
             tested = passes * stage.tested * self.photographs.test
-            clock.uncounted += tested / forward_rate(stage.size)
+            clock.uncounted += min(tested / forward_rate(stage.size), clock() - before)
         return done
 
 
@@ -93,7 +95,7 @@ class WholeGrid(Timed):
 def race(folder: Path, seconds: float, work: Path) -> dict[str, Any]:
     """Accuracy of the model that `bench finetune` leaves, and what it took."""
     with tempfile.TemporaryDirectory(dir=work) as results:
-        raced, result = _raced(folder, seconds, Path(results))
+        raced, result = _raced(folder, seconds, Path(results), work)
         return _row(raced, result)
 
 
@@ -108,9 +110,9 @@ def regret(folder: Path, seconds: float, times: float, work: Path) -> dict[str, 
         work: for results, which are removed.
     """
     with tempfile.TemporaryDirectory(dir=work) as results:
-        raced, result = _raced(folder, seconds, Path(results) / "race")
+        raced, result = _raced(folder, seconds, Path(results) / "race", work)
         row, plan = _row(raced, result), raced.decisions.plan
-        whole = _prepared(WholeGrid, folder, 1e9, Path(results) / "whole")
+        whole = _prepared(WholeGrid, folder, 1e9, Path(results) / "whole", work)
         assert isinstance(whole, WholeGrid)
         assert plan is not None
         whole.side = plan.size
@@ -132,9 +134,9 @@ def regret(folder: Path, seconds: float, times: float, work: Path) -> dict[str, 
     }
 
 
-def _prepared(kind: type[Timed], folder: Path, seconds: float, place: Path) -> Timed:
+def _prepared(kind: type[Timed], folder: Path, seconds: float, place: Path, work: Path) -> Timed:
     """A race by the clock of the processor, which begins now."""
-    started = start_seconds()
+    started = start_seconds(work)
     for size in SIZES:  # measured before the clock begins
         forward_rate(size)
     photographs = divide(folder, {"data_root": None, "cache_dir": place / "cache"})
@@ -148,8 +150,8 @@ def _prepared(kind: type[Timed], folder: Path, seconds: float, place: Path) -> T
     )
 
 
-def _raced(folder: Path, seconds: float, place: Path) -> tuple[Timed, Result]:
-    raced = _prepared(Timed, folder, seconds, place)
+def _raced(folder: Path, seconds: float, place: Path, work: Path) -> tuple[Timed, Result]:
+    raced = _prepared(Timed, folder, seconds, place, work)
     return raced, raced.run()
 
 

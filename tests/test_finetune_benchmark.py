@@ -20,7 +20,14 @@ from bench.race.photographs import divide as look_at
 from bench.race.schedule import MOST_EPOCHS, Rung
 from benchmarks import finetune_regret as regrets
 from benchmarks.finetune import page, paired
-from benchmarks.finetune_cells import Cell, CpuClock, divide, images_by_class, smaller
+from benchmarks.finetune_cells import (
+    Cell,
+    CpuClock,
+    divide,
+    images_by_class,
+    smaller,
+    start_seconds,
+)
 from benchmarks.finetune_race import WholeGrid
 
 
@@ -65,6 +72,15 @@ def test_the_clock_counts_processes_below_and_no_waiting() -> None:
     assert clock() - spent < 0.25
     clock.uncounted += 0.4
     assert clock() < spent
+
+
+def test_no_more_is_taken_off_than_a_start_ever_took(tmp_path: Path) -> None:
+    """Where a busy machine measured more than a start took, a race had spent less than nothing."""
+    kept = tmp_path / "start-seconds.txt"
+    first = start_seconds(tmp_path)
+    assert 0 < first == pytest.approx(float(kept.read_text()), abs=0.01)
+    kept.write_text("0.25\n")
+    assert start_seconds(tmp_path) == 0.25
 
 
 def test_the_table_pairs_by_split() -> None:

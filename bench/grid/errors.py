@@ -78,7 +78,7 @@ def cell_error(error: ValidationError, prefix: Key) -> CellError:
     name, value = ".".join(key), details.get("input")
     if kind == "extra_forbidden":
         fields = _fields(prefix, location[:-1], recipe)
-        hint = f"known: {nearest(location[-1], fields, len(fields))}" if fields else None
+        hint = f"known: {nearest(location[-1], fields, 12)}" if fields else None
         return CellError(key, f"{name}: unknown key {location[-1]!r}", hint)
     if kind == "missing":
         return CellError(

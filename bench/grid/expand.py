@@ -219,7 +219,7 @@ def _mapping(
         raise document.error(path, f"{what}: expected a mapping, found {found}", hint)
     for key in value:
         if known is not None and key not in known:
-            hint = f"known: {nearest(key, known, len(known))}"
+            hint = f"known: {nearest(key, known, 12)}"
             raise document.error((*path, key), f"unknown key {key!r} in {what}", hint)
     return value
 
