@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -29,6 +30,10 @@ def _domain(count: int, first: int = 0) -> Domain:
     rng = np.random.default_rng(first)
     images = rng.integers(0, 256, (count, 32, 32, 3), np.uint8)
     return Domain("toy", images, np.arange(count) % 3, 3)
+
+
+def _part(data: Domain, rows: slice) -> Domain:
+    return replace(data, images=data.images[rows], labels=data.labels[rows])
 
 
 @pytest.fixture
@@ -109,11 +114,10 @@ def test_another_process_takes_what_is_kept_on_disk(
 ) -> None:
     """With a choice of C and a fit to all images, and without."""
     monkeypatch.setattr(linear_probe, "LEAST_S", 0.0)
-    train, validation = _domain(30), _domain(held, first=1) if held else None
-    both = None
-    if validation is not None:
-        images = np.concatenate([validation.images[:], train.images[:]])
-        both = Domain("toy", images, np.concatenate([validation.labels, train.labels]), 3)
+    train, validation, both = _domain(30), None, None
+    if held:
+        both = _domain(30 + held)
+        train, validation = _part(both, slice(held, None)), _part(both, slice(held))
 
     def count(cache: Path | None, seed: int = 0) -> tuple[int, dict[str, torch.Tensor]]:
         """Images of which features were computed, and the classifier."""
@@ -138,6 +142,10 @@ def test_another_process_takes_what_is_kept_on_disk(
     for path in cache.iterdir():
         path.write_bytes(path.read_bytes()[:-5])
     assert count(cache)[0] == first
-    if both is not None:  # what looks at the labels asks for all of them
+    if both is not None:  # another division of the same images, and what looks at the labels
+        train, validation = _part(both, slice(29)), _part(both, slice(29, None))
+        assert count(cache)[0] == 1
+        fresh = FeatureMemo()
+        monkeypatch.setattr(linear_probe, "MEMO", fresh)
         linear_probe.penultimate_features(_network(), both, CPU, cache)
-        assert linear_probe.MEMO.computed == first + 1
+        assert fresh.computed == 1

@@ -1,4 +1,4 @@
-"""Features of whole domains on disk, so that another process need not compute them again.
+"""Features of images on disk, so that another process need not compute them again.
 
 A race on photographs asks for the features of the same images several times: to choose a
 classifier, to fit it to all labels, to look at the labels. A file's name is a hash of the images,
@@ -61,16 +61,21 @@ class KeptFeatures:
         capability = torch.backends.cpu.get_cpu_capability()
         return cls(folder, f"{digest_of_network(network, but).hex()} {facts} {capability}")
 
-    def read(self, data: Domain, columns: int) -> NDArray[np.float32] | None:
-        """Float32 (N, columns) of the images in their order; None where they are not there."""
+    def key(self, data: Domain, content: str) -> str:
+        """The name of what is kept of images of a domain; `content` says which, in which order."""
+        form = {f.name: getattr(data, f.name) for f in fields(data) if f.name not in _NOT_FORM}
+        return hashlib.sha256(repr((self.identity, content, form)).encode()).hexdigest()[:32]
+
+    def read(self, key: str, images: int, columns: int) -> NDArray[np.float32] | None:
+        """Float32 (images, columns); None where they are not there."""
         if self.folder is None:
             return None
-        path = self._path(data)
+        path = self.folder / f"features-{key}.npy"
         try:
             found = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
         except (OSError, ValueError, EOFError):
             return None
-        if not isinstance(found, np.ndarray) or found.shape != (data.size, columns):
+        if not isinstance(found, np.ndarray) or found.shape != (images, columns):
             return None
         if found.dtype != np.float32 or not np.isfinite(found).all():
             return None
@@ -78,7 +83,7 @@ class KeptFeatures:
             os.utime(path)  # those that are longest unused leave first
         return found
 
-    def write(self, data: Domain, features: NDArray[np.float32]) -> None:
+    def write(self, key: str, features: NDArray[np.float32]) -> None:
         """Keeps them where there is room; a full disk is no error."""
         if self.folder is None or features.nbytes > most_bytes():
             return
@@ -87,10 +92,4 @@ class KeptFeatures:
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             make_room(self.folder, features.nbytes, most_bytes())
-            write_atomic(self._path(data), buffer.getvalue())
-
-    def _path(self, data: Domain) -> Path:
-        assert self.folder is not None
-        form = {f.name: getattr(data, f.name) for f in fields(data) if f.name not in _NOT_FORM}
-        text = repr((self.identity, data.images_sha256, form))
-        return self.folder / f"features-{hashlib.sha256(text.encode()).hexdigest()[:32]}.npy"
+            write_atomic(self.folder / f"features-{key}.npy", buffer.getvalue())

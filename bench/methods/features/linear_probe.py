@@ -12,6 +12,7 @@ import hashlib
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -78,7 +79,8 @@ def fit(
     extract = _Extract(features, options, task)
     held = 0 if task.validation is None else task.validation.size
     in_memory = (task.train.size + held) * extract.columns * 12 <= options.memory_mib * 2**20
-    extract.keeps = in_memory and task.refit is not None
+    if in_memory and task.refit is not None:
+        extract.remember(task.refit)
     how = ("sklearn" if in_memory else "streaming") if options.solver == "auto" else options.solver
     if options.c is not None or not held:
         choices = (options.c or 1.0,)
@@ -207,7 +209,9 @@ def penultimate_features(
     """What a network's classifier is handed, float32 (N, D); kept below `cache` once computed."""
     task = FeatureTask(model, data, None, device, Path(), cache=cache)
     features = features_of(model, "penultimate", "post", data, device)
-    return _Extract(features, FeatureOptions(normalise=False), task).array(data)
+    extract = _Extract(features, FeatureOptions(normalise=False), task)
+    extract.remember(data)
+    return extract.array(data)
 
 
 def features_of(
@@ -263,7 +267,6 @@ class _Extract:
         self, features: Callable[[Tensor], Tensor], options: FeatureOptions, task: FeatureTask
     ) -> None:
         self.features, self.normalise, self.task = features, options.normalise, task
-        self.keeps = False  # whether images come again, in another order
         self._rows: dict[bytes, NDArray[np.float32]] = {}
         unused, stage = nn.Module(), options.stage
         if options.layer == "penultimate":  # there is but one stage of it
@@ -278,7 +281,7 @@ class _Extract:
         return Feed(data, FeedOptions(self.task.device, resident=False))
 
     def _block(self, feed: Feed, start: int, stop: int) -> NDArray[np.float32]:
-        if not self.keeps:
+        if not self._rows:
             return self._computed(feed, start, stop)
         names = [_name(image) for image in feed.domain.images[start:stop]]
         if not all(name in self._rows for name in names):
@@ -299,19 +302,45 @@ class _Extract:
         for start in range(0, data.size, count):
             yield self._block(feed, start, start + count)
 
+    def remember(self, data: Domain) -> None:
+        """Takes the features of all images of a domain, whose parts are asked for afterwards.
+
+        They are computed in an order that what the images show decides: any division of the same
+        images into training and validation images has the same features, to the last bit.
+        """
+        first: dict[bytes, int] = {}
+        for start in range(0, data.size, 256):
+            for row, image in enumerate(data.images[start : start + 256], start):
+                first.setdefault(_name(image), row)
+        names = sorted(first)
+        rows = np.array([first[name] for name in names])
+
+        def blocks() -> Iterator[NDArray[np.float32]]:
+            for some in np.array_split(rows, max(1, len(rows) // self._feed(data).images_per_pass)):
+                part = replace(data, images=data.images[some], labels=data.labels[some])
+                yield self._computed(self._feed(part), 0, part.size)
+
+        content = hashlib.sha256(b"".join(names)).hexdigest()
+        self._rows = dict(zip(names, self._taken(data, content, len(rows), blocks()), strict=True))
+
     def array(self, data: Domain) -> NDArray[np.float32]:
         """All of them in memory, those that another process has kept not computed again."""
-        found = self._kept.read(data, self.columns)
-        if found is None:
+        if self._rows:
             found = np.empty((data.size, self.columns), np.float32)
             _fill(found, self.blocks(data))
+            return found
+        return self._taken(data, data.images_sha256, data.size, self.blocks(data))
+
+    def _taken(
+        self, data: Domain, content: str, images: int, blocks: Iterable[NDArray[np.float32]]
+    ) -> NDArray[np.float32]:
+        key = self._kept.key(data, content)
+        found = self._kept.read(key, images, self.columns)
+        if found is None:
+            found = np.empty((images, self.columns), np.float32)
+            _fill(found, blocks)
             if self._computing_s >= LEAST_S:
-                self._kept.write(data, found)
-        elif self.keeps:
-            for start in range(0, data.size, 256):
-                rows = slice(start, start + 256)
-                names = map(_name, data.images[rows])
-                self._rows.update(zip(names, found[rows], strict=True))
+                self._kept.write(key, found)
         return found
 
     @contextmanager
