@@ -91,7 +91,8 @@ _STAGE = re.compile(r"(floor|rung-\d+|scratch|final)-.+")
 _A_RACE = (
     "These runs are a race, in which validation images stop all recipes but the best, so no two "
     "are compared to the end: which one won, and its accuracy, stand in the model's card "
-    "(README.md beside it); to compare recipes with intervals, run grids/own-images.yaml."
+    "(models/NAME/README.md in the results folder); to compare recipes with intervals, run "
+    "grids/own-images.yaml."
 )
 
 

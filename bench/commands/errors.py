@@ -48,15 +48,16 @@ def errors(
     screen.print(table)
     wrong = predictions.wrong()
     screen.print(f"{counted(len(wrong), 'test image')} wrong", highlight=False)
+    for image in wrong[:20]:
+        screen.print(
+            f"  {image.image}: {image.is_class}, called {image.named} "
+            f"({100 * image.probability:.0f} %)",
+            highlight=False,
+        )
+    if len(wrong) > 20:
+        where = "in mistakes.csv" if out is not None else "--out FOLDER writes all of them"
+        screen.print(f"  … and {len(wrong) - 20} more: {where}", highlight=False)
     if out is None:
-        for image in wrong[:20]:
-            screen.print(
-                f"  {image.image}: {image.is_class}, called {image.named} "
-                f"({100 * image.probability:.0f} %)",
-                highlight=False,
-            )
-        if len(wrong) > 20:
-            screen.print(f"  … and {len(wrong) - 20} more: --out FOLDER writes all of them")
         return
     spec = folder.spec()
     root = Path(spec.data.root) if spec.data.root else None

@@ -95,7 +95,10 @@ def finetune(
     _introduce(race, root, out)
     if slurm:
         raise typer.Exit(_submit(race, root, asked, submission))
-    if _recall(race, asked):
+    stages = _recall(race, asked)
+    if race.decisions.done:
+        out.print("the race came to its end before; its answer again, from what is kept")
+    elif stages:
         out.print(
             "goes on from what an earlier command of this name has decided, in "
             f"{duration(race.budget.earlier_s)} of the time"
@@ -156,7 +159,7 @@ def _run(race: Race) -> None:
         write_missing(store.folder(run.id, run.spec) for run in result.session.wanted)
     race.decisions.answer = tuple(_answer(race, result))
     race.decisions.keep()
-    out.print("\n".join(race.decisions.answer), highlight=False)
+    out.print("\n".join(map(_as_called, race.decisions.answer)), highlight=False)
 
 
 def _submit(race: Race, root: Path, asked: RaceOptions, submission: SubmitOptions) -> int:
@@ -167,7 +170,7 @@ def _submit(race: Race, root: Path, asked: RaceOptions, submission: SubmitOption
 
     _recall(race, asked)
     if answer := race.answered():
-        race.console.print("\n".join(answer), highlight=False)
+        race.console.print("\n".join(map(_as_called, answer)), highlight=False)
         return 0
     device = None if asked.device == "auto" else asked.device
     settings = read_settings({}, submission.overrides(device=device), place="--slurm-set")
@@ -276,7 +279,7 @@ def _answer(race: Race, result: Result) -> list[str]:
         "",
         f"accuracy  {accuracy_with_interval(predictions)}",
         *_compared(result),
-        "chosen on validation images; the best recipe of each kind:",
+        f"chosen on {_validation(result)}; the best recipe of each kind:",
         *(f"        {one}" for one in kinds),
         f"mistakes  {wrong}: {pairs or 'none'}",
         f"          {', '.join(path.name for path in sheets)} in {folder}",
@@ -287,6 +290,24 @@ def _answer(race: Race, result: Result) -> list[str]:
         f"the race  {race.path}, {took}",
         f"          {report}",
     ]
+
+
+def _validation(result: Result) -> str:
+    images = result.standings[0].images
+    draws = result.standings[0].stage.seeds
+    of = f" of {draws} draws" if draws > 1 else ""
+    return f"{counted(images, 'validation image')}{of}" if images else "validation images"
+
+
+def _as_called(line: str) -> str:
+    """A command as it can be typed: with the path of a program that the shell would not find."""
+    import shutil
+    import sys
+
+    if not line.lstrip().startswith("bench ") or shutil.which("bench"):
+        return line
+    called = Path(sys.argv[0])
+    return line.replace("bench ", f"{called} ", 1) if called.name == "bench" else line
 
 
 def _compared(result: Result) -> list[str]:

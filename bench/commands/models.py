@@ -132,6 +132,8 @@ def predict(
     rest = f", and {len(counts) - 8} more classes" if len(counts) > 8 else ""
     named = f": {named}{rest}" if named else " classified"
     say(f"{counted(len(found) - len(broken), 'image')}{named}", err=True)
+    if counts:
+        say("each is given one of the model's classes, whatever it shows", err=True)
     if passed:
         say(f"{counted(passed, 'file')} passed over: no images", err=True)
     for one in broken[:5]:

@@ -9,13 +9,16 @@ from bench.core.text import counted
 from bench.race.arms import FAMILIES
 from bench.race.race import Standing
 
+_NOT_BEGUN = "not begun: there was time for fewer recipes"
+
 
 @dataclass(frozen=True)
 class FamilyBest:
     """The recipe of a kind that came furthest, and of equals the best.
 
     Attributes:
-        words: the recipe and its epochs, or the kind of which none was begun.
+        words: the recipe, its epochs and, where those of the race differ, its image size; or the
+            kind of which none was begun.
         accuracy: top-1 on validation images, a fraction; None where nothing was measured.
         end: why it ended: chosen, behind the winner, dropped after a rung, given up, not begun.
     """
@@ -37,17 +40,20 @@ def best_of_families(course: Sequence[Standing]) -> list[FamilyBest]:
     Args:
         course: of a `Result`.
     """
-    found = []
+    found, sizes = [], {standing.stage.size for standing in course}
     for family in FAMILIES:
         members = [standing for standing in course if standing.arm.family == family]
         if not members:
-            found.append(FamilyBest(family, None, "not begun, as the rungs had no place for it"))
+            found.append(FamilyBest(family, None, _NOT_BEGUN))
             continue
         best = min(members, key=_furthest)
         epochs = best.arm.epochs(best.stage.epochs)
-        words = f"{best.arm.words}, {counted(epochs, 'epoch')}" if epochs else best.arm.words
-        found.append(FamilyBest(words, best.accuracy, best.end))
-    return sorted(found, key=lambda one: (one.end != "chosen", -(one.accuracy or 0.0)))
+        parts = [best.arm.words, *([counted(epochs, "epoch")] if epochs else [])]
+        parts += [f"{best.stage.size} pixels"] if len(sizes) > 1 else []
+        equal = sum(one.accuracy == best.accuracy for one in members if one is not best)
+        same = f" ({counted(equal, 'other')} of its kind as good)" if equal and epochs == 0 else ""
+        found.append(FamilyBest(", ".join(parts), best.accuracy, best.end + same))
+    return sorted(found, key=lambda one: (not one.end.startswith("chosen"), -(one.accuracy or 0.0)))
 
 
 def _furthest(standing: Standing) -> tuple[bool, bool, int, tuple[float, float]]:

@@ -414,7 +414,7 @@ class Race:
             finished = {s.arm.name for s in standings}
             others = [s for s in best if s.arm.name in {*floor.arms, *stage.arms} - finished]
             best = sorted([*standings, *others], key=lambda standing: standing.order)
-            self._say_standings(best)
+            self._say_standings([best[0], *(s for s in standings if s is not best[0])])
             if len(standings) < len(stage.arms):
                 break
         return self._finish(self._simplest(best, floor), floor, epoch_s)

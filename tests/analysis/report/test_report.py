@@ -208,7 +208,8 @@ def test_one_run_gives_a_page_that_says_what_is_missing(committed: Path) -> None
     assert build("race", Evidence(race), png=False).headline == (
         "These runs are a race, in which validation images stop all recipes but the best, so no "
         "two are compared to the end: which one won, and its accuracy, stand in the model's card "
-        "(README.md beside it); to compare recipes with intervals, run grids/own-images.yaml.",
+        "(models/NAME/README.md in the results folder); to compare recipes with intervals, run "
+        "grids/own-images.yaml.",
     )
     assert set(report.files) == {"findings.svg"}
 
