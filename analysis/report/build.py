@@ -78,6 +78,7 @@ def build(
     png: bool = True,
     more: Sequence[Picture] = (),
     mistakes: Mistakes | None = None,
+    answer: Sequence[str] = (),
 ) -> Report:
     """Computes a report.
 
@@ -88,6 +89,7 @@ def build(
         png: whether figures are also made as PNG.
         more: pictures that need weights or images (`analysis.report.run_figures.figures`).
         mistakes: of the best run on own photographs (`analysis.report.mistakes.mistakes`).
+        answer: lines of the race that the runs are of, which stand first.
 
     Raises:
         DataError: when no run of the leaderboard is finished.
@@ -106,7 +108,7 @@ def build(
             f"{name}: none of {counted(len(board), 'run')} is finished",
             hint=f"run: bench grid {grid_file(name)}",
         )
-    return compose(name, numbers(evidence, measured), png, more, mistakes)
+    return compose(name, numbers(evidence, measured), png, more, mistakes, answer)
 
 
 def compose(
@@ -115,6 +117,7 @@ def compose(
     png: bool,
     more: Sequence[Picture] = (),
     mistakes: Mistakes | None = None,
+    answer: Sequence[str] = (),
 ) -> Report:
     """The report of numbers that are computed; arguments as of `build`."""
     board = found.evidence.board
@@ -138,6 +141,7 @@ def compose(
             _own_first(
                 _sections(name, found, drawn[len(sheets) :]),
                 Section("errors", "Errors", tuple(texts), tuple(tables), _there(drawn, sheets)),
+                answer,
             )
         ),
         files=saved,
@@ -158,15 +162,24 @@ def _there(drawn: Sequence[Drawn], sheets: Sequence[Picture]) -> tuple[Drawn, ..
     return tuple(drawn[: len(sheets)])
 
 
-def _own_first(sections: list[Section], errors: Section) -> list[Section]:
-    """The sections; with errors, those follow the answers, and what papers say is folded."""
-    if not errors.texts:
+def _own_first(sections: list[Section], errors: Section, answer: Sequence[str]) -> list[Section]:
+    """The sections; with errors, those follow the answers, and what papers say is folded.
+
+    A race has its own answer: the rest compares what a race does not train to the end.
+    """
+    if answer:
+        lines = tuple(" ".join(line.split()) for line in answer if line.strip())
+        first, rest = Section("race", "Answer of the race", lines), sections
+        folded = [one.id for one in sections if one.id != "figures"]
+    elif errors.texts:
+        first, *rest = sections
+        folded = ["paper", "findings", "ambiguities"]
+    else:
         return sections
-    first, *rest = sections
     return [
         first,
-        errors,
-        *(replace(one, is_folded=one.id in ("paper", "findings", "ambiguities")) for one in rest),
+        *([errors] if errors.texts else []),
+        *(replace(one, is_folded=one.id in folded) for one in rest),
     ]
 
 

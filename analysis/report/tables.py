@@ -70,6 +70,8 @@ def images_text(runs: pd.DataFrame) -> str:
     for name in ("train_images", "val_images", "test_images"):
         known = runs[name].dropna() if name in runs.columns else pd.Series(dtype=float)
         values = sorted({int(v) for v in known})
+        if name == "test_images":  # a race's recipes are not tested
+            values = [value for value in values if value] or values
         shown = values if len(values) <= 4 else [values[0], values[-1]]
         joint = ", " if len(values) <= 4 else " to "
         sizes[name] = joint.join(f"{v:,}" for v in shown) or "an unknown number of"

@@ -246,7 +246,8 @@ def _images(found: Sequence[Mapping[str, Any]]) -> str:
     for name in ("train_images", "val_images", "test_images"):
         words = dict.fromkeys(str(row.get(name)) for row in found if row.get(name) is not None)
         counts = sorted(words, key=lambda word: (len(word), word))
-        counts = [count for count in counts if count != "0"] or counts  # runs that are not tested
+        if name == "test_images":  # a race's recipes are not tested
+            counts = [count for count in counts if count != "0"] or counts
         sizes.append(", ".join(counts) or "?")
     return (
         f"images: {sizes[0]} to train on; {sizes[1]} more with labels for validation, which choose "

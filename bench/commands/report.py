@@ -54,7 +54,8 @@ def report(
     from analysis.report.build import build, write
 
     with doing("testing comparisons and claims, and drawing the figures"):
-        made = build(name, evidence, measured, png=png, more=more, mistakes=wrong)
+        answer = _answer_beside(source)
+        made = build(name, evidence, measured, png, more, wrong, answer)
     folder = out if out is not None else results / "reports" / name
     before = _figures(folder)
     index = write(made, folder)
@@ -65,6 +66,15 @@ def report(
         screen.print(sentence, highlight=False)
     drawn = sum(figure.endswith(".svg") for figure in made.files)
     screen.print(f"report: {index} ({drawn} figures beside it)", highlight=False)
+
+
+def _answer_beside(source: Path) -> tuple[str, ...]:
+    """What `bench finetune` has answered, where the grid is that of its race."""
+    if source.suffix not in (".yaml", ".yml"):
+        return ()
+    from bench.race.decisions import Decisions
+
+    return Decisions.answer_beside(source)
 
 
 _OURS, _FIGURE = "<title>How to fine-tune: ", re.compile(r'<figure id="figure-([\w.+-]+)"')

@@ -122,6 +122,15 @@ class Decisions:
         self.stopped, self.spent_s, self.done = stopped, spent_s, bool(state.get("done"))
         self.answer, self.budget_s = answer, budget_s
 
+    @staticmethod
+    def answer_beside(grid: Path) -> tuple[str, ...]:
+        """The lines of a race's answer, by its grid; empty where there is none."""
+        try:
+            state = json.loads(grid.with_suffix(".json").read_text(encoding="utf-8"))
+            return tuple(str(line) for line in state["answer"]) if state["rules"] else ()
+        except (OSError, ValueError, TypeError, KeyError):
+            return ()
+
     def keep(self) -> None:
         """Writes it."""
         state = {

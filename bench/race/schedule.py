@@ -11,7 +11,7 @@ from dataclasses import dataclass
 
 MOST_EPOCHS = 32
 LEAST_EPOCHS = 2
-FLOOR_SHARE = 0.6
+FLOOR_SHARE = 0.75
 """Of the time: features of the labelled images, at most, where smaller images can do."""
 
 RACE_SHARE = 0.6

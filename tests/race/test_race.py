@@ -29,7 +29,7 @@ from bench.race import race as race_module
 from bench.race.arms import Trunk, floor_arms, tuned_arms, usual_trunk
 from bench.race.budget import Budget
 from bench.race.course import best_of_families
-from bench.race.decisions import Plan, Stage
+from bench.race.decisions import Decisions, Plan, Stage
 from bench.race.photographs import divide
 from bench.race.race import Race, Standing
 from bench.race.schedule import Rung
@@ -200,6 +200,15 @@ def test_the_best_of_each_kind_stands_in_the_answer_and_in_the_card(
         assert f"* {line.strip()}" in card.splitlines()
 
 
+def test_the_report_of_a_race_finds_its_answer(tmp_path: Path) -> None:
+    grid, beside = tmp_path / "birds.yaml", tmp_path / "birds.json"
+    assert Decisions.answer_beside(grid) == ()
+    beside.write_text("[1, 2")
+    assert Decisions.answer_beside(grid) == ()
+    beside.write_text('{"rules": 1, "answer": ["accuracy  94.8 %"]}')
+    assert Decisions.answer_beside(grid) == ("accuracy  94.8 %",)
+
+
 def test_of_each_kind_the_recipe_that_came_furthest_is_shown() -> None:
     arms = {arm.name: arm for arm in (*floor_arms(LITE), *tuned_arms(LITE))}
 
@@ -348,7 +357,7 @@ def test_a_race_leaves_time_to_train_the_winner_on_all_images(timed: Race) -> No
 def test_the_floor_takes_smaller_images_where_features_would_take_the_time(timed: Race) -> None:
     rates = {64: 1.0, 32: 4.0}  # 70 images, 3.4 times as fast as they train
     assert timed._floor_size(rates) == 64
-    timed.budget.total_s = 34.0
+    timed.budget.total_s = 27.0
     assert timed._floor_size(rates) == 32
 
 

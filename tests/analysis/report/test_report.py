@@ -212,6 +212,12 @@ def test_one_run_gives_a_page_that_says_what_is_missing(committed: Path) -> None
         "grids/own-images.yaml.",
     )
     assert set(report.files) == {"findings.svg"}
+    lines = ["", "accuracy  94.8 % of 153 test images", "mistakes  <b>bees</b> called ants 4"]
+    answered = build("race", Evidence(race), png=False, answer=lines)
+    first, *others = answered.sections
+    assert first.texts == tuple(" ".join(line.split()) for line in lines[1:])
+    assert {one.id for one in others if not one.is_folded} == {"figures"}
+    assert "&lt;b&gt;bees&lt;/b&gt; called ants 4" in page(answered)
 
 
 def test_measurements_have_tables_and_figures_where_they_exist(committed: Path) -> None:
