@@ -21,7 +21,8 @@ from bench.commands._options import (
     marked,
 )
 from bench.commands.slurm import SubmitOptions
-from bench.core.errors import BenchError, nearest
+from bench.core.errors import BenchError
+from bench.core.files import lies_beside
 from bench.core.text import counted, duration
 
 if TYPE_CHECKING:
@@ -192,14 +193,10 @@ def _submit(race: Race, root: Path, asked: RaceOptions, submission: SubmitOption
 
 def _absent(images: Path) -> BenchError:
     """What is wrong with a path that leads nowhere, as it was given."""
-    beside = images.absolute().parent
-    here = [path.name for path in beside.iterdir()] if beside.is_dir() else []
-    there = f"{beside} has {nearest(images.name, here) or 'nothing in it'}"
     return BenchError(
         f"there are no images: {str(images)!r} does not exist",
-        hint=f"{there if beside.is_dir() else f'{beside} does not exist either'}; give a folder "
-        "with a folder of images per class, an archive of it, or a CSV with the columns path and "
-        "label",
+        hint=f"{lies_beside(images)}; give a folder with a folder of images per class, an archive "
+        "of it, or a CSV with the columns path and label",
     )
 
 

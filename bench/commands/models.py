@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 import typer
 
 from bench.commands._options import DataRoot, Results, as_path, doing, say
-from bench.core.errors import BenchError
+from bench.core.errors import BenchError, DataError
 
 if TYPE_CHECKING:
     from bench.methods.averaging import Recipe
@@ -113,7 +113,11 @@ def predict(
     """Name the class of each image, with its probability and the three likeliest classes."""
     from collections import Counter
 
-    from bench.core.files import csv_text, write_atomic
+    from bench.core.files import csv_text, lies_beside, write_atomic
+
+    for path in (model, *images):  # before what follows is imported
+        if not path.exists():
+            raise DataError(f"{path} is not there", hint=lies_beside(path))
     from bench.core.text import counted, printable
     from bench.exports.model_folder import read_model
     from bench.exports.predict import image_files, predictions

@@ -16,6 +16,21 @@ from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from bench.core.errors import nearest
+
+
+def lies_beside(path: Path) -> str:
+    """What lies where a path leads nowhere, the nearest names first.
+
+    >>> lies_beside(Path("/no-such-folder/birds"))
+    '/no-such-folder does not exist either'
+    """
+    folder = path.absolute().parent
+    if not folder.is_dir():
+        return f"{folder} does not exist either"
+    names = [one.name for one in folder.iterdir()]
+    return f"{folder} has {nearest(path.name, names) or 'nothing in it'}"
+
 
 def temporary_beside(path: Path) -> Path:
     """A name that no other writer has, in the folder of the result so that a rename is atomic.

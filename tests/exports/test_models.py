@@ -180,6 +180,9 @@ def test_predict_names_files_and_says_what_cannot_be_read(done: Session, tmp_pat
     assert torn["error"]
     with pytest.raises(BenchError, match="is not there"):
         image_files([tmp_path / "nowhere"])
+    code, words = call("predict", str(tmp_path / "mm"), str(photos))
+    assert code == 2
+    assert f"{tmp_path / 'mm'} is not there\n  {tmp_path} has m, " in words
 
 
 def test_what_is_no_linear_layer_is_refused(done: Session) -> None:
