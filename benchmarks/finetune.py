@@ -148,8 +148,8 @@ def page(rows: Sequence[Mapping[str, str]]) -> str:
         "",
         "Top-1 % of the test images, mean over the splits; in brackets the difference of "
         "`bench finetune` to it in points, paired by split, with a 95 % interval (Student's t, "
-        "corrected for training draws that overlap). With the budgets of 30 to 129 seconds the rows "
-        "of `bench finetune` were measured on an Intel Xeon, the others on an AMD EPYC, which "
+        "corrected for training draws that overlap). With budgets of 30 to 129 seconds the rows of "
+        "`bench finetune` were measured on an Intel Xeon, the others on an AMD EPYC, which "
         "computes at least as many features a second.",
         "",
         f"| photographs | per class | CPU s | splits | {OURS} | {' | '.join(PEERS.values())} |",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import io
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -31,6 +31,7 @@ class Timed(Race):
     """A race that does not count what starting the workers takes, nor its runs' tests."""
 
     started: float = 0.0
+    work: Path = field(default_factory=Path)
 
     def _run(self, *stages: Stage, reserve_s: float = 0.0) -> Any:
         clock = self.budget.clock
@@ -42,7 +43,7 @@ class Timed(Race):
         for stage in stages:
             passes = stage.seeds * len(stage.arms) if stage.epochs else 1
             tested = passes * stage.tested * self.photographs.test
-            clock.uncounted += min(tested / forward_rate(stage.size), clock() - before)
+            clock.uncounted += min(tested / forward_rate(stage.size, self.work), clock() - before)
         return done
 
 
@@ -138,7 +139,7 @@ def _prepared(kind: type[Timed], folder: Path, seconds: float, place: Path, work
     """A race by the clock of the processor, which begins now."""
     started = start_seconds(work)
     for size in SIZES:  # measured before the clock begins
-        forward_rate(size)
+        forward_rate(size, work)
     photographs = divide(folder, {"data_root": None, "cache_dir": place / "cache"})
     budget = Budget(seconds, CpuClock(uncounted=started))  # the process that measures the speed
     console = Console(file=io.StringIO(), width=200)
@@ -147,6 +148,7 @@ def _prepared(kind: type[Timed], folder: Path, seconds: float, place: Path, work
         *("race", photographs, usual_trunk(), place, budget, machine, 1, console),
         start_s=1.0,
         started=started,
+        work=work,
     )
 
 

@@ -97,7 +97,7 @@ def finetune(
     if slurm:
         raise typer.Exit(_submit(race, root, asked, submission))
     stages = _recall(race, asked)
-    if race.decisions.done:
+    if race.answered():
         out.print("the race came to its end before; its answer again, from what is kept")
     elif stages:
         out.print(
@@ -151,7 +151,8 @@ def _run(race: Race) -> None:
         result = race.run()
     except KeyboardInterrupt:
         out.print("stopped; finished runs are kept")
-        out.print(f"to go on: bench {shlex.join(sys.argv[1:])}", highlight=False)
+        again = _as_called(f"bench {shlex.join(sys.argv[1:])}")
+        out.print(f"to go on: {again}", highlight=False)
         raise typer.Exit(130) from None
     if race.tensorboard:
         from bench.exports.tensorboard import write_missing
@@ -304,7 +305,7 @@ def _as_called(line: str) -> str:
     if not line.lstrip().startswith("bench ") or shutil.which("bench"):
         return line
     called = Path(sys.argv[0])
-    return line.replace("bench ", f"{called} ", 1) if called.name == "bench" else line
+    return line.replace("bench", shlex.quote(str(called)), 1) if called.name == "bench" else line
 
 
 def _compared(result: Result) -> list[str]:

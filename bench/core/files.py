@@ -28,7 +28,10 @@ def lies_beside(path: Path) -> str:
     folder = path.absolute().parent
     if not folder.is_dir():
         return f"{folder} does not exist either"
-    names = [one.name for one in folder.iterdir()]
+    try:
+        names = [one.name for one in folder.iterdir() if not one.name.startswith(".")]
+    except OSError:
+        return f"{folder} cannot be read"
     return f"{folder} has {nearest(path.name, names) or 'nothing in it'}"
 
 

@@ -127,7 +127,8 @@ class Decisions:
         """The lines of a race's answer, by its grid; empty where there is none."""
         try:
             state = json.loads(grid.with_suffix(".json").read_text(encoding="utf-8"))
-            return tuple(str(line) for line in state["answer"]) if state["rules"] else ()
+            ended = state["rules"] == _RULES and state["done"]
+            return tuple(str(line) for line in state["answer"]) if ended else ()
         except (OSError, ValueError, TypeError, KeyError):
             return ()
 

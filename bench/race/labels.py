@@ -22,6 +22,7 @@ from bench.results.mistakes import paired_interval
 from bench.results.store import RunFolder
 from bench.runs.build import Context, Loader
 from bench.training.evaluation import softmax
+from bench.training.process import one_thread
 
 FOLDS = 5
 C = 0.1
@@ -93,7 +94,8 @@ def look_at_labels(folder: RunFolder, context: Context) -> Labels | None:
         return None
     network = trunk_of(spec, folder, len(data.loaded.classes))
     domain, device = data.domain("train", network), context.torch_device()
-    x = penultimate_features(network, domain, device, context.cache / "features")
+    with one_thread():  # as in the workers, which have kept them
+        x = penultimate_features(network, domain, device, context.cache / "features")
     images = data.resolved.train
     numbers = {name: n for n, name in enumerate(dict.fromkeys(map(_group, images)))}
     groups = np.array([numbers[_group(image)] for image in images])

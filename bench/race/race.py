@@ -55,6 +55,10 @@ _WISHED_ALONE = 2.0
 _FORWARD = 3.4
 """Images that a network classifies in the time in which it trains on one, at least."""
 
+_FITS_OF_LABELS = 3.5
+"""The look at the labels fits to four fifths five times, and five times to half of these: so often
+what a run on features does, which fits to four fifths and to all."""
+
 _PLANNING_S = 2.0
 """Seconds in which a stage is planned, before its workers start."""
 
@@ -168,7 +172,7 @@ class Race:
     stages: list[Stage] = field(default_factory=list)
     decisions: Decisions = field(init=False)
     _fit_s: float = 0.0
-    _first_s: float = 0.0
+    _tested_s: float = 0.0
     _labels_s: float = 0.0
     _course: dict[str, Standing] = field(default_factory=dict)
 
@@ -484,9 +488,12 @@ class Race:
                 hint="the same command with a longer --budget goes on",
             )
         folders = [f for arm in floor.arms for f in self._folders(session, floor, arm)]
-        took = [_seconds(folder) for folder in folders]
-        self._fit_s, self._first_s = min(took), max(took)
-        self._labels_s = 1.5 * self._fit_s + LEAST_S
+        took = sorted(_seconds(folder) for folder in folders)
+        self._fit_s = took[(len(took) - 1) // 2]  # of two fits, features being there
+        share = self.photographs.test / self.photographs.train
+        first_s = (took[-1] - self._fit_s) * share
+        self._tested_s = max(first_s, share * self._features_s(rates[floor.size]))
+        self._labels_s = _FITS_OF_LABELS * self._fit_s + LEAST_S
         if self._labels_s < LABELS_SHARE * self.budget.total_s:
             self.budget.end_s = self._writing_s + self._labels_s
         self._say_standings(best)
@@ -651,9 +658,7 @@ class Race:
     def _compared_s(self) -> float:
         """Seconds of the best frozen arm's run that is tested: features of labelled images are
         there by then, those of test images are not."""
-        features_s = max(self._first_s - self._fit_s, self._fit_s)
-        share = self.photographs.test / self.photographs.train
-        return self._fit_s + LEAST_S + features_s * share
+        return self._fit_s + LEAST_S + self._tested_s
 
     def _epoch_s(self, rate: float) -> float:
         """Wall-clock seconds of an epoch of one arm, all workers busy."""
@@ -670,8 +675,10 @@ class Race:
         return min(2, self.photographs.draws)
 
     def _floor_size(self, rates: Mapping[int, float]) -> int:
-        """The largest side whose features are computed in `FLOOR_SHARE` of the time."""
-        room = self.budget.total_s * FLOOR_SHARE * self._workers
+        """The largest side whose features one worker computes in `FLOOR_SHARE` of the time, or in
+        what is left of it."""
+        left_s = self.budget.left_s - self._started_s
+        room = min(self.budget.total_s * FLOOR_SHARE, left_s)
         fitting = [size for size, rate in rates.items() if self._features_s(rate) <= room]
         return max(fitting, default=min(rates))
 

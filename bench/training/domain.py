@@ -82,6 +82,16 @@ class Domain:
             digest.update(np.ascontiguousarray(self.images[start : start + 4096]).data)
         return digest.hexdigest()
 
+    @functools.cached_property
+    def image_names(self) -> list[bytes]:
+        """Digests of each image's pixels; read once."""
+        names = []
+        for start in range(0, len(self.images), 256):
+            for image in self.images[start : start + 256]:
+                pixels = np.ascontiguousarray(image).data
+                names.append(hashlib.blake2b(pixels, digest_size=16).digest())
+        return names
+
     @property
     def size(self) -> int:
         """The number of images."""

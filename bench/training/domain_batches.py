@@ -143,6 +143,20 @@ def images_per_pass(height: int, width: int, device: torch.device) -> int:
     return min(BATCH_SIZE, max(_FEWEST, _PASS_PIXELS // (height * width)))
 
 
+def even_passes(images: int, most: int) -> list[int]:
+    """Where forward passes begin and end: even, of `most` images or fewer.
+
+    Only where they would have fewer than 16 they are larger, at most twice as large.
+
+    >>> even_passes(600, 256), even_passes(40, 16), even_passes(5, 16)
+    ([0, 200, 400, 600], [0, 20, 40], [0, 5])
+    """
+    passes, fewest = max(1, -(-images // most)), min(_FEWEST, most)
+    if images // passes < fewest:
+        passes = max(1, images // fewest)
+    return [images * number // passes for number in range(passes + 1)]
+
+
 @dataclass(frozen=True, eq=False)
 class Shown:
     """Samples that are shown, by number, and the random numbers of their augmentation.
@@ -411,8 +425,7 @@ class Feed:
         dropout in frozen layers is off. Pays from about four frozen layers on.
 
         Args:
-            batch_size: images per forward pass, at least where there are so many; else
-                `images_per_pass`.
+            batch_size: images per forward pass, see `even_passes`; else `images_per_pass`.
             room: where they are kept.
 
         Raises:
@@ -438,8 +451,7 @@ class Feed:
     def _boundaries(self, batch_size: int) -> Iterator[Tensor]:
         """What the frozen prefix makes of all that may be shown, in the order of the rows."""
         size, fixed = self.domain.size, self.options.fixed
-        passes = max(1, size // batch_size)  # even: none is smaller than asked for
-        ends = [size * number // passes for number in range(passes + 1)]
+        ends = even_passes(size, batch_size)
         if fixed is None:
             mirrors = (False, True) if self.options.augment == "flip" else (False,)
             for mirrored in mirrors:

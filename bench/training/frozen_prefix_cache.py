@@ -196,9 +196,9 @@ class FrozenPrefix:
 
     def _difference(self, feed: Feed, key: str) -> float:
         """How far kept rows are from those that a batch of training gives, see `_difference`."""
-        size = feed.domain.size  # the last rows: of the last, perhaps the smallest pass
+        size = feed.domain.size  # rows of all passes that have computed what is kept
         count = min(size, _smallest_pass(self.first_steps(), self.recipe.accumulate))
-        indices = np.arange(size - count, size)
+        indices = np.linspace(0, size - 1, count).round().astype(np.int64)
         if (key, len(indices)) in self.store.differences:
             return self.store.differences[key, len(indices)]
         fixed = feed.options.fixed

@@ -28,6 +28,17 @@ def set_threads(n: int) -> None:
     torch.set_num_threads(n)
 
 
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Computes with one CPU thread meanwhile."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(1)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
+
+
 def keep_memory() -> bool:
     """Keeps freed memory for the next step in place of handing it back to the system.
 

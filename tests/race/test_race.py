@@ -205,8 +205,12 @@ def test_the_report_of_a_race_finds_its_answer(tmp_path: Path) -> None:
     assert Decisions.answer_beside(grid) == ()
     beside.write_text("[1, 2")
     assert Decisions.answer_beside(grid) == ()
-    beside.write_text('{"rules": 1, "answer": ["accuracy  94.8 %"]}')
+    kept = Decisions(beside, {}, done=True, answer=("accuracy  94.8 %",))
+    kept.keep()
     assert Decisions.answer_beside(grid) == ("accuracy  94.8 %",)
+    kept.done = False
+    kept.keep()
+    assert Decisions.answer_beside(grid) == ()
 
 
 def test_of_each_kind_the_recipe_that_came_furthest_is_shown() -> None:
@@ -357,8 +361,12 @@ def test_a_race_leaves_time_to_train_the_winner_on_all_images(timed: Race) -> No
 def test_the_floor_takes_smaller_images_where_features_would_take_the_time(timed: Race) -> None:
     rates = {64: 1.0, 32: 4.0}  # 70 images, 3.4 times as fast as they train
     assert timed._floor_size(rates) == 64
-    timed.budget.total_s = 27.0
-    assert timed._floor_size(rates) == 32
+    timed.budget.total_s = 27.0 + 10.0  # the start of a worker
+    assert timed._floor_size(rates) == 64
+    for workers in (1, 2, 8):  # each computes the features of all images
+        timed.workers = workers
+        timed.budget.total_s = 27.0
+        assert timed._floor_size(rates) == 32
 
 
 def test_few_validation_images_leave_the_classifier_on_features(timed: Race) -> None:

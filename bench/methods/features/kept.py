@@ -3,20 +3,21 @@
 A race on photographs asks for the features of the same images several times: to choose a
 classifier, to fit it to all labels, to look at the labels. A file's name is a hash of the images,
 the network and what computed them, so nothing has to be invalidated; on another machine, where the
-last bit may differ, they are computed anew. A file is complete or absent.
+last bit may differ, they are computed anew. A file begins with the digest of what follows, and is
+not taken where that is wrong.
 """
 
 from __future__ import annotations
 
 import contextlib
 import hashlib
-import io
 import os
 import platform
 from dataclasses import dataclass, fields
 from pathlib import Path
 
 import numpy as np
+import timm
 import torch
 from numpy.typing import NDArray
 from torch import nn
@@ -28,6 +29,11 @@ from bench.training.domain import Domain
 
 LEAST_S = 2.0
 """Seconds of computing from which on features are kept."""
+
+_VERSION = 1
+"""Counts up where the same images and network give other features in a new version."""
+
+_DIGEST_BYTES = hashlib.sha256().digest_size
 
 _NOT_FORM = ("name", "images", "labels", "num_classes")
 """Of a domain: what does not change its images' features beyond the images themselves."""
@@ -54,12 +60,17 @@ class KeptFeatures:
         place: object,
         device: torch.device,
     ) -> KeptFeatures:
-        """Args: see `FeatureMemo.of`; `place` is whatever else decides the values."""
+        """Args: see `FeatureMemo.of`; `place` is whatever else decides the values.
+
+        Raises:
+            BenchError: the environment variable BENCH_RESPONSES_GIB is no size.
+        """
         if folder is None:
             return cls(None, "")
-        facts = (place, device, torch.get_num_threads(), torch.__version__, platform.node())
-        capability = torch.backends.cpu.get_cpu_capability()
-        return cls(folder, f"{digest_of_network(network, but).hex()} {facts} {capability}")
+        most_bytes()
+        software = (_VERSION, torch.__version__, timm.__version__)
+        facts = (place, software, platform.node(), *_machine(device))
+        return cls(folder, f"{digest_of_network(network, but).hex()} {facts}")
 
     def key(self, data: Domain, content: str) -> str:
         """The name of what is kept of images of a domain; `content` says which, in which order."""
@@ -70,15 +81,15 @@ class KeptFeatures:
         """Float32 (images, columns); None where they are not there."""
         if self.folder is None:
             return None
-        path = self.folder / f"features-{key}.npy"
+        path = self.folder / f"features-{key}.f32"
         try:
-            found = np.load(io.BytesIO(path.read_bytes()), allow_pickle=False)
-        except (OSError, ValueError, EOFError):
+            whole = path.read_bytes()
+        except OSError:
             return None
-        if not isinstance(found, np.ndarray) or found.shape != (images, columns):
+        said, data = whole[:_DIGEST_BYTES], whole[_DIGEST_BYTES:]
+        if hashlib.sha256(data).digest() != said or len(data) != 4 * images * columns:
             return None
-        if found.dtype != np.float32 or not np.isfinite(found).all():
-            return None
+        found = np.frombuffer(data, "<f4").reshape(images, columns).astype(np.float32)
         with contextlib.suppress(OSError):
             os.utime(path)  # those that are longest unused leave first
         return found
@@ -87,9 +98,16 @@ class KeptFeatures:
         """Keeps them where there is room; a full disk is no error."""
         if self.folder is None or features.nbytes > most_bytes():
             return
-        buffer = io.BytesIO()
-        np.save(buffer, features, allow_pickle=False)
+        data = np.ascontiguousarray(features, "<f4").tobytes()
         with contextlib.suppress(OSError):
             self.folder.mkdir(parents=True, exist_ok=True)
             make_room(self.folder, features.nbytes, most_bytes())
-            write_atomic(self.folder / f"features-{key}.npy", buffer.getvalue())
+            write_atomic(self.folder / f"features-{key}.f32", hashlib.sha256(data).digest() + data)
+
+
+def _machine(device: torch.device) -> tuple[object, ...]:
+    """What of the machine may move the last bit."""
+    if device.type == "cpu":
+        return torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
+    tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
+    return torch.cuda.get_device_name(device), *tf32, torch.backends.cudnn.deterministic

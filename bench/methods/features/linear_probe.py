@@ -9,6 +9,7 @@ that C, to training and validation images together.
 from __future__ import annotations
 
 import hashlib
+import itertools
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
@@ -32,7 +33,7 @@ from bench.models.domains import Trunk, classifier_name
 from bench.models.heads import side_by_side
 from bench.training import evaluation as evaluate
 from bench.training.domain import Domain
-from bench.training.domain_batches import Feed, FeedOptions
+from bench.training.domain_batches import Feed, FeedOptions, even_passes
 from bench.training.features import LayerTap, Stage
 from bench.training.job import Outcome, Row
 from bench.training.process import peak_memory_bytes
@@ -256,10 +257,6 @@ def _normalised(features: Tensor, on: bool) -> Tensor:
     return features / features.norm(dim=1, keepdim=True).clamp(min=1e-12) if on else features
 
 
-def _name(image: NDArray[np.uint8]) -> bytes:
-    return hashlib.blake2b(np.ascontiguousarray(image).data, digest_size=16).digest()
-
-
 class _Extract:
     """Features of a domain, block by block or as one array."""
 
@@ -283,7 +280,7 @@ class _Extract:
     def _block(self, feed: Feed, start: int, stop: int) -> NDArray[np.float32]:
         if not self._rows:
             return self._computed(feed, start, stop)
-        names = [_name(image) for image in feed.domain.images[start:stop]]
+        names = feed.domain.image_names[start:stop]
         if not all(name in self._rows for name in names):
             self._rows.update(zip(names, self._computed(feed, start, stop), strict=True))
         return np.stack([self._rows[name] for name in names])
@@ -309,14 +306,15 @@ class _Extract:
         images into training and validation images has the same features, to the last bit.
         """
         first: dict[bytes, int] = {}
-        for start in range(0, data.size, 256):
-            for row, image in enumerate(data.images[start : start + 256], start):
-                first.setdefault(_name(image), row)
+        for row, name in enumerate(data.image_names):
+            first.setdefault(name, row)
         names = sorted(first)
         rows = np.array([first[name] for name in names])
 
         def blocks() -> Iterator[NDArray[np.float32]]:
-            for some in np.array_split(rows, max(1, len(rows) // self._feed(data).images_per_pass)):
+            ends = even_passes(len(rows), self._feed(data).images_per_pass)
+            for start, stop in itertools.pairwise(ends):
+                some = rows[start:stop]
                 part = replace(data, images=data.images[some], labels=data.labels[some])
                 yield self._computed(self._feed(part), 0, part.size)
 

@@ -63,12 +63,14 @@ def _size(tensor: Tensor) -> int:
     return tensor.numel() * tensor.element_size()
 
 
-_DIGESTS = WeakKeyDictionary[nn.Module, tuple[list[Tensor], list[int], bytes]]()
+_DIGESTS = WeakKeyDictionary[nn.Module, tuple[list[Tensor], object, bytes]]()
 """Of networks: the tensors that they are of, held so that no other takes a place, and versions."""
 
 
 def digest_of_network(network: nn.Module, but: nn.Module) -> bytes:
     """Of the structure and the values of a network, but those of a part of it.
+
+    Values that are written through `.data`, past torch's count of changes, are not seen.
 
     >>> net = nn.Sequential(nn.Linear(2, 3), nn.Linear(3, 2))
     >>> before = digest_of_network(net, net[1])
@@ -82,12 +84,13 @@ def digest_of_network(network: nn.Module, but: nn.Module) -> bytes:
     unasked = {id(value) for value in but.state_dict(keep_vars=True).values()}
     values = network.state_dict(keep_vars=True).items()
     parts = [(name, value) for name, value in values if id(value) not in unasked]
-    tensors = [value for _, value in parts]
-    versions = [value._version for value in tensors]  # changes in place count up
-    held, earlier, found = _DIGESTS.get(network, ([], [], b""))
+    tensors, structure = [value for _, value in parts], repr(network)
+    # Changes in place count the version up, those by `.data` another place, all but writes into it.
+    versions = (structure, [(v._version, v.data_ptr(), v.dtype, v.device) for v in tensors])
+    held, earlier, found = _DIGESTS.get(network, ([], None, b""))
     if found and list(map(id, held)) == list(map(id, tensors)) and earlier == versions:
         return found
-    digest = hashlib.blake2b(repr(network).encode(), digest_size=16)
+    digest = hashlib.blake2b(structure.encode(), digest_size=16)
     for name, value in parts:
         _add(digest, name, value)
     _DIGESTS[network] = tensors, versions, digest.digest()

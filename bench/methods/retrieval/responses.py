@@ -48,7 +48,7 @@ _MAPPED_S = 86_400.0
 
 
 def most_bytes() -> int:
-    """What all responses and descriptors in a cache may take.
+    """What responses and descriptors in a cache may take, and what features may.
 
     Raises:
         BenchError: the environment variable BENCH_RESPONSES_GIB is no size.
@@ -62,7 +62,7 @@ def most_bytes() -> int:
         raise BenchError(
             f"the environment variable BENCH_RESPONSES_GIB is {text!r}",
             hint="write the GiB that filter responses and descriptors of images may take in the "
-            "cache, such as 10; 0 keeps none",
+            "cache, and features too, such as 10; 0 keeps none",
         )
     return int(size * 2**30)
 
@@ -75,8 +75,8 @@ def make_room(folder: Path, wanted: int, most: int) -> None:
     used within a day stay, and count.
     """
     found = []
-    kinds = ("responses", "descriptors", "features")
-    for path in (path for kind in kinds for path in folder.glob(f"{kind}-*.npy")):
+    kept = [*folder.glob("responses-*.npy"), *folder.glob("descriptors-*.npy")]
+    for path in (*kept, *folder.glob("features-*.f32")):
         with contextlib.suppress(OSError):
             info = path.stat()
             found.append((info.st_mtime, path, info.st_size))
