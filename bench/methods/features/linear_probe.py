@@ -79,19 +79,17 @@ def fit(
     features = features_of(task.model, options.layer, options.stage, task.train, task.device)
     extract = _Extract(features, options, task)
     held = 0 if task.validation is None else task.validation.size
-    in_memory = (task.train.size + held) * extract.columns * 12 <= options.memory_mib * 2**20
-    if in_memory and task.refit is not None:
-        extract.remember(task.refit)
-    how = ("sklearn" if in_memory else "streaming") if options.solver == "auto" else options.solver
+    auto = "sklearn" if extract.in_memory else "streaming"
+    how = auto if options.solver == "auto" else options.solver
     if options.c is not None or not held:
         choices = (options.c or 1.0,)
-    with extract.stored(task.train, "train", in_memory) as x:
+    with extract.stored(task.train, "train") as x:
         tried = _solve(x, task.train, task.device, loss, options, choices, how)
-        scores = _scores((x[at : at + 1024] for at in range(0, len(x), 1024)), tried)
+        scores = _scores(x, tried)
     validation: Sequence[NDArray[np.float32] | None] = [None] * len(tried)
     if task.validation is not None and held:
-        with extract.stored(task.validation, "validation", in_memory) as x:
-            validation = _scores((x[at : at + 1024] for at in range(0, held, 1024)), tried)
+        with extract.stored(task.validation, "validation") as x:
+            validation = _scores(x, tried)
     rows = zip(choices, scores, validation, strict=True)
     history = [_row(number, c, task, own, other) for number, (c, own, other) in enumerate(rows)]
     notes = [_stopped(f"C = {c:g}", one, options) for c, one in zip(choices, tried, strict=True)]
@@ -99,7 +97,7 @@ def fit(
     linear, again = tried[best], None
     if task.refit is not None:
         again = {"images": task.refit.size, "c": choices[best]}
-        with extract.stored(task.refit, "refit", in_memory) as x:
+        with extract.stored(task.refit, "refit") as x:
             (linear,) = _solve(
                 x, task.refit, task.device, loss, options, choices[best : best + 1], how
             )
@@ -167,11 +165,10 @@ def _stopped(what: str, linear: Linear, options: FeatureOptions) -> str | None:
     return f"{what}: not converged after {options.max_iter} iterations"
 
 
-def _scores(
-    blocks: Iterable[NDArray[np.float32]], tried: Sequence[Linear]
-) -> list[NDArray[np.float32]]:
+def _scores(x: NDArray[np.float32], tried: Sequence[Linear]) -> list[NDArray[np.float32]]:
     """(N, C) of each classifier, in one pass over the features."""
-    parts = [[linear.scores(np.asarray(block)) for linear in tried] for block in blocks]
+    blocks = (np.asarray(x[at : at + 1024]) for at in range(0, len(x), 1024))
+    parts = [[linear.scores(block) for linear in tried] for block in blocks]
     return [np.concatenate(of_one) for of_one in zip(*parts, strict=True)]
 
 
@@ -272,6 +269,10 @@ class _Extract:
         self._kept = KeptFeatures.of(task.cache, task.model, unused, place, task.device)
         self._computing_s = 0.0
         self.columns = self._block(self._feed(task.train), 0, 1).shape[1]
+        images = task.train.size + (0 if task.validation is None else task.validation.size)
+        self.in_memory = images * self.columns * 12 <= options.memory_mib * 2**20
+        if self.in_memory and task.refit is not None:
+            self.remember(task.refit)
 
     def _feed(self, data: Domain) -> Feed:
         """Sends each image once, as each is looked at once."""
@@ -342,9 +343,9 @@ class _Extract:
         return found
 
     @contextmanager
-    def stored(self, data: Domain, name: str, in_memory: bool) -> Iterator[NDArray[np.float32]]:
+    def stored(self, data: Domain, name: str) -> Iterator[NDArray[np.float32]]:
         """All of them: an array, or a file that lives as long as the `with` block."""
-        if in_memory:
+        if self.in_memory:
             yield self.array(data)
             return
         path = temporary_beside(self.task.folder / f"{name}.features")
