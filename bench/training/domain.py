@@ -8,7 +8,7 @@ from __future__ import annotations
 import functools
 import hashlib
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,6 +81,12 @@ class Domain:
         for start in range(0, len(self.images), 4096):
             digest.update(np.ascontiguousarray(self.images[start : start + 4096]).data)
         return digest.hexdigest()
+
+    @property
+    def form(self) -> dict[str, object]:
+        """What decides a network's inputs beside the pixels: normalisation, crop, views."""
+        without = ("name", "images", "labels", "num_classes")
+        return {f.name: getattr(self, f.name) for f in fields(self) if f.name not in without}
 
     @functools.cached_property
     def image_names(self) -> list[bytes]:

@@ -15,7 +15,7 @@ from __future__ import annotations
 import hashlib
 import math
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
@@ -39,9 +39,6 @@ room than the images (four of eight layers are 0.76 to 0.82, three 0.54 to 0.66)
 
 CLOSE = 1e-5
 """Most that a kept activation of a fixed view may differ from the computed one, of the largest."""
-
-_NOT_FORM = ("name", "images", "labels", "num_classes")
-"""Of a domain: what does not change its images' activations beyond the images themselves."""
 
 
 @dataclass(eq=False)
@@ -172,8 +169,13 @@ class FrozenPrefix:
         """Of the images and of everything that is done to them up to the boundary."""
         domain, options = feed.domain, feed.options
         mirrored = options.augment == "flip"
-        form = {f.name: getattr(domain, f.name) for f in fields(domain) if f.name not in _NOT_FORM}
-        parts: list[object] = [self.identity, self.layers, domain.images_sha256, form, mirrored]
+        parts: list[object] = [
+            self.identity,
+            self.layers,
+            domain.images_sha256,
+            domain.form,
+            mirrored,
+        ]
         parts += [resolved(options.precision, options.device), options.channels_last]
         parts += [options.device, torch.get_num_threads()]
         if options.fixed is not None:

@@ -13,7 +13,7 @@ import contextlib
 import hashlib
 import os
 import platform
-from dataclasses import dataclass, fields
+from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
@@ -34,9 +34,6 @@ _VERSION = 1
 """Counts up where the same images and network give other features in a new version."""
 
 _DIGEST_BYTES = hashlib.sha256().digest_size
-
-_NOT_FORM = ("name", "images", "labels", "num_classes")
-"""Of a domain: what does not change its images' features beyond the images themselves."""
 
 
 @dataclass(frozen=True)
@@ -74,8 +71,8 @@ class KeptFeatures:
 
     def key(self, data: Domain, content: str) -> str:
         """The name of what is kept of images of a domain; `content` says which, in which order."""
-        form = {f.name: getattr(data, f.name) for f in fields(data) if f.name not in _NOT_FORM}
-        return hashlib.sha256(repr((self.identity, content, form)).encode()).hexdigest()[:32]
+        text = repr((self.identity, content, data.form))
+        return hashlib.sha256(text.encode()).hexdigest()[:32]
 
     def read(self, key: str, images: int, columns: int) -> NDArray[np.float32] | None:
         """Float32 (images, columns); None where they are not there."""
