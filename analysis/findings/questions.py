@@ -27,7 +27,7 @@ from bench.core.errors import DataError
 from bench.results.intervals import Estimate
 
 State = Literal["open", "decided", "stopped", "untested"]
-FUTILE = 0.12
+FUTILE = 0.14
 """A question is stopped whose chance of a verdict at the last look is smaller."""
 
 MEASURED = {"CHU-C1": "distances", "CHU-C3": "distances", "CHU-C4": "distances"}
