@@ -15,6 +15,7 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional
 
 from bench.core.errors import BenchError
 from bench.data.rows import Rows
@@ -48,7 +49,9 @@ _PASS_PIXELS = 64 * 96 * 96
 """Of such a pass on a processor, at most: more are not faster there, and take more memory."""
 
 _FEWEST = 16
-"""Of such a pass: products of fewer rows add in another order on some processors."""
+"""Of such a pass: products of fewer rows add in another order on some processors. Through frozen
+layers that see the same images in each epoch a smaller batch is filled up with zeros on a
+processor, so that what is kept of them has the bits of what any batch would compute."""
 
 _BLOCK_BYTES = 64 << 20
 """Pinned memory through which a whole domain is moved."""
@@ -305,8 +308,11 @@ class Feed:
     def _past_prefix(self, x: Tensor) -> Tensor:
         if self.prefix is None:
             return x
+        count, more = len(x), _FEWEST - len(x)
+        if more > 0 and self.options.ever_new is None and self.options.device.type == "cpu":
+            x = functional.pad(x, (0, 0) * (x.ndim - 1) + (0, more))
         with torch.no_grad(), autocast(self.options.device, self.options.precision):
-            return self.prefix(x)
+            return self.prefix(x)[:count]
 
     def labels_of(self, shown: Shown) -> Tensor:
         """int64 (n,) on the device."""

@@ -10,14 +10,16 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from bench.specs.run import TrainSpec
+from bench.models import layers
+from bench.models.prefix import prefix_suffix
+from bench.specs.run import ModelSpec, TrainSpec
 from bench.training.activations import ActivationStore
 from bench.training.domain import Domain, DomainBatch
 from bench.training.domain_batches import Feed, FeedOptions, Shown
 from bench.training.frozen_prefix_cache import FrozenPrefix, _difference
 
 CPU = torch.device("cpu")
-IMAGES = np.random.default_rng(0).integers(0, 256, (20, 8, 8, 3), dtype=np.uint8)
+IMAGES = np.random.default_rng(0).integers(0, 256, (80, 8, 8, 3), dtype=np.uint8)
 NET = nn.Conv2d(3, 4, 3)
 
 
@@ -25,13 +27,13 @@ def prefix(x: Tensor) -> Tensor:
     """Frozen layers whose kernels for few images give values a little larger, as on CUDA."""
     with torch.no_grad():
         y: Tensor = NET(x)
-        return y * (1 + 1e-4) if len(x) == 5 else y
+        return y * (1 + 1e-4) if len(x) == 20 else y
 
 
 def tried(store: ActivationStore, tolerance: float) -> tuple[Feed, str]:
-    """A feed of 20 images, trained on in batches of 5, and what came of keeping activations."""
-    recipe = TrainSpec(augment="none", batch_size=5, prefix_tolerance=tolerance)
-    feed = Feed(Domain("toy", IMAGES, np.zeros(20, np.int64), 1), FeedOptions(CPU), prefix)
+    """A feed of 80 images, trained on in batches of 20, and what came of keeping activations."""
+    recipe = TrainSpec(augment="none", batch_size=20, prefix_tolerance=tolerance)
+    feed = Feed(Domain("toy", IMAGES, np.zeros(80, np.int64), 1), FeedOptions(CPU), prefix)
     cut = FrozenPrefix(
         NET,
         prefix,
@@ -43,20 +45,20 @@ def tried(store: ActivationStore, tolerance: float) -> tuple[Feed, str]:
         recipe=recipe,
         store=store,
         set_modes=lambda: None,
-        first_steps=lambda: [(DomainBatch(0, np.arange(n, n + 5)),) for n in (0, 5, 10, 15)],
+        first_steps=lambda: [(DomainBatch(0, np.arange(n, n + 20)),) for n in (0, 20, 40, 60)],
     )
     cut([feed], None)
     return feed, cut.notes["prefix"]
 
 
 def batch_of(feed: Feed) -> Tensor:
-    return feed.training_batch(Shown.of(np.arange(3, 8), torch.zeros(5, 8), CPU))
+    return feed.training_batch(Shown.of(np.arange(3, 23), torch.zeros(20, 8), CPU))
 
 
 def test_a_difference_is_refused_unless_a_tolerance_allows_it(tmp_path: Path) -> None:
     store = ActivationStore(tmp_path)
     computed = batch_of(
-        Feed(Domain("t", IMAGES, np.zeros(20, np.int64), 1), FeedOptions(CPU), prefix)
+        Feed(Domain("t", IMAGES, np.zeros(80, np.int64), 1), FeedOptions(CPU), prefix)
     )
     for tolerance in (0.0, 5e-5, 0.0):  # also once the store has it for another run
         feed, note = tried(store, tolerance)
@@ -72,6 +74,26 @@ def test_a_difference_is_refused_unless_a_tolerance_allows_it(tmp_path: Path) ->
     assert not torch.equal(kept, computed)
     largest = float(computed.abs().max())
     torch.testing.assert_close(kept, computed, rtol=0, atol=2e-4 * largest)
+
+
+@pytest.mark.parametrize("count", [1, 5, 12, 16, 33])
+@pytest.mark.parametrize("channels_last", [False, True])
+def test_what_is_kept_has_the_bits_of_a_batch_of_any_size(count: int, channels_last: bool) -> None:
+    """Without filling up, 12 rows differ from 50 in the last bit on processors with AVX-512."""
+    net = layers.create(ModelSpec(name="narrow8_32"), 10, seed=0, image_size=32).eval()
+    net.to(memory_format=torch.channels_last if channels_last else torch.contiguous_format)
+    halves = prefix_suffix(net, 7, 32)
+    assert halves is not None
+    images = np.random.default_rng(1).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
+    feed = Feed(
+        Domain("t", images, np.zeros(50, np.int64), 1),
+        FeedOptions(CPU, channels_last=channels_last),
+        halves[0],
+    )
+    computed = feed.training_batch(Shown.of(np.arange(count), torch.zeros(count, 8), CPU))
+    kept = feed.cache_prefix()
+    assert len(computed) == count
+    assert torch.equal(computed, kept.rows(torch.arange(count)))
 
 
 @pytest.mark.parametrize(
