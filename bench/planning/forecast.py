@@ -28,10 +28,12 @@ from bench.results.states import Reading
 from bench.specs.planned import PlannedRun
 from bench.specs.run import canonical_json
 
-_VERSION = 1
+_VERSION = 2
 """Raise it when what is measured, or how, changes."""
 _RECIPE = ("optimizer", "precision", "channels_last", "augment", "policy", "random_erasing")
 """What of a recipe makes a step cheaper or dearer."""
+_NEAR = 1.25
+"""How many times as many images a pass may have as the largest that was measured."""
 _RUN_S, _WORKER_S = 0.25, 4.0
 """Processor seconds around the training of a run, and those in which a worker imports torch."""
 
@@ -51,6 +53,7 @@ class StepTimes:
         forward_s: of a forward pass through all layers.
         emulated: how many times as long as in float32 a step takes, where the device has no
             bfloat16; None where the precision is native.
+        asked: images of the smallest and the largest pass that were asked for.
     """
 
     device: str
@@ -59,6 +62,16 @@ class StepTimes:
     forward_s: Points
     cached_s: Points | None = None
     emulated: float | None = None
+    asked: Sequence[int] = ()
+
+    def holds_for(self, counts: Sequence[int]) -> bool:
+        """Whether passes of these numbers of images lie where it was measured, or near it.
+
+        A line through two measured passes does not hold far beyond them: what a pass takes
+        whatever its images is most of a small one.
+        """
+        least, most = min(self.asked, default=0), max(self.asked, default=0)
+        return least <= _NEAR * min(counts) and max(counts) <= _NEAR * most
 
 
 class Workload(NamedTuple):
@@ -263,30 +276,33 @@ def measure(runs: Iterable[PlannedRun], *, threads: int = 1, device: str = "auto
             counts.setdefault(own.network, []).append(max(1, round(own.images / own.passes)))
     known = _read()
     keys = {network: _key(network, threads, device) for network in counts}
-    new = [network for network, key in keys.items() if key not in known]
-    for network, answer in zip(new, _ask(new, counts, threads, device), strict=True):
+    asked: dict[str, list[int]] = {}
+    for network, key in keys.items():
+        before = StepTimes(**known[key]) if key in known else None
+        if before is None or not before.holds_for(counts[network]):
+            every = [*counts[network], *(before.asked if before else ())]
+            asked[network] = sorted({min(every), max(every)})
+    for network, answer in zip(asked, _ask(asked, threads, device), strict=True):
         if answer is not None:
-            known[keys[network]] = answer
-    if new:
-        _write({keys[network]: known[keys[network]] for network in new if keys[network] in known})
+            known[keys[network]] = {**answer, "asked": asked[network]}
+    if asked:
+        _write({keys[network]: known[keys[network]] for network in asked if keys[network] in known})
     times = {n: StepTimes(**known[key]) for n, key in keys.items() if key in known}
     return Forecast(times)
 
 
 def _ask(
-    networks: Sequence[str], counts: Mapping[str, Sequence[int]], threads: int, device: str
+    images: Mapping[str, Sequence[int]], threads: int, device: str
 ) -> Sequence[Mapping[str, Any] | None]:
-    if not networks:
+    """Measures each network at its numbers of images, in a child."""
+    if not images:
         return []
-    asked = [
-        json.loads(network) | {"images": sorted({min(counts[network]), max(counts[network])})}
-        for network in networks
-    ]
+    asked = [json.loads(network) | {"images": counts} for network, counts in images.items()]
     request = {"threads": threads, "device": device, "networks": asked}
     try:
         answers: list[Mapping[str, Any] | None] = ask("bench.planning.step_times", request)
     except ChildDiedError:  # such as out of memory; the runs will show it
-        return [None] * len(networks)
+        return [None] * len(images)
     return answers
 
 

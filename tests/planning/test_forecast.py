@@ -172,8 +172,25 @@ def test_a_step_is_measured_once_per_machine(
     written = file.read_bytes()
     assert measure(runs.values(), device="cpu").times == found.times
     assert file.read_bytes() == written
+    # Passes of 4 images are measured anew, as those of 16 and 32 say little about them.
+    spec = runs["tuned 5"].spec
+    train = spec.train.model_copy(update={"batch_size": 4})
+    smaller = replace(runs["tuned 5"], spec=spec.model_copy(update={"train": train}))
+    (few,) = measure([smaller], device="cpu").times.values()
+    both = measure([runs["tuned 5"], smaller], device="cpu").times
+    assert list(few.asked) == [4, 32]
+    assert list(both.values()) == [few]
     file.write_text("torn")
     assert measure([runs["tuned 5"]], device="cpu").times.keys() <= found.times.keys()
+
+
+def test_measured_passes_speak_of_those_near_them() -> None:
+    times = _times(asked=[10, 60])
+    assert times.holds_for([10, 60])
+    assert times.holds_for([8, 75])
+    assert not times.holds_for([7, 60])
+    assert not times.holds_for([10, 76])
+    assert not _times().holds_for([8])  # of an earlier version
 
 
 def test_a_network_that_cannot_be_trained_is_unknown_and_no_error() -> None:
@@ -197,7 +214,7 @@ def test_an_emulated_precision_is_printed_before_anything_runs(
     grid = (tmp_path / "grid.yaml").read_text().replace("augment: none", "precision: bfloat16")
     (tmp_path / "grid.yaml").write_text(grid)
     session = open_session(tmp_path / "grid.yaml", results=tmp_path / "results")
-    measured = asdict(_times(emulated=8.4))
+    measured = asdict(_times(emulated=8.4, asked=[1, 100]))
     keys = {forecast._key(forecast._own(r).network, 1, "auto") for r in session.wanted}
     monkeypatch.setattr(forecast, "_measured_here", dict.fromkeys(keys, measured))
     asked = ["grid", str(tmp_path / "grid.yaml"), "--dry-run", "--results", str(tmp_path / "r")]
