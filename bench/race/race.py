@@ -75,6 +75,9 @@ LABELS_SHARE = 0.15
 """Of the time: looking at the labels, at most, where it is left free."""
 
 _MOST_SEEDS = 5
+_BATCH = 16
+"""Images of a pass: of 32 it is no faster, and takes 3.7 GiB at 224 pixels in place of 2.4
+(EfficientNet-Lite0)."""
 _RECIPE = {
     "schedule": "cosine",
     "warmup_epochs": 1.0,
@@ -228,7 +231,7 @@ class Race:
                 "target": dict(self.photographs.target),
                 "model": self.trunk.model,
                 "weights": self.trunk.weights,
-                "train": {**_RECIPE, "batch_size": self._batch},
+                "train": {**_RECIPE, "batch_size": _BATCH, "accumulate": self._batches},
             },
             "experiments": experiments,
         }
@@ -241,8 +244,9 @@ class Race:
         self.decisions.keep()
 
     @property
-    def _batch(self) -> int:
-        return 16 if self.photographs.train < 1000 else 32
+    def _batches(self) -> int:
+        """Batches of a step: one of 16 images, or of 32 in two passes, which take less memory."""
+        return 1 if self.photographs.train < 1000 else 2
 
     def _experiment(self, stage: Stage, arm: Arm) -> dict[str, Any]:
         size = stage.size
