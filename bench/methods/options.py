@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, ClassVar, Literal
+from typing import Annotated, Any, ClassVar, Literal
+
+from pydantic import Field
 
 from bench.core.errors import GridError
-from bench.specs.data import Bool, Count, Frozen, Positive
+from bench.specs.data import ADDED, Bool, Count, Frozen, NonNegative, Positive
 from bench.specs.run import RunSpec
 
 
@@ -54,6 +56,8 @@ class FeatureOptions(MethodOptions):
         memory_mib: features that take more are kept in a file and read in blocks.
         solver: `sklearn`, `streaming`, or `auto` by `memory_mib`.
         normalise: features are divided by their Euclidean length.
+        parts: so many random parts of each training image, mirrored at random, are fitted to beside
+            the whole image, which together weigh as much as one.
     """
 
     layer: str = "penultimate"
@@ -63,6 +67,7 @@ class FeatureOptions(MethodOptions):
     memory_mib: Count = 1024
     solver: Literal["auto", "sklearn", "streaming"] = "auto"
     normalise: Bool = True
+    parts: Annotated[NonNegative, Field(le=100), ADDED] = 0
 
     def check_spec(self, spec: RunSpec) -> None:
         """Raises a GridError for a layer that the network does not have."""

@@ -23,7 +23,7 @@ from bench.core import processor
 from bench.core.child_process import ChildDiedError, ask
 from bench.core.files import write_atomic
 from bench.methods import METHODS
-from bench.methods.features.cost import fit_s
+from bench.methods.features.cost import copies_of, fit_s
 from bench.results.states import Reading
 from bench.specs.planned import PlannedRun
 from bench.specs.run import canonical_json
@@ -202,7 +202,7 @@ class Forecast:
         if kind == "weights":
             return forward(facts.held_out_images)
         if kind != "steps":
-            seconds = forward(facts.train_images + facts.held_out_images)
+            seconds = forward(facts.train_images * copies_of(spec) + facts.held_out_images)
             fitted = 0.0 if kind == "extraction" else fit_s(spec, facts.train_images, _classes(run))
             return seconds + fitted
         validation = facts.validation_images

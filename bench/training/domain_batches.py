@@ -39,7 +39,7 @@ from bench.training.precision import autocast
 
 Prefix = Callable[[Tensor], Tensor]
 
-_BASE = 8
+BASE_COLUMNS = 8
 """Columns of noise of every augmentation."""
 
 BATCH_SIZE = 256
@@ -359,7 +359,7 @@ class Feed:
             scale=options.scale,
             constants=self._constants,
         )
-        used = _BASE
+        used = BASE_COLUMNS
         if options.policy is not None:
             columns = slice(used, used + options.policy.columns)
             pixels = apply_policy(

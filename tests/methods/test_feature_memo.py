@@ -109,11 +109,11 @@ def test_a_refit_takes_the_features_of_the_choice(memo: FeatureMemo, tmp_path: P
         assert torch.allclose(fitted.outcome.state[name], value, rtol=1e-2, atol=1e-3)
 
 
-@pytest.mark.parametrize("held", [0, 9])
+@pytest.mark.parametrize(("held", "parts"), [(0, 0), (9, 0), (0, 2), (9, 2)])
 def test_another_process_takes_what_is_kept_on_disk(
-    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, held: int
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, held: int, parts: int
 ) -> None:
-    """With a choice of C and a fit to all images, and without."""
+    """With a choice of C and a fit to all images, and without; with parts of images too."""
     monkeypatch.setattr(linear_probe, "LEAST_S", 0.0)
     torch.set_num_threads(1)
     train, validation, both = _domain(30), None, None
@@ -128,14 +128,17 @@ def test_another_process_takes_what_is_kept_on_disk(
         task = FeatureTask(
             _network(seed), train, validation, CPU, tmp_path, refit=both, cache=cache
         )
-        state = fit(task, "logistic", (0.1, 1.0), ProbeOptions()).outcome.state
+        options = ProbeOptions(parts=parts)
+        state = fit(task, "logistic", (0.1, 1.0), options).outcome.state
         return fresh.computed, state
 
     cache = tmp_path / "features"
     none, plain = count(None)
     first, kept = count(cache)
     again, taken = count(cache)
-    assert none == first == 30 + held + 1  # one image tells how many columns there are
+    assert (
+        none == first == (1 + parts) * (30 + held) + 1
+    )  # one image tells how many columns there are
     assert again == 1
     for name, value in plain.items():
         assert torch.equal(kept[name], value)

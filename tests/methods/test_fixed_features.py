@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from sklearn.svm import LinearSVC
 from torch import nn
 
 from bench.core.errors import DataError, GridError, ModelError
+from bench.data.transforms.augment import Scale, augment, normalise
 from bench.methods import METHODS, build_features, check_run
 from bench.methods.features import cost
 from bench.methods.features.cost import PASSES, fit_s
@@ -26,6 +28,7 @@ from bench.methods.features.solvers import (
 )
 from bench.methods.features.task import FeatureTask, Fitted
 from bench.models import layers
+from bench.models.domains import classifier_name
 from bench.specs.data import DataSpec
 from bench.specs.run import FromTimm, MethodSpec, ModelSpec, RunSpec
 from bench.training import evaluation as evaluate
@@ -153,6 +156,7 @@ def test_the_forecast_of_conv1_counts_its_passes() -> None:
     assert seconds(125_000, layer="7") < dear / 4
     assert seconds(125_000, layer="1", solver="streaming") > dear
     assert seconds(1000, layer="5") < 100
+    assert seconds(500, layer="5", parts=3) == seconds(2000, layer="5")
 
 
 # --- on a network -----------------------------------------------------------------------------
@@ -233,6 +237,60 @@ def test_features_beyond_memory_give_the_same_scores(net: nn.Module, tmp_path: P
     a, b = (evaluate.predict(fitted.model, TEST) for fitted in (small, large))
     shares = evaluate.softmax(a), evaluate.softmax(b)
     assert np.abs(shares[0] - shares[1]).max() < 0.02
+    assert not list(tmp_path.iterdir())
+
+
+def _with_parts(net: nn.Module, data: Domain, parts: int) -> tuple[Any, Any]:
+    """Features of whole images and of their parts, image by image, and labels."""
+    found = [extract(net, 7, data, stage="end", pool="flatten")]
+    for view in range(1, parts + 1):
+        rows = []
+        for image in data.images:
+            name = hashlib.blake2b(image.tobytes(), digest_size=16).digest()
+            words = [int.from_bytes(name[at : at + 4], "little") for at in (0, 4, 8, 12)]
+            noise = np.random.default_rng([view, *words]).random((1, 8), np.float32)
+            shown = augment(
+                torch.from_numpy(image)[None],
+                torch.from_numpy(noise),
+                "scale_flip",
+                scale=Scale(least_area=0.35),
+            )
+            x = normalise(shown, data.mean, data.std)
+            handed: list[torch.Tensor] = []
+            head = net.get_submodule(classifier_name(net))
+            handle = head.register_forward_pre_hook(
+                lambda _, given, into=handed: into.append(given[0].flatten(1))
+            )
+            with torch.no_grad():
+                net.eval()(x)
+            handle.remove()
+            rows.append(handed[0].numpy())
+        found.append(np.concatenate(rows))
+    return np.concatenate(found), np.tile(data.labels, parts + 1)
+
+
+def test_parts_are_fitted_to_beside_whole_images(net: nn.Module, tmp_path: Path) -> None:
+    """By scikit-learn on the same features: three copies of an image weigh as much as one."""
+    x, y = _with_parts(net, TRAIN, 2)
+    theirs = LogisticRegression(C=0.03 / 3, max_iter=5000, tol=1e-6).fit(x, y)
+    fitted = _fit(net, tmp_path, "probe", c=0.03, parts=2)
+    t = extract(net, 7, TEST, stage="end", pool="flatten")
+    ours = evaluate.softmax(evaluate.predict(fitted.model, TEST))
+    assert np.abs(ours - theirs.predict_proba(t)).max() < 1e-3
+    plain = evaluate.softmax(evaluate.predict(_fit(net, tmp_path, "probe", c=0.03).model, TEST))
+    assert np.abs(ours - plain).max() > 1e-2
+    assert fitted.outcome.images_seen == 3 * TRAIN.size
+    (row,) = fitted.outcome.history  # of whole images
+    whole = evaluate.top1_accuracy(evaluate.predict(fitted.model, TRAIN), TRAIN.labels)
+    assert row["train_top1_accuracy"] == whole
+
+
+def test_parts_beyond_memory_give_the_same_scores(net: nn.Module, tmp_path: Path) -> None:
+    small = _fit(net, tmp_path, "probe", layer="2", c=0.01, parts=1, memory_mib=1)
+    large = _fit(net, tmp_path, "probe", layer="2", c=0.01, parts=1)
+    assert (small.notes["solver"], large.notes["solver"]) == ("streaming", "sklearn")
+    a, b = (evaluate.softmax(evaluate.predict(one.model, TEST)) for one in (small, large))
+    assert np.abs(a - b).max() < 0.02
     assert not list(tmp_path.iterdir())
 
 

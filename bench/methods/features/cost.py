@@ -26,6 +26,11 @@ def most_iterations(feature_bytes: int) -> int:
     return max(PASSES, READ_BYTES // max(1, feature_bytes))
 
 
+def copies_of(spec: RunSpec) -> int:
+    """Of each training image, those that a probe or an SVM is fitted to: the whole, and parts."""
+    return 1 + int(dict(spec.method.options).get("parts") or 0)
+
+
 def fit_s(spec: RunSpec, images: int, classes: int) -> float:
     """Seconds that the solver of a probe or an SVM takes, very roughly, on one worker.
 
@@ -42,6 +47,7 @@ def fit_s(spec: RunSpec, images: int, classes: int) -> float:
     columns = _USUAL_COLUMNS
     if spec.model.name == "caffenet" and layer.isdigit() and int(layer) <= len(_CAFFENET):
         columns = _CAFFENET[int(layer) - 1]
+    images *= copies_of(spec)
     size = 4 * images * columns
     choices = _CHOICES[spec.method.name] if options.get("c") is None else 1
     work = 4 * images * columns * classes * choices / _OPERATIONS_PER_S

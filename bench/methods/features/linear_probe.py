@@ -1,9 +1,9 @@
 """A classifier on features of a network that is not trained: what SVMs and probes share.
 
-LI §4.3 and §4.3.2, SFT §3.1. The features are those of one layer, of
-images that are not augmented. C is chosen on the validation images; the classifier is then the one
-that was fitted to the training images alone, or with `train.refit` one that is fitted anew, with
-that C, to training and validation images together.
+LI §4.3 and §4.3.2, SFT §3.1. The features are those of one layer, of whole images and, with
+`parts`, of random parts of the training images. C is chosen on the validation images; the
+classifier is then the one that was fitted to the training images alone, or with `train.refit` one
+that is fitted anew, with that C, to training and validation images together.
 """
 
 from __future__ import annotations
@@ -23,6 +23,7 @@ from torch import Tensor, nn
 
 from bench.core.errors import ModelError
 from bench.core.files import reserve, temporary_beside
+from bench.data.transforms.augment import Scale
 from bench.methods.features.cost import most_iterations
 from bench.methods.features.kept import LEAST_S, KeptFeatures
 from bench.methods.features.memo import MEMO
@@ -33,7 +34,7 @@ from bench.models.domains import Trunk, classifier_name
 from bench.models.heads import side_by_side
 from bench.training import evaluation as evaluate
 from bench.training.domain import Domain
-from bench.training.domain_batches import Feed, FeedOptions, even_passes
+from bench.training.domain_batches import BASE_COLUMNS, Feed, FeedOptions, Shown, even_passes
 from bench.training.features import LayerTap, Stage
 from bench.training.job import Outcome, Row
 from bench.training.process import peak_memory_bytes
@@ -83,9 +84,9 @@ def fit(
     how = auto if options.solver == "auto" else options.solver
     if options.c is not None or not held:
         choices = (options.c or 1.0,)
-    with extract.stored(task.train, "train") as x:
+    with extract.stored(task.train, "train", extract.copies) as x:
         tried = _solve(x, task.train, task.device, loss, options, choices, how)
-        scores = _scores(x, tried)
+        scores = _scores(x[: task.train.size], tried)
     validation: Sequence[NDArray[np.float32] | None] = [None] * len(tried)
     if task.validation is not None and held:
         with extract.stored(task.validation, "validation") as x:
@@ -97,7 +98,7 @@ def fit(
     linear, again = tried[best], None
     if task.refit is not None:
         again = {"images": task.refit.size, "c": choices[best]}
-        with extract.stored(task.refit, "refit") as x:
+        with extract.stored(task.refit, "refit", extract.copies) as x:
             (linear,) = _solve(
                 x, task.refit, task.device, loss, options, choices[best : best + 1], how
             )
@@ -109,7 +110,7 @@ def fit(
         best_epoch=best,
         state=dict(model.probe.state_dict(prefix="probe.")),
         steps=0,
-        images_seen=task.train.size,
+        images_seen=task.train.size * extract.copies,
         seconds=time.monotonic() - begun,
         peak_memory_bytes=peak_memory_bytes(task.device),
         notes=tuple(filter(None, notes)),
@@ -130,8 +131,10 @@ def _solve(
     choices: Sequence[float],
     how: str,
 ) -> list[Linear]:
-    """A classifier for each C."""
-    labels, classes = data.labels, data.num_classes
+    """A classifier for each C, by which an image weighs the same whatever the number of parts."""
+    copies, classes = len(x) // data.size, data.num_classes
+    labels = np.tile(data.labels, copies)
+    choices = [c / copies for c in choices]
     if how == "sklearn":
         return [
             fit_in_memory(x, labels, classes, loss=loss, c=c, max_iter=options.max_iter)
@@ -255,13 +258,17 @@ def _normalised(features: Tensor, on: bool) -> Tensor:
 
 
 class _Extract:
-    """Features of a domain, block by block or as one array."""
+    """Features of a domain, block by block or as one array.
+
+    Of an image there are those of the whole (view 0), and those of random parts (from 1 on).
+    """
 
     def __init__(
         self, features: Callable[[Tensor], Tensor], options: FeatureOptions, task: FeatureTask
     ) -> None:
         self.features, self.normalise, self.task = features, options.normalise, task
-        self._rows: dict[bytes, NDArray[np.float32]] = {}
+        self.copies = 1 + options.parts
+        self._rows: dict[tuple[bytes, int], NDArray[np.float32]] = {}
         unused, stage = nn.Module(), options.stage
         if options.layer == "penultimate":  # there is but one stage of it
             unused, stage = task.model.get_submodule(classifier_name(task.model)), "post"
@@ -269,38 +276,43 @@ class _Extract:
         self._kept = KeptFeatures.of(task.cache, task.model, unused, place, task.device)
         self._computing_s = 0.0
         self.columns = self._block(self._feed(task.train), 0, 1).shape[1]
-        images = task.train.size + (0 if task.validation is None else task.validation.size)
+        images = task.train.size * self.copies
+        images += 0 if task.validation is None else task.validation.size
         self.in_memory = images * self.columns * 12 <= options.memory_mib * 2**20
         if self.in_memory and task.refit is not None:
-            self.remember(task.refit)
+            for view in range(self.copies):
+                self.remember(task.refit, view)
 
     def _feed(self, data: Domain) -> Feed:
         """Sends each image once, as each is looked at once."""
-        return Feed(data, FeedOptions(self.task.device, resident=False))
+        options = FeedOptions(self.task.device, augment="scale_flip", scale=_PARTS, resident=False)
+        return Feed(data, options)
 
-    def _block(self, feed: Feed, start: int, stop: int) -> NDArray[np.float32]:
+    def _block(self, feed: Feed, start: int, stop: int, view: int = 0) -> NDArray[np.float32]:
         if not self._rows:
-            return self._computed(feed, start, stop)
-        names = feed.domain.image_names[start:stop]
+            return self._computed(feed, start, stop, view)
+        names = [(name, view) for name in feed.domain.image_names[start:stop]]
         if not all(name in self._rows for name in names):
-            self._rows.update(zip(names, self._computed(feed, start, stop), strict=True))
+            found = self._computed(feed, start, stop, view)
+            self._rows.update(zip(names, found, strict=True))
         return np.stack([self._rows[name] for name in names])
 
-    def _computed(self, feed: Feed, start: int, stop: int) -> NDArray[np.float32]:
+    def _computed(self, feed: Feed, start: int, stop: int, view: int = 0) -> NDArray[np.float32]:
         begun = time.monotonic()
-        found = self.features(feed.plain_batch(start, stop))
+        images = _parts_of(feed, start, stop, view) if view else feed.plain_batch(start, stop)
+        found = self.features(images)
         block: NDArray[np.float32] = _normalised(found, self.normalise).cpu().numpy()
         self._computing_s += time.monotonic() - begun
         return block
 
-    def blocks(self, data: Domain) -> Iterator[NDArray[np.float32]]:
+    def blocks(self, data: Domain, view: int = 0) -> Iterator[NDArray[np.float32]]:
         """In the order of the images, each made when it is asked for."""
         feed = self._feed(data)
         count = feed.images_per_pass
         for start in range(0, data.size, count):
-            yield self._block(feed, start, start + count)
+            yield self._block(feed, start, start + count, view)
 
-    def remember(self, data: Domain) -> None:
+    def remember(self, data: Domain, view: int = 0) -> None:
         """Takes the features of all images of a domain, whose parts are asked for afterwards.
 
         They are computed in an order that what the images show decides: any division of the same
@@ -317,23 +329,38 @@ class _Extract:
             for start, stop in itertools.pairwise(ends):
                 some = rows[start:stop]
                 part = replace(data, images=data.images[some], labels=data.labels[some])
-                yield self._computed(self._feed(part), 0, part.size)
+                yield self._computed(self._feed(part), 0, part.size, view)
 
         content = hashlib.sha256(b"".join(names)).hexdigest()
-        self._rows = dict(zip(names, self._taken(data, content, len(rows), blocks()), strict=True))
+        found = self._taken(data, content, len(rows), blocks(), view)
+        self._rows.update(zip([(name, view) for name in names], found, strict=True))
 
-    def array(self, data: Domain) -> NDArray[np.float32]:
-        """All of them in memory, those that another process has kept not computed again."""
-        if self._rows:
-            found = np.empty((data.size, self.columns), np.float32)
-            _fill(found, self.blocks(data))
-            return found
-        return self._taken(data, data.images_sha256, data.size, self.blocks(data))
+    def array(self, data: Domain, copies: int = 1) -> NDArray[np.float32]:
+        """All of them in memory, those that another process has kept not computed again.
+
+        Returns:
+            (copies N, D): a view of all images after the other.
+        """
+        found = []
+        for view in range(copies):
+            blocks = self.blocks(data, view)
+            if self._rows:
+                found.append(np.empty((data.size, self.columns), np.float32))
+                _fill(found[-1], blocks)
+            else:
+                found.append(self._taken(data, data.images_sha256, data.size, blocks, view))
+        return found[0] if copies == 1 else np.concatenate(found)
 
     def _taken(
-        self, data: Domain, content: str, images: int, blocks: Iterable[NDArray[np.float32]]
+        self,
+        data: Domain,
+        content: str,
+        images: int,
+        blocks: Iterable[NDArray[np.float32]],
+        view: int,
     ) -> NDArray[np.float32]:
-        key = self._kept.key(data, content)
+        self._computing_s = 0.0
+        key = self._kept.key(data, f"{content} {_PARTS} {view}" if view else content)
         found = self._kept.read(key, images, self.columns)
         if found is None:
             found = np.empty((images, self.columns), np.float32)
@@ -343,20 +370,38 @@ class _Extract:
         return found
 
     @contextmanager
-    def stored(self, data: Domain, name: str) -> Iterator[NDArray[np.float32]]:
+    def stored(self, data: Domain, name: str, copies: int = 1) -> Iterator[NDArray[np.float32]]:
         """All of them: an array, or a file that lives as long as the `with` block."""
         if self.in_memory:
-            yield self.array(data)
+            yield self.array(data, copies)
             return
         path = temporary_beside(self.task.folder / f"{name}.features")
         try:
             path.parent.mkdir(parents=True, exist_ok=True)
-            x = np.memmap(path, np.float32, "w+", shape=(data.size, self.columns))
+            x = np.memmap(path, np.float32, "w+", shape=(data.size * copies, self.columns))
             reserve(path)
-            _fill(x, self.blocks(data))
+            _fill(x, (block for view in range(copies) for block in self.blocks(data, view)))
             yield x
         finally:
             path.unlink(missing_ok=True)
+
+
+_PARTS = Scale(least_area=0.35)
+"""Of an image at least so much: smaller parts often show another thing."""
+
+
+def _parts_of(feed: Feed, start: int, stop: int, view: int) -> Tensor:
+    """A part of each image, normalised, (n V, 3, S, S): which one its pixels and `view` decide."""
+    rows = np.arange(start, min(stop, feed.domain.size))
+    noise = np.stack(
+        [
+            np.random.default_rng([view, *np.frombuffer(name, "<u4").tolist()]).random(
+                BASE_COLUMNS, np.float32
+            )
+            for name in feed.domain.image_names[start:stop]
+        ]
+    )
+    return feed.training_batch(Shown.of(rows, torch.from_numpy(noise), feed.options.device))
 
 
 def _fill(x: NDArray[np.float32], blocks: Iterable[NDArray[np.float32]]) -> None:
