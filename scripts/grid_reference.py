@@ -299,6 +299,7 @@ EXAMPLES: Mapping[str, Examples] = {
         "memory_mib": ("2048", "MiB"),
         "solver": "streaming",
         "normalise": "false",
+        "parts": ("4", "parts"),
     },
     "method wise": {"alpha": "0.3"},
     "method soup": {

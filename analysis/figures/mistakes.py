@@ -18,7 +18,7 @@ _COLUMNS = 8
 
 
 def mistake_sheet(wrong: Sequence[Wrong], root: Path) -> Figure:
-    """Draws each image with its label, what it was called, and how surely.
+    """Draws each image with its label, what it was called, how surely, and its file.
 
     Args:
         wrong: of `bench.results.mistakes.Predictions.wrong`.
@@ -31,7 +31,7 @@ def mistake_sheet(wrong: Sequence[Wrong], root: Path) -> Figure:
         raise DataError("no image was called another class")
     columns = min(_COLUMNS, len(wrong))
     rows = math.ceil(len(wrong) / columns)
-    figure = Figure(figsize=(1.6 * columns, 2.0 * rows), layout="constrained")
+    figure = Figure(figsize=(1.6 * columns, 2.15 * rows), layout="constrained")
     grid = figure.subplots(rows, columns, squeeze=False)
     for place, ax in enumerate(grid.flat):
         if place >= len(wrong):
@@ -43,11 +43,18 @@ def mistake_sheet(wrong: Sequence[Wrong], root: Path) -> Figure:
         except (UnreadableError, OSError):
             pixels = None
         sure = f"{_short(one.named)} {100 * one.probability:.0f} %"
-        picture(pixels, ax, f"{_short(one.is_class)}\ncalled {sure}", "", "")
+        file = _plain(Path(one.image).name)
+        words = file if len(file) <= 20 else f"…{file[-19:]}"  # numbers stand at the end
+        picture(pixels, ax, f"{_short(one.is_class)}\ncalled {sure}", "", words)
     return figure
 
 
 def _short(name: str) -> str:
-    """A class's name on a picture; `$` would begin a formula."""
-    plain = name.replace("$", r"\$")
+    """A class's name on a picture."""
+    plain = _plain(name)
     return plain if len(plain) <= 16 else f"{plain[:15]}…"
+
+
+def _plain(name: str) -> str:
+    """A name on a picture, where `$` would begin a formula."""
+    return name.replace("$", r"\$")

@@ -30,13 +30,13 @@ from bench.launch.local.run import run_here
 from bench.methods.features.kept import LEAST_S
 from bench.planning.forecast import Forecast
 from bench.planning.workspace import Session, open_session
-from bench.race.arms import SCRATCH, Arm, Trunk, floor_arms, tuned_arms
+from bench.race.arms import PARTS, PARTS_UNTIL, SCRATCH, Arm, Trunk, floor_arms, tuned_arms
 from bench.race.budget import Budget
 from bench.race.decisions import Decisions, Plan, Stage
 from bench.race.labels import Labels, look_at_labels
 from bench.race.paired import Right, as_if_independent, gains, is_better
 from bench.race.photographs import VALIDATION_SHARE, Photographs
-from bench.race.schedule import FLOOR_SHARE, RACE_SHARE, Rung, alone, cost, rungs
+from bench.race.schedule import FLOOR_SHARE, PARTS_SHARE, RACE_SHARE, Rung, alone, cost, rungs
 from bench.race.speed import measure_speed
 from bench.results.history import validated
 from bench.results.predictions import right_on_validation
@@ -213,7 +213,8 @@ class Race:
         return self.results / "finetune" / f"{self.name}.yaml"
 
     def _arms(self) -> dict[str, Arm]:
-        arms = [*floor_arms(self.trunk), *tuned_arms(self.trunk), SCRATCH]
+        floors = (arm for parts in PARTS for arm in floor_arms(self.trunk, parts))
+        arms = [*floors, *tuned_arms(self.trunk), SCRATCH]
         return {arm.name: arm for arm in arms}
 
     def _write(self) -> None:
@@ -468,8 +469,9 @@ class Race:
         Raises:
             BenchError: there is no time for them.
         """
-        frozen = tuple(arm.name for arm in floor_arms(self.trunk))
         side = self._floor_size(rates)
+        parts = self._parts(rates[side])
+        frozen = tuple(arm.name for arm in floor_arms(self.trunk, parts))
         floor = self._decided(Stage("floor", frozen, 0, side, self.photographs.draws))
         needed = self._features_s(rates[floor.size]) + self._started_s
         if floor.name not in self.decisions.stages and needed > self.budget.left_s:
@@ -481,7 +483,9 @@ class Race:
                 hint=f"--budget {-(-int(1.5 * total) // 60)}m is enough for an answer, or name a "
                 "smaller network with --model",
             )
-        self._say(f"floor: classifiers on features at {floor.size} pixels")
+        copies = 1 + self._arms()[floor.arms[0]].parts
+        beside = f" of images and {copies - 1} parts of each" if copies > 1 else ""
+        self._say(f"floor: classifiers on features{beside} at {floor.size} pixels")
         session = self._run(floor)
         best = self._judge(session, floor)
         if not best:
@@ -495,7 +499,7 @@ class Race:
         took = sorted(_seconds(folder) for folder in folders)
         self._fit_s = took[(len(took) - 1) // 2]  # of two fits, features being there
         share = self.photographs.test / self.photographs.train
-        first_s = (took[-1] - self._fit_s) * share
+        first_s = (took[-1] - self._fit_s) * share / copies
         self._tested_s = max(first_s, share * self._features_s(rates[floor.size]))
         self._labels_s = _FITS_OF_LABELS * self._fit_s + LEAST_S
         if self._labels_s < LABELS_SHARE * self.budget.total_s:
@@ -686,6 +690,15 @@ class Race:
         fitting = [size for size, rate in rates.items() if self._features_s(rate) <= room]
         return max(fitting, default=min(rates))
 
+    def _parts(self, rate: float) -> int:
+        """Random parts of each image that the floor is fitted to too: where there are few images,
+        as many as there is time for."""
+        few = self.photographs.train < PARTS_UNTIL * self.photographs.classes
+        left_s = self.budget.left_s - self._started_s
+        room = min(self.budget.total_s * PARTS_SHARE, left_s) if few else 0.0
+        fitting = [n for n in PARTS if (1 + n) * self._features_s(rate) <= room]
+        return max(fitting, default=0)
+
     def _size(self, rates: Mapping[int, float]) -> int:
         room = self.budget.total_s * RACE_SHARE - self.budget.spent_s - 4 * self._started_s
         fitting = [
@@ -716,8 +729,8 @@ class Race:
             )
         else:
             self._say(
-                f"the race: {counted(cost(found) * self._seeds, 'epoch')} of "
-                f"{duration(epoch_s)} in {counted(len(found), 'rung')}"
+                f"the race: {counted(len(found), 'rung')}, in all "
+                f"{counted(cost(found) * self._seeds, 'epoch')} of {duration(epoch_s)}"
             )
         return found
 

@@ -14,6 +14,9 @@ LEAST_EPOCHS = 2
 FLOOR_SHARE = 0.75
 """Of the time: features of the labelled images, at most, where smaller images can do."""
 
+PARTS_SHARE = 0.55
+"""Of the time: features of the labelled images and of random parts of them, at most."""
+
 RACE_SHARE = 0.6
 """Of the time: the race. The rest is for the winner's repeats on all labels, and for the ends."""
 

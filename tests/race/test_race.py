@@ -26,7 +26,7 @@ from bench.exports.model_folder import read_model
 from bench.launch.devices import Machine
 from bench.planning.workspace import Session, open_session
 from bench.race import race as race_module
-from bench.race.arms import Trunk, floor_arms, tuned_arms, usual_trunk
+from bench.race.arms import FEATURES, PARTS, PARTS_UNTIL, Trunk, floor_arms, tuned_arms, usual_trunk
 from bench.race.budget import Budget
 from bench.race.course import best_of_families
 from bench.race.decisions import Decisions, Plan, Stage
@@ -159,7 +159,9 @@ def test_the_race_leaves_a_model_a_grid_and_an_answer(raced: tuple[Path, str]) -
     assert (place / "suspicious.csv").is_file() or "not checked: there was no time" in answer
     grid = yaml.safe_load((folder / "results" / "finetune" / "shapes.yaml").read_text())
     names = list(grid["experiments"])
-    assert names[:4] == [f"floor-{arm.name}" for arm in floor_arms(LITE)]
+    assert names[:4] in [
+        [f"floor-{arm.name}" for arm in floor_arms(LITE, parts)] for parts in PARTS
+    ]
     session = open_session(
         folder / "results" / "finetune" / "shapes.yaml", results=folder / "results"
     )
@@ -322,8 +324,11 @@ def test_what_is_wrong_with_the_command_is_printed_before_anything_runs(tmp_path
 
 
 def test_arms_are_cells_of_a_grid() -> None:
-    names = [arm.name for arm in (*floor_arms(LITE), *tuned_arms(LITE))]
+    floors = [arm for parts in PARTS for arm in floor_arms(LITE, parts)]
+    names = [arm.name for arm in (*floors, *tuned_arms(LITE))]
     assert len(set(names)) == len(names)
+    assert [arm.parts for arm in floor_arms(LITE, 4)] == [4] * 4
+    assert floor_arms(LITE, 4)[1].words == "frozen, logistic regression, C = 1, 4 parts of each"
 
 
 def test_an_arm_that_trains_fewer_layers_has_more_epochs_in_the_same_time() -> None:
@@ -367,6 +372,14 @@ def test_the_floor_takes_smaller_images_where_features_would_take_the_time(timed
         timed.workers = workers
         timed.budget.total_s = 27.0
         assert timed._floor_size(rates) == 32
+
+
+def test_few_images_have_parts_where_there_is_time(timed: Race) -> None:
+    timed.photographs = replace(timed.photographs, train=PARTS_UNTIL * 2)
+    assert timed._parts(1e6) == 0
+    timed.photographs = replace(timed.photographs, train=68)
+    rates = {1.0: 1, 2.0: 4, 1.3: 2, 0.5: 0}  # of 100 s 55; 68 images take 20 s at a rate of 1
+    assert {rate: timed._parts(rate) for rate in rates} == rates
 
 
 def test_few_validation_images_leave_the_classifier_on_features(timed: Race) -> None:
@@ -458,7 +471,7 @@ def test_a_rung_that_overruns_is_stopped_and_the_best_that_is_finished_is_the_mo
     begun = time.monotonic()
     result = race.run()
     spent = time.monotonic() - begun
-    assert result.standings[0].arm.name in {arm.name for arm in floor_arms(LITE)}
+    assert result.standings[0].arm.family == FEATURES
     arms = race.decisions.stages["rung-1"].arms
     assert set(result.stopped) == {f"rung-1-{arm}" for arm in arms}
     assert {s.end for s in result.course if s.stage.epochs} == {"given up, as the time was over"}
@@ -498,7 +511,7 @@ def test_a_race_whose_time_is_over_before_the_end_leaves_the_classifier_as_a_mod
     result = late().run()
     assert "the time is over: frozen" in screen.getvalue()
     assert "is tested all the same, 1 seed" in screen.getvalue()
-    assert result.standings[0].arm.name in {arm.name for arm in floor_arms(LITE)}
+    assert result.standings[0].arm.family == FEATURES
     (model,) = result.final
     assert model.predictions_path.is_file()
     again = late()
