@@ -10,6 +10,7 @@ from matplotlib.figure import Figure
 
 from analysis.figures.images import picture
 from bench.core.errors import DataError
+from bench.core.text import one_line
 from bench.data.files.decode import UnreadableError, decode
 from bench.results.mistakes import Wrong
 
@@ -57,4 +58,4 @@ def _short(name: str) -> str:
 
 def _plain(name: str) -> str:
     """A name on a picture, where `$` would begin a formula."""
-    return name.replace("$", r"\$")
+    return one_line(name).replace("$", r"\$")
