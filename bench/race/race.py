@@ -652,6 +652,10 @@ class Race:
         """
         return self.photographs.train / (_FORWARD * rate)
 
+    def _read_test_s(self, rate: float) -> float:
+        """Seconds of one worker for the test images, at a rate of training."""
+        return self._started_s + self.photographs.test / (_FORWARD * rate)
+
     @property
     def _test_s(self) -> float:
         """Seconds that testing takes: a trained network, and the frozen arm that is fitted anew."""
@@ -694,7 +698,7 @@ class Race:
         """Random parts of each image that the floor is fitted to too: where there are few images,
         as many as there is time for."""
         few = self.photographs.train < PARTS_UNTIL * self.photographs.classes
-        left_s = self.budget.left_s - self._started_s
+        left_s = self.budget.left_s - self._started_s - self._read_test_s(rate)
         room = min(self.budget.total_s * PARTS_SHARE, left_s) if few else 0.0
         fitting = [n for n in PARTS if (1 + n) * self._features_s(rate) <= room]
         return max(fitting, default=0)

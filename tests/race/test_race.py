@@ -380,6 +380,10 @@ def test_few_images_have_parts_where_there_is_time(timed: Race) -> None:
     timed.photographs = replace(timed.photographs, train=68)
     rates = {1.0: 1, 2.0: 4, 1.3: 2, 0.5: 0}  # of 100 s 55; 68 images take 20 s at a rate of 1
     assert {rate: timed._parts(rate) for rate in rates} == rates
+    timed.photographs = replace(timed.photographs, test=272)  # 40 s to read, and 10 to start
+    assert timed._parts(2.0) == 2
+    timed.photographs = replace(timed.photographs, test=476)
+    assert timed._parts(2.0) == 0
 
 
 def test_few_validation_images_leave_the_classifier_on_features(timed: Race) -> None:
