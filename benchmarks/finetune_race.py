@@ -12,7 +12,7 @@ from typing import Any
 from rich.console import Console
 
 from bench.launch.devices import Machine
-from bench.race.arms import tuned_arms, usual_trunk
+from bench.race.arms import PARTS, floor_arms, tuned_arms, usual_trunk
 from bench.race.budget import Budget
 from bench.race.decisions import Stage
 from bench.race.labels import Labels
@@ -57,12 +57,17 @@ class WholeGrid(Timed):
     Attributes:
         side: of the images in the race.
         epochs_s: CPU seconds for the training of all recipes.
+        parts: of images, that the floor of the race was fitted to.
         least_epochs: of each, whatever they take.
     """
 
     side: int = 96
     epochs_s: float = 0.0
+    parts: int = 0
     least_epochs: int = 1
+
+    def _parts(self, rate: float, races: bool) -> int:
+        return self.parts
 
     def _size(self, rates: Mapping[int, float]) -> int:
         return self.side
@@ -120,6 +125,8 @@ def regret(folder: Path, seconds: float, times: float, work: Path) -> dict[str, 
         assert isinstance(whole, WholeGrid)
         assert plan is not None
         whole.side = plan.size
+        arms = raced.decisions.stages["floor"].arms
+        whole.parts = next(n for n in PARTS if floor_arms(raced.trunk, n)[0].name in arms)
         whole.epochs_s = times * float(row["seconds"])
         whole.least_epochs = plan.rungs[-1].epochs if plan.rungs else 1
         found = whole.run()

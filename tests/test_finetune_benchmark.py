@@ -12,6 +12,7 @@ import numpy as np
 import pytest
 from PIL import Image
 from rich.console import Console
+from scipy import stats
 
 from bench.launch.devices import Machine
 from bench.race.arms import tuned_arms, usual_trunk
@@ -19,6 +20,7 @@ from bench.race.budget import Budget
 from bench.race.decisions import Stage
 from bench.race.photographs import divide as look_at
 from bench.race.schedule import MOST_EPOCHS, Rung
+from benchmarks import finetune_parts as parts
 from benchmarks import finetune_regret as regrets
 from benchmarks.finetune import page, paired
 from benchmarks.finetune_cells import (
@@ -146,3 +148,32 @@ def test_the_whole_grid_trains_every_recipe_to_one_end(tmp_path: Path) -> None:
     assert whole._final_s(one, 1.0, 1) < whole.budget.left_s
     for left_out in (replace(one, seeds=draws), replace(one, name="scratch")):
         assert whole._stage_s(left_out, 1.0) == float("inf")
+
+
+def test_draws_take_at_most_their_share_of_a_class() -> None:
+    labels = np.repeat([0, 1], [10, 50])
+    for size, expected in ((5, [5, 5]), (20, [8, 20]), (0, [8, 40])):
+        drawn = parts.chosen(labels, size, np.random.default_rng(0))
+        assert np.bincount(labels[drawn]).tolist() == expected
+        assert len(set(drawn.tolist())) == len(drawn)
+
+
+def test_what_parts_gain_is_paired_by_draw() -> None:
+    """Gains of 1 and 3 points: 2, by Nadeau and Bengio's variance of draws that share a tenth."""
+    rows = [
+        {
+            "folder": "a",
+            "per_class": "20",
+            "draw": draw,
+            "share": "0.1",
+            "parts": str(n),
+            "accuracy": f"{whole + gain * (n == 4):.5f}",
+        }
+        for draw, whole, gain in (("0", 0.70, 0.01), ("1", 0.72, 0.03))
+        for n in parts.PARTS
+    ]
+    line = parts.section(rows).splitlines()[-1]
+    half = stats.t.ppf(0.975, 1) * np.sqrt((1 / 2 + 0.1 / 0.9) * 2)
+    low, high = (f"{2 + side * half:+.1f}" for side in (-1, 1))
+    assert line == f"| a | 20 | 2 | 71.0 | +0.0 | +0.0 | +2.0 ({low} to {high}) |"
+    assert parts.section([]) == ""

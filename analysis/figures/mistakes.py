@@ -44,18 +44,20 @@ def mistake_sheet(wrong: Sequence[Wrong], root: Path) -> Figure:
         except (UnreadableError, OSError):
             pixels = None
         sure = f"{_short(one.named)} {100 * one.probability:.0f} %"
-        file = _plain(Path(one.image).name)
+        file = one_line(Path(one.image).name)
         words = file if len(file) <= 20 else f"…{file[-19:]}"  # numbers stand at the end
-        picture(pixels, ax, f"{_short(one.is_class)}\ncalled {sure}", "", words)
+        words = words if pixels is not None else f"cannot be read: {words}"
+        title = f"{_short(one.is_class)}\ncalled {sure}"
+        picture(pixels, ax, _plain(title), "", _plain(words))
     return figure
 
 
 def _short(name: str) -> str:
     """A class's name on a picture."""
-    plain = _plain(name)
+    plain = one_line(name)
     return plain if len(plain) <= 16 else f"{plain[:15]}…"
 
 
-def _plain(name: str) -> str:
-    """A name on a picture, where `$` would begin a formula."""
-    return one_line(name).replace("$", r"\$")
+def _plain(text: str) -> str:
+    """Text on a picture, where `$` would begin a formula."""
+    return text.replace("$", r"\$")

@@ -56,8 +56,9 @@ class FeatureOptions(MethodOptions):
         memory_mib: features that take more are kept in a file and read in blocks.
         solver: `sklearn`, `streaming`, or `auto` by `memory_mib`.
         normalise: features are divided by their Euclidean length.
-        parts: so many random parts of each training image, mirrored at random, are fitted to beside
-            the whole image, which together weigh as much as one.
+        parts: so many random parts of each training image, of 35 % of its area or more and mirrored
+            at random, are fitted to beside the whole image. The image and its parts together weigh
+            as much as one image without parts, so C means the same.
     """
 
     layer: str = "penultimate"

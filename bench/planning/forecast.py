@@ -33,7 +33,8 @@ _VERSION = 2
 _RECIPE = ("optimizer", "precision", "channels_last", "augment", "policy", "random_erasing")
 """What of a recipe makes a step cheaper or dearer."""
 _NEAR = 1.25
-"""How many times as many images a pass may have as the largest that was measured."""
+"""How many times as many images a pass may have as the largest that was asked for, and how many
+times fewer than the smallest."""
 _RUN_S, _WORKER_S = 0.25, 4.0
 """Processor seconds around the training of a run, and those in which a worker imports torch."""
 
@@ -71,7 +72,7 @@ class StepTimes:
         whatever its images is most of a small one.
         """
         least, most = min(self.asked, default=0), max(self.asked, default=0)
-        return least <= _NEAR * min(counts) and max(counts) <= _NEAR * most
+        return least <= _NEAR * min(counts, default=1) and max(counts, default=1) <= _NEAR * most
 
 
 class Workload(NamedTuple):
@@ -202,7 +203,9 @@ class Forecast:
         if kind == "weights":
             return forward(facts.held_out_images)
         if kind != "steps":
-            seconds = forward(facts.train_images * copies_of(spec) + facts.held_out_images)
+            more = copies_of(spec) - 1
+            parts = more * (facts.train_images + spec.train.refit * facts.validation_images)
+            seconds = forward(facts.train_images + parts + facts.held_out_images)
             fitted = 0.0 if kind == "extraction" else fit_s(spec, facts.train_images, _classes(run))
             return seconds + fitted
         validation = facts.validation_images
@@ -270,16 +273,20 @@ def measure(runs: Iterable[PlannedRun], *, threads: int = 1, device: str = "auto
         device: `auto`, `cpu` or `cuda`.
     """
     counts: dict[str, list[int]] = {}
+    trained: dict[str, list[int]] = {}
     for run in runs:
         if not run.facts.missing:
             own = _own(run)
-            counts.setdefault(own.network, []).append(max(1, round(own.images / own.passes)))
+            count = max(1, round(own.images / own.passes))
+            counts.setdefault(own.network, []).append(count)
+            if METHODS[run.spec.method.name].kind == "steps":  # others have forward passes alone
+                trained.setdefault(own.network, []).append(count)
     known = _read()
     keys = {network: _key(network, threads, device) for network in counts}
     asked: dict[str, list[int]] = {}
     for network, key in keys.items():
         before = StepTimes(**known[key]) if key in known else None
-        if before is None or not before.holds_for(counts[network]):
+        if before is None or not before.holds_for(trained.get(network, before.asked)):
             every = [*counts[network], *(before.asked if before else ())]
             asked[network] = sorted({min(every), max(every)})
     for network, answer in zip(asked, _ask(asked, threads, device), strict=True):

@@ -36,7 +36,16 @@ from bench.race.decisions import Decisions, Plan, Stage
 from bench.race.labels import Labels, look_at_labels
 from bench.race.paired import Right, as_if_independent, gains, is_better
 from bench.race.photographs import VALIDATION_SHARE, Photographs
-from bench.race.schedule import FLOOR_SHARE, PARTS_SHARE, RACE_SHARE, Rung, alone, cost, rungs
+from bench.race.schedule import (
+    FLOOR_SHARE,
+    PARTS_ALONE_SHARE,
+    PARTS_SHARE,
+    RACE_SHARE,
+    Rung,
+    alone,
+    cost,
+    rungs,
+)
 from bench.race.speed import measure_speed
 from bench.results.history import validated
 from bench.results.predictions import right_on_validation
@@ -57,7 +66,7 @@ _FORWARD = 3.4
 
 _FITS_OF_LABELS = 3.5
 """The look at the labels fits to four fifths five times, and five times to half of these: so often
-what a run on features does, which fits to four fifths and to all."""
+what a run on features of whole images does, which fits to four fifths and to all."""
 
 _PLANNING_S = 2.0
 """Seconds in which a stage is planned, before its workers start."""
@@ -75,9 +84,8 @@ LABELS_SHARE = 0.15
 """Of the time: looking at the labels, at most, where it is left free."""
 
 _MOST_SEEDS = 5
-_BATCH = 16
-"""Images of a pass: of 32 it is no faster, and takes 3.7 GiB at 224 pixels in place of 2.4
-(EfficientNet-Lite0)."""
+_MOST_ROWS = 20_000
+"""Images and parts of them, at most: features of more may not fit in memory."""
 _RECIPE = {
     "schedule": "cosine",
     "warmup_epochs": 1.0,
@@ -232,7 +240,7 @@ class Race:
                 "target": dict(self.photographs.target),
                 "model": self.trunk.model,
                 "weights": self.trunk.weights,
-                "train": {**_RECIPE, "batch_size": _BATCH, "accumulate": self._batches},
+                "train": {**_RECIPE, **self._passes},
             },
             "experiments": experiments,
         }
@@ -245,9 +253,15 @@ class Race:
         self.decisions.keep()
 
     @property
-    def _batches(self) -> int:
-        """Batches of a step: one of 16 images, or of 32 in two passes, which take less memory."""
-        return 1 if self.photographs.train < 1000 else 2
+    def _passes(self) -> dict[str, int]:
+        """A step of 16 images, or of 32: in two passes on a processor, which take less memory.
+
+        BatchNorm that does not stay as it was copied sees the images of a pass.
+        """
+        if self.photographs.train < 1000:
+            return {"batch_size": 16}
+        on_gpus = bool(placement(self.workers, self.machine).cards)
+        return {"batch_size": 32} if on_gpus else {"batch_size": 16, "accumulate": 2}
 
     def _experiment(self, stage: Stage, arm: Arm) -> dict[str, Any]:
         size = stage.size
@@ -393,7 +407,7 @@ class Race:
         self._plan_again()
         size = self._size(rates) if self.decisions.plan is None else self.decisions.plan.size
         epoch_s = self._epoch_s(rates[size])
-        floor, best = self._floor(rates)
+        floor, best = self._floor(rates, epoch_s)
         if self.decisions.plan is None:
             self.decisions.plan = Plan(size, self._rungs(epoch_s))
         for number, rung in enumerate(self.decisions.plan.rungs, 1):
@@ -463,14 +477,14 @@ class Race:
                 end = f"dropped after {standing.stage.name}"
                 self._course[name] = replace(standing, end=end)
 
-    def _floor(self, rates: Mapping[int, float]) -> tuple[Stage, list[Standing]]:
+    def _floor(self, rates: Mapping[int, float], epoch_s: float) -> tuple[Stage, list[Standing]]:
         """The classifiers on features, which every other arm has to beat.
 
         Raises:
             BenchError: there is no time for them.
         """
         side = self._floor_size(rates)
-        parts = self._parts(rates[side])
+        parts = self._parts(rates[side], bool(self._of_rungs(epoch_s)))
         frozen = tuple(arm.name for arm in floor_arms(self.trunk, parts))
         floor = self._decided(Stage("floor", frozen, 0, side, self.photographs.draws))
         needed = self._features_s(rates[floor.size]) + self._started_s
@@ -484,8 +498,9 @@ class Race:
                 "smaller network with --model",
             )
         copies = 1 + self._arms()[floor.arms[0]].parts
-        beside = f" of images and {copies - 1} parts of each" if copies > 1 else ""
-        self._say(f"floor: classifiers on features{beside} at {floor.size} pixels")
+        parts_of = f"images and {counted(copies - 1, 'random part')} of each"
+        of = f"of {parts_of} " if copies > 1 else ""
+        self._say(f"floor: classifiers on features {of}at {floor.size} pixels")
         session = self._run(floor)
         best = self._judge(session, floor)
         if not best:
@@ -501,7 +516,7 @@ class Race:
         share = self.photographs.test / self.photographs.train
         first_s = (took[-1] - self._fit_s) * share / copies
         self._tested_s = max(first_s, share * self._features_s(rates[floor.size]))
-        self._labels_s = _FITS_OF_LABELS * self._fit_s + LEAST_S
+        self._labels_s = _FITS_OF_LABELS * self._fit_s / copies + LEAST_S
         if self._labels_s < LABELS_SHARE * self.budget.total_s:
             self.budget.end_s = self._writing_s + self._labels_s
         self._say_standings(best)
@@ -694,14 +709,21 @@ class Race:
         fitting = [size for size, rate in rates.items() if self._features_s(rate) <= room]
         return max(fitting, default=min(rates))
 
-    def _parts(self, rate: float) -> int:
+    def _parts(self, rate: float, races: bool) -> int:
         """Random parts of each image that the floor is fitted to too: where there are few images,
-        as many as there is time for."""
-        few = self.photographs.train < PARTS_UNTIL * self.photographs.classes
+        as many as there is room and time for.
+
+        Args:
+            rate: images that are trained on in a second.
+            races: whether there is time for a race after the floor.
+        """
+        images = self.photographs.train
+        few = images < PARTS_UNTIL * self.photographs.classes
         left_s = self.budget.left_s - self._started_s - self._read_test_s(rate)
-        room = min(self.budget.total_s * PARTS_SHARE, left_s) if few else 0.0
+        share = PARTS_SHARE if races else PARTS_ALONE_SHARE
+        room = min(self.budget.total_s * share, left_s) if few else 0.0
         fitting = [n for n in PARTS if (1 + n) * self._features_s(rate) <= room]
-        return max(fitting, default=0)
+        return max((n for n in fitting if (1 + n) * images <= _MOST_ROWS), default=0)
 
     def _size(self, rates: Mapping[int, float]) -> int:
         room = self.budget.total_s * RACE_SHARE - self.budget.spent_s - 4 * self._started_s
@@ -716,9 +738,13 @@ class Race:
         ]
         return max(fitting, default=min(rates))
 
-    def _rungs(self, epoch_s: float) -> tuple[Rung, ...]:
+    def _of_rungs(self, epoch_s: float) -> tuple[Rung, ...]:
+        """The rungs that there is time for now."""
         room = self.budget.total_s * RACE_SHARE - self.budget.spent_s - 3 * self._started_s
-        found = rungs(len(tuned_arms(self.trunk)), max(0.0, room) / epoch_s / self._seeds)
+        return rungs(len(tuned_arms(self.trunk)), max(0.0, room) / epoch_s / self._seeds)
+
+    def _rungs(self, epoch_s: float) -> tuple[Rung, ...]:
+        found = self._of_rungs(epoch_s)
         if not found:
             found = alone(
                 (self.budget.left_s - self._started_s)

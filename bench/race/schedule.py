@@ -14,8 +14,9 @@ LEAST_EPOCHS = 2
 FLOOR_SHARE = 0.75
 """Of the time: features of the labelled images, at most, where smaller images can do."""
 
-PARTS_SHARE = 0.55
-"""Of the time: features of the labelled images and of random parts of them, at most."""
+PARTS_SHARE, PARTS_ALONE_SHARE = 0.2, 0.55
+"""Of the time: features of the labelled images and of random parts of them, at most; the second
+where there is no time for a race."""
 
 RACE_SHARE = 0.6
 """Of the time: the race. The rest is for the winner's repeats on all labels, and for the ends."""

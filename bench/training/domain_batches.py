@@ -49,9 +49,7 @@ _PASS_PIXELS = 64 * 96 * 96
 """Of such a pass on a processor, at most: more are not faster there, and take more memory."""
 
 _FEWEST = 16
-"""Of such a pass: products of fewer rows add in another order on some processors. Through frozen
-layers that see the same images in each epoch a smaller batch is filled up with zeros on a
-processor, so that what is kept of them has the bits of what any batch would compute."""
+"""Of such a pass: products of fewer rows add in another order on some processors."""
 
 _BLOCK_BYTES = 64 << 20
 """Pinned memory through which a whole domain is moved."""
@@ -275,10 +273,15 @@ class Feed:
         domain: the images.
         options: device, layout and augmentation.
         prefix: forward pass of the frozen layers; run without gradients.
+
+    Attributes:
+        fills_up: whether a batch of fewer than 16 images is filled up with zeros on its way through
+            `prefix` on a processor, so that its bits are those that more images at once have.
     """
 
     def __init__(self, domain: Domain, options: FeedOptions, prefix: Prefix | None = None) -> None:
         self.domain, self.options, self.prefix = domain, options, prefix
+        self.fills_up = False
         self.labels = torch.from_numpy(domain.labels).to(options.device)
         self._images = Pixels(domain.images, options.device, options.resident)
         self._constants = Constants()
@@ -309,7 +312,7 @@ class Feed:
         if self.prefix is None:
             return x
         count, more = len(x), _FEWEST - len(x)
-        if more > 0 and self.options.ever_new is None and self.options.device.type == "cpu":
+        if more > 0 and self.fills_up and self.options.device.type == "cpu":
             x = functional.pad(x, (0, 0) * (x.ndim - 1) + (0, more))
         with torch.no_grad(), autocast(self.options.device, self.options.precision):
             return self.prefix(x)[:count]

@@ -3,6 +3,7 @@
 Whether it changes nothing is not assumed but tried: the network must be a chain at the boundary
 (`bench.models.prefix`), and the smallest batch that training will use must give the same bits,
 row by row, computed as training computes them (training mode, active dropout and all) and kept.
+On a processor batches of fewer than 16 images are filled up for that (`Feed.fills_up`).
 On a GPU the size of a batch may decide which kernel computes it, and so last bits;
 `train.prefix_tolerance` allows a difference, as a share of the largest value. Fixed views
 (`train.cached_views`) are asked for, to be kept: there float32 activations may always differ by
@@ -126,11 +127,13 @@ class FrozenPrefix:
         if (key, 0) not in self.store.differences and not self._steady(training):
             return "dropout in frozen layers is active (frozen_dropout: true)"
         self.store.differences[key, 0] = 0.0
+        training.fills_up = True  # also without room, as what is computed is then the same
         if not self._keep(training):
             return "its activations exceed the room for them in memory and on the disk"
         difference, allowed = self._difference(training, key), self._allowed(training)
         if difference > allowed:
             training.forget()
+            training.fills_up = False
             return (
                 "a training batch gives other values here than all images at once, by "
                 f"{difference:.1e} of the largest; train.prefix_tolerance is {allowed:g}"

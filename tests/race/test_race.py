@@ -328,7 +328,9 @@ def test_arms_are_cells_of_a_grid() -> None:
     names = [arm.name for arm in (*floors, *tuned_arms(LITE))]
     assert len(set(names)) == len(names)
     assert [arm.parts for arm in floor_arms(LITE, 4)] == [4] * 4
-    assert floor_arms(LITE, 4)[1].words == "frozen, logistic regression, C = 1, 4 parts of each"
+    assert floor_arms(LITE, 4)[1].words == (
+        "frozen, logistic regression, C = 1, with 4 random parts of each image"
+    )
 
 
 def test_an_arm_that_trains_fewer_layers_has_more_epochs_in_the_same_time() -> None:
@@ -376,14 +378,17 @@ def test_the_floor_takes_smaller_images_where_features_would_take_the_time(timed
 
 def test_few_images_have_parts_where_there_is_time(timed: Race) -> None:
     timed.photographs = replace(timed.photographs, train=PARTS_UNTIL * 2)
-    assert timed._parts(1e6) == 0
-    timed.photographs = replace(timed.photographs, train=68)
+    assert timed._parts(1e6, False) == 0
+    timed.photographs = replace(timed.photographs, classes=1000, train=20_001 // 3)
+    assert timed._parts(1e6, False) == 2
+    timed.photographs = replace(timed.photographs, classes=2, train=68)
     rates = {1.0: 1, 2.0: 4, 1.3: 2, 0.5: 0}  # of 100 s 55; 68 images take 20 s at a rate of 1
-    assert {rate: timed._parts(rate) for rate in rates} == rates
+    assert {rate: timed._parts(rate, False) for rate in rates} == rates
+    assert {rate: timed._parts(rate, True) for rate in rates} == {1.0: 0, 2.0: 1, 1.3: 0, 0.5: 0}
     timed.photographs = replace(timed.photographs, test=272)  # 40 s to read, and 10 to start
-    assert timed._parts(2.0) == 2
+    assert timed._parts(2.0, False) == 2
     timed.photographs = replace(timed.photographs, test=476)
-    assert timed._parts(2.0) == 0
+    assert timed._parts(2.0, False) == 0
 
 
 def test_few_validation_images_leave_the_classifier_on_features(timed: Race) -> None:

@@ -90,6 +90,7 @@ def test_what_is_kept_has_the_bits_of_a_batch_of_any_size(count: int, channels_l
         FeedOptions(CPU, channels_last=channels_last),
         halves[0],
     )
+    feed.fills_up = True
     computed = feed.training_batch(Shown.of(np.arange(count), torch.zeros(count, 8), CPU))
     kept = feed.cache_prefix()
     assert len(computed) == count
@@ -107,6 +108,38 @@ def test_what_is_kept_has_the_bits_of_a_batch_of_any_size(count: int, channels_l
 )
 def test_the_difference_is_a_share_of_the_largest_value(kept: Tensor, expected: float) -> None:
     assert _difference(kept, torch.tensor([[3.0, -4.0]])) == expected
+
+
+def test_a_batch_is_filled_up_only_where_its_activations_may_be_kept(tmp_path: Path) -> None:
+    """Active dropout would draw more numbers, and what is not kept would only take longer."""
+    rows: list[int] = []
+    dropout = nn.Dropout(0.5)
+
+    def frozen(x: Tensor) -> Tensor:
+        rows.append(len(x))
+        return dropout(x) if drops else x
+
+    for drops, share, expected in ((False, 1.0, 16), (False, 0.5, 5), (True, 1.0, 5)):
+        recipe = TrainSpec(augment="none", batch_size=5)
+        feed = Feed(Domain("toy", IMAGES[:20], np.zeros(20, np.int64), 1), FeedOptions(CPU), frozen)
+        cut = FrozenPrefix(
+            dropout,
+            frozen,
+            nn.Identity(),
+            layers=1,
+            depth=2,
+            share=share,
+            identity=f"{drops} {share}",
+            recipe=recipe,
+            store=ActivationStore(tmp_path),
+            set_modes=lambda: None,
+            first_steps=lambda: [(DomainBatch(0, np.arange(n, n + 5)),) for n in (0, 5, 10, 15)],
+        )
+        cut([feed], None)
+        rows.clear()
+        shown = Shown.of(np.arange(5), torch.zeros(5, 8), CPU)
+        assert len(feed.without_cache().training_batch(shown)) == 5
+        assert rows == [expected], cut.notes
 
 
 def test_another_memory_layout_is_no_small_difference() -> None:

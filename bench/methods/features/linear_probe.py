@@ -205,14 +205,19 @@ def _measured(split: str, data: Domain | None, scores: NDArray[np.float32] | Non
 
 
 def penultimate_features(
-    model: nn.Module, data: Domain, device: torch.device, cache: Path | None
+    model: nn.Module, data: Domain, device: torch.device, cache: Path | None, parts: int = 0
 ) -> NDArray[np.float32]:
-    """What a network's classifier is handed, float32 (N, D); kept below `cache` once computed."""
+    """What a network's classifier is handed, float32; kept below `cache` once computed.
+
+    Returns:
+        ((1 + parts) N, D): of all images, then of a random part of each, and so on.
+    """
     task = FeatureTask(model, data, None, device, Path(), cache=cache)
     features = features_of(model, "penultimate", "post", data, device)
-    extract = _Extract(features, FeatureOptions(normalise=False), task)
-    extract.remember(data)
-    return extract.array(data)
+    extract = _Extract(features, FeatureOptions(normalise=False, parts=parts), task)
+    for view in range(extract.copies):
+        extract.remember(data, view)
+    return extract.array(data, extract.copies)
 
 
 def features_of(
@@ -365,7 +370,7 @@ class _Extract:
         if found is None:
             found = np.empty((images, self.columns), np.float32)
             _fill(found, blocks)
-            if self._computing_s >= LEAST_S:
+            if self._computing_s >= LEAST_S / self.copies:
                 self._kept.write(key, found)
         return found
 
