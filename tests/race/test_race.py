@@ -379,7 +379,7 @@ def test_the_floor_takes_smaller_images_where_features_would_take_the_time(timed
 def test_few_images_have_parts_where_there_is_time(timed: Race) -> None:
     timed.photographs = replace(timed.photographs, train=PARTS_UNTIL * 2)
     assert timed._parts(1e6, False) == 0
-    timed.photographs = replace(timed.photographs, classes=1000, train=20_001 // 3)
+    timed.photographs = replace(timed.photographs, classes=1000, train=20_000 // 3)
     assert timed._parts(1e6, False) == 2
     timed.photographs = replace(timed.photographs, classes=2, train=68)
     rates = {1.0: 1, 2.0: 4, 1.3: 2, 0.5: 0}  # of 100 s 55; 68 images take 20 s at a rate of 1
@@ -531,7 +531,7 @@ def test_a_race_whose_time_is_over_before_the_end_leaves_the_classifier_as_a_mod
 def test_what_does_not_fit_is_not_begun(timed: Race) -> None:
     timed.budget.total_s = 12.0
     with pytest.raises(BenchError, match="--budget leaves 12 s for them") as caught:
-        timed._floor({64: 1.0})
+        timed._floor({64: 1.0}, 70.0)
     assert "classifiers on features of 70 images take about 31 s here" in str(caught.value)
     assert "--budget 1m is enough" in str(caught.value)
     assert not (timed.results / "runs").exists()
