@@ -81,8 +81,8 @@ def usual_trunk() -> Trunk:
 PARTS = (0, 1, 2, 4)
 """Numbers of random parts of an image that classifiers may be fitted to beside the whole.
 
-With 20 images of each of six classes 4, 2 and 1 gained 1.0, 0.7 and 0.5 points over 25 draws; with
-50 and 100 images 4 gained 0.9; with 330 nothing was gained.
+On 20 images of each of six classes 4, 2 and 1 gain 1.2, 0.8 and 0.6 points, on 50 and 100 images 4
+gain 0.6 and 0.7; on 340 it cannot be told (`benchmarks/FINETUNE.md`).
 """
 PARTS_UNTIL = 150
 """Images per class, on average, from which on there are none."""
