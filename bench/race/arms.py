@@ -97,20 +97,22 @@ def floor_arms(trunk: Trunk, parts: int = 0) -> list[Arm]:
 
     Args:
         trunk: what gives the features.
-        parts: of `PARTS`.
+        parts: of `PARTS`. One arm has none all the same: images whose parts or mirror images are of
+            another class would mislead the others.
     """
     frozen = {"pattern": "freeze", "train.refit": True}
-    more = {"parts": parts} if parts else {}
-    name_more = f"-parts{parts}" if parts else ""
-    words_more = f", with {counted(parts, 'random part')} of each image" if parts else ""
 
-    def arm(method: str, words: str, c: float, **options: Any) -> Arm:
+    def arm(method: str, words: str, c: float, parts: int = parts, **options: Any) -> Arm:
+        more = {"parts": parts} if parts else {}
         cell = {**frozen, "method": {"name": method, "c": c, **options, **more}}
-        words = f"frozen, {words}, C = {c:g}{words_more}"
-        return Arm(f"{method}-{c:g}{name_more}", words, FEATURES, cell)
+        beside = f", with {counted(parts, 'random part')} of each image" if parts else ""
+        words = f"frozen, {words}, C = {c:g}{beside}"
+        name = f"{method}-{c:g}-parts{parts}" if parts else f"{method}-{c:g}"
+        return Arm(name, words, FEATURES, cell)
 
     logistic = [arm("probe", "logistic regression", c) for c in (3.0, 1.0, 0.1)]
-    return [*logistic, arm("svm", "SVM", 0.01, normalise=False)]
+    found = [*logistic, arm("svm", "SVM", 0.01, normalise=False)]
+    return [*found, arm("probe", "logistic regression", 1.0, parts=0)] if parts else found
 
 
 def tuned_arms(trunk: Trunk) -> list[Arm]:

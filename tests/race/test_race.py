@@ -159,9 +159,8 @@ def test_the_race_leaves_a_model_a_grid_and_an_answer(raced: tuple[Path, str]) -
     assert (place / "suspicious.csv").is_file() or "not checked: there was no time" in answer
     grid = yaml.safe_load((folder / "results" / "finetune" / "shapes.yaml").read_text())
     names = list(grid["experiments"])
-    assert names[:4] in [
-        [f"floor-{arm.name}" for arm in floor_arms(LITE, parts)] for parts in PARTS
-    ]
+    floors = [[f"floor-{arm.name}" for arm in floor_arms(LITE, parts)] for parts in PARTS]
+    assert [name for name in names if name.startswith("floor-")] in floors
     session = open_session(
         folder / "results" / "finetune" / "shapes.yaml", results=folder / "results"
     )
@@ -325,9 +324,10 @@ def test_what_is_wrong_with_the_command_is_printed_before_anything_runs(tmp_path
 
 def test_arms_are_cells_of_a_grid() -> None:
     floors = [arm for parts in PARTS for arm in floor_arms(LITE, parts)]
-    names = [arm.name for arm in (*floors, *tuned_arms(LITE))]
-    assert len(set(names)) == len(names)
-    assert [arm.parts for arm in floor_arms(LITE, 4)] == [4] * 4
+    arms = {arm.name: arm for arm in (*floors, *tuned_arms(LITE))}
+    assert all(arms[arm.name] == arm for arm in floors)  # the same name is the same arm
+    assert len(arms) == len(floors) + len(tuned_arms(LITE)) - 3  # probe-1 is in every floor
+    assert [arm.parts for arm in floor_arms(LITE, 4)] == [4, 4, 4, 4, 0]
     assert floor_arms(LITE, 4)[1].words == (
         "frozen, logistic regression, C = 1, with 4 random parts of each image"
     )
