@@ -36,7 +36,7 @@ class Place:
     @property
     def predict(self) -> str:
         """The command that names the classes of new images."""
-        return shlex.join(["bench", "predict", str(self.model), "PHOTOS", "--out", "classes.csv"])
+        return shlex.join(["bench", "predict", str(self.model), "PHOTOS", "--out", "predictions.csv"])
 
     @property
     def errors(self) -> str:

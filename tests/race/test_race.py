@@ -180,7 +180,7 @@ def test_the_commands_at_the_end_and_in_the_card_can_be_pasted(raced: tuple[Path
         for name in ("predict", "errors"):
             out = folder / f"{name}.csv"
             line = found[name].replace("PHOTOS", str(folder / "shapes" / "disc"))
-            _, *arguments = shlex.split(line.replace("classes.csv", str(out)))
+            _, *arguments = shlex.split(line.replace("predictions.csv", str(out)))
             done = CliRunner().invoke(app, arguments)
             assert done.exit_code == 0, done.output
         assert len((folder / "predict.csv").read_text().splitlines()) == 61
