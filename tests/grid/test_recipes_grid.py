@@ -51,3 +51,17 @@ def test_the_miniature_has_the_same_arms_once() -> None:
             for e in (large, little)
         ]
         assert arms[0] == arms[1]
+
+
+def test_photographs_have_the_same_arms_on_each_of_ten_draws() -> None:
+    whole = {e.name: e for e in load_grid(PATH).experiments}
+    found = load_grid(PATH, overrides=["preset=photographs"]).experiments
+    assert [e.name for e in found] == ["images", "steps", "layers"]
+    for experiment in found:
+        arms = [
+            {frozenset(_differing(r, b)) for r, b in zip(e.runs, e.baselines, strict=True)}
+            for e in (whole[experiment.name], experiment)
+        ]
+        assert arms[0] == arms[1]
+        assert len(experiment.runs) * 3 == len(whole[experiment.name].runs) * 10
+        assert all(run.data.dataset == "tiny-imagenet" for run in experiment.runs)
