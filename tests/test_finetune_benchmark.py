@@ -159,7 +159,7 @@ def test_draws_take_at_most_their_share_of_a_class() -> None:
 
 
 def test_what_parts_gain_is_paired_by_draw() -> None:
-    """Gains of 1 and 3 points: 2, by Nadeau and Bengio's variance of draws that share a tenth."""
+    """Gains of 1 and 3 points: 2, by the variance of draws that have a tenth in common."""
     rows = [
         {
             "folder": "a",

@@ -36,7 +36,8 @@ class Place:
     @property
     def predict(self) -> str:
         """The command that names the classes of new images."""
-        return shlex.join(["bench", "predict", str(self.model), "PHOTOS", "--out", "predictions.csv"])
+        command = ["bench", "predict", str(self.model), "PHOTOS", "--out", "predictions.csv"]
+        return shlex.join(command)
 
     @property
     def errors(self) -> str:

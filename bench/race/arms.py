@@ -81,8 +81,9 @@ def usual_trunk() -> Trunk:
 PARTS = (0, 1, 2, 4)
 """Numbers of random parts of an image that classifiers may be fitted to beside the whole.
 
-On 20 images of each of six classes 4, 2 and 1 gain 1.2, 0.8 and 0.6 points, on 50 and 100 images 4
-gain 0.6 and 0.7; on 340 it cannot be told (`benchmarks/FINETUNE.md`).
+On 20 images of each of six classes 4, 2 and 1 gain 1.2, 0.8 and 0.6 points; on 50 and 100 images 4
+gain 0.6 and 0.7, of which the intervals hold 0, as those of 340 and of two other classes do
+(`benchmarks/FINETUNE.md`).
 """
 PARTS_UNTIL = 150
 """Images per class, on average, from which on there are none."""

@@ -279,8 +279,10 @@ def _spreads(table: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[float,
 
 
 def _shared(found: Sequence[Observation]) -> dict[str, float]:
-    """Nadeau and Bengio's n2 / n1 of each size: images drawn for each that is not drawn.
+    """Of each size ρ / (1 − ρ), ρ being the share of training images that two draws have in common.
 
+    Nadeau and Bengio's correction, whose ρ is the share of test images among all, as their draws
+    test what they do not train on.
     Two draws of a share f of the images have that share in common. What a draw owes to them is
     correlated by f, and does not average out over seeds: variance / seeds * (1 - f) + variance * f
     in terms of the spread that seeds show, which lacks the common part.

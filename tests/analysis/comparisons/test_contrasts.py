@@ -155,7 +155,7 @@ def these_tasks(gains: Gains, share: float = 0.0) -> tuple[float, float, float]:
     """Ends of the interval and p-value of the mean of these very draws.
 
     Args:
-        share: of the images to draw from that a training set takes, see Nadeau and Bengio (2003).
+        share: of the images to draw from that a training set takes, and two have in common.
     """
     t = len(gains)
     mean = sum(sum(values) / len(values) for values in gains.values()) / t
