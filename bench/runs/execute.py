@@ -82,8 +82,8 @@ def execute_batch(
     """
     store = Store(Path(context.results))
     load = Loader(context)
-    shares = context.share and context.gpus == 1
-    kept = ActivationStore(store.cache, *context.activation_bytes) if shares else None
+    room = context.activation_bytes if context.share else (0, 0)
+    kept = ActivationStore(store.cache, *room) if context.gpus == 1 else None
 
     def begin(folder: RunFolder, spec: RunSpec) -> Execution:
         scalars = LiveScalars(folder) if context.tensorboard else None
@@ -96,7 +96,7 @@ def execute_batch(
             return
         if not is_wanted(key):
             continue
-        if kept is not None:
+        if kept is not None and context.share:
             together.attempt(key, spec, [run for run in runs if is_wanted(run[0])])
             if together.stopped:
                 return
@@ -301,7 +301,7 @@ def _train(run: Execution, model: nn.Module, frozen: str, chosen: Outcome | None
         trained=job.model,
         trainable=trainable,
         past_prefix=None if prefix is None else prefix.test_scores,
-        sharing={} if prefix is None else prefix.notes,
+        sharing=prefix.notes if prefix is not None and run.context.share else {},
     )
 
 

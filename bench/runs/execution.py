@@ -35,7 +35,8 @@ class Execution:
         spec, data: the run and its images.
         context: see `Context`.
         report, should_stop: see `bench.runs.execute.execute_batch`.
-        activations: what runs of the batch share; None where nothing is shared.
+        activations: what runs of the batch share; without room where they share nothing, None where
+            several processes train a run.
         team: the processes that train the run together.
     """
 

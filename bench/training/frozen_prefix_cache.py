@@ -127,13 +127,12 @@ class FrozenPrefix:
         if (key, 0) not in self.store.differences and not self._steady(training):
             return "dropout in frozen layers is active (frozen_dropout: true)"
         self.store.differences[key, 0] = 0.0
-        training.fills_up = True  # also without room, as what is computed is then the same
+        training.fills_up = True  # also where nothing is kept in the end: the bits are the same
         if not self._keep(training):
             return "its activations exceed the room for them in memory and on the disk"
         difference, allowed = self._difference(training, key), self._allowed(training)
         if difference > allowed:
             training.forget()
-            training.fills_up = False
             return (
                 "a training batch gives other values here than all images at once, by "
                 f"{difference:.1e} of the largest; train.prefix_tolerance is {allowed:g}"
