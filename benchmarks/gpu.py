@@ -1,9 +1,10 @@
-"""Images per second on a GPU: the whole loop against the pure step and against timm's parts.
+"""What a GPU does with this harness: whole loops, small runs at once, a whole grid.
 
-    python -m benchmarks.gpu                     # writes benchmarks/GPU.md
+    python -m benchmarks.gpu                     # all parts; writes benchmarks/GPU.md
+    python -m benchmarks.gpu --part grid --data-root /where/data/sets/are
     python -m benchmarks.gpu --device cpu --images 256 --side 32 --network narrow8_32 --batch 32
 
-Four ways to train one network on the same images, each for the same number of steps:
+`speed`: four ways to train one network on the same images, each for the same number of steps.
 
 * `pure step`: forward, backward and SGD on one batch that lies on the GPU, the least a step takes;
 * `resident`: this harness's loop, images on the GPU;
@@ -13,20 +14,30 @@ Four ways to train one network on the same images, each for the same number of s
 
 The goals, of `--network resnet50` at 224 pixels in bfloat16: `resident` and `streamed` at 90 % of
 `pure step` or more, and at least 1.5 times `timm`. Utilisation is what `nvidia-smi` samples.
+
+`together`: K small networks one after another, as one batched model, and as CUDA graphs
+(`benchmarks/gpu_together.py`): what building either into the harness would gain.
+
+`grid`: `grids/tiny-imagenet.yaml`, the whole of it, with one, four and as many workers to a GPU as
+its memory takes; `--grid FILE` takes another. With `--device cpu`, which tries the command itself,
+nothing is written and the grid is the quickstart.
 """
 
 from __future__ import annotations
 
 import argparse
+import json
 import statistics
 import subprocess
+import sys
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -47,9 +58,12 @@ from bench.training.job import EpochReport, TrainingJob
 from bench.training.loop import train
 from bench.training.precision import autocast
 from bench.training.process import prepare
+from benchmarks.gpu_together import COUNTS, Small
+from benchmarks.gpu_together import measured as together
 
 CLASSES = 100
 PAGE = Path(__file__).with_name("GPU.md")
+KEPT = Path(__file__).with_name("gpu.json")
 _EPOCHS = 4
 """The first of them, in which memory is allocated and loaders start, does not count."""
 
@@ -254,8 +268,8 @@ def made_up(count: int, side: int, folder: Path) -> NDArray[np.uint8]:
     return decoded
 
 
-def rows(asked: Asked) -> list[str]:
-    """A line of the table for each way."""
+def rows(asked: Asked) -> list[list[str]]:
+    """The cells of the table for each way."""
     found: dict[str, Measured] = {}
     with tempfile.TemporaryDirectory(prefix="bench-gpu-") as home:
         decoded = made_up(asked.images, asked.side, Path(home))
@@ -265,45 +279,164 @@ def rows(asked: Asked) -> list[str]:
     lines = []
     for name, one in found.items():
         used = f"{statistics.mean(one.utilisation):.0f} %" if one.utilisation else "?"
-        cells = [asked.network, asked.side, asked.precision, name, f"{one.median:,.0f}"]
-        lines.append(f"| {' | '.join(map(str, cells))} | {one.median / least:.0%} | {used} |")
+        cells = [asked.network, str(asked.side), asked.precision, name, f"{one.median:,.0f}"]
+        lines.append([*cells, f"{one.median / least:.0%}", used])
     return lines
 
 
+GRIDS = Path(__file__).parents[1] / "grids"
+WORKERS = ("1", "4", "auto")
+
+
+def grid_lines(grid: Path, data_root: Path | None, workers: Sequence[str]) -> list[list[str]]:
+    """A line for each number of workers per GPU: the grid from nothing to its leaderboards."""
+    lines = []
+    for per_gpu in workers:
+        used: list[float] = []
+        with tempfile.TemporaryDirectory(prefix="bench-gpu-grid-") as home:
+            command = [sys.executable, "-m", "bench", "grid", str(grid), "--results", home]
+            command += ["--workers-per-gpu", per_gpu] if per_gpu else []
+            command += ["--data-root", str(data_root)] if data_root else []
+            begun = time.monotonic()
+            with sampled(used):
+                subprocess.run(command, check=True)
+            took = time.monotonic() - begun
+            runs = len(Path(home, f"{grid.stem}.csv").read_text().splitlines()) - 1
+        cells = [grid.name, per_gpu, str(runs), f"{took:,.0f}", f"{took / runs:.1f}"]
+        lines.append([*cells, f"{statistics.mean(used):.0f} %" if used else "?"])
+    return lines
+
+
+@dataclass(frozen=True)
+class Part:
+    """A table of the page: its words, its columns, the first cells of its rows."""
+
+    title: str
+    about: str
+    columns: Sequence[str]
+    expected: tuple[tuple[str, ...], ...]
+
+    def text(self, measured: Mapping[str, Any]) -> str:
+        """The table; a row that was not measured has empty cells."""
+        shown = [list(row) for row in measured["lines"]]
+        for row in self.expected:
+            if not any(tuple(one[: len(row)]) == row for one in shown):
+                shown.append([*row, *[""] * (len(self.columns) - len(row))])
+        lines = [f"| {' | '.join(row)} |" for row in (self.columns, *shown)]
+        lines.insert(1, f"|{' --- |' * len(self.columns)}")
+        about = " ".join(filter(None, (self.about, measured["where"])))
+        return f"## {self.title}\n\n{about}\n\n" + "\n".join(lines) + "\n"
+
+
+PARTS = {
+    "speed": Part(
+        "Images per second",
+        "Goals for ResNet-50 in bfloat16: `resident` and `streamed` at 90 % of `pure step`, and "
+        "1.5 times `timm`.",
+        ("network", "side", "precision", "way", "images/s", "of the pure step", "utilisation"),
+        tuple(
+            (network, side, "bfloat16", way)
+            for network, side in (("resnet50", "224"), ("narrow8_64", "64"))
+            for way in WAYS
+        ),
+    ),
+    "together": Part(
+        "Small runs at once",
+        "Images per second of K networks one after another, as one batched model, and (K = 1) as a "
+        "CUDA graph. Neither is part of the harness: these rows decide whether it pays.",
+        ("network", "side", "batch", "K", "apart", "batched", "gain", "graph", "gain"),
+        tuple(("narrow8_32", "32", "32", str(count)) for count in COUNTS),
+    ),
+    "grid": Part(
+        "A whole grid",
+        "`grids/tiny-imagenet.yaml` from nothing to its leaderboards.",
+        ("grid", "workers per GPU", "runs", "seconds", "seconds per run", "utilisation"),
+        tuple(("tiny-imagenet.yaml", workers) for workers in WORKERS),
+    ),
+}
 HEAD = """\
-# Images per second on a GPU
+# What a GPU does with this harness
 
-Written by `python -m benchmarks.gpu`; see its docstring for the four ways and the goals. {where}
-
-| network | side | precision | way | images/s | of the pure step | utilisation |
-| --- | --- | --- | --- | --- | --- | --- |
+Written by `python -m benchmarks.gpu`; its docstring says what is measured and how.
+"""
+NOT_RUN = """
+Not run yet: no GPU was at hand. What is tested without one is what a step costs beside its
+arithmetic (`tests/fake_cuda/test_counts.py`): no wait for the GPU, no copy but a batch of the
+host's images; and that batched networks take the steps of separate ones
+(`tests/test_gpu_benchmark.py`).
 """
 
 
-def main() -> None:
-    """The command."""
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--device", default="cuda")
-    parser.add_argument("--network", action="append", help="resnet50 and narrow8_64 by default")
-    parser.add_argument("--side", type=int, default=224)
-    parser.add_argument("--batch", type=int, default=256)
-    parser.add_argument("--images", type=int, default=8192)
-    parser.add_argument("--precision", default="bfloat16")
-    options = parser.parse_args()
-    device = torch.device(options.device)
-    prepare(torch.get_num_threads())
-    if device.type == "cuda" and not torch.cuda.is_available():
-        raise SystemExit("torch finds no GPU here; --device cpu tries the command itself")
+def keep(part: str, where: str, lines: list[list[str]]) -> None:
+    """Puts a part into gpu.json, and writes the page of all parts."""
+    found = {**kept(), part: {"where": where, "lines": lines}}
+    KEPT.write_text(json.dumps(found, indent=1) + "\n")
+    PAGE.write_text(page(found))
+
+
+def kept() -> dict[str, Any]:
+    """What was measured of each part, and where."""
+    found: dict[str, Any] = json.loads(KEPT.read_text()) if KEPT.exists() else {}
+    return found
+
+
+def page(found: Mapping[str, Any]) -> str:
+    """The whole of GPU.md."""
+    parts = (part.text(found.get(name, {"where": "", "lines": ()})) for name, part in PARTS.items())
+    return "\n".join([HEAD + ("" if found else NOT_RUN), *parts])
+
+
+def speed_lines(options: argparse.Namespace, device: torch.device) -> list[list[str]]:
+    """Four lines for each network."""
     lines = []
     for network in options.network or ["resnet50", "narrow8_64"]:
         side = 64 if network == "narrow8_64" else options.side
         lines += rows(
             Asked(network, side, options.batch, options.images, options.precision, device)
         )
-    if device.type == "cuda":
-        where = f"On {torch.cuda.get_device_name(device)}, torch {torch.__version__}."
-        PAGE.write_text(HEAD.format(where=where) + "\n".join(lines) + "\n")
-    print(HEAD.format(where=f"On {device}.") + "\n".join(lines))
+    return lines
+
+
+def measured_parts(
+    options: argparse.Namespace, device: torch.device
+) -> Iterator[tuple[str, list[list[str]]]]:
+    """Each part that is asked for, as soon as it is measured."""
+    for part in options.part or PARTS:
+        if part == "speed":
+            yield part, speed_lines(options, device)
+        elif part == "together":
+            counts = COUNTS if device.type == "cuda" else COUNTS[:2]
+            yield part, together(Small(), device, counts)
+        else:
+            is_gpu = device.type == "cuda"
+            grid = options.grid or GRIDS / f"{'tiny-imagenet' if is_gpu else 'quickstart'}.yaml"
+            yield part, grid_lines(grid, options.data_root, WORKERS if is_gpu else ("",))
+
+
+def main() -> None:
+    """The command."""
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--part", action="append", choices=PARTS, help="all parts by default")
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--network", action="append", help="resnet50 and narrow8_64 by default")
+    parser.add_argument("--side", type=int, default=224)
+    parser.add_argument("--batch", type=int, default=256)
+    parser.add_argument("--images", type=int, default=8192)
+    parser.add_argument("--precision", default="bfloat16")
+    parser.add_argument("--grid", type=Path, help="another one than tiny-imagenet.yaml")
+    parser.add_argument("--data-root", type=Path, help="where tiny-imagenet-200 lies")
+    options = parser.parse_args()
+    device = torch.device(options.device)
+    prepare(torch.get_num_threads())
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise SystemExit("torch finds no GPU here; --device cpu tries the command itself")
+    is_gpu = device.type == "cuda"
+    name = torch.cuda.get_device_name(device) if is_gpu else f"a processor ({device})"
+    where = f"Measured on {name}, torch {torch.__version__}."
+    for part, lines in measured_parts(options, device):
+        print(PARTS[part].text({"where": where, "lines": lines}), flush=True)
+        if is_gpu:
+            keep(part, where, lines)
 
 
 if __name__ == "__main__":
