@@ -1,6 +1,6 @@
 """Do runs that share give the same leaderboard? `python -m benchmarks.equal [GRID] [KEY=VALUE …]`.
 
-Trains a grid (the quickstart grid) twice, run by run in one process of one thread each: once
+Trains a grid (the quickstart grid) twice in float32, run by run in one process of one thread: once
 sharing activations and fusing classifiers as always, once with all of that off; and compares every
 deterministic column of the two leaderboards. Five minutes on two cores.
 """
@@ -25,6 +25,7 @@ from bench.results.store import Store
 from bench.runs.build import Context
 from bench.runs.execute import execute_batch
 from bench.training.process import prepare
+from benchmarks.limit import FLOAT32
 
 GRID = Path(__file__).parents[1] / "grids" / "quickstart.yaml"
 TOLERANCE = 1e-5
@@ -78,7 +79,7 @@ def _shared(results: str) -> Counter[str]:
 
 def main(arguments: Sequence[str]) -> int:
     """Prints what differs; 1 when that is more than the tolerance."""
-    settings = [text for text in arguments if "=" in text]
+    settings = [*FLOAT32, *(text for text in arguments if "=" in text)]
     grid = next((Path(text) for text in arguments if "=" not in text), GRID)
     spawn = multiprocessing.get_context("spawn")
     with tempfile.TemporaryDirectory() as on, tempfile.TemporaryDirectory() as off:

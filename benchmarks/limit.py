@@ -70,24 +70,20 @@ class Case:
 
 
 _GRIDS = _HERE.parent / "grids"
+FLOAT32 = ("train.precision=float32", "pretrain.precision=float32")
 CASES = (
-    Case("quickstart", _GRIDS / "quickstart.yaml", note="the whole grid"),
+    Case("quickstart", _GRIDS / "quickstart.yaml", overrides=FLOAT32, note="the whole grid"),
     Case(
         "tiny-imagenet",
         _GRIDS / "tiny-imagenet.yaml",
         only=("near-far",),
-        overrides=(
-            "class_draw=0",
-            "seed=0",
-            "train.precision=float32",
-            "pretrain.precision=float32",
-        ),
+        overrides=("class_draw=0", "seed=0", *FLOAT32),
         note="near-far, one of its three draws of classes and one of its five seeds",
     ),
     Case(
         "heads and frozen layers",
         _GRIDS / "quickstart.yaml",
-        overrides=("train.augment=none",),
+        overrides=("train.augment=none", *FLOAT32),
         note="quickstart with images as they are: heads trained together, activations kept",
     ),
     Case(

@@ -22,6 +22,7 @@ from bench.runs.build import Context, Loader
 from bench.specs.planned import PlannedRun
 from bench.specs.run import RunSpec
 from benchmarks.compare import Case, Pair
+from benchmarks.limit import FLOAT32
 from benchmarks.plain import train_plain, write_folder
 from benchmarks.sharing import NAMES
 
@@ -37,7 +38,7 @@ def _home() -> tempfile.TemporaryDirectory[str]:
 @cache
 def _runs() -> tuple[PlannedRun, ...]:
     """The trainings that answer the grid's questions."""
-    session = open_session(GRID, results=Path(_home().name) / "data")
+    session = open_session(GRID, results=Path(_home().name) / "data", overrides=FLOAT32)
     return tuple(run for run in session.plan.runs.values() if run.role == "finetune")
 
 
@@ -81,6 +82,7 @@ def _chain(run: PlannedRun) -> list[dict[str, Any]]:
 def _ours() -> None:
     with tempfile.TemporaryDirectory(prefix="bench-quickstart-") as results:
         command = [sys.executable, "-m", "bench", "grid", str(GRID), "--results", results]
+        command += [word for setting in FLOAT32 for word in ("--set", setting)]
         subprocess.run(command, check=True, stdout=subprocess.DEVNULL)
 
 

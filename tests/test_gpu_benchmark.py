@@ -37,12 +37,24 @@ def test_a_line_has_a_cell_for_each_column(monkeypatch: pytest.MonkeyPatch) -> N
     assert line[:4] == ["narrow8_32", "32", "2", "2"]
 
 
+def test_the_four_ways_run_on_a_processor() -> None:
+    asked = gpu.Asked("narrow8_32", 32, 8, 16, "float32", CPU)
+    lines = gpu.rows(asked)
+    columns = gpu.PARTS["speed"].columns
+    assert [line[columns.index("way")] for line in lines] == list(gpu.WAYS)
+    for line in lines:
+        assert len(line) == len(columns)
+        assert int(line[columns.index("images/s")].replace(",", "")) > 0
+    assert lines[0][columns.index("of the pure step")] == "100%"
+    assert lines[-1][columns.index("times timm")] == "1.00"
+
+
 def test_the_page_shows_rows_that_were_not_measured_empty() -> None:
-    line = ["resnet50", "224", "bfloat16", "resident", "900", "90%", "95 %"]
+    line = ["resnet50", "224", "bfloat16", "resident", "900", "90%", "2.00", "95 %"]
     text = gpu.PARTS["speed"].text({"where": "Measured on a GPU.", "lines": [line]})
     rows = [row for row in text.splitlines() if row.startswith("| resnet50")]
-    assert rows.count("| resnet50 | 224 | bfloat16 | resident | 900 | 90% | 95 % |") == 1
-    assert "| resnet50 | 224 | bfloat16 | timm |  |  |  |" in rows
+    assert rows.count("| resnet50 | 224 | bfloat16 | resident | 900 | 90% | 2.00 | 95 % |") == 1
+    assert "| resnet50 | 224 | bfloat16 | timm |  |  |  |  |" in rows
     assert len(rows) == len(gpu.WAYS)
     assert "Measured on a GPU." in text
 
