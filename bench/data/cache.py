@@ -29,7 +29,7 @@ from bench.core.errors import DataError, StoreError
 from bench.core.files import sync_folder
 from bench.core.locks import exclusive
 from bench.data.dataset import Image, UInt8
-from bench.data.decoding import Parts, Places, Rows, sweep
+from bench.data.decoding import Parts, Places, Rows, sweep, unfinished
 from bench.data.files.files import ahead
 from bench.data.files.jpeg import QUALITY, decode_jpeg, encode_jpeg
 
@@ -246,15 +246,14 @@ def _build(folder: Path, images: Sequence[Image], content: UInt8, read: Read, ki
         return entry is not None and _is_entry_of(entry, content)
 
     try:
-        places = parts.fill(stored, room, is_ended)
-        while places is not None and not is_ended():
-            with parts.ending() as mine:
-                if mine:
+        while parts.fill(stored, room, is_ended):
+            with parts.ending() as places:
+                if places is not None:
                     _end(parts.entry, folder, content, places, kind)
-            if not mine:
+            if places is None:
                 parts.wait()
     except Exception:
-        parts.remove()
+        parts.leave()
         raise
     parts.remove()
 
@@ -286,12 +285,14 @@ def _check_room(cache_dir: Path, wanted: int, kind: _Kind) -> None:
         needed, room = (f"{count / 2**20:,.1f} MiB" for count in (wanted, free))
         whose = f" of {kind.name!r}" if kind.name else ""
         smaller = "stored_as: jpeg (about a tenth of the room, pixels differ), "
+        left = ", ".join(path.name for path in unfinished(cache_dir))
+        others = f"delete what unfinished selections hold there ({left}), " if left else ""
         raise DataError(
             f"the decoded images{whose} take {needed}{' as JPEG' if kind.jpeg else ''}, and {room} "
             "are free",
             place=str(cache_dir),
-            hint="free some space, choose another --results folder, give this selection (under "
-            "target:, or under sources: where it is a source or borrowed) "
+            hint=f"free some space, {others}choose another --results folder, give this selection "
+            "(under target:, or under sources: where it is a source or borrowed) "
             f"{'' if kind.jpeg else smaller}a smaller image_size or fewer images_per_class, or set "
             "the environment variable "
             "BENCH_DECODE=always, with which images are decoded from their files each time they "

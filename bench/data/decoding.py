@@ -2,8 +2,9 @@
 
 `.parts-NAME/` holds `entry/` with a file that has room for all rows, and for each part a lock and,
 once its rows are on the disk, `part-00000.npy` with their checksums and places. A process takes the
-parts that nobody holds, so no image is decoded twice; one that dies leaves its part to the others,
-or to the next command. What has been left for a week is removed.
+parts that nobody holds, so no image is decoded twice; one that dies, or meets an image that cannot
+be read, leaves what is finished to the others, or to the next command. What has been left for a
+week is removed.
 
 Rows of pixels lie in order (`images.npy`). JPEGs are of unlike lengths (`images.bin`): parts follow
 each other as they are ready, the room is estimated, and what is too much is cut off in the end.
@@ -63,7 +64,7 @@ class Parts:
         stored: Callable[[Rows], Sequence[bytes]],
         check_room: Callable[[], int],
         is_ended: Callable[[], bool],
-    ) -> Places | None:
+    ) -> bool:
         """Makes all parts, together with whoever else makes them.
 
         Args:
@@ -72,28 +73,29 @@ class Parts:
             is_ended: whether another process has ended the entry.
 
         Returns:
-            None when another process has ended the entry.
+            False when another process has ended the entry.
 
         Raises:
             OSError: the folder cannot be written.
         """
         self.entry.mkdir(parents=True, exist_ok=True)
-        self._take_room(check_room)
+        self._take_room(check_room, is_ended)
         while not is_ended():
             left = [n for n in range(len(self._parts)) if not self._marker(n).exists()]
             if not left:
-                places = self._verified()
-                if places is not None:
-                    return places
-            elif not any(self._make(number, stored) for number in left):
+                return True
+            if not any(self._make(number, stored) for number in left):
                 time.sleep(_LOOK_S)  # others hold all that is left
-        return None
+        return False
 
     @contextlib.contextmanager
-    def ending(self) -> Iterator[bool]:
-        """For the one process that ends the entry; false for others, and when it is ended."""
+    def ending(self) -> Iterator[Places | None]:
+        """For the one process that ends the entry, which alone reads all rows again: their places.
+
+        None for others, when it is ended, and where a part was torn, which is to be made anew.
+        """
         with self._locked("end") as mine:
-            yield mine and self._images.exists()
+            yield self._verified() if mine and self._images.exists() else None
 
     def wait(self) -> None:
         """Waits a moment for the process that ends the entry."""
@@ -103,12 +105,25 @@ class Parts:
         """Removes what there is; whoever else makes the entry begins anew."""
         shutil.rmtree(self.folder, ignore_errors=True)
 
-    def _take_room(self, check_room: Callable[[], int]) -> None:
-        while not self._images.exists():
+    def leave(self) -> None:
+        """After an error: parts that are finished, or made by others now, stay for who goes on."""
+        has_parts = self._images.exists() and any(self.folder.glob("part-*.npy"))
+        if not has_parts and not self._is_held():
+            self.remove()
+
+    def _is_held(self) -> bool:
+        with contextlib.suppress(OSError, StoreError), contextlib.ExitStack() as locks:
+            return not all(
+                locks.enter_context(exclusive(path)) for path in self.folder.glob("*.lock")
+            )
+        return False
+
+    def _take_room(self, check_room: Callable[[], int], is_ended: Callable[[], bool]) -> None:
+        while not (self._images.exists() or is_ended()):
             with self._locked("room") as mine:
                 if not mine:
                     time.sleep(_LOOK_S)
-                elif not self._images.exists():
+                elif not (self._images.exists() or is_ended()):
                     wanted = check_room()
                     made = self._images.with_name("images.new")
                     if self.jpeg:
@@ -193,6 +208,11 @@ class Parts:
             if self.folder.is_dir():
                 raise
             raise FileNotFoundError(str(self.folder)) from None
+
+
+def unfinished(cache_dir: Path) -> list[Path]:
+    """Folders of parts that take room."""
+    return sorted(at.parents[1] for at in cache_dir.glob(f"{PREFIX}*/entry/images.*"))
 
 
 def sweep(cache_dir: Path) -> None:

@@ -118,6 +118,61 @@ def test_an_error_while_decoding_leaves_nothing(tmp_path):
     assert entries(tmp_path) == []
 
 
+def failing_at(key, read, error):
+    """A reader like `read` that has no bytes of one image."""
+
+    def failing(images, size):
+        for image in images:
+            if image.key == key:
+                raise error
+            yield from read([image], size)
+
+    return failing
+
+
+@pytest.mark.parametrize("error", [DataError("no 'y'"), OSError(5, "Input/output error")])
+def test_parts_that_were_finished_before_an_error_are_not_decoded_again(
+    tmp_path, monkeypatch, error
+):
+    monkeypatch.setattr(decoding, "PART_BYTES", 1)
+    images, read = some_images("w", "x", "y", "z"), Reader()
+    with pytest.raises(DataError):
+        get(tmp_path, images, failing_at("y", read, error))
+    found = get(tmp_path, images, read)
+    assert read.decoded == ["w", "x", "y", "z"]
+    assert (found == np.stack([pixels_of(image, SIZE) for image in images])).all()
+    assert [name for name in entries(tmp_path) if name.startswith(".")] == []
+
+
+def test_an_error_of_one_process_leaves_others_their_first_part(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "PART_BYTES", 1)
+    images, read = some_images("x", "y"), Reader()
+
+    def first(wanted, size):
+        with pytest.raises(DataError):  # meanwhile another one fails at the part that is left
+            get(tmp_path, images, failing_at("y", Reader(), DataError("no 'y'")))
+        yield from read(wanted, size)
+
+    rows = iter([first, read])
+    get(tmp_path, images, lambda wanted, size: next(rows)(wanted, size))
+    assert read.decoded == ["x", "y"]
+
+
+def test_a_selection_without_room_is_shown_what_unfinished_ones_hold(tmp_path, monkeypatch):
+    monkeypatch.setattr(decoding, "PART_BYTES", 1)
+    read = failing_at("y", Reader(), DataError("no 'y'"))
+    with pytest.raises(DataError):
+        get(tmp_path, some_images("x", "y"), read)
+    (left,) = entries(tmp_path)
+    little = shutil.disk_usage(tmp_path)._replace(free=1)
+    monkeypatch.setattr("bench.data.cache.shutil.disk_usage", lambda path: little)
+    with pytest.raises(DataError) as caught:
+        get(tmp_path, some_images("z"), Reader())
+    hint = f"free some space, delete what unfinished selections hold there ({left}), choose another"
+    assert caught.value.hint.startswith(hint)
+    assert entries(tmp_path) == [left]
+
+
 def test_a_cache_that_cannot_be_written_is_an_error_with_a_way_out(tmp_path):
     (tmp_path / "file").write_text("")
     with pytest.raises(DataError, match="--results"):
@@ -199,6 +254,34 @@ def test_two_processes_may_build_one_entry_at_once(tmp_path):
     assert decoded == ["0", "1", "2"]  # by either, and none by both
     manifest = json.loads((tmp_path / "cache" / "f-2" / "manifest.json").read_text())
     assert manifest["images"] == 3
+
+
+COUNTED = BUILDER.replace(
+    "cache = meeting",
+    """
+verified = decoding.Parts._verified
+
+def counted(parts):
+    (meeting.parent / f"read again by {me}").touch()
+    time.sleep(0.5)  # a large file
+    return verified(parts)
+
+decoding.Parts._verified = counted
+cache = meeting""",
+)
+
+
+def test_one_of_several_processes_reads_the_finished_file_again(tmp_path):
+    meeting = tmp_path / "meeting"
+    meeting.mkdir()
+    command = [sys.executable, "-c", COUNTED, str(meeting)]
+    workers = [
+        subprocess.Popen([*command, name], stdout=subprocess.PIPE, text=True) for name in "ab"
+    ]
+    answers = [worker.communicate(timeout=60)[0].strip() for worker in workers]
+    assert answers == [str((1 + 2 + 3) * 12)] * 2
+    assert len(list(tmp_path.glob("read again by *"))) == 1
+    assert entries(tmp_path / "cache") == ["f-2"]
 
 
 KILLED = BUILDER.replace("while len", "while me == 'first' and image.key == '1' or 0 and len")
