@@ -191,23 +191,31 @@ def _check_utf8(folder: Path, path: str) -> None:
 
 
 _WARNINGS: Counter[str] = Counter()
+_MOST_THREADS = 16
+"""Pillow decodes and resizes without Python's lock; with the rest (0.4 of 1.1 ms of an image of
+0.2 megapixels, 0.7 of 9.9 ms of one of 3) a process keeps 3 to 14 cores busy."""
 
 
 def ahead(work: Callable[[_A], _B], items: Iterable[_A], block: int = 512) -> Iterator[_B]:
-    """`map` on a few threads, results in order, at most `block` of them held at once.
+    """`map` on a thread per core, results in order, at most `block` of them held at once.
 
     What libraries warn of meanwhile is counted, see `taken_warnings`.
     """
-    usable = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
-    threads = min(usable or 1, 8)
     rest = iter(items)
-    with ThreadPoolExecutor(threads) as pool:
+    with ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS)) as pool:
         while chunk := list(islice(rest, block)):
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
                 results = list(pool.map(work, chunk))
             _WARNINGS.update(str(one.message).strip().splitlines()[0] for one in caught)
             yield from results
+
+
+def usable_cores() -> int:
+    """Cores that this process may use: what it is bound to, and of a SLURM job what was asked."""
+    bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
+    asked = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or ""
+    return max(1, min(bound or 1, int(asked) if asked.isdigit() else bound or 1))
 
 
 def taken_warnings() -> str | None:
