@@ -362,6 +362,8 @@ EXAMPLES: Mapping[str, Examples] = {
         "source": "{timeout_min: 600}",
         "finetune": "{memory_gib: 8}",
         "leaderboard": "{partition: cpu}",
+        "decode": "{partition: cpu, cpus_per_task: 32}",
+        "decode_from": ("20000", "images"),
         "runs_per_job": ("20", "runs"),
         "job_min": ("30", "minutes"),
         "max_jobs": ("50", "jobs"),
@@ -567,8 +569,8 @@ BEFORE = {
     "tune, train.head: probe, method: {name: soup, choose: greedy, over: {train.lr: [0.01, "
     "0.003], seeds.order: [0, 1, 2]}}}` averages up to six; a plain run of the same cell is what "
     "to compare it with.",
-    "slurm": "What jobs ask for, and how they are sent. `source`, `finetune` and `leaderboard` "
-    "have the keys from `partition` to `additional` and are laid over them.",
+    "slurm": "What jobs ask for, and how they are sent. `source`, `finetune`, `leaderboard` and "
+    "`decode` have the keys from `partition` to `additional` and are laid over them.",
     "race": "The recipes of one target race as with `bench grid --budget`: rungs of growing epochs "
     "are halved on validation images, and the one that is left is run as the grid has it. What a "
     "recipe starts from has the rung's share of the epochs too where it is trained on the target.",

@@ -635,7 +635,7 @@ def test_settings_that_were_written_down_ask_for_the_same(section: dict[str, obj
     """The last job submits by settings that went through JSON."""
     settings = read_settings(section)
     again = SlurmSettings.model_validate(json.loads(settings.model_dump_json()))
-    for kind in ("source", "finetune", "leaderboard"):
+    for kind in ("source", "finetune", "leaderboard", "decode"):
         assert again.resources(kind) == settings.resources(kind)  # type: ignore[arg-type]
 
 

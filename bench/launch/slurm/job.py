@@ -1,4 +1,5 @@
-"""What a job executes: the runs of its payload that are not published yet; or a race's command.
+"""What a job executes: the runs of its payload that are not published yet; or a race's command, or
+the decoding of images.
 
 The pickle that submitit carries holds the name of a folder; everything else is read here, from
 JSON. The job checks that its code is that of the submission, that the folder is private and that
@@ -74,6 +75,10 @@ def _run(folder: Path) -> int:
         from bench.launch.slurm.command_job import run_command
 
         status = run_command(payload, events, stop)
+    elif payload["role"] == "decode":
+        from bench.launch.slurm.decode_job import decode_job
+
+        status = decode_job(payload, folder, events, stop)
     else:
         from bench.data.opened import rely_on_tables
 

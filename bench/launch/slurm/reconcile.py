@@ -17,6 +17,7 @@ from dataclasses import replace
 from bench.core.errors import StoreError
 from bench.core.files import write_atomic
 from bench.launch.slurm.client import ClusterError, QueuedJob
+from bench.launch.slurm.decode_job import DECODE
 from bench.launch.slurm.events import CANCEL
 from bench.launch.slurm.ledger import Ending, Job, Ledger, settle_entry
 from bench.launch.slurm.outcomes import JobClassifier
@@ -169,8 +170,8 @@ class Reconciler:
         for job in ledger.open:
             mine = [run for run in job.runs if run in unwanted]
             others = [run for run in job.runs if run not in published and run not in unwanted]
-            last = job.role == "leaderboard" and self._of_this_grid(job, ledger)
-            whole_grid = (last or self._races(job, ledger)) and everything
+            beside = job.role in ("leaderboard", DECODE) and self._of_this_grid(job, ledger)
+            whole_grid = (beside or self._races(job, ledger)) and everything
             if whole_grid or (mine and not others):
                 whole.append(job.name)
                 self._mark(job, "all")

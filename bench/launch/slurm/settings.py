@@ -8,7 +8,8 @@
       memory_gib: 16
       timeout_min: 120                  # minutes, or sbatch's 2:00:00
       source: {timeout_min: 600, gpus: 4}  # pre-training takes longer; a run on four GPUs
-      leaderboard: {partition: cpu, gpus_per_node: 0}
+      leaderboard: {partition: cpu}
+      decode: {partition: cpu, cpus_per_task: 32}  # before the jobs that train; without a GPU
       additional: {reservation: course} # any other sbatch option
 
 Everything a site asks for goes through submitit unchanged; what is left out, the site decides.
@@ -33,7 +34,7 @@ from pydantic import (
 from bench.core.errors import GridError, nearest
 from bench.core.text import TIMES, whole_minutes
 
-Kind = Literal["source", "finetune", "leaderboard"]
+Kind = Literal["source", "finetune", "leaderboard", "decode"]
 
 _LINE = re.compile(r"[^\x00-\x1f\x7f]{1,200}\Z")
 _OWN_OPTIONS = frozenset(
@@ -193,6 +194,7 @@ _DEFAULTS: Mapping[str, Resources] = {
     "source": Resources(cpus_per_task=1, memory_gib=4.0, timeout_min=240),
     "finetune": Resources(cpus_per_task=1, memory_gib=4.0, timeout_min=60),
     "leaderboard": Resources(cpus_per_task=1, memory_gib=2.0, timeout_min=30, gpus_per_node=0),
+    "decode": Resources(cpus_per_task=8, memory_gib=8.0, timeout_min=240, gpus_per_node=0),
 }
 
 
@@ -207,6 +209,8 @@ class SlurmSettings(Resources):
         finetune: laid over the resources above for fine-tuning.
         leaderboard: laid over the resources above for the last job, which writes the leaderboards
             and submits again what failed.
+        decode: laid over the resources above for a job that decodes images and has no GPU.
+        decode_from: selections of so many images are decoded by such a job.
         runs_per_job: runs in one job; default is as many as make `job_min` of work.
         job_min: minutes of work in a job, by the forecast.
         max_jobs: jobs in the queue at once, the last job not counted; default is what is allowed.
@@ -225,6 +229,8 @@ class SlurmSettings(Resources):
     source: Resources = Resources()
     finetune: Resources = Resources()
     leaderboard: Resources = Resources()
+    decode: Resources = Resources()
+    decode_from: Annotated[int, Strict(), Field(ge=1)] = 5000
     runs_per_job: Annotated[int, Strict(), Field(ge=1)] | None = None
     job_min: Annotated[float, Field(gt=0)] = 10.0
     max_jobs: Annotated[int, Strict(), Field(ge=1)] | None = None
@@ -242,16 +248,18 @@ class SlurmSettings(Resources):
     def resources(self, kind: Kind) -> Resources:
         """Everything decided: the kind's own, over the common ones, over the defaults."""
         common = Resources(**self.given())
-        if kind == "leaderboard":
-            # What is asked for runs is not needed for writing a table.
-            for name in _OF_RUNS:
-                common = common.model_copy(update={name: None})
+        trains = kind in ("source", "finetune")
+        if not trains:
+            # What is asked for runs is not needed for writing a table, or for decoding.
+            others = {k: v for k, v in common.additional.items() if k != "gres" and "gpu" not in k}
+            nothing = dict.fromkeys(_OF_RUNS)
+            common = common.model_copy(update={**nothing, "additional": others})
         own: Resources = getattr(self, kind)
         asked = own.over(common)
         if kind == "finetune" and self._follows_its_source(asked, self.source.over(common)):
             asked = asked.model_copy(update={"gpus": 1})
         found = self._memory(asked, asked.over(_DEFAULTS[kind]))
-        if kind == "leaderboard":
+        if not trains:
             return found
         gpus = found.gpus or 1
         if found.gpus is not None:

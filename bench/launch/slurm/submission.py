@@ -6,13 +6,17 @@ import contextlib
 import json
 import re
 import secrets
+from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 from bench.core.files import publish_new
+from bench.core.paths import Places
+from bench.core.text import counted
 from bench.launch.devices import Machine, context_of
 from bench.launch.slurm.client import ClusterError, Limits, Queue, QueuedJob
+from bench.launch.slurm.decode_job import DECODE, DecodingNeeds, Undecoded
 from bench.launch.slurm.ledger import Command, Ending, Job, Ledger, SubmissionStore, settle_entry
 from bench.launch.slurm.packing import Pack, pack
 from bench.launch.slurm.permissions import code_digest
@@ -24,6 +28,11 @@ _MOST_TURNS = 48
 """Last jobs in a row that submit nothing, about two days; then somebody has to look."""
 
 _MOST_DEPENDENCIES = 200
+
+_DECODES_AGAIN = frozenset(
+    {"COMPLETED", "CANCELLED", "PREEMPTED", "NEVER_ARRIVED", "CODE_CHANGED", "QUEUE_FULL"}
+)
+"""Endings of decoding that are no failure of it: its images may have been deleted since."""
 
 
 @dataclass(frozen=True)
@@ -106,6 +115,10 @@ class Submission:
         self.holders = {run: job.name for job in ledger.open for run in job.runs}
         self.ids = {name: job.id for name, job in jobs.items() if job.alive}
         self.code = code_digest()
+        session = grid.session
+        places: Places = {"data_root": session.data_root, "cache_dir": session.store.cache}
+        self.needs_decoding = DecodingNeeds(places, grid.settings.decode_from)
+        self.decoders: dict[str, str] = {}  # jobs in the queue, by what they decode
 
     def run(self) -> Outcome:
         """Submits as much as the queue takes, and a last job.
@@ -118,7 +131,12 @@ class Submission:
         session = self.grid.session
         done = [(session.plan.runs[key], one) for key, one in session.records.read().items()]
         packs = pack(missing, self.settings, done, self.ledger, session.store)
-        chosen = self._choose(packs)
+        room = self._room()
+        chosen = self._choose(packs, room)
+        undecoded = self._undecoded(chosen)
+        if undecoded and room >= 2:
+            chosen = chosen[: int(min(room - 1, len(chosen)))]
+            self._decode(undecoded, outcome)
         if chosen:
             self._submit(chosen, outcome)
         outcome.deferred += sum(len(p.runs) for p in packs) - sum(len(p.runs) for p in chosen)
@@ -126,9 +144,8 @@ class Submission:
             self._last_job(outcome)
         return outcome
 
-    def _choose(self, packs: Sequence[Pack]) -> list[Pack]:
+    def _choose(self, packs: Sequence[Pack], room: float) -> list[Pack]:
         """As many as the queue takes; a child only when what it needs is done or in the queue."""
-        room = self._room()
         chosen: list[Pack] = []
         coming = set(self.holders)
         for piece in packs:
@@ -156,6 +173,62 @@ class Submission:
             working = sum(job.role != "leaderboard" for job in self.ledger.open)
             bounds.append(self.settings.max_jobs - working)
         return max(0.0, min(bounds))
+
+    # --- images ---
+
+    def _undecoded(self, packs: Sequence[Pack]) -> list[Undecoded]:
+        """Large selections of these that no job decodes or has failed to, as often as runs may."""
+        needed = self.needs_decoding(run for piece in packs for run in piece.runs)
+        failed: Counter[str] = Counter()
+        for job in self.ledger.jobs.values() if needed else ():
+            if job.role != DECODE:
+                continue
+            ending = self.ledger.endings.get(job.name)
+            with contextlib.suppress(OSError, ValueError):  # its folder was removed long after
+                path = self.submissions.job_folder(job.name) / "payload.json"
+                keys = [str(one["key"]) for one in json.loads(path.read_text())["selections"]]
+                if ending is None:
+                    self.decoders |= dict.fromkeys(keys, job.name)
+                elif ending.state not in _DECODES_AGAIN:
+                    failed.update(keys)
+        most = self.settings.max_attempts
+        return [x for x in needed if x.key not in self.decoders and failed[x.key] < most]
+
+    def _decode(self, undecoded: Sequence[Undecoded], outcome: Outcome) -> None:
+        """A job without a GPU that decodes; the jobs that train can do so too if there is none."""
+        session, name = (
+            self.grid.session,
+            job_name(self.grid.session.plan.name, self.ledger, DECODE),
+        )
+        resources = self.settings.resources(DECODE)
+        payload = {
+            "selections": [one.to_json() for one in undecoded],
+            "data_root": str(session.data_root.resolve()) if session.data_root else None,
+            "cache": str(session.store.cache.resolve()),
+            "max_requeues": self.settings.max_requeues,
+        }
+        self._write_down([self._job(name, DECODE, resources)], [payload])
+        from bench.launch.slurm.submit import QueueFullError, RefusedError
+
+        images = counted(sum(one.images for one in undecoded), "image")
+        of = ", ".join(dict.fromkeys(repr(one.data.dataset) for one in undecoded))
+        try:
+            self.ids[name] = self._sbatch(name, resources, ())
+        except (QueueFullError, RefusedError) as error:
+            state = "QUEUE_FULL" if isinstance(error, QueueFullError) else "REFUSED"
+            ending = Ending(name, state, error.message)
+            self.submissions.write(self.ledger, settle_entry([ending]))
+            outcome.notes.append(
+                f"{images} of {of} are decoded by the jobs that train; no job for that alone could "
+                f"be submitted: {error.message}"
+            )
+            return
+        self.decoders |= dict.fromkeys([one.key for one in undecoded], name)
+        cpus = counted(resources.cpus_per_task or 1, "CPU")
+        outcome.notes.append(
+            f"job {name} decodes {images} of {of} first, on {cpus} and no GPU; the jobs that need "
+            "them start when it has ended"
+        )
 
     # --- runs ---
 
@@ -199,6 +272,8 @@ class Submission:
 
     def _sbatch_pack(self, name: str, piece: Pack) -> None:
         holders = sorted({self.holders[run] for run in piece.needs if run in self.holders})
+        needed = self.needs_decoding(piece.runs) if self.decoders else ()
+        holders += sorted({self.decoders[one.key] for one in needed if one.key in self.decoders})
         after = [self.ids[holder] for holder in holders if holder in self.ids]
         self.ids[name] = self._sbatch(name, piece.resources, after)
 

@@ -1,0 +1,155 @@
+"""A job without a GPU that decodes images before the jobs that train on them start.
+
+Which selections are worth one is seen at submission. The job shares its cores among processes, each
+of which goes through all selections; they decode different parts of them (`bench.data.decoding`).
+Jobs that train start when it has ended, in whatever way, and decode what is left.
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Final
+
+from bench.core.errors import BenchError
+from bench.core.paths import Places
+from bench.data import catalog
+from bench.data.cache import has_entry
+from bench.data.files.files import usable_cores
+from bench.data.opened import rely_on_tables
+from bench.launch.slurm.command_job import STOPPED, Stop
+from bench.launch.slurm.events import Events
+from bench.specs.data import DataSpec
+from bench.specs.planned import PlannedRun
+
+DECODE: Final = "decode"
+"""The role of such a job."""
+
+_CORES = 2
+"""Of each process: small photographs keep three busy, see `bench.data.files.files`."""
+
+_LOOK_S = 0.2
+
+
+@dataclass(frozen=True)
+class Undecoded:
+    """A selection that the cache does not have; `key` is that of its images, however selected."""
+
+    key: str
+    images: int
+    data: DataSpec
+    draw: int
+
+    def to_json(self) -> dict[str, Any]:
+        """As a payload holds it."""
+        return {"key": self.key, "data": self.data.model_dump(mode="json"), "draw": self.draw}
+
+
+class DecodingNeeds:
+    """What runs need decoded; each selection is looked at once.
+
+    Args:
+        places: of the data.
+        least: selections of fewer images are left to the jobs that train.
+    """
+
+    def __init__(self, places: Places, least: int) -> None:
+        self._places, self._least = places, least
+        self._known: dict[tuple[DataSpec, int], Undecoded | None] = {}
+
+    def __call__(self, runs: Iterable[PlannedRun]) -> list[Undecoded]:
+        """The selections of these runs that are not decoded, each once."""
+        if os.environ.get("BENCH_DECODE", "once") != "once":
+            return []
+        found: dict[str, Undecoded] = {}
+        for run in runs:
+            facts, spec = run.facts, run.spec
+            own = (spec.data, spec.seeds.draw, facts.train_images + facts.held_out_images)
+            borrowed = [
+                (one.data, one.draw, of.available_images + of.held_out_images)
+                for one, of in zip(spec.borrow, facts.borrowed, strict=True)
+            ]
+            for data, draw, most in (own, *borrowed):
+                needed = self._look(data, draw) if most >= self._least else None
+                if needed is not None:
+                    found[needed.key] = needed
+        return list(found.values())
+
+    def _look(self, data: DataSpec, draw: int) -> Undecoded | None:
+        if (data, draw) not in self._known:
+            resolved = catalog.resolve(data, draw, **self._places)
+            where, jpeg = self._places["cache_dir"], data.stored_as == "jpeg"
+            there = has_entry(where, resolved.fingerprint, data.kept_size, jpeg=jpeg)
+            count = len(resolved.images)
+            key = f"{resolved.fingerprint}-{data.kept_size}-{data.stored_as}"
+            is_needed = count >= self._least and not there
+            self._known[data, draw] = Undecoded(key, count, data, draw) if is_needed else None
+        return self._known[data, draw]
+
+
+def decode_job(payload: Mapping[str, Any], folder: Path, events: Events, stop: Stop) -> int:
+    """Decodes by several processes, until all is done or the job is asked to stop; the status.
+
+    Args:
+        payload: of the job: `selections`, `data_root` and `results`, read again by the processes.
+        folder: of the job.
+        events: of the job.
+        stop: looked at again and again.
+    """
+    cores = usable_cores()
+    processes = max(1, cores // _CORES)
+    environment = os.environ | {"SLURM_CPUS_PER_TASK": str(max(1, cores // processes))}
+    command = [sys.executable, "-m", "bench.launch.slurm.decode_job", str(folder)]
+    children = [
+        subprocess.Popen(
+            command, stdin=subprocess.DEVNULL, env=environment, preexec_fn=_leave_to_the_job
+        )
+        for _ in range(processes)
+    ]
+    while any(child.poll() is None for child in children):
+        if stop.asked:
+            for child in children:
+                child.terminate()
+        time.sleep(_LOOK_S)
+    if stop.asked:  # the parts that are finished stay, so the next turn goes on from there
+        events({"event": "ended", "id": payload["name"], "status": "stopped"})
+        return STOPPED
+    return max(abs(int(child.returncode)) for child in children)
+
+
+def _leave_to_the_job() -> None:
+    """SLURM signals all processes of a job; that the time limit is near is the job's affair."""
+    signal.signal(signal.SIGUSR2, signal.SIG_IGN)
+    signal.signal(signal.SIGTERM, signal.SIG_DFL)
+
+
+def decode(payload: Mapping[str, Any]) -> int:
+    """Decodes the selections, together with other processes; 1 if one of them cannot be."""
+    rely_on_tables()
+    root = payload["data_root"]
+    places: Places = {
+        "data_root": Path(root) if root else None,
+        "cache_dir": Path(payload["cache"]),
+    }
+    status = 0
+    for one in payload["selections"]:
+        data = DataSpec.model_validate(one["data"])
+        try:
+            resolved = catalog.resolve(data, one["draw"], **places)
+            catalog.load(resolved, data, **places)
+        except BenchError as error:
+            print(f"bench: {error}", file=sys.stderr, flush=True)
+            status = 1
+    return status
+
+
+if __name__ == "__main__":
+    import json
+
+    sys.exit(decode(json.loads((Path(sys.argv[1]) / "payload.json").read_text())))
