@@ -83,7 +83,8 @@ class Here:
     def seconds(self, session: Session, todo: Sequence[PlannedRun]) -> float:
         """Of these runs with all workers busy."""
         forecast = forecast_here(session, self.machine, retry_failed=self.retry_failed)
-        return forecast.of_all(todo, self.where.workers)
+        workers = self.where.workers
+        return forecast.of_all(todo, workers) + forecast.decoding.seconds(todo, workers)
 
     def run(self, session: Session) -> list[tuple[str, str]]:
         """Runs what is wanted with local workers."""

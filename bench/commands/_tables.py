@@ -36,6 +36,8 @@ _WITHOUT_EXPERIMENT = {
 """Rows of runs that no experiment names, their role and what they are."""
 _STYLES = {"done": "green", "diverged": "yellow", "failed": "red", "blocked": "magenta"}
 _STYLES |= {"damaged": "red"}
+_FEW_S = 5.0
+"""Seconds of decoding that are not told apart."""
 _WITHOUT_RESULT = ("diverged", "failed", "damaged", "blocked")
 
 
@@ -113,9 +115,12 @@ def _totals(
     if any(run.facts.missing for run in left):
         return f"{text}; how long it takes is not known without the data"
     if known:
-        about = duration(forecast.of_all(left, workers))
+        decoding_s = forecast.decoding.seconds(left, workers)
+        about = duration(forecast.of_all(left, workers) + decoding_s)
         on = counted(workers, "worker")
         text += f"; about {about} on {on} at the speed measured here"
+        if decoding_s > _FEW_S:
+            text += f", {duration(decoding_s)} of it to decode images"
     unknown = sum(cost is None for cost in costs)
     if unknown:
         text += f"; {counted(unknown, 'run')} of unknown cost: a step could not be measured"

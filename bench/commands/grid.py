@@ -161,7 +161,7 @@ def _run_here(
     forecast = forecast_here(session, here, retry_failed=how.retry_failed)
     _print_plan(session, where, forecast, how.retry_failed)
     if not how.dry_run:
-        _run(session, here, where, how.retry_failed)
+        _run(session, here, where, how.retry_failed, forecast)
 
 
 def _decide(
@@ -313,12 +313,14 @@ def _print_plan(session: Session, where: Placement, forecast: Forecast, retry_fa
         )
 
 
-def _run(session: Session, machine: Machine, where: Placement, retry_failed: bool) -> None:
+def _run(
+    session: Session, machine: Machine, where: Placement, retry_failed: bool, forecast: Forecast
+) -> None:
     from bench.commands._summary import ending_lines, leaderboard_lines
     from bench.launch.local.run import run_here
 
     out = console()
-    tally = run_here(session, out, machine, where, retry_failed=retry_failed)
+    tally = run_here(session, out, machine, where, retry_failed=retry_failed, forecast=forecast)
     table = tally.table
     if not tally.interrupted:
         _print_short_tables(session, table)

@@ -156,6 +156,23 @@ def cached_jpegs(
     return lambda rows: ahead(pixels, rows)
 
 
+def is_cached(fingerprint: str, size: int, *, cache_dir: Path, jpeg: bool = False) -> bool:
+    """Whether a selection has an entry of its own; not whether that is sound."""
+    return (cache_dir / f"{fingerprint}{_Kind(size, '', jpeg).suffix}" / "manifest.json").exists()
+
+
+def uncached(
+    images: Sequence[Image], size: int, *, cache_dir: Path, version: str, jpeg: bool = False
+) -> list[Image]:
+    """Those of `images` that no entry has; see `cached_images`."""
+    kind = _Kind(size, version, jpeg)
+    known: set[bytes] = set()
+    for folder in sorted(cache_dir.glob(f"[!.]*{kind.suffix}")):
+        entry = _open(folder, kind)
+        known.update(() if entry is None else (row.tobytes() for row in entry.content))
+    return [image for image in images if bytes.fromhex(image.sha256) not in known]
+
+
 def _cached(images: Sequence[Image], read: Read, folder: Path, kind: _Kind) -> _Entry:
     """The entry, built where it is not there or damaged."""
     cache_dir = folder.parent

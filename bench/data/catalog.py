@@ -20,7 +20,7 @@ import numpy as np
 
 from bench.core.errors import DataError
 from bench.core.text import some
-from bench.data.cache import cached_images, cached_jpegs
+from bench.data.cache import Read, cached_images, cached_jpegs
 from bench.data.dataset import Dataset, Image, Int64, Notes, UInt8, digest
 from bench.data.datasets import DATASETS, check_options
 from bench.data.files.files import ahead, taken_warnings
@@ -313,14 +313,20 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
     )
 
 
-def _pixels(
-    dataset: Dataset, images: Sequence[Image], data: DataSpec, cache_dir: Path, fingerprint: str
-) -> UInt8 | Rows:
-    """(N, V size, size, 3): decoded once and mapped, decoded from JPEGs that are kept, or with
-    BENCH_DECODE=always from the files; the last two on demand."""
-    viewed = view_images(dataset, images, data.views)
-    views, side = len(data.views) or 1, data.kept_size
+def shown(
+    dataset: Dataset, images: Sequence[Image], data: DataSpec
+) -> tuple[Sequence[Image], Read]:
+    """What a network is shown of images, each of its views by itself, and what decodes it."""
     read = partial(read_views, dataset) if data.views else dataset.read
+    return view_images(dataset, images, data.views), read
+
+
+def decodes_once() -> bool:
+    """Whether decoded images are kept, as the environment variable BENCH_DECODE says.
+
+    Raises:
+        DataError: it says neither.
+    """
     how = os.environ.get("BENCH_DECODE", "once")
     if how not in ("once", "always"):
         raise DataError(
@@ -328,8 +334,18 @@ def _pixels(
             hint="set it to once (images are decoded once and kept in the cache) or always (each "
             "time they are shown), or leave it out",
         )
+    return how == "once"
+
+
+def _pixels(
+    dataset: Dataset, images: Sequence[Image], data: DataSpec, cache_dir: Path, fingerprint: str
+) -> UInt8 | Rows:
+    """(N, V size, size, 3): decoded once and mapped, decoded from JPEGs that are kept, or with
+    BENCH_DECODE=always from the files; the last two on demand."""
+    viewed, read = shown(dataset, images, data)
+    views, side = len(data.views) or 1, data.kept_size
     each: Callable[[Sequence[int]], Iterator[UInt8]]
-    if how == "once":
+    if decodes_once():
         cached: Callable[..., Any] = cached_jpegs if data.stored_as == "jpeg" else cached_images
         kept = cached(
             viewed,

@@ -14,7 +14,7 @@ import os
 import platform
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from importlib import metadata
 from pathlib import Path
 from typing import Any, NamedTuple
@@ -24,6 +24,7 @@ from bench.core.child_process import ChildDiedError, ask
 from bench.core.files import write_atomic
 from bench.methods import METHODS
 from bench.methods.features.cost import copies_of, fit_s
+from bench.planning.decoding import Decoding
 from bench.results.states import Reading
 from bench.specs.planned import PlannedRun
 from bench.specs.run import canonical_json
@@ -108,10 +109,12 @@ class Forecast:
     Attributes:
         times: by network, see `Workload`; those that were not measured are left out.
         factors: what finished runs took over what was forecast, by network and by its model.
+        decoding: of images that no run has decoded yet; no part of any run's seconds.
     """
 
     times: Mapping[str, StepTimes]
     factors: Mapping[str, float] = field(default_factory=dict)
+    decoding: Decoding = field(default_factory=Decoding)
 
     def seconds(self, run: PlannedRun) -> float | None:
         """Of the whole run; None where its images are missing or its network was not measured."""
@@ -154,7 +157,7 @@ class Forecast:
         def is_alike(row: Mapping[str, Any], times: StepTimes) -> bool:
             return row.get("device") == times.device and row.get("threads") == threads
 
-        return Forecast(self.times, self._factors(done, is_alike))
+        return replace(self, factors=self._factors(done, is_alike))
 
     def elsewhere(self, done: Iterable[tuple[PlannedRun, Reading]], on_gpus: bool) -> Forecast:
         """The same for a cluster's jobs, with what finished runs took there.

@@ -26,6 +26,7 @@ from bench.grid.expand import Experiment
 from bench.launch.devices import Machine, Placement
 from bench.launch.local.run import Tally, run_here
 from bench.methods import METHODS
+from bench.planning.decoding import measure_decoding
 from bench.planning.forecast import Forecast, measure
 from bench.planning.plan import make_plan
 from bench.planning.workspace import FactFinder, Session
@@ -318,6 +319,12 @@ class GridRace:
         runs = (session or self.session).wanted
         return measure(runs, threads=self.machine.threads, device=self.machine.device)
 
+    def _decoding_s(self) -> float:
+        session = self.session
+        places = {"data_root": session.data_root, "cache_dir": session.store.cache}
+        found = measure_decoding(session.wanted, **places)  # type: ignore[arg-type]
+        return found.seconds(session.wanted, self.where.workers)
+
     def _runs_s(self, forecast: Forecast, recipes: Sequence[Recipe], share: float | None) -> float:
         """Wall-clock seconds of a rung of these recipes; with None of all their runs."""
         runs = {
@@ -351,6 +358,7 @@ class GridRace:
             if run.role == "source" and states[run.id] != "done" and task_id(run.spec) != self._task
         ]
         sources_s = forecast.of_all(sources, self.where.workers) if sources else 0.0
+        sources_s += self._decoding_s()
         scale, left_s = 0.5, self.budget.left_s
         while True:
             shares = [scale / 2**i for i in reversed(range(len(sizes)))]

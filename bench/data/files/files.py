@@ -202,7 +202,7 @@ def ahead(work: Callable[[_A], _B], items: Iterable[_A], block: int = 512) -> It
     What libraries warn of meanwhile is counted, see `taken_warnings`.
     """
     rest = iter(items)
-    with ThreadPoolExecutor(min(usable_cores(), _MOST_THREADS)) as pool:
+    with ThreadPoolExecutor(decoding_threads()) as pool:
         while chunk := list(islice(rest, block)):
             with warnings.catch_warnings(record=True) as caught:
                 warnings.simplefilter("always")
@@ -216,6 +216,11 @@ def usable_cores() -> int:
     bound = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count()
     asked = os.environ.get("SLURM_CPUS_PER_TASK") or os.environ.get("SLURM_CPUS_ON_NODE") or ""
     return max(1, min(bound or 1, int(asked) if asked.isdigit() else bound or 1))
+
+
+def decoding_threads() -> int:
+    """How many threads `ahead` has."""
+    return min(usable_cores(), _MOST_THREADS)
 
 
 def taken_warnings() -> str | None:

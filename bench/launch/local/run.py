@@ -7,7 +7,7 @@ import functools
 import signal
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from types import FrameType
 from typing import Any
 
@@ -18,6 +18,7 @@ from bench.core.text import duration, printable
 from bench.launch.devices import Machine, Placement, context_of
 from bench.launch.local.pool import Pool
 from bench.launch.preflight import check_before
+from bench.planning.decoding import measure_decoding
 from bench.planning.forecast import Forecast, measure
 from bench.planning.plan import Batch, batches
 from bench.planning.workspace import Session
@@ -115,9 +116,10 @@ def forecast_here(session: Session, machine: Machine, *, retry_failed: bool = Fa
     if not left:
         return Forecast({})
     found = measure(left, threads=machine.threads, device=machine.device)
+    decoding = measure_decoding(left, data_root=session.data_root, cache_dir=session.store.cache)
     readings = session.records.read()
     done = [(session.plan.runs[key], reading) for key, reading in readings.items()]
-    return found.corrected(done, machine.threads)
+    return replace(found.corrected(done, machine.threads), decoding=decoding)
 
 
 def _pieces(
