@@ -82,7 +82,7 @@ class Here:
 
     def seconds(self, session: Session, todo: Sequence[PlannedRun]) -> float:
         """Of these runs with all workers busy."""
-        forecast = forecast_here(session, self.machine, retry_failed=self.retry_failed)
+        forecast = forecast_here(session, self.machine, self.where, retry_failed=self.retry_failed)
         workers = self.where.workers
         return forecast.of_all(todo, workers) + forecast.decoding.seconds(todo, workers)
 

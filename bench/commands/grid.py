@@ -158,7 +158,7 @@ def _run_here(
     if time_ is not None:
         _race(session, time_, here, where, how.dry_run)
         return
-    forecast = forecast_here(session, here, retry_failed=how.retry_failed)
+    forecast = forecast_here(session, here, where, retry_failed=how.retry_failed)
     _print_plan(session, where, forecast, how.retry_failed)
     if not how.dry_run:
         _run(session, here, where, how.retry_failed, forecast)

@@ -102,6 +102,27 @@ class Workload(NamedTuple):
         return cls(canonical_json(network), max(1, passes), images)
 
 
+@dataclass(frozen=True)
+class Gpus:
+    """The GPUs that a command's workers have.
+
+    Attributes:
+        cards: how many; none is the CPU.
+        team: how many train each run that others start from.
+        most: workers at the most, where their number grows.
+        sharing: workers on each, at the most.
+    """
+
+    cards: int = 0
+    team: int = 1
+    most: int = 0
+    sharing: int = 1
+
+    def of(self, run: PlannedRun) -> int:
+        """How many train a run together."""
+        return self.team if run.role == "source" else 1
+
+
 @dataclass
 class Forecast:
     """Seconds that runs take on one worker.
@@ -110,23 +131,31 @@ class Forecast:
         times: by network, see `Workload`; those that were not measured are left out.
         factors: what finished runs took over what was forecast, by network and by its model.
         decoding: of images that no run has decoded yet; no part of any run's seconds.
+        gpus: on which the runs are trained.
+        shared_by: workers that a GPU had while those runs were trained, by the same keys.
     """
 
     times: Mapping[str, StepTimes]
     factors: Mapping[str, float] = field(default_factory=dict)
     decoding: Decoding = field(default_factory=Decoding)
+    gpus: Gpus = Gpus()
+    shared_by: Mapping[str, float] = field(default_factory=dict)
 
     def seconds(self, run: PlannedRun) -> float | None:
         """Of the whole run; None where its images are missing or its network was not measured."""
         work, times = self._work(run), self.times.get(_own(run).network)
         if work is None or times is None:
             return None
-        network = _own(run).network
-        factor = self.factors.get(network, self.factors.get(_model_of(network), 1.0))
-        return work * factor + times.setup_s + _RUN_S
+        return work * self._seen(self.factors, run) + times.setup_s + _RUN_S
+
+    def _seen(self, values: Mapping[str, float], run: PlannedRun) -> float:
+        """What finished runs showed of this one's network or of its model; 1 without any."""
+        return next((values[key] for key in _keys(run, self.gpus.of(run)) if key in values), 1.0)
 
     def of_all(self, runs: Sequence[PlannedRun], workers: int, unknown_s: float = 0.0) -> float:
         """Wall-clock seconds of all these: shared out evenly, or their longest chain.
+
+        Workers that share a GPU count as one until a finished run shows what sharing gains.
 
         Args:
             runs: parents before children.
@@ -134,13 +163,15 @@ class Forecast:
             unknown_s: taken for each run of which nothing is measured.
         """
         ends: dict[str, float] = {}
-        total = 0.0
+        total = on_gpus = 0.0
         for run in runs:
             cost = self.seconds(run) or unknown_s
             total += cost
+            on_gpus += cost * self.gpus.of(run) / self._seen(self.shared_by, run)
             ends[run.id] = cost + max((ends.get(key, 0.0) for key in run.needs), default=0.0)
-        used = min(workers, len(runs))
-        return _WORKER_S + max(total / max(1, used), max(ends.values(), default=0.0))
+        used = max(1, min(max(workers, self.gpus.most), len(runs)))
+        busy_s = on_gpus / self.gpus.cards if self.gpus.cards else 0.0
+        return _WORKER_S + max(total / used, busy_s, max(ends.values(), default=0.0))
 
     def emulated(self) -> dict[str, float]:
         """Networks whose precision the device emulates, and how much dearer a step is by that."""
@@ -152,12 +183,18 @@ class Forecast:
         return found
 
     def corrected(self, done: Iterable[tuple[PlannedRun, Reading]], threads: int) -> Forecast:
-        """The same with what finished runs took on this machine, with as many threads."""
+        """The same with what finished runs took on this machine, with as many threads and GPUs.
 
-        def is_alike(row: Mapping[str, Any], times: StepTimes) -> bool:
-            return row.get("device") == times.device and row.get("threads") == threads
+        Of those that shared a GPU the ones with the number of workers nearest to this one's count.
+        """
 
-        return replace(self, factors=self._factors(done, is_alike))
+        def is_alike(run: PlannedRun, row: Mapping[str, Any], times: StepTimes) -> bool:
+            team = self.gpus.of(run)
+            name = times.device if team == 1 else f"{team} x {times.device}"
+            return row.get("device") == name and row.get("threads") == threads
+
+        factors, shared_by = self._factors(done, is_alike)
+        return replace(self, factors=factors, shared_by=shared_by)
 
     def elsewhere(self, done: Iterable[tuple[PlannedRun, Reading]], on_gpus: bool) -> Forecast:
         """The same for a cluster's jobs, with what finished runs took there.
@@ -165,7 +202,7 @@ class Forecast:
         What was measured here on a device of another kind counts only where a finished run shows
         how much longer, or shorter, the same takes there; other networks are left out.
         """
-        factors = self._factors(done, lambda row, times: True)
+        factors, _ = self._factors(done, lambda run, row, times: True)
         here = processor.name()
         times = {
             network: times
@@ -177,21 +214,32 @@ class Forecast:
     def _factors(
         self,
         done: Iterable[tuple[PlannedRun, Reading]],
-        counts: Callable[[Mapping[str, Any], StepTimes], bool],
-    ) -> dict[str, float]:
-        """By how much finished runs differ from what is forecast: medians of those that count."""
-        ratios: dict[str, list[float]] = {}
+        counts: Callable[[PlannedRun, Mapping[str, Any], StepTimes], bool],
+    ) -> tuple[dict[str, float], dict[str, float]]:
+        """By how much finished runs differ from what is forecast, medians of those that count; and
+        how many workers shared their GPU."""
+        ratios: dict[str, dict[int, list[float]]] = {}
         for run, reading in done:
-            row = {} if reading.record is None else reading.record["row"]
-            network = _own(run).network
-            times, work = self.times.get(network), self._work(run)
-            if times is not None and work and row.get("seconds") and counts(row, times):
-                for key in (network, _model_of(network)):
-                    ratios.setdefault(key, []).append(float(row["seconds"]) / work)
-        return {key: statistics.median(found) for key, found in ratios.items()}
+            record = reading.record or {}
+            row, shared_by = record.get("row", {}), record.get("notes", {}).get("workers_on_gpu", 1)
+            times, work = self.times.get(_own(run).network), self._work(run)
+            if times is not None and work and row.get("seconds") and counts(run, row, times):
+                for key in _keys(run, self.gpus.of(run)):
+                    alike = ratios.setdefault(key, {}).setdefault(shared_by, [])
+                    alike.append(float(row["seconds"]) / work)
+        nearest = {
+            key: min(found, key=lambda workers: abs(workers - self.gpus.sharing))
+            for key, found in ratios.items()
+        }
+        factors = {key: statistics.median(ratios[key][near]) for key, near in nearest.items()}
+        return factors, {key: float(near) for key, near in nearest.items()}
 
     def _work(self, run: PlannedRun) -> float | None:
-        """Seconds of training and evaluation, as a record counts them."""
+        """Seconds of training and evaluation, as a record counts them; GPUs share a step evenly."""
+        alone = self._work_alone(run)
+        return None if alone is None else alone / self.gpus.of(run)
+
+    def _work_alone(self, run: PlannedRun) -> float | None:
         spec, facts, own = run.spec, run.facts, _own(run)
         times = self.times.get(own.network)
         if facts.missing or times is None:
@@ -239,6 +287,13 @@ def _model_of(network: str) -> str:
     """What a network has in common with those of other recipes and numbers of frozen layers."""
     own = json.loads(network)
     return f"{own['model']['name']} at {own['image_size']} {own['train']['precision']}"
+
+
+def _keys(run: PlannedRun, gpus: int) -> tuple[str, str]:
+    """What finished runs are kept by: the network with its recipe, and its model."""
+    network = _own(run).network
+    team = "" if gpus == 1 else f"{gpus} x "
+    return f"{team}{network}", f"{team}{_model_of(network)}"
 
 
 def _classes(run: PlannedRun) -> int:
@@ -318,11 +373,30 @@ def _ask(
 
 def _key(network: str, threads: int, device: str) -> str:
     """Names a measurement: the machine, the release of torch, the network."""
-    gpus = os.environ.get("CUDA_VISIBLE_DEVICES", "")
+    gpus = [os.environ.get("CUDA_VISIBLE_DEVICES", ""), *([] if device == "cpu" else _gpus())]
     machine = [platform.node(), processor.name(), gpus, device, threads]
     versions = [_VERSION, metadata.version("torch"), metadata.version("timm")]
     text = canonical_json([machine, versions, network])
     return hashlib.sha256(text.encode()).hexdigest()[:32]
+
+
+_DRIVER = Path("/proc/driver/nvidia")
+_DEVICES = Path("/dev")
+
+
+def _gpus() -> list[str]:
+    """The GPUs of this machine and their driver, as the system lists them: torch is not asked.
+
+    A GPU that is put in, or a driver that begins to work, gives another list.
+    """
+    found: list[str] = []
+    with contextlib.suppress(OSError):
+        found += (_DRIVER / "version").read_text().splitlines()[:1]
+    for described in sorted(_DRIVER.glob("gpus/*/information")):
+        with contextlib.suppress(OSError):
+            found += [line for line in described.read_text().splitlines() if "Model" in line]
+    nodes = (*_DEVICES.glob("nvidia[0-9]*"), *_DEVICES.glob("kfd"))
+    return [*found, *sorted(node.name for node in nodes)]
 
 
 def _path() -> Path:

@@ -24,7 +24,7 @@ from bench.core.files import write_atomic, write_csv
 from bench.core.text import counted, duration, some
 from bench.grid.expand import Experiment
 from bench.launch.devices import Machine, Placement
-from bench.launch.local.run import Tally, run_here
+from bench.launch.local.run import Tally, gpus_of, run_here
 from bench.methods import METHODS
 from bench.planning.decoding import measure_decoding
 from bench.planning.forecast import Forecast, measure
@@ -317,7 +317,8 @@ class GridRace:
 
     def _forecast(self, session: Session | None = None) -> Forecast:
         runs = (session or self.session).wanted
-        return measure(runs, threads=self.machine.threads, device=self.machine.device)
+        found = measure(runs, threads=self.machine.threads, device=self.machine.device)
+        return replace(found, gpus=gpus_of(self.where))
 
     def _decoding_s(self) -> float:
         session = self.session

@@ -28,8 +28,8 @@ class Reading:
     """What was read of a record.
 
     Attributes:
-        record: `row`, `files`, `sizes`, `resolved` and the notes on data and on what was borrowed;
-            None if damaged.
+        record: `row`, `files`, `sizes`, `resolved` and the notes on data, on what was borrowed and
+            on how many workers shared the GPU; None if damaged.
         damage: what is wrong with its files, by names and sizes, each time anew.
         error: why the record cannot be used.
     """
@@ -84,7 +84,8 @@ class Records:
         if record is None:
             return Reading(None, error=StoreError("the record is gone", place=str(folder.path)))
         borrowed = [{"notes": part.get("notes", {})} for part in record.get("borrowed", ())]
-        notes = {"data": record.get("notes", {}).get("data", {})}
+        every = record.get("notes", {})
+        notes = {"data": every.get("data", {}), "workers_on_gpu": every.get("workers_on_gpu", 1)}
         kept = {name: record.get(name, {}) for name in ("row", "files", "sizes", "resolved")}
         return Reading(kept | {"notes": notes, "borrowed": borrowed})
 

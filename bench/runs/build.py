@@ -53,6 +53,7 @@ class Context:
         resident: whether a GPU may hold all images of a run.
         passes: forward passes that each of a step's `train.accumulate` parts is cut into.
         tensorboard: whether runs write event files (`bench.exports.tensorboard`).
+        workers_on_gpu: processes that share the GPU, this one included.
     """
 
     results: str
@@ -66,6 +67,7 @@ class Context:
     resident: bool = True
     passes: int = 1
     tensorboard: bool = False
+    workers_on_gpu: int = 1
 
     @property
     def activation_bytes(self) -> tuple[int, int]:

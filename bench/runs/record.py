@@ -118,6 +118,8 @@ def _record_of(run: Finished, folder: RunFolder, context: Context) -> dict[str, 
         notes |= verify_run(run.model, run.data, device, row)
     if run.sharing:
         notes["sharing"] = dict(run.sharing)
+    if context.workers_on_gpu > 1:
+        notes["workers_on_gpu"] = context.workers_on_gpu
     if run.earlier is not None:
         bits, resolved = run.earlier["notes"].get("arithmetic"), run.earlier.get("resolved")
     else:

@@ -7,14 +7,17 @@ from dataclasses import asdict, replace
 from pathlib import Path
 
 import pytest
+from rich.console import Console
 from typer.testing import CliRunner
 
 from bench.commands.app import app
 from bench.core import processor
 from bench.core.child_process import ask
 from bench.grid.expand import load_grid
+from bench.launch.devices import Machine, Placement
+from bench.launch.local.run import gpus_of, run_here
 from bench.planning import forecast
-from bench.planning.forecast import Forecast, StepTimes, measure
+from bench.planning.forecast import Forecast, Gpus, StepTimes, measure
 from bench.planning.plan import make_plan
 from bench.planning.workspace import open_session
 from bench.results.states import Reading
@@ -32,6 +35,15 @@ experiments:
   tuned: {axes: {train.epochs: [5, 50]}, set: {source: other, pattern: tune}}
   frozen: {set: {source: other, pattern: freeze, train.epochs: 5}}
   joint: {set: {source: other, pattern: tune, train.epochs: 5, borrow: parent, method: joint}}
+"""
+SHARED = """\
+defaults:
+  target: {dataset: digits, images_per_class: 3, val_per_class: 2, test_per_class: 3}
+  model: narrow8_32
+  pattern: scratch
+  train: {epochs: 1, batch_size: 15}
+experiments:
+  both: {axes: {train.lr: [0.01, 0.02]}}
 """
 FACTS = DataFacts("images", ("a", "b", "c", "d"), "digits", 48, 60, validation_images=20)
 
@@ -223,3 +235,99 @@ def test_an_emulated_precision_is_printed_before_anything_runs(
         "precision: this device has no bfloat16; a step of narrow8_32 takes 8.4 times as long as "
         "in float32, as measured here; precision: auto avoids that"
     ) in lines
+
+
+def _done(found: Forecast, run: PlannedRun, times: float, **record: object) -> Reading:
+    """A run that took so many times as long as is forecast."""
+    row = {"device": "gpu", "threads": 1, "seconds": times * (found._work(run) or 0.0)}
+    return Reading({"row": row | record, "notes": {"workers_on_gpu": record.get("shared_by", 1)}})
+
+
+def test_gpus_that_train_a_source_together_share_its_steps(tmp_path: Path) -> None:
+    runs = _runs(tmp_path)
+    (source,) = (run for name, run in runs.items() if name.startswith("source"))
+    tuned = runs["tuned 50"]
+    alone = _forecast(runs, "gpu")
+    team = replace(alone, gpus=Gpus(cards=8, team=4))
+    assert team._work(source) == pytest.approx((alone._work(source) or 0.0) / 4)
+    assert team._work(tuned) == alone._work(tuned)
+    # Two such sources have all eight GPUs, a third has to wait.
+    start, cost = forecast._WORKER_S, team.seconds(source) or 0.0
+    others = [replace(source, id=f"source {n}") for n in range(3)]
+    assert team.of_all(others[:2], 8) == pytest.approx(start + cost)
+    assert team.of_all(others, 8) == pytest.approx(start + cost * 3 * 4 / 8)
+
+
+def test_a_finished_run_of_several_gpus_corrects_those_of_several(tmp_path: Path) -> None:
+    runs = _runs(tmp_path)
+    (source,) = (run for name, run in runs.items() if name.startswith("source"))
+    team = replace(_forecast(runs, "gpu"), gpus=Gpus(cards=4, team=4))
+    made = 0.5 + forecast._RUN_S
+
+    def after(device: str) -> float:
+        found = team.corrected([(source, _done(team, source, 3, device=device))], threads=1)
+        assert found.seconds(runs["tuned 5"]) == team.seconds(runs["tuned 5"])
+        return (found.seconds(source) or 0.0) - made
+
+    work = pytest.approx(team._work(source))
+    assert after("4 x gpu") == pytest.approx(3 * (team._work(source) or 0.0))
+    for other in ("gpu", "2 x gpu", "4 x another"):
+        assert after(other) == work
+
+
+def test_workers_that_share_a_gpu_count_as_one_until_a_run_has_shared_it(tmp_path: Path) -> None:
+    runs = _runs(tmp_path)
+    tuned = [replace(runs["tuned 50"], id=str(number)) for number in range(80)]
+    shared = replace(_forecast(runs, "gpu"), gpus=Gpus(cards=2, sharing=4))
+    start, made = forecast._WORKER_S, 0.5 + forecast._RUN_S
+    work = shared._work(tuned[0]) or 0.0
+    alone = start + 80 * (work + made) / 2
+    assert shared.of_all(tuned, 8) == pytest.approx(alone)
+    lone = (tuned[0], _done(shared, tuned[0], 1))
+    four = (tuned[0], _done(shared, tuned[0], 1.2, shared_by=4))
+    assert shared.corrected([lone], 1).of_all(tuned, 8) == pytest.approx(alone)
+    for done in ([four], [lone, lone, four]):  # only those that shared it as it is shared now
+        found = shared.corrected(done, 1).of_all(tuned, 8)
+        assert found == pytest.approx(start + 80 * (1.2 * work + made) / 8)
+
+
+def test_a_record_says_how_many_workers_shared_its_gpu(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text(SHARED)
+    session = open_session(tmp_path / "grid.yaml", results=tmp_path / "results")
+    where = Placement(2, ("3",))  # which the workers do not look at: they train on the CPU
+    assert gpus_of(where) == Gpus(cards=1, sharing=2)
+    run_here(session, Console(quiet=True), Machine("cpu"), where, retry_failed=False)
+    readings = session.records.read().values()
+    assert {r.record["notes"]["workers_on_gpu"] for r in readings if r.record} == {2}
+    assert all(reading.record for reading in readings)
+
+
+def test_what_was_measured_without_a_gpu_is_not_that_of_the_gpu(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    driver, nodes = tmp_path / "nvidia", tmp_path / "dev"
+    monkeypatch.setattr(forecast, "_DRIVER", driver)
+    monkeypatch.setattr(forecast, "_DEVICES", nodes)
+    seen = [forecast._key("network", 1, "auto")]
+    on_cpu = forecast._key("network", 1, "cpu")
+
+    def changed() -> bool:
+        seen.append(forecast._key("network", 1, "auto"))
+        assert forecast._key("network", 1, "cpu") == on_cpu
+        assert forecast._key("network", 1, "auto") == seen[-1]
+        return seen[-1] not in seen[:-1]
+
+    assert not changed()
+    nodes.mkdir()
+    (nodes / "nvidia0").touch()
+    assert changed(), "a GPU is let into a container"
+    card = driver / "gpus" / "0000:01:00.0" / "information"
+    card.parent.mkdir(parents=True)
+    card.write_text("Model: \t\t NVIDIA H100\nIRQ: 7\n")
+    assert changed()
+    card.write_text("Model: \t\t NVIDIA H100\nIRQ: 8\n")
+    assert not changed()
+    card.write_text("Model: \t\t NVIDIA A100\nIRQ: 8\n")
+    assert changed(), "another GPU"
+    (driver / "version").write_text("NVRM version: 570.1\nGCC version: 12\n")
+    assert changed(), "another driver"

@@ -209,6 +209,8 @@ class Pool:
         context = dict(self.context)
         if batch.runs[0].role != "source":
             context["gpus"] = 1  # several are for what other runs start from
+        if worker.cards:
+            context["workers_on_gpu"] = sum(w.cards == worker.cards for w in self.workers)
         worker.child.send({"batch": runs, "context": context})
 
     def _start(self, cards: tuple[str, ...]) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import math
 import signal
 import time
 from collections.abc import Callable, Mapping
@@ -19,7 +20,7 @@ from bench.launch.devices import Machine, Placement, context_of
 from bench.launch.local.pool import Pool
 from bench.launch.preflight import check_before
 from bench.planning.decoding import measure_decoding
-from bench.planning.forecast import Forecast, measure
+from bench.planning.forecast import Forecast, Gpus, measure
 from bench.planning.plan import Batch, batches
 from bench.planning.workspace import Session
 from bench.results import leaderboard
@@ -82,7 +83,7 @@ def run_here(
             say = functools.partial(console.print, highlight=False)
             environment = check_before(todo, machine.device, say, machine.gpus)
             if forecast is None:
-                forecast = forecast_here(session, machine, retry_failed=retry_failed)
+                forecast = forecast_here(session, machine, where, retry_failed=retry_failed)
             cost = {run.id: forecast.seconds(run) or 10.0 for run in session.plan.runs.values()}
             display = _Display(console, session, todo, cost, tally, where.workers)
             pool = Pool(
@@ -109,7 +110,9 @@ def run_here(
     return tally
 
 
-def forecast_here(session: Session, machine: Machine, *, retry_failed: bool = False) -> Forecast:
+def forecast_here(
+    session: Session, machine: Machine, where: Placement, *, retry_failed: bool = False
+) -> Forecast:
     """The forecast for what a command is to run on this machine; measures what is not known."""
     todo = to_do(session.states(), retry_failed)
     left = [run for run in session.wanted if run.id in todo]
@@ -119,7 +122,15 @@ def forecast_here(session: Session, machine: Machine, *, retry_failed: bool = Fa
     decoding = measure_decoding(left, data_root=session.data_root, cache_dir=session.store.cache)
     readings = session.records.read()
     done = [(session.plan.runs[key], reading) for key, reading in readings.items()]
-    return replace(found.corrected(done, machine.threads), decoding=decoding)
+    found = replace(found, decoding=decoding, gpus=gpus_of(where))
+    return found.corrected(done, machine.threads)
+
+
+def gpus_of(where: Placement) -> Gpus:
+    """The GPUs of a command, as its forecast counts them."""
+    cards, most = len(where.cards), where.most or 0
+    sharing = math.ceil(max(most, where.workers) / cards) if cards else 1
+    return Gpus(cards, where.team, most, 1 if where.team > 1 else max(1, sharing))
 
 
 def _pieces(
