@@ -37,6 +37,9 @@ _FEW, _TRIED = 2, 8
 """Images of the first step, and at least of the largest that is measured."""
 _STEP_S, _MEASURED_S = 1.0, 0.1
 """The longest step that is measured, and how long one is repeated."""
+_MOST_BEFORE_WAIT = 20
+"""Steps that a GPU is handed at the most before it is waited for: a run waits once an epoch, and
+hands over steps while others are computed."""
 _MOST_S = 30.0
 """Networks that have not been measured by then are left out."""
 
@@ -86,7 +89,7 @@ class _Trial:
             tune_only(self.model, self.pattern, self.train.tuned)
         layers.frozen_fingerprint(self.model, self.pattern)
         self.setup_s = clock() - begun
-        self.model.to(device=device)
+        self.model.to(device)
         if self.train.channels_last:
             self.model.to(memory_format=torch.channels_last)
 
@@ -159,18 +162,27 @@ class _Trial:
         return self._repeated(lambda: stepper.take(step, shown, sums), 1 if once else 3)
 
     def _repeated(self, work: Callable[[], object], least: int = 3) -> float:
-        """The median of its times; the first, which allocates, does not count."""
-        clock = _clock(self.device)
+        """The median of its times; the first, which allocates, does not count.
+
+        On a GPU those of several in a row, as many as one by itself leaves time for.
+        """
+        clock, on_gpu = _clock(self.device), self.device.type == "cuda"
         seconds: list[float] = []
+        spent_s, in_a_row = 0.0, 1
         for _ in range(101):
             begun = clock()
-            work()
-            if self.device.type == "cuda":
+            for _ in range(in_a_row):
+                work()
+            if on_gpu:
                 torch.cuda.synchronize(self.device)
-            seconds.append(clock() - begun)
-            if len(seconds) > least and sum(seconds[1:]) > _MEASURED_S:
+            took_s = clock() - begun
+            seconds.append(took_s / in_a_row)
+            spent_s += took_s if len(seconds) > 1 else 0.0
+            if len(seconds) > least and spent_s > _MEASURED_S:
                 break
-        return statistics.median(seconds[1:])
+            if on_gpu and len(seconds) == 2:
+                in_a_row = min(_MOST_BEFORE_WAIT, max(1, int(_MEASURED_S / max(took_s, 1e-9))))
+        return statistics.median(seconds[2:] if in_a_row > 1 else seconds[1:])
 
 
 def _clock(device: torch.device) -> Callable[[], float]:

@@ -240,7 +240,7 @@ class Race:
                 "target": dict(self.photographs.target),
                 "model": self.trunk.model,
                 "weights": self.trunk.weights,
-                "train": {**_RECIPE, **self._passes},
+                "train": self._train,
             },
             "experiments": experiments,
         }
@@ -251,6 +251,11 @@ class Race:
         if not self.decisions.done:
             self.decisions.spent_s = self.budget.spent_s
         self.decisions.keep()
+
+    @property
+    def _train(self) -> dict[str, Any]:
+        """What all recipes have in common."""
+        return {**_RECIPE, **self._passes}
 
     @property
     def _passes(self) -> dict[str, int]:
@@ -636,7 +641,8 @@ class Race:
     def _rates(self) -> dict[int, float]:
         sizes = [round(self.trunk.size * share / 32) * 32 for share in SMALLER]
         of_cpu = self.start_s is not None
-        speed = measure_speed(self.trunk.model, sizes, self.machine.device, of_cpu=of_cpu)
+        device, train = self.machine.device, self._train
+        speed = measure_speed(self.trunk.model, sizes, device, of_cpu=of_cpu, train=train)
         if self.start_s is None:
             self.start_s = speed.start_s + _PLANNING_S
         self.budget.end_s = self._writing_s
