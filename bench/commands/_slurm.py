@@ -280,6 +280,7 @@ def race_grid(
     arguments = ["grid", str(session.grid.path.resolve()), *session.given, "--budget", budget]
     arguments += ["--accept-problems", "--threads", str(settings.threads)]
     arguments += ["--tensorboard"] if settings.tensorboard else []
+    _print_precision(session, settings, console, race=True)
     return submit_race(job, arguments, spent, console, session.command("status", "--watch"))
 
 
@@ -335,6 +336,28 @@ def _print_remarks(step: Reconciler, session: Session, console: Console) -> None
     for kind in kinds:
         for line in step.settings.remarks([kind], step.queue.gpus(partitions[kind])):
             console.print(line, highlight=False)
+    _print_precision(session, step.settings, console)
+
+
+def _print_precision(
+    session: Session, settings: SlurmSettings, console: Console, race: bool = False
+) -> None:
+    """Says that bfloat16 is asked for where jobs ask for no GPU: what nodes compute natively is
+    not known here. The job of a race is a fine-tuning's."""
+    without: set[Kind] = set()
+    for run in session.wanted:
+        kind: Kind = "source" if run.role == "source" and not race else "finetune"
+        on_gpus = settings.device != "cpu" and settings.resources(kind).gpus_asked
+        if run.spec.train.precision == "bfloat16" and not on_gpus:
+            without.add(kind)
+    for kind in sorted(without):
+        jobs = "source" if kind == "source" else "fine-tuning"
+        console.print(
+            f"precision: bfloat16 is asked for, and {jobs} jobs ask for no GPU: on processors "
+            "without bfloat16 a step takes several times as long as in float32; precision: auto "
+            "takes what a node computes natively",
+            highlight=False,
+        )
 
 
 def _print_outcome(console: Console, outcome: Outcome, brief: bool = False) -> None:

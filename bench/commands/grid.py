@@ -142,19 +142,21 @@ def _run_here(
 ) -> None:
     """Runs the grid on this machine: look by look, as a race, or all of it."""
     from bench.launch.devices import Machine, placement
-    from bench.launch.local.run import forecast_here
+    from bench.launch.local.run import emulated_here, forecast_here
     from bench.launch.sharing import parse_workers_per_gpu
 
     here = Machine(machine.device, machine.threads, machine.gpus)
     where = placement(machine.workers, here, parse_workers_per_gpu(machine.workers_per_gpu))
+    if not session.missing_data:
+        session.try_networks()
+    for text in emulated_here(session, here, where, retry_failed=how.retry_failed):
+        console().print(marked("precision", "yellow", f": {text}"))
     if questions.decide:
         from bench.commands._decide import Here
 
         launcher = Here(console(), here, where, how.retry_failed)
         _decide(session, questions.decide, time_, launcher, how.dry_run)
         return
-    if not session.missing_data:
-        session.try_networks()
     if time_ is not None:
         _race(session, time_, here, where, how.dry_run)
         return
@@ -299,10 +301,6 @@ def _print_plan(session: Session, where: Placement, forecast: Forecast, retry_fa
     if where.most is not None:
         text = f"up to {where.most} workers, once runs are seen to leave memory for them"
         out.print(text, highlight=False)
-    for model, factor in sorted(forecast.emulated().items()):
-        text = f": this device has no bfloat16; a step of {model} takes {factor:.1f} "
-        text += "times as long as in float32, as measured here; precision: auto avoids that"
-        out.print(marked("precision", "yellow", text))
     for line in missing_lines(session.missing_data):
         text = f", so ids and 'done' are not known: {line}"
         out.print(marked("data not found", "yellow", text))

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import json
 from dataclasses import asdict, replace
 from pathlib import Path
@@ -10,12 +11,15 @@ import pytest
 from rich.console import Console
 from typer.testing import CliRunner
 
+import bench.commands.grid as grid_command
+from bench.commands._slurm import _print_precision
 from bench.commands.app import app
 from bench.core import processor
 from bench.core.child_process import ask
 from bench.grid.expand import load_grid
 from bench.launch.devices import Machine, Placement
 from bench.launch.local.run import gpus_of, run_here
+from bench.launch.slurm.settings import SlurmSettings
 from bench.planning import forecast
 from bench.planning.forecast import Forecast, Gpus, StepTimes, measure
 from bench.planning.plan import make_plan
@@ -216,9 +220,20 @@ def test_a_network_that_cannot_be_trained_is_unknown_and_no_error() -> None:
     assert "emulated" not in other  # float32 never is
 
 
+def _lines(folder: Path, *options: str) -> list[str]:
+    """What `bench grid` prints of a dry run."""
+    asked = ["grid", str(folder / "grid.yaml"), "--dry-run", "--results", str(folder / "results")]
+    done = CliRunner().invoke(app, [*asked, *options], env={"COLUMNS": "300"})
+    assert done.exit_code == 0, done.output
+    return done.output.splitlines()
+
+
+@pytest.mark.parametrize("options", [(), ("--budget", "1h"), ("--decide", "a question")])
 def test_an_emulated_precision_is_printed_before_anything_runs(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, options: tuple[str, ...]
 ) -> None:
+    for way in ("_race", "_decide", "_print_plan"):
+        monkeypatch.setattr(grid_command, way, lambda *_: print("what runs"))
     runs = _runs(tmp_path)
     assert _forecast(runs).emulated() == {}
     assert _forecast(runs, emulated=8.4).emulated() == {"narrow8_32": 8.4}
@@ -229,12 +244,54 @@ def test_an_emulated_precision_is_printed_before_anything_runs(
     measured = asdict(_times(emulated=8.4, asked=[1, 100]))
     keys = {forecast._key(forecast._own(r).network, 1, "auto") for r in session.wanted}
     monkeypatch.setattr(forecast, "_measured_here", dict.fromkeys(keys, measured))
-    asked = ["grid", str(tmp_path / "grid.yaml"), "--dry-run", "--results", str(tmp_path / "r")]
-    lines = CliRunner().invoke(app, asked, env={"COLUMNS": "300"}).output.splitlines()
-    assert (
+    lines = _lines(tmp_path, *options)
+    said = (
         "precision: this device has no bfloat16; a step of narrow8_32 takes 8.4 times as long as "
         "in float32, as measured here; precision: auto avoids that"
-    ) in lines
+    )
+    assert lines[-2:] == [said, "what runs"]
+    assert lines.count(said) == 1
+
+
+@pytest.mark.parametrize("native", [True, False])
+def test_an_emulated_precision_is_said_where_it_could_not_be_measured(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, native: bool
+) -> None:
+    _runs(tmp_path, "precision: bfloat16")
+    monkeypatch.setattr(grid_command, "_print_plan", lambda *_: None)
+    monkeypatch.setattr(forecast, "_ask", lambda images, *_: [None] * len(images))
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: native)
+    said = (
+        "precision: this device has no bfloat16; a step of narrow8_32 takes several times as long "
+        "as in float32; precision: auto avoids that"
+    )
+    assert (said in _lines(tmp_path, "--device", "cpu")) == (not native)
+
+
+@pytest.mark.parametrize(
+    ("precision", "settings", "race", "kinds"),
+    [
+        ("bfloat16", {}, False, ["fine-tuning", "source"]),
+        ("bfloat16", {}, True, ["fine-tuning"]),
+        ("bfloat16", {"gpus": 1}, False, []),
+        ("bfloat16", {"gpus": 1, "device": "cpu"}, False, ["fine-tuning", "source"]),
+        ("bfloat16", {"finetune": {"gpus": 1}}, False, ["source"]),
+        ("auto", {}, False, []),
+        ("float32", {}, False, []),
+    ],
+)
+def test_a_submission_without_gpus_says_that_bfloat16_is_asked_for(
+    tmp_path: Path, precision: str, settings: dict[str, object], race: bool, kinds: list[str]
+) -> None:
+    recipe = f"  pretrain: {{epochs: 1, batch_size: 16, precision: {precision}}}\nsources:"
+    _runs(tmp_path, f"precision: {precision}", GRID.replace("sources:", recipe))
+    session = open_session(tmp_path / "grid.yaml", results=tmp_path / "results")
+    out = io.StringIO()
+    found = SlurmSettings(**settings)  # type: ignore[arg-type]
+    _print_precision(session, found, Console(file=out, width=300), race)
+    lines = out.getvalue().splitlines()
+    assert [line.split(", and ")[1].split(" jobs ask for no GPU")[0] for line in lines] == kinds
+    assert all("; precision: auto takes what a node computes natively" in line for line in lines)
 
 
 def _done(found: Forecast, run: PlannedRun, times: float, **record: object) -> Reading:

@@ -15,6 +15,7 @@ from typing import Any
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from bench.core import processor
 from bench.core.text import duration, printable
 from bench.launch.devices import Machine, Placement, context_of
 from bench.launch.local.pool import Pool
@@ -124,6 +125,27 @@ def forecast_here(
     done = [(session.plan.runs[key], reading) for key, reading in readings.items()]
     found = replace(found, decoding=decoding, gpus=gpus_of(where))
     return found.corrected(done, machine.threads)
+
+
+def emulated_here(
+    session: Session, machine: Machine, where: Placement, *, retry_failed: bool = False
+) -> list[str]:
+    """What is said before runs whose precision, as it is asked for, this machine emulates."""
+    asked = [run for run in session.wanted if run.spec.train.precision == "bfloat16"]
+    todo = to_do(session.states(), retry_failed) if asked else ()
+    asked = [run for run in asked if run.id in todo]
+    if not asked:
+        return []
+    found = measure(asked, threads=machine.threads, device=machine.device)
+    times_as_long = {model: f"{factor:.1f}" for model, factor in found.emulated().items()}
+    if not where.cards and not processor.has_bfloat16():
+        for run in asked:  # what could not be measured
+            times_as_long.setdefault(run.spec.model.name, "several")
+    return [
+        f"this device has no bfloat16; a step of {model} takes {factor} times as long as in "
+        f"float32{'' if factor == 'several' else ', as measured here'}; precision: auto avoids that"
+        for model, factor in sorted(times_as_long.items())
+    ]
 
 
 def gpus_of(where: Placement) -> Gpus:
