@@ -11,8 +11,7 @@ from __future__ import annotations
 import os
 import re
 import subprocess
-from collections import Counter
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any
@@ -135,18 +134,6 @@ def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:
         cards.append(gpu or piece)
         whole = gpu is not None
     return tuple(cards)
-
-
-def least_used(cards: tuple[str, ...], taken: Iterable[str | None]) -> str | None:
-    """The GPU for another worker: the first of those that fewest workers have.
-
-    >>> least_used(("0", "1"), ["0"])
-    '1'
-    >>> least_used((), []) is None
-    True
-    """
-    count = Counter(taken)
-    return min(cards, key=lambda card: count[card], default=None)
 
 
 def _cores() -> int:

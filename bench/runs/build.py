@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import os
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
@@ -113,8 +114,12 @@ class Context:
         if self.device == "auto":
             return torch.device("cuda" if torch.cuda.is_available() else "cpu")
         if self.device == "cuda" and not torch.cuda.is_available():
+            named = os.environ.get("CUDA_VISIBLE_DEVICES")
+            among = "" if named is None else f", and CUDA_VISIBLE_DEVICES is {named!r}"
             raise BenchError(
-                "--device cuda, but torch finds no GPU", hint="use --device cpu or auto"
+                f"cuda was asked for, but torch finds no GPU{among}",
+                hint="nvidia-smi -L lists the GPUs, CUDA_VISIBLE_DEVICES chooses among them; or "
+                "use --device cpu or auto",
             )
         return torch.device(self.device)
 

@@ -72,8 +72,9 @@ def execute_batch(
         context: see `Context`.
         report: receives `{"event": "started" | "epoch" | "ended", "id": …}`; an ended run has a
             `status`: done, diverged, failed, already (published before), elsewhere (another
-            process executes it) or stopped. `{"event": "note", "id", "message"}` says that a
-            finished run is trained again because its files are gone.
+            process executes it) or stopped; `gpu_fault` is whether the GPU failed it.
+            `{"event": "note", "id", "message"}` says that a finished run is trained again because
+            its files are gone.
         should_stop: asked after every step; true ends with a checkpoint.
         is_wanted: asked of each run's id just before its turn.
 
@@ -103,8 +104,11 @@ def execute_batch(
             if key in together.dealt:
                 continue
         status, message, reason = _claim(store.folder(key, spec), spec, begin, report)
-        report({"event": "ended", "id": key, "status": status, "message": message})
-        if reason == GPU_FAULT:
+        fault = reason == GPU_FAULT
+        report(
+            {"event": "ended", "id": key, "status": status, "message": message, "gpu_fault": fault}
+        )
+        if fault:
             raise GpuFaultError(message)
         if status == "stopped":
             return

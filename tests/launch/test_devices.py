@@ -14,7 +14,6 @@ from bench.launch.devices import (
     Machine,
     Placement,
     context_of,
-    least_used,
     placement,
     visible_gpus,
 )
@@ -106,13 +105,6 @@ def test_a_worker_per_gpu_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch)
 def test_auto_with_a_torch_that_finds_no_gpu_is_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, "no-such-gpu")
     assert placement(None, Machine("auto", gpus=1)) == Placement(len(os.sched_getaffinity(0)))
-
-
-def test_workers_take_turns() -> None:
-    taken: list[str | None] = []
-    for _ in range(5):
-        taken.append(least_used(("3", "5"), taken))
-    assert taken == ["3", "5", "3", "5", "3"]
 
 
 def gpus_seen(folder: Path, grid: str, machine: Machine, where: Placement) -> list[str]:

@@ -6,18 +6,27 @@ import json
 import os
 import subprocess
 import sys
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from bench.core.errors import BenchError
+from bench.launch.devices import VISIBLE, Machine, Placement, context_of
+from bench.launch.local.pool import Pool
 from bench.launch.slurm import job
+from bench.planning.plan import batches
+from bench.planning.workspace import open_session
 from bench.results.failures import GpuFaultError
 from bench.runs import execute
 from bench.specs.data import DataSpec
 from bench.specs.run import ModelSpec, RunSpec
 
+ROOT = Path(__file__).parents[2]
 GRID = """\
 defaults:
   target: {dataset: digits, classes: {recipe: random, n: 2}, images_per_class: 4, val_per_class: 2, test_per_class: 4}
@@ -47,9 +56,24 @@ if sys.orig_argv[-1] == "bench.launch.local.worker":
 
     execute._execute_once = _execute_once
 """
+FAKE_GPU = """\
+import os, sys
+
+if sys.orig_argv[-1] == "bench.launch.local.worker" and os.environ["CUDA_VISIBLE_DEVICES"] == "5":
+    from tests.fake_cuda.devices import fake_gpus
+
+    entered = fake_gpus()
+    entered.__enter__()
+"""
 
 
-def test_one_run_fails_and_the_others_go_on_in_another_process(tmp_path: Path) -> None:
+def failures(folder: Path) -> list[str]:
+    """The reasons of the attempts that failed."""
+    found = sorted((folder / "results/runs").glob("*/failed-*.json"))
+    return [json.loads(path.read_text())["reason"] for path in found]
+
+
+def test_a_run_is_tried_again_and_the_others_go_on_in_another_process(tmp_path: Path) -> None:
     (tmp_path / "sitecustomize.py").write_text(POISON)
     (tmp_path / "grid.yaml").write_text(GRID)
     path = os.pathsep.join([str(tmp_path), os.environ.get("PYTHONPATH", "")])
@@ -62,10 +86,198 @@ def test_one_run_fails_and_the_others_go_on_in_another_process(tmp_path: Path) -
         env=os.environ | {"PYTHONPATH": path},
     )
     assert "a worker" not in done.stdout, done.stdout
-    kept = [json.loads(p.read_text()) for p in (tmp_path / "results/runs").glob("*/failed-*.json")]
-    assert [failure["reason"] for failure in kept] == ["GPU error"]
-    records = list((tmp_path / "results/runs").glob("*/record.json"))
-    assert len(records) == 2, done.stdout + done.stderr
+    printed = " ".join(done.stdout.split())
+    assert "tried once more after an error of the GPU: RuntimeError: CUDA error" in printed
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert failures(tmp_path) == ["GPU error"]
+    assert len(list((tmp_path / "results/runs").glob("*/record.json"))) == 3
+
+
+def pool_of(
+    folder: Path, where: Placement, device: str = "cpu", **environment: str
+) -> tuple[Pool, list[dict[str, Any]]]:
+    """A pool for the runs of the grid, and the events that it will give."""
+    (folder / "grid.yaml").write_text(GRID)
+    session = open_session(folder / "grid.yaml", results=folder / "results")
+    events: list[dict[str, Any]] = []
+    context = context_of(session, Machine(device))
+    plan, store = session.plan, session.store
+    return Pool(
+        plan, store, context, where, lambda event: events.append(dict(event)), environment
+    ), events
+
+
+def run_all(pool: Pool) -> None:
+    """Runs everything, each run as a batch of its own."""
+    runs = list(pool.plan.runs.values())
+    pool.run(batches(runs, cost_s=lambda run: 1.0, limit_s=0.0), usable=[], unusable=[])
+
+
+def messages(events: list[dict[str, Any]], kind: str) -> list[str]:
+    """Of the events of a kind."""
+    return [event["message"] for event in events if event["event"] == kind]
+
+
+def test_a_gpu_that_its_worker_does_not_see_trains_nothing_on_the_cpu(tmp_path: Path) -> None:
+    (tmp_path / "sitecustomize.py").write_text(FAKE_GPU)
+    path = os.pathsep.join([str(tmp_path), str(ROOT)])
+    pool, events = pool_of(tmp_path, Placement(1, ("3", "5")), "auto", PYTHONPATH=path)
+    run_all(pool)
+    assert messages(events, "gpu_lost") == [
+        "GPU 3 cannot be used: cuda was asked for, but torch finds no GPU, and "
+        "CUDA_VISIBLE_DEVICES is '3'; no more runs are started there"
+    ]
+    paths = (tmp_path / "results/runs").glob("*/record.json")
+    records = [json.loads(path.read_text()) for path in paths]
+    assert [record["row"]["device"] for record in records] == ["Fake GPU"] * 3
+    assert failures(tmp_path) == []
+
+
+@dataclass
+class Worker:
+    """A process that is none: it answers at once, and fails as with a broken GPU.
+
+    Attributes:
+        card: what it sees.
+        fails: whether a run fails on a GPU; None is a GPU that is not seen.
+        tried: (GPU, run) of every attempt.
+    """
+
+    card: str
+    fails: Callable[[str, str], bool | None]
+    tried: list[tuple[str, str]]
+    said: list[dict[str, Any]] = field(default_factory=lambda: [{"event": "idle"}])
+    is_dead: bool = False
+    how: str = "ended with status 1"
+    hint: str = ""
+
+    def read(self) -> list[dict[str, Any]]:
+        said, self.said = self.said, []
+        return said
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        if "stop" in message:
+            self.is_dead = True
+            return
+        for run in message["batch"]:
+            end = {"event": "ended", "id": run["id"], "message": "CUDA error"}
+            failed = self.fails(self.card, run["id"])
+            if failed is None:
+                self.said.append({"event": "no_gpu", "message": "torch finds no GPU"})
+                self.is_dead = True
+                return
+            self.tried.append((self.card, run["id"]))
+            self.said.append({"event": "started", "id": run["id"]})
+            if failed:
+                self.said.append(end | {"status": "failed", "gpu_fault": True})
+                self.said.append({"event": "replace"})
+                self.is_dead = True
+                return
+            self.said.append(end | {"status": "done", "gpu_fault": False})
+        self.said.append({"event": "idle"})
+
+
+class Workers:
+    """In place of the pool's processes."""
+
+    def __init__(self, fails: Callable[[str, str], bool | None]) -> None:
+        self.fails, self.all = fails, list[Worker]()
+        self.tried: list[tuple[str, str]] = []
+        self.most: Counter[str] = Counter()
+
+    def start(self, environment: Mapping[str, str]) -> Worker:
+        self.all.append(Worker(environment[VISIBLE], self.fails, self.tried))
+        self.most |= Counter(worker.card for worker in self.all)
+        return self.all[-1]
+
+    def listen(self, timeout_s: float) -> Iterator[tuple[Worker, dict[str, Any]]]:
+        for worker in [one for one in self.all if not one.is_dead]:
+            for event in worker.read():
+                yield worker, event
+
+    def end(self, worker: Worker) -> None:
+        self.all.remove(worker)
+
+    def __enter__(self) -> None: ...
+
+    def __exit__(self, *_: object) -> None: ...
+
+
+def faked(pool: Pool, fails: Callable[[str, str], bool | None]) -> Workers:
+    """The pool's workers, which fail so."""
+    workers = Workers(fails)
+    pool.children = workers  # type: ignore[assignment]
+    return workers
+
+
+LOST = "GPU 3 failed 2 runs one after the other; no more runs are started there"
+
+
+@pytest.mark.parametrize("count", [1, 2])
+def test_a_broken_gpu_fails_no_run_where_there_is_another(tmp_path: Path, count: int) -> None:
+    pool, events = pool_of(tmp_path, Placement(count, ("3", "5")))
+    workers = faked(pool, lambda card, run: card == "3")
+    run_all(pool)
+    assert pool.usable == set(pool.plan.runs)
+    assert workers.most == Counter({"3": 1, "5": 1})
+    broken = [run for card, run in workers.tried if card == "3"]
+    assert 1 <= len(broken) == len(set(broken)) <= 2
+    assert messages(events, "gpu_lost") == [LOST] * (len(broken) == 2)
+
+
+def test_a_run_that_fails_on_two_gpus_has_failed_and_the_gpus_stay(tmp_path: Path) -> None:
+    """The other runs show that the GPUs work."""
+    pool, events = pool_of(tmp_path, Placement(1, ("3", "5")))
+    bad = next(iter(pool.plan.runs))
+    workers = faked(pool, lambda card, run: run == bad)
+    run_all(pool)
+    assert (pool.usable, pool.unusable) == (set(pool.plan.runs) - {bad}, {bad})
+    assert [card for card, run in workers.tried if run == bad] == ["3", "5"]
+    assert messages(events, "gpu_lost") == []
+    of_bad = [(event["event"], event.get("status")) for event in events if event.get("id") == bad]
+    once = [("started", None), ("note", None)]
+    assert of_bad == [*once, ("started", None), ("ended", "failed")]
+
+
+def test_without_a_gpu_that_works_the_command_ends_with_what_is_left(tmp_path: Path) -> None:
+    pool, events = pool_of(tmp_path, Placement(1, ("3",)))
+    workers = faked(pool, lambda card, run: True)
+    with pytest.raises(BenchError) as caught:
+        run_all(pool)
+    assert messages(events, "gpu_lost") == [LOST]
+    assert caught.value.message == (
+        "GPU 3 failed 2 runs one after the other; no GPU is left for 2 runs to do"
+    )
+    assert "the same command goes on" in str(caught.value.hint)
+    first, again, second = (run for _, run in workers.tried)
+    assert first == again != second
+
+
+def test_where_no_worker_sees_its_gpu_the_command_ends(tmp_path: Path) -> None:
+    pool, _ = pool_of(tmp_path, Placement(2, ("3", "5")))
+    faked(pool, lambda card, run: None)
+    with pytest.raises(BenchError, match=r"GPU . cannot be used: .* for 3 runs to do") as caught:
+        run_all(pool)
+    assert "--device cpu" in str(caught.value.hint)
+
+
+def test_workers_take_turns(tmp_path: Path) -> None:
+    pool, _ = pool_of(tmp_path, Placement(5, ("3", "5")))
+    workers = faked(pool, lambda card, run: False)
+    run_all(pool)
+    assert workers.most == Counter({"3": 3, "5": 2})
+
+
+def test_one_worker_is_a_team_and_then_none(tmp_path: Path) -> None:
+    """With `--workers 1 --gpus 2` a worker of the other kind ends, so that there is room."""
+    pool, _ = pool_of(tmp_path, Placement(1, ("3", "5"), team=2))
+    first = next(iter(pool.plan.runs))
+    source = replace(pool.plan.runs[first], experiments=())
+    pool.plan = replace(pool.plan, runs={**pool.plan.runs, first: source})
+    workers = faked(pool, lambda card, run: False)
+    run_all(pool)
+    assert {run: card for card, run in workers.tried}[first] == "3,5"
+    assert pool.usable == set(pool.plan.runs)
 
 
 def test_a_job_of_the_cluster_ends_with_a_status_and_its_other_runs_are_tried_again(
@@ -81,11 +293,11 @@ def test_a_job_of_the_cluster_ends_with_a_status_and_its_other_runs_are_tried_ag
     told: list[dict[str, Any]] = []
     work = job._Work(tmp_path, payload, told.append, stop)  # type: ignore[arg-type]
 
-    def broken(todo: Any, *_: Any, report: Any, **__: Any) -> None:
+    def failing(todo: Any, *_: Any, report: Any, **__: Any) -> None:
         report({"event": "ended", "id": todo[0][0], "status": "failed", "message": ""})
         raise GpuFaultError("CUDA error: an illegal memory access was encountered")
 
-    monkeypatch.setattr(execute, "execute_batch", broken)
+    monkeypatch.setattr(execute, "execute_batch", failing)
     assert work.run() == 5
     assert [event["id"] for event in told] == ["a" * 32]
     assert work.next_run == "b" * 32

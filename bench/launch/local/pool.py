@@ -3,11 +3,15 @@
 Workers stay alive from batch to batch, so the libraries are imported once. Each has its own
 threads; two workers of one thread do more than one of two on small networks. A worker that dies
 is replaced and its run tried again; a worker dies with the command.
+
+A run that an error of the GPU ended is tried once more, on another GPU where there is one. A GPU
+that fails two runs one after the other, or that its worker does not see, is given no more.
 """
 
 from __future__ import annotations
 
 import collections
+import math
 import os
 import time
 from collections.abc import Callable, Iterable, Mapping
@@ -16,7 +20,8 @@ from typing import Any
 
 from bench.core.child_process import Child, Children, cure_of
 from bench.core.errors import BenchError
-from bench.launch.devices import VISIBLE, Placement, least_used
+from bench.core.text import counted
+from bench.launch.devices import VISIBLE, Placement
 from bench.launch.sharing import SeenMemory
 from bench.planning.plan import Batch
 from bench.results.store import Store
@@ -24,6 +29,9 @@ from bench.specs.planned import Plan, PlannedRun
 
 _MOST_ATTEMPTS = 3
 """At a run whose worker died."""
+
+_MOST_FAULTS = 2
+"""Runs that a GPU may fail one after the other."""
 
 _GRACE_S = 8.0
 """For a step and a checkpoint, once the time is over."""
@@ -80,6 +88,13 @@ class Pool:
         self.over_at: float | None = None
         self.failed_starts = 0
         self.memory = SeenMemory()
+        self.cards = list(where.cards)
+        """Those that are given runs."""
+        self.faults: dict[str, set[str]] = {card: set() for card in where.cards}
+        """The runs that each GPU has failed since it last trained one to its end."""
+        self.failed_on: dict[str, tuple[str, ...]] = {}
+        """The GPUs of each run that is tried once more."""
+        self.lost = ""
         self.usable: set[str] = set()
         self.unusable: set[str] = set()
 
@@ -132,8 +147,12 @@ class Pool:
                 break
             self._start(cards)
         working = any(w.batch or not w.idle for w in self.workers) or self.delayed
-        if not working and not self._ready_count():
-            return False
+        if not working:
+            if not self._ready_count():
+                return False
+            self._check_cards()
+            for worker in self.workers:  # none suits what is left
+                self._end(worker)
         self._listen(0.2)
         return True
 
@@ -157,41 +176,88 @@ class Pool:
 
     def _most(self) -> int:
         """How many workers there may be now."""
+        usual = self.where.workers
+        if self.where.cards:
+            usual = min(usual, math.ceil(usual / len(self.where.cards)) * len(self.cards))
         if self.where.most is None:
-            return self.where.workers
+            return usual
         left = [run for batch in self.waiting for run in batch.runs]
         left += [run for worker in self.workers for run in worker.batch]
         left += [run for _, runs in self.delayed for run in runs]
-        fit = self.memory.workers_per_gpu(left) * len(self.where.cards)
-        return max(self.where.workers, min(self.where.most, fit))
+        fit = self.memory.workers_per_gpu(left) * len(self.cards)
+        return max(usual, min(self.where.most, fit))
 
     def _needed(self, batch: Batch) -> int:
         """The number of GPUs that train each run of a batch."""
         return self.where.team if batch.runs[0].role == "source" else 1
 
     def _suits(self, worker: _Worker, batch: Batch) -> bool:
-        return self.where.team == 1 or len(worker.cards) == self._needed(batch)
+        kind = self.where.team == 1 or len(worker.cards) == self._needed(batch)
+        return kind and self._avoided(batch).isdisjoint(worker.cards)
+
+    def _avoided(self, batch: Batch) -> set[str]:
+        """The GPUs that have failed the run, where there are enough others."""
+        failed = set(self.failed_on.get(batch.runs[0].id, ()))
+        return failed if len(set(self.cards) - failed) >= self._needed(batch) else set()
 
     def _free_cards(self) -> tuple[str, ...] | None:
-        """GPUs for another worker; None where it must wait for them.
+        """GPUs for another worker, the least used first; None where it must wait for them.
 
-        Idle workers of the other kind, one GPU or a team, are then ended.
+        Idle workers that suit nothing, such as a team where one GPU is needed, are then ended.
         """
-        if self.where.team == 1:
-            card = least_used(self.where.cards, (card for w in self.workers for card in w.cards))
-            return () if card is None else (card,)
+        if not self.where.cards:
+            return ()
         ready = self._all_ready()
-        taken = {card for worker in self.workers for card in worker.cards}
-        free = [card for card in self.where.cards if card not in taken]
+        taken = collections.Counter(card for worker in self.workers for card in worker.cards)
+        share = 1 if self.where.team > 1 else math.ceil(self._most() / len(self.cards))
+        room = sorted((c for c in self.cards if taken[c] < share), key=taken.__getitem__)
         for batch in ready:
-            if self._needed(batch) <= len(free):
-                return tuple(free[: self._needed(batch)])
+            avoided, needed = self._avoided(batch), self._needed(batch)
+            free = [card for card in room if card not in avoided]
+            if needed <= len(free):
+                return tuple(free[:needed])
         for worker in self.workers:
-            useless = not any(self._suits(worker, batch) for batch in ready)
-            if worker.idle and useless and not worker.stop_sent:
-                worker.stop_sent = True
-                worker.child.send({"stop": True})
+            if worker.idle and not any(self._suits(worker, batch) for batch in ready):
+                self._end(worker)
         return None
+
+    def _end(self, worker: _Worker) -> None:
+        """Ends a worker that is idle."""
+        if not worker.stop_sent:
+            worker.stop_sent = True
+            worker.child.send({"stop": True})
+
+    def _fails(self, worker: _Worker, run_id: str) -> None:
+        """Counts a run that an error of the worker's GPUs has ended."""
+        for card in worker.cards:
+            self.faults[card].add(run_id)
+        if any(len(self.faults[card]) >= _MOST_FAULTS for card in worker.cards):
+            self._lose(worker, f"{_names(worker)} failed {_MOST_FAULTS} runs one after the other")
+
+    def _lose(self, worker: _Worker, why: str) -> None:
+        """Gives no more runs to the GPUs of a worker."""
+        self.lost = why
+        if not worker.cards:
+            raise self._nowhere()
+        if not set(worker.cards).isdisjoint(self.cards):
+            self.cards = [card for card in self.cards if card not in worker.cards]
+            text = f"{why}; no more runs are started there"
+            self.listener({"event": "gpu_lost", "message": text})
+
+    def _check_cards(self) -> None:
+        """Refuses to wait for GPUs that are lost."""
+        least = min(self._needed(batch) for batch in self._all_ready())
+        if self.where.cards and least > len(self.cards):
+            raise self._nowhere()
+
+    def _nowhere(self) -> BenchError:
+        left = sum(len(batch.runs) for batch in self.waiting)
+        left += sum(len(worker.batch) for worker in self.workers)
+        return BenchError(
+            f"{self.lost}; no GPU is left for {counted(left, 'run')} to do",
+            hint="what is finished is kept, and the same command goes on: with --retry-failed, and "
+            "CUDA_VISIBLE_DEVICES naming GPUs that work (nvidia-smi lists them) or --device cpu",
+        )
 
     def _repeat_due(self) -> None:
         now = time.monotonic()
@@ -200,6 +266,9 @@ class Pool:
         self.waiting[:0] = [Batch("again", tuple(runs)) for runs in due]
 
     def _give(self, worker: _Worker) -> None:
+        if not set(worker.cards) <= set(self.cards):
+            self._end(worker)
+            return
         batch = next((b for b in self._all_ready() if self._suits(worker, b)), None)
         if batch is None:
             return
@@ -211,6 +280,8 @@ class Pool:
             context["gpus"] = 1  # several are for what other runs start from
         if worker.cards:
             context["workers_on_gpu"] = sum(w.cards == worker.cards for w in self.workers)
+            if context["device"] == "auto":
+                context["device"] = "cuda"  # a GPU that is not seen is an error, and not the CPU
         worker.child.send({"batch": runs, "context": context})
 
     def _start(self, cards: tuple[str, ...]) -> None:
@@ -236,16 +307,37 @@ class Pool:
                 self.delayed.append((time.monotonic() + 2.0, left))
         elif kind == "replace":
             worker.to_replace = True
+            if worker.running:  # one of several that are trained together
+                self._fails(worker, worker.running)
+        elif kind == "no_gpu":
+            worker.to_replace = True
+            self._lose(worker, f"{_names(worker)} cannot be used: {event['message']}")
         elif kind == "started":
             worker.running = run_id
         elif kind == "ended":
             worker.running = None
             self.memory.add(self.plan.runs[str(run_id)], event)
-            if event["status"] in ("done", "already"):
+            if event["status"] in ("done", "diverged"):
+                self.faults.update((card, set()) for card in worker.cards)
+            if event.get("gpu_fault"):
+                event = self._after_fault(worker, event)
+            elif event["status"] in ("done", "already"):
                 self.usable.add(str(run_id))
             elif event["status"] in ("failed", "diverged", "blocked"):
                 self.unusable.add(str(run_id))
         self.listener(event)
+
+    def _after_fault(self, worker: _Worker, event: Mapping[str, Any]) -> Mapping[str, Any]:
+        """Has a run that its GPU failed tried once more, or fails it; what is to be shown."""
+        run_id = str(event["id"])
+        again = run_id not in self.failed_on and not self.stopping
+        self.failed_on[run_id] = worker.cards
+        self._fails(worker, run_id)
+        if again:
+            text = f"tried once more after an error of {_names(worker)}: {event['message']}"
+            return {"event": "note", "id": run_id, "message": text}
+        self.unusable.add(run_id)
+        return event
 
     def _remove_dead(self) -> None:
         for worker in [w for w in self.workers if w.child.is_dead]:
@@ -272,8 +364,9 @@ class Pool:
             if self.deaths[blamed] >= _MOST_ATTEMPTS:
                 left = [run for run in left if run.id != blamed]
                 self._give_up(blamed, child)
-        if left:
-            self.waiting.insert(0, Batch("again", tuple(left)))
+        alone = [(run,) for run in left if run.id in self.failed_on]
+        others = tuple(run for run in left if run.id not in self.failed_on)
+        self.waiting[:0] = [Batch("again", runs) for runs in (*alone, others) if runs]
 
     def _give_up(self, run_id: str, child: Child) -> None:
         self.unusable.add(run_id)
@@ -283,3 +376,9 @@ class Pool:
         unkept = self.store.folder(run_id, spec).add_failure(failure)
         text = "; ".join(filter(None, [how, cure_of(child.how), unkept]))
         self.listener({"event": "ended", "id": run_id, "status": "failed", "message": text})
+
+
+def _names(worker: _Worker) -> str:
+    """The GPUs of a worker, in words."""
+    several = "GPUs" if len(worker.cards) > 1 else "GPU"
+    return f"{several} {', '.join(worker.cards)}" if worker.cards else "the GPU"

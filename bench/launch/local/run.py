@@ -269,6 +269,8 @@ class _Display:
             self._now(f"{self._name(run_id)} epoch {event['epoch']}/{event['epochs']}{shown}")
         elif kind == "worker_died":
             self.say(f"a worker {event['message']}; trying its run again", "yellow")
+        elif kind == "gpu_lost":
+            self.say(str(event["message"]), "yellow")
         elif kind == "note":
             self.say(f"{self._name(run_id)}: {event['message']}")
         elif kind == "ended":

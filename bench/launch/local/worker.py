@@ -2,7 +2,8 @@
 
 In: `{"batch": [{"id", "spec"}…], "context": {…}}` or `{"stop": true}`. Out: the events of
 `bench.runs.execute`, and `{"event": "idle"}` after each batch. After an error of the GPU, which
-every later run of the process would meet, it sends `{"event": "replace"}` and ends.
+every later run of the process would meet, it sends `{"event": "replace"}` and ends; where it does
+not see the GPU that it was given, `{"event": "no_gpu", "message"}` before any run.
 """
 
 from __future__ import annotations
@@ -19,9 +20,11 @@ def main() -> None:
     """The process's whole life."""
     starter = Starter()  # first of all: from now on it ends with the command
 
+    from bench.core.errors import BenchError
     from bench.data.opened import rely_on_tables
     from bench.results.failures import GpuFaultError
     from bench.runs.build import Context
+    from bench.runs.distributed_worker import device_of
     from bench.runs.execute import execute_batch
     from bench.specs.run import RunSpec
     from bench.training.process import gpu_memory_mib, prepare
@@ -38,6 +41,11 @@ def main() -> None:
             break
         context = Context(**task["context"])
         prepare(context.threads)
+        try:
+            device_of(context, rank=0)
+        except BenchError as error:
+            starter.send({"event": "no_gpu", "message": error.message})
+            break
         runs = [(run["id"], RunSpec.model_validate(run["spec"])) for run in task["batch"]]
         try:
             execute_batch(runs, context, report=report, should_stop=starter.stop.is_set)
