@@ -1,18 +1,20 @@
 """How many workers this machine gets, and which GPU each of them sees.
 
 Found without torch, which the command does not import: NVIDIA's own tool lists the GPUs; a slice of
-a GPU (MIG) is one. Where there is a driver without that tool, torch is asked in a process of its
-own. A worker sees one GPU, so runs never choose one themselves, and a GPU that several workers
-share is shared because `--workers` or `--workers-per-gpu` asks for more of them than there are.
+a GPU (MIG) is one. Whether torch finds them is asked in a process of its own, and only where
+something is to be run; so is their number where there is a driver without that tool, though always.
+A worker sees one GPU, so runs never choose one themselves, and a GPU that several workers share is
+shared because `--workers` or `--workers-per-gpu` asks for more of them than there are.
 """
 
 from __future__ import annotations
 
+import importlib.util
 import os
 import re
 import subprocess
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from collections.abc import Callable, Mapping
+from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
 
@@ -24,6 +26,8 @@ VISIBLE = "CUDA_VISIBLE_DEVICES"
 _DRIVERS = (Path("/dev/nvidiactl"), Path("/dev/kfd"))
 _LISTED = re.compile(r"^GPU (\d+):|^\s+MIG .*\(UUID: *(MIG-[^)\s]+)\)", re.M)
 """A GPU, or a slice of the GPU above it, as `nvidia-smi -L` lists them."""
+_BUILT = re.compile(r"^(?:cuda|hip)\b.*= *['\"]", re.M)
+"""The release of CUDA or ROCm in torch's `version.py`."""
 
 
 @dataclass(frozen=True)
@@ -62,16 +66,19 @@ class Placement:
             no two workers share a GPU.
         most: so many workers at most once they are seen to fit on the GPUs, see `SeenMemory`; None
             leaves it at `workers`.
+        without: how many workers there are where torch finds none of the GPUs, see `confirmed`;
+            None where they are asked for by GPU.
     """
 
     workers: int
     cards: tuple[str, ...] = ()
     team: int = 1
     most: int | None = None
+    without: int | None = field(default=1, compare=False)
 
 
 def placement(workers: int | None, machine: Machine, per_gpu: int | None = 1) -> Placement:
-    """Where the runs of a command are trained.
+    """Where the runs of a command are trained; `confirmed` asks torch about GPUs that are listed.
 
     Args:
         workers: as asked for; None is one for each GPU or, without one, for each core.
@@ -82,12 +89,11 @@ def placement(workers: int | None, machine: Machine, per_gpu: int | None = 1) ->
     Raises:
         BenchError: workers are to share GPUs, and there is none.
     """
-    cards = () if machine.device == "cpu" else visible_gpus(os.environ)
-    if not cards and VISIBLE not in os.environ and machine.device != "cpu":
+    on_gpus = machine.device == "cuda" or (machine.device == "auto" and made_for_gpus())
+    cards = visible_gpus(os.environ) if on_gpus else ()
+    if not cards and VISIBLE not in os.environ and on_gpus:
         asks = machine.device == "cuda" or any(map(Path.exists, _DRIVERS))
         cards = tuple(map(str, range(count_gpus() if asks else 0)))
-    if cards and machine.device == "auto" and not finds_gpu():  # a torch without CUDA
-        cards = ()
     if machine.gpus > 1:
         enough = len(cards) >= machine.gpus  # else the check before the first run refuses it
         return Placement(workers or len(cards), cards, machine.gpus) if enough else Placement(1)
@@ -97,10 +103,47 @@ def placement(workers: int | None, machine: Machine, per_gpu: int | None = 1) ->
             hint="leave it out; --workers N says how many processes there are",
         )
     if per_gpu is None:
-        return Placement(
-            len(cards), cards, most=max(len(cards), _cores() // max(1, machine.threads))
+        most = max(len(cards), _cores() // max(1, machine.threads))
+        return Placement(len(cards), cards, most=most, without=None)
+    without = (workers or _cores()) if per_gpu == 1 else None
+    return Placement(workers or len(cards) * per_gpu or _cores(), cards, without=without)
+
+
+def confirmed(where: Placement, machine: Machine, say: Callable[[str], None]) -> Placement:
+    """The same, or the CPU where torch finds none of the GPUs; for what is about to run.
+
+    It starts torch, which takes seconds, in a process of its own.
+
+    Args:
+        where: as `placement` gave it.
+        machine: with `auto` the CPU is as good; that there is a GPU for `cuda` is checked for all.
+        say: receives a line where it is the CPU.
+
+    Raises:
+        BenchError: workers are to share GPUs, and torch finds none.
+    """
+    if not where.cards or machine.device != "auto" or finds_gpu():
+        return where
+    listed = ", ".join(where.cards)
+    if where.without is None:
+        raise BenchError(
+            f"--workers-per-gpu is given, and torch finds none of the GPUs {listed}",
+            hint="leave it out to train on the CPU; or see nvidia-smi and CUDA_VISIBLE_DEVICES",
         )
-    return Placement(workers or len(cards) * per_gpu or _cores(), cards)
+    say(f"torch finds none of the GPUs {listed}: runs train on the CPU")
+    return Placement(where.without)
+
+
+def made_for_gpus() -> bool:
+    """Whether the installed torch was built for GPUs, as a file of it says; torch is not loaded."""
+    found = importlib.util.find_spec("torch")
+    for folder in (found and found.submodule_search_locations) or ():
+        try:
+            text = (Path(folder) / "version.py").read_text(encoding="utf-8")
+        except OSError:
+            return True
+        return "cuda" not in text or _BUILT.search(text) is not None
+    return False
 
 
 def visible_gpus(environment: Mapping[str, str]) -> tuple[str, ...]:

@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import importlib.util
 import os
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
 
+from bench.core.errors import BenchError
 from bench.launch import devices
 from bench.launch.devices import (
     VISIBLE,
     Machine,
     Placement,
+    confirmed,
     context_of,
     placement,
     visible_gpus,
@@ -74,7 +78,7 @@ def test_without_the_tool_torch_is_asked(monkeypatch: pytest.MonkeyPatch, tmp_pa
     monkeypatch.setattr(devices, "count_gpus", lambda: 3)
     assert placement(None, Machine("cuda")) == Placement(3, ("0", "1", "2"))
     monkeypatch.setattr(devices, "_DRIVERS", (tmp_path,))
-    monkeypatch.setattr(devices, "finds_gpu", lambda: True)
+    monkeypatch.setattr(devices, "made_for_gpus", lambda: True)
     assert placement(None, Machine("auto")) == Placement(3, ("0", "1", "2"))
     monkeypatch.setattr(devices, "_DRIVERS", (tmp_path / "none",))
     assert placement(None, Machine("auto")).cards == ()
@@ -104,7 +108,37 @@ def test_a_worker_per_gpu_unless_told_otherwise(monkeypatch: pytest.MonkeyPatch)
 
 def test_auto_with_a_torch_that_finds_no_gpu_is_the_cores(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv(VISIBLE, "no-such-gpu")
-    assert placement(None, Machine("auto", gpus=1)) == Placement(len(os.sched_getaffinity(0)))
+    monkeypatch.setattr(devices, "made_for_gpus", lambda: True)
+    auto, lines = Machine("auto", gpus=1), list[str]()
+    listed, three = placement(None, auto), placement(3, auto)
+    assert listed.cards == ("no-such-gpu",)
+    cores = len(os.sched_getaffinity(0))
+    assert confirmed(listed, auto, lines.append) == Placement(cores)
+    monkeypatch.setattr(devices, "finds_gpu", lambda: False)
+    assert confirmed(three, auto, lines.append) == Placement(3)
+    assert lines == ["torch finds none of the GPUs no-such-gpu: runs train on the CPU"] * 2
+    with pytest.raises(BenchError, match="--workers-per-gpu is given, and torch finds none"):
+        confirmed(placement(None, auto, 2), auto, lines.append)
+    monkeypatch.setattr(devices, "made_for_gpus", lambda: False)
+    assert placement(None, auto) == Placement(cores)
+
+
+@pytest.mark.parametrize(
+    ("text", "built"),
+    [
+        ("cuda: Optional[str] = '13.0'\nhip: Optional[str] = None\n", True),
+        ("cuda: Optional[str] = None\nhip: Optional[str] = '6.4'\n", True),
+        ("__all__ = ['cuda']\ncuda: Optional[str] = None\nhip: Optional[str] = None\n", False),
+        ("written otherwise\n", True),
+    ],
+)
+def test_whether_torch_is_built_for_gpus_is_read(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, text: str, built: bool
+) -> None:
+    (tmp_path / "version.py").write_text(text)
+    torch = SimpleNamespace(submodule_search_locations=[str(tmp_path)])
+    monkeypatch.setattr(importlib.util, "find_spec", lambda name: torch)
+    assert devices.made_for_gpus() is built
 
 
 def gpus_seen(folder: Path, grid: str, machine: Machine, where: Placement) -> list[str]:

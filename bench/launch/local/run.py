@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from bench.core import processor
 from bench.core.text import duration, printable
-from bench.launch.devices import Machine, Placement, context_of
+from bench.launch.devices import Machine, Placement, confirmed, context_of
 from bench.launch.local.pool import Pool
 from bench.launch.preflight import check_before
 from bench.planning.decoding import measure_decoding
@@ -82,6 +82,7 @@ def run_here(
         check_gpus(sources, machine.gpus, str(session.grid.path))
         with _polite_interrupt() as interrupt:
             say = functools.partial(console.print, highlight=False)
+            where = confirmed(where, machine, say)
             environment = check_before(todo, machine.device, say, machine.gpus)
             if forecast is None:
                 forecast = forecast_here(session, machine, where, retry_failed=retry_failed)
