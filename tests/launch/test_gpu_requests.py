@@ -21,6 +21,25 @@ def test_fine_tunings_of_sources_with_gpus_have_one() -> None:
 
 
 @pytest.mark.parametrize(
+    ("section", "count"),
+    [
+        ({"additional": {"tres-per-task": "cpu=4,gres/gpu=2"}}, 2),
+        ({"additional": {"tres-per-task": "gres/gpu:h100:2"}}, 2),
+        ({"additional": {"tres-per-task": "gres/gpu"}}, 1),
+        ({"additional": {"tres-per-task": "gres/shard:8"}}, 1),
+        ({"additional": {"tres-per-task": "cpu:4,license/matlab:2"}}, None),
+        ({"additional": {"gpus-per-socket": 2, "sockets-per-node": 1}}, 2),
+        ({"gres": "shard:12"}, 1),
+        ({"gres": "mps:50"}, 1),
+        ({"gres": "license:2"}, None),
+    ],
+)
+def test_other_ways_to_ask_for_gpus(section: dict[str, Any], count: int | None) -> None:
+    """As of these, jobs are told to train on cuda and nothing else."""
+    assert gpus(section, "finetune") == count
+
+
+@pytest.mark.parametrize(
     "section",
     [
         {"finetune": {"partition": "cpu"}},

@@ -166,8 +166,9 @@ class Resources(_Section):
             return self.gpus_per_node
         options = {**self.additional, "gres": self.gres or self.additional.get("gres", "")}
         numbers = [_number(options[name]) for name in _GPU_OPTIONS if name in options]
-        parts = [p for p in str(options["gres"]).split(",") if p.split(":")[0] == "gpu"]
-        numbers += [sum(_number(part) for part in parts)] if parts else []
+        for name in ("gres", "tres-per-task"):
+            parts = _gpus_of(str(options.get(name, "")))
+            numbers += [sum(parts)] if parts else []
         return max(numbers, default=None)
 
     def scaled(self, memory: float, time: float) -> Resources:
@@ -180,7 +181,7 @@ class Resources(_Section):
         )
 
 
-_GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-task")
+_GPU_OPTIONS = ("gpus", "gpus-per-node", "gpus-per-socket", "gpus-per-task")
 _MEMORY_OPTIONS = ("mem-per-cpu", "mem-per-gpu")
 
 
@@ -188,6 +189,20 @@ def _number(text: Any) -> int:
     """GPUs of one part of `--gres` or of `--gpus`: the last number, 1 where there is none."""
     last = str(text).split("(")[0].rpartition(":")[2]
     return int(last) if last.isdigit() else 1
+
+
+def _gpus_of(resources: str) -> list[int]:
+    """GPUs of each part of `--gres` or `--tres-per-task` that is of GPUs.
+
+    Shards (`shard`) and percent of the Multi-Process Service (`mps`) are of one GPU, however many.
+
+    >>> _gpus_of("gpu:h100:2,license:1"), _gpus_of("cpu=4,gres/gpu=2"), _gpus_of("mps:50")
+    ([2], [2], [1])
+    """
+    named = [re.sub(r"^gres[/:]", "", part).replace("=", ":") for part in resources.split(",")]
+    found = [(part.split(":")[0], _number(part)) for part in named]
+    gpus = [number for name, number in found if name == "gpu"]
+    return gpus + [min(1, number) for name, number in found if name in ("shard", "mps")]
 
 
 _DEFAULTS: Mapping[str, Resources] = {
