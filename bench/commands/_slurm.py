@@ -328,6 +328,19 @@ def submit_race(
     return 0
 
 
+def show_remarks(
+    session: Session, console: Console, overrides: Sequence[tuple[str, Any]], *, race: bool
+) -> None:
+    """What a submission would print of its settings, for a dry run; there may be no cluster."""
+    if not race:
+        _print_remarks(reconciler(session, overrides), session, console)
+        return
+    settings = read_settings(session.grid.slurm, overrides, place=str(session.grid.path))
+    job = RaceOnCluster(session.plan.name, race_state(session), session.store.root, settings)
+    for line in job.remarks():
+        console.print(line, highlight=False)
+
+
 def _print_remarks(step: Reconciler, session: Session, console: Console) -> None:
     """What the settings may not mean, before anything is submitted."""
     roles = {"source" if run.role == "source" else "finetune" for run in session.wanted}

@@ -115,10 +115,15 @@ def grid(
         "device": machine.device if machine.device != "auto" else None,
         "tensorboard": how.tensorboard or None,
     }
+    overrides = submission.overrides(**settings) if slurm else []
+    if slurm and dry_run:
+        from bench.commands._slurm import show_remarks
+
+        race = budget is not None and not questions.decide
+        show_remarks(session, console(), overrides, race=race)
     if slurm and questions.decide:
         from bench.commands._slurm import Waves
 
-        overrides = submission.overrides(**settings)
         waves = Waves(overrides, chosen.set_ or (), how.retry_failed, console())
         _decide(session, questions.decide, _time(budget, begun), waves, dry_run)
         return

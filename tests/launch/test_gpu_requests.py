@@ -2,12 +2,28 @@
 
 from __future__ import annotations
 
+import os
+from pathlib import Path
 from typing import Any
 
 import pytest
+from typer.testing import CliRunner
 
+from bench.commands import grid
+from bench.commands.app import app
 from bench.core.errors import GridError
 from bench.launch.slurm.settings import read_settings
+
+GRID = """\
+defaults:
+  target: {dataset: digits, images_per_class: 5, val_per_class: 2, test_per_class: 5}
+  model: narrow8_32
+  pattern: scratch
+  train: {lr: 0.02, epochs: 1, batch_size: 16}
+experiments:
+  all:
+    axes: {seed: [0, 1]}
+"""
 
 
 def gpus(section: dict[str, Any], kind: Any) -> int | None:
@@ -64,6 +80,37 @@ def test_fewer_than_a_run_is_trained_on_is_an_error() -> None:
     assert caught.value.message == (
         "slurm: a run is trained on gpus: 8, but the job asks for 2 a node"
     )
+
+
+@pytest.mark.parametrize(
+    ("sinfo", "options", "shown"),
+    [
+        ("echo 'gpu*|gpu:h100:4'", [], "fine-tuning jobs ask for no GPU and will train on CPUs"),
+        ("echo 'gpu*|gpu:h100:4'", ["--budget", "1h"], "fine-tuning jobs ask for no GPU"),
+        ("exit 1", ["--slurm-set", "gpus_per_node=4"], "fine-tuning jobs ask for 4 GPUs"),
+        ("exit 1", [], ""),
+    ],
+)
+def test_a_dry_run_prints_what_a_submission_would(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    sinfo: str,
+    options: list[str],
+    shown: str,
+) -> None:
+    """Also where there is no cluster."""
+    (tmp_path / "grid.yaml").write_text(GRID)
+    (tmp_path / "sinfo").write_text(f"#!/bin/sh\n{sinfo}\n")
+    (tmp_path / "sinfo").chmod(0o755)
+    monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
+    monkeypatch.setattr(grid, "_run_here", lambda *_: None)
+    arguments = ["grid", str(tmp_path / "grid.yaml"), "--results", str(tmp_path / "results")]
+    done = CliRunner().invoke(app, [*arguments, "--slurm", "--dry-run", *options])
+    assert done.exception is None, done.exception
+    printed = " ".join(done.output.split())
+    assert printed.startswith(shown)
+    assert shown or not printed
+    assert not (tmp_path / "results").exists()
 
 
 def test_more_than_are_used_and_none_where_there_are_some_are_printed_first() -> None:
