@@ -129,30 +129,39 @@ def set_lr_factor(optimizer: torch.optim.Optimizer, factor: float) -> None:
 def state(optimizer: torch.optim.Optimizer) -> dict[str, Tensor]:
     """The optimiser's state by `<parameter number>/<name>`, in the order of the groups.
 
-    What some keep as a plain number is a tensor under `<…>/<name>/number`; steps that some count
-    once for all parameters of a group stand under `group<number>/step`.
+    What some keep as a plain number is a tensor under `<…>/<name>/number`, and what they keep on
+    the CPU for a parameter elsewhere stands under `<…>/<name>/host`; steps that some count once for
+    all parameters of a group stand under `group<number>/step`.
     """
-    numbered = optimizer.state_dict()["state"]
-    groups = [
-        (f"group{number}", {"step": group["step"]})
-        for number, group in enumerate(optimizer.param_groups)
-        if "step" in group
-    ]
-    return {
-        f"{owner}/{name}" if isinstance(value, Tensor) else f"{owner}/{name}/number": value
-        if isinstance(value, Tensor)
-        else torch.tensor(value, dtype=torch.float64)
-        for owner, values in [*numbered.items(), *groups]
-        for name, value in values.items()
-        if isinstance(value, Tensor | int | float)
-    }
+    parameters = [p for group in optimizer.param_groups for p in group["params"]]
+    found: dict[str, Tensor] = {}
+    for number, values in optimizer.state_dict()["state"].items():
+        found |= _named(number, values, parameters[number].device)
+    for number, group in enumerate(optimizer.param_groups):
+        if "step" in group:
+            found |= _named(f"group{number}", {"step": group["step"]}, torch.device("cpu"))
+    return found
+
+
+def _named(owner: object, values: Mapping[str, object], device: torch.device) -> dict[str, Tensor]:
+    """What is kept for parameters on a device, see `state`."""
+    found: dict[str, Tensor] = {}
+    for name, value in values.items():
+        if isinstance(value, Tensor):
+            on_host = value.device.type == "cpu" != device.type
+            found[f"{owner}/{name}/host" if on_host else f"{owner}/{name}"] = value
+        elif isinstance(value, int | float):
+            found[f"{owner}/{name}/number"] = torch.tensor(value, dtype=torch.float64)
+    return found
 
 
 def load_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) -> None:
     """Restores what `state` gave, into an optimiser built from the same groups.
 
-    A tensor shaped like its parameter gets the parameter's memory layout, which fixes the order in
-    which a kernel walks over it; without that a resumed run could differ in the last bit.
+    A tensor comes back on its parameter's device, but for `step` and what was on the CPU while the
+    parameter was not. One shaped like its parameter gets the parameter's memory layout, which fixes
+    the order in which a kernel walks over it; without that a resumed run could differ in the last
+    bit.
 
     Raises:
         BenchError: when a tensor belongs to no parameter.
@@ -160,8 +169,8 @@ def load_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) 
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     groups = {f"group{n}": group for n, group in enumerate(optimizer.param_groups)}
     for key, tensor in tensors.items():
-        number, name, *plain = key.split("/")
-        value: Any = _number(tensor) if plain else tensor
+        number, name, *kind = key.split("/")
+        value: Any = _number(tensor) if kind == ["number"] else tensor
         if number in groups:
             groups[number][name] = value
             continue
@@ -170,8 +179,10 @@ def load_state(optimizer: torch.optim.Optimizer, tensors: Mapping[str, Tensor]) 
                 f"optimiser state {key!r} belongs to none of {len(parameters)} parameters"
             )
         parameter = parameters[int(number)]
-        if isinstance(value, Tensor) and value.shape == parameter.shape:
-            value = torch.empty_like(parameter, requires_grad=False).copy_(value)
+        if not kind and name != "step":
+            value = value.to(parameter.device)
+            if value.shape == parameter.shape:
+                value = torch.empty_like(parameter, requires_grad=False).copy_(value)
         optimizer.state[parameter][name] = value
 
 

@@ -478,12 +478,12 @@ class Operations(TorchDispatchMode):
     def _check(
         self, func: Any, name: str, args: Any, tensors: list[Tensor], places: list[int | None]
     ) -> None:
-        """A number on the CPU may join a pointwise operation; an index is copied over."""
+        """A number on the CPU may be read by a pointwise operation; an index is copied over."""
         if len(set(places)) == 1:
             return
         free: set[int] = set()
         if torch.Tag.pointwise in func.tags or name.startswith(("_foreach", "fill_")):
-            free = {id(t) for t in tensors if t.ndim == 0}
+            free = {id(t) for t in tensors if t.ndim == 0} - _written(func, args)
         if name in _INDEXED and self.gpus.of(args[0]) is not None:
             indices = [i for i in args[1] if i is not None and self.gpus.of(i) is None]
             for _ in indices:
@@ -501,6 +501,13 @@ class Operations(TorchDispatchMode):
                 "Expected all tensors to be on the same device, but found at least two devices "
                 f"in {func} at {place()}: {shown}"
             )
+
+
+def _written(func: Any, args: Any) -> set[int]:
+    """The tensors that an operation writes to, by `id`."""
+    infos = [argument.alias_info for argument in func._schema.arguments]
+    owns = [a for a, info in zip(args, infos, strict=False) if info is not None and info.is_write]
+    return {id(leaf) for leaf in tree_leaves(owns)}
 
 
 _views: dict[Any, bool] = {}

@@ -6,14 +6,23 @@ import itertools
 import json
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
+import numpy as np
 import pytest
+import torch
+from torch import nn
 
 from bench.launch.devices import Machine, context_of
+from bench.methods import Ingredients
+from bench.methods.finetuning.plain import Plain
 from bench.planning.workspace import Session, open_session
 from bench.runs.build import Context
 from bench.runs.execute import execute_batch
+from bench.specs.run import Optimizer, TrainSpec
+from bench.training.domain import Domain
+from bench.training.job import Interrupted, TrainingJob
+from bench.training.loop import train
 from tests.fake_cuda.devices import Gpus
 
 GRID = """\
@@ -132,3 +141,35 @@ def test_resumes(gpus: Gpus, tmp_path: Path, results: Path, cell: str) -> None:
     (*_, resumed), _ = execute(parts)
     assert "resumed in epoch 2 after step 1" in resumed["notes"]["training"]
     assert resumed["files"] == whole["files"]  # named by their content
+
+
+@pytest.mark.parametrize("name", get_args(Optimizer))
+def test_resumes_with_every_optimizer(gpus: Gpus, tmp_path: Path, name: Optimizer) -> None:
+    """What an optimiser keeps comes back where it was, single numbers and factors included."""
+    images = np.random.default_rng(0).integers(0, 256, (24, 8, 8, 3), dtype=np.uint8)
+    data = Domain("toy", images, np.arange(24) % 3, 3)
+    recipe = TrainSpec(optimizer=name, lr=1e-3, epochs=2, batch_size=8, augment="none")
+
+    def trained(checks: int) -> tuple[dict[str, torch.Tensor], tuple[str, ...]]:
+        torch.manual_seed(0)
+        net = nn.Sequential(nn.Flatten(), nn.Linear(192, 20), nn.Linear(20, 3))
+        groups, left = [{"params": list(net.parameters())}], iter(range(checks))
+        job = TrainingJob(
+            net,
+            Plain(Ingredients(data, recipe)),
+            groups,
+            recipe,
+            validation=data,
+            device=torch.device("cuda", 0),
+            checkpoint=tmp_path / f"{checks > 6}.safetensors",
+            should_stop=lambda: next(left, None) is None,
+        )
+        outcome = train(job)
+        return outcome.state, outcome.notes
+
+    whole, _ = trained(100)
+    with pytest.raises(Interrupted):
+        trained(3)
+    resumed, notes = trained(6)
+    assert notes == ("resumed in epoch 2 after step 1",)
+    assert all(torch.equal(value, resumed[key]) for key, value in whole.items())

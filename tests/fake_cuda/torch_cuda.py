@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import torch
@@ -120,6 +121,10 @@ class _Functions:
 
     def get_device_capability(self, device: Any = None) -> tuple[int, int]:
         return 9, 0
+
+    def get_device_properties(self, device: Any = None) -> SimpleNamespace:
+        memory = self.gpus.memory
+        return SimpleNamespace(name=self.get_device_name(), total_memory=memory, L2_cache_size=0)
 
     def is_bf16_supported(self, including_emulation: bool = True) -> bool:
         return True
