@@ -91,7 +91,7 @@ def execute_batch(
         data = load(spec)
         return Execution(folder, spec, data, context, report, should_stop, kept, scalars=scalars)
 
-    together = Together(store, begin, report, should_stop)
+    together = Together(store, context.torch_device, begin, report, should_stop)
     for key, spec in runs:
         if should_stop():
             return

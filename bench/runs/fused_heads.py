@@ -36,12 +36,13 @@ from bench.training.domain_batches import Feed, FeedOptions
 from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.fused import Head, HeadOutcome, train_heads
 from bench.training.job import Interrupted, Method, Outcome
+from bench.training.precision import resolved
 from bench.training.process import begin_measuring, peak_memory_bytes
 
 MOST_HEADS = 64
 """Classifiers of one fused group; more gain nothing, and one failure costs them all."""
 
-_FUSED = {"step_iterations", "restart_every", "sampling"}
+_FUSED = {"step_iterations", "restart_every", "sampling", "prefix_tolerance"}
 """Of the options of training that came later, those that classifiers trained together may have."""
 
 Keyed = tuple[str, RunSpec]
@@ -94,8 +95,9 @@ def _no_prediction(domain: int) -> Any:
 # --- which runs go together --------------------------------------------------------------------
 
 
-def fuse_key(spec: RunSpec) -> str | None:
-    """Equal for runs whose classifiers can be trained together; None where there is no such way.
+def fuse_key(spec: RunSpec, device: torch.device) -> str | None:
+    """Equal for runs whose classifiers can be trained together on a device; None where there is no
+    such way.
 
     All layers but the last are frozen and it is random, plain SGD in float32 on the images as they
     are; `lr`, `weight_decay`, `seeds.init` and `seeds.order` may differ. AdamW divides by gradients
@@ -109,7 +111,7 @@ def fuse_key(spec: RunSpec) -> str | None:
         and pattern.frozen_prefix == pattern.depth - 1
         and pattern.kind(pattern.depth) == "R"
         and recipe.optimizer == "sgd"
-        and recipe.precision == "float32"
+        and resolved(recipe.precision, device) == "float32"
         and recipe.augment == "none"
         and recipe.expand_to is None
         and recipe.changed_fields() <= _FUSED
@@ -118,19 +120,23 @@ def fuse_key(spec: RunSpec) -> str | None:
         return None
     own = spec.model_copy(
         update={
-            "train": recipe.model_copy(update={"lr": 1.0, "weight_decay": 0.0}),
+            "train": recipe.model_copy(
+                update={"lr": 1.0, "weight_decay": 0.0, "precision": "float32"}
+            ),
             "seeds": spec.seeds.model_copy(update={"init": 0, "order": 0}),
         }
     )
     return canonical_json(own.model_dump(mode="json"))
 
 
-def companions(key: str, spec: RunSpec, runs: Iterable[Keyed], store: Store) -> list[Keyed]:
+def companions(
+    key: str, spec: RunSpec, runs: Iterable[Keyed], store: Store, device: torch.device
+) -> list[Keyed]:
     """The run and those of `runs` that can be trained with it; [] when it goes alone.
 
     A run that has a record, or a checkpoint to go on from, goes alone.
     """
-    shared = fuse_key(spec)
+    shared = fuse_key(spec, device)
     if shared is None:
         return []
 
@@ -138,7 +144,8 @@ def companions(key: str, spec: RunSpec, runs: Iterable[Keyed], store: Store) -> 
         folder = store.folder(key, spec)
         return not (folder.record_path.exists() or folder.checkpoint_path.exists())
 
-    found = [(k, s) for k, s in runs if fuse_key(s) == shared and fresh(k, s)][:MOST_HEADS]
+    alike = [(k, s) for k, s in runs if fuse_key(s, device) == shared]
+    found = [(k, s) for k, s in alike if fresh(k, s)][:MOST_HEADS]
     return found if len(found) > 1 and key in dict(found) else []
 
 
@@ -153,6 +160,7 @@ class Together:
 
     Args:
         store: where results go.
+        device: gives the device where runs are trained.
         begin: gives the execution of a run.
         report: receives events, see `bench.runs.execute.execute_batch`.
         should_stop: asked after every step.
@@ -165,11 +173,12 @@ class Together:
     def __init__(
         self,
         store: Store,
+        device: Callable[[], torch.device],
         begin: Callable[[RunFolder, RunSpec], Execution],
         report: Report,
         should_stop: Callable[[], bool],
     ) -> None:
-        self.store, self.begin = store, begin
+        self.store, self.device, self.begin = store, device, begin
         self.report, self.should_stop = report, should_stop
         self.dealt: set[str] = set()
         self.alone: set[str] = set()
@@ -179,7 +188,11 @@ class Together:
         """Trains a run with those of `runs` that go with it, if there are any."""
         if key in self.dealt | self.alone:
             return
-        group = companions(key, spec, [r for r in runs if r[0] not in self.dealt], self.store)
+        others = [run for run in runs if run[0] not in self.dealt]
+        try:
+            group = companions(key, spec, others, self.store, self.device())
+        except BenchError:  # there is no such device, as its own attempt shows
+            return
         if not group:
             return
         self.alone |= {k for k, _ in group}

@@ -20,6 +20,7 @@ from bench.planning.workspace import Session, open_session
 from bench.runs.build import Context
 from bench.runs.execute import execute_batch
 from bench.specs.run import Optimizer, TrainSpec
+from bench.training import frozen_prefix_cache
 from bench.training.domain import Domain
 from bench.training.job import Interrupted, TrainingJob
 from bench.training.loop import train
@@ -115,6 +116,20 @@ def test_classifiers_are_fused(gpus: Gpus, tmp_path: Path, results: Path) -> Non
     records, events = execute(session_of(tmp_path, results, *cells))
     assert [event["message"] for event in events if event["event"] == "note"] == []
     assert all("with 2 other runs" in one["notes"]["sharing"]["fused"] for one in records[-3:])
+
+
+@pytest.mark.parametrize("tolerance", [0.0, 1e-5])
+def test_classifiers_are_fused_within_a_tolerance(
+    gpus: Gpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, tolerance: float
+) -> None:
+    """On a GPU the size of a batch may decide last bits of what the frozen layers give."""
+    monkeypatch.setattr(frozen_prefix_cache, "_difference", lambda kept, computed: 1e-6)
+    cell = f"{FROZEN}, train.prefix_tolerance: {tolerance}"
+    cells = [f"{cell}, train.lr: {lr}" for lr in (0.01, 0.003)]
+    records, _ = execute(session_of(tmp_path, tmp_path / "results", *cells))
+    for sharing in (record["notes"]["sharing"] for record in records[-2:]):
+        assert ("fused" in sharing) is (tolerance > 0)
+        assert ("within 1.0e-06 of what a training batch" in sharing["prefix"]) is (tolerance > 0)
 
 
 SCRATCH = {

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from safetensors.torch import load_file
 
+from bench.core import processor
 from bench.core.errors import GridError
 from bench.grid.expand import load_grid
 from bench.planning.plan import batches
@@ -303,6 +305,29 @@ def test_fused_heads_equal_separate_ones(pair: tuple[Bench, Bench]) -> None:
         assert "fused" not in on.sharing(other)
 
 
+def test_what_a_gpu_needs_changes_no_bit_here(
+    pair: tuple[Bench, Bench], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: False)
+    on, _ = pair
+    files = []
+    for changes in ({}, {"prefix_tolerance": 1e-3}, {"precision": "auto"}):
+        runs = [child(seed=6, lr=lr, **changes) for lr in (0.03, 0.3)]
+        assert set(on.run(runs)) == {"done"}
+        assert all("fused" in on.sharing(spec) for spec in runs)
+        assert all("within" not in on.sharing(spec)["prefix"] for spec in runs)
+        files.append([on.record(spec)["files"] for spec in runs])
+    assert files[0] == files[1] == files[2]
+
+
+@pytest.mark.skipif(torch.cuda.is_available(), reason="there is a GPU")
+def test_runs_on_a_gpu_that_is_not_there_fail_one_by_one(tmp_path: Path) -> None:
+    bench = Bench(tmp_path)
+    bench.context = replace(bench.context, device="cuda")
+    assert bench.run(GROUP[:2]) == ["failed"] * 2
+    assert "torch finds no GPU" in bench.folder(GROUP[0]).failures()[0]["message"]
+
+
 def test_a_head_that_diverges_ends_alone(pair: tuple[Bench, Bench]) -> None:
     on, off = pair
     runs = [child(seed=5, lr=lr, epochs=4) for lr in (0.02, 1e30, 0.05)]
@@ -345,6 +370,10 @@ def test_one_that_cannot_be_published_does_not_touch_the_others(
     assert "no space left" in on.folder(runs[1]).failures()[0]["message"]
 
 
+def key_of(**changes: Any) -> str | None:
+    return fuse_key(child(**changes), torch.device("cpu"))
+
+
 @pytest.mark.parametrize(
     "changes",
     [
@@ -366,8 +395,8 @@ def test_one_that_cannot_be_published_does_not_touch_the_others(
     ],
 )
 def test_only_heads_on_the_same_features_are_fused(changes: dict[str, Any]) -> None:
-    assert fuse_key(child()) == fuse_key(child(seed=3, lr=0.5, weight_decay=0.0))
-    assert fuse_key(child(**changes)) is None
+    assert key_of() == key_of(seed=3, lr=0.5, weight_decay=0.0)
+    assert key_of(**changes) is None
     for other in (
         {"epochs": 9},
         {"sampling": "balanced"},
@@ -375,8 +404,17 @@ def test_only_heads_on_the_same_features_are_fused(changes: dict[str, Any]) -> N
         {"batch_size": 8},
         {"momentum": 0.0},
         {"select": "last"},
+        {"prefix_tolerance": 1e-5},
     ):
-        assert fuse_key(child(**other)) not in (None, fuse_key(child()))
+        assert key_of(**other) not in (None, key_of())
+
+
+@pytest.mark.parametrize("native", ["float32", "bfloat16"])
+def test_heads_are_fused_where_auto_is_float32(
+    native: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(processor, "has_bfloat16", lambda: native == "bfloat16")
+    assert key_of(precision="auto") == (key_of() if native == "float32" else None)
 
 
 GRID = """\
