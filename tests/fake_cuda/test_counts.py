@@ -3,22 +3,34 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from bench.data.transforms.mixing import draw_mix
+from bench.methods import Ingredients
+from bench.methods.finetuning.joint import Joint, JointOptions
+from bench.methods.finetuning.plain import Plain
 from bench.models import layers
+from bench.models.heads import MultiHead
+from bench.specs.pattern import LayerPattern
 from bench.specs.run import ModelSpec, TrainSpec
 from bench.training import optimizers
+from bench.training.activations import ActivationStore
 from bench.training.domain import Domain, DomainBatch
 from bench.training.domain_batches import Feed, FeedOptions, further_noise
 from bench.training.evaluation import predict_feed
+from bench.training.frozen_prefix_cache import frozen_prefix
 from bench.training.fused import Head, train_heads
+from bench.training.job import TrainingJob
+from bench.training.loop import train
 from bench.training.steps import Stepper, Sums, shown_in
 from tests.fake_cuda.devices import Gpus
 
@@ -120,6 +132,73 @@ def test_evaluation_waits_once(gpus: Gpus) -> None:
     with counting(gpus):
         predict_feed(training.model, training.feed, batch_size=8)
     assert sum(gpus.counts.waits.values()) == 1, gpus.counts.table()
+
+
+def plain(recipe: TrainSpec, folder: Path) -> TrainingJob:
+    net = layers.create(ModelSpec(name="narrow8_32"), 3, seed=0)
+    groups = [{"params": list(net.parameters())}]
+    method = Plain(Ingredients(DATA, recipe))
+    return TrainingJob(net, method, groups, recipe, validation=DATA, device=GPU)
+
+
+def joint(recipe: TrainSpec, folder: Path) -> TrainingJob:
+    trunk = nn.Sequential(nn.AvgPool2d(8), nn.BatchNorm2d(3), nn.Flatten())
+    net = MultiHead(trunk, [nn.Linear(48, 3), nn.Linear(48, 3)])
+    groups = [{"params": list(net.parameters())}]
+    method = Joint(Ingredients(DATA, recipe, sources=(DATA,)), JointOptions())
+    return TrainingJob(net, method, groups, recipe, validation=DATA, device=GPU, forward=net)
+
+
+def frozen(recipe: TrainSpec, folder: Path) -> TrainingJob:
+    """Five of eight layers are frozen, and what they give is kept."""
+    pattern = LayerPattern.parse("F(1-5)T(6-7)R(8)")
+    net, parent = (layers.create(ModelSpec(name="narrow8_32"), 3, seed=n).to(GPU) for n in (0, 1))
+    layers.apply_pattern(net, pattern, parent.state_dict())
+    modes, method = layers.freeze_modes(net, pattern, False), Plain(Ingredients(DATA, recipe))
+    cut = frozen_prefix(
+        net,
+        5,
+        32,
+        identity="toy",
+        recipe=recipe,
+        store=ActivationStore(folder),
+        set_modes=modes,
+        first_steps=lambda: method.steps(0),
+    )
+    assert cut is not None
+
+    def share(feeds: Sequence[Feed], validation: Feed | None) -> None:
+        cut(feeds, validation)
+        assert cut.notes["prefix"].startswith("cached")
+
+    groups = layers.parameter_groups(net, pattern, recipe)
+    job = TrainingJob(net, method, groups, recipe, validation=DATA, device=GPU, set_modes=modes)
+    return replace(job, **cut.job() | {"share": share})
+
+
+WHOLE = {
+    "plain": (plain, {}),
+    "averaged": (plain, {"ema": 0.9}),
+    "mixed": (plain, {"clip_norm": 1.0, "mixup": 0.2}),
+    "joint": (joint, {}),
+    "frozen": (frozen, {"augment": "flip"}),
+}
+
+
+@pytest.mark.parametrize(("job", "changes"), WHOLE.values(), ids=WHOLE)
+def test_a_training_waits_and_copies_by_the_epoch(
+    gpus: Gpus, tmp_path: Path, job: Callable[..., TrainingJob], changes: dict[str, Any]
+) -> None:
+    """As often with 2 steps in an epoch as with 8."""
+    counts = []
+    for size in (12, 3):
+        recipe = TrainSpec(epochs=2, batch_size=size, select="last", **changes)
+        prepared = job(recipe, tmp_path)
+        with counting(gpus):
+            outcome = train(prepared)
+        assert outcome.steps == 2 * len(DATA.labels) // size
+        counts.append((gpus.counts.waits.total(), gpus.counts.copies.total()))
+    assert counts[0] == counts[1], gpus.counts.table()
 
 
 def test_fused_classifiers_wait_by_the_epoch(gpus: Gpus) -> None:

@@ -54,6 +54,8 @@ CELLS = {
     "low-rank": "method: plain, train.tuned: lora",
     "refit": "method: plain, train.refit: true",
     "probed": "method: plain, train.head: probe",
+    "wise": "pattern: F(1-8), source: none, parent: {source: shapes, pattern: tune}, method: wise",
+    "soup": "method: {name: soup, choose: greedy, over: {train.lr: [0.01, 0.003]}}",
     "joint": BORROWS + "method: joint",
     "separate": BORROWS + "method: {name: joint, batch_norm: separate}",
     "soft": BORROWS + "method: soft",
