@@ -128,11 +128,19 @@ class FrozenPrefix:
             return "dropout in frozen layers is active (frozen_dropout: true)"
         self.store.differences[key, 0] = 0.0
         training.fills_up = True  # also where nothing is kept in the end: the bits are the same
-        if not self._keep(training):
-            return "its activations exceed the room for them in memory and on the disk"
-        difference, allowed = self._difference(training, key), self._allowed(training)
+        smallest = _smallest_pass(self.first_steps(), self.recipe.accumulate)
+        tried = key, min(training.domain.size, smallest)
+        allowed, is_new = self._allowed(training), self.store.get(key) is None
+        if self.store.differences.get(tried, 0.0) <= allowed:
+            if not self._keep(training):
+                return "its activations exceed the room for them in memory and on the disk"
+            if tried not in self.store.differences:
+                self.store.differences[tried] = self._difference(training, tried[1])
+        difference = self.store.differences[tried]
         if difference > allowed:
             training.forget()
+            if is_new:  # no other run has taken them
+                self.store.drop(key)
             return (
                 "a training batch gives other values here than all images at once, by "
                 f"{difference:.1e} of the largest; train.prefix_tolerance is {allowed:g}"
@@ -198,13 +206,11 @@ class FrozenPrefix:
         self.model.eval()
         return torch.equal(first, second) and torch.equal(first, images(0, count))
 
-    def _difference(self, feed: Feed, key: str) -> float:
-        """How far kept rows are from those that a batch of training gives, see `_difference`."""
+    def _difference(self, feed: Feed, count: int) -> float:
+        """How far `count` kept rows are from those that a batch of training gives, see
+        `_difference`."""
         size = feed.domain.size  # rows of all passes that have computed what is kept
-        count = min(size, _smallest_pass(self.first_steps(), self.recipe.accumulate))
         indices = np.linspace(0, size - 1, count).round().astype(np.int64)
-        if (key, len(indices)) in self.store.differences:
-            return self.store.differences[key, len(indices)]
         fixed = feed.options.fixed
         if fixed is None:
             generator = torch.Generator().manual_seed(0)
@@ -216,9 +222,7 @@ class FrozenPrefix:
             shown = Shown.of(indices, noise, feed.options.device, view)
         kept = feed.training_batch(shown)
         computed = feed.without_cache().training_batch(shown)
-        found = _difference(kept, computed)
-        self.store.differences[key, len(indices)] = found
-        return found
+        return _difference(kept, computed)
 
     def _cuda(self, feed: Feed) -> list[torch.device]:
         return [feed.options.device] if feed.options.device.type == "cuda" else []

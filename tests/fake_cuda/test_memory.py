@@ -9,17 +9,20 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from torch import nn
 
 from bench.data.rows import Rows
 from bench.methods import build_features
 from bench.methods.features.task import FeatureTask
 from bench.models import layers
-from bench.specs.run import ModelSpec
-from bench.training import domain_batches
-from bench.training.domain import Domain
-from bench.training.domain_batches import Pixels
+from bench.specs.run import ModelSpec, TrainSpec
+from bench.training import domain_batches, frozen_prefix_cache
+from bench.training.activations import ActivationStore
+from bench.training.domain import Domain, DomainBatch
+from bench.training.domain_batches import Feed, FeedOptions, Pixels
+from bench.training.frozen_prefix_cache import FrozenPrefix
 from tests.fake_cuda.devices import Gpus
-from tests.fake_cuda.test_training import CELLS, execute, session_of
+from tests.fake_cuda.test_training import CELLS, FROZEN, execute, session_of
 
 GPU = torch.device("cuda", 0)
 IMAGES = np.random.default_rng(0).integers(0, 256, (50, 32, 32, 3), dtype=np.uint8)
@@ -34,11 +37,58 @@ def no_collector() -> Iterator[None]:
     gc.enable()
 
 
-@pytest.mark.parametrize("cell", ["plain", "selective", "svm"])
+ENDED = {name: [cell] for name, cell in CELLS.items() if name in ("plain", "selective", "svm")}
+ENDED |= {name: [CELLS[name]] for name in ("frozen", "joint", "averaged", "extract")}
+ENDED["fused"] = [f"{FROZEN}, train.lr: {lr}" for lr in (0.01, 0.003)]
+SHARED = {"frozen": "cached: layers 1 to 5 of 8", "fused": "with 1 other run"}
+
+
+@pytest.mark.parametrize("name", ENDED)
 @pytest.mark.usefixtures("no_collector")
-def test_a_finished_run_leaves_nothing_on_the_gpu(gpus: Gpus, tmp_path: Path, cell: str) -> None:
-    execute(session_of(tmp_path, tmp_path / "results", CELLS[cell]))
+def test_a_finished_run_leaves_nothing_on_the_gpu(gpus: Gpus, tmp_path: Path, name: str) -> None:
+    records, _ = execute(session_of(tmp_path, tmp_path / "results", *ENDED[name]))
+    assert SHARED.get(name, "") in str(records[-1]["notes"].get("sharing"))
     assert torch.cuda.memory_allocated() == 0
+
+
+def test_rows_that_are_refused_do_not_stay(
+    gpus: Gpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are they computed again, and those that a run with a tolerance has taken do stay."""
+    monkeypatch.setattr(frozen_prefix_cache, "_difference", lambda kept, computed: 1e-4)
+    store, data = ActivationStore(tmp_path), Domain("toy", IMAGES, np.zeros(50, np.int64), 1)
+    passes: list[int] = []
+
+    def prefix(x: torch.Tensor) -> torch.Tensor:
+        passes.append(len(x))
+        return x.flatten(1)
+
+    def tried(tolerance: float) -> str:
+        feed = Feed(data, FeedOptions(GPU, resident=False), prefix)
+        cut = FrozenPrefix(
+            nn.Identity(),
+            prefix,
+            nn.Identity(),
+            layers=1,
+            depth=2,
+            share=1.0,
+            identity="toy",
+            recipe=TrainSpec(augment="none", batch_size=20, prefix_tolerance=tolerance),
+            store=store,
+            set_modes=lambda: None,
+            first_steps=lambda: [(DomainBatch(0, np.arange(20)),)],
+        )
+        passes.clear()
+        cut([feed], None)
+        return cut.notes["prefix"]
+
+    for size in (50, 0):
+        assert tried(0.0).startswith("recomputed: a training batch gives other values")
+        assert max(passes, default=0) == size
+        assert torch.cuda.memory_allocated() == 0
+    for tolerance, note in ((2e-4, "cached"), (0.0, "recomputed")):
+        assert tried(tolerance).startswith(note)
+        assert torch.cuda.memory_allocated() == 4 * IMAGES.size
 
 
 def test_what_the_allocator_keeps_for_later_is_free(gpus: Gpus) -> None:
