@@ -188,6 +188,7 @@ class FrozenPrefix:
         ]
         parts += [resolved(options.precision, options.device), options.channels_last]
         parts += [options.device, torch.get_num_threads()]
+        parts.append(self.recipe.deterministic and options.device.type == "cuda")
         if options.fixed is not None:
             parts += [options.fixed, options.augment, options.crop_pad, options.scale]
             parts += [options.policy, options.erasing]

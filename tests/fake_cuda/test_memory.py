@@ -5,6 +5,7 @@ from __future__ import annotations
 import gc
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from torch import nn
 
 from bench.data.rows import Rows
 from bench.methods import build_features
+from bench.methods.features.kept import KeptFeatures
 from bench.methods.features.task import FeatureTask
 from bench.models import layers
 from bench.specs.run import ModelSpec, TrainSpec
@@ -21,6 +23,7 @@ from bench.training.activations import ActivationStore
 from bench.training.domain import Domain, DomainBatch
 from bench.training.domain_batches import Feed, FeedOptions, Pixels
 from bench.training.frozen_prefix_cache import FrozenPrefix
+from bench.training.process import deterministic
 from tests.fake_cuda.devices import Gpus
 from tests.fake_cuda.test_training import CELLS, FROZEN, execute, session_of
 
@@ -51,44 +54,69 @@ def test_a_finished_run_leaves_nothing_on_the_gpu(gpus: Gpus, tmp_path: Path, na
     assert torch.cuda.memory_allocated() == 0
 
 
-def test_rows_that_are_refused_do_not_stay(
-    gpus: Gpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Nor are they computed again, and those that a run with a tolerance has taken do stay."""
-    monkeypatch.setattr(frozen_prefix_cache, "_difference", lambda kept, computed: 1e-4)
-    store, data = ActivationStore(tmp_path), Domain("toy", IMAGES, np.zeros(50, np.int64), 1)
-    passes: list[int] = []
+class Keeping:
+    """Runs of a batch on one device that share what a frozen layer gives of 50 images."""
 
-    def prefix(x: torch.Tensor) -> torch.Tensor:
-        passes.append(len(x))
+    def __init__(self, folder: Path, device: torch.device) -> None:
+        self.store, self.device = ActivationStore(folder), device
+        self.passes: list[int] = []
+
+    def prefix(self, x: torch.Tensor) -> torch.Tensor:
+        self.passes.append(len(x))
         return x.flatten(1)
 
-    def tried(tolerance: float) -> str:
-        feed = Feed(data, FeedOptions(GPU, resident=False), prefix)
+    def run(self, **recipe: Any) -> str:
+        """What one more run notes; `passes` are its own."""
+        self.passes.clear()
+        data = Domain("toy", IMAGES, np.zeros(50, np.int64), 1)
         cut = FrozenPrefix(
             nn.Identity(),
-            prefix,
+            self.prefix,
             nn.Identity(),
             layers=1,
             depth=2,
             share=1.0,
             identity="toy",
-            recipe=TrainSpec(augment="none", batch_size=20, prefix_tolerance=tolerance),
-            store=store,
+            recipe=TrainSpec(augment="none", batch_size=20, **recipe),
+            store=self.store,
             set_modes=lambda: None,
             first_steps=lambda: [(DomainBatch(0, np.arange(20)),)],
         )
-        passes.clear()
-        cut([feed], None)
+        cut([Feed(data, FeedOptions(self.device, resident=False), self.prefix)], None)
         return cut.notes["prefix"]
 
+
+def test_rows_that_are_refused_do_not_stay(
+    gpus: Gpus, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Nor are they computed again, and those that a run with a tolerance has taken do stay."""
+    monkeypatch.setattr(frozen_prefix_cache, "_difference", lambda kept, computed: 1e-4)
+    runs = Keeping(tmp_path, GPU)
     for size in (50, 0):
-        assert tried(0.0).startswith("recomputed: a training batch gives other values")
-        assert max(passes, default=0) == size
+        assert runs.run().startswith("recomputed: a training batch gives other values")
+        assert max(runs.passes, default=0) == size
         assert torch.cuda.memory_allocated() == 0
     for tolerance, note in ((2e-4, "cached"), (0.0, "recomputed")):
-        assert tried(tolerance).startswith(note)
+        assert runs.run(prefix_tolerance=tolerance).startswith(note)
         assert torch.cuda.memory_allocated() == 4 * IMAGES.size
+
+
+@pytest.mark.parametrize("device", [GPU, torch.device("cpu")], ids=str)
+def test_a_deterministic_run_takes_what_deterministic_runs_have_kept(
+    gpus: Gpus, tmp_path: Path, device: torch.device
+) -> None:
+    """On a CPU there are no other algorithms, and all of them share."""
+    runs, net = Keeping(tmp_path, device), nn.Linear(2, 2).to(device)
+    computed, identities = [], []
+    for is_on in (False, True, True):
+        with deterministic(device, is_on):
+            assert runs.run(deterministic=is_on).startswith("cached")
+            computed.append(50 in runs.passes)
+            kept = KeptFeatures.of(tmp_path, net, nn.Module(), "penultimate", device)
+            identities.append(kept.identity)
+    assert computed == [True, device == GPU, False]
+    assert (identities[0] != identities[1]) is (device == GPU)
+    assert identities[1] == identities[2]
 
 
 def test_what_the_allocator_keeps_for_later_is_free(gpus: Gpus) -> None:

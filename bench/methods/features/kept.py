@@ -107,4 +107,6 @@ def _machine(device: torch.device) -> tuple[object, ...]:
     if device.type == "cpu":
         return torch.get_num_threads(), torch.backends.cpu.get_cpu_capability()
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
-    return torch.cuda.get_device_name(device), *tf32, torch.backends.cudnn.deterministic
+    deterministic = torch.are_deterministic_algorithms_enabled()
+    cudnn = torch.backends.cudnn.deterministic
+    return torch.cuda.get_device_name(device), *tf32, cudnn, deterministic
