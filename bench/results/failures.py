@@ -13,14 +13,17 @@ from typing import Any
 import torch
 
 from bench.core.errors import BenchError, of_files
+from bench.training.steps import IN_STEP
 
 GPU_MEMORY = "out of GPU memory"
 GPU_FAULT = "GPU error"
 """After it the process computes nothing on its GPU any more."""
 
 _GPU_MEMORY = re.compile(
-    r"CUDA(?: error:)? out of memory|CU(?:BLAS|DNN|SPARSE|FFT)_(?:STATUS_)?ALLOC_FAILED"
-    r"|CUDNN_STATUS_NOT_INITIALIZED",
+    r"CUDA(?: error:| driver error:| ran)? out of memory"
+    r"|CU(?:BLAS|DNN|SPARSE|FFT|SOLVER)_(?:STATUS_)?ALLOC_FAILED|CUDNN_STATUS_NOT_INITIALIZED"
+    r"|CUBLAS_STATUS_NOT_INITIALIZED,? when calling `cublas(?:Lt)?Create"
+    r"|Cuda failure (?:\d+ )?'out of memory'",  # NCCL's
     re.I,
 )
 _GPU_FAULT = re.compile(r"CUDA error|CU(?:BLAS|DNN|SOLVER|FFT)_\w+|device-side assert|NCCL error")
@@ -35,11 +38,13 @@ class Failure:
         reason: a word or two, by which more memory or time is asked for.
         message: everything, to be kept beside the run.
         summary: one line, for progress.
+        in_step: whether a training step raised it.
     """
 
     reason: str
     message: str
     summary: str
+    in_step: bool = False
 
     def to_keep(self) -> dict[str, str]:
         """What is kept beside the run."""
@@ -52,7 +57,8 @@ class Failure:
     @classmethod
     def from_json(cls, values: Mapping[str, Any]) -> Failure:
         """What `to_json` gave; other values are left alone."""
-        return cls(str(values["reason"]), str(values["message"]), str(values["summary"]))
+        reason, message, summary = (str(values[name]) for name in ("reason", "message", "summary"))
+        return cls(reason, message, summary, bool(values.get("in_step")))
 
 
 class GpuFaultError(Exception):
@@ -88,7 +94,8 @@ def failure_of(error: Exception, place: Path | None = None) -> Failure:
     reason = _of_memory_or_gpu(error)
     if reason in (GPU_MEMORY, "out of memory"):
         text = str(error)
-        return Failure(reason, text, text.strip() or reason)
+        in_step = IN_STEP in getattr(error, "__notes__", ())
+        return Failure(reason, text, text.strip() or reason, in_step)
     reason = reason or type(error).__name__
     if isinstance(error, BenchError):
         summary = f"{error.place}: {error.message}" if error.place else error.message

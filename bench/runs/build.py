@@ -32,6 +32,7 @@ from bench.results.store import Store
 from bench.specs.batches import natural_steps
 from bench.specs.run import FromRun, RunSpec
 from bench.training.domain import Domain
+from bench.training.domain_batches import BATCH_SIZE
 from bench.training.job import Method
 from bench.training.steps import Forward
 
@@ -53,6 +54,7 @@ class Context:
         activations_mib: room for activations that runs share; eight times as much on the disk.
         resident: whether a GPU may hold all images of a run.
         passes: forward passes that each of a step's `train.accumulate` parts is cut into.
+        forward_images: of a forward pass without gradients, at most.
         tensorboard: whether runs write event files (`bench.exports.tensorboard`).
         workers_on_gpu: processes that share the GPU, this one included.
     """
@@ -67,6 +69,7 @@ class Context:
     gpus: int = 1
     resident: bool = True
     passes: int = 1
+    forward_images: int = BATCH_SIZE
     tensorboard: bool = False
     workers_on_gpu: int = 1
 

@@ -18,6 +18,7 @@ from bench.core.child_process import Starter
 if TYPE_CHECKING:
     import torch
 
+    from bench.results.failures import Failure
     from bench.runs.build import Context
 
 
@@ -41,10 +42,18 @@ def main() -> None:
     except Exception as error:
         failure = failure_of(error)
         print(failure.message, file=sys.stderr)
-        torn = isinstance(error, RuntimeError) and bool(_TORN.search(str(error)))
+        torn = is_torn(error, failure)
         report({"event": "failed", "torn": torn, **failure.to_json()})
         sys.stderr.flush()
         os._exit(1)
+
+
+def is_torn(error: Exception, failure: Failure) -> bool:
+    """Whether another process's end may have caused the error; too little memory is one's own."""
+    from bench.results.failures import GPU_MEMORY
+
+    own = failure.reason == GPU_MEMORY or not isinstance(error, RuntimeError)
+    return not own and bool(_TORN.search(str(error)))
 
 
 def _execute(starter: Starter) -> str:

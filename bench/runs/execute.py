@@ -24,7 +24,7 @@ from bench.exports.tensorboard import LiveScalars
 from bench.methods import METHODS
 from bench.models import layers
 from bench.models.tuning import add_low_rank, merge, merged_state, unfreezing
-from bench.results.failures import GPU_FAULT, GPU_MEMORY, GpuFaultError, failure_of
+from bench.results.failures import GPU_FAULT, GPU_MEMORY, Failure, GpuFaultError, failure_of
 from bench.results.store import RunFolder, Store
 from bench.runs.averaged import averaged
 from bench.runs.build import (
@@ -47,6 +47,7 @@ from bench.runs.untested import trained_untested
 from bench.specs.run import RunSpec
 from bench.training.activations import ActivationStore
 from bench.training.data_parallel import Team
+from bench.training.domain_batches import BATCH_SIZE, most_images_per_pass
 from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.job import Interrupted, Method, Outcome, TrainingJob, unshared
 from bench.training.loop import train
@@ -55,6 +56,9 @@ from bench.training.process import begin_measuring, deterministic
 
 _MOST_PASSES = 16
 """Forward passes that a step is cut into where the memory of the GPU is short."""
+
+_FEWEST_IMAGES = 8
+"""Of a forward pass without gradients, where the memory of the GPU is short."""
 
 
 def execute_batch(
@@ -182,30 +186,62 @@ def execute_rank(
 def _execute(run: Execution) -> str:
     """Trains, evaluates, checks the invariants, publishes; the run's status.
 
-    Where the memory of the GPU does not suffice it is tried again with less of it: first without
-    the images there, then with smaller forward passes, which add up to the same steps.
+    Where the memory of the GPU does not suffice it is tried again with less of it, see `_saving`.
     """
     while True:
         try:
             return _execute_once(run)
         except Exception as error:
-            failure, passes = failure_of(error, run.folder.path), run.context.passes
-            short = failure.reason == GPU_MEMORY and 2 * passes <= _MOST_PASSES
-            if not short or run.is_on_features or run.team.size > 1:
+            failure = failure_of(error, run.folder.path)
+            less = _saving(run, failure)
+            if less is None or run.team.size > 1:
                 raise
-        less = replace(run.context, passes=passes if run.context.resident else 2 * passes)
-        run = replace(run, context=replace(less, resident=False))
-        text = f"{failure.summary.splitlines()[0]}; tried again {_savings(run.context)}"
+        run = replace(run, context=less)
+        text = f"{failure.summary.splitlines()[0]}; tried again {_savings(less)}"
         run.report({"event": "note", "id": run.folder.run_id, "message": text})
         gc.collect()
         if torch.cuda.is_available():
             torch.cuda.empty_cache()
 
 
+def _saving(run: Execution, failure: Failure) -> Context | None:
+    """The context with which a run takes less GPU memory; None where nothing more can be saved.
+
+    First the images leave the GPU. Then a step is cut into more passes, which add up to the same,
+    if it was a step that failed; else forward passes without gradients have fewer images.
+    """
+    context = run.context
+    if failure.reason != GPU_MEMORY:
+        return None
+    if context.resident and not run.is_on_features:
+        return replace(context, resident=False)
+    if failure.in_step:
+        more = 2 * context.passes
+        return replace(context, passes=more) if more <= _MOST_PASSES else None
+    fewer = context.forward_images // 2
+    return replace(context, forward_images=fewer) if fewer >= _FEWEST_IMAGES else None
+
+
 def _savings(context: Context) -> str:
     """How GPU memory is saved."""
-    passes = "" if context.passes == 1 else f" and {context.passes} forward passes for each one"
-    return f"with the images in host memory{passes}"
+    ways = [] if context.resident else ["the images in host memory"]
+    if context.passes > 1:
+        ways.append(f"{context.passes} forward passes for each one")
+    if context.forward_images < BATCH_SIZE:
+        ways.append(f"at most {context.forward_images} images in a pass without gradients")
+    return f"with {' and '.join(ways)}" if ways else ""
+
+
+def _noted(finished: Finished, context: Context) -> Finished:
+    """The same with a note for the record of how GPU memory was saved, if it was."""
+    savings = _savings(context)
+    if not savings:
+        return finished
+    bits = context.forward_images < BATCH_SIZE
+    other = ", which can move the last bits of features and scores" if bits else ""
+    note = f"the GPU has too little memory: executed {savings}{other}"
+    outcome = finished.outcome
+    return replace(finished, outcome=replace(outcome, notes=(note, *outcome.notes)))
 
 
 def _check_batch_norm(model: nn.Module) -> None:
@@ -230,13 +266,15 @@ def _execute_once(run: Execution) -> str:
         return execute_ranks(key, run.spec, run.context, run.report, run.should_stop)
     begin_measuring(run.device)
     run.check_identity()
-    with deterministic(run.device, run.spec.train.deterministic):
+    few = most_images_per_pass(run.context.forward_images)
+    with deterministic(run.device, run.spec.train.deterministic), few:
         average = METHODS[run.spec.method.name].kind == "weights"
         finished = averaged(run) if average else trained_untested(run) or _trained(run)
         status = finished.outcome.status
         if run.spec.train.refit and status == "done" and not run.is_on_features:
             finished = _trained_again(run, finished)
             status = finished.outcome.status
+        finished = _noted(finished, run.context)
         return publish(finished, run.folder, run.context) if run.team.leads else status
 
 
@@ -283,8 +321,6 @@ def _train(run: Execution, model: nn.Module, frozen: str, chosen: Outcome | None
     method = build_method(run.spec, run.data, model, run.context, bank)
     run.check_inputs(method.domains)
     job, prefix = _job(run, model, method, frozen)
-    if not run.context.resident:
-        began.append(f"the GPU has too little memory: trained {_savings(run.context)}")
     if chosen is not None:
         job = second_job(job, chosen, run.folder)
     before = 0 if chosen is None else len(chosen.history)

@@ -6,9 +6,11 @@ its first step, so that no step waits for anything.
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import itertools
 from collections.abc import Callable, Iterator
+from contextvars import ContextVar
 from dataclasses import dataclass, replace
 
 import numpy as np
@@ -44,6 +46,8 @@ BASE_COLUMNS = 8
 
 BATCH_SIZE = 256
 """Images of a forward pass without gradients, at most; it can move the last bit of a result."""
+
+_most_images = ContextVar("most images of a forward pass without gradients", default=BATCH_SIZE)
 
 _PASS_PIXELS = 64 * 96 * 96
 """Of such a pass on a processor, at most: more are not faster there, and take more memory."""
@@ -131,6 +135,16 @@ def further_noise(train: TrainSpec) -> dict[str, int]:
     return further | ({"erasing": erasing.COLUMNS} if train.random_erasing else {})
 
 
+@contextlib.contextmanager
+def most_images_per_pass(count: int) -> Iterator[None]:
+    """Inside, a forward pass without gradients has at most so many images."""
+    before = _most_images.set(count)
+    try:
+        yield
+    finally:
+        _most_images.reset(before)
+
+
 def images_per_pass(height: int, width: int, device: torch.device) -> int:
     """Images of a forward pass without gradients.
 
@@ -138,10 +152,14 @@ def images_per_pass(height: int, width: int, device: torch.device) -> int:
     [256, 64, 16]
     >>> images_per_pass(224, 224, torch.device("cuda"))
     256
+    >>> with most_images_per_pass(64):
+    ...     images_per_pass(224, 224, torch.device("cuda"))
+    64
     """
+    most = _most_images.get()
     if device.type != "cpu":
-        return BATCH_SIZE
-    return min(BATCH_SIZE, max(_FEWEST, _PASS_PIXELS // (height * width)))
+        return most
+    return min(most, max(_FEWEST, _PASS_PIXELS // (height * width)))
 
 
 def even_passes(images: int, most: int) -> list[int]:

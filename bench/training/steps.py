@@ -26,6 +26,9 @@ from bench.training.precision import autocast
 Parts = tuple[tuple[int, int], ...]
 """((domain, number of samples), ...) in the order of the batch; a sample of V views is V images."""
 
+IN_STEP = "in a training step"
+"""Note of an error that a step raised."""
+
 Forward = Callable[[Tensor, Parts], Sequence[Tensor]]
 """(inputs of the parts one after the other, parts) -> logits (n, C_domain) of each part."""
 
@@ -227,6 +230,13 @@ class Stepper:
             sums: counts the step.
             mix: of the target's images.
         """
+        try:
+            return self._take(step, shown, sums, mix)
+        except RuntimeError as error:
+            error.add_note(IN_STEP)
+            raise
+
+    def _take(self, step: Step, shown: tuple[Shown, ...], sums: Sums, mix: Mix | None) -> Tensor:
         loss: Tensor | None = None
         losses: dict[int, Tensor] = {}
         correct: Tensor | None = None
