@@ -12,6 +12,7 @@ import itertools
 from collections.abc import Callable, Iterator
 from contextvars import ContextVar
 from dataclasses import dataclass, replace
+from typing import Any
 
 import numpy as np
 import torch
@@ -38,6 +39,7 @@ from bench.specs.run import Augment, TrainSpec
 from bench.training.activations import Activations, Room, in_memory
 from bench.training.domain import Domain
 from bench.training.precision import autocast
+from bench.training.process import free_gpu_bytes
 
 Prefix = Callable[[Tensor], Tensor]
 
@@ -215,73 +217,88 @@ class Shown:
         return Shown(indices, self.rows.flip(0), self.noise.flip(0), self.drawn.flip(0), self.view)
 
 
-class Pixels:
-    """Gives images of a domain by number, as uint8 tensors on the device.
+class DeviceRows:
+    """Gives rows of an array by number, images or features, as tensors on the device.
 
     On the CPU they are read in place, memory-mapped or not. A GPU holds all of them where they take
     less than half of its free memory; else each batch is copied from pinned memory on a stream of
     its own, so that it travels while the batch before is computed, and nobody waits.
 
     Args:
-        images: uint8 (N, V S, S, 3).
+        rows: (N, ...); images are uint8 (N, V S, S, 3).
         device: where they are wanted.
         resident: whether a GPU may hold all of them.
+        besides: bytes of its memory that something else will take.
     """
 
     def __init__(
-        self, images: NDArray[np.uint8] | Rows, device: torch.device, resident: bool
+        self,
+        rows: NDArray[Any] | Rows,
+        device: torch.device,
+        resident: bool,
+        besides: int = 0,
     ) -> None:
-        self._images, self._device = images, device
+        self._rows, self._device = rows, device
+        self._dtype = torch.from_numpy(np.empty(0, rows.dtype)).dtype
         self._whole: Tensor | None = None
         self._copies: torch.cuda.Stream | None = None
-        if device.type == "cuda" and resident and images.nbytes <= _free_bytes(device) // 2:
+        on_gpu = device.type == "cuda"
+        if on_gpu and resident and rows.nbytes <= (free_gpu_bytes(device) - besides) // 2:
             self._whole = self._moved()
-        elif device.type == "cuda":
+        elif on_gpu:
             self._copies = torch.cuda.Stream(device)  # type: ignore[no-untyped-call]
 
     def _moved(self) -> Tensor:
-        """All images on the GPU, block by block: a second copy in host memory has no room."""
-        images = self._images
-        whole = torch.empty(images.shape, dtype=torch.uint8, device=self._device)
-        rows = max(1, _BLOCK_BYTES * len(images) // max(images.nbytes, 1))
-        block = torch.empty(
-            (min(rows, len(images)), *images.shape[1:]), dtype=torch.uint8, pin_memory=True
-        )
-        for start in range(0, len(images), rows):
-            part = block[: len(images) - start]
-            part.numpy()[:] = images[start : start + rows]
-            whole[start : start + rows].copy_(part)
+        """All rows on the GPU, block by block: a second copy in host memory has no room."""
+        rows = self._rows
+        whole = torch.empty(rows.shape, dtype=self._dtype, device=self._device)
+        count = max(1, _BLOCK_BYTES * len(rows) // max(rows.nbytes, 1))
+        block = pinned((min(count, len(rows)), *rows.shape[1:]), self._dtype)
+        for start in range(0, len(rows), count):
+            part = block[: len(rows) - start]
+            part.numpy()[:] = rows[start : start + count]
+            whole[start : start + count].copy_(part)
         return whole
 
     def rows(self, indices: NDArray[np.int64], on_device: Tensor) -> Tensor:
-        """(n, V S, S, 3) of images by number; the numbers are given in both places."""
+        """(n, ...) by number; the numbers are given in both places."""
         if self._whole is not None:
             return self._whole.index_select(0, on_device)
-        return self._sent(self._images[indices])
+        return self._sent(self._rows[indices])
 
     def between(self, start: int, stop: int) -> Tensor:
-        """(n, V S, S, 3) of images start..stop-1; do not write to them."""
+        """(n, ...) of rows start..stop-1; do not write to them."""
         if self._whole is not None:
             return self._whole[start:stop]
-        return self._sent(self._images[np.arange(start, min(stop, len(self._images)))])
+        part = self._rows[start:stop]
+        return self._sent(part if part.flags.writeable else part.copy())
 
-    def _sent(self, images: NDArray[np.uint8]) -> Tensor:
+    def _sent(self, rows: NDArray[Any]) -> Tensor:
         if self._copies is None:
-            return torch.from_numpy(images)
-        pinned = torch.empty(images.shape, dtype=torch.uint8, pin_memory=True)
-        pinned.numpy()[:] = images
+            return torch.from_numpy(rows)
+        block = pinned(rows.shape, self._dtype)
+        block.numpy()[:] = rows
         with torch.cuda.stream(self._copies):
-            sent = pinned.to(self._device, non_blocking=True)
+            sent = block.to(self._device, non_blocking=True)
         now = torch.cuda.current_stream(self._device)
         now.wait_stream(self._copies)
         sent.record_stream(now)
         return sent
 
 
-def _free_bytes(device: torch.device) -> int:
-    """Free memory of a GPU, with what the allocator keeps for later."""
-    free, _ = torch.cuda.mem_get_info(device)
-    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+def pinned(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
+    """Host memory that stays in its place: copies from it to a GPU need no waiting.
+
+    Raises:
+        MemoryError: the host has too little; torch's own error is that of a full GPU.
+    """
+    try:
+        return torch.empty(shape, dtype=dtype, pin_memory=True)
+    except RuntimeError as error:
+        if "out of memory" not in str(error):
+            raise
+        mib = torch.Size(shape).numel() * dtype.itemsize / 2**20
+        raise MemoryError(f"the host has no {mib:.0f} MiB of memory to pin for a GPU") from error
 
 
 class Feed:
@@ -301,7 +318,7 @@ class Feed:
         self.domain, self.options, self.prefix = domain, options, prefix
         self.fills_up = False
         self.labels = torch.from_numpy(domain.labels).to(options.device)
-        self._images = Pixels(domain.images, options.device, options.resident)
+        self._images = DeviceRows(domain.images, options.device, options.resident)
         self._constants = Constants()
         self._cached: Activations | None = None
         red, green, blue = (round(255 * m) for m in domain.mean)

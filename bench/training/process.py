@@ -84,6 +84,12 @@ def begin_measuring(device: torch.device) -> None:
         torch.cuda.reset_peak_memory_stats(device)
 
 
+def free_gpu_bytes(device: torch.device) -> int:
+    """Free memory of a GPU, with what the allocator keeps for later."""
+    free, _ = torch.cuda.mem_get_info(device)
+    return free + torch.cuda.memory_reserved(device) - torch.cuda.memory_allocated(device)
+
+
 def gpu_memory_mib() -> dict[str, float]:
     """The most that this process has reserved of its GPU since `begin_measuring`, and the GPU's
     memory, as workers report them; nothing where it has computed on none, or where it cannot be

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load_file
@@ -18,6 +19,7 @@ from bench.specs.data import DataSpec
 from bench.specs.run import MethodSpec, ModelSpec, RunSpec, TrainSpec
 from bench.specs.run import run_id as id_of
 from bench.training.data_parallel import joined
+from bench.training.domain_batches import DeviceRows
 from bench.training.steps import IN_STEP
 from tests.fake_cuda.devices import Gpus
 
@@ -68,6 +70,25 @@ def test_errors_of_gpus_are_recognised(text: str, reason: str) -> None:
     assert failure_of(RuntimeError(text)).reason == reason
     if text.startswith("CUDA error: "):
         assert failure_of(torch.AcceleratorError(text)).reason == reason
+
+
+def test_host_memory_that_cannot_be_pinned_is_the_hosts(
+    gpus: Gpus, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """torch reports it as it reports a full GPU."""
+
+    def full(*shape: object, **more: object) -> torch.Tensor:
+        if more.get("pin_memory"):
+            raise torch.AcceleratorError("CUDA error: out of memory")
+        return usual(*shape, **more)
+
+    usual = torch.empty
+    monkeypatch.setattr(torch, "empty", full)
+    images = np.zeros((4, 8, 8, 3), np.uint8)
+    for resident in (True, False):
+        with pytest.raises(MemoryError, match="the host has no") as caught:
+            DeviceRows(images, torch.device("cuda"), resident).between(0, 2)
+        assert failure_of(caught.value).reason == "out of memory"
 
 
 def test_what_a_process_of_a_team_lacks_is_no_other_processs_end() -> None:

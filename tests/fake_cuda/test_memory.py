@@ -21,7 +21,7 @@ from bench.specs.run import ModelSpec, TrainSpec
 from bench.training import domain_batches, frozen_prefix_cache
 from bench.training.activations import ActivationStore
 from bench.training.domain import Domain, DomainBatch
-from bench.training.domain_batches import Feed, FeedOptions, Pixels
+from bench.training.domain_batches import Feed, DeviceRows, Feed, FeedOptions
 from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.process import deterministic
 from tests.fake_cuda.devices import Gpus
@@ -124,7 +124,7 @@ def test_what_the_allocator_keeps_for_later_is_free(gpus: Gpus) -> None:
     del_me = torch.empty(3 * IMAGES.nbytes, dtype=torch.uint8, device=GPU)
     del del_me
     assert torch.cuda.mem_get_info()[0] == IMAGES.nbytes
-    Pixels(IMAGES, GPU, resident=True)
+    DeviceRows(IMAGES, GPU, resident=True)
     assert torch.cuda.max_memory_allocated() == 3 * IMAGES.nbytes
     assert gpus.counts.sent_bytes == IMAGES.nbytes
 
@@ -145,7 +145,7 @@ def test_images_move_block_by_block_through_pinned_memory(
 ) -> None:
     monkeypatch.setattr(domain_batches, "_BLOCK_BYTES", 7 * IMAGES[0].nbytes)
     order = np.random.default_rng(1).permutation(50)
-    whole = Pixels(Watched(IMAGES, order), GPU, resident=True)
+    whole = DeviceRows(Watched(IMAGES, order), GPU, resident=True)
     assert Watched.most == 7
     assert np.array_equal(whole.between(0, 50).cpu().numpy(), IMAGES[order])
     chosen = np.array([3, 49, 3])
@@ -157,7 +157,7 @@ def test_images_move_block_by_block_through_pinned_memory(
 def test_images_are_the_same_wherever_they_lie(gpus: Gpus, memory: int) -> None:
     chosen = np.array([3, 49, 3])
     on_device = torch.from_numpy(chosen).to(GPU)
-    whole = Pixels(IMAGES, GPU, resident=memory > 1)
+    whole = DeviceRows(IMAGES, GPU, resident=memory > 1)
     for found, expected in [
         (whole.rows(chosen, on_device), IMAGES[chosen]),
         (whole.between(45, 60), IMAGES[45:]),
