@@ -51,7 +51,8 @@ class Context:
             and benchmarks turn it off.
         gpus: processes that train a run together, each on a GPU of its own
             (`bench.runs.distributed`).
-        activations_mib: room for activations that runs share; eight times as much on the disk.
+        activations_mib: room for activations that runs share; eight times as much on the disk. A
+            GPU keeps as much as both, within half of its free memory.
         resident: whether a GPU may hold all images of a run.
         passes: forward passes that each of a step's `train.accumulate` parts is cut into.
         forward_images: of a forward pass without gradients, at most.

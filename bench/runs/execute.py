@@ -196,7 +196,7 @@ def _execute(run: Execution) -> str:
             less = _saving(run, failure)
             if less is None or run.team.size > 1:
                 raise
-        run = replace(run, context=less)
+        run = replace(run, context=less, activations=run.activations and run.activations.emptied())
         text = f"{failure.summary.splitlines()[0]}; tried again {_savings(less)}"
         run.report({"event": "note", "id": run.folder.run_id, "message": text})
         gc.collect()

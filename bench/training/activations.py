@@ -2,7 +2,8 @@
 
 Frozen first layers give the same numbers for the same image in every epoch and in every run that
 freezes them alike. What they give is kept in the type of the run (bfloat16 takes half), in memory
-within a budget, larger ones in a file of the cache folder that vanishes with the process.
+within a budget, larger ones in a file of the cache folder that vanishes with the process. A GPU
+keeps them in its own memory; what does not fit there is computed anew, as no step may wait.
 """
 
 from __future__ import annotations
@@ -16,18 +17,19 @@ import torch
 from torch import Tensor
 
 from bench.core.files import reserve, temporary_beside
+from bench.training.process import free_gpu_bytes
 
 Room = Callable[[tuple[int, ...], torch.dtype], Tensor]
 """(shape, type) -> a tensor to write into."""
 
 
-def in_memory(shape: tuple[int, ...], dtype: torch.dtype) -> Tensor:
-    """Room on the CPU.
+def memory_of(device: torch.device) -> Room:
+    """Room in the memory of a device.
 
-    >>> in_memory((2, 3), torch.bfloat16).shape
+    >>> memory_of(torch.device("cpu"))((2, 3), torch.bfloat16).shape
     torch.Size([2, 3])
     """
-    return torch.empty(shape, dtype=dtype)
+    return lambda shape, dtype: torch.empty(shape, dtype=dtype, device=device)
 
 
 @dataclass(frozen=True, eq=False)
@@ -47,7 +49,8 @@ class Activations:
     def like(cls, chunk: Tensor, rows: int, room: Room) -> Activations:
         """Room for `rows` rows of what `chunk` is the first of.
 
-        >>> Activations.like(torch.zeros(2, 3), 10, in_memory).rows(slice(0, 4)).shape
+        >>> room = memory_of(torch.device("cpu"))
+        >>> Activations.like(torch.zeros(2, 3), 10, room).rows(slice(0, 4)).shape
         torch.Size([4, 3])
         """
         last = _is_channels_last(chunk)
@@ -85,12 +88,17 @@ class ActivationStore:
         folder: for those that do not fit in memory; they lie in files without a name, which are
             gone when the process is.
         memory_bytes: most that is kept in memory.
-        disk_bytes: most that is kept in files.
+        disk_bytes: most that is kept in files. A GPU keeps as much as both together, within half of
+            the memory that nothing else takes there.
     """
 
     def __init__(self, folder: Path, memory_bytes: int = 1 << 30, disk_bytes: int = 8 << 30):
         self.folder = folder
-        self.budget = {"memory": memory_bytes, "disk": disk_bytes}
+        self.budget = {
+            "memory": memory_bytes,
+            "disk": disk_bytes,
+            "gpu": memory_bytes + disk_bytes,
+        }
         self._kept: dict[str, OrderedDict[str, Activations]] = {
             place: OrderedDict() for place in self.budget
         }
@@ -107,21 +115,40 @@ class ActivationStore:
         return None
 
     def room_for(self, size_bytes: int, device: torch.device) -> Room | None:
-        """Where so much can be written; None where neither budget has room."""
-        place = next((p for p, most in self.budget.items() if size_bytes <= most), None)
+        """Where so much can be written; None where no place for it has room."""
+        place = self._place(size_bytes, device)
         if place is None:
             return None
         kept = self._kept[place]
-        while kept and sum(a.size_bytes for a in kept.values()) + size_bytes > self.budget[place]:
+        while kept and self._taken(place) + size_bytes > self._most(place, device):
             kept.popitem(last=False)
-        if place == "disk":
-            return self._mapped
-        return lambda shape, dtype: torch.empty(shape, dtype=dtype, device=device)
+        if size_bytes > self._most(place, device):  # what has left is still in use
+            return None
+        return self._mapped if place == "disk" else memory_of(device)
 
     def put(self, key: str, made: Activations) -> None:
         """Keeps what was written into a room."""
-        place = "memory" if made.size_bytes <= self.budget["memory"] else "disk"
-        self._kept[place][key] = made
+        place = "disk" if made.size_bytes > self.budget["memory"] else "memory"
+        self._kept["gpu" if made.data.is_cuda else place][key] = made
+
+    def _place(self, size_bytes: int, device: torch.device) -> str | None:
+        places = ("gpu",) if device.type == "cuda" else ("memory", "disk")
+        return next((p for p in places if size_bytes <= self._most(p, device)), None)
+
+    def _taken(self, place: str) -> int:
+        return sum(kept.size_bytes for kept in self._kept[place].values())
+
+    def _most(self, place: str, device: torch.device) -> int:
+        """Bytes that a place may keep in all."""
+        if place != "gpu":
+            return self.budget[place]
+        return min(self.budget[place], (free_gpu_bytes(device) + self._taken(place)) // 2)
+
+    def emptied(self) -> ActivationStore:
+        """Forgets everything; a store without room, for a run that memory is short for."""
+        for kept in self._kept.values():
+            kept.clear()
+        return ActivationStore(self.folder, 0, 0)
 
     def drop(self, key: str) -> None:
         """Forgets what is kept under a key."""

@@ -36,7 +36,7 @@ from bench.data.transforms.constants import Constants
 from bench.data.transforms.mixing import Mix
 from bench.data.transforms.policies import ImagePolicy, apply_policy, policy_of
 from bench.specs.run import Augment, TrainSpec
-from bench.training.activations import Activations, Room, in_memory
+from bench.training.activations import Activations, Room, memory_of
 from bench.training.domain import Domain
 from bench.training.precision import autocast
 from bench.training.process import free_gpu_bytes
@@ -461,7 +461,7 @@ class Feed:
         _, height, width = self.domain.images.shape[:3]
         return images_per_pass(height, width, self.options.device)
 
-    def cache_prefix(self, batch_size: int | None = None, room: Room = in_memory) -> Activations:
+    def cache_prefix(self, batch_size: int | None = None, room: Room | None = None) -> Activations:
         """Runs the frozen prefix once per image (twice with mirroring, once for each of its fixed
         views) and keeps what it gives.
 
@@ -470,7 +470,7 @@ class Feed:
 
         Args:
             batch_size: images per forward pass, see `even_passes`; else `images_per_pass`.
-            room: where they are kept.
+            room: where they are kept; else in the memory of the device.
 
         Raises:
             BenchError: without a prefix, or when augmentation gives ever new images.
@@ -483,7 +483,7 @@ class Feed:
                 hint="cache only frozen first layers, with augment none or flip and no other "
                 "change of the images, or with train.cached_views",
             )
-        kept, written = None, 0
+        room, kept, written = room or memory_of(self.options.device), None, 0
         for chunk in self._boundaries(batch_size or self.images_per_pass):
             kept = kept or Activations.like(chunk, self.cached_rows, room)
             kept.write(written, chunk)

@@ -133,7 +133,9 @@ class FrozenPrefix:
         allowed, is_new = self._allowed(training), self.store.get(key) is None
         if self.store.differences.get(tried, 0.0) <= allowed:
             if not self._keep(training):
-                return "its activations exceed the room for them in memory and on the disk"
+                on_gpu = training.options.device.type == "cuda"
+                where = "on the GPU" if on_gpu else "in memory and on the disk"
+                return f"its activations exceed the room for them {where}"
             if tried not in self.store.differences:
                 self.store.differences[tried] = self._difference(training, tried[1])
         difference = self.store.differences[tried]
