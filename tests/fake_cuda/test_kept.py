@@ -9,6 +9,7 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from bench.methods.features.solvers import Blocks, Loss, fit_streaming
 from bench.runs import execute as runs
 from bench.runs.execution import Execution
 from bench.training.activations import Activations, ActivationStore
@@ -107,3 +108,27 @@ def test_a_run_with_too_little_memory_keeps_no_activations(
     _, events = execute(tmp_path, spec_of("narrow8_32", 8))
     assert rooms == [True, False]
     assert events[-1]["status"] == "done"
+
+
+@pytest.mark.parametrize("loss", ["squared_hinge", "logistic"])
+@pytest.mark.parametrize("fits", [True, False])
+def test_passes_over_features_wait_neither_for_copies_nor_for_blocks(
+    gpus: Gpus, loss: Loss, fits: bool
+) -> None:
+    """What fits is sent once; else each pass sends it once, from pinned memory."""
+    rng = np.random.default_rng(0)
+    x, y = rng.random((400, 60), np.float32), rng.integers(0, 3, 400)
+    if not fits:
+        gpus.memory = 2 * x.nbytes - 1
+    found = {}
+    for rows in (400, 50):
+        gpus.counts.clear()
+        blocks = Blocks(rows=rows, device=GPU)
+        (one,) = fit_streaming(x, y, 3, loss=loss, c=[1.0], max_iter=4, blocks=blocks)
+        found[rows] = sum(gpus.counts.waits.values())
+        passes = 1 if fits else one.passes
+        assert gpus.counts.sent_bytes <= passes * x.nbytes + 2 * y.nbytes, gpus.counts.table()
+    assert one.passes > 1
+    assert found[400] == found[50], gpus.counts.table()
+    (on_cpu,) = fit_streaming(x, y, 3, loss=loss, c=[1.0], max_iter=4, blocks=Blocks(rows=50))
+    assert np.array_equal(one.weight, on_cpu.weight)

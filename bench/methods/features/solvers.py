@@ -27,10 +27,14 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bench.core.errors import DataError
+from bench.training.domain_batches import DeviceRows
 
 Loss = Literal["squared_hinge", "logistic"]
 Features = NDArray[np.float32]
 Labels = NDArray[np.int64]
+
+_WEIGHTS_HELD = 25
+"""Times the weights that L-BFGS holds, with its history."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -131,7 +135,7 @@ def fit_streaming(
         labels, classes, loss, max_iter: as in `fit_in_memory`.
         c: values of C.
         blocks: how features are read; memory is about rows x D x 4 bytes and, for each C, 25 times
-            C x D x 4.
+            C x D x 4. A GPU holds all features where they take less than half of its free memory.
 
     Raises:
         DataError: as `fit_in_memory`.
@@ -168,10 +172,13 @@ class _Problems:
         c: Sequence[float],
         blocks: Blocks,
     ) -> None:
-        self.features, self.labels, self.blocks = features, labels, blocks
+        self.blocks = blocks
         self.loss, self.penalise_bias = _LOSSES[loss], loss == "squared_hinge"
-        shape, like = (len(c), classes, features.shape[1] + 1), torch.device(blocks.device)
-        self.weight = torch.zeros(shape, dtype=blocks.dtype, device=like, requires_grad=True)
+        shape, device = (len(c), classes, features.shape[1] + 1), torch.device(blocks.device)
+        self.weight = torch.zeros(shape, dtype=blocks.dtype, device=device, requires_grad=True)
+        besides = _WEIGHTS_HELD * self.weight.nbytes
+        self.features = DeviceRows(features, device, resident=True, besides=besides)
+        self.labels = torch.from_numpy(labels).to(device)
         # Values are of the order of a mean loss: the solver's tolerances are absolute.
         self.scales = [1 / (one * len(labels)) for one in c]
         self.passes = 0
@@ -180,13 +187,13 @@ class _Problems:
         """The sum of the problems' values; leaves the gradient at `weight`."""
         self.passes += 1
         count, rows = len(self.labels), self.blocks.rows
-        total, gradient = 0.0, torch.zeros_like(self.weight)
+        gradient = torch.zeros_like(self.weight)
+        total = gradient.new_zeros((), dtype=torch.float64)  # a GPU is waited for at the end
         with torch.no_grad():
             w, b = self.weight[..., :-1], self.weight[..., -1:]
             for start in range(0, count, rows):
-                block = np.ascontiguousarray(self.features[start : start + rows])
-                x = torch.from_numpy(block).to(self.weight)
-                y = torch.from_numpy(self.labels[start : start + rows]).to(x.device)
+                x = self.features.between(start, start + rows).to(self.weight.dtype)
+                y = self.labels[start : start + rows]
                 parts = [self.loss(x @ one.T + bias.T, y) for one, bias in zip(w, b, strict=True)]
                 total += sum(value for value, _ in parts) / count
                 slopes = torch.stack([slope.T for _, slope in parts]) / count
@@ -194,27 +201,27 @@ class _Problems:
                 gradient[..., -1] += slopes.sum(2)
             penalised = self.weight if self.penalise_bias else w
             for scale, one, slope in zip(self.scales, penalised, gradient, strict=True):
-                total += 0.5 * scale * float(one.double().square().sum())
+                total += 0.5 * scale * one.double().square().sum()
                 slope[:, : one.shape[1]] += scale * one
         self.weight.grad = gradient
-        return total
+        return float(total)
 
 
-def _squared_hinge(scores: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+def _squared_hinge(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     """Sum over images and classes, and its slope with respect to the scores."""
     signs = torch.full_like(scores, -1.0)
     signs.scatter_(1, labels[:, None], 1.0)
     gap = (1 - signs * scores).clamp_(min=0)
-    return float(gap.double().square().sum()), -2 * signs * gap
+    return gap.double().square().sum(), -2 * signs * gap
 
 
-def _logistic(scores: Tensor, labels: Tensor) -> tuple[float, Tensor]:
+def _logistic(scores: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
     slope = scores.softmax(1)
     slope[torch.arange(len(labels), device=labels.device), labels] -= 1
-    return float(cross_entropy(scores.double(), labels, reduction="sum")), slope
+    return cross_entropy(scores.double(), labels, reduction="sum"), slope
 
 
-_LOSSES: dict[Loss, Callable[[Tensor, Tensor], tuple[float, Tensor]]] = {
+_LOSSES: dict[Loss, Callable[[Tensor, Tensor], tuple[Tensor, Tensor]]] = {
     "squared_hinge": _squared_hinge,
     "logistic": _logistic,
 }
