@@ -35,6 +35,10 @@ from bench.training.steps import Forward, Stepper, Sums, shown_in
 _CHECK_EVERY = 25
 """Steps between looks at the loss; each look makes a GPU wait."""
 
+_SECONDS_PER_WRITTEN = 20.0
+"""Seconds of training for each second that the last checkpoint took, and at most so many times the
+interval between checkpoints: steps wait while one is written."""
+
 
 def train(job: TrainingJob) -> Outcome:
     """Trains `job.model`; the outcome.
@@ -100,7 +104,7 @@ class _Training:
         self.rng: dict[str, Tensor] = {}
         self.steps_done, self.images_seen, self.images_per_s = 0, 0, 0.0
         self.seconds_before, self.started, self.first_epoch = 0.0, time.monotonic(), 0
-        self.written, self.epochs_since_written = self.started, 0
+        self.written, self.epochs_since_written, self.write_s = self.started, 0, 0.0
         self.notes: list[str] = []
         self._prepare_feeds()
 
@@ -304,14 +308,16 @@ class _Training:
             )
 
     def _checkpoint_if_due(self, *, epochs: bool = True) -> None:
-        every = self.job.checkpoint_every_epochs
-        due = time.monotonic() - self.written >= self.job.checkpoint_every_s
+        every, seconds = self.job.checkpoint_every_epochs, self.job.checkpoint_every_s
+        pause = max(seconds, _SECONDS_PER_WRITTEN * min(self.write_s, seconds))
+        due = self.job.team.leads and time.monotonic() - self.written >= pause
         due = due or (epochs and every is not None and self.epochs_since_written >= every)
         if self.job.team.any(due):
             self._write_checkpoint()
 
     def _write_checkpoint(self) -> None:
-        self.written, self.epochs_since_written = time.monotonic(), 0
+        begun, self.epochs_since_written = time.monotonic(), 0
+        self.written = begun
         if self.job.checkpoint is None:
             return
         rng = self._rng_state() if self.step else {}
@@ -340,6 +346,8 @@ class _Training:
             "seconds": self._seconds(),
         }
         checkpoint.write(self.job.checkpoint, self.job.identity, tensors, meta)
+        self.written = time.monotonic()
+        self.write_s = self.written - begun
 
     def _rng_state(self) -> dict[str, Tensor]:
         state = {"cpu": torch.get_rng_state()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
@@ -272,6 +273,31 @@ def test_a_killed_run_continues_from_its_last_checkpoint(
     expected = _uninterrupted(recipe)
     assert outcome.history == expected.history
     assert _same(outcome.state, expected.state)
+
+
+@pytest.mark.parametrize(("takes_s", "apart_s"), [(0.0, 2.0), (0.5, 10.0), (3.0, 40.0)])
+def test_checkpoints_that_take_long_are_written_less_often(
+    takes_s: float, apart_s: float, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A step takes one second of this clock, a checkpoint `takes_s`."""
+    now, ends = [0.0], []
+
+    def write(*_: Any) -> None:
+        now[0] += takes_s
+        ends.append(now[0])
+
+    def after_step() -> bool:
+        now[0] += 1.0
+        return False
+
+    monkeypatch.setattr("bench.training.loop.time.monotonic", lambda: now[0])
+    monkeypatch.setattr("bench.training.loop.checkpoint.write", write)
+    recipe = _recipe(epochs=30)
+    changes = {"checkpoint_every_s": 2.0, "should_stop": after_step}
+    train(_job(_net(), recipe, checkpoint=tmp_path / "c.safetensors", **changes))
+    apart = [b - a - takes_s for a, b in itertools.pairwise(ends)]
+    assert len(apart) > 1
+    assert set(apart) == {apart_s}
 
 
 def test_an_unusable_checkpoint_is_noted_and_the_run_starts_anew(tmp_path: Path) -> None:
