@@ -21,7 +21,7 @@ from bench.specs.run import ModelSpec, TrainSpec
 from bench.training import domain_batches, frozen_prefix_cache
 from bench.training.activations import ActivationStore
 from bench.training.domain import Domain, DomainBatch
-from bench.training.domain_batches import Feed, DeviceRows, Feed, FeedOptions
+from bench.training.domain_batches import DeviceRows, Feed, FeedOptions
 from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.process import deterministic
 from tests.fake_cuda.devices import Gpus
