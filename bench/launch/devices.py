@@ -9,6 +9,7 @@ shared because `--workers` or `--workers-per-gpu` asks for more of them than the
 
 from __future__ import annotations
 
+import functools
 import importlib.util
 import os
 import re
@@ -122,7 +123,7 @@ def confirmed(where: Placement, machine: Machine, say: Callable[[str], None]) ->
     Raises:
         BenchError: workers are to share GPUs, and torch finds none.
     """
-    if not where.cards or machine.device != "auto" or finds_gpu():
+    if not where.cards or machine.device != "auto" or _finds_one_of(os.environ.get(VISIBLE)):
         return where
     listed = ", ".join(where.cards)
     if where.without is None:
@@ -132,6 +133,12 @@ def confirmed(where: Placement, machine: Machine, say: Callable[[str], None]) ->
         )
     say(f"torch finds none of the GPUs {listed}: runs train on the CPU")
     return Placement(where.without)
+
+
+@functools.cache
+def _finds_one_of(visible: str | None) -> bool:
+    """Whether torch finds a GPU; a command that runs stage after stage asks once."""
+    return finds_gpu()
 
 
 def made_for_gpus() -> bool:
