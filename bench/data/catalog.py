@@ -6,6 +6,7 @@ without decoding any; `load` gives their pixels.
 
 from __future__ import annotations
 
+import hashlib
 import json
 import logging
 import os
@@ -271,6 +272,7 @@ class Loaded:
         classes: names.
         notes: see `Resolved`.
         crop: side of the part that the network is shown, where images are kept larger (`resize`).
+        content: (N, B) uint8, digests of the images and of all that makes their pixels of them.
     """
 
     images: UInt8 | Rows
@@ -281,6 +283,7 @@ class Loaded:
     classes: tuple[str, ...]
     notes: Notes
     crop: int | None = None
+    content: UInt8 | None = None
 
 
 def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_dir: Path) -> Loaded:
@@ -313,6 +316,15 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
     )
 
 
+def _content(dataset: Dataset, viewed: Sequence[Image], data: DataSpec) -> UInt8:
+    """(N, 32 V + 8): the hashes of an image's views, and what is done to all images."""
+    made = f"{dataset.version} {data.kept_size} {data.stored_as}".encode()
+    raw = bytes.fromhex("".join(image.sha256 for image in viewed))
+    rows = np.frombuffer(raw, np.uint8).reshape(-1, 32 * (len(data.views) or 1))
+    same = np.frombuffer(hashlib.sha256(made).digest()[:8], np.uint8)
+    return np.concatenate([rows, np.broadcast_to(same, (len(rows), 8))], axis=1)
+
+
 def shown(
     dataset: Dataset, images: Sequence[Image], data: DataSpec
 ) -> tuple[Sequence[Image], Read]:
@@ -338,12 +350,17 @@ def decodes_once() -> bool:
 
 
 def _pixels(
-    dataset: Dataset, images: Sequence[Image], data: DataSpec, cache_dir: Path, fingerprint: str
+    dataset: Dataset,
+    viewed: Sequence[Image],
+    read: Read,
+    data: DataSpec,
+    cache_dir: Path,
+    fingerprint: str,
 ) -> UInt8 | Rows:
     """(N, V size, size, 3): decoded once and mapped, decoded from JPEGs that are kept, or with
     BENCH_DECODE=always from the files; the last two on demand."""
-    viewed, read = shown(dataset, images, data)
     views, side = len(data.views) or 1, data.kept_size
+    count = len(viewed) // views
     each: Callable[[Sequence[int]], Iterator[UInt8]]
     if decodes_once():
         cached: Callable[..., Any] = cached_jpegs if data.stored_as == "jpeg" else cached_images
@@ -357,7 +374,7 @@ def _pixels(
             name=data.dataset,
         )
         if data.stored_as == "raw":
-            pixels: UInt8 = kept.reshape(len(images), -1, side, 3)
+            pixels: UInt8 = kept.reshape(count, -1, side, 3)
             return pixels
         each = kept
     else:
@@ -371,8 +388,8 @@ def _pixels(
         pixels = each(numbers)
         return (np.concatenate(list(islice(pixels, views))) for _ in rows)
 
-    shape = (len(images), views * side, side, 3)
-    return Rows(OnDemand(decoded, shape), np.arange(len(images)))
+    shape = (count, views * side, side, 3)
+    return Rows(OnDemand(decoded, shape), np.arange(count))
 
 
 _ATTEMPTS = 3
@@ -398,7 +415,8 @@ def load_parts(
             data.dataset, data.root, data_root=data_root, cache_dir=cache_dir, options=data.options
         )
         try:
-            pixels = _pixels(dataset, images, data, cache_dir, fingerprint)
+            viewed, read = shown(dataset, images, data)
+            pixels = _pixels(dataset, viewed, read, data, cache_dir, fingerprint)
         except DataError as error:
             gone = Path(error.place or "")
             if not left or gone.suffix != ".pack" or gone.exists():
@@ -420,4 +438,5 @@ def load_parts(
         classes=classes,
         notes=notes,
         crop=data.image_size if data.resize else None,
+        content=_content(dataset, viewed, data),
     )

@@ -36,6 +36,14 @@ class Joined:
         self.dtype, self.ndim = parts[0].dtype, len(parts[0].shape)
 
     @property
+    def content(self) -> NDArray[np.uint8] | None:
+        """As of `Rows`, of all parts; None where one has none."""
+        found = [part.content for part in self._parts if isinstance(part, Rows)]
+        known = [one for one in found if one is not None]
+        alike = len(known) == len(self._parts) and len({one.shape[1] for one in known}) == 1
+        return np.concatenate(known) if alike else None
+
+    @property
     def shape(self) -> tuple[int, ...]:
         """(n, ...)"""
         return (len(self), *self._parts[0].shape[1:])
@@ -99,6 +107,8 @@ class Rows:
     Args:
         images: (N, ...); a memory map stays on the disk.
         index: int64 (n,) rows of `images`, in any order, repeats allowed.
+        content: uint8 (N, B), a digest of what the pixels of each of `images` were made from; left
+            out, it is that of `images`.
 
     Raises:
         IndexError: a row is not there.
@@ -109,13 +119,20 @@ class Rows:
     """
 
     def __init__(
-        self, images: NDArray[Any] | Rows | Joined | OnDemand, index: NDArray[np.int64]
+        self,
+        images: NDArray[Any] | Rows | Joined | OnDemand,
+        index: NDArray[np.int64],
+        content: NDArray[np.uint8] | None = None,
     ) -> None:
         index = np.asarray(index, dtype=np.int64)
         if len(index) and not -len(images) <= int(index.min()) <= int(index.max()) < len(images):
             raise IndexError(f"rows {index.min()} to {index.max()} of {len(images)} images")
         self._images: NDArray[Any] | Joined | OnDemand
         self._index: NDArray[np.int64]
+        if content is None and isinstance(images, Rows | Joined):
+            content = images.content
+        self.content: NDArray[np.uint8] | None = None if content is None else content[index]
+        """Of these rows, (n, B): where digests are equal, so are pixels; None if not known."""
         if isinstance(images, Rows):
             self._images, self._index = images._images, images._index[index]
         else:

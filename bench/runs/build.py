@@ -195,7 +195,7 @@ def _domain(
     inputs = attached(model)
     return Domain(
         name,
-        Rows(loaded.images, index),
+        Rows(loaded.images, index, loaded.content),
         loaded.labels[index],
         len(loaded.classes),
         views=_views(loaded),

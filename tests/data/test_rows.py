@@ -75,3 +75,18 @@ def test_joined_arrays_are_numpys_concatenation(sizes: list[int], data: st.DataO
     np.testing.assert_array_equal(np.asarray(view), whole[np.array(index, np.int64)])
     with pytest.raises(ValueError, match="cannot be joined"):
         Joined([whole, whole[:, :1]])
+
+
+def test_content_is_that_of_the_rows() -> None:
+    images, content = np.arange(10) ** 2, np.arange(20, dtype=np.uint8).reshape(10, 2)
+    some = Rows(images, np.array([3, 1, 1, 9]), content)
+    part = Rows(some, np.array([3, 0]))
+    np.testing.assert_array_equal(some.content, content[[3, 1, 1, 9]])
+    np.testing.assert_array_equal(part.content, content[[9, 3]])
+    both = Rows(Joined([some, part]), np.array([5, 0, 4]))
+    np.testing.assert_array_equal(both.content, content[[3, 3, 9]])
+    np.testing.assert_array_equal(Rows(part, np.array([1]), content).content, content[[1]])
+    other = Rows(images, np.array([1]), content[:, :1])
+    for unknown in (Rows(images, np.array([1])), images, other):
+        assert Joined([some, unknown]).content is None
+    assert Rows(Joined([some, images]), np.array([1])).content is None

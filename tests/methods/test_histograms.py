@@ -5,7 +5,9 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +17,8 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from bench.core.errors import BenchError, DataError
+from bench.data.catalog import load, resolve
+from bench.data.rows import Rows
 from bench.methods.retrieval import descriptors
 from bench.methods.retrieval.descriptors import content_key, describe, edges_of
 from bench.methods.retrieval.filter_banks import GaborBank, Group
@@ -26,6 +30,9 @@ from bench.methods.retrieval.histograms import (
     learn_edges,
 )
 from bench.methods.retrieval.responses import count_sorted, describe_sorted, sorted_mib
+from bench.runs import build
+from bench.runs.build import Data, pool
+from bench.specs.data import DataSpec
 from bench.training.domain import Domain
 
 RNG = np.random.default_rng(0)
@@ -191,6 +198,43 @@ def test_the_key_follows_the_content(tmp_path: Path) -> None:
         ]
     }
     assert len(keys) == 4
+
+
+def test_images_whose_content_is_known_are_not_read_for_their_key(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A source of 262 GB was read as a whole by each run, though its descriptors were kept."""
+    places = {"data_root": None, "cache_dir": tmp_path}
+
+    class Unread(Rows):
+        def __getitem__(self, which: Any) -> Any:
+            raise AssertionError("pixels are read")
+
+    normalised = SimpleNamespace(mean=(0.5, 0.5, 0.5), std=(0.2, 0.2, 0.2))
+    monkeypatch.setattr(build, "attached", lambda model: normalised)
+
+    def domain(kind: type[Rows], rows: slice = slice(None), **more: Any) -> Domain:
+        monkeypatch.setattr(build, "Rows", kind)
+        data = DataSpec(dataset="digits", images_per_class=5, test_per_class=20, **more)
+        resolved = resolve(data, 0, **places)  # type: ignore[arg-type]
+        loaded = load(resolved, data, **places)  # type: ignore[arg-type]
+        loaded = replace(loaded, train=loaded.train[rows])
+        return Data(loaded, resolved).domain("train", torch.nn.Identity())
+
+    one, same = domain(Unread), domain(Unread)
+    assert content_key(one) == content_key(same) == content_key(pool([one]))
+    pixels = replace(one, images=np.array(domain(Rows).images))
+    monkeypatch.setattr(build, "Rows", Unread)
+    others = [
+        domain(Unread, slice(None, None, -1)),
+        domain(Unread, slice(0, 40)),
+        domain(Unread, stored_as="jpeg"),
+        domain(Unread, image_size=16),
+        pool([one, same]),
+        pixels,
+    ]
+    assert len({content_key(data) for data in (one, *others)}) == 1 + len(others)
+    assert content_key(pixels) == content_key(replace(pixels, images=np.array(pixels.images)))
 
 
 def test_large_maps_get_a_larger_type() -> None:
