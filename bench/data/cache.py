@@ -92,12 +92,6 @@ class _Entry:
         return zlib.crc32(self.stored(row)) == int(self.crc[row])
 
 
-def has_entry(cache_dir: Path, fingerprint: str, size: int, *, jpeg: bool) -> bool:
-    """Whether a selection is decoded; what lies in the entry is not looked at."""
-    folder = cache_dir / f"{fingerprint}{_Kind(size, '', jpeg).suffix}"
-    return (folder / "manifest.json").exists()
-
-
 def cached_images(
     images: Sequence[Image],
     size: int,

@@ -20,7 +20,7 @@ from typing import Any, Final
 from bench.core.errors import BenchError
 from bench.core.paths import Places
 from bench.data import catalog
-from bench.data.cache import has_entry
+from bench.data.cache import is_cached
 from bench.data.files.files import usable_cores
 from bench.data.opened import rely_on_tables
 from bench.launch.slurm.command_job import STOPPED, Stop
@@ -65,7 +65,7 @@ class DecodingNeeds:
 
     def __call__(self, runs: Iterable[PlannedRun]) -> list[Undecoded]:
         """The selections of these runs that are not decoded, each once."""
-        if os.environ.get("BENCH_DECODE", "once") != "once":
+        if not catalog.decodes_once():
             return []
         found: dict[str, Undecoded] = {}
         for run in runs:
@@ -84,8 +84,12 @@ class DecodingNeeds:
     def _look(self, data: DataSpec, draw: int) -> Undecoded | None:
         if (data, draw) not in self._known:
             resolved = catalog.resolve(data, draw, **self._places)
-            where, jpeg = self._places["cache_dir"], data.stored_as == "jpeg"
-            there = has_entry(where, resolved.fingerprint, data.kept_size, jpeg=jpeg)
+            there = is_cached(
+                resolved.fingerprint,
+                data.kept_size,
+                cache_dir=self._places["cache_dir"],
+                jpeg=data.stored_as == "jpeg",
+            )
             count = len(resolved.images)
             key = f"{resolved.fingerprint}-{data.kept_size}-{data.stored_as}"
             is_needed = count >= self._least and not there
