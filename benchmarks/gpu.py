@@ -32,7 +32,6 @@ import statistics
 import subprocess
 import sys
 import tempfile
-import threading
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
@@ -115,33 +114,29 @@ class Measured:
 
 @contextmanager
 def sampled(into: list[float]) -> Iterator[None]:
-    """Asks `nvidia-smi` for the utilisation in %, ten times a second; nothing where it is not.
+    """The utilisation in %, ten times a second, as one `nvidia-smi` prints it meanwhile.
 
-    The card is the first of `CUDA_VISIBLE_DEVICES`; the driver averages over a sixth of a second
-    to a second.
+    It is of the first card of `CUDA_VISIBLE_DEVICES`; nothing where there is no such command. No
+    thread starts processes here: timm's loader forks at the same time, and each would wait for the
+    other.
     """
     command = ["nvidia-smi", "--query-gpu=utilization.gpu", "--format=csv,noheader,nounits"]
+    command += ["--loop-ms=100"]
     if card := os.environ.get("CUDA_VISIBLE_DEVICES", "").split(",")[0]:
         command += ["--id", card]
-    over = threading.Event()
-
-    def ask() -> None:
-        while True:
-            try:
-                answer = subprocess.run(command, capture_output=True, text=True, timeout=5)
-            except (OSError, subprocess.TimeoutExpired):
-                return
-            into.extend(float(line) for line in answer.stdout.split()[:1] if line.isdigit())
-            if over.wait(0.1):
-                return
-
-    thread = threading.Thread(target=ask, daemon=True)
-    thread.start()
-    try:
-        yield
-    finally:
-        over.set()
-        thread.join()
+    with tempfile.TemporaryFile("w+") as printed:
+        try:
+            sampler = subprocess.Popen(command, stdout=printed, stderr=subprocess.DEVNULL)
+        except OSError:
+            yield
+            return
+        try:
+            yield
+        finally:
+            sampler.terminate()
+            sampler.wait()
+        printed.seek(0)
+        into.extend(float(line) for line in printed.read().split() if line.isdigit())
 
 
 def wait(device: torch.device) -> None:

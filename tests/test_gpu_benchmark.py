@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 
 import pytest
@@ -47,6 +48,24 @@ def test_the_four_ways_run_on_a_processor() -> None:
         assert int(line[columns.index("images/s")].replace(",", "")) > 0
     assert lines[0][columns.index("of the pure step")] == "100%"
     assert lines[-1][columns.index("times timm")] == "1.00"
+
+
+def test_utilisation_is_what_is_printed_meanwhile(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    command = tmp_path / "nvidia-smi"
+    command.write_text("#!/bin/sh\necho $*\necho 40\necho 60\necho '[N/A]'\nexec sleep 60\n")
+    command.chmod(0o755)
+    monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
+    used: list[float] = []
+    with gpu.sampled(used):
+        while not (tmp_path / "nvidia-smi.done").exists():
+            time.sleep(0.01)
+    assert used == [40.0, 60.0]
+    monkeypatch.setenv("PATH", str(tmp_path / "none"))
+    with gpu.sampled(used):
+        pass
+    assert len(used) == 2
 
 
 def test_the_page_shows_rows_that_were_not_measured_empty() -> None:

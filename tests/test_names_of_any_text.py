@@ -69,6 +69,7 @@ def test_leaderboards(names: list[str]) -> None:
 
 @settings(max_examples=80, deadline=None)
 @given(TEXT)
+@example("\u2e80\t0")
 def test_tables(name: str) -> None:
     table = Table("class", "n", box=None)
     table.add_row(name, "1")

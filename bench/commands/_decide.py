@@ -37,6 +37,7 @@ from bench.core.errors import BenchError
 from bench.core.text import counted, duration, listed, p_value, some
 from bench.launch.devices import Machine, Placement
 from bench.launch.local.run import forecast_here, run_here
+from bench.planning.decoding import measure_decoding
 from bench.planning.workspace import Session
 from bench.results.conditions import task_id
 from bench.results.leaderboard import describe
@@ -83,8 +84,9 @@ class Here:
     def seconds(self, session: Session, todo: Sequence[PlannedRun]) -> float:
         """Of these runs with all workers busy."""
         forecast = forecast_here(session, self.machine, self.where, retry_failed=self.retry_failed)
-        workers = self.where.workers
-        return forecast.of_all(todo, workers) + forecast.decoding.seconds(todo, workers)
+        workers, cache = self.where.workers, session.store.cache
+        decoding = measure_decoding(todo, data_root=session.data_root, cache_dir=cache)
+        return forecast.of_all(todo, workers) + decoding.seconds(todo, workers)
 
     def run(self, session: Session) -> list[tuple[str, str]]:
         """Runs what is wanted with local workers."""

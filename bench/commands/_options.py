@@ -179,7 +179,8 @@ def console() -> Console:
 
     class Terminal(Console):
         def render_str(self, text: str, **options: Any) -> Text:
-            return super().render_str(printable(text), **options)
+            # A table that has tabs and wide characters to lay out cuts lines off.
+            return super().render_str(printable(text).expandtabs(), **options)
 
     plain: dict[str, Any] = {"markup": False, "emoji": False}
     terminal = sys.stdout is not None and sys.stdout.isatty()

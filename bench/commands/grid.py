@@ -129,7 +129,7 @@ def grid(
         return
     if slurm and not dry_run:
         submit(session, submission, how.retry_failed, budget, chosen.set_ or (), **settings)
-    _run_here(session, how, machine, questions, _time(budget, begun))
+    _run_here(session, how, machine, questions, _time(budget, begun), slurm=slurm)
 
 
 def _time(budget: str | None, begun: float) -> Budget | None:
@@ -144,8 +144,13 @@ def _run_here(
     machine: MachineOptions,
     questions: LookOptions,
     time_: Budget | None,
+    *,
+    slurm: bool,
 ) -> None:
-    """Runs the grid on this machine: look by look, as a race, or all of it."""
+    """Runs the grid on this machine: look by look, as a race, or all of it.
+
+    With `slurm` it is a dry run, and what this machine computes in does not matter.
+    """
     from bench.launch.devices import Machine, placement
     from bench.launch.local.run import emulated_here, forecast_here
     from bench.launch.sharing import parse_workers_per_gpu
@@ -154,7 +159,8 @@ def _run_here(
     where = placement(machine.workers, here, parse_workers_per_gpu(machine.workers_per_gpu))
     if not session.missing_data:
         session.try_networks()
-    for text in emulated_here(session, here, where, retry_failed=how.retry_failed):
+    emulated = [] if slurm else emulated_here(session, here, where, retry_failed=how.retry_failed)
+    for text in emulated:
         console().print(marked("precision", "yellow", f": {text}"))
     if questions.decide:
         from bench.commands._decide import Here

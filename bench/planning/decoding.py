@@ -102,12 +102,15 @@ def _kinds(
     selections: Iterable[Selected], data_root: Path | None, cache_dir: Path
 ) -> Iterable[_Kind]:
     """The images of selections, those that are decoded alike together."""
+    from bench.data.cache import is_cached
     from bench.data.catalog import open_dataset, resolve, shown
 
     kinds: dict[tuple[object, ...], _Kind] = {}
     for one in selections:
         data, jpeg = one.data, one.data.stored_as == "jpeg"
         found = resolve(data, one.draw, data_root=data_root, cache_dir=cache_dir)
+        if is_cached(found.fingerprint, data.kept_size, cache_dir=cache_dir, jpeg=jpeg):
+            continue
         dataset = open_dataset(
             data.dataset, data.root, data_root=data_root, cache_dir=cache_dir, options=data.options
         )

@@ -13,11 +13,10 @@ from typing import Any
 import torch
 
 from bench.core.errors import BenchError, of_files
+from bench.results.store import GPU_FAULT
 from bench.training.steps import IN_STEP
 
 GPU_MEMORY = "out of GPU memory"
-GPU_FAULT = "GPU error"
-"""After it the process computes nothing on its GPU any more."""
 
 _GPU_MEMORY = re.compile(
     r"CUDA(?: error:| driver error:| ran)? out of memory"

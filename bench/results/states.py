@@ -97,7 +97,7 @@ class Records:
             if run.id in readings:
                 states[run.id] = readings[run.id].state
             else:
-                failed = self.store.folder(run.id, run.spec).failures()
+                failed = self.store.folder(run.id, run.spec).has_failed()
                 states[run.id] = "failed" if failed else "missing"
         for key in self.plan.to_repeat(states, damaged_files(readings)):
             states[key] = "missing"  # its result stands, but its files are wanted and gone

@@ -34,6 +34,9 @@ from bench.core.paths import read_regular
 from bench.results.records import sign, slug, verify
 from bench.specs.run import RunSpec
 
+GPU_FAULT = "GPU error"
+"""The reason of a failure after which a process computes nothing on its GPU any more."""
+
 _DIGITS = 16
 _KEPT_NAME = re.compile(rf"[a-z0-9_]+-[0-9a-f]{{{_DIGITS}}}\.(safetensors|npz)")
 _PROGRESS, _SHOW_EVERY_S = "progress.json", 1.0
@@ -252,6 +255,11 @@ class RunFolder:
         sync_folder(self.path)
 
     # --- failures ---
+
+    def has_failed(self) -> bool:
+        """Whether no command tries the run again by itself: once more after an error of the GPU."""
+        reasons = [failure.get("reason") for failure in self.failures()]
+        return bool(reasons) and reasons != [GPU_FAULT]
 
     def failures(self) -> list[dict[str, Any]]:
         """The failed attempts, oldest first; a torn file counts as a failure without a reason."""

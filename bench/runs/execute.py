@@ -24,8 +24,8 @@ from bench.exports.tensorboard import LiveScalars
 from bench.methods import METHODS
 from bench.models import layers
 from bench.models.tuning import add_low_rank, merge, merged_state, unfreezing
-from bench.results.failures import GPU_FAULT, GPU_MEMORY, Failure, GpuFaultError, failure_of
-from bench.results.store import RunFolder, Store
+from bench.results.failures import GPU_MEMORY, Failure, GpuFaultError, failure_of
+from bench.results.store import GPU_FAULT, RunFolder, Store
 from bench.runs.averaged import averaged
 from bench.runs.build import (
     Context,

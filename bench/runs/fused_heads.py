@@ -23,8 +23,8 @@ from torch import Tensor, nn
 from bench.core.errors import BenchError
 from bench.models import layers
 from bench.models.domains import Trunk, classifier_name
-from bench.results.failures import GPU_FAULT, GpuFaultError, failure_of
-from bench.results.store import RunFolder, Store
+from bench.results.failures import GpuFaultError, failure_of
+from bench.results.store import GPU_FAULT, RunFolder, Store
 from bench.runs.build import build_method
 from bench.runs.distributed import Report
 from bench.runs.execution import Execution

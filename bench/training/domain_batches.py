@@ -147,6 +147,11 @@ def most_images_per_pass(count: int) -> Iterator[None]:
         _most_images.reset(before)
 
 
+def images_at_most() -> int:
+    """Images of a forward pass without gradients, as `most_images_per_pass` says."""
+    return _most_images.get()
+
+
 def images_per_pass(height: int, width: int, device: torch.device) -> int:
     """Images of a forward pass without gradients.
 
@@ -158,7 +163,7 @@ def images_per_pass(height: int, width: int, device: torch.device) -> int:
     ...     images_per_pass(224, 224, torch.device("cuda"))
     64
     """
-    most = _most_images.get()
+    most = images_at_most()
     if device.type != "cpu":
         return most
     return min(most, max(_FEWEST, _PASS_PIXELS // (height * width)))

@@ -115,7 +115,7 @@ class TrainingJob:
         identity: the run's id; a checkpoint of another is not used.
         checkpoint: its file; None writes none.
         checkpoint_every_s, checkpoint_every_epochs: whichever comes first; seconds hold within an
-            epoch too, and grow where a checkpoint takes long to write (a twentieth of the time).
+            epoch too, and grow up to twenty times where a checkpoint takes long to write.
         should_stop: asked after each step.
         on_epoch: called after each epoch.
         keep_before: epochs before which the weights are kept, for `Outcome.kept`.

@@ -7,7 +7,7 @@ import threading
 
 import pytest
 
-from bench.data.files.files import ahead, usable_cores
+from bench.data.files.files import ahead, decoding_threads, usable_cores
 
 
 @pytest.mark.parametrize(
@@ -44,5 +44,5 @@ def test_a_node_of_many_cores_is_not_filled_with_threads(monkeypatch: pytest.Mon
     for name in ("SLURM_CPUS_PER_TASK", "SLURM_CPUS_ON_NODE"):
         monkeypatch.delenv(name, raising=False)
     threads = set(ahead(lambda item: threading.get_ident(), range(4000)))
-    assert usable_cores() == 128
+    assert (usable_cores(), decoding_threads()) == (128, 16)
     assert len(threads) <= 16

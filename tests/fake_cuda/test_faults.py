@@ -10,7 +10,8 @@ import torch
 from safetensors.torch import load_file
 
 from bench.core.errors import BenchError
-from bench.results.failures import GPU_FAULT, GPU_MEMORY, Failure, GpuFaultError, failure_of
+from bench.results.failures import GPU_MEMORY, Failure, GpuFaultError, failure_of
+from bench.results.store import GPU_FAULT
 from bench.runs import execute as runs
 from bench.runs.build import Context
 from bench.runs.distributed_worker import is_torn

@@ -19,7 +19,7 @@ from bench.core.errors import BenchError
 from bench.launch.devices import VISIBLE, Machine, Placement, context_of
 from bench.launch.local.pool import Pool
 from bench.launch.slurm import job
-from bench.planning.plan import batches
+from bench.planning.plan import Batch, batches
 from bench.planning.workspace import open_session
 from bench.results.failures import GpuFaultError
 from bench.runs import execute
@@ -125,7 +125,7 @@ def test_a_gpu_that_its_worker_does_not_see_trains_nothing_on_the_cpu(tmp_path: 
     run_all(pool)
     assert messages(events, "gpu_lost") == [
         "GPU 3 cannot be used: cuda was asked for, but torch finds no GPU, and "
-        "CUDA_VISIBLE_DEVICES is '3'; no more runs are started there"
+        "CUDA_VISIBLE_DEVICES is '3'; nothing more is given to it"
     ]
     paths = (tmp_path / "results/runs").glob("*/record.json")
     records = [json.loads(path.read_text()) for path in paths]
@@ -141,6 +141,8 @@ class Worker:
         card: what it sees.
         fails: whether a run fails on a GPU; None is a GPU that is not seen.
         tried: (GPU, run) of every attempt.
+
+    Runs of one batch are trained together: an error of the GPU ends all of them at once.
     """
 
     card: str
@@ -157,6 +159,13 @@ class Worker:
 
     def send(self, message: Mapping[str, Any]) -> None:
         if "stop" in message:
+            self.is_dead = True
+            return
+        together = [run["id"] for run in message["batch"]]
+        if len(together) > 1 and any(self.fails(self.card, run) for run in together):
+            self.tried += [(self.card, run) for run in together]
+            self.said += [{"event": "started", "id": run} for run in together]
+            self.said.append({"event": "replace"})
             self.is_dead = True
             return
         for run in message["batch"]:
@@ -210,7 +219,7 @@ def faked(pool: Pool, fails: Callable[[str, str], bool | None]) -> Workers:
     return workers
 
 
-LOST = "GPU 3 failed 2 runs one after the other; no more runs are started there"
+LOST = "GPU 3 failed 2 runs one after the other; nothing more is given to it"
 
 
 @pytest.mark.parametrize("count", [1, 2])
@@ -223,6 +232,45 @@ def test_a_broken_gpu_fails_no_run_where_there_is_another(tmp_path: Path, count:
     broken = [run for card, run in workers.tried if card == "3"]
     assert 1 <= len(broken) == len(set(broken)) <= 2
     assert messages(events, "gpu_lost") == [LOST] * (len(broken) == 2)
+
+
+def test_runs_that_are_trained_together_go_to_another_gpu_one_by_one(tmp_path: Path) -> None:
+    pool, events = pool_of(tmp_path, Placement(1, ("3", "5")))
+    workers = faked(pool, lambda card, run: card == "3")
+    runs = list(pool.plan.runs.values())
+    pool.run([Batch("together", tuple(runs))], usable=[], unusable=[])
+    assert pool.usable == set(pool.plan.runs)
+    assert Counter(card for card, _ in workers.tried) == Counter({"3": 3, "5": 3})
+    assert messages(events, "note") == ["an error of GPU 3 ended it; tried once more by itself"]
+    assert messages(events, "worker_died") == []
+    assert failures(tmp_path) == []
+
+
+def test_an_error_that_ends_all_processes_of_a_gpu_counts_once(tmp_path: Path) -> None:
+    pool, events = pool_of(tmp_path, Placement(3, ("3",)))
+    tries: Counter[str] = Counter()
+
+    def fails(card: str, run: str) -> bool:
+        tries[run] += 1
+        return tries[run] == 1
+
+    workers = faked(pool, fails)
+    run_all(pool)
+    assert pool.usable == set(pool.plan.runs)
+    assert Counter(run for _, run in workers.tried) == Counter(dict.fromkeys(pool.plan.runs, 2))
+    assert messages(events, "gpu_lost") == []
+
+
+def test_a_run_that_its_gpu_failed_once_is_tried_again_by_the_next_command(tmp_path: Path) -> None:
+    pool, _ = pool_of(tmp_path, Placement(1, ("3",)))
+    session = open_session(tmp_path / "grid.yaml", results=tmp_path / "results")
+    (run, *_) = pool.plan.runs.values()
+    folder = pool.store.folder(run.id, run.spec)
+    states = []
+    for reason in ("GPU error", "GPU error"):
+        folder.add_failure({"run_id": run.id, "reason": reason, "message": "CUDA error"})
+        states.append(session.states()[run.id])
+    assert states == ["missing", "failed"]
 
 
 def test_a_run_that_fails_on_two_gpus_has_failed_and_the_gpus_stay(tmp_path: Path) -> None:

@@ -25,7 +25,12 @@ def test_it_asks_for_no_gpu_whatever_runs_ask_for() -> None:
         "gres": "gpu:h100:2",
         "cpus_per_task": 4,
         "timeout_min": 9,
-        "additional": {"gpus-per-task": 1, "mem-per-gpu": "8G", "reservation": "course"},
+        "additional": {
+            "gpus-per-task": 1,
+            "mem-per-gpu": "8G",
+            "tres-per-task": "gres/gpu=1",
+            "reservation": "course",
+        },
         "decode": {"partition": "cpu", "cpus_per_task": 32},
     }
     found = read_settings(section).resources("decode")
@@ -49,7 +54,7 @@ def test_a_job_that_is_stopped_says_so_and_the_next_turn_decodes(
     selections = [Undecoded("key", 350, data, 0).to_json()]
     payload = {"name": "job", "selections": selections, "data_root": None, "cache": str(cache)}
     (tmp_path / "payload.json").write_text(json.dumps(payload))
-    monkeypatch.setattr(decode_job, "usable_cores", lambda: 4)
+    monkeypatch.setattr("bench.data.files.files.usable_cores", lambda: 4)
     events: list[Any] = []
     turns = [
         decode_job.decode_job(payload, tmp_path, events.append, Stop(asked))  # type: ignore[arg-type]

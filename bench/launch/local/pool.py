@@ -44,7 +44,9 @@ class _Worker:
     child: Child
     cards: tuple[str, ...] = ()
     batch: list[PlannedRun] = field(default_factory=list)
+    given: float = 0.0
     running: str | None = None
+    started: set[str] = field(default_factory=set)
     idle: bool = False
     begun: bool = False
     stop_sent: bool = False
@@ -92,6 +94,8 @@ class Pool:
         """Those that are given runs."""
         self.faults: dict[str, set[str]] = {card: set() for card in where.cards}
         """The runs that each GPU has failed since it last trained one to its end."""
+        self.failed_at: dict[str, float] = {}
+        """When each GPU has failed a run last."""
         self.failed_on: dict[str, tuple[str, ...]] = {}
         """The GPUs of each run that is tried once more."""
         self.lost = ""
@@ -228,9 +232,15 @@ class Pool:
             worker.child.send({"stop": True})
 
     def _fails(self, worker: _Worker, run_id: str) -> None:
-        """Counts a run that an error of the worker's GPUs has ended."""
+        """Counts a run that an error of the worker's GPUs has ended.
+
+        One error ends all processes that share a GPU: runs that were under way at the last one do
+        not count again.
+        """
         for card in worker.cards:
-            self.faults[card].add(run_id)
+            if worker.given > self.failed_at.get(card, -math.inf):
+                self.faults[card].add(run_id)
+                self.failed_at[card] = time.monotonic()
         if any(len(self.faults[card]) >= _MOST_FAULTS for card in worker.cards):
             self._lose(worker, f"{_names(worker)} failed {_MOST_FAULTS} runs one after the other")
 
@@ -241,7 +251,7 @@ class Pool:
             raise self._nowhere()
         if not set(worker.cards).isdisjoint(self.cards):
             self.cards = [card for card in self.cards if card not in worker.cards]
-            text = f"{why}; no more runs are started there"
+            text = f"{why}; nothing more is given to it"
             self.listener({"event": "gpu_lost", "message": text})
 
     def _check_cards(self) -> None:
@@ -274,6 +284,7 @@ class Pool:
             return
         self.waiting.remove(batch)
         worker.batch, worker.idle = list(batch.runs), False
+        worker.given, worker.started = time.monotonic(), set()
         runs = [{"id": run.id, "spec": run.spec.model_dump(mode="json")} for run in batch.runs]
         context = dict(self.context)
         if batch.runs[0].role != "source":
@@ -307,15 +318,17 @@ class Pool:
                 self.delayed.append((time.monotonic() + 2.0, left))
         elif kind == "replace":
             worker.to_replace = True
-            if worker.running:  # one of several that are trained together
-                self._fails(worker, worker.running)
+            if worker.running:  # one of several that are trained together, which have not ended
+                event = self._after_fault_of_several(worker, worker.running)
         elif kind == "no_gpu":
             worker.to_replace = True
             self._lose(worker, f"{_names(worker)} cannot be used: {event['message']}")
         elif kind == "started":
             worker.running = run_id
+            worker.started.add(str(run_id))
         elif kind == "ended":
             worker.running = None
+            worker.started.discard(str(run_id))
             self.memory.add(self.plan.runs[str(run_id)], event)
             if event["status"] in ("done", "diverged"):
                 self.faults.update((card, set()) for card in worker.cards)
@@ -338,6 +351,15 @@ class Pool:
             return {"event": "note", "id": run_id, "message": text}
         self.unusable.add(run_id)
         return event
+
+    def _after_fault_of_several(self, worker: _Worker, run_id: str) -> Mapping[str, Any]:
+        """Has runs that were trained together tried once more, each by itself."""
+        self._fails(worker, run_id)
+        if run_id not in self.failed_on:  # else its worker's death counts against it
+            worker.running = None
+            self.failed_on |= dict.fromkeys(worker.started, worker.cards)
+        text = f"an error of {_names(worker)} ended it; tried once more by itself"
+        return {"event": "note", "id": run_id, "message": text}
 
     def _remove_dead(self) -> None:
         for worker in [w for w in self.workers if w.child.is_dead]:

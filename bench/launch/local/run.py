@@ -16,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
 from bench.core import processor
+from bench.core.errors import BenchError
 from bench.core.text import duration, printable
 from bench.launch.devices import Machine, Placement, confirmed, context_of
 from bench.launch.local.pool import Pool
@@ -100,11 +101,15 @@ def run_here(
             bad = {"diverged", "damaged"} | (set() if retry_failed else {"failed", "blocked"})
             with display:
                 interrupt.asks(pool, display)
-                pool.run(
-                    _pieces(todo, cost, machine, where),
-                    usable=[key for key, state in states.items() if state == "done"],
-                    unusable=[key for key, state in states.items() if state in bad],
-                )
+                try:
+                    pool.run(
+                        _pieces(todo, cost, machine, where),
+                        usable=[key for key, state in states.items() if state == "done"],
+                        unusable=[key for key, state in states.items() if state in bad],
+                    )
+                except BenchError:  # what is finished is in the leaderboards all the same
+                    leaderboard.write(session.plan, session.store, session.board, session.records)
+                    raise
         over = pool.over_at is not None
         tally.interrupted = pool.stopping and not over
         tally.stopped = {key: display.at.get(key, (0, 0)) for key in display.left} if over else {}

@@ -19,10 +19,6 @@ from typing import Any, Final
 
 from bench.core.errors import BenchError
 from bench.core.paths import Places
-from bench.data import catalog
-from bench.data.cache import is_cached
-from bench.data.files.files import usable_cores
-from bench.data.opened import rely_on_tables
 from bench.launch.slurm.command_job import STOPPED, Stop
 from bench.launch.slurm.events import Events
 from bench.specs.data import DataSpec
@@ -33,6 +29,9 @@ DECODE: Final = "decode"
 
 _CORES = 2
 """Of each process: small photographs keep three busy, see `bench.data.files.files`."""
+
+_MOST_PROCESSES = 4
+"""Each holds the names and contents of all images of a selection."""
 
 _LOOK_S = 0.2
 
@@ -65,6 +64,8 @@ class DecodingNeeds:
 
     def __call__(self, runs: Iterable[PlannedRun]) -> list[Undecoded]:
         """The selections of these runs that are not decoded, each once."""
+        from bench.data import catalog
+
         if not catalog.decodes_once():
             return []
         found: dict[str, Undecoded] = {}
@@ -82,6 +83,9 @@ class DecodingNeeds:
         return list(found.values())
 
     def _look(self, data: DataSpec, draw: int) -> Undecoded | None:
+        from bench.data import catalog
+        from bench.data.cache import is_cached
+
         if (data, draw) not in self._known:
             resolved = catalog.resolve(data, draw, **self._places)
             there = is_cached(
@@ -106,8 +110,10 @@ def decode_job(payload: Mapping[str, Any], folder: Path, events: Events, stop: S
         events: of the job.
         stop: looked at again and again.
     """
+    from bench.data.files.files import usable_cores
+
     cores = usable_cores()
-    processes = max(1, cores // _CORES)
+    processes = min(_MOST_PROCESSES, max(1, cores // _CORES))
     environment = os.environ | {"SLURM_CPUS_PER_TASK": str(max(1, cores // processes))}
     command = [sys.executable, "-m", "bench.launch.slurm.decode_job", str(folder)]
     children = [
@@ -135,6 +141,9 @@ def _leave_to_the_job() -> None:
 
 def decode(payload: Mapping[str, Any]) -> int:
     """Decodes the selections, together with other processes; 1 if one of them cannot be."""
+    from bench.data import catalog
+    from bench.data.opened import rely_on_tables
+
     rely_on_tables()
     root = payload["data_root"]
     places: Places = {

@@ -266,7 +266,12 @@ class SlurmSettings(Resources):
         trains = kind in ("source", "finetune")
         if not trains:
             # What is asked for runs is not needed for writing a table, or for decoding.
-            others = {k: v for k, v in common.additional.items() if k != "gres" and "gpu" not in k}
+            of_gpus = {"gres", "tres-per-task"}
+            others = {
+                name: value
+                for name, value in common.additional.items()
+                if name not in of_gpus and "gpu" not in name
+            }
             nothing = dict.fromkeys(_OF_RUNS)
             common = common.model_copy(update={**nothing, "additional": others})
         own: Resources = getattr(self, kind)

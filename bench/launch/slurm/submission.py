@@ -268,7 +268,8 @@ class Submission:
 
     def _alone(self) -> bool:
         """Whether the user has no job in the queue but the one that submits."""
-        return not any(j.alive and j.name != self.grid.own_job for j in self.jobs.values())
+        others = any(j.alive and j.name != self.grid.own_job for j in self.jobs.values())
+        return not (others or self.decoders)
 
     def _sbatch_pack(self, name: str, piece: Pack) -> None:
         holders = sorted({self.holders[run] for run in piece.needs if run in self.holders})

@@ -26,6 +26,7 @@ from bench.core.files import write_atomic
 from bench.methods.features.memo import digest_of_network
 from bench.methods.retrieval.responses import make_room, most_bytes
 from bench.training.domain import Domain
+from bench.training.domain_batches import images_at_most
 
 LEAST_S = 2.0
 """Seconds of computing from which on features are kept."""
@@ -109,4 +110,5 @@ def _machine(device: torch.device) -> tuple[object, ...]:
     tf32 = torch.backends.cuda.matmul.allow_tf32, torch.backends.cudnn.allow_tf32
     deterministic = torch.are_deterministic_algorithms_enabled()
     cudnn = torch.backends.cudnn.deterministic
-    return torch.cuda.get_device_name(device), *tf32, cudnn, deterministic
+    name = torch.cuda.get_device_name(device)
+    return name, *tf32, cudnn, deterministic, images_at_most()

@@ -27,7 +27,7 @@ from torch import Tensor
 from torch.nn.functional import cross_entropy
 
 from bench.core.errors import DataError
-from bench.training.domain_batches import DeviceRows
+from bench.training.domain_batches import BATCH_SIZE, DeviceRows, images_at_most
 
 Loss = Literal["squared_hinge", "logistic"]
 Features = NDArray[np.float32]
@@ -177,7 +177,8 @@ class _Problems:
         shape, device = (len(c), classes, features.shape[1] + 1), torch.device(blocks.device)
         self.weight = torch.zeros(shape, dtype=blocks.dtype, device=device, requires_grad=True)
         besides = _WEIGHTS_HELD * self.weight.nbytes
-        self.features = DeviceRows(features, device, resident=True, besides=besides)
+        fits = images_at_most() == BATCH_SIZE  # else this run has been short of GPU memory
+        self.features = DeviceRows(features, device, resident=fits, besides=besides)
         self.labels = torch.from_numpy(labels).to(device)
         # Values are of the order of a mean loss: the solver's tolerances are absolute.
         self.scales = [1 / (one * len(labels)) for one in c]
