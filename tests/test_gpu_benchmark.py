@@ -54,12 +54,15 @@ def test_utilisation_is_what_is_printed_meanwhile(
     monkeypatch: pytest.MonkeyPatch, tmp_path: Path
 ) -> None:
     command = tmp_path / "nvidia-smi"
-    command.write_text("#!/bin/sh\necho $*\necho 40\necho 60\necho '[N/A]'\nexec sleep 60\n")
+    lines = ["#!/bin/sh", "echo $*", "echo 40", "echo 60", "echo '[N/A]'"]
+    command.write_text("\n".join([*lines, "touch $0.done", "exec sleep 60", ""]))
     command.chmod(0o755)
     monkeypatch.setenv("PATH", f"{tmp_path}:/usr/bin:/bin")
     used: list[float] = []
     with gpu.sampled(used):
-        while not (tmp_path / "nvidia-smi.done").exists():
+        for _ in range(3000):
+            if (tmp_path / "nvidia-smi.done").exists():
+                break
             time.sleep(0.01)
     assert used == [40.0, 60.0]
     monkeypatch.setenv("PATH", str(tmp_path / "none"))

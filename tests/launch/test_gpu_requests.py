@@ -103,7 +103,7 @@ def test_a_dry_run_prints_what_a_submission_would(
     (tmp_path / "sinfo").write_text(f"#!/bin/sh\n{sinfo}\n")
     (tmp_path / "sinfo").chmod(0o755)
     monkeypatch.setenv("PATH", str(tmp_path), prepend=os.pathsep)
-    monkeypatch.setattr(grid, "_run_here", lambda *_: None)
+    monkeypatch.setattr(grid, "_run_here", lambda *_, **__: None)
     arguments = ["grid", str(tmp_path / "grid.yaml"), "--results", str(tmp_path / "results")]
     done = CliRunner().invoke(app, [*arguments, "--slurm", "--dry-run", *options])
     assert done.exception is None, done.exception

@@ -101,20 +101,31 @@ def run_here(
             bad = {"diverged", "damaged"} | (set() if retry_failed else {"failed", "blocked"})
             with display:
                 interrupt.asks(pool, display)
-                try:
-                    pool.run(
-                        _pieces(todo, cost, machine, where),
-                        usable=[key for key, state in states.items() if state == "done"],
-                        unusable=[key for key, state in states.items() if state in bad],
-                    )
-                except BenchError:  # what is finished is in the leaderboards all the same
-                    leaderboard.write(session.plan, session.store, session.board, session.records)
-                    raise
+                _run_all(pool, _pieces(todo, cost, machine, where), states, bad, session)
         over = pool.over_at is not None
         tally.interrupted = pool.stopping and not over
         tally.stopped = {key: display.at.get(key, (0, 0)) for key in display.left} if over else {}
     tally.table = leaderboard.write(session.plan, session.store, session.board, session.records)
     return tally
+
+
+def _run_all(
+    pool: Pool,
+    pieces: list[Batch],
+    states: Mapping[str, str],
+    bad: set[str],
+    session: Session,
+) -> None:
+    """Runs the pool; what is finished is in the leaderboards also where no GPU is left."""
+    try:
+        pool.run(
+            pieces,
+            usable=[key for key, state in states.items() if state == "done"],
+            unusable=[key for key, state in states.items() if state in bad],
+        )
+    except BenchError:
+        leaderboard.write(session.plan, session.store, session.board, session.records)
+        raise
 
 
 def forecast_here(
