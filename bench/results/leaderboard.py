@@ -208,7 +208,11 @@ def _orderable(value: Any) -> tuple[int, float, str]:
 
 def to_csv(table: Iterable[Row], columns: Sequence[str] | None = None) -> str:
     """The table as CSV; floats with six significant decimals, nothing for None."""
-    cells = ({name: _cell(value) for name, value in row.items()} for row in table)
+    wanted = set(columns) if columns else None  # rows hold arrays that no column shows
+    cells = (
+        {name: _cell(value) for name, value in row.items() if wanted is None or name in wanted}
+        for row in table
+    )
     return csv_text(cells, columns)
 
 

@@ -32,6 +32,9 @@ from bench.specs.planned import PlannedRun
 
 _FAILURES_SHOWN = 5
 
+_FORECAST_COUNTS = 0.15
+"""The share of all work like which the forecast counts, once runs have ended."""
+
 
 @dataclass
 class Tally:
@@ -320,16 +323,25 @@ class _Display:
             self.console.print(f"{done} of {self.count} runs" + (f", {left}" if left else ""))
 
     def _time_left(self) -> str:
-        """From the share of the forecast work that is done, once there is some."""
+        seconds = self._seconds_left()
+        return "" if seconds is None else f"{duration(seconds)} left"
+
+    def _seconds_left(self) -> float | None:
+        """From the share of the forecast work that is done; None before there is some.
+
+        The forecast counts like `_FORECAST_COUNTS` of the work: the first run ends while others
+        have shown nothing of theirs, and libraries are loaded before it.
+        """
         if self.first_start is None:
-            return ""
+            return None
         parts = {key: done / epochs for key, (done, epochs) in self.at.items()}
         left = sum(self.cost[key] * (1 - parts.get(key, 0.0)) for key in self.left)
         worked = time.monotonic() - self.first_start
         done = self.total - left
         if worked < 2 or done <= 0:
-            return ""
-        return f"{duration(worked * left / done)} left"
+            return None
+        expected = _FORECAST_COUNTS * self.total
+        return left * (worked + expected / self.workers) / (done + expected)
 
     def _now(self, text: str) -> None:
         self.progress.update(self.task, now=printable(text), left=self._time_left())
