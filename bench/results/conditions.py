@@ -12,6 +12,7 @@ a list to be kept. Nothing else in the harness decides which runs repeat each ot
 
 from __future__ import annotations
 
+import functools
 import hashlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from typing import Any
@@ -54,6 +55,7 @@ _RELATIVE = ("near_far", "categories", "half")
 _DIGITS = 16
 
 
+@functools.cache
 def is_repetition(name: str) -> bool:
     """Whether a setting distinguishes repetitions of one condition: a seed or a class draw.
 
@@ -74,7 +76,7 @@ class Settings:
 
     def __init__(self, data_set: Callable[[DataSpec], str | None] | None = None) -> None:
         self._data_set = data_set
-        self._parts: dict[int, tuple[BaseModel, dict[str, Any], frozenset[str]]] = {}
+        self._parts: dict[tuple[str, int], tuple[BaseModel, dict[str, Any], frozenset[str]]] = {}
         self._runs: dict[int, tuple[RunSpec, dict[str, Any], frozenset[str]]] = {}
         self._ids: dict[tuple[Any, ...], tuple[RunSpec, str]] = {}
 
@@ -158,9 +160,9 @@ class Settings:
         if not isinstance(spec.init, FromRun):
             parts.append(("weights.", spec.init))
         for prefix, part in parts:
-            values, silent = self._part(part)
-            found |= {prefix + name: value for name, value in values.items()}
-            quiet |= {prefix + name for name in silent}
+            values, silent = self._part(prefix, part)
+            found |= values
+            quiet |= silent
         if found.get("weights.package"):  # it is installed wherever this machine has its packages
             found.pop("weights.path")
         found |= {"pattern": spec.pattern, "allow_overlap": spec.allow_overlap}
@@ -168,9 +170,9 @@ class Settings:
         quiet |= set() if spec.borrow_pooled else {"borrow.pooled"}
         for prefix, needed in (("source.", spec.parent), ("bank.", spec.bank)):
             if needed is not None:
-                values, silent = self._run(needed, "")
-                found |= {prefix + name: value for name, value in values.items()}
-                quiet |= {prefix + name for name in silent}
+                values, silent = self._part(prefix, needed)
+                found |= values
+                quiet |= silent
         if spec.parent is not None:
             found["weights.kind"] = "run"
         result = found, frozenset(quiet)
@@ -178,11 +180,18 @@ class Settings:
             self._runs[id(spec)] = (spec, *result)
         return result
 
-    def _part(self, part: BaseModel) -> tuple[dict[str, Any], frozenset[str]]:
-        known = self._parts.get(id(part))
+    def _part(self, prefix: str, part: BaseModel) -> tuple[dict[str, Any], frozenset[str]]:
+        """Of a part, or of a run that is needed, by names that begin with the prefix."""
+        known = self._parts.get((prefix, id(part)))
         if known is None:
-            values = dict(_flat("", part))
-            self._parts[id(part)] = known = (part, values, frozenset(_quiet(part, values)))
+            if isinstance(part, RunSpec):
+                values, silent = self._run(part, "")
+            else:
+                values = dict(_flat("", part))
+                silent = frozenset(_quiet(part, values))
+            named = {prefix + name: value for name, value in values.items()}
+            known = part, named, frozenset(prefix + name for name in silent)
+            self._parts[prefix, id(part)] = known
         return known[1], known[2]
 
 
@@ -237,11 +246,14 @@ def differing(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[str]:
     """
     values: dict[tuple[str, str], set[Any]] = {}
     conditions: dict[tuple[str, str], Mapping[str, Any]] = {}
+    repeated: dict[tuple[str, str], list[str]] = {}
     for role, condition, found in rows:
         first = conditions.setdefault((role, condition), found) is found
-        for name, value in found.items():
-            if first or is_repetition(name):
-                values.setdefault((role, name), set()).add((type(value), value))
+        if first:
+            repeated[role, condition] = [name for name in found if is_repetition(name)]
+        for name in found if first else repeated[role, condition]:
+            if name in found:
+                values.setdefault((role, name), set()).add((type(found[name]), found[name]))
     order = {name: place for place, name in enumerate(_names(rows))}
     shown = {name for (_, name), seen in values.items() if len(seen) > 1} - set(COLUMN_OF)
     looks: dict[tuple[Any, ...], Mapping[str, Any]] = {}
@@ -258,7 +270,11 @@ def differing(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[str]:
 
 
 def _names(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> dict[str, None]:
-    return dict.fromkeys(name for _, _, found in rows for name in found)
+    names: dict[str, None] = {}
+    for _, _, found in rows:
+        if not found.keys() <= names.keys():
+            names |= dict.fromkeys(found)
+    return names
 
 
 # --- walking the models --------------------------------------------------------------------------
