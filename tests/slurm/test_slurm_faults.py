@@ -226,12 +226,11 @@ def test_a_controller_killed_right_after_submission_loses_no_run(
     assert g.status()["cluster"] == "down"
     g.cluster.up()
 
-    def finished() -> bool:  # what the controller forgot is lost after the grace time, and what it
-        g.submit()  # holds after a failed launch waits for somebody to look
-        return bool(g.counts() == {"done": 3})
+    def finished() -> bool:  # What the controller forgot is lost after the grace time. What it holds
+        g.submit()  # after a failed launch, though its run has ended, waits for somebody to look.
+        return bool(g.counts() == {"done": 3}) and not g.cluster.jobs()
 
-    wait_until("all runs", finished, 120, 1)
-    g.wait()
+    wait_until("all runs and an empty queue", finished, 180, 1)
     g.submit()
     all_done(g, 3)
     assert max(g.executions().values()) <= 2  # a held job may have been released and run again
