@@ -70,13 +70,14 @@ def read_regular(path: Path, limit: int) -> bytes:
     """
     handle = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     try:
-        mode = os.fstat(handle).st_mode
-        if stat.S_ISDIR(mode):
+        status = os.fstat(handle)
+        if stat.S_ISDIR(status.st_mode):
             raise IsADirectoryError(errno.EISDIR, "it is a folder", str(path))
-        if not stat.S_ISREG(mode):
+        if not stat.S_ISREG(status.st_mode):
             raise OSError(errno.EINVAL, "it is a pipe or a device, not a regular file", str(path))
-        with os.fdopen(handle, "rb", closefd=False) as file:
-            content = file.read(limit + 1)
+        content, room = b"", min(max(status.st_size, 1 << 16), limit) + 1  # not the whole limit
+        while part := os.read(handle, min(room, limit + 1 - len(content))):
+            content += part
     finally:
         os.close(handle)
     if len(content) > limit:

@@ -14,7 +14,9 @@ from __future__ import annotations
 
 import functools
 import hashlib
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from pydantic import BaseModel
@@ -66,6 +68,54 @@ def is_repetition(name: str) -> bool:
     return parts[-1] == "class_draw" or "seeds" in parts[:-1]
 
 
+@dataclass(frozen=True, eq=False)
+class _Part:
+    """The settings of one part of runs (their selection, their training, …), by full names.
+
+    Attributes:
+        values: as they are written.
+        quiet: names of those at a default that no id mentions.
+        contents: for names of places of files what lies there.
+    """
+
+    values: Mapping[str, Any]
+    quiet: frozenset[str]
+    contents: Mapping[str, str]
+
+    @cached_property
+    def identities(self) -> dict[str, Any]:
+        """Settings with places of files replaced by what lies there."""
+        found = {**self.values, **self.contents}
+        return {k: v for k, v in found.items() if not k.endswith("weights.path")}
+
+    @cached_property
+    def condition(self) -> dict[str, Any]:
+        """Of these the ones that a condition has."""
+        found = self.identities.items()
+        return {k: v for k, v in found if not is_repetition(k) and k not in self.quiet}
+
+    @cached_property
+    def texts(self) -> dict[str, str]:
+        """Those of the condition as canonical JSON."""
+        return _texts(self.condition)
+
+    @cached_property
+    def texts_of_recipe(self) -> dict[str, str]:
+        """Of these the ones that do not name the task."""
+        return {k: text for k, text in self.texts.items() if not _names_task(k)}
+
+    @cached_property
+    def task(self) -> dict[str, Any]:
+        """What names the task, however many of its classes."""
+        found = {k: v for k, v in self.identities.items() if _names_task(k)}
+        return {k: v for k, v in found.items() if k.rpartition(".")[2] not in _COUNTS}
+
+    @cached_property
+    def selects(self) -> bool:
+        """Whether it has a selection of images."""
+        return any(name.endswith(".dataset") for name in self.values)
+
+
 class Settings:
     """The settings of many runs; parts that runs share are walked once.
 
@@ -76,76 +126,89 @@ class Settings:
 
     def __init__(self, data_set: Callable[[DataSpec], str | None] | None = None) -> None:
         self._data_set = data_set
-        self._parts: dict[tuple[str, int], tuple[BaseModel, dict[str, Any], frozenset[str]]] = {}
-        self._runs: dict[int, tuple[RunSpec, dict[str, Any], frozenset[str]]] = {}
-        self._ids: dict[tuple[Any, ...], tuple[RunSpec, str]] = {}
+        self._parts: dict[tuple[Any, ...], tuple[Any, _Part]] = {}
+        self._runs: dict[int, tuple[RunSpec, tuple[_Part, ...]]] = {}
+        self._ids: dict[tuple[Any, ...], str] = {}
+        self._unnamed: dict[tuple[int, ...], tuple[set[str], dict[str, str]]] = {}
 
     def of(self, spec: RunSpec) -> dict[str, Any]:
         """Every setting of a run by its name, parents included; see `settings`."""
-        return self._run(spec, "target.")[0]
+        return _merged(self.parts(spec))
+
+    def parts(self, spec: RunSpec) -> list[Mapping[str, Any]]:
+        """The same in parts; one that several runs have is one object."""
+        return [part.values for part in self._of(spec)]
 
     def condition(self, spec: RunSpec) -> str:
         """See `condition_id`."""
-        return self._once("condition", spec, lambda: _digest(self._condition(spec)))
+        parts = self._lasting(spec)
+        return self._once("condition", parts, lambda: _digest(_merged(p.texts for p in parts)))
 
     def recipe(self, spec: RunSpec) -> str:
         """See `recipe_id`."""
-        return self._once("recipe", spec, lambda: self._recipe(spec))
+        parts = self._lasting(spec)
+        return self._once("recipe", parts, lambda: self._recipe(parts))
 
     def task(self, spec: RunSpec) -> str:
         """See `task_id`."""
-        return self._once("task", spec, lambda: self._task(spec))
+        data = self._of(spec)[0]
+        return self._once("task", [data], lambda: _digest(_texts(data.task)))
 
-    def _once(self, what: str, spec: RunSpec, find: Callable[[], str]) -> str:
-        """Found once for runs that share all parts but their seeds."""
-        parts = tuple(id(v) for k, v in spec.__dict__.items() if k not in ("seeds", "pattern"))
-        key = (what, spec.pattern, *parts)
+    def _lasting(self, spec: RunSpec) -> list[_Part]:
+        """The parts that a condition has; runs that differ in their seeds alone share them."""
+        return [part for part in self._of(spec) if part.texts]
+
+    def _once(self, what: str, parts: list[_Part], find: Callable[[], str]) -> str:
+        key = (what, *map(id, parts))
         if key not in self._ids:
-            self._ids[key] = (spec, find())
-        return self._ids[key][1]
+            self._ids[key] = find()
+        return self._ids[key]
 
-    def _recipe(self, spec: RunSpec) -> str:
-        found = self._condition(spec)
-        target = {k[7:]: v for k, v in self._identities(spec).items() if k.startswith("target.")}
-        kept = {k: v for k, v in found.items() if not _names_task(k)}
-        for prefix in sorted({k.removesuffix("dataset") for k in kept if k.endswith(".dataset")}):
-            if _relative(prefix, found, target):
-                counts = [n for n in _COUNTS if n != "source_n"]  # that is the source's own
-                drop = ["dataset", "root", *(f"classes.{n}" for n in ("root", *counts, "names"))]
-                # What the source has otherwise than its target is a treatment.
-                same = {prefix + n for n in drop if found.get(prefix + n) == target.get(n)}
-                kept = {k: v for k, v in kept.items() if k not in same}
-                kept[f"{prefix}relative"] = True
-        return _digest(kept)
+    def _recipe(self, parts: list[_Part]) -> str:
+        dropped, added = self._relative([part for part in parts if part.selects])
+        found = _merged(part.texts_of_recipe for part in parts)
+        return _digest({k: v for k, v in found.items() if k not in dropped} | added)
 
-    def _task(self, spec: RunSpec) -> str:
-        found = self._identities(spec)
-        naming = {k: v for k, v in found.items() if _names_task(k)}
-        return _digest({k: v for k, v in naming.items() if k.rpartition(".")[2] not in _COUNTS})
+    def _relative(self, parts: list[_Part]) -> tuple[set[str], dict[str, str]]:
+        """What a recipe does not say of sources that are chosen relative to the target.
 
-    def _condition(self, spec: RunSpec) -> dict[str, Any]:
-        quiet = self._run(spec, "target.")[1]
-        return {
-            name: value
-            for name, value in self._identities(spec).items()
-            if not is_repetition(name) and name not in quiet
-        }
+        Args:
+            parts: those with selections.
 
-    def _identities(self, spec: RunSpec) -> dict[str, Any]:
-        """Settings with places of files replaced by what lies there."""
-        found = dict(self.of(spec))
-        for prefix, data in _selections(spec):
-            if data.root is not None and self._data_set is not None:
-                found[f"{prefix}root"] = self._data_set(data) or data.root
-        return {k: v for k, v in found.items() if not k.endswith("weights.path")}
+        Returns:
+            Names of settings that are the target's own, and what stands for them.
+        """
+        key = tuple(map(id, parts))
+        if key not in self._unnamed:
+            every, found = (
+                _merged(getattr(p, n) for p in parts) for n in ("identities", "condition")
+            )
+            target = {k[7:]: v for k, v in every.items() if k.startswith("target.")}
+            dropped: set[str] = set()
+            added: dict[str, str] = {}
+            chosen = {k.removesuffix("dataset") for k in found if k.endswith(".dataset")}
+            for prefix in chosen - {"target."}:
+                if _relative(prefix, found, target):
+                    counts = [n for n in _COUNTS if n != "source_n"]  # that is the source's own
+                    names = [
+                        "dataset",
+                        "root",
+                        *(f"classes.{n}" for n in ("root", *counts, "names")),
+                    ]
+                    # What the source has otherwise than its target is a treatment.
+                    dropped |= {prefix + n for n in names if found.get(prefix + n) == target.get(n)}
+                    added |= _texts({f"{prefix}relative": True})
+            self._unnamed[key] = dropped, added
+        return self._unnamed[key]
 
-    def _run(self, spec: RunSpec, data: str) -> tuple[dict[str, Any], frozenset[str]]:
-        """A run's settings, and the names of those at a default that no id mentions."""
-        known = self._runs.get(id(spec)) if data == "target." else None
-        if known is not None:
-            return known[1], known[2]
-        found: dict[str, Any] = {}
-        quiet: set[str] = set()
+    def _of(self, spec: RunSpec) -> tuple[_Part, ...]:
+        known = self._runs.get(id(spec))
+        if known is None:
+            known = self._runs[id(spec)] = (spec, tuple(self._walk(spec, "target.")))
+        return known[1]
+
+    def _walk(self, spec: RunSpec, data: str) -> Iterator[_Part]:
+        """A run's parts; the prefix of its own selection is `data`."""
         parts: list[tuple[str, BaseModel]] = [
             (data, spec.data),
             ("model.", spec.model),
@@ -159,40 +222,48 @@ class Settings:
             parts.append(("evaluate.", spec.evaluate))
         if not isinstance(spec.init, FromRun):
             parts.append(("weights.", spec.init))
-        for prefix, part in parts:
-            values, silent = self._part(prefix, part)
-            found |= values
-            quiet |= silent
-        if found.get("weights.package"):  # it is installed wherever this machine has its packages
-            found.pop("weights.path")
-        found |= {"pattern": spec.pattern, "allow_overlap": spec.allow_overlap}
-        found["borrow.pooled"] = spec.borrow_pooled
-        quiet |= set() if spec.borrow_pooled else {"borrow.pooled"}
+        yield from (self._part(prefix, part) for prefix, part in parts)
+        own = (spec.pattern, spec.allow_overlap, spec.borrow_pooled)
+        named = dict(zip(("pattern", "allow_overlap", "borrow.pooled"), own, strict=True))
+        quiet = frozenset(() if spec.borrow_pooled else ("borrow.pooled",))
+        yield self._known(own, None, lambda: _Part(named, quiet, {}))
         for prefix, needed in (("source.", spec.parent), ("bank.", spec.bank)):
             if needed is not None:
-                values, silent = self._part(prefix, needed)
-                found |= values
-                quiet |= silent
+                yield self._part(prefix, needed)
         if spec.parent is not None:
-            found["weights.kind"] = "run"
-        result = found, frozenset(quiet)
-        if data == "target.":
-            self._runs[id(spec)] = (spec, *result)
-        return result
+            yield self._known(
+                ("weights.kind",), None, lambda: _Part({"weights.kind": "run"}, frozenset(), {})
+            )
 
-    def _part(self, prefix: str, part: BaseModel) -> tuple[dict[str, Any], frozenset[str]]:
+    def _part(self, prefix: str, part: BaseModel) -> _Part:
         """Of a part, or of a run that is needed, by names that begin with the prefix."""
-        known = self._parts.get((prefix, id(part)))
-        if known is None:
-            if isinstance(part, RunSpec):
-                values, silent = self._run(part, "")
-            else:
-                values = dict(_flat("", part))
-                silent = frozenset(_quiet(part, values))
-            named = {prefix + name: value for name, value in values.items()}
-            known = part, named, frozenset(prefix + name for name in silent)
-            self._parts[prefix, id(part)] = known
-        return known[1], known[2]
+        return self._known((prefix, id(part)), part, lambda: self._named(prefix, part))
+
+    def _known(self, key: tuple[Any, ...], part: Any, make: Callable[[], _Part]) -> _Part:
+        if key not in self._parts:
+            self._parts[key] = (part, make())
+        return self._parts[key][1]
+
+    def _named(self, prefix: str, part: BaseModel) -> _Part:
+        if isinstance(part, RunSpec):
+            below = list(self._walk(part, ""))
+            values = _merged(p.values for p in below)
+            quiet = {name for p in below for name in p.quiet}
+            contents = _merged(p.contents for p in below)
+        else:
+            values = dict(_flat("", part))
+            quiet = set(_quiet(part, values))
+            if prefix == "weights." and values.get("package"):
+                values.pop("path")  # it is installed wherever this machine has its packages
+            contents = {}
+            data = part.data if isinstance(part, Borrowed) else part
+            if isinstance(data, DataSpec) and data.root is not None and self._data_set is not None:
+                contents = {"root": self._data_set(data) or data.root}
+        return _Part(
+            {prefix + name: value for name, value in values.items()},
+            frozenset(prefix + name for name in quiet),
+            {prefix + name: value for name, value in contents.items()},
+        )
 
 
 def settings(spec: RunSpec) -> dict[str, Any]:
@@ -233,11 +304,12 @@ def task_id(spec: RunSpec) -> str:
     return Settings().task(spec)
 
 
-def differing(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[str]:
+def differing(rows: Sequence[tuple[str, str, Sequence[Mapping[str, Any]]]]) -> list[str]:
     """The settings that must be shown for the rows of a leaderboard to differ.
 
     Args:
-        rows: role, condition id and settings of each run. Seeds of sources count too.
+        rows: role, condition id and settings of each run, in parts (`Settings.parts`). Seeds of
+            sources count too.
 
     Returns:
         Names of settings without a column of their own (`COLUMN_OF`) that have several values
@@ -245,36 +317,44 @@ def differing(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> list[str]:
         the first setting that only one of them has is added.
     """
     values: dict[tuple[str, str], set[Any]] = {}
-    conditions: dict[tuple[str, str], Mapping[str, Any]] = {}
-    repeated: dict[tuple[str, str], list[str]] = {}
-    for role, condition, found in rows:
-        first = conditions.setdefault((role, condition), found) is found
-        if first:
-            repeated[role, condition] = [name for name in found if is_repetition(name)]
-        for name in found if first else repeated[role, condition]:
-            if name in found:
-                values.setdefault((role, name), set()).add((type(found[name]), found[name]))
-    order = {name: place for place, name in enumerate(_names(rows))}
-    shown = {name for (_, name), seen in values.items() if len(seen) > 1} - set(COLUMN_OF)
+    conditions: dict[tuple[str, str], Sequence[Mapping[str, Any]]] = {}
+    seen: set[tuple[str, int, bool]] = set()
+    for role, condition, parts in rows:
+        whole = conditions.setdefault((role, condition), parts) is parts
+        for part in parts:
+            if (role, id(part), True) in seen or (role, id(part), whole) in seen:
+                continue
+            seen.add((role, id(part), whole))
+            for name, value in part.items():
+                if whole or is_repetition(name):
+                    values.setdefault((role, name), set()).add((type(value), value))
+    order = {name: place for place, name in enumerate(_names(conditions.values()))}
+    shown = {name for (_, name), found in values.items() if len(found) > 1} - set(COLUMN_OF)
     looks: dict[tuple[Any, ...], Mapping[str, Any]] = {}
-    columns = [*shown, *COLUMN_OF]
-    for (role, _), found in conditions.items():
-        values_of = [found.get(n) for n in columns if not is_repetition(n)]
-        look = (role, *((type(value), value) for value in values_of))
+    columns = [name for name in (*shown, *COLUMN_OF) if not is_repetition(name)]
+    for (role, _), parts in conditions.items():
+        found = _merged(parts)
+        look = (role, *((type(value), value) for value in map(found.get, columns)))
         other = looks.setdefault(look, found)
-        apart = sorted(other.keys() ^ found.keys(), key=order.__getitem__)
-        seen = [name for name in apart if {**other, **found}[name] not in (None, ())]
-        if other is not found and seen and not shown & set(seen):
-            shown.add(seen[0])
+        if other is not found:
+            apart = sorted(other.keys() ^ found.keys(), key=order.__getitem__)
+            only = [name for name in apart if {**other, **found}[name] not in (None, ())]
+            if only and not shown & set(only):
+                shown.add(only[0])
     return sorted(shown, key=order.__getitem__)
 
 
-def _names(rows: Sequence[tuple[str, str, Mapping[str, Any]]]) -> dict[str, None]:
-    names: dict[str, None] = {}
-    for _, _, found in rows:
-        if not found.keys() <= names.keys():
-            names |= dict.fromkeys(found)
-    return names
+def _names(every: Iterable[Sequence[Mapping[str, Any]]]) -> dict[str, None]:
+    """All names in the order in which they come first."""
+    parts = {id(part): part for parts in every for part in parts}
+    return dict.fromkeys(name for part in parts.values() for name in part)
+
+
+def _merged(parts: Iterable[Mapping[str, Any]]) -> dict[str, Any]:
+    found: dict[str, Any] = {}
+    for part in parts:
+        found.update(part)
+    return found
 
 
 # --- walking the models --------------------------------------------------------------------------
@@ -314,17 +394,6 @@ def _quiet(part: BaseModel, values: Mapping[str, Any]) -> Iterator[str]:
             yield from (leaf for leaf in values if leaf == name or leaf.startswith(f"{name}."))
 
 
-def _selections(spec: RunSpec, prefix: str = "") -> Iterator[tuple[str, DataSpec]]:
-    """Every selection in a spec with the prefix of its settings."""
-    yield prefix or "target.", spec.data
-    for number, borrowed in enumerate(spec.borrow, start=1):
-        yield f"{prefix}borrow{number if number > 1 else ''}.", borrowed.data
-    if spec.parent is not None:
-        yield from _selections(spec.parent, f"{prefix}source.")
-    if spec.bank is not None:
-        yield from _selections(spec.bank, f"{prefix}bank.")
-
-
 def _names_task(name: str) -> bool:
     starts = ("target.classes.", "target.options.")
     return name in ("target.dataset", "target.root") or name.startswith(starts)
@@ -341,5 +410,12 @@ def _relative(prefix: str, found: Mapping[str, Any], target: Mapping[str, Any]) 
     return all(found.get(f"{prefix}{name}") == value for name, value in classes.items())
 
 
-def _digest(found: Mapping[str, Any]) -> str:
-    return hashlib.sha256(canonical_json(dict(found)).encode()).hexdigest()[:_DIGITS]
+def _texts(found: Mapping[str, Any]) -> dict[str, str]:
+    """Each setting as canonical JSON."""
+    return {k: f"{canonical_json(k)}:{canonical_json(v)}" for k, v in found.items()}
+
+
+def _digest(texts: Mapping[str, str]) -> str:
+    """Of settings as canonical JSON by name: that of the whole is made of theirs."""
+    text = ",".join([texts[name] for name in sorted(texts)])
+    return hashlib.sha256(f"{{{text}}}".encode()).hexdigest()[:_DIGITS]

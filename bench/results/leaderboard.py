@@ -28,7 +28,7 @@ from bench.results.aggregate import (
 )
 from bench.results.conditions import Settings, differing
 from bench.results.predictions import add_predictions
-from bench.results.records import COLUMNS, describe_run
+from bench.results.records import COLUMNS, describe_run, same_selection
 from bench.results.resolved import PRECISION, Values, specs_as_run
 from bench.results.states import Records, blocked
 from bench.results.store import Store
@@ -49,13 +49,14 @@ def rows(plan: Plan, store: Store, records: Records | None = None) -> list[Row]:
     Args:
         records: those of the plan, where they are known already.
     """
-    readings = (records or Records(plan, store)).read()
+    records = records or Records(plan, store)
+    readings = records.read()
     done = {key: one.record for key, one in readings.items() if one.record is not None}
     found = describe(plan, {key: record["resolved"] for key, record in done.items()})
     for key, row in found.items():
         reading = readings.get(key)
         if reading is None:
-            failures = store.folder(key, plan.runs[key].spec).failures()
+            failures = records.folder(plan.runs[key]).failures()
             row["status"] = "failed" if failures else "missing"
             row["reason"] = _one_line(failures[-1]) if failures else None
         elif reading.record is None:
@@ -66,7 +67,7 @@ def rows(plan: Plan, store: Store, records: Records | None = None) -> list[Row]:
     for key, by in blocked(plan, {key: row["status"] for key, row in found.items()}).items():
         found[key] |= {"status": "blocked", "reason": f"by {by}, {found[by]['status']}"}
     _mark_children(found, plan)
-    add_predictions(list(found.values()), plan, store, readings)
+    add_predictions(list(found.values()), records, readings)
     return sort_rows(found.values())
 
 
@@ -99,18 +100,19 @@ def describe(plan: Plan, resolved: Mapping[str, Values] = MappingProxyType({})) 
     data_sets = _data_sets(plan)
     known = Settings(lambda data: data_sets.get(data))
     specs = specs_as_run(plan, resolved)
-    settings = {run.id: known.of(specs[run.id]) for run in runs}
+    parts = {run.id: known.parts(specs[run.id]) for run in runs}
     conditions = {run.id: known.condition(specs[run.id]) for run in runs}
     roles = {run.id: "finetune" if run.experiments else "source" for run in runs}
-    shown = differing([(roles[run.id], conditions[run.id], settings[run.id]) for run in runs])
+    shown = differing([(roles[run.id], conditions[run.id], parts[run.id]) for run in runs])
     left = [PRECISION] if any(run.spec.train.precision == "auto" for run in runs) else []
-    shown = list(dict.fromkeys([*shown, *_unusual(runs, settings), *left]))
+    shown = list(dict.fromkeys([*shown, *_unusual(runs), *left]))
+    columns = _Columns(shown)
     empty: Row = dict.fromkeys(column.name for column in COLUMNS)
     return {
-        run.id: empty
-        | describe_run(run.spec)
-        | {name: settings[run.id].get(name) for name in shown}
-        | {
+        run.id: {
+            **empty,
+            **describe_run(run.spec),
+            **columns(parts[run.id]),
             "experiments": ";".join(sorted(run.experiments)),
             "role": roles[run.id],
             "run_id": run.id,
@@ -140,23 +142,37 @@ def _data_sets(plan: Plan) -> dict[DataSpec, str]:
     return found
 
 
-def _unusual(runs: Sequence[PlannedRun], settings: Mapping[str, Mapping[str, Any]]) -> list[str]:
+class _Columns:
+    """The settings that a leaderboard shows, of runs by their parts; a part is looked at once."""
+
+    def __init__(self, shown: Sequence[str]) -> None:
+        self._empty: Row = dict.fromkeys(shown)
+        self._of_part: dict[int, Row] = {}
+
+    def __call__(self, parts: Iterable[Mapping[str, Any]]) -> Row:
+        found = dict(self._empty)
+        for part in parts:
+            if id(part) not in self._of_part:
+                self._of_part[id(part)] = {n: part[n] for n in self._empty if n in part}
+            found.update(self._of_part[id(part)])
+        return found
+
+
+def _unusual(runs: Sequence[PlannedRun]) -> list[str]:
     """Options of methods and of what is borrowed that are not at their default, in any run."""
     from bench.methods import defaults_of
 
     found: dict[str, None] = {}
     for run in runs:
-        values = settings[run.id]
         if run.spec.method.options:
             defaults = defaults_of(run.spec.method.name)
             for name, value in run.spec.method.options:
                 if defaults.get(name, value) != value:
                     found[f"method.{name}"] = None
-        for number in range(1, len(run.spec.borrow) + 1):
+        for number, borrowed in enumerate(run.spec.borrow, start=1):
             for name in ("categories", "images", "total_images", "exclude_overlap"):
-                key = f"borrow{number if number > 1 else ''}.{name}"
-                if values[key] not in (None, False):
-                    found[key] = None
+                if getattr(borrowed, name) not in (None, False):
+                    found[f"borrow{number if number > 1 else ''}.{name}"] = None
     return list(found)
 
 
@@ -169,10 +185,10 @@ def _class_overlap(plan: Plan, run: PlannedRun) -> int | None:
 
     None where nothing is copied or borrowed but the target itself, or no names can be compared.
     """
-    own, others = run.spec.data.identity(), list(run.facts.borrowed)
+    own, others = run.spec.data, list(run.facts.borrowed)
     parent = plan.runs.get(run.parent_id or "")
     while parent is not None:
-        others += [parent.facts] if parent.spec.data.identity() != own else []
+        others += [] if same_selection(parent.spec.data, own) else [parent.facts]
         others += parent.facts.borrowed
         parent = plan.runs.get(parent.parent_id or "")
     named = [set(facts.classes) for facts in others if facts.key_space == run.facts.key_space]
@@ -185,17 +201,27 @@ def _one_line(failure: Mapping[str, Any]) -> str:
 
 
 def sort_rows(table: Iterable[Row]) -> list[Row]:
-    """The rows in the order of a leaderboard."""
-    return sorted(table, key=_sort_key)
+    """The rows in the order of a leaderboard: by `_ORDER`, then by settings, the id last.
 
+    Numbers by size, text by letters, nothing first.
+    """
+    table = list(table)
+    settings = dict.fromkeys(name for row in table for name in row if "." in name)
+    order = [(name, _place_of({row.get(name) for row in table})) for name in (*_ORDER, *settings)]
+    differing = [(name, places) for name, places in order if len(places) > 1]
 
-def _sort_key(row: Row) -> list[tuple[int, float, str]]:
-    """Numbers by size, text by letters, nothing first; the id last settles what is left."""
-    settings = [name for name in row if "." in name]
-    return [_orderable(row.get(name)) for name in (*_ORDER, *settings, "run_id")]
+    def key(row: Row) -> tuple[list[int], str]:
+        return [places[row.get(name)] for name, places in differing], row["run_id"]
+
+    return sorted(table, key=key)
 
 
 _ORDER = ("role", "experiments", *describe_order())
+
+
+def _place_of(values: Iterable[Any]) -> dict[Any, int]:
+    """The place of each value of a column in its order."""
+    return {value: place for place, value in enumerate(sorted(values, key=_orderable))}
 
 
 def _orderable(value: Any) -> tuple[int, float, str]:

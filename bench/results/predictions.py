@@ -8,14 +8,12 @@ from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from bench.core.errors import StoreError
-from bench.results.states import Reading
-from bench.results.store import RunFolder, Store
+from bench.results.states import Reading, Records
+from bench.results.store import RunFolder
 
 if TYPE_CHECKING:
     import numpy as np
     import numpy.typing as npt
-
-    from bench.specs.planned import Plan
 
 
 def correct_images(
@@ -84,7 +82,7 @@ def _read(
 
 
 def add_predictions(
-    table: Sequence[dict[str, Any]], plan: Plan, store: Store, readings: Mapping[str, Reading]
+    table: Sequence[dict[str, Any]], records: Records, readings: Mapping[str, Reading]
 ) -> None:
     """Adds `correct` to the rows whose condition was repeated on one task alone.
 
@@ -99,8 +97,8 @@ def add_predictions(
     for row in table:
         key = row["condition_id"]
         if len(tasks[key]) == 1 and repeats[key] > 1 and _has_predictions(row):
-            run = plan.runs[row["run_id"]]
-            folder, record = store.folder(run.id, run.spec), readings[run.id].record
+            folder = records.folder(records.plan.runs[row["run_id"]])
+            record = readings[row["run_id"]].record
             row["correct"] = correct_images(folder, row["top1_accuracy"], record)
 
 

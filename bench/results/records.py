@@ -169,6 +169,7 @@ COLUMNS = (
 DETERMINISTIC_COLUMNS = tuple(c.name for c in COLUMNS if c.kind != "cost")
 COST_COLUMNS = tuple(c.name for c in COLUMNS if c.kind == "cost")
 METRIC_COLUMNS = tuple(c.name for c in COLUMNS if c.kind == "metric")
+_NUMBERS = tuple(c.name for c in COLUMNS if c.better is not None)
 
 
 def selection_label(data: DataSpec) -> str:
@@ -372,9 +373,9 @@ def verify(record: Any, run_id: str, place: str) -> None:
             place=place,
             hint=hint,
         )
-    for column in COLUMNS:
-        value = row.get(column.name) if column.better is not None else None
+    for name in _NUMBERS:
+        value = row.get(name)
         if value is not None and not isinstance(value, int | float):
             raise StoreError(
-                f"{column.name} of the record is {value!r}, not a number", place=place, hint=hint
+                f"{name} of the record is {value!r}, not a number", place=place, hint=hint
             )

@@ -17,8 +17,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from bench.core.errors import StoreError
-from bench.results.store import Store
-from bench.specs.planned import Plan
+from bench.results.store import RunFolder, Store
+from bench.specs.planned import Plan, PlannedRun
 
 ENDED_WITHOUT_WEIGHTS = ("failed", "diverged", "damaged")
 
@@ -51,15 +51,22 @@ class Records:
         self.plan, self.store = plan, store
         self._known: dict[str, tuple[tuple[int, int], Reading]] = {}
         """Each with the version of the file that it was read from."""
+        self._folders: dict[str, RunFolder] = {}
+
+    def folder(self, run: PlannedRun) -> RunFolder:
+        """Where a run of the plan lives; its name is made once."""
+        if run.id not in self._folders:
+            self._folders[run.id] = self.store.folder(run.id, run.spec)
+        return self._folders[run.id]
 
     def read(self) -> dict[str, Reading]:
         """Every record that there is now, by run id, in the order of the plan."""
-        published = self.store.published()
+        names = self.store.names()
         found: dict[str, Reading] = {}
         for run in self.plan.runs.values():
-            if run.id not in published:
+            folder = self.folder(run)
+            if folder.path.name not in names:
                 continue
-            folder = self.store.folder(run.id, run.spec)
             try:
                 status = folder.record_path.stat()
             except FileNotFoundError:
@@ -67,16 +74,14 @@ class Records:
             version = (status.st_ino, status.st_mtime_ns)
             known = self._known.get(run.id)
             if known is None or known[0] != version:
-                known = self._known[run.id] = (version, self._reading(run.id))
+                known = self._known[run.id] = (version, self._reading(folder))
             record = known[1].record
             found[run.id] = (
                 known[1] if record is None else Reading(record, tuple(folder.damage(record)))
             )
         return found
 
-    def _reading(self, key: str) -> Reading:
-        run = self.plan.runs[key]
-        folder = self.store.folder(run.id, run.spec)
+    def _reading(self, folder: RunFolder) -> Reading:
         try:
             record = folder.record()
         except StoreError as error:
@@ -97,7 +102,7 @@ class Records:
             if run.id in readings:
                 states[run.id] = readings[run.id].state
             else:
-                failed = self.store.folder(run.id, run.spec).has_failed()
+                failed = self.folder(run).has_failed()
                 states[run.id] = "failed" if failed else "missing"
         for key in self.plan.to_repeat(states, damaged_files(readings)):
             states[key] = "missing"  # its result stands, but its files are wanted and gone

@@ -17,6 +17,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
@@ -101,7 +102,7 @@ class RunFolder:
     path: Path
     run_id: str
 
-    @property
+    @cached_property
     def record_path(self) -> Path:
         """The file whose presence means done."""
         return self.path / "record.json"
@@ -356,7 +357,7 @@ class Store:
                     total += os.lstat(os.path.join(folder, name)).st_blocks * 512  # noqa: PTH118
         return total
 
-    @property
+    @cached_property
     def runs(self) -> Path:
         """One folder per run."""
         return self.root / "runs"
@@ -382,6 +383,10 @@ class Store:
         folders = [RunFolder(self.runs / name, name.rpartition("-")[2]) for name in names]
         exact = [f for f in folders if f.run_id.startswith(text) or f.path.name == text]
         return exact or [f for f in folders if text in f.path.name]
+
+    def names(self) -> set[str]:
+        """The names of the folders of runs, with a result or without."""
+        return set(os.listdir(self.runs)) if self.runs.is_dir() else set()  # noqa: PTH208
 
     def published(self) -> set[str]:
         """Ids of the runs that have a record, by one walk over the folder names."""

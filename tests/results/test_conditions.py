@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import hashlib
 import typing
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from types import UnionType
 from typing import Any, Literal
 
+import hypothesis
+import hypothesis.strategies as st
 import pytest
+from hypothesis import given
 from pydantic import BaseModel
 
 from bench.results.aggregate import aggregate, conditions
 from bench.results.conditions import (
     COLUMN_OF,
+    Settings,
     condition_id,
     differing,
     is_repetition,
@@ -33,6 +38,7 @@ from bench.specs.run import (
     RunSpec,
     Seeds,
     TrainSpec,
+    canonical_json,
 )
 
 DATA = DataSpec(dataset="tiny-imagenet", classes=NearFarClasses(root="animal.n.01", side="target"))
@@ -294,7 +300,7 @@ def test_settings_that_have_a_column_are_not_shown_twice() -> None:
     rows = _target_rows(BASE, _put(BASE, ("train", "lr"), 0.5))
     assert "train.lr" not in rows[0]
     assert set(COLUMN_OF) & set(rows[0]) == {"pattern"}
-    same = settings(BASE)
+    same = Settings().parts(BASE)
     assert differing([("finetune", "a", same), ("finetune", "a", same)]) == []
 
 
@@ -326,3 +332,140 @@ def test_where_a_package_lies_is_no_setting_but_where_a_file_lies_is() -> None:
     assert settings(here) == settings(there)
     assert settings(here)["weights.package"] == "efficientnet-lite0"
     assert settings(of("/a/mine.pth", None))["weights.path"] == "/a/mine.pth"
+
+
+# --- literal twins -------------------------------------------------------------------------------
+
+
+def _parts(spec: RunSpec, prefix: str = "") -> Iterator[tuple[str, BaseModel]]:
+    """Every model in a spec with the prefix of its settings."""
+    yield prefix or "target.", spec.data
+    for number, borrowed in enumerate(spec.borrow, start=1):
+        yield f"{prefix}borrow{number if number > 1 else ''}.", borrowed.data
+    for name in ("model", "method", "train", "seeds"):
+        yield f"{prefix}{name}.", getattr(spec, name)
+    for below, needed in (("source.", spec.parent), ("bank.", spec.bank)):
+        if needed is not None:
+            yield from _parts(needed, prefix + below)
+
+
+def _not_pooled(spec: RunSpec, prefix: str = "") -> Iterator[str]:
+    if not spec.borrow_pooled:
+        yield f"{prefix}borrow.pooled"
+    for below, needed in (("source.", spec.parent), ("bank.", spec.bank)):
+        if needed is not None:
+            yield from _not_pooled(needed, prefix + below)
+
+
+def _literal_ids(spec: RunSpec, content: Callable[[DataSpec], str]) -> tuple[str, str, str]:
+    """Condition, recipe and task from the whole dictionary of settings, one run at a time."""
+    found, quiet = settings(spec), set(_not_pooled(spec))
+    for prefix, part in _parts(spec):
+        if isinstance(part, DataSpec) and part.root is not None:
+            found[f"{prefix}root"] = content(part)
+        if isinstance(part, DataSpec | TrainSpec):
+            for name, field in type(part).model_fields.items():
+                if name not in part.identity() and getattr(part, name) == field.default:
+                    quiet |= {k for k in found if f"{k}.".startswith(f"{prefix}{name}.")}
+    found = {k: v for k, v in found.items() if not k.endswith("weights.path")}
+    condition = {k: v for k, v in found.items() if not is_repetition(k) and k not in quiet}
+    counts = ("take", "n", "target_n", "source_n")
+
+    def names_task(name: str) -> bool:
+        starts = ("target.classes.", "target.options.")
+        return name in ("target.dataset", "target.root") or name.startswith(starts)
+
+    task = {k: v for k, v in found.items() if names_task(k) and k.split(".")[-1] not in counts}
+    target = {k[7:]: v for k, v in found.items() if k.startswith("target.")}
+    recipe = {k: v for k, v in condition.items() if not names_task(k)}
+    for prefix in [k.removesuffix("dataset") for k in recipe if k.endswith(".dataset")]:
+        chosen = condition.get(f"{prefix}classes.recipe") in ("near_far", "categories", "half")
+        classes = {k: v for k, v in target.items() if k.startswith("classes.") and "draw" not in k}
+        own = all(condition.get(prefix + k) == v for k, v in classes.items())
+        same = all(condition.get(prefix + k) == target.get(k) for k in ("dataset", "root"))
+        if same and (chosen or own):
+            parts = ("root", "take", "n", "target_n", "names")
+            for name in ("dataset", "root", *(f"classes.{part}" for part in parts)):
+                if condition.get(prefix + name) == target.get(name):
+                    recipe.pop(prefix + name, None)
+            recipe[f"{prefix}relative"] = True
+    digests = (hashlib.sha256(canonical_json(d).encode()).hexdigest() for d in (condition, recipe))
+    return (
+        *(digest[:16] for digest in digests),
+        hashlib.sha256(  # type: ignore[return-value]
+            canonical_json(task).encode()
+        ).hexdigest()[:16],
+    )
+
+
+def _literal_differing(rows: Sequence[tuple[str, str, dict[str, Any]]]) -> list[str]:
+    """`differing` by looking at every setting of every row."""
+    firsts: dict[tuple[str, str], dict[str, Any]] = {}
+    values: dict[tuple[str, str], set[Any]] = {}
+    for role, condition, found in rows:
+        first = firsts.setdefault((role, condition), found) is found
+        for name, value in found.items():
+            if first or is_repetition(name):
+                values.setdefault((role, name), set()).add((type(value), value))
+    order = list(dict.fromkeys(name for found in firsts.values() for name in found))
+    shown = {name for (_, name), seen in values.items() if len(seen) > 1} - set(COLUMN_OF)
+    columns = [name for name in order if name in shown | set(COLUMN_OF) and not is_repetition(name)]
+    looks: list[tuple[tuple[str, Any], dict[str, Any]]] = []
+    for (role, _), found in firsts.items():
+        look = (role, [(type(found.get(n)), found.get(n)) for n in columns])
+        alike = [other for seen, other in looks if seen == look]
+        if not alike:
+            looks.append((look, found))
+            continue
+        apart = [n for n in order if (n in found) != (n in alike[0])]
+        only = [n for n in apart if {**alike[0], **found}[n] not in (None, ())]
+        if only and not shown & set(only):
+            shown.add(only[0])
+    return [name for name in order if name in shown]
+
+
+STARTS: tuple[Any, ...] = (
+    FromRun(run=SOURCE),
+    FromRun(run=BANK),
+    FromTimm(tag="x"),
+    FromFile(path="/a/lite0.pth", sha256="0" * 64, package="efficientnet-lite0"),
+    FromFile(path="/b/mine.pth", sha256="1" * 64),
+)
+
+
+@st.composite
+def _specs(draw: st.DrawFn) -> list[RunSpec]:
+    """Some runs with a few fields changed; parts that are not changed are shared."""
+    specs = [BASE]
+    for _ in range(draw(st.integers(1, 7))):
+        spec = draw(st.sampled_from(specs))
+        if draw(st.booleans()):
+            spec = spec.model_copy(update={"init": draw(st.sampled_from(STARTS))})
+        for path in draw(st.lists(st.sampled_from(CASES), max_size=3)):
+            try:
+                old = _get(spec, path)
+                new = _another(type(_get(spec, path[:-1])), str(path[-1]), old)
+            except (AttributeError, IndexError, TypeError):  # a change before has taken it away
+                continue
+            spec = _put(spec, path, new)
+        specs.append(spec)
+    return draw(st.permutations(specs))
+
+
+@hypothesis.settings(deadline=None, max_examples=80)
+@given(specs=_specs())
+def test_ids_and_columns_are_those_of_whole_dictionaries(specs: list[RunSpec]) -> None:
+    """Shared parts are walked, written and hashed once; the literal twin does it for each run."""
+    known = Settings(lambda data: f"content of {str(data.root)[-1]}")
+    for spec in specs:
+        ids = known.condition(spec), known.recipe(spec), known.task(spec)
+        assert ids == _literal_ids(spec, lambda data: f"content of {str(data.root)[-1]}")
+        assert list(known.of(spec).items()) == list(settings(spec).items())
+    roles = ["source" if n % 3 == 2 else "finetune" for n in range(len(specs))]
+    parts = [
+        (role, known.condition(s), known.parts(s)) for role, s in zip(roles, specs, strict=True)
+    ]
+    literal = [
+        (role, known.condition(s), settings(s)) for role, s in zip(roles, specs, strict=True)
+    ]
+    assert differing(parts) == _literal_differing(literal)
