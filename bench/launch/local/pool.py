@@ -5,7 +5,8 @@ threads; two workers of one thread do more than one of two on small networks. A 
 is replaced and its run tried again; a worker dies with the command.
 
 A run that an error of the GPU ended is tried once more, on another GPU where there is one. A GPU
-that fails two runs one after the other, or that its worker does not see, is given no more.
+that fails two runs one after the other, or that its worker does not see, is given no more; other
+workers on it leave their batches after the run that they are in.
 """
 
 from __future__ import annotations
@@ -253,6 +254,9 @@ class Pool:
             self.cards = [card for card in self.cards if card not in worker.cards]
             text = f"{why}; nothing more is given to it"
             self.listener({"event": "gpu_lost", "message": text})
+            for other in self.workers:
+                if not set(worker.cards).isdisjoint(other.cards):
+                    other.child.send({"leave": True})
 
     def _check_cards(self) -> None:
         """Refuses to wait for GPUs that are lost."""
@@ -314,7 +318,9 @@ class Pool:
         if kind == "idle":
             left = [run for run in worker.batch if run.id not in self.usable | self.unusable]
             worker.batch, worker.running, worker.idle = [], None, True
-            if left and not self.stopping:
+            if not set(worker.cards) <= set(self.cards):
+                self._put_back(left)
+            elif left and not self.stopping:
                 self.delayed.append((time.monotonic() + 2.0, left))
         elif kind == "replace":
             worker.to_replace = True
@@ -386,6 +392,10 @@ class Pool:
             if self.deaths[blamed] >= _MOST_ATTEMPTS:
                 left = [run for run in left if run.id != blamed]
                 self._give_up(blamed, child)
+        self._put_back(left)
+
+    def _put_back(self, left: list[PlannedRun]) -> None:
+        """Runs that a worker leaves are the next that others are given."""
         alone = [(run,) for run in left if run.id in self.failed_on]
         others = tuple(run for run in left if run.id not in self.failed_on)
         self.waiting[:0] = [Batch("again", runs) for runs in (*alone, others) if runs]
