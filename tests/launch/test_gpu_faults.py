@@ -420,6 +420,33 @@ def test_one_worker_is_a_team_and_then_none(tmp_path: Path) -> None:
     assert pool.usable == set(pool.plan.runs)
 
 
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_team_without_a_source_makes_way_while_another_team_trains(
+    tmp_path: Path, count: int
+) -> None:
+    """Fine-tunings of the first source do not wait for the second one, however few workers."""
+    pool, _ = pool_of(tmp_path, Placement(count, ("0", "1", "2", "3"), team=2))
+    short, long, child = pool.plan.runs.values()
+    sources = [replace(run, experiments=()) for run in (short, long)]
+    runs = [*sources, replace(child, parent_id=short.id)]
+    pool.plan = replace(pool.plan, runs={run.id: run for run in runs})
+    workers = faked(pool, lambda card, run: False, lambda run: 50 * (run == long.id))
+    run_all(pool)
+    assert [run for _, run in workers.tried] == [short.id, child.id, long.id]
+    assert [len(card.split(",")) for card, _ in workers.tried] == [2, 1, 2]
+
+
+def test_single_workers_make_way_for_a_team(tmp_path: Path) -> None:
+    pool, _ = pool_of(tmp_path, Placement(3, ("0", "1", "2"), team=2), lrs="0.04, 0.03, 0.02, 0.01")
+    short, single, long, source = pool.plan.runs.values()
+    late = replace(source, experiments=(), parent_id=short.id)
+    runs = [short, single, long, late]
+    pool.plan = replace(pool.plan, runs={run.id: run for run in runs})
+    workers = faked(pool, lambda card, run: False, lambda run: 50 * (run == long.id))
+    run_all(pool)
+    assert [run for _, run in workers.tried][-2:] == [late.id, long.id]
+
+
 def test_a_job_of_the_cluster_ends_with_a_status_and_its_other_runs_are_tried_again(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
