@@ -431,6 +431,7 @@ def status_json(session: Session, outcome: Outcome) -> dict[str, Any]:
         "counts": {state: found.counts[state] for state in STATES},
         "notes": [*outcome.notes, *found.notes],
         "race": found.race,
+        "decoding": list(found.decoding),
         "runs": [{"name": _name(session, view), **view.to_json()} for view in found.runs.values()],
     }
 
@@ -447,6 +448,7 @@ def status_page(session: Session, outcome: Outcome) -> Group:
         parts.append(marked(found.trouble, "red"))
     if found.race:
         parts.append(found.race)
+    parts += found.decoding
     table = Table("run", "state", "job", "detail", box=None, pad_edge=False)
     for state in ("running", "failed", "pending", "blocked", "cancelled", "missing"):
         views = found.of(state)

@@ -12,6 +12,7 @@ import json
 import math
 import os
 import platform
+import re
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -111,16 +112,18 @@ class Gpus:
         team: how many train each run that others start from.
         most: workers at the most, where their number grows.
         sharing: workers on each, at the most.
+        each: how many train each other run; more than one only in jobs of a cluster.
     """
 
     cards: int = 0
     team: int = 1
     most: int = 0
     sharing: int = 1
+    each: int = 1
 
     def of(self, run: PlannedRun) -> int:
         """How many train a run together."""
-        return self.team if run.role == "source" else 1
+        return self.team if run.role == "source" else self.each
 
 
 @dataclass
@@ -196,20 +199,38 @@ class Forecast:
         factors, shared_by = self._factors(done, is_alike)
         return replace(self, factors=factors, shared_by=shared_by)
 
-    def elsewhere(self, done: Iterable[tuple[PlannedRun, Reading]], on_gpus: bool) -> Forecast:
+    def elsewhere(
+        self, done: Iterable[tuple[PlannedRun, Reading]], on_gpus: bool, gpus: Gpus | None = None
+    ) -> Forecast:
         """The same for a cluster's jobs, with what finished runs took there.
 
         What was measured here on a device of another kind counts only where a finished run shows
-        how much longer, or shorter, the same takes there; other networks are left out.
+        how much longer, or shorter, the same takes there; other networks are left out. Runs of
+        several GPUs speak of runs of as many; of others only where no such run has finished, as if
+        GPUs shared a step evenly.
+
+        Args:
+            done: finished runs.
+            on_gpus: whether the jobs have GPUs.
+            gpus: of each job; None is one, or the CPU.
         """
-        factors, _ = self._factors(done, lambda run, row, times: True)
-        here = processor.name()
+        done, gpus, here = list(done), gpus or Gpus(), processor.name()
+        seen, _ = self._factors(done, lambda run, row, times: True)
+        teams = {_team_of(reading) for _, reading in done}
+        factors = dict(seen)
+        for wanted in {gpus.team, gpus.each}:
+            near = sorted(teams, key=lambda team: (abs(math.log(team / wanted)), team))
+            for model in {_model_of(network) for network in self.times}:
+                keys = [_of_team(team, model) for team in near]
+                known = [seen[key] for key in keys if key in seen]
+                factors |= {_of_team(wanted, model): known[0]} if known else {}
         times = {
             network: times
             for network, times in self.times.items()
-            if (times.device != here) == on_gpus or {network, _model_of(network)} & set(factors)
+            if (times.device != here) == on_gpus
+            or _of_team(gpus.each, _model_of(network)) in factors
         }
-        return Forecast(times, factors)
+        return Forecast(times, factors, gpus=gpus)
 
     def _factors(
         self,
@@ -222,11 +243,12 @@ class Forecast:
         for run, reading in done:
             record = reading.record or {}
             row, shared_by = record.get("row", {}), record.get("notes", {}).get("workers_on_gpu", 1)
-            times, work = self.times.get(_own(run).network), self._work(run)
+            times, work = self.times.get(_own(run).network), self._work_alone(run)
             if times is not None and work and row.get("seconds") and counts(run, row, times):
-                for key in _keys(run, self.gpus.of(run)):
+                team = _team_of(reading)
+                for key in _keys(run, team):
                     alike = ratios.setdefault(key, {}).setdefault(shared_by, [])
-                    alike.append(float(row["seconds"]) / work)
+                    alike.append(float(row["seconds"]) * team / work)
         nearest = {
             key: min(found, key=lambda workers: abs(workers - self.gpus.sharing))
             for key, found in ratios.items()
@@ -292,8 +314,18 @@ def _model_of(network: str) -> str:
 def _keys(run: PlannedRun, gpus: int) -> tuple[str, str]:
     """What finished runs are kept by: the network with its recipe, and its model."""
     network = _own(run).network
-    team = "" if gpus == 1 else f"{gpus} x "
-    return f"{team}{network}", f"{team}{_model_of(network)}"
+    return _of_team(gpus, network), _of_team(gpus, _model_of(network))
+
+
+def _of_team(gpus: int, text: str) -> str:
+    return text if gpus == 1 else f"{gpus} x {text}"
+
+
+def _team_of(reading: Reading) -> int:
+    """How many GPUs have trained a finished run together, as its record names its device."""
+    row = (reading.record or {}).get("row", {})
+    several = re.match(r"(\d+) x ", str(row.get("device")))
+    return int(several[1]) if several else 1
 
 
 def _classes(run: PlannedRun) -> int:

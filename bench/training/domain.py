@@ -95,7 +95,14 @@ class Domain:
 
     @functools.cached_property
     def image_names(self) -> list[bytes]:
-        """Digests of each image's pixels; read once."""
+        """A name for each image, equal only where pixels are: the hash of what it was made from
+        where that is known, so that no pixel is read, else the digest of its pixels."""
+        content = self.images.content if isinstance(self.images, Rows) else None
+        return self.pixel_digests if content is None else [row.tobytes() for row in content]
+
+    @functools.cached_property
+    def pixel_digests(self) -> list[bytes]:
+        """Of each image; read once."""
         names = []
         for start in range(0, len(self.images), 256):
             for image in self.images[start : start + 256]:

@@ -16,12 +16,14 @@ from bench.data.rows import Rows
 from bench.methods import build_features
 from bench.methods.features.kept import KeptFeatures
 from bench.methods.features.task import FeatureTask
+from bench.methods.retrieval.descriptors import describe, edges_of
+from bench.methods.retrieval.filter_banks import GaborBank, KernelBank
 from bench.models import layers
 from bench.specs.run import ModelSpec, TrainSpec
 from bench.training import domain_batches, frozen_prefix_cache
 from bench.training.activations import ActivationStore
 from bench.training.domain import Domain, DomainBatch
-from bench.training.domain_batches import DeviceRows, Feed, FeedOptions
+from bench.training.domain_batches import DeviceRows, Feed, FeedOptions, most_images_per_pass
 from bench.training.frozen_prefix_cache import FrozenPrefix
 from bench.training.process import deterministic
 from tests.fake_cuda.devices import Gpus
@@ -127,6 +129,49 @@ def test_what_the_allocator_keeps_for_later_is_free(gpus: Gpus) -> None:
     DeviceRows(IMAGES, GPU, resident=True)
     assert torch.cuda.max_memory_allocated() == 3 * IMAGES.nbytes
     assert gpus.counts.sent_bytes == IMAGES.nbytes
+
+
+@pytest.mark.parametrize("method", ["selective", "soft_selective"])
+def test_with_too_little_memory_for_its_bank_a_run_has_smaller_passes(
+    gpus: Gpus, tmp_path: Path, method: str
+) -> None:
+    cell = f"borrow: shapes, method: {{name: {method}, bank: gabor, k0: 2, rounds: 2}}"
+    records, _ = execute(session_of(tmp_path, tmp_path / "results", cell))
+    gpus.memory = int(0.8 * gpus.peak[0])  # of the bank: training takes less
+    (*_, less), events = execute(session_of(tmp_path, tmp_path / "less", cell))
+    assert less["row"]["status"] == "done"
+    *_, note = less["notes"]["training"]
+    assert "at most 64 images in a pass without gradients" in note
+    tries = [event["message"] for event in events if event["event"] == "note"]
+    assert ["at most 128 images" in text for text in tries] == [False, True, False]
+    assert records[-1]["notes"]["method"]["selection"] == less["notes"]["method"]["selection"]
+
+
+@pytest.mark.parametrize("memory_mib", [1024, 1], ids=["exact quantiles", "sketch"])
+@pytest.mark.parametrize("kind", ["kernels", "gabor"])
+def test_a_bank_follows_the_limit_of_images(
+    gpus: Gpus, tmp_path: Path, kind: str, memory_mib: int
+) -> None:
+    """What smaller passes give is kept apart: it may differ in the last bits."""
+    data = Domain("toy", IMAGES, np.zeros(50, np.int64), 1)
+    net = layers.create(ModelSpec(name="narrow8_32"), 3, seed=0)
+    bank = GaborBank(32, device=GPU) if kind == "gabor" else KernelBank(net, [1], 32, device=GPU)
+    found, peaks = [], []
+    for most in (256, 64):
+        gc.collect()
+        torch.cuda.empty_cache()
+        gpus.reset_peak(0)
+        with most_images_per_pass(most):
+            edges, _ = edges_of(bank, data, 20, memory_mib=memory_mib, cache=tmp_path)
+            described = describe(bank, data, edges, cache=tmp_path, responses_mib=1024)
+        found.append((edges, described))
+        peaks.append(gpus.peak[0])
+    assert peaks[1] < 0.6 * peaks[0]
+    assert len(list(tmp_path.glob("edges-*"))) == len(list(tmp_path.glob("responses-*"))) == 2
+    (edges, whole), (close, less) = found
+    np.testing.assert_allclose(edges, close, rtol=1e-4, atol=1e-4)
+    assert whole.key != less.key
+    assert np.abs(whole.counts.astype(int) - less.counts).mean() < 0.05
 
 
 class Watched(Rows):

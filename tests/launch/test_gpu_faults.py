@@ -15,6 +15,7 @@ from typing import Any
 
 import pytest
 
+from bench.core.child_process import Children
 from bench.core.errors import BenchError
 from bench.launch.devices import VISIBLE, Machine, Placement, context_of
 from bench.launch.local.pool import Pool
@@ -38,6 +39,7 @@ experiments:
   one:
     axes: {train.lr: [0.02, 0.01, 0.005]}
 """  # noqa: E501
+LRS = "0.02, 0.01, 0.005"
 POISON = """\
 import pathlib, sys
 
@@ -94,10 +96,10 @@ def test_a_run_is_tried_again_and_the_others_go_on_in_another_process(tmp_path: 
 
 
 def pool_of(
-    folder: Path, where: Placement, device: str = "cpu", **environment: str
+    folder: Path, where: Placement, device: str = "cpu", lrs: str = LRS, **environment: str
 ) -> tuple[Pool, list[dict[str, Any]]]:
     """A pool for the runs of the grid, and the events that it will give."""
-    (folder / "grid.yaml").write_text(GRID)
+    (folder / "grid.yaml").write_text(GRID.replace(LRS, lrs))
     session = open_session(folder / "grid.yaml", results=folder / "results")
     events: list[dict[str, Any]] = []
     context = context_of(session, Machine(device))
@@ -160,6 +162,7 @@ class Worker:
     def send(self, message: Mapping[str, Any]) -> None:
         if "stop" in message:
             self.is_dead = True
+        if "batch" not in message:
             return
         together = [run["id"] for run in message["batch"]]
         if len(together) > 1 and any(self.fails(self.card, run) for run in together):
@@ -189,13 +192,17 @@ class Worker:
 class Workers:
     """In place of the pool's processes."""
 
-    def __init__(self, fails: Callable[[str, str], bool | None]) -> None:
-        self.fails, self.all = fails, list[Worker]()
+    def __init__(
+        self, fails: Callable[[str, str], bool | None], looks: Callable[[str], int] | None = None
+    ) -> None:
+        self.fails, self.looks, self.all = fails, looks, list[Worker]()
         self.tried: list[tuple[str, str]] = []
         self.most: Counter[str] = Counter()
 
     def start(self, environment: Mapping[str, str]) -> Worker:
-        self.all.append(Worker(environment[VISIBLE], self.fails, self.tried))
+        given = environment[VISIBLE], self.fails, self.tried
+        slow = None if self.looks is None else SlowWorker(*given, looks=self.looks)
+        self.all.append(slow or Worker(*given))
         self.most |= Counter(worker.card for worker in self.all)
         return self.all[-1]
 
@@ -212,11 +219,42 @@ class Workers:
     def __exit__(self, *_: object) -> None: ...
 
 
-def faked(pool: Pool, fails: Callable[[str, str], bool | None]) -> Workers:
-    """The pool's workers, which fail so."""
-    workers = Workers(fails)
+def faked(
+    pool: Pool,
+    fails: Callable[[str, str], bool | None],
+    looks: Callable[[str], int] | None = None,
+) -> Workers:
+    """The pool's workers, which fail so, and take so long."""
+    workers = Workers(fails, looks)
     pool.children = workers  # type: ignore[assignment]
     return workers
+
+
+@dataclass
+class SlowWorker(Worker):
+    """One whose runs end one after the other, each so many looks after the one before."""
+
+    looks: Callable[[str], int] = lambda run: 1
+    todo: list[str] = field(default_factory=list)
+    left: int = 0
+
+    def send(self, message: Mapping[str, Any]) -> None:
+        if "leave" in message:
+            del self.todo[1:]
+        elif "batch" in message:
+            self.todo = [run["id"] for run in message["batch"]]
+            self.left = self.looks(self.todo[0])
+        else:
+            super().send(message)
+
+    def read(self) -> list[dict[str, Any]]:
+        self.left -= 1
+        if self.todo and self.left <= 0 and not self.is_dead:
+            super().send({"batch": [{"id": self.todo.pop(0)}]})
+            if self.todo and not self.is_dead:
+                self.left = self.looks(self.todo[0])
+                assert self.said.pop() == {"event": "idle"}
+        return super().read()
 
 
 LOST = "GPU 3 failed 2 runs one after the other; nothing more is given to it"
@@ -259,6 +297,60 @@ def test_an_error_that_ends_all_processes_of_a_gpu_counts_once(tmp_path: Path) -
     assert pool.usable == set(pool.plan.runs)
     assert Counter(run for _, run in workers.tried) == Counter(dict.fromkeys(pool.plan.runs, 2))
     assert messages(events, "gpu_lost") == []
+
+
+def test_a_second_worker_leaves_its_batch_when_its_gpu_is_lost(tmp_path: Path) -> None:
+    """After the run that it is in; the others of its batch are trained on another GPU."""
+    lrs = ", ".join(str(round(0.02 - i / 1000, 3)) for i in range(9))
+    pool, events = pool_of(tmp_path, Placement(4, ("3", "5")), lrs=lrs)
+    runs = list(pool.plan.runs.values())
+    parts = [runs[:3], runs[3:4], runs[4:8], runs[8:]]
+    first, _, second, _ = parts  # on 3, 5, 3 and 5
+    broken = {run.id for run in first}
+    long = second[0].id
+    looks = {long: 20, runs[3].id: 10, runs[8].id: 10}
+    workers = faked(
+        pool, lambda card, run: card == "3" and run in broken, lambda run: looks.get(run, 1)
+    )
+    pool.run([Batch("a", tuple(part)) for part in parts], [], [])
+    assert messages(events, "gpu_lost") == [LOST]
+    assert pool.usable == set(pool.plan.runs)
+    on_5 = {run for card, run in workers.tried if card == "5"}
+    assert ("3", long) in workers.tried
+    assert on_5 == set(pool.plan.runs) - {long}
+    assert not {("3", run.id) for run in second[1:]} & set(workers.tried)
+
+
+def test_a_worker_that_is_told_to_leave_ends_its_batch_after_the_run_it_is_in(
+    tmp_path: Path,
+) -> None:
+    pool, _ = pool_of(tmp_path, Placement(1))
+    runs = [
+        {"id": run.id, "spec": run.spec.model_dump(mode="json")} for run in pool.plan.runs.values()
+    ]
+    ended: list[str] = []
+    with Children("bench.launch.local.worker") as children:
+        worker = children.start(os.environ | {"PYTHONPATH": str(ROOT)})
+        for batch in (runs, runs[1:]):
+            worker.send({"batch": batch, "context": dict(pool.context)})
+            for event in events_until_idle(children):
+                if event["event"] == "started" and batch is runs:
+                    worker.send({"leave": True})
+                if event["event"] == "ended":
+                    ended.append(event["id"])
+    assert ended == [run["id"] for run in runs]
+
+
+def events_until_idle(children: Children) -> Iterator[dict[str, Any]]:
+    """Of a batch, once the worker has begun; the first `idle` says that it has."""
+    begun = False
+    for _ in range(600):
+        for _, event in children.listen(0.2):
+            if event["event"] == "idle" and begun:
+                return
+            begun = begun or event["event"] == "started"
+            yield event
+    pytest.fail("the worker never became idle")
 
 
 def test_a_run_that_its_gpu_failed_once_is_tried_again_by_the_next_command(tmp_path: Path) -> None:
@@ -326,6 +418,33 @@ def test_one_worker_is_a_team_and_then_none(tmp_path: Path) -> None:
     run_all(pool)
     assert {run: card for card, run in workers.tried}[first] == "3,5"
     assert pool.usable == set(pool.plan.runs)
+
+
+@pytest.mark.parametrize("count", [2, 3, 4])
+def test_a_team_without_a_source_makes_way_while_another_team_trains(
+    tmp_path: Path, count: int
+) -> None:
+    """Fine-tunings of the first source do not wait for the second one, however few workers."""
+    pool, _ = pool_of(tmp_path, Placement(count, ("0", "1", "2", "3"), team=2))
+    short, long, child = pool.plan.runs.values()
+    sources = [replace(run, experiments=()) for run in (short, long)]
+    runs = [*sources, replace(child, parent_id=short.id)]
+    pool.plan = replace(pool.plan, runs={run.id: run for run in runs})
+    workers = faked(pool, lambda card, run: False, lambda run: 50 * (run == long.id))
+    run_all(pool)
+    assert [run for _, run in workers.tried] == [short.id, child.id, long.id]
+    assert [len(card.split(",")) for card, _ in workers.tried] == [2, 1, 2]
+
+
+def test_single_workers_make_way_for_a_team(tmp_path: Path) -> None:
+    pool, _ = pool_of(tmp_path, Placement(3, ("0", "1", "2"), team=2), lrs="0.04, 0.03, 0.02, 0.01")
+    short, single, long, source = pool.plan.runs.values()
+    late = replace(source, experiments=(), parent_id=short.id)
+    runs = [short, single, long, late]
+    pool.plan = replace(pool.plan, runs={run.id: run for run in runs})
+    workers = faked(pool, lambda card, run: False, lambda run: 50 * (run == long.id))
+    run_all(pool)
+    assert [run for _, run in workers.tried][-2:] == [late.id, long.id]
 
 
 def test_a_job_of_the_cluster_ends_with_a_status_and_its_other_runs_are_tried_again(

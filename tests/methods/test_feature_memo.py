@@ -8,7 +8,9 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 
+from bench.data.rows import Rows
 from bench.methods.features import linear_probe
 from bench.methods.features.linear_probe import features_of, fit
 from bench.methods.features.memo import FeatureMemo
@@ -107,6 +109,39 @@ def test_a_refit_takes_the_features_of_the_choice(memo: FeatureMemo, tmp_path: P
     )
     for name, value in alone.outcome.state.items():
         assert torch.allclose(fitted.outcome.state[name], value, rtol=1e-2, atol=1e-3)
+
+
+@pytest.mark.parametrize(("known", "reads"), [(True, 1), (False, 2)])
+def test_pixels_are_read_for_their_features_and_not_for_their_names(
+    memo: FeatureMemo, tmp_path: Path, known: bool, reads: int
+) -> None:
+    """Where the hashes of what they were made from are known; the classifier is the same."""
+    seen: list[int] = []
+
+    class Counted(Rows):
+        def __getitem__(self, which):  # type: ignore[no-untyped-def]
+            found = super().__getitem__(which)
+            seen.append(len(found))
+            return found
+
+    data = _domain(39)
+    content = np.random.default_rng(2).integers(0, 256, (39, 40), np.uint8) if known else None
+
+    def part(rows: NDArray[np.int64]) -> Domain:
+        return replace(data, images=Counted(data.images, rows, content), labels=data.labels[rows])
+
+    order = np.arange(39)
+    task = FeatureTask(
+        *(_network(), part(order[9:]), part(order[:9]), CPU, tmp_path), refit=part(order)
+    )
+    fitted = fit(task, "logistic", (0.1, 1.0), ProbeOptions())
+    named = 2 * 39 * (reads - 1)  # of each division once
+    assert sum(seen) == 39 + named + 1  # one image tells how many columns there are
+    assert memo.computed == 39 + 1
+    task = replace(task, train=_part(data, slice(9, None)), validation=_part(data, slice(9)))
+    plain = fit(replace(task, refit=data), "logistic", (0.1, 1.0), ProbeOptions())
+    for name, value in plain.outcome.state.items():
+        assert torch.allclose(fitted.outcome.state[name], value, rtol=1e-3, atol=1e-4)
 
 
 @pytest.mark.parametrize(("held", "parts"), [(0, 0), (9, 0), (0, 2), (9, 2)])

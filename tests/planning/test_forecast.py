@@ -332,6 +332,30 @@ def test_a_finished_run_of_several_gpus_corrects_those_of_several(tmp_path: Path
         assert after(other) == work
 
 
+def test_a_cluster_keeps_runs_of_several_gpus_apart_from_runs_of_one(tmp_path: Path) -> None:
+    """Of whichever has finished, and of the other only where none of its own has."""
+    runs = _runs(tmp_path)
+    (source,) = (run for name, run in runs.items() if name.startswith("source"))
+    tuned = runs["tuned 50"]
+    here = _forecast(runs, "cpu of this machine")
+    gpus = Gpus(team=4)
+    work, own = here._work(source) or 0.0, here._work(tuned) or 0.0
+    of_team = source, _done(here, source, 0.5, device="4 x H100")  # twice its even share
+    of_one = runs["tuned 5"], _done(here, runs["tuned 5"], 0.1, device="H100")
+
+    def seconds(done: list[tuple[PlannedRun, Reading]]) -> list[float | None]:
+        found = here.elsewhere(done, True, gpus)
+        costs = [found.seconds(run) for run in (source, tuned)]
+        return [None if cost is None else cost - 0.5 - forecast._RUN_S for cost in costs]
+
+    assert seconds([]) == [None, None]
+    assert seconds([of_team, of_one]) == pytest.approx([0.5 * work, 0.1 * own])
+    assert seconds([of_team]) == pytest.approx([0.5 * work, 2 * own])
+    assert seconds([of_one]) == pytest.approx([0.1 * work / 4, 0.1 * own])
+    of_two = source, _done(here, source, 0.3, device="2 x H100")
+    assert seconds([of_two, of_one])[0] == pytest.approx(0.6 * work / 4)
+
+
 def test_workers_that_share_a_gpu_count_as_one_until_a_run_has_shared_it(tmp_path: Path) -> None:
     runs = _runs(tmp_path)
     tuned = [replace(runs["tuned 50"], id=str(number)) for number in range(80)]

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 import json
+import re
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
 
 import pytest
 
+from bench.data import decoding
+from bench.data.decoding import Parts, Rows
 from bench.launch.slurm import decode_job
 from bench.launch.slurm.command_job import STOPPED
-from bench.launch.slurm.decode_job import Undecoded
+from bench.launch.slurm.decode_job import DecodingNeeds, Undecoded
 from bench.launch.slurm.settings import read_settings
 from bench.specs.data import DataSpec
 
@@ -73,6 +76,34 @@ def test_what_cannot_be_decoded_leaves_the_rest_decoded(tmp_path: Path) -> None:
     payload = {"selections": selections, "data_root": None, "cache": str(tmp_path / "cache")}
     assert decode_job.decode(payload) == 1
     assert len(list((tmp_path / "cache").glob("*/manifest.json"))) == 1
+
+
+def test_parts_count_before_the_whole_is_there(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    data = DataSpec(dataset="digits", images_per_class=5, test_per_class=20)
+    ready = DecodingNeeds({"data_root": None, "cache_dir": tmp_path}, 1)._look(data, 0)
+    assert ready is not None
+    begun = [Undecoded(f"abc-8-{how}", 10, data, 0) for how in ("raw", "jpeg")]
+    selections = [one.to_json() for one in (ready, *begun)]
+    payload = {"selections": selections, "data_root": None, "cache": str(tmp_path)}
+    total = ready.images + 20
+    assert decode_job.progress(payload) == f"0 of {total} images are decoded"
+    assert decode_job.decode(payload | {"selections": selections[:1]}) == 0
+    assert decode_job.progress(payload) == f"{ready.images} of {total} images are decoded"
+    monkeypatch.setattr(decoding, "PART_BYTES", 4 * 8 * 8 * 3)
+
+    def stored(rows: Rows) -> list[bytes]:
+        if rows[-1] == 9:
+            raise OSError("the job is killed")
+        return [b"0" * 8 * 8 * 3 for _ in rows]
+
+    for rows, jpeg in enumerate((False, True), start=1):
+        parts = Parts(tmp_path, f"abc-8-{'jpeg95-' * jpeg}digest", 10, 8, jpeg=jpeg)
+        with pytest.raises(OSError, match="killed"):
+            parts.fill(stored, lambda: 10 * 8 * 8 * 3, lambda: False)
+        done = ready.images + 8 * rows
+        assert decode_job.progress(payload) == f"{done} of {total} images are decoded"
 
 
 slurm = pytest.mark.slurm
@@ -159,10 +190,17 @@ def test_bench_cancel_ends_it_and_resume_submits_it_again(
 ) -> None:
     g = grid(0, slurm={"decode": SMALL, "decode_from": 10})
     g.submit()
+    (line,) = g.status()["decoding"]
+    assert re.fullmatch(
+        r"the decoding of images: job \d+ waits in the queue \(\w+\); 0 of 50 images are decoded",
+        line,
+    )
+    assert line in " ".join(g.bench("status").stdout.split())
     done = g.bench("cancel")
     assert done.returncode == 0, done.stderr
     (job,) = jobs_of(g, "decode")
     assert not any(job["name"] == name for name in g.cluster.jobs())
+    assert g.status()["decoding"] == []
     busy()
     assert "decodes 50 images" in g.bench("resume").stdout
     g.wait()

@@ -5,7 +5,8 @@ threads; two workers of one thread do more than one of two on small networks. A 
 is replaced and its run tried again; a worker dies with the command.
 
 A run that an error of the GPU ended is tried once more, on another GPU where there is one. A GPU
-that fails two runs one after the other, or that its worker does not see, is given no more.
+that fails two runs one after the other, or that its worker does not see, is given no more; other
+workers on it leave their batches after the run that they are in.
 """
 
 from __future__ import annotations
@@ -14,7 +15,7 @@ import collections
 import math
 import os
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -39,7 +40,7 @@ _GRACE_S = 8.0
 Listener = Callable[[Mapping[str, Any]], None]
 
 
-@dataclass
+@dataclass(eq=False)
 class _Worker:
     child: Child
     cards: tuple[str, ...] = ()
@@ -146,10 +147,11 @@ class Pool:
             if worker.idle and not worker.stop_sent:
                 self._give(worker)
         while len(self.workers) < min(self._most(), len(self.workers) + self._ready_count()):
-            cards = self._free_cards()
+            cards = self._free_cards(self.workers)
             if cards is None:
                 break
             self._start(cards)
+        self._make_way()
         working = any(w.batch or not w.idle for w in self.workers) or self.delayed
         if not working:
             if not self._ready_count():
@@ -204,26 +206,36 @@ class Pool:
         failed = set(self.failed_on.get(batch.runs[0].id, ()))
         return failed if len(set(self.cards) - failed) >= self._needed(batch) else set()
 
-    def _free_cards(self) -> tuple[str, ...] | None:
-        """GPUs for another worker, the least used first; None where it must wait for them.
-
-        Idle workers that suit nothing, such as a team where one GPU is needed, are then ended.
-        """
+    def _free_cards(self, beside: Sequence[_Worker]) -> tuple[str, ...] | None:
+        """GPUs for a worker beside others, the least used first; None where it must wait."""
         if not self.where.cards:
             return ()
-        ready = self._all_ready()
-        taken = collections.Counter(card for worker in self.workers for card in worker.cards)
+        taken = collections.Counter(card for worker in beside for card in worker.cards)
         share = 1 if self.where.team > 1 else math.ceil(self._most() / len(self.cards))
         room = sorted((c for c in self.cards if taken[c] < share), key=taken.__getitem__)
-        for batch in ready:
+        for batch in self._all_ready():
             avoided, needed = self._avoided(batch), self._needed(batch)
             free = [card for card in room if card not in avoided]
             if needed <= len(free):
                 return tuple(free[:needed])
-        for worker in self.workers:
-            if worker.idle and not any(self._suits(worker, batch) for batch in ready):
-                self._end(worker)
         return None
+
+    def _make_way(self) -> None:
+        """Ends idle workers, such as a team, that suit nothing, if others can then be started."""
+        idle = [worker for worker in self.workers if worker.idle and self.where.cards]
+        if not idle or any(worker.stop_sent for worker in self.workers):
+            return
+        ready = self._all_ready()
+        starting = sum(not (worker.idle or worker.batch) for worker in self.workers)
+        if len(ready) <= starting:
+            return
+        idle = [one for one in idle if not any(self._suits(one, batch) for batch in ready)]
+        for count in range(1, len(idle) + 1):
+            left = [worker for worker in self.workers if worker not in idle[:count]]
+            if len(left) < self._most() and self._free_cards(left) is not None:
+                for worker in idle[:count]:
+                    self._end(worker)
+                return
 
     def _end(self, worker: _Worker) -> None:
         """Ends a worker that is idle."""
@@ -253,6 +265,9 @@ class Pool:
             self.cards = [card for card in self.cards if card not in worker.cards]
             text = f"{why}; nothing more is given to it"
             self.listener({"event": "gpu_lost", "message": text})
+            for other in self.workers:
+                if not set(worker.cards).isdisjoint(other.cards):
+                    other.child.send({"leave": True})
 
     def _check_cards(self) -> None:
         """Refuses to wait for GPUs that are lost."""
@@ -314,7 +329,9 @@ class Pool:
         if kind == "idle":
             left = [run for run in worker.batch if run.id not in self.usable | self.unusable]
             worker.batch, worker.running, worker.idle = [], None, True
-            if left and not self.stopping:
+            if not set(worker.cards) <= set(self.cards):
+                self._put_back(left)
+            elif left and not self.stopping:
                 self.delayed.append((time.monotonic() + 2.0, left))
         elif kind == "replace":
             worker.to_replace = True
@@ -386,6 +403,10 @@ class Pool:
             if self.deaths[blamed] >= _MOST_ATTEMPTS:
                 left = [run for run in left if run.id != blamed]
                 self._give_up(blamed, child)
+        self._put_back(left)
+
+    def _put_back(self, left: list[PlannedRun]) -> None:
+        """Runs that a worker leaves are the next that others are given."""
         alone = [(run,) for run in left if run.id in self.failed_on]
         others = tuple(run for run in left if run.id not in self.failed_on)
         self.waiting[:0] = [Batch("again", runs) for runs in (*alone, others) if runs]

@@ -19,6 +19,7 @@ from typing import Any, Final
 
 from bench.core.errors import BenchError
 from bench.core.paths import Places
+from bench.core.text import counted
 from bench.launch.slurm.command_job import STOPPED, Stop
 from bench.launch.slurm.events import Events
 from bench.specs.data import DataSpec
@@ -47,7 +48,8 @@ class Undecoded:
 
     def to_json(self) -> dict[str, Any]:
         """As a payload holds it."""
-        return {"key": self.key, "data": self.data.model_dump(mode="json"), "draw": self.draw}
+        data = self.data.model_dump(mode="json")
+        return {"key": self.key, "images": self.images, "data": data, "draw": self.draw}
 
 
 class DecodingNeeds:
@@ -131,6 +133,33 @@ def decode_job(payload: Mapping[str, Any], folder: Path, events: Events, stop: S
         events({"event": "ended", "id": payload["name"], "status": "stopped"})
         return STOPPED
     return max(abs(int(child.returncode)) for child in children)
+
+
+def progress(payload: Mapping[str, Any]) -> str:
+    """How many of a job's images are decoded, in words; they are written in parts.
+
+    Args:
+        payload: of the job.
+    """
+    from bench.data import decoding
+    from bench.data.cache import is_cached
+
+    cache = Path(payload["cache"])
+    parts = [at for folder in decoding.unfinished(cache) for at in folder.glob("part-*.npy")]
+    done = total = 0
+    for one in payload["selections"]:
+        fingerprint, size, stored_as = str(one["key"]).rsplit("-", 2)
+        images, jpeg = int(one["images"]), stored_as == "jpeg"
+        total += images
+        if is_cached(fingerprint, int(size), cache_dir=cache, jpeg=jpeg):
+            done += images
+            continue
+        rows = max(1, decoding.PART_BYTES // (3 * int(size) ** 2))
+        begin = f"{decoding.PREFIX}{fingerprint}-{size}-"
+        names = [at.parent.name for at in parts if at.parent.name.startswith(begin)]
+        own = sum(name.startswith(f"{begin}jpeg") == jpeg for name in names)
+        done += min(images, rows * own)
+    return f"{done:,} of {counted(total, 'image')} are decoded"
 
 
 def _leave_to_the_job() -> None:

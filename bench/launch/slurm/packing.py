@@ -9,12 +9,13 @@ from dataclasses import dataclass
 from bench.launch.slurm.ledger import Ledger
 from bench.launch.slurm.settings import Kind, Resources, SlurmSettings
 from bench.launch.slurm.states import RunView
-from bench.planning.forecast import Forecast, measure
+from bench.planning.forecast import Forecast, Gpus, measure
 from bench.planning.plan import batches
 from bench.results.states import Reading
 from bench.results.store import Store
 from bench.specs.planned import PlannedRun
 
+_KINDS: tuple[Kind, ...] = ("source", "finetune")
 _UNKNOWN_COST_S = 120.0
 _MOST_FACTOR = 8.0
 
@@ -47,9 +48,8 @@ def pack(
         done: finished runs, whose seconds correct the forecast.
         ledger, store: for the reasons of earlier attempts: more memory or time where that was it.
     """
-    kinds: tuple[Kind, ...] = ("source", "finetune")
     packs: list[Pack] = []
-    for kind in kinds:
+    for kind in _KINDS:
         mine = [view for view in views if (view.run.role == "source") == (kind == "source")]
         resources = settings.resources(kind)
         together: list[PlannedRun] = []
@@ -119,7 +119,8 @@ def _forecast(
     both = [*runs, *(run for run, _ in done)]
     device = "auto" if on_gpus else "cpu"
     found = measure(both, threads=settings.threads, device=device)
-    return found.elsewhere(done, bool(on_gpus))
+    team, each = (settings.resources(kind).gpus or 1 for kind in _KINDS)
+    return found.elsewhere(done, bool(on_gpus), Gpus(team=team, each=each))
 
 
 def _killed_a_job(run: PlannedRun, ledger: Ledger) -> bool:

@@ -13,11 +13,12 @@ import json
 import time
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from typing import Any
 
 from bench.core.errors import StoreError
 from bench.core.files import write_atomic
 from bench.launch.slurm.client import ClusterError, QueuedJob
-from bench.launch.slurm.decode_job import DECODE
+from bench.launch.slurm.decode_job import DECODE, progress
 from bench.launch.slurm.events import CANCEL
 from bench.launch.slurm.ledger import Ending, Job, Ledger, settle_entry
 from bench.launch.slurm.outcomes import JobClassifier
@@ -62,8 +63,9 @@ class Reconciler:
                 self._give_up(self._look(ledger, jobs))
         except (OSError, StoreError) as error:
             notes.append(f"how jobs ended could not be written down: {error}")
-        race = self._race(ledger, jobs)
-        return Outcome(replace(self._look(ledger, jobs), cluster="ok", race=race), notes=notes)
+        race, decoding = self._race(ledger, jobs), self._decoding(ledger, jobs)
+        found = replace(self._look(ledger, jobs), cluster="ok", race=race, decoding=decoding)
+        return Outcome(found, notes=notes)
 
     def submit(self, *, begin: bool, retry_failed: bool = False) -> Outcome:
         """The whole step.
@@ -189,13 +191,25 @@ class Reconciler:
         """The job in the queue that races this grid, and its log, in words."""
         for job in ledger.open:
             if self._races(job, ledger):
-                queued = jobs.get(job.name)
-                how = f"job {job.name} is not in the queue yet" if queued is None else queued.words
-                path = self.submissions.job_folder(job.name) / "payload.json"
+                how = _how(job, jobs)
                 with contextlib.suppress(OSError, ValueError):
-                    how += f"; log: {json.loads(path.read_text())['log']}"
+                    how += f"; log: {self._payload(job)['log']}"
                 return f"the race: {how}"
         return ""
+
+    def _decoding(self, ledger: Ledger, jobs: Mapping[str, QueuedJob]) -> list[str]:
+        """The jobs in the queue that decode this grid's images, and how far they are, in words."""
+        lines = []
+        for job in ledger.open:
+            if job.role == DECODE and self._of_this_grid(job, ledger):
+                how = _how(job, jobs)
+                with contextlib.suppress(OSError, ValueError, KeyError):  # of an earlier version
+                    how += f"; {progress(self._payload(job))}"
+                lines.append(f"the decoding of images: {how}")
+        return lines
+
+    def _payload(self, job: Job) -> Any:
+        return json.loads((self.submissions.job_folder(job.name) / "payload.json").read_text())
 
     def _mark(self, job: Job, runs: str | Sequence[str]) -> None:
         path = self.submissions.job_folder(job.name) / CANCEL
@@ -279,6 +293,11 @@ class Reconciler:
                         f"run {view.run.id} is not tried again; {unkept}",
                         hint="free some space there, and give the command again",
                     )
+
+
+def _how(job: Job, jobs: Mapping[str, QueuedJob]) -> str:
+    queued = jobs.get(job.name)
+    return f"job {job.name} is not in the queue yet" if queued is None else queued.words
 
 
 def _with_new(jobs: Mapping[str, QueuedJob], ledger: Ledger) -> dict[str, QueuedJob]:

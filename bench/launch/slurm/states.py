@@ -53,6 +53,7 @@ class Situation:
     """All runs of a plan by id. `cluster` is ok, down (why is in `trouble`) or unused.
 
     `race` is about a job that races the grid, in words; empty where there is none in the queue.
+    `decoding` has a line for each job in the queue that decodes the grid's images.
     """
 
     runs: Mapping[str, RunView]
@@ -60,6 +61,7 @@ class Situation:
     trouble: str = ""
     notes: Sequence[str] = field(default_factory=tuple)
     race: str = ""
+    decoding: Sequence[str] = field(default_factory=tuple)
 
     @property
     def counts(self) -> Counter[str]:

@@ -320,7 +320,7 @@ class _Extract:
     def remember(self, data: Domain, view: int = 0) -> None:
         """Takes the features of all images of a domain, whose parts are asked for afterwards.
 
-        They are computed in an order that what the images show decides: any division of the same
+        They are computed in an order that their names decide: any division of the same
         images into training and validation images has the same features, to the last bit.
         """
         first: dict[bytes, int] = {}
@@ -403,7 +403,7 @@ def _parts_of(feed: Feed, start: int, stop: int, view: int) -> Tensor:
             np.random.default_rng([view, *np.frombuffer(name, "<u4").tolist()]).random(
                 BASE_COLUMNS, np.float32
             )
-            for name in feed.domain.image_names[start:stop]
+            for name in feed.domain.pixel_digests[start:stop]
         ]
     )
     return feed.training_batch(Shown.of(rows, torch.from_numpy(noise), feed.options.device))

@@ -27,10 +27,12 @@ from bench.core.errors import DataError
 from bench.core.files import reserve, temporary_beside, write_atomic
 from bench.methods.retrieval.filter_banks import Bank, Group
 from bench.methods.retrieval.histograms import (
+    BATCH_SIZE,
     Counts,
     Edges,
     counts_dtype,
     describe_blocks,
+    images_of_a_pass,
     learn_edges,
 )
 from bench.methods.retrieval.responses import (
@@ -85,6 +87,13 @@ def content_key(data: Domain) -> str:
     return hash_of("content 2", data.images_sha256, f"{data.mean}|{data.std}")
 
 
+def identity_of(bank: Bank) -> str:
+    """What responses depend on besides the images, with the size of passes where it is not usual:
+    it can move their last bits."""
+    size = images_of_a_pass()
+    return bank.identity if size == BATCH_SIZE else f"{bank.identity}|passes of {size}"
+
+
 def edges_of(
     bank: Bank,
     target: Domain,
@@ -96,7 +105,7 @@ def edges_of(
     """`learn_edges`, remembered below `cache` for the same bank and images."""
     if cache is None:
         return learn_edges(bank, target, bins, memory_mib=memory_mib)
-    key = hash_of("edges 1", bank.identity, str(bins), content_key(target), str(memory_mib))
+    key = hash_of("edges 1", identity_of(bank), str(bins), content_key(target), str(memory_mib))
     path = cache / f"edges-{key}.npz"
     filters = sum(group.filters for group in bank.groups)
     found = read_arrays(path, "edges", "how")
@@ -130,7 +139,7 @@ def describe(
         raise DataError(f"domain {data.name!r} has no image to describe")
     bins = edges.shape[1] - 1
     content = content_key(data)
-    key = hash_of("descriptors 1", bank.identity, edges.tobytes().hex(), content)
+    key = hash_of("descriptors 1", identity_of(bank), edges.tobytes().hex(), content)
     shape = (data.size, len(edges) * bins)
     kind = counts_dtype(bank.groups)
     if cache is None:
@@ -159,7 +168,7 @@ def _blocks(
     """From the responses that are kept, or kept from now on; else from the images."""
     wanted_mib, most = sorted_mib(bank, data), most_bytes()
     if wanted_mib <= responses_mib and wanted_mib * 2**20 <= most:
-        path = cache / f"responses-{hash_of('responses 1', bank.identity, content)}.npy"
+        path = cache / f"responses-{hash_of('responses 1', identity_of(bank), content)}.npy"
         if not are_sorted(path, bank, data):
             path.unlink(missing_ok=True)
             make_room(cache, math.ceil(wanted_mib * 2**20), most)

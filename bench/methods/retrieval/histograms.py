@@ -21,11 +21,15 @@ from torch import Tensor
 from bench.core.errors import DataError
 from bench.methods.retrieval.filter_banks import Bank, Group
 from bench.training.domain import Domain
+from bench.training.domain_batches import BATCH_SIZE as USUAL_IMAGES
+from bench.training.domain_batches import images_at_most
 
 BINS = 100
 SKETCH_POINTS = 8192
 BATCH_SIZE = 32
-"""Images per pass of a bank; one size for all, since it can move the last bit of a response."""
+"""Images per pass of a bank; one size for all, since it can move the last bit of a response.
+
+Only a run that is short of GPU memory has fewer, see `images_of_a_pass`."""
 
 Float32 = NDArray[np.float32]
 Counts = NDArray[np.uint16] | NDArray[np.uint32]
@@ -161,10 +165,11 @@ def learn_edges(
     largest = max(group.responses for group in bank.groups)
     total = sum(group.responses for group in bank.groups) * 4 * target.size
     if total <= memory_mib * 2**20 // 2:
-        pools = [
-            torch.cat([part.movedim(0, 1).flatten(1).cpu() for part in parts], 1).numpy()
-            for parts in zip(*(maps for _, maps in responses_of(bank, target)), strict=True)
+        seen = [
+            [part.movedim(0, 1).flatten(1).cpu() for part in maps]
+            for _, maps in responses_of(bank, target)
         ]
+        pools = [torch.cat(parts, 1).numpy() for parts in zip(*seen, strict=True)]
         return np.concatenate([equal_mass_edges(pool, bins) for pool in pools]), "exact quantiles"
     portion = max(1, min(BATCH_SIZE * 8, memory_mib * 2**20 // (largest * 32)))
     sketches = [QuantileSketch() for _ in bank.groups]
@@ -175,16 +180,37 @@ def learn_edges(
     return found, f"sketch of {SKETCH_POINTS} points"
 
 
+def images_of_a_pass() -> int:
+    """Images per pass of a bank: fewer in proportion where forward passes have fewer.
+
+    >>> images_of_a_pass()
+    32
+    >>> from bench.training.domain_batches import most_images_per_pass
+    >>> with most_images_per_pass(64):
+    ...     images_of_a_pass()
+    8
+    """
+    return max(1, min(BATCH_SIZE, BATCH_SIZE * images_at_most() // USUAL_IMAGES))
+
+
 def responses_of(
-    bank: Bank, data: Domain, portion: int = BATCH_SIZE
+    bank: Bank, data: Domain, portion: int | None = None
 ) -> Iterator[tuple[int, list[Tensor]]]:
-    """(first image, responses per group) of consecutive images, checked to be finite."""
+    """(first image, responses per group) of consecutive images, checked to be finite.
+
+    Args:
+        portion: images that come together, in host memory where passes are small for want of that
+            of a GPU; None is those of a pass, where they are.
+    """
+    size = images_of_a_pass()
+    leaves = size < BATCH_SIZE and portion is not None
+    portion = portion or size
     for start in range(0, data.size, portion):
         stop = min(start + portion, data.size)
-        batches = [
-            bank.responses(data, at, min(at + BATCH_SIZE, stop))
-            for at in range(start, stop, BATCH_SIZE)
-        ]
+        batches = []
+        for at in range(start, stop, size):
+            found = bank.responses(data, at, min(at + size, stop))
+            batches.append([part.cpu() for part in found] if leaves else found)
         maps = [torch.cat(parts) for parts in zip(*batches, strict=True)]
         for group, part in zip(bank.groups, maps, strict=True):
             if not bool(part.isfinite().all()):

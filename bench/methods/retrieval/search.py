@@ -30,8 +30,12 @@ from torch import Tensor
 
 from bench.core.errors import DataError
 from bench.methods.retrieval.descriptors import Descriptors, hash_of, read_arrays, write_arrays
+from bench.training.domain_batches import BATCH_SIZE as USUAL_IMAGES
+from bench.training.domain_batches import images_at_most
 
 EPSILON = 2.2204e-16
+_LEAST_MIB = 64
+"""Of a search where GPU memory is short, unless `memory_mib` is less."""
 EXACT_BELOW = 1e-3
 """Distances per layer below which a pair is computed again in float64."""
 
@@ -112,7 +116,8 @@ def nearest_sources(
         target, source: descriptors under the same bank and edges.
         k: neighbours to keep.
         epsilon: added to every share before its logarithm.
-        memory_mib: bound on the memory of a search.
+        memory_mib: bound on the memory of a search; where forward passes have fewer images for want
+            of GPU memory, a search has less in proportion.
         device: where the matrix products run.
         cache: folder in which results are kept; an entry with more neighbours serves fewer.
 
@@ -230,6 +235,8 @@ def _search(
     memory_mib: int,
     device: torch.device,
 ) -> Neighbours:
+    if (most := images_at_most()) < USUAL_IMAGES:
+        memory_mib = min(memory_mib, max(_LEAST_MIB, memory_mib * most // USUAL_IMAGES))
     blocks = plan_blocks(target.counts.shape[1], k, target.size, source.size, memory_mib)
     left, right = _Side(target, epsilon, device), _Side(source, epsilon, device)
     indices = np.empty((target.size, k), np.int64)
