@@ -32,6 +32,7 @@ from bench.data.dataset import Image, UInt8
 from bench.data.decoding import Parts, Places, Rows, sweep, unfinished
 from bench.data.files.files import ahead
 from bench.data.files.jpeg import QUALITY, decode_jpeg, encode_jpeg
+from bench.data.selection.images import Images, hashes
 
 FORMAT = "bench decoded images 1"
 _ATTEMPTS = 4
@@ -170,7 +171,7 @@ def uncached(
 def _cached(images: Sequence[Image], read: Read, folder: Path, kind: _Kind) -> _Entry:
     """The entry, built where it is not there or damaged."""
     cache_dir = folder.parent
-    content = _content(images)
+    content = contents(images)
     for attempt in range(_ATTEMPTS):
         entry = _open(folder, kind)
         if entry is not None and _is_entry_of(entry, content):
@@ -194,9 +195,11 @@ def _cached(images: Sequence[Image], read: Read, folder: Path, kind: _Kind) -> _
     )
 
 
-def _content(images: Sequence[Image]) -> UInt8:
-    raw = bytes.fromhex("".join(image.sha256 for image in images))
-    return np.frombuffer(raw, dtype=np.uint8).reshape(len(images), 32)
+def contents(images: Sequence[Image]) -> UInt8:
+    """SHA-256 of each, (N, 32)."""
+    if isinstance(images, Images):
+        return images.sha256
+    return hashes(image.sha256 for image in images)
 
 
 def _open(folder: Path, kind: _Kind) -> _Entry | None:

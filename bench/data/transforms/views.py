@@ -156,9 +156,7 @@ def views_fingerprint(
     return digest([fingerprint, f"views {VIEWS_VERSION}", json.dumps([list(views), boxes])])
 
 
-def view_images(
-    dataset: Dataset, images: Sequence[Image], views: Sequence[str]
-) -> tuple[Image, ...]:
+def view_images(dataset: Dataset, images: Sequence[Image], views: Sequence[str]) -> Sequence[Image]:
     """An image per view of each image, view by view within an image, for `read_views`.
 
     Without views the images as they are.
@@ -167,7 +165,7 @@ def view_images(
     image is its own.
     """
     if not views:
-        return tuple(images)
+        return images
     boxes = _boxes(dataset, images, views)
     repeated = [image for image in images for _ in views]
     return tuple(
