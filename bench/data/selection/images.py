@@ -224,10 +224,24 @@ class Images(Sequence[Image]):
         """(n,) which of these images have the bytes of one of the others."""
         found = np.zeros(len(self), dtype=np.bool_)
         for other in others:
-            near = np.isin(self.starts, other.starts)
+            near = among(self.starts, other.starts)
             if near.any():
-                theirs = other.sha256[np.isin(other.starts, self.starts[near])]
-                contents = {row.tobytes() for row in theirs}
-                near[near] = [row.tobytes() in contents for row in self.sha256[near]]
+                theirs = other[among(other.starts, self.starts[near])]
+                contents = {row.tobytes() for row in theirs.sha256}
+                near[near] = [row.tobytes() in contents for row in self[near].sha256]
                 found |= near
         return found
+
+
+def among(values: npt.NDArray[np.uint64], known: npt.NDArray[np.uint64]) -> Mask:
+    """`np.isin`, several times faster where one of them has a million numbers.
+
+    >>> among(np.array([3, 1, 7], np.uint64), np.array([4, 3, 3], np.uint64)).tolist()
+    [True, False, False]
+    """
+    if not len(known):
+        return np.zeros(len(values), dtype=np.bool_)
+    ordered = np.sort(known)
+    places = np.searchsorted(ordered, values)
+    found: Mask = ordered[np.minimum(places, len(ordered) - 1)] == values
+    return found

@@ -107,10 +107,13 @@ class Taker:
         upwards, and one at the least.
         """
         left = self.available(part) if isinstance(count, float) else [0] * len(self._pools)
-        picked = [
-            np.fromiter(islice(self._open(number, salt, part), most), np.int32)
-            for number, most in enumerate(_counts(count, left))
-        ]
+        picked = []
+        for number, most in enumerate(_counts(count, left)):
+            if self._pools[number].groups is None:
+                picked.append(self._left(number, salt, part)[:most])
+            else:
+                few = islice(self._open(number, salt, part), most)
+                picked.append(np.fromiter(few, np.int32))
         self._close(picked)
         return picked
 
@@ -165,11 +168,15 @@ class Taker:
             counts.append(len(places) - sum(group in self._closed_groups for group in groups))
         return counts
 
-    def _open(self, number: int, salt: str, *parts: Split) -> Iterator[int]:
-        """Lazily, because only what is passed over on the way is left out."""
-        groups = self._pools[number].groups
+    def _left(self, number: int, salt: str, *parts: Split) -> Places:
+        """In order what of a class is not taken, whatever its group."""
         order = self._pools[number].ordered(salt, *parts)
-        for place in order[self._free[number][order]].tolist():
+        return order[self._free[number][order]]
+
+    def _open(self, number: int, salt: str, *parts: Split) -> Iterator[int]:
+        """Those of `_left` that may be had: lazily, as what is passed over on the way is noted."""
+        groups = self._pools[number].groups
+        for place in self._left(number, salt, *parts).tolist():
             if groups is not None and groups[place] in self._closed_groups:
                 self.left_out.add((number, place))
             else:

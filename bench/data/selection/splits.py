@@ -20,7 +20,7 @@ import numpy as np
 from bench.core.errors import DataError
 from bench.core.text import counted, some
 from bench.data.dataset import Image, Notes, Split
-from bench.data.selection.images import SPLITS, Columns, Images, Places
+from bench.data.selection.images import SPLITS, Columns, Images, Places, among
 from bench.data.selection.pools import Pool, Taker
 from bench.specs.data import DataSpec, validation_images
 
@@ -217,8 +217,8 @@ def dropped_images(
 def _equal_images(pools: Sequence[Pool]) -> Iterator[tuple[int, int, Image]]:
     """Numbers of pools, places and images whose bytes may be those of another image."""
     starts = np.concatenate([pool.images.starts for pool in pools])
-    different, counts = np.unique(starts, return_counts=True)
-    again = np.isin(starts, different[counts > 1])
+    ordered = np.sort(starts)
+    again = among(starts, ordered[1:][ordered[1:] == ordered[:-1]])
     ends = np.cumsum([len(pool.images) for pool in pools])
     for number, mask in enumerate(np.split(again, ends[:-1])):
         places = np.flatnonzero(mask)
