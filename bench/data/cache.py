@@ -32,7 +32,7 @@ from bench.data.dataset import Image, UInt8
 from bench.data.decoding import Parts, Places, Rows, sweep, unfinished
 from bench.data.files.files import ahead
 from bench.data.files.jpeg import QUALITY, decode_jpeg, encode_jpeg
-from bench.data.selection.images import Images, hashes
+from bench.data.selection.images import Images
 
 FORMAT = "bench decoded images 1"
 _ATTEMPTS = 4
@@ -168,10 +168,10 @@ def uncached(
     return [image for image in images if bytes.fromhex(image.sha256) not in known]
 
 
-def _cached(images: Sequence[Image], read: Read, folder: Path, kind: _Kind) -> _Entry:
+def _cached(given: Sequence[Image], read: Read, folder: Path, kind: _Kind) -> _Entry:
     """The entry, built where it is not there or damaged."""
-    cache_dir = folder.parent
-    content = contents(images)
+    cache_dir, images = folder.parent, Images.of(given)
+    content = images.sha256
     for attempt in range(_ATTEMPTS):
         entry = _open(folder, kind)
         if entry is not None and _is_entry_of(entry, content):
@@ -193,13 +193,6 @@ def _cached(images: Sequence[Image], read: Read, folder: Path, kind: _Kind) -> _
         place=str(folder),
         hint="see what else writes into the cache, or choose another --results folder",
     )
-
-
-def contents(images: Sequence[Image]) -> UInt8:
-    """SHA-256 of each, (N, 32)."""
-    if isinstance(images, Images):
-        return images.sha256
-    return hashes(image.sha256 for image in images)
 
 
 def _open(folder: Path, kind: _Kind) -> _Entry | None:
@@ -236,7 +229,7 @@ def _is_entry_of(entry: _Entry, content: UInt8) -> bool:
     return all(entry.sound(row) for row in rows)
 
 
-def _build(folder: Path, images: Sequence[Image], content: UInt8, read: Read, kind: _Kind) -> None:
+def _build(folder: Path, images: Images, content: UInt8, read: Read, kind: _Kind) -> None:
     """Makes the entry, together with other processes that want it, and renames it to `folder`."""
     text = f"{kind.format} {kind.version} "
     digest = hashlib.sha256(text.encode() + content.tobytes()).hexdigest()
@@ -248,7 +241,7 @@ def _build(folder: Path, images: Sequence[Image], content: UInt8, read: Read, ki
     def stored(rows: Rows) -> list[bytes]:
         found = {row: known.stored(row) for row in rows.tolist()}
         missing = [row for row, data in found.items() if data is None]
-        pixels = read([images[row] for row in missing], kind.size)
+        pixels = read(images[np.array(missing, dtype=np.int64)], kind.size)
         made = ahead(encode, pixels) if kind.jpeg else map(encode, pixels)
         found.update(zip(missing, made, strict=True))
         return [data for row in rows.tolist() if (data := found[row]) is not None]

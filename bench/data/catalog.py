@@ -21,7 +21,7 @@ import numpy as np
 
 from bench.core.errors import DataError
 from bench.core.text import some
-from bench.data.cache import Read, cached_images, cached_jpegs, contents
+from bench.data.cache import Read, cached_images, cached_jpegs
 from bench.data.dataset import Dataset, Image, Int64, Notes, UInt8, digest
 from bench.data.datasets import DATASETS, check_options
 from bench.data.files.files import ahead, taken_warnings
@@ -319,17 +319,15 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
     )
 
 
-def _content(dataset: Dataset, viewed: Sequence[Image], data: DataSpec) -> UInt8:
+def _content(dataset: Dataset, viewed: Images, data: DataSpec) -> UInt8:
     """(N, 32 V + 8): the hashes of an image's views, and what is done to all images."""
     made = f"{dataset.version} {data.kept_size} {data.stored_as}".encode()
-    rows = contents(viewed).reshape(-1, 32 * (len(data.views) or 1))
+    rows = viewed.sha256.reshape(-1, 32 * (len(data.views) or 1))
     same = np.frombuffer(hashlib.sha256(made).digest()[:8], np.uint8)
     return np.concatenate([rows, np.broadcast_to(same, (len(rows), 8))], axis=1)
 
 
-def shown(
-    dataset: Dataset, images: Sequence[Image], data: DataSpec
-) -> tuple[Sequence[Image], Read]:
+def shown(dataset: Dataset, images: Sequence[Image], data: DataSpec) -> tuple[Images, Read]:
     """What a network is shown of images, each of its views by itself, and what decodes it."""
     read = partial(read_views, dataset) if data.views else dataset.read
     return view_images(dataset, images, data.views), read
