@@ -32,7 +32,7 @@ from bench.data.dataset import Image, UInt8
 from bench.data.decoding import Parts, Places, Rows, sweep, unfinished
 from bench.data.files.files import ahead
 from bench.data.files.jpeg import QUALITY, decode_jpeg, encode_jpeg
-from bench.data.selection.images import Images
+from bench.data.selection.images import Images, Mask, among, starts_of
 
 FORMAT = "bench decoded images 1"
 _ATTEMPTS = 4
@@ -157,15 +157,19 @@ def is_cached(fingerprint: str, size: int, *, cache_dir: Path, jpeg: bool = Fals
 
 
 def uncached(
-    images: Sequence[Image], size: int, *, cache_dir: Path, version: str, jpeg: bool = False
-) -> list[Image]:
-    """Those of `images` that no entry has; see `cached_images`."""
+    images: Images, size: int, *, cache_dir: Path, version: str, jpeg: bool = False
+) -> Mask:
+    """Which of `images` no entry has, of equal ones the first; see `cached_images`.
+
+    Images count as equal whose hashes agree in eight bytes: this is for forecasts.
+    """
     kind = _Kind(size, version, jpeg)
-    known: set[bytes] = set()
+    needed = np.zeros(len(images), dtype=np.bool_)
+    needed[np.unique(images.starts, return_index=True)[1]] = True
     for folder in sorted(cache_dir.glob(f"[!.]*{kind.suffix}")):
-        entry = _open(folder, kind)
-        known.update(() if entry is None else (row.tobytes() for row in entry.content))
-    return [image for image in images if bytes.fromhex(image.sha256) not in known]
+        if (entry := _open(folder, kind)) is not None:
+            needed &= ~among(images.starts, starts_of(entry.content))
+    return needed
 
 
 def _cached(given: Sequence[Image], read: Read, folder: Path, kind: _Kind) -> _Entry:

@@ -210,9 +210,8 @@ class Images(Sequence[Image]):
 
     @property
     def starts(self) -> npt.NDArray[np.uint64]:
-        """The first eight bytes of SHA-256 as numbers, (n,): most unlike images differ in them."""
-        first = np.ascontiguousarray(self.columns.sha256[self.rows, :8])
-        return first.view(np.uint64)[:, 0]
+        """See `starts_of`."""
+        return starts_of(self.columns.sha256[self.rows, :8])
 
     def labels_in(self, classes: Sequence[str]) -> Int64:
         """(n,) places of the images' classes in `classes`; -1 for others."""
@@ -231,6 +230,11 @@ class Images(Sequence[Image]):
                 near[near] = [row.tobytes() in contents for row in self[near].sha256]
                 found |= near
         return found
+
+
+def starts_of(sha256: UInt8) -> npt.NDArray[np.uint64]:
+    """The first eight bytes of each hash as a number, (N,): unlike images differ in them."""
+    return np.ascontiguousarray(sha256[:, :8]).view(np.uint64)[:, 0]
 
 
 def among(values: npt.NDArray[np.uint64], known: npt.NDArray[np.uint64]) -> Mask:
