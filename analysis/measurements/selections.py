@@ -142,7 +142,7 @@ def _features(
     loaded = images.loaded
     rows = {"train": loaded.train, "val": loaded.val, "test": loaded.test}
     everything = Selected(
-        loaded.images, loaded.labels, rows, images.resolved.images, loaded.classes
+        loaded.images, loaded.labels, rows, tuple(images.resolved.images), loaded.classes
     )
     with tempfile.TemporaryDirectory() as folder:
         sample = images.train("sample", network, 1)

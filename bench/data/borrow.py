@@ -12,7 +12,7 @@ in larger ones.
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,8 +20,9 @@ import numpy as np
 
 from bench.core.errors import DataError
 from bench.data.catalog import Resolved, resolve
-from bench.data.dataset import Image, Int64, rank
+from bench.data.dataset import Int64, rank
 from bench.data.identities import with_identities
+from bench.data.selection.images import Images
 from bench.specs.data import Borrowed
 from bench.specs.run import RunSpec, joint_fingerprint
 
@@ -43,9 +44,9 @@ class BorrowedImages:
     excluded: int
 
     @property
-    def images(self) -> tuple[Image, ...]:
+    def images(self) -> Images:
         """The images used."""
-        return tuple(self.resolved.train[row] for row in self.rows)
+        return self.resolved.train[self.rows]
 
 
 def resolve_borrowed(
@@ -61,7 +62,7 @@ def resolve_borrowed(
     Raises:
         DataError: when the data are not there, or nothing of them is left.
     """
-    held_out = {image.sha256 for image in (*target.val, *target.test)}
+    held_out = target.val + target.test
     return tuple(
         _one(
             borrowed,
@@ -84,30 +85,27 @@ def resolve_joint_fingerprint(spec: RunSpec, *, data_root: Path | None, cache_di
     return with_identities(spec, joint, **places)  # type: ignore[arg-type]
 
 
-def _one(
-    borrowed: Borrowed, resolved: Resolved, draw: int, held_out: Collection[str]
-) -> BorrowedImages:
-    kept = [
-        row
-        for row, image in enumerate(resolved.train)
-        if not (borrowed.exclude_overlap and image.sha256 in held_out)
-    ]
-    rows = borrowed_rows(resolved.train, resolved.classes, kept, borrowed, draw)
+def _one(borrowed: Borrowed, resolved: Resolved, draw: int, held_out: Images) -> BorrowedImages:
+    train = resolved.train
+    kept = np.arange(len(train))
+    if borrowed.exclude_overlap:
+        kept = kept[~train.shared_with(held_out)]
+    rows = borrowed_rows(train, resolved.classes, kept, borrowed, draw)
     if not len(rows):
         raise DataError(
-            f"borrow: nothing is left of the {len(resolved.train)} training images of "
+            f"borrow: nothing is left of the {len(train)} training images of "
             f"{borrowed.data.dataset!r}",
             hint="a run that borrows needs images to borrow: choose another selection, or leave "
             "out borrow: and set method: plain",
         )
-    used = {resolved.train[row].label for row in rows}
-    return BorrowedImages(resolved, rows, len(used), len(resolved.train) - len(kept))
+    used = np.unique(train[rows].labels_in(resolved.classes))
+    return BorrowedImages(resolved, rows, len(used), len(train) - len(kept))
 
 
 def borrowed_rows(
-    train: Sequence[Image],
+    train: Images,
     classes: Sequence[str],
-    rows: Sequence[int],
+    rows: Int64,
     borrowed: Borrowed,
     draw: int,
 ) -> Int64:
@@ -125,19 +123,15 @@ def borrowed_rows(
     """
     if borrowed.categories is not None:
         count = _share(borrowed.categories, len(classes))
-        chosen = set(
-            sorted(classes, key=lambda name: rank(f"borrow|categories|{draw}|{name}"))[:count]
-        )
-        rows = [row for row in rows if train[row].label in chosen]
+        drawn = sorted(classes, key=lambda name: rank(f"borrow|categories|{draw}|{name}"))
+        rows = rows[train[rows].labels_in(drawn[:count]) >= 0]
     if borrowed.images is not None:
-        of_class: dict[str, list[int]] = {}
-        for row in rows:
-            of_class.setdefault(train[row].label, []).append(row)
-        rows = [
-            row
-            for members in of_class.values()
-            for row in _drawn(members, train, draw, _share(borrowed.images, len(members)))
-        ]
+        labels = train[rows].labels_in(classes)
+        order = np.argsort(labels, kind="stable")
+        of_class = np.split(rows[order], np.flatnonzero(np.diff(labels[order])) + 1)
+        rows = np.concatenate(
+            [_drawn(one, train, draw, _share(borrowed.images, len(one))) for one in of_class]
+        )
     if borrowed.total_images is not None:
         if borrowed.total_images > len(rows):
             raise DataError(
@@ -146,7 +140,7 @@ def borrowed_rows(
                 hint=f"ask for at most {len(rows)}, or borrow a larger selection",
             )
         rows = _drawn(rows, train, draw, borrowed.total_images)
-    return np.array(sorted(rows), dtype=np.int64)
+    return np.sort(rows)
 
 
 def _share(fraction: float, of: int) -> int:
@@ -154,6 +148,7 @@ def _share(fraction: float, of: int) -> int:
     return min(of, max(1, math.floor(fraction * of + 0.5)))
 
 
-def _drawn(rows: Sequence[int], train: Sequence[Image], draw: int, count: int) -> list[int]:
-    key = {row: rank(f"borrow|images|{draw}|{train[row].label}|{train[row].key}") for row in rows}
-    return sorted(rows, key=key.__getitem__)[:count]
+def _drawn(rows: Int64, train: Images, draw: int, count: int) -> Int64:
+    of = zip(train[rows].labels, train[rows].keys, strict=True)
+    ranks = [rank(f"borrow|images|{draw}|{label}|{key}") for label, key in of]
+    return rows[sorted(range(len(ranks)), key=ranks.__getitem__)[:count]]

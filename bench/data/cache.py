@@ -32,6 +32,7 @@ from bench.data.dataset import Image, UInt8
 from bench.data.decoding import Parts, Places, Rows, sweep, unfinished
 from bench.data.files.files import ahead
 from bench.data.files.jpeg import QUALITY, decode_jpeg, encode_jpeg
+from bench.data.selection.images import Images, Mask, among, starts_of
 
 FORMAT = "bench decoded images 1"
 _ATTEMPTS = 4
@@ -156,21 +157,25 @@ def is_cached(fingerprint: str, size: int, *, cache_dir: Path, jpeg: bool = Fals
 
 
 def uncached(
-    images: Sequence[Image], size: int, *, cache_dir: Path, version: str, jpeg: bool = False
-) -> list[Image]:
-    """Those of `images` that no entry has; see `cached_images`."""
+    images: Images, size: int, *, cache_dir: Path, version: str, jpeg: bool = False
+) -> Mask:
+    """Which of `images` no entry has, of equal ones the first; see `cached_images`.
+
+    Images count as equal whose hashes agree in eight bytes: this is for forecasts.
+    """
     kind = _Kind(size, version, jpeg)
-    known: set[bytes] = set()
+    needed = np.zeros(len(images), dtype=np.bool_)
+    needed[np.unique(images.starts, return_index=True)[1]] = True
     for folder in sorted(cache_dir.glob(f"[!.]*{kind.suffix}")):
-        entry = _open(folder, kind)
-        known.update(() if entry is None else (row.tobytes() for row in entry.content))
-    return [image for image in images if bytes.fromhex(image.sha256) not in known]
+        if (entry := _open(folder, kind)) is not None:
+            needed &= ~among(images.starts, starts_of(entry.content))
+    return needed
 
 
-def _cached(images: Sequence[Image], read: Read, folder: Path, kind: _Kind) -> _Entry:
+def _cached(given: Sequence[Image], read: Read, folder: Path, kind: _Kind) -> _Entry:
     """The entry, built where it is not there or damaged."""
-    cache_dir = folder.parent
-    content = _content(images)
+    cache_dir, images = folder.parent, Images.of(given)
+    content = images.sha256
     for attempt in range(_ATTEMPTS):
         entry = _open(folder, kind)
         if entry is not None and _is_entry_of(entry, content):
@@ -192,11 +197,6 @@ def _cached(images: Sequence[Image], read: Read, folder: Path, kind: _Kind) -> _
         place=str(folder),
         hint="see what else writes into the cache, or choose another --results folder",
     )
-
-
-def _content(images: Sequence[Image]) -> UInt8:
-    raw = bytes.fromhex("".join(image.sha256 for image in images))
-    return np.frombuffer(raw, dtype=np.uint8).reshape(len(images), 32)
 
 
 def _open(folder: Path, kind: _Kind) -> _Entry | None:
@@ -233,7 +233,7 @@ def _is_entry_of(entry: _Entry, content: UInt8) -> bool:
     return all(entry.sound(row) for row in rows)
 
 
-def _build(folder: Path, images: Sequence[Image], content: UInt8, read: Read, kind: _Kind) -> None:
+def _build(folder: Path, images: Images, content: UInt8, read: Read, kind: _Kind) -> None:
     """Makes the entry, together with other processes that want it, and renames it to `folder`."""
     text = f"{kind.format} {kind.version} "
     digest = hashlib.sha256(text.encode() + content.tobytes()).hexdigest()
@@ -245,7 +245,7 @@ def _build(folder: Path, images: Sequence[Image], content: UInt8, read: Read, ki
     def stored(rows: Rows) -> list[bytes]:
         found = {row: known.stored(row) for row in rows.tolist()}
         missing = [row for row, data in found.items() if data is None]
-        pixels = read([images[row] for row in missing], kind.size)
+        pixels = read(images[np.array(missing, dtype=np.int64)], kind.size)
         made = ahead(encode, pixels) if kind.jpeg else map(encode, pixels)
         found.update(zip(missing, made, strict=True))
         return [data for row in rows.tolist() if (data := found[row]) is not None]

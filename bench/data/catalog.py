@@ -31,6 +31,7 @@ from bench.data.opened import open_format
 from bench.data.places import resolve_root
 from bench.data.rows import OnDemand, Rows
 from bench.data.selection.classes import Selection, select
+from bench.data.selection.images import Images
 from bench.data.selection.pools import Pool
 from bench.data.selection.splits import Splits, split_pools
 from bench.data.transforms.views import allowed_by, read_views, view_images, views_fingerprint
@@ -61,7 +62,7 @@ def open_dataset(
 
 
 _MOST_RESOLVED = 8
-"""Selections kept of a data set: images are shared with its pools, so each takes little room."""
+"""Selections kept of a data set: each takes four bytes per image."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,13 +85,13 @@ class _Opened:
 
     def pool(self, label: str, skip_corrupt: bool) -> tuple[Pool, tuple[str, ...]]:
         """The images of a class, and the keys of those left out because they are corrupt."""
-        key = (label, skip_corrupt)
-        if key not in self._pools:
+        if (label, skip_corrupt) not in self._pools:
             corrupt = self.dataset.unreadable(label) if skip_corrupt else {}
-            images = self.dataset.images_of(label)
-            good = tuple(image for image in images if image.key not in corrupt)
-            self._pools[key] = Pool(label, good), tuple(corrupt)
-        return self._pools[key]
+            images = Images.of(self.dataset.images_of(label))
+            if corrupt:
+                images = images[np.array([key not in corrupt for key in images.keys])]
+            self._pools[label, skip_corrupt] = Pool(label, images), tuple(corrupt)
+        return self._pools[label, skip_corrupt]
 
     def select(self, recipe: ClassRecipe) -> Selection:
         """The classes of a recipe."""
@@ -156,9 +157,9 @@ class Resolved:
     """
 
     classes: tuple[str, ...]
-    train: tuple[Image, ...]
-    val: tuple[Image, ...]
-    test: tuple[Image, ...]
+    train: Images
+    val: Images
+    test: Images
     fingerprint: str
     dataset_fingerprint: str
     wnid_keyed: bool
@@ -167,7 +168,7 @@ class Resolved:
     available_images: int
 
     @property
-    def images(self) -> tuple[Image, ...]:
+    def images(self) -> Images:
         """Training, validation and test images, in this order."""
         return self.train + self.val + self.test
 
@@ -255,7 +256,9 @@ def fingerprint(
         yield from (dataset.name, dataset.version, json.dumps(list(classes)))
         for name, images in (("train", train), ("val", val), ("test", test)):
             yield f"{name} {len(images)}"
-            yield from (f"{image.sha256} {image.label}\0{image.key}" for image in images)
+            for block in Images.of(images).blocks():
+                each = zip(block.hashes, block.labels, block.keys, strict=True)
+                yield from (f"{sha256} {label}\0{key}" for sha256, label, key in each)
 
     return digest(lines())
 
@@ -316,18 +319,15 @@ def load(resolved: Resolved, data: DataSpec, *, data_root: Path | None, cache_di
     )
 
 
-def _content(dataset: Dataset, viewed: Sequence[Image], data: DataSpec) -> UInt8:
+def _content(dataset: Dataset, viewed: Images, data: DataSpec) -> UInt8:
     """(N, 32 V + 8): the hashes of an image's views, and what is done to all images."""
     made = f"{dataset.version} {data.kept_size} {data.stored_as}".encode()
-    raw = bytes.fromhex("".join(image.sha256 for image in viewed))
-    rows = np.frombuffer(raw, np.uint8).reshape(-1, 32 * (len(data.views) or 1))
+    rows = viewed.sha256.reshape(-1, 32 * (len(data.views) or 1))
     same = np.frombuffer(hashlib.sha256(made).digest()[:8], np.uint8)
     return np.concatenate([rows, np.broadcast_to(same, (len(rows), 8))], axis=1)
 
 
-def shown(
-    dataset: Dataset, images: Sequence[Image], data: DataSpec
-) -> tuple[Sequence[Image], Read]:
+def shown(dataset: Dataset, images: Sequence[Image], data: DataSpec) -> tuple[Images, Read]:
     """What a network is shown of images, each of its views by itself, and what decodes it."""
     read = partial(read_views, dataset) if data.views else dataset.read
     return view_images(dataset, images, data.views), read
@@ -409,7 +409,7 @@ def load_parts(
 
     With the environment variable BENCH_DECODE=always none are kept on the disk.
     """
-    images = [image for part in parts for image in part]
+    images = Images.of(*parts)
     for left in reversed(range(_ATTEMPTS)):
         dataset = open_dataset(
             data.dataset, data.root, data_root=data_root, cache_dir=cache_dir, options=data.options
@@ -426,12 +426,11 @@ def load_parts(
             break
     if found := taken_warnings():
         logging.getLogger(__name__).warning("%s", found)
-    place = {name: number for number, name in enumerate(classes)}
     rows = np.arange(len(images), dtype=np.int64)
     train, val, test = np.split(rows, np.cumsum([len(part) for part in parts[:2]]))
     return Loaded(
         images=pixels,
-        labels=np.array([place[image.label] for image in images], dtype=np.int64),
+        labels=images.labels_in(classes),
         train=train,
         val=val,
         test=test,

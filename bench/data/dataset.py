@@ -111,7 +111,7 @@ class Dataset(Protocol):
     @property
     def notes(self) -> Notes: ...
 
-    def images_of(self, label: str) -> tuple[Image, ...]:
+    def images_of(self, label: str) -> Sequence[Image]:
         """All images of a class, every split, sorted by key."""
         ...
 

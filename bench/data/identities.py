@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from bench.core.errors import DataError, nearest
 from bench.core.text import some
 from bench.data.catalog import Loaded, Resolved, fingerprint, load_parts, open_dataset, resolve
 from bench.data.dataset import Dataset, Image, rank
+from bench.data.selection.images import Images
 from bench.data.selection.splits import Splits
 from bench.data.transforms.views import allowed_by, views_fingerprint
 from bench.specs.evaluation import VerificationSpec
@@ -25,13 +26,13 @@ class TestIdentities:
     __test__ = False  # no test of pytest's
 
     identities: tuple[str, ...]
-    images: tuple[Image, ...]
+    images: Images
     fingerprint: str
 
     @property
     def pairs(self) -> tuple[int, int]:
         """Genuine and impostor pairs of images."""
-        counts = np.unique([image.label for image in self.images], return_counts=True)[1]
+        counts = np.bincount(self.images.labels_in(self.identities))
         genuine = int((counts * (counts - 1) // 2).sum())
         return genuine, len(self.images) * (len(self.images) - 1) // 2 - genuine
 
@@ -62,20 +63,18 @@ def resolve_identities(spec: RunSpec, *, data_root: Path | None, cache_dir: Path
         shown.append(resolve(run.data, run.seeds.draw, **places))  # type: ignore[arg-type]
     identities = _identities(wanted, dataset, shown)
     allowed = allowed_by(dataset, wanted.where)
-    images = tuple(
-        image
-        for name in identities
-        for image in _images(dataset, name, wanted.images_per_identity, allowed, data.on_corrupt)
+    most = wanted.images_per_identity
+    images = Images.of(
+        *(_images(dataset, name, most, allowed, data.on_corrupt) for name in identities)
     )
-    trained = {image.sha256 for part in shown for image in (*part.train, *part.val)}
-    same = [image.key for image in images if image.sha256 in trained]
+    same = images[images.shared_with(*(part.train + part.val for part in shown))].keys
     if same:
         raise DataError(
             f"{len(same)} images to verify on are among the training images: {some(same)}",
             hint="the same file stands under two identities: remove one",
         )
     plain = fingerprint(dataset, identities, (), (), images)
-    splits = Splits(identities, (), (), images, {})
+    splits = Splits(identities, images[:0], images[:0], images, {})
     found = TestIdentities(
         identities, images, views_fingerprint(dataset, plain, splits, data.views)
     )
@@ -134,7 +133,7 @@ def _images(
     most: int | None,
     allowed: object,
     on_corrupt: str,
-) -> Iterable[Image]:
+) -> Sequence[Image]:
     corrupt = dataset.unreadable(name) if on_corrupt == "skip" else {}
     kept = [
         image

@@ -18,6 +18,7 @@ import numpy as np
 from bench.core.errors import DataError
 from bench.data.dataset import Image
 from bench.data.files.files import decoding_threads, usable_cores
+from bench.data.selection.images import Images
 from bench.specs.data import DataSpec
 from bench.specs.planned import PlannedRun
 
@@ -61,7 +62,7 @@ class _Kind:
     size: int
     version: str
     jpeg: bool
-    images: dict[Selected, Sequence[Image]] = field(default_factory=dict)
+    images: dict[Selected, Images] = field(default_factory=dict)
 
 
 def measure_decoding(
@@ -81,20 +82,14 @@ def measure_decoding(
         return Decoding()
     cpu_s: dict[Selected, float] = {}
     for kind in _kinds(_not_cached(runs, cache_dir), data_root, cache_dir):
-        each = {image.sha256: image for images in kind.images.values() for image in images}
-        missing = uncached(
-            list(each.values()),
-            kind.size,
-            cache_dir=cache_dir,
-            version=kind.version,
-            jpeg=kind.jpeg,
+        every = Images.of(*kind.images.values())
+        needed = uncached(
+            every, kind.size, cache_dir=cache_dir, version=kind.version, jpeg=kind.jpeg
         )
-        image_s = _image_s(missing, kind)
-        left = {image.sha256 for image in missing}
-        for one, images in kind.images.items():
-            own = {image.sha256 for image in images} & left
-            cpu_s[one] = image_s * len(own)
-            left -= own
+        image_s = _image_s(every[needed], kind)
+        ends = np.cumsum([len(images) for images in kind.images.values()])
+        for one, own in zip(kind.images, np.split(needed, ends[:-1]), strict=True):
+            cpu_s[one] = image_s * int(own.sum())
     return Decoding(cpu_s)
 
 

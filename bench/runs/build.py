@@ -156,7 +156,7 @@ class Data:
         return replace(
             self,
             loaded=replace(loaded, train=rows, val=rows[:0]),
-            resolved=replace(resolved, train=resolved.train + resolved.val, val=()),
+            resolved=replace(resolved, train=resolved.train + resolved.val, val=resolved.val[:0]),
         )
 
     def identities(self, model: nn.Module) -> Domain | None:
@@ -173,7 +173,9 @@ class Data:
         """All images of the run, as they lie in the cache."""
         loaded = self.loaded
         rows = {"train": loaded.train, "val": loaded.val, "test": loaded.test}
-        return Selected(loaded.images, loaded.labels, rows, self.resolved.images, loaded.classes)
+        return Selected(
+            loaded.images, loaded.labels, rows, tuple(self.resolved.images), loaded.classes
+        )
 
     def sources(self, model: nn.Module, pooled: bool = False) -> tuple[Domain, ...]:
         """The borrowed images as domains, in the order of the spec; as one with `pooled`."""

@@ -76,28 +76,26 @@ def overlap_with_tests(spec: RunSpec, data: Data, context: Context) -> int:
     Raises:
         DataError: a test image is among the run's own training images.
     """
-    test = {image.sha256 for image in data.resolved.test}
-    seen: set[str] = set()
+    test = data.resolved.test
+    shown = [images.images for _, images in data.borrowed]
     for ancestor in spec.ancestors():
         resolved = context.resolve_data(ancestor)
-        seen |= {image.sha256 for image in (*resolved.train, *resolved.val)}
-        for images in context.resolve_borrowed(ancestor, resolved):
-            seen |= {image.sha256 for image in images.images}
-    for _, images in data.borrowed:
-        seen |= {image.sha256 for image in images.images}
-    own = {image.sha256 for image in (*data.resolved.train, *data.resolved.val)}
-    if own & test:
+        shown += [resolved.train, resolved.val]
+        shown += [images.images for images in context.resolve_borrowed(ancestor, resolved)]
+    seen = set(test[test.shared_with(*shown)].hashes)
+    own = set(test[test.shared_with(data.resolved.train, data.resolved.val)].hashes)
+    if own:
         raise DataError(
-            f"{len(own & test)} test images are among the training images",
+            f"{len(own)} test images are among the training images",
             hint="the split is wrong; this is a bug, please report it",
         )
     for run in (spec, *spec.ancestors()):
         imagenet = _imagenet_of(run)
         if imagenet is not None:
             full = imagenet == "full"
-            named = (i for i in data.resolved.test if is_named_as_in_imagenet(i.key, full))
+            named = (image for image in test if is_named_as_in_imagenet(image.key, full))
             seen |= {image.sha256 for image in named}
-    return len(seen & test)
+    return len(seen)
 
 
 _SELF_SUPERVISED = frozenset({"mae", "fcmae", "dino"})

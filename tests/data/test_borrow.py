@@ -16,21 +16,24 @@ from bench.core.errors import DataError
 from bench.data.borrow import borrowed_rows, resolve_borrowed, resolve_joint_fingerprint
 from bench.data.catalog import resolve
 from bench.data.dataset import Image
+from bench.data.selection.images import Images
 from bench.specs.data import Borrowed, DataSpec, ListedClasses
 from bench.specs.run import ModelSpec, RunSpec, Seeds
 
 CLASSES = tuple(f"class{n:02d}" for n in range(40))
-TRAIN = tuple(
-    Image(key=f"{name}/{n}", label=name, split="train", sha256=f"{name}{n}")
-    for name in CLASSES
-    for n in range(30)
+TRAIN = Images.of(
+    [
+        Image(f"{name}/{n}", name, "train", hashlib.sha256(f"{name}{n}".encode()).hexdigest())
+        for name in CLASSES
+        for n in range(30)
+    ]
 )
 DATA = DataSpec(dataset="digits")
 
 
 def rows(draw: int = 0, **reductions: Any) -> list[int]:
     borrowed = Borrowed(data=DATA, **reductions)
-    found = borrowed_rows(TRAIN, CLASSES, range(len(TRAIN)), borrowed, draw)
+    found = borrowed_rows(TRAIN, CLASSES, np.arange(len(TRAIN)), borrowed, draw)
     assert found.dtype == np.int64
     return [int(row) for row in found]
 

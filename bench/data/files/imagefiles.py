@@ -21,6 +21,7 @@ from bench.data.files.decode import Reading, UnreadableError, decode, decode_who
 from bench.data.files.files import ahead
 from bench.data.files.mount import Span
 from bench.data.files.table import Table
+from bench.data.selection.images import Images
 
 READABLE_FORMAT = "bench readable images 2"
 
@@ -176,7 +177,7 @@ class FileDataset:
         """Of the names and contents of all images."""
         return self.files.table.fingerprint(self.name, self.version)
 
-    def images_of(self, label: str) -> tuple[Image, ...]:
+    def images_of(self, label: str) -> Images:
         """All images of a class, sorted by key."""
         return self.files.table.images_of(label)
 

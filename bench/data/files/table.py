@@ -23,9 +23,9 @@ import numpy.typing as npt
 from bench.core.files import write_atomic
 from bench.data.dataset import Image, Notes, Split, digest
 from bench.data.files.mount import Span
+from bench.data.selection.images import Columns, Images, Texts, hashes
 
 TABLE_FORMAT = "bench data set table 3"
-_SPLITS: tuple[Split, ...] = ("train", "val", "test")
 _DIGEST, _ALIGNED = 64, 64
 """Bytes of the digest's hexadecimal digits, and those that a column begins at a multiple of."""
 _FOLDER, _CACHE, _ELSEWHERE = range(3)
@@ -52,25 +52,6 @@ class Row(NamedTuple):
         return self.content if self.crop is None else digest([self.content, f"crop {self.crop}"])
 
 
-class _Texts:
-    """A text for each row, one after the other."""
-
-    def __init__(self, ends: npt.NDArray[np.int64], content: npt.NDArray[np.uint8]) -> None:
-        self._ends, self._content = ends, content.data
-
-    def raw(self, row: int) -> memoryview:
-        return self._content[int(self._ends[row - 1]) if row else 0 : int(self._ends[row])]
-
-    def __getitem__(self, row: int) -> str:
-        return str(self.raw(row), "utf-8", "surrogatepass")
-
-    def of(self, rows: npt.NDArray[np.int32]) -> list[str]:
-        """Those of some rows."""
-        first = np.where(rows > 0, self._ends[rows - 1], 0).tolist()
-        ends = zip(first, self._ends[rows].tolist(), strict=True)
-        return [str(self._content[a:b], "utf-8", "surrogatepass") for a, b in ends]
-
-
 class Table:
     """A table that was opened, see `written`.
 
@@ -94,11 +75,19 @@ class Table:
         self._keys = self._texts("key")
         self._files = self._texts("file") if "file" in self._columns else self._keys
         self._fingerprints: dict[str, str] = header["fingerprints"]
-        self._groups: list[str] = header["groups"]
         self._packs: dict[str, int] = header["packs"]
         self._starts: list[int] = header["starts"]
         self.labels: tuple[str, ...] = tuple(header["labels"])
         self._numbers = {label: number for number, label in enumerate(self.labels)}
+        self._images = Columns(
+            keys=self._keys,
+            label=self._columns["label"],
+            labels=self.labels,
+            split=self._columns["split"],
+            sha256=self._columns["sha256"],
+            group=self._columns.get("group"),
+            groups=tuple(header["groups"]),
+        )
         self.notes: Notes = header["notes"]
         self.layout: str = header["layout"]
         self.splits: frozenset[Split] = frozenset(header["splits"])
@@ -138,7 +127,7 @@ class Table:
         """Names of all images, sorted."""
         return (self._keys[row] for row in range(len(self)))
 
-    def images_of(self, label: str) -> tuple[Image, ...]:
+    def images_of(self, label: str) -> Images:
         """All images of a class, sorted by key.
 
         Raises:
@@ -146,16 +135,7 @@ class Table:
         """
         number = self._numbers[label]
         rows = self._columns["order"][self._starts[number] : self._starts[number + 1]]
-        hashes = self._columns["sha256"][rows].tobytes().hex()
-        splits = (_SPLITS[code] for code in self._columns["split"][rows].tolist())
-        coded = self._columns["group"][rows].tolist() if self._groups else [-1] * len(rows)
-        groups = (self._groups[code] if code >= 0 else None for code in coded)
-        return tuple(
-            Image(key, label, split, hashes[at : at + 64], group)
-            for key, split, at, group in zip(
-                self._keys.of(rows), splits, range(0, len(hashes), 64), groups, strict=True
-            )
-        )
+        return Images(self._images, rows)
 
     def fingerprint(self, name: str, version: str) -> str:
         """Of the names, classes, splits and contents of all images, as one decoder reads them."""
@@ -173,7 +153,7 @@ class Table:
         low, high = 0, len(self)
         while low < high:
             middle = (low + high) // 2
-            if bytes(self._keys.raw(middle)) < wanted:
+            if self._keys.raw(middle) < wanted:
                 low = middle + 1
             else:
                 high = middle
@@ -211,8 +191,8 @@ class Table:
         found = ((self._keys[row], texts[row]) for row in range(len(self)))
         return {key: json.loads(text) for key, text in found if text}
 
-    def _texts(self, name: str) -> _Texts:
-        return _Texts(self._columns[f"{name} ends"], self._columns[name])
+    def _texts(self, name: str) -> Texts:
+        return Texts(self._columns[f"{name} ends"], self._columns[name])
 
 
 def fingerprint(name: str, version: str, images: Iterable[Image]) -> str:
@@ -246,33 +226,29 @@ def write(
         folder, cache_dir: as for `Table.open`; both may be moved.
     """
     rows = sorted(rows, key=lambda row: row.key)
-    labels, label = _coded([row.label for row in rows])
-    groups, group = _coded([row.group for row in rows])
-    order = np.argsort(label, kind="stable").astype(np.int32)
+    known = Columns.of(Image(row.key, row.label, row.split, row.sha256, row.group) for row in rows)
+    order = np.argsort(known.label, kind="stable").astype(np.int32)
     columns = {
-        **_texts("key", [row.key for row in rows]),
-        "label": label,
+        **_texts("key", known.keys),
+        "label": known.label,
         "order": order,
-        "split": np.array([_SPLITS.index(row.split) for row in rows], dtype=np.uint8),
-        "sha256": _hashes([row.sha256 for row in rows]),
+        "split": known.split,
+        "sha256": known.sha256,
         **_of_files(rows, folder, cache_dir),
     }
-    if groups:
-        columns["group"] = group
+    if known.group is not None:
+        columns["group"] = known.group
     if any(row.columns for row in rows):
-        columns |= _texts(
-            "further", [json.dumps(row.columns) if row.columns else "" for row in rows]
-        )
-    by_label = (rows[number] for number in order.tolist())
-    images = (Image(row.key, row.label, row.split, row.sha256) for row in by_label)
+        further = (json.dumps(row.columns) if row.columns else "" for row in rows)
+        columns |= _texts("further", Texts.written(further))
     header = {
         "format": TABLE_FORMAT,
-        "labels": labels,
-        "starts": np.searchsorted(label[order], np.arange(len(labels) + 1)).tolist(),
-        "groups": groups,
+        "labels": known.labels,
+        "starts": np.searchsorted(known.label[order], np.arange(len(known.labels) + 1)).tolist(),
+        "groups": known.groups,
         "splits": sorted({row.split for row in rows}),
         "packs": _packs(rows, columns["base"], cache_dir),
-        "fingerprints": {f"{name} {version}": fingerprint(name, version, images)},
+        "fingerprints": {f"{name} {version}": fingerprint(name, version, Images(known, order))},
         "notes": notes,
         "layout": layout,
     }
@@ -287,7 +263,7 @@ def _of_files(rows: Sequence[Row], folder: Path, cache_dir: Path) -> _Columns:
     places = [_based(row.span.path, folder, cache_dir) for row in rows]
     found: _Columns = {"base": np.array([kind for kind, _ in places], dtype=np.uint8)}
     if any(file != row.key for (_, file), row in zip(places, rows, strict=True)):
-        found |= _texts("file", [file for _, file in places])
+        found |= _texts("file", Texts.written(file for _, file in places))
     if any(row.span.size is not None for row in rows):
         sizes = [-1 if row.span.size is None else row.span.size for row in rows]
         found["offset"] = np.array([row.span.offset for row in rows], dtype=np.int64)
@@ -295,7 +271,7 @@ def _of_files(rows: Sequence[Row], folder: Path, cache_dir: Path) -> _Columns:
     if any(row.crop is not None for row in rows):
         crops = [(1, *row.crop) if row.crop is not None else (0,) * 5 for row in rows]
         found["crop"] = np.array(crops, dtype=np.int64)
-        found["content"] = _hashes([row.content for row in rows])
+        found["content"] = hashes(row.content for row in rows)
     return found
 
 
@@ -317,22 +293,8 @@ def _packs(rows: Sequence[Row], bases: npt.NDArray[Any], cache_dir: Path) -> dic
     return found
 
 
-def _coded(texts: Sequence[str | None]) -> tuple[list[str], npt.NDArray[np.int32]]:
-    """The different texts, sorted, and the place of each row's among them; -1 for none."""
-    different = sorted({text for text in texts if text is not None})
-    places: dict[str | None, int] = {text: place for place, text in enumerate(different)}
-    return different, np.array([places.get(text, -1) for text in texts], dtype=np.int32)
-
-
-def _texts(name: str, texts: Sequence[str]) -> _Columns:
-    raw = [text.encode("utf-8", "surrogatepass") for text in texts]
-    ends = np.cumsum([len(one) for one in raw], dtype=np.int64)
-    return {f"{name} ends": ends, name: np.frombuffer(b"".join(raw), dtype=np.uint8)}
-
-
-def _hashes(texts: Sequence[str]) -> npt.NDArray[np.uint8]:
-    raw = bytes.fromhex("".join(texts))
-    return np.frombuffer(raw, dtype=np.uint8).reshape(len(texts), 32)
+def _texts(name: str, texts: Texts) -> _Columns:
+    return {f"{name} ends": texts.ends, name: texts.content}
 
 
 def _packed(header: Mapping[str, Any], columns: _Columns) -> bytes:

@@ -8,12 +8,15 @@ from functools import cached_property
 
 import numpy as np
 
-from bench.data.dataset import Image, Notes, Split, UInt8, digest
+from bench.data.dataset import Image, Notes, UInt8, digest
+from bench.data.selection.images import SPLITS, Columns, Images, Texts, hashes
 from bench.data.synthetic.dataset import GENERATOR_VERSION, content_key, render
 from bench.data.wordnet.hierarchy import taxonomy
 
 POOL_PER_CLASS = 600
 TEST_PER_CLASS = 50
+_PER_CLASS = POOL_PER_CLASS + TEST_PER_CLASS
+_KEY_BYTES = len("n00000000/0000")
 _BLOCK = 256
 
 
@@ -32,7 +35,7 @@ class WordnetShapes:
     wnid_keyed: bool = True
     has_test: bool = True
     version: str = f"wordnet-shapes {GENERATOR_VERSION}"
-    _known: dict[str, tuple[Image, ...]] = field(default_factory=dict, init=False)
+    _known: dict[str, Images] = field(default_factory=dict, init=False)
 
     @cached_property
     def classes(self) -> tuple[str, ...]:
@@ -49,18 +52,32 @@ class WordnetShapes:
         """There are none."""
         return {}
 
-    def images_of(self, label: str) -> tuple[Image, ...]:
+    @cached_property
+    def _columns(self) -> Columns:
+        """Of all classes; keys and hashes of a class are filled in once it is asked for."""
+        classes, indices = len(self.classes), np.arange(_PER_CLASS)
+        count = classes * _PER_CLASS
+        test = (indices >= POOL_PER_CLASS) * np.uint8(SPLITS.index("test"))
+        return Columns(
+            keys=Texts(
+                _KEY_BYTES * np.arange(1, count + 1), np.zeros(_KEY_BYTES * count, np.uint8)
+            ),
+            label=np.repeat(np.arange(classes, dtype=np.int32), _PER_CLASS),
+            labels=self.classes,
+            split=np.tile(test, classes),
+            sha256=np.zeros((count, 32), dtype=np.uint8),
+        )
+
+    def images_of(self, label: str) -> Images:
         """Index 0 to 599 for training, 600 to 649 for test."""
         if label not in self._known:
-            self._known[label] = tuple(
-                Image(
-                    f"{label}/{index:04d}",
-                    label,
-                    _split(index),
-                    content_key(label, index),
-                )
-                for index in range(POOL_PER_CLASS + TEST_PER_CLASS)
-            )
+            columns, first = self._columns, self.classes.index(label) * _PER_CLASS
+            rows = np.arange(first, first + _PER_CLASS, dtype=np.int32)
+            keys = Texts.written(f"{label}/{index:04d}" for index in range(_PER_CLASS))
+            start, end = first * _KEY_BYTES, (first + _PER_CLASS) * _KEY_BYTES
+            columns.keys.content[start:end] = keys.content
+            columns.sha256[rows] = hashes(content_key(label, n) for n in range(_PER_CLASS))
+            self._known[label] = Images(columns, rows)
         return self._known[label]
 
     def read(self, images: Sequence[Image], size: int) -> Iterator[UInt8]:
@@ -73,7 +90,3 @@ class WordnetShapes:
     def unreadable(self, label: str) -> dict[str, str]:
         """There are none."""
         return {}
-
-
-def _split(index: int) -> Split:
-    return "train" if index < POOL_PER_CLASS else "test"

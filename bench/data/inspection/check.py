@@ -27,7 +27,7 @@ from bench.data.inspection.compare import SPLITS, shared_pictures
 from bench.data.layout import has_splits
 from bench.data.places import resolve_root
 from bench.data.selection.pools import Pool
-from bench.data.selection.splits import kept_keys
+from bench.data.selection.splits import dropped_images
 from bench.specs.data import DataSpec
 
 
@@ -349,16 +349,17 @@ def _left(
 ) -> dict[str, int]:
     """Images per class to train on, after what the splits leave out."""
     pools = tuple(Pool(label, dataset.images_of(label)) for label in dataset.classes)
-    kept, _ = kept_keys(pools, dataset.has_test)
+    dropped, _ = dropped_images(pools, dataset.has_test)
+    gone = {(number, place) for number, places in dropped.items() for place in places}
     return {
         pool.label: sum(
             image.split == "train"
-            and (kept is None or image.key in kept)
+            and (number, place) not in gone
             and image.key not in unreadable
             and image.group not in tied
-            for image in pool.images
+            for place, image in enumerate(pool.images)
         )
-        for pool in pools
+        for number, pool in enumerate(pools)
     }
 
 

@@ -2,64 +2,70 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from fractions import Fraction
 from functools import cached_property
 from itertools import count as counting
 from itertools import islice
 from typing import Literal
 
+import numpy as np
+
 from bench.data.dataset import Image, Split, rank
+from bench.data.selection.images import SPLITS, Images, Mask, Places
 from bench.specs.data import validation_images
 
-Images = tuple[Image, ...]
 Use = Literal["train", "val"]
 
 
-@dataclass(frozen=True, eq=False)
 class Pool:
-    """All images of one class, ready to be split again and again (orders are remembered)."""
+    """All images of one class, ready to be split again and again (orders are remembered).
 
-    label: str
-    images: Images
-    _orders: dict[tuple[str, tuple[Split, ...]], Images] = field(default_factory=dict, init=False)
-    _keys: dict[Split, frozenset[str]] = field(default_factory=dict, init=False)
+    Images are named by their places in `images`.
+    """
 
-    def ordered(self, salt: str, *parts: Split) -> Images:
+    def __init__(self, label: str, images: Sequence[Image]) -> None:
+        self.label, self.images = label, Images.of(images)
+        self._orders: dict[tuple[str, tuple[Split, ...]], Places] = {}
+
+    def ordered(self, salt: str, *parts: Split) -> Places:
         """The images that the data set puts into `parts`, ordered by SHA-256 of (salt, key).
 
         Images of a group stand together.
         """
         key = (salt, parts)
         if key not in self._orders:
-            images = [image for image in self.images if image.split in parts]
-            self._orders[key] = tuple(sorted(images, key=lambda image: _rank(salt, image)))
+            places = np.flatnonzero(self.within(*parts)).astype(np.int32)
+            self._orders[key] = places[_order(salt, self.images[places])]
         return self._orders[key]
 
-    def keys(self, part: Split) -> frozenset[str]:
-        """Keys of the images that the data set puts into `part`."""
-        if part not in self._keys:
-            found = frozenset(image.key for image in self.images if image.split == part)
-            self._keys[part] = found
-        return self._keys[part]
-
-    @cached_property
-    def hashes(self) -> frozenset[str]:
-        """Content hashes of all images."""
-        return frozenset(image.sha256 for image in self.images)
+    def within(self, *parts: Split) -> Mask:
+        """Which images the data set puts into `parts`."""
+        return np.isin(self.images.split, [SPLITS.index(part) for part in parts])
 
     @cached_property
     def parts(self) -> frozenset[Split]:
         """The splits that the data set itself divides the class into."""
-        return frozenset(image.split for image in self.images)
+        return frozenset(SPLITS[code] for code in np.unique(self.images.split).tolist())
+
+    @cached_property
+    def groups(self) -> Sequence[str | None] | None:
+        """The group of each image; None where no image has one."""
+        return None if self.images.columns.group is None else self.images.groups
 
 
-def _rank(salt: str, image: Image) -> tuple[bytes, bytes]:
-    own = rank(f"{salt}|{image.key}")
-    return (own if image.group is None else rank(f"{salt}|group|{image.group}"), own)
+def _order(salt: str, images: Images) -> list[int]:
+    start = f"{salt}|".encode()
+    own = [hashlib.sha256(start + key).digest() for key in images.raw_keys]
+    if images.columns.group is None:
+        return sorted(range(len(own)), key=own.__getitem__)
+    of_group = {name: rank(f"{salt}|group|{name}") for name in set(images.groups)}
+    of_group.pop(None, None)
+    both = [(of_group.get(group, one), one) for group, one in zip(images.groups, own, strict=True)]
+    return sorted(range(len(own)), key=both.__getitem__)
 
 
 def _counts(count: int | float | None, left: Sequence[int]) -> list[int | None]:
@@ -75,49 +81,45 @@ class Taker:
 
     Args:
         pools: one per class.
-        kept: keys of the images that may be taken; None is all.
+        dropped: places of images that may not be taken, by the number of their pool.
 
     Attributes:
-        left_out: keys of images passed over because their group is in another split.
-        only: which images may be taken; None is all.
+        left_out: images passed over because their group is in another split, as (pool, place).
     """
 
-    def __init__(self, pools: Sequence[Pool], kept: frozenset[str] | None) -> None:
-        self._pools, self._kept = pools, kept
-        self._taken = [set[str]() for _ in pools]
+    def __init__(self, pools: Sequence[Pool], dropped: Mapping[int, Sequence[int]]) -> None:
+        self._pools = pools
+        self._free = [np.ones(len(pool.images), dtype=np.bool_) for pool in pools]
+        for number, places in dropped.items():
+            self._free[number][places] = False
         self._closed_groups = set[str]()
-        self.left_out = set[str]()
-        self.only: Callable[[Image], bool] | None = None
+        self.left_out = set[tuple[int, int]]()
 
-    def given(self, count: int | float | None) -> list[Images]:
-        """The data set's own test images, as they are; `count` of each class, see `take`."""
-        orders = [pool.ordered("test", "test") for pool in self._pools]
-        counts = _counts(count, [len(order) for order in orders])
-        picked = [order[:most] for order, most in zip(orders, counts, strict=True)]
-        self._close_groups(picked)
-        return picked
+    def restrict(self, allowed: Callable[[Image], bool]) -> None:
+        """From now on takes only what is allowed."""
+        for pool, free in zip(self._pools, self._free, strict=True):
+            free &= np.fromiter(map(allowed, pool.images), np.bool_, len(free))
 
-    def take(self, salt: str, part: Split, count: int | float | None) -> list[Images]:
+    def take(self, salt: str, part: Split, count: int | float | None) -> list[Places]:
         """`count` images of every class in the order of `salt`; None takes all.
 
         A count below 1 is a share of the images that a class has left: the nearest number, halves
         upwards, and one at the least.
         """
         left = self.available(part) if isinstance(count, float) else [0] * len(self._pools)
-        picked = [
-            tuple(islice(self._free(pool.ordered(salt, part), taken), most))
-            for pool, taken, most in zip(
-                self._pools, self._taken, _counts(count, left), strict=True
-            )
-        ]
-        for images, taken in zip(picked, self._taken, strict=True):
-            taken.update(image.key for image in images)
-        self._close_groups(picked)
+        picked = []
+        for number, most in enumerate(_counts(count, left)):
+            if self._pools[number].groups is None:
+                picked.append(self._left(number, salt, part)[:most])
+            else:
+                few = islice(self._open(number, salt, part), most)
+                picked.append(np.fromiter(few, np.int32))
+        self._close(picked)
         return picked
 
     def take_budget(
         self, salt: str, count: int | None, share: float
-    ) -> tuple[list[Images], list[Images]]:
+    ) -> tuple[list[Places], list[Places]]:
         """`count` images of every class, divided into training and validation images.
 
         Whether the n-th image of a class trains or validates depends on n alone, see
@@ -135,8 +137,8 @@ class Taker:
         """
         owners: dict[str, Use] = {}
         lines = [
-            _Line(self._free(pool.ordered(salt, "train", "val"), taken), owners)
-            for pool, taken in zip(self._pools, self._taken, strict=True)
+            _Line(self._open(number, salt, "train", "val"), pool.groups, owners)
+            for number, pool in enumerate(self._pools)
         ]
         unfinished = list(lines)
         so_far = 0
@@ -149,65 +151,70 @@ class Taker:
             unfinished = [line for line in unfinished if not line.empty]
             if not unfinished:
                 break
-        for line, taken in zip(lines, self._taken, strict=True):
-            taken.update(image.key for images in line.taken.values() for image in images)
-            self.left_out |= {image.key for images in line.passed.values() for image in images}
-        drawn = [[tuple(line.taken[use]) for line in lines] for use in ("train", "val")]
-        for picked in drawn:
-            self._close_groups(picked)
-        return drawn[0], drawn[1]
+        for number, line in enumerate(lines):
+            self.left_out |= {(number, place) for use in line.passed.values() for place in use}
+        train = [np.array(line.taken["train"], dtype=np.int32) for line in lines]
+        val = [np.array(line.taken["val"], dtype=np.int32) for line in lines]
+        self._close(train)
+        self._close(val)
+        return train, val
 
     def available(self, *parts: Split) -> list[int]:
         """How many images of every class could still be taken; nothing is taken or noted."""
         counts = []
-        for pool, taken in zip(self._pools, self._taken, strict=True):
-            keys = frozenset[str]().union(*(pool.keys(part) for part in parts))
-            keys = keys if self._kept is None else keys & self._kept
-            if self.only is None and not self._closed_groups:
-                counts.append(len(keys - taken))
-                continue
-            free = [image for image in pool.images if image.key in keys and image.key not in taken]
-            counts.append(sum(self._may_have(image) for image in free))
+        for pool, free in zip(self._pools, self._free, strict=True):
+            places = np.flatnonzero(free & pool.within(*parts))
+            groups = [] if pool.groups is None else [pool.groups[at] for at in places.tolist()]
+            counts.append(len(places) - sum(group in self._closed_groups for group in groups))
         return counts
 
-    def _may_have(self, image: Image) -> bool:
-        allowed = self.only is None or self.only(image)
-        return allowed and image.group not in self._closed_groups
+    def _left(self, number: int, salt: str, *parts: Split) -> Places:
+        """In order what of a class is not taken, whatever its group."""
+        order = self._pools[number].ordered(salt, *parts)
+        return order[self._free[number][order]]
 
-    def _free(self, images: Iterable[Image], taken: set[str]) -> Iterator[Image]:
-        """Lazily, because resolving a large data set must not look at every image each time."""
-        for image in images:
-            if image.key in taken or (self._kept is not None and image.key not in self._kept):
-                continue
-            if self.only is not None and not self.only(image):
-                continue
-            if image.group in self._closed_groups:
-                self.left_out.add(image.key)
-                continue
-            yield image
+    def _open(self, number: int, salt: str, *parts: Split) -> Iterator[int]:
+        """Those of `_left` that may be had: lazily, as what is passed over on the way is noted."""
+        groups = self._pools[number].groups
+        for place in self._left(number, salt, *parts).tolist():
+            if groups is not None and groups[place] in self._closed_groups:
+                self.left_out.add((number, place))
+            else:
+                yield place
 
-    def _close_groups(self, picked: Iterable[Images]) -> None:
-        groups = {image.group for images in picked for image in images}
-        self._closed_groups.update(group for group in groups if group is not None)
+    def _close(self, picked: Sequence[Places]) -> None:
+        """Notes that these are taken, and their groups with them."""
+        for pool, free, places in zip(self._pools, self._free, picked, strict=True):
+            free[places] = False
+            if pool.groups is not None:
+                self._closed_groups.update(
+                    group for place in places if (group := pool.groups[place]) is not None
+                )
 
 
 class _Line:
     """The free images of one class in drawn order, each for the first use that may have it.
 
     Args:
-        images: in order.
+        places: of the images, in order.
+        groups: the group of each place; None where no image has one.
         owners: the use of each group met so far, shared by all classes.
 
     Attributes:
-        taken: images by use.
-        passed: images that were met when the other use was served, still to be had by theirs.
+        taken: places by use.
+        passed: those that were met when the other use was served, still to be had by theirs.
         empty: nothing is left.
     """
 
-    def __init__(self, images: Iterator[Image], owners: dict[str, Use]) -> None:
-        self._images, self._owners = images, owners
-        self.taken: dict[Use, list[Image]] = {"train": [], "val": []}
-        self.passed: dict[Use, deque[Image]] = {"train": deque(), "val": deque()}
+    def __init__(
+        self,
+        places: Iterator[int],
+        groups: Sequence[str | None] | None,
+        owners: dict[str, Use],
+    ) -> None:
+        self._places, self._groups, self._owners = places, groups, owners
+        self.taken: dict[Use, list[int]] = {"train": [], "val": []}
+        self.passed: dict[Use, deque[int]] = {"train": deque(), "val": deque()}
         self._read = False
 
     def take(self, use: Use) -> bool:
@@ -217,14 +224,15 @@ class _Line:
             self.taken[use].append(found)
         return found is not None
 
-    def _next(self, use: Use) -> Image | None:
+    def _next(self, use: Use) -> int | None:
         if self.passed[use]:
             return self.passed[use].popleft()
-        for image in self._images:
-            owner = use if image.group is None else self._owners.setdefault(image.group, use)
+        for place in self._places:
+            group = None if self._groups is None else self._groups[place]
+            owner = use if group is None else self._owners.setdefault(group, use)
             if owner == use:
-                return image
-            self.passed[owner].append(image)
+                return place
+            self.passed[owner].append(place)
         self._read = True
         return None
 

@@ -11,14 +11,17 @@ one, by group.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Collection, Sequence
+from collections.abc import Callable, Collection, Iterator, Sequence
 from dataclasses import dataclass, replace
-from functools import lru_cache
+from functools import cache, lru_cache
+
+import numpy as np
 
 from bench.core.errors import DataError
 from bench.core.text import counted, some
 from bench.data.dataset import Image, Notes, Split
-from bench.data.selection.pools import Images, Pool, Taker
+from bench.data.selection.images import SPLITS, Columns, Images, Places, among
+from bench.data.selection.pools import Pool, Taker
 from bench.specs.data import DataSpec, validation_images
 
 
@@ -33,9 +36,9 @@ class Splits:
     """
 
     classes: tuple[str, ...]
-    train: tuple[Image, ...]
-    val: tuple[Image, ...]
-    test: tuple[Image, ...]
+    train: Images
+    val: Images
+    test: Images
     notes: Notes
     available_images: int = 0
 
@@ -70,14 +73,12 @@ def split_pools(
     given_test = _given_test(data, frozenset[Split]().union(*(pool.parts for pool in pools)))
     val_part: Split = "val" if any("val" in pool.parts for pool in pools) else "train"
     budget = data.val_from == "budget"
-    kept, dropped = kept_keys(tuple(pools), given_test)
-    notes: Notes = dict(dropped)
-    taker = Taker(pools, kept)
-    if given_test:
-        test = taker.given(data.test_per_class)
-    else:
-        test = taker.take("test", "train", data.test_per_class)
-    taker.only = train_where
+    dropped, counts = dropped_images(tuple(pools), given_test)
+    notes: Notes = dict(counts)
+    taker = Taker(pools, dropped)
+    test = taker.take("test", "test" if given_test else "train", data.test_per_class)
+    if train_where is not None:
+        taker.restrict(train_where)
     train, val, available = _train_and_val(taker, data, f"images|{draw}", val_part)
     if taker.left_out:
         notes["left_out_group_in_other_split"] = len(taker.left_out)
@@ -85,12 +86,12 @@ def split_pools(
         own_val = not budget and val_part == "val" and data.val_per_class > 0
         _check_same_classes(pools, given_test, own_val, pooled=budget)
     picks = [
-        _Pick(pool.label, {"train": a, "validation": b, "test": c})
+        _Pick(pool, {"train": a, "validation": b, "test": c})
         for pool, a, b, c in zip(pools, train, val, test, strict=True)
     ]
     picks = _settle(picks, data, notes)
     drawn = {
-        part: tuple(image for pick in picks for image in pick.parts[part])
+        part: Images.of(*(pick.pool.images[pick.parts[part]] for pick in picks))
         for part in ("train", "validation", "test")
     }
     left = {pick.label: None for pick in picks}
@@ -100,7 +101,7 @@ def split_pools(
 
 def _train_and_val(
     taker: Taker, data: DataSpec, salt: str, val_part: Split
-) -> tuple[list[Images], list[Images], list[int]]:
+) -> tuple[list[Places], list[Places], list[int]]:
     """Training and validation images of every class, and how many there were to train on."""
     if data.val_from == "budget":
         available = taker.available("train", "val")
@@ -153,12 +154,14 @@ def _val_as_test(pools: tuple[Pool, ...]) -> tuple[Pool, ...]:
             hint="set test_from: given to use the test split, or test_from: pool and "
             "test_per_class: N to cut test images out of the training images",
         )
+    val, test = SPLITS.index("val"), SPLITS.index("test")
+
+    @cache
+    def changed(columns: Columns) -> Columns:
+        return replace(columns, split=np.where(columns.split == val, np.uint8(test), columns.split))
+
     return tuple(
-        Pool(
-            pool.label,
-            tuple(replace(i, split="test") if i.split == "val" else i for i in pool.images),
-        )
-        for pool in pools
+        Pool(pool.label, Images(changed(pool.images.columns), pool.images.rows)) for pool in pools
     )
 
 
@@ -183,43 +186,54 @@ def _given_test(data: DataSpec, parts: Collection[Split]) -> bool:
 
 
 @lru_cache(maxsize=256)
-def kept_keys(
+def dropped_images(
     pools: tuple[Pool, ...], given_test: bool
-) -> tuple[frozenset[str] | None, tuple[tuple[str, int], ...]]:
-    """Keys of the pool images that stay (None: all do), and counts of those that do not.
+) -> tuple[dict[int, list[int]], dict[str, int]]:
+    """Places of the pool images that are dropped, by the number of their pool; and counts of them.
 
     Of equal images one for validation stays before one for training, then the first key.
     """
-    distinct = len(frozenset[str]().union(*(pool.hashes for pool in pools)))
-    if distinct == sum(len(pool.images) for pool in pools):
-        return None, ()
-    every = [image for pool in pools for image in pool.images]
-    in_test = {image.sha256 for image in every if given_test and image.split == "test"}
+    equal = list(_equal_images(pools))
+    in_test = {image.sha256 for *_, image in equal if given_test and image.split == "test"}
     owner: dict[str, Image] = {}
-    dropped = like_test = two_labels = 0
-    for image in sorted(every, key=lambda image: (image.split != "val", image.key)):
+    dropped: dict[int, list[int]] = {}
+    like_test = two_labels = 0
+    for number, place, image in sorted(equal, key=lambda one: (one[2].split != "val", one[2].key)):
         if image.split == "test":
             continue
-        if image.sha256 in in_test:
-            like_test += 1
-        elif image.sha256 in owner:
-            dropped += 1
-            two_labels += owner[image.sha256].label != image.label
-        else:
-            owner[image.sha256] = image
+        if image.sha256 not in in_test and owner.setdefault(image.sha256, image) is image:
+            continue
+        dropped.setdefault(number, []).append(place)
+        like_test += image.sha256 in in_test
+        two_labels += image.sha256 in owner and owner[image.sha256].label != image.label
     counts = {
         "dropped_equal_to_test": like_test,
-        "dropped_duplicates": dropped,
+        "dropped_duplicates": sum(map(len, dropped.values())) - like_test,
         "dropped_duplicates_with_other_label": two_labels,
     }
-    kept = frozenset(image.key for image in owner.values())
-    return kept, tuple((name, count) for name, count in counts.items() if count)
+    return dropped, {name: count for name, count in counts.items() if count}
+
+
+def _equal_images(pools: Sequence[Pool]) -> Iterator[tuple[int, int, Image]]:
+    """Numbers of pools, places and images whose bytes may be those of another image."""
+    starts = np.concatenate([pool.images.starts for pool in pools])
+    ordered = np.sort(starts)
+    again = among(starts, ordered[1:][ordered[1:] == ordered[:-1]])
+    ends = np.cumsum([len(pool.images) for pool in pools])
+    for number, mask in enumerate(np.split(again, ends[:-1])):
+        places = np.flatnonzero(mask)
+        for place, image in zip(places.tolist(), pools[number].images[places], strict=True):
+            yield number, place, image
 
 
 @dataclass(frozen=True)
 class _Pick:
-    label: str
-    parts: dict[str, Images]
+    pool: Pool
+    parts: dict[str, Places]
+
+    @property
+    def label(self) -> str:
+        return self.pool.label
 
     def shortage(self, wanted: dict[str, int | None]) -> list[str]:
         """Parts that have less than asked for, in words; None asks for at least one."""
@@ -254,7 +268,7 @@ def _settle(picks: list[_Pick], data: DataSpec, notes: Notes) -> list[_Pick]:
     closed = f"; {groups} images were left out, as their group is in another split" * bool(groups)
     if data.on_short == "cap":
         needed = ("train", "validation", "test") if budget else ("train", "test")
-        empty = [p.label for p in picks if not all(p.parts[part] for part in needed)]
+        empty = [p.label for p in picks if not all(len(p.parts[part]) for part in needed)]
         if empty:
             uses = "training, for validation or" if budget else "training or"
             fewer = "test images, or set val_from: extra" if budget else "validation or test images"

@@ -17,6 +17,7 @@ import numpy.typing as npt
 from PIL import Image as Pillow
 
 from bench.data.dataset import Image, Int64, Notes, UInt8, digest
+from bench.data.selection.images import Images
 
 Float64 = npt.NDArray[np.float64]
 
@@ -56,13 +57,14 @@ class Digits:
         return grey, np.asarray(loaded.target, dtype=np.int64)
 
     @cached_property
-    def _by_label(self) -> dict[str, tuple[Image, ...]]:
+    def _by_label(self) -> dict[str, Images]:
         grey, labels = self._scans
-        found: dict[str, list[Image]] = {label: [] for label in self.classes}
+        found = []
         for index, (scan, label) in enumerate(zip(grey, labels, strict=True)):
             content = hashlib.sha256(scan.tobytes()).hexdigest()
-            found[str(label)].append(Image(f"{label}/{index:04d}", str(label), "train", content))
-        return {label: tuple(images) for label, images in found.items()}
+            found.append(Image(f"{label}/{index:04d}", str(label), "train", content))
+        images = Images.of(found)
+        return {label: images[labels == int(label)] for label in self.classes}
 
     @cached_property
     def columns(self) -> Mapping[str, Mapping[str, str]]:
@@ -80,7 +82,7 @@ class Digits:
                 found[f"{label}/{index:04d}"] = {"group_slant": str(1 + 6 * place // len(mine))}
         return found
 
-    def images_of(self, label: str) -> tuple[Image, ...]:
+    def images_of(self, label: str) -> Images:
         """All scans of a digit."""
         return self._by_label[label]
 

@@ -19,6 +19,7 @@ from bench.core.errors import DataError, nearest
 from bench.core.text import some
 from bench.data.dataset import Dataset, Image, UInt8, digest
 from bench.data.files.files import ahead
+from bench.data.selection.images import Images
 from bench.data.selection.splits import Splits
 
 WHOLE = "whole"
@@ -156,9 +157,7 @@ def views_fingerprint(
     return digest([fingerprint, f"views {VIEWS_VERSION}", json.dumps([list(views), boxes])])
 
 
-def view_images(
-    dataset: Dataset, images: Sequence[Image], views: Sequence[str]
-) -> tuple[Image, ...]:
+def view_images(dataset: Dataset, images: Sequence[Image], views: Sequence[str]) -> Images:
     """An image per view of each image, view by view within an image, for `read_views`.
 
     Without views the images as they are.
@@ -167,18 +166,20 @@ def view_images(
     image is its own.
     """
     if not views:
-        return tuple(images)
+        return Images.of(images)
     boxes = _boxes(dataset, images, views)
     repeated = [image for image in images for _ in views]
-    return tuple(
-        image
-        if text is None
-        else replace(
-            image,
-            key=f"{image.key}\0{text}",
-            sha256=digest([image.sha256, f"box {VIEWS_VERSION}", repr(parse_box(text))]),
-        )
-        for image, text in zip(repeated, boxes, strict=True)
+    return Images.of(
+        [
+            image
+            if text is None
+            else replace(
+                image,
+                key=f"{image.key}\0{text}",
+                sha256=digest([image.sha256, f"box {VIEWS_VERSION}", repr(parse_box(text))]),
+            )
+            for image, text in zip(repeated, boxes, strict=True)
+        ]
     )
 
 
