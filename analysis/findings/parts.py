@@ -301,7 +301,7 @@ def ordered(
     bad = {label: d for label, d in differences.items() if d < least}
     estimate = student(list(differences.values()), unit="published row")
     if len(rows) < 3:
-        estimate = replace(estimate, low=None, high=None, error=None, df=None, note="")
+        estimate = replace(estimate, low=None, high=None, error=None, degrees=None, note="")
     text = _signed(differences)
     text = f"against it {_signed(bad)}; {text}" if bad else text
     return from_estimate(name, FAILS if bad else HOLDS, estimate, text, unit)

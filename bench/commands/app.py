@@ -6,6 +6,7 @@ comes at once.
 
 from __future__ import annotations
 
+import atexit
 import gc
 import shlex
 import sys
@@ -75,6 +76,7 @@ def _version(
 def main() -> None:
     """Runs the command; an error of the user's is a message and status 2, not a traceback."""
     gc.set_threshold(20_000)  # what starting makes stays; looking for cycles in it took a tenth
+    atexit.register(gc.freeze)  # nor does Python look for them in all that a command leaves behind
     any_terminal()
     stderr = sys.stderr
     if stderr is not None:

@@ -15,7 +15,7 @@ from typing import Any, Literal
 from bench.core.errors import GridError, ModelError
 from bench.methods import resolved
 from bench.models.depths import depth_of
-from bench.results.conditions import task_id
+from bench.results.conditions import Settings
 from bench.results.records import source_label
 from bench.specs.data import DataSpec
 from bench.specs.measures import (
@@ -43,17 +43,23 @@ PIXELS = 32
 
 @dataclass(frozen=True)
 class Wanted:
-    """A run of the grid that a measurement is about, its leaderboard columns and experiments."""
+    """A run of the grid that a measurement is about, its leaderboard columns and experiments.
+
+    Attributes:
+        settings: of all runs of the grid.
+    """
 
     run: RunSpec
     row: Mapping[str, Any]
     experiments: tuple[str, ...]
+    settings: Settings
 
     @cached_property
     def task(self) -> Task:
         """Its target, source and network."""
         words = ("dataset", "target", "class_draw", "source", "model")
-        return Task(**{name: self.row[name] for name in words}, task_id=task_id(self.run))
+        named = {name: self.row[name] for name in words}
+        return Task(**named, task_id=self.settings.task(self.run))
 
     @property
     def source(self) -> RunSpec | None:

@@ -26,6 +26,7 @@ from pydantic import BaseModel, ValidationError
 from bench.core.errors import BenchError, nearest
 from bench.grid.extractions import PARTS, Wanted
 from bench.grid.yaml import Document
+from bench.results.conditions import Settings
 from bench.results.records import describe_run
 from bench.specs.measures import KINDS, Asked, Measure
 from bench.specs.problems import shown, way_out, words
@@ -47,14 +48,14 @@ def read_measures(
         raise document.error(
             ("measure",), f"measure: expected a mapping, found {section!r}", _known()
         )
-    found = []
+    found, settings = [], Settings()
     for name, given in section.items():
         if name not in KINDS:
             raise document.error(
                 ("measure", name), f"measure: nothing is called {name!r}", _known(name)
             )
         asked = _asked(document, name, given)
-        wanted = _wanted_runs(document, name, asked, experiments)
+        wanted = _wanted_runs(document, name, asked, experiments, settings)
         try:
             parts = tuple(PARTS[name](wanted, asked))
         except BenchError as error:
@@ -101,7 +102,11 @@ def _keys(kind: type[BaseModel], near: str = "") -> str:
 
 
 def _wanted_runs(
-    document: Document, name: str, asked: Asked, experiments: Mapping[str, Sequence[RunSpec]]
+    document: Document,
+    name: str,
+    asked: Asked,
+    experiments: Mapping[str, Sequence[RunSpec]],
+    settings: Settings,
 ) -> list[Wanted]:
     """The runs of the experiments named that have the values of `where`, each once."""
     for n, experiment in enumerate(asked.experiments):
@@ -117,7 +122,7 @@ def _wanted_runs(
         for run in runs if not asked.experiments or name_ in asked.experiments else ():
             of = found.setdefault(id(run), (run, []))[1]
             of += [name_] if name_ not in of else []
-    wanted = [Wanted(run, describe_run(run), tuple(of)) for run, of in found.values()]
+    wanted = [Wanted(run, describe_run(run), tuple(of), settings) for run, of in found.values()]
     for column, values in asked.where.items():
         path = ("measure", name, "where", column)
         if column not in wanted[0].row:

@@ -7,6 +7,7 @@ remembered for the machine. Finished runs of the same results folder then correc
 from __future__ import annotations
 
 import contextlib
+import functools
 import hashlib
 import json
 import math
@@ -28,7 +29,7 @@ from bench.methods.features.cost import copies_of, fit_s
 from bench.planning.decoding import Decoding
 from bench.results.states import Reading
 from bench.specs.planned import PlannedRun
-from bench.specs.run import canonical_json
+from bench.specs.run import ModelSpec, canonical_json
 
 _VERSION = 2
 """Raise it when what is measured, or how, changes."""
@@ -90,17 +91,18 @@ class Workload(NamedTuple):
         """Of an epoch over `images`, those of borrowed domains included."""
         spec = run.spec
         images *= max(1, len(spec.data.views))
-        asked = {name: getattr(spec.train, name) for name in _RECIPE}
-        tuned = spec.train.tuned
-        asked |= {"tuned": tuned} if tuned in ("norm", "bias") else {}
-        network = {
-            "model": spec.model.model_dump(mode="json"),
-            "image_size": spec.data.image_size,
-            "frozen": spec.layers.frozen_prefix,
-            "train": asked,
-        }
+        recipe = tuple((name, getattr(spec.train, name)) for name in _RECIPE)
+        if spec.train.tuned in ("norm", "bias"):
+            recipe += (("tuned", spec.train.tuned),)
+        network = _network(spec.model, spec.data.image_size, spec.layers.frozen_prefix, recipe)
         passes = math.ceil(images / (1 + spec.source_domains) / spec.train.batch_size)
-        return cls(canonical_json(network), max(1, passes), images)
+        return cls(network, max(1, passes), images)
+
+
+@functools.lru_cache(maxsize=4096)  # asked a dozen times for each run
+def _network(model: ModelSpec, size: int, frozen: int, recipe: tuple[tuple[str, Any], ...]) -> str:
+    named = {"model": model.model_dump(mode="json"), "image_size": size, "frozen": frozen}
+    return canonical_json(named | {"train": dict(recipe)})
 
 
 @dataclass(frozen=True)
@@ -305,6 +307,7 @@ def _own(run: PlannedRun) -> Workload:
     return Workload.of(run, images * (1 + spec.source_domains))
 
 
+@functools.lru_cache(maxsize=4096)
 def _model_of(network: str) -> str:
     """What a network has in common with those of other recipes and numbers of frozen layers."""
     own = json.loads(network)

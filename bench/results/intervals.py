@@ -17,13 +17,15 @@ of a sum of variances; crossed random effects (seeds x images) as in Searle, Cas
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, replace
 from functools import cached_property
 from typing import Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from bench.results.quantiles import two_sided
 
 Array = npt.NDArray[np.float64]
 NO_SPREAD = "all repetitions gave the same value: there is no spread to judge it by"
@@ -39,7 +41,8 @@ class Estimate:
 
     Attributes:
         n: how many units the interval counts; `unit` names them (task or seed).
-        error, df: standard error and degrees of freedom behind the interval; None without one.
+        error: standard error behind the interval; None without one.
+        degrees: degrees of freedom of `error`; None without one, and where `terms` have theirs.
         here: the same mean as a statement about these tasks alone, where `n` counts tasks.
         diverged: runs behind it that diverged and count at chance.
         fixed: the part of `error` that further repetitions would leave as it is: that of the test
@@ -56,7 +59,7 @@ class Estimate:
     level: float = 0.95
     note: str = ""
     error: float | None = None
-    df: float | None = None
+    degrees: float | None = None
     here: Estimate | None = None
     diverged: int = 0
     fixed: float = 0.0
@@ -70,15 +73,27 @@ class Estimate:
         return 1 if self.low > 0 else -1 if self.high < 0 else 0
 
     @cached_property
+    def df(self) -> float | None:
+        """Degrees of freedom behind the interval; None without one.
+
+        Of `terms` those at which Student's interval has the same width.
+        """
+        if self.error is None or not self.terms:
+            return self.degrees
+        known = [df for term in self.terms for _, df in term]
+        alpha = 1 - self.level
+        return _degrees_of(_half_width(self.terms, alpha) / self.error, known, alpha)
+
+    @cached_property
     def p(self) -> float | None:
         """Two-sided p-value of "the mean is zero", by the same method as the interval."""
-        if self.error is None or self.df is None:
+        if self.error is None:
             return None
         if self.terms:
-            return _two_sided(abs(self.value), self.terms)
+            return _p_of_terms(abs(self.value), self.terms)
         from scipy.special import stdtr
 
-        return float(2 * stdtr(self.df, -abs(self.value) / self.error))
+        return float(2 * stdtr(self.degrees, -abs(self.value) / self.error))
 
     def p_above(self, margin: float) -> float | None:
         """One-sided p-value of "the mean is at most `margin`"; None without an interval."""
@@ -89,14 +104,14 @@ class Estimate:
         return self._tail(margin, -1)
 
     def _tail(self, margin: float, sign: int) -> float | None:
-        from scipy.special import stdtr
-
-        if self.error is None or self.df is None:
+        if self.error is None:
             return None
         if self.terms:
-            half = _two_sided(abs(self.value - margin), self.terms) / 2
+            half = _p_of_terms(abs(self.value - margin), self.terms) / 2
             return half if sign * (self.value - margin) > 0 else 1 - half
-        return float(stdtr(self.df, -sign * (self.value - margin) / self.error))
+        from scipy.special import stdtr
+
+        return float(stdtr(self.degrees, -sign * (self.value - margin) / self.error))
 
 
 @dataclass(frozen=True, eq=False)
@@ -135,7 +150,7 @@ def from_errors(
     >>> round(from_errors(1.0, 0.5, 4, 5, "seed").high, 3)
     2.388
     """
-    half = _quantile(df, 1 - level) * error
+    half = two_sided(df, 1 - level) * error
     return Estimate(value, value - half, value + half, n, unit, "Student t", level, note, error, df)
 
 
@@ -274,7 +289,7 @@ def _spreads(table: Mapping[str, Mapping[str, float]]) -> dict[str, tuple[float,
         if len(of) > 1
     }
     spread = {s: pair for s, pair in known.items() if pair[0] > 0} or known
-    widest = max(spread.values(), key=lambda pair: pair[0] * _quantile(pair[1], 0.05))
+    widest = max(spread.values(), key=lambda pair: pair[0] * two_sided(pair[1], 0.05))
     return {s: spread.get(s, widest) for s in table}
 
 
@@ -387,14 +402,12 @@ def _of_terms(mean: float, terms: Sequence[Term], n: int, note: str, level: floa
 
     Satterthwaite's sum is far from a chi-square there; each term gets the quantile of its own
     degrees (Cochran and Cox, 1957, do so with the weights outside the root). It covers at least as
-    often as stated; p is that of the same rule at every level. `df` are the degrees at which
-    Student's interval has the same width.
+    often as stated; p is that of the same rule at every level.
     """
     half = _half_width(terms, 1 - level)
     error = math.sqrt(math.fsum(_error(term) ** 2 for term in terms))
-    known = [df for term in terms for _, df in term]
-    df = _degrees_of(half / error, known, 1 - level)
-    found = Estimate(mean, mean - half, mean + half, n, "seed", "Student t", level, note, error, df)
+    ends = mean - half, mean + half
+    found = Estimate(mean, *ends, n, "seed", "Student t", level, note, error)
     return replace(found, terms=tuple(terms))
 
 
@@ -402,48 +415,50 @@ def _error(term: Term) -> float:
     return math.fsum(error for error, _ in term)
 
 
-def _quantile(df: float, alpha: float) -> float:
-    """Student's two-sided quantile."""
-    from scipy.special import stdtrit
-
-    return -float(stdtrit(df, alpha / 2))
-
-
-def _half_width(terms: Sequence[Term], alpha: float) -> float:
-    widths = [math.fsum(error * _quantile(df, alpha) for error, df in term) for term in terms]
+def _half_width(
+    terms: Sequence[Term], alpha: float, quantile: Callable[[float, float], float] = two_sided
+) -> float:
+    widths = [math.fsum(error * quantile(df, alpha) for error, df in term) for term in terms]
     return math.hypot(*widths)
 
 
-def _two_sided(distance: float, terms: Sequence[Term]) -> float:
+def _p_of_terms(distance: float, terms: Sequence[Term]) -> float:
     """The p at which the interval just reaches so far."""
     from scipy.optimize import brentq
+    from scipy.special import stdtrit
+
+    def quantile(df: float, alpha: float) -> float:  # for dozens of levels scipy's is faster
+        return -float(stdtrit(df, alpha / 2))
+
+    def half(log_alpha: float) -> float:
+        return _half_width(terms, math.exp(log_alpha), quantile)
 
     least, most = math.log(1e-300), math.log1p(-1e-12)
-    if distance <= _half_width(terms, math.exp(most)):
+    if distance <= half(most):
         return 1.0
-    if distance >= _half_width(terms, math.exp(least)):
+    if distance >= half(least):
         return 1e-300
-    return math.exp(
-        brentq(lambda a: _half_width(terms, math.exp(a)) - distance, least, most, xtol=1e-10)
-    )
+    return math.exp(brentq(lambda a: half(a) - distance, least, most, xtol=1e-10))
 
 
 def _term_degrees(term: Term, level: float) -> float:
     """The degrees at which Student's interval is as wide as a term's."""
     if _error(term) == 0:
         return min(df for _, df in term)
-    wide = math.fsum(error * _quantile(df, 1 - level) for error, df in term)
+    wide = math.fsum(error * two_sided(df, 1 - level) for error, df in term)
     return _degrees_of(wide / _error(term), [df for _, df in term], 1 - level)
 
 
 def _degrees_of(wide: float, degrees: Sequence[float], alpha: float) -> float:
     """The degrees, among those given, at which Student's quantile is so wide."""
+    least, most = min(degrees), max(degrees)
+    if wide >= two_sided(least, alpha):
+        return least
+    if wide <= two_sided(most, alpha):
+        return most
     from scipy.special import stdtridf
 
-    least, most = min(degrees), max(degrees)
-    if wide >= _quantile(least, alpha):
-        return least
-    return most if wide <= _quantile(most, alpha) else float(stdtridf(1 - alpha / 2, wide))
+    return float(stdtridf(1 - alpha / 2, wide))
 
 
 def all_equal(array: Array) -> bool:

@@ -1,4 +1,4 @@
-"""What a command costs before anything runs: no torch where all is remembered, no scipy to plan."""
+"""What commands cost before anything runs: no torch where all is remembered, no scipy for means."""
 
 from __future__ import annotations
 
@@ -91,15 +91,17 @@ def test_on_a_machine_with_a_gpu_torch_is_asked_only_before_something_is_run(
     assert started.read_text().split() == ["1"], "nothing is left to do"
 
 
-def test_intervals_of_a_leaderboard_import_no_solver() -> None:
+def test_intervals_of_a_leaderboard_import_no_scipy() -> None:
     code = (
         "import sys\n"
+        "from dataclasses import replace\n"
         "from bench.results.intervals import Observation, estimate\n"
         "values = [(0.1, 0.2), (0.4, 0.1), (0.2, 0.2)]\n"
         "rows = enumerate(values)\n"
         "found = [Observation('a', str(n), v, image_variance=i) for n, (v, i) in rows]\n"
-        "assert estimate(found).df\n"
-        "print('scipy.optimize' in sys.modules)"
+        "one, other = estimate(found), [replace(o, task='b') for o in found]\n"
+        "assert one.low < one.high and estimate([*found, *other]).here.low\n"
+        "print('scipy' in sys.modules)"
     )
     done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True)
     assert done.stdout == "False\n"
