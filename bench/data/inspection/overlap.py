@@ -23,7 +23,6 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from scipy import fft
 
 from bench.core.errors import DataError
 from bench.data.dataset import UInt8
@@ -153,6 +152,8 @@ def _above_median(bright: Float) -> Float:
 
     Their signs are the perceptual hash, see the module.
     """
+    from scipy import fft  # a tenth of a second, which only this needs
+
     low = fft.dctn(bright, axes=(1, 2), norm="ortho")[:, :_LOW, :_LOW].reshape(len(bright), -1)
     above: Float = low - np.median(low, axis=1, keepdims=True)
     return above
