@@ -226,8 +226,10 @@ def test_a_controller_killed_right_after_submission_loses_no_run(
     assert g.status()["cluster"] == "down"
     g.cluster.up()
 
-    def finished() -> bool:  # What the controller forgot is lost after the grace time. What it holds
-        g.submit()  # after a failed launch, though its run has ended, waits for somebody to look.
+    def finished() -> bool:
+        """What the controller forgot is lost after the grace time; what it holds after a failed
+        launch, though its run has ended, waits for somebody to look."""
+        g.submit()
         return bool(g.counts() == {"done": 3}) and not g.cluster.jobs()
 
     wait_until("all runs and an empty queue", finished, 180, 1)
