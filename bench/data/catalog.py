@@ -351,7 +351,7 @@ def decodes_once() -> bool:
 
 def _pixels(
     dataset: Dataset,
-    viewed: Sequence[Image],
+    viewed: Images,
     read: Read,
     data: DataSpec,
     cache_dir: Path,
@@ -380,7 +380,7 @@ def _pixels(
     else:
 
         def each(numbers: Sequence[int]) -> Iterator[UInt8]:
-            found = read([viewed[number] for number in numbers], side)
+            found = read(viewed[np.asarray(numbers)], side)
             return ahead(through_jpeg, found) if data.stored_as == "jpeg" else found
 
     def decoded(rows: Int64) -> Iterator[UInt8]:

@@ -220,8 +220,10 @@ _ORDER = ("role", "experiments", *describe_order())
 
 
 def _place_of(values: Iterable[Any]) -> dict[Any, int]:
-    """The place of each value of a column in its order."""
-    return {value: place for place, value in enumerate(sorted(values, key=_orderable))}
+    """The place of each value of a column in its order; equal ones have one place."""
+    order = {value: _orderable(value) for value in values}
+    places = {one: place for place, one in enumerate(sorted(set(order.values())))}
+    return {value: places[one] for value, one in order.items()}
 
 
 def _orderable(value: Any) -> tuple[int, float, str]:

@@ -69,7 +69,11 @@ class Records:
                 continue
             try:
                 status = folder.record_path.stat()
-            except FileNotFoundError:
+            except (FileNotFoundError, NotADirectoryError):
+                continue
+            except OSError as error:
+                why = f"the record cannot be read: {error.strerror}"
+                found[run.id] = Reading(None, error=StoreError(why, place=str(folder.record_path)))
                 continue
             version = (status.st_ino, status.st_mtime_ns)
             known = self._known.get(run.id)

@@ -187,6 +187,11 @@ def test_a_training_image_with_the_bytes_of_a_test_image_is_dropped_and_counted(
     assert found.notes == {"dropped_equal_to_test": 1}
 
 
+def test_no_classes_have_no_images():
+    found = split_pools([], DataSpec(dataset="x", image_size=8, test_per_class=1), 0)
+    assert (found.classes, len(found.train), len(found.test), found.notes) == ((), 0, 0, {})
+
+
 def test_duplicates_are_kept_once_also_over_two_classes():
     images = pool_of("a", "b")
     twin = Image("train/a/zz.png", "a", "train", images[0].sha256)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import csv
 import io
 import math
+import random
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +19,7 @@ from scipy import stats
 from bench.core.errors import BenchError
 from bench.planning.workspace import open_session
 from bench.results.aggregate import aggregate, best_of, conditions, outcome
-from bench.results.leaderboard import describe, to_csv
+from bench.results.leaderboard import describe, sort_rows, to_csv
 from bench.results.records import COLUMNS
 
 ROW = dict.fromkeys((column.name for column in COLUMNS), None) | {
@@ -468,6 +469,25 @@ def test_classes_that_source_and_target_share_are_counted(tmp_path: Path) -> Non
         ],
         key=str,
     )
+
+
+def test_rows_are_sorted_by_size_then_letters_then_id() -> None:
+    """As by one key for each row; numbers too large for a float are equal where it cannot tell."""
+    values = [None, True, 0, 0.5, 1, 1.0, 2**53, 2**53 + 1, "0", "b", "a", ("b",), ("a",)]
+    draw = random.Random(7)
+    table = [
+        {"seed_init": draw.choice(values), "a.b": draw.choice(values), "run_id": f"{n:03d}"}
+        for n in draw.sample(range(400), 400)
+    ]
+
+    def orderable(value: Any) -> tuple[int, float, str]:
+        if value is None:
+            return (0, 0.0, "")
+        is_number = isinstance(value, int | float)
+        return (1, float(value), "") if is_number else (2, 0.0, str(value))
+
+    names = ("seed_init", "a.b", "run_id")
+    assert sort_rows(table) == sorted(table, key=lambda row: [orderable(row[n]) for n in names])
 
 
 def test_deterministic_columns_come_first() -> None:

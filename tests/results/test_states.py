@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shutil
 from collections import Counter
 from collections.abc import Callable
 from pathlib import Path
@@ -83,6 +84,20 @@ def test_states_follow_what_lies_in_the_folder(finished: list[str]) -> None:
     table = {row["run_id"]: row for row in rows(session.plan, session.store, session.records)}
     assert {key: row["status"] for key, row in table.items()} == session.states()
     assert table[child.id]["reason"] == f"by {source.id}, damaged"
+
+
+def test_what_lies_in_the_place_of_a_folder_ends_no_command(finished: list[str]) -> None:
+    session = _session(finished)
+    run = next(run for run in session.plan.runs.values() if run.role != "source")
+    folder = session.store.folder(run.id, run.spec)
+    shutil.rmtree(folder.path)
+    folder.path.touch()
+    assert session.states()[run.id] == "missing"
+    folder.path.unlink()
+    folder.path.symlink_to(folder.path)
+    assert session.states()[run.id] == "damaged"
+    (row,) = [row for row in rows(session.plan, session.store) if row["run_id"] == run.id]
+    assert "the record cannot be read: Too many levels" in row["reason"]
 
 
 @pytest.mark.parametrize("content", [b"\xff\xfe{}", b"[" * 100_000, b"{}"])

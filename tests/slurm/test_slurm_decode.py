@@ -104,6 +104,10 @@ def test_parts_count_before_the_whole_is_there(
             parts.fill(stored, lambda: 10 * 8 * 8 * 3, lambda: False)
         done = ready.images + 8 * rows
         assert decode_job.progress(payload) == f"{done} of {total} images are decoded"
+    two_views = begun[0].data.model_copy(update={"views": ("box", "whole")})
+    selections = [Undecoded("abc-8-raw", 10, two_views, 0).to_json()]
+    words = decode_job.progress(payload | {"selections": selections})
+    assert words == "4 of 10 images are decoded"  # eight rows of its part
 
 
 slurm = pytest.mark.slurm

@@ -216,6 +216,8 @@ def dropped_images(
 
 def _equal_images(pools: Sequence[Pool]) -> Iterator[tuple[int, int, Image]]:
     """Numbers of pools, places and images whose bytes may be those of another image."""
+    if not pools:
+        return
     starts = np.concatenate([pool.images.starts for pool in pools])
     ordered = np.sort(starts)
     again = among(starts, ordered[1:][ordered[1:] == ordered[:-1]])

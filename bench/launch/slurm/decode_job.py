@@ -158,7 +158,8 @@ def progress(payload: Mapping[str, Any]) -> str:
         begin = f"{decoding.PREFIX}{fingerprint}-{size}-"
         names = [at.parent.name for at in parts if at.parent.name.startswith(begin)]
         own = sum(name.startswith(f"{begin}jpeg") == jpeg for name in names)
-        done += min(images, rows * own)
+        views = len(one["data"]["views"]) or 1  # each is a row
+        done += min(images, rows * own // views)
     return f"{done:,} of {counted(total, 'image')} are decoded"
 
 
