@@ -173,6 +173,8 @@ def _run_here(
         return
     forecast = forecast_here(session, here, where, retry_failed=how.retry_failed)
     _print_plan(session, where, forecast, how.retry_failed)
+    if slurm:
+        console().print("No job was submitted. A time is this machine's, not that of the jobs.")
     if not how.dry_run:
         _run(session, here, where, how.retry_failed, forecast)
 

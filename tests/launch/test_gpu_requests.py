@@ -113,6 +113,18 @@ def test_a_dry_run_prints_what_a_submission_would(
     assert not (tmp_path / "results").exists()
 
 
+def test_a_dry_run_for_a_cluster_says_whose_time_it_prints(tmp_path: Path) -> None:
+    (tmp_path / "grid.yaml").write_text(GRID)
+    arguments = ["grid", str(tmp_path / "grid.yaml"), "--results", str(tmp_path / "results")]
+    local, cluster = (
+        CliRunner().invoke(app, [*arguments, *more, "--dry-run"]) for more in ((), ("--slurm",))
+    )
+    said = "No job was submitted. A time is this machine's, not that of the jobs."
+    assert (local.exit_code, cluster.exit_code) == (0, 0)
+    assert said not in local.output
+    assert " ".join(cluster.output.split()).endswith(said)
+
+
 def test_more_than_are_used_and_none_where_there_are_some_are_printed_first() -> None:
     settings = read_settings({"gpus_per_node": 4})
     assert settings.remarks(["source"], 4) == [
